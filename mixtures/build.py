@@ -1,0 +1,181 @@
+"""Build: a recipe's phases from raw files to sealed manifests.
+
+Layout of a build:
+
+    sources/<source>/documents.parquet               what was kept of a source
+    domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
+    domains/<domain>/epoch-<n>-fim/...               row-level FIM, where asked
+    domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
+    phases/<phase>/manifest.json
+
+Every folder is sealed by a receipt. What is fresh is skipped, what is unfinished goes on where it
+stopped, and what was built otherwise is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mixtures import manifest as manifests
+from mixtures import packing, permuting, scanning, shuffling
+from mixtures.context import Context, Folder, rows_files, tokenizer_identity
+from mixtures.manifest import Manifest, ManifestPart, PartShard
+from mixtures.order import VERSION
+from mixtures.recipe import Part, Phase, Recipe
+from prep.errors import RefusalError, StaleError, UsageError
+from prep.fanout import Fanout
+from prep.sources import NUMBER
+from prep.tokens import load
+
+Json = dict[str, Any]
+
+
+def build(
+    recipe: Recipe, root: Path, out: Path, *, workers: int = 1, phases: Sequence[str] = ()
+) -> list[Manifest]:
+    """Build phases (all, in order, by default) and return their manifests.
+
+    root: where the raw files are. Raises StaleError where `out` holds something built otherwise,
+    RefusalError where the data can't give the mixture.
+    """
+    names = [name for name in recipe.phases if not phases or name in phases]
+    unknown = sorted(set(phases) - set(names))
+    if unknown:
+        raise UsageError(
+            f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
+        )
+    wanted = {part.domain for name in names for part in recipe.phases[name].parts}
+    domains = [name for name in recipe.domains if name in wanted]
+    needed = {source for name in domains for source in recipe.domains[name].sources}
+    with Fanout(workers) as pool:
+        context = Context(recipe, root, out, pool, load(recipe.tokenizer))
+        scanned = scanning.scan(context, [name for name in recipe.sources if name in needed])
+        packed = packing.run(context, domains, scanned)
+        folders = shuffling.run(context, permuting.run(context, packed))
+    return _seal(context, names, folders)
+
+
+def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:
+    """Write the manifests, each naming the one before it."""
+    every = list(context.recipe.phases)
+    drafts: dict[str, Manifest] = {}
+    for name in names:
+        before = every[every.index(name) - 1] if every.index(name) else None
+        previous = None if before is None else _digest_of(context.out, before, drafts)
+        drafts[name] = seal(context, context.recipe.phases[name], folders, previous)
+    for manifest in drafts.values():
+        _write(context.out / "phases" / manifest.phase / manifests.NAME, manifest)
+    return list(drafts.values())
+
+
+def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:
+    if phase in drafts:
+        return drafts[phase].digest
+    path = out / "phases" / phase / manifests.NAME
+    return manifests.read(path).digest if path.exists() else None
+
+
+def seal(
+    context: Context, phase: Phase, folders: dict[str, Folder], previous: str | None
+) -> Manifest:
+    """Return a phase's manifest; RefusalError if the data can't give it."""
+    parts = [
+        _part(context, part, weight, folders[part.domain])
+        for part, weight in zip(phase.parts, phase.integer_weights(), strict=True)
+    ]
+    draft = Manifest(
+        name=context.recipe.name,
+        phase=phase.name,
+        steps=phase.steps,
+        batch=phase.batch,
+        msl=context.recipe.rows.msl,
+        seed=context.recipe.seed,
+        order_version=VERSION,
+        tokenizer=tokenizer_identity(context.tokenizer),
+        parts=tuple(parts),
+        previous=previous,
+    )
+    counts = draft.order.counts(phase.rows)
+    told = [
+        _budgeted(asked, part, count, phase, draft.msl)
+        for asked, part, count in zip(phase.parts, parts, counts, strict=True)
+    ]
+    return manifests.sealed(replace(draft, parts=tuple(told)))
+
+
+def _part(context: Context, part: Part, weight: int, folder: Folder) -> ManifestPart:
+    shards = choose(part, folder.sealed, folder.path.relative_to(context.out))
+    return ManifestPart(
+        name=part.name,
+        domain=part.domain,
+        asked=part.weight,
+        weight=weight,
+        rows=0,
+        tokens=0,
+        got=0.0,
+        available=sum(shard.last - shard.first for shard in shards),
+        epochs=0.0,
+        fim=asdict(folder.domain.fim) if folder.domain.fim else None,
+        variants=folder.domain.epochs,
+        shards=shards,
+        digest=manifests.part_digest(shards),
+    )
+
+
+def choose(part: Part, receipt: Json, folder: Path) -> tuple[PartShard, ...]:
+    """Return the shards, and the rows of them, that a part draws from.
+
+    half: shards of even or odd number, as CrystalCoder's `part0of2`. subset: the rows
+    [int(n * from), int(n * to)) of them, as `data_subset` of Model Zoo 2.0.3.
+    """
+    shards = rows_files(receipt)
+    if part.half is not None:
+        parity = 0 if part.half == "even" else 1
+        shards = [s for s in shards if int(NUMBER.findall(s["name"])[-1]) % 2 == parity]
+    total = sum(shard["rows"] for shard in shards)
+    low, high = part.subset or (0.0, 1.0)
+    first, last = int(total * low), int(total * high)
+    if first >= last:
+        raise RefusalError(
+            f"part {part.name}: is empty: rows {first} to {last} of {total} in "
+            f"{len(shards)} {part.half or 'all'} shards; "
+            "widen the subset, add data or lower rows.rows_per_shard"
+        )
+    chosen: list[PartShard] = []
+    before = 0
+    for shard in shards:
+        begin, end = max(0, first - before), min(shard["rows"], last - before)
+        if begin < end:
+            path = (folder / shard["name"]).as_posix()
+            chosen.append(PartShard(path, shard["rows"], shard["digest"], begin, end))
+        before += shard["rows"]
+    return tuple(chosen)
+
+
+def _budgeted(asked: Part, part: ManifestPart, count: int, phase: Phase, msl: int) -> ManifestPart:
+    """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
+    epochs = count / part.available
+    if count == 0:
+        raise RefusalError(
+            f"phase {phase.name}: part {part.name} gets none of {phase.rows} rows "
+            f"(weight {asked.weight}); raise its weight or the steps, or leave it out"
+        )
+    if epochs > asked.max_epochs:
+        raise RefusalError(
+            f"phase {phase.name}: part {part.name} would be repeated {epochs:.2f} times "
+            f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
+            "lower its weight or the steps, add data, or raise max_epochs"
+        )
+    return replace(part, rows=count, tokens=count * msl, got=count / phase.rows, epochs=epochs)
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    if path.exists():
+        told = manifests.compare(manifests.read(path), manifest)
+        if told:
+            raise StaleError(
+                f"{path}: was sealed otherwise ({'; '.join(told[:3])}); "
+                "move it away or build into another --out"
+            )
+    manifests.write(path, manifest)

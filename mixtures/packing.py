@@ -1,0 +1,132 @@
+"""The stage from documents to rows: tokenise (with document-level FIM) by block, pack by shard."""
+
+from dataclasses import asdict
+from shutil import rmtree
+from typing import Any
+
+from mixtures import stages
+from mixtures.context import Context, Folder, summed, tokenizer_identity
+from mixtures.recipe import Domain
+from prep import fim, pack
+from prep.blocks import Block
+from prep.errors import RefusalError
+from prep.shards import name as shard_name
+
+Json = dict[str, Any]
+
+
+def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Folder]:
+    """Pack every epoch of the domains; return their sealed folders in order."""
+    stages.controls_of(context.tokenizer, context.recipe.rows)  # refuses before any work is done
+    folders = [
+        _folder(context, name, context.recipe.domains[name], epoch, scanned)
+        for name in names
+        for epoch in range(context.recipe.domains[name].epochs)
+    ]
+    todo = [folder for folder in folders if folder.receipt is None]
+    items = [_blocks(context, folder, scanned) for folder in todo]
+    told = context.run(stages.tokenise, items, "tokenise")
+    shards = [_shards(context, *each) for each in zip(todo, items, told, strict=True)]
+    for folder, text, made in zip(
+        todo, told, context.run(stages.pack_shard, shards, "pack"), strict=True
+    ):
+        folder.seal(made, _account(text, [result["account"] for result in made]))
+        rmtree(folder.path / "tokens", ignore_errors=True)
+    return folders
+
+
+def _folder(
+    context: Context, name: str, domain: Domain, epoch: int, scanned: dict[str, Json]
+) -> Folder:
+    inner = domain.fim if domain.fim and domain.fim.level == "document" else None
+    if domain.fim is not None:
+        fim.sentinels(context.tokenizer)
+    recipe = {
+        "stage": "pack",
+        "version": [pack.VERSION, fim.VERSION],
+        "settings": {
+            "rows": asdict(context.recipe.rows),
+            "fim": asdict(inner) if inner else None,
+            "draw": [name, epoch] if inner else None,
+            "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
+            "tokenizer": tokenizer_identity(context.tokenizer),
+        },
+        "seed": context.recipe.seed if inner else None,
+        "inputs": {source: scanned[source]["content"] for source in domain.sources},
+    }
+    path = context.out / "domains" / name / f"epoch-{epoch}"
+    return Folder(name, domain, epoch, path, recipe)
+
+
+def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[stages.Tokenise]:
+    """Return the work items of a folder's blocks, in the order of its stream."""
+    level = folder.domain.fim.level if folder.domain.fim else None
+    items: list[stages.Tokenise] = []
+    for name in folder.domain.sources:
+        first = 0
+        for entry in scanned[name]["blocks"]:
+            last = first + entry["documents"]
+            items.append(
+                stages.Tokenise(
+                    mark=folder.mark,
+                    source=context.recipe.sources[name],
+                    root=context.root,
+                    block=entry["block"],
+                    documents=context.out / "sources" / name / "documents.parquet",
+                    rows=(first, last),
+                    tokenizer=context.recipe.tokenizer,
+                    settings=context.recipe.rows,
+                    fim=folder.domain.fim if level == "document" else None,
+                    draw=(context.recipe.seed, folder.name, folder.epoch),
+                    out=folder.path / "tokens" / f"block-{len(items):05d}.ids",
+                )
+            )
+            first = last
+    return items
+
+
+def _shards(
+    context: Context, folder: Folder, items: list[stages.Tokenise], told: list[Json]
+) -> list[stages.Pack]:
+    """Return the work items of a folder's shards; RefusalError if there is no row."""
+    settings = context.recipe.rows
+    stream = tuple(
+        Block(item.out, item.source.name, result["tokens"], result["wide"])
+        for item, result in zip(items, told, strict=True)
+    )
+    tokens = sum(block.tokens for block in stream)
+    rows = pack.rows_of(tokens, settings)
+    if rows == 0:
+        raise RefusalError(
+            f"domain {folder.name}: {tokens} tokens give no whole row of {settings.msl}; "
+            "add data, lower rows.msl or set rows.tail to keep"
+        )
+    return [
+        stages.Pack(
+            mark=folder.mark,
+            stream=stream,
+            rows=bounds,
+            settings=settings,
+            pad=context.tokenizer.pad,
+            controls=context.controls,
+            out=folder.path / shard_name(number),
+        )
+        for number, bounds in enumerate(pack.shards_of(rows, settings))
+    ]
+
+
+def _account(text: list[Json], rows: list[Json]) -> Json:
+    """Return the account: tokens_in = text_tokens + controls = tokens_out + dropped."""
+    given = summed(text, ("documents", "permuted", "tokens", "controls"))
+    made = summed(rows, ("tokens", "padding", "controls"))
+    return {
+        "documents": given["documents"],
+        "permuted": given["permuted"],
+        "text_tokens": given["tokens"] - given["controls"],
+        "controls": given["controls"],
+        "tokens_in": given["tokens"],
+        "tokens_out": made["tokens"],
+        "controls_out": made["controls"],
+        "padding": made["padding"],
+        "dropped": {"tail": given["tokens"] - made["tokens"]},
+    }

@@ -1,0 +1,109 @@
+"""The first stage: sources to documents, with every drop counted under a reason."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mixtures import stages
+from mixtures.context import Context, summed
+from prep import documents, receipts, sources
+from prep.errors import InputError
+from prep.sources import Source
+
+Json = dict[str, Any]
+
+
+def scan(context: Context, names: list[str]) -> dict[str, Json]:
+    """Scan the sources that are not fresh; return the receipts of all of them."""
+    works = [_Work(context, context.recipe.sources[name]) for name in names]
+    todo = [work for work in works if work.receipt is None]
+    groups = context.run(stages.scan, [work.items() for work in todo], "documents")
+    for work, results in zip(todo, groups, strict=True):
+        work.seal(results)
+    return {work.source.name: work.receipt for work in works if work.receipt is not None}
+
+
+class _Work:
+    """One source on its way to its documents."""
+
+    def __init__(self, context: Context, source: Source) -> None:
+        self.source, self.root = source, context.root
+        self.folder = context.out / "sources" / source.name
+        self.blocks = sources.blocks(source, context.root)
+        self.recipe = self._recipe()
+        self.receipt = receipts.fresh(self.folder, self.recipe)
+
+    def items(self) -> list[stages.Scan]:
+        """Return one work item for each block."""
+        mark = receipts.digest(self.recipe)
+        shape = documents.structure(self.source, self.root, self.blocks)
+        return [
+            stages.Scan(mark, self.source, self.root, block, shape, path)
+            for block, path in zip(self.blocks, self._parts(), strict=True)
+        ]
+
+    def seal(self, results: list[Json]) -> None:
+        """Join the blocks' documents and write the receipt."""
+        account = _account(results)
+        if account["documents"] == 0:
+            raise InputError(
+                f"source {self.source.name}: no document is left of {account['records']} records "
+                f"(dropped: {account['dropped'] or 'nothing'}); check `files`, `text` and `where`"
+            )
+        out = self.folder / "documents.parquet"
+        documents.merge(self.source, self._parts(), out)
+        content = {
+            "account": account,
+            "blocks": [{k: r[k] for k in ("block", "documents", "text_digest")} for r in results],
+            "content": receipts.digest([[r["text_digest"], r["documents"]] for r in results]),
+            "seen": self._seen(),
+        }
+        self.receipt = receipts.seal(self.folder, self.recipe, [receipts.describe(out)], content)
+        for part in self._parts():
+            part.unlink()
+
+    def _parts(self) -> list[Path]:
+        return [self.folder / f"block-{i:05d}.parquet" for i in range(len(self.blocks))]
+
+    def _recipe(self) -> Json:
+        """Describe what the documents follow from; raw files by size and digest."""
+        local = self.source.hub is None
+        # Texts are repaired when they are tokenised: documents and digests are of the raw text.
+        settings = {k: v for k, v in asdict(self.source).items() if k != "ftfy"}
+        return {
+            "stage": "documents",
+            "version": documents.VERSION,
+            "settings": settings,
+            "seed": None,
+            "inputs": self._inputs() if local else self.blocks,
+        }
+
+    def _inputs(self) -> list[Json]:
+        """Return size and digest of each raw file; one that looks untouched is not read again."""
+        known: dict[str, Json] = {}
+        if (self.folder / receipts.NAME).exists():
+            known = {entry["file"]: entry for entry in receipts.read(self.folder)["seen"]}
+        inputs: list[Json] = []
+        for block in self.blocks:
+            stat, before = (self.root / block).stat(), known.get(block, {})
+            same = (before.get("bytes"), before.get("modified")) == (stat.st_size, stat.st_mtime_ns)
+            digest = before["xxh3"] if same else receipts.file_digest(self.root / block)
+            inputs.append({"file": block, "bytes": stat.st_size, "xxh3": digest})
+        return inputs
+
+    def _seen(self) -> list[Json]:
+        """Return the raw files with their times, so that the next build need not read them."""
+        return [
+            {**entry, "modified": (self.root / entry["file"]).stat().st_mtime_ns}
+            for entry in self.recipe["inputs"]
+            if isinstance(entry, dict)
+        ]
+
+
+def _account(results: list[Json]) -> Json:
+    dropped: dict[str, int] = {}
+    for result in results:
+        for reason, count in result["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    counts = summed(results, ("records", "documents", "characters", "bytes"))
+    return {**counts, "dropped": dropped}

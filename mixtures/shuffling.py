@@ -1,0 +1,75 @@
+"""The stage that shuffles each domain's rows, across its shards and FIM epochs."""
+
+from typing import Any
+
+from mixtures import stages
+from mixtures.context import Context, Folder, rows_files
+from prep import pack, shuffle
+from prep.errors import DamageError
+from prep.shards import name as shard_name
+
+Json = dict[str, Any]
+
+
+def run(context: Context, packed: list[Folder]) -> dict[str, Folder]:
+    """Return each domain's last folder: shuffled, or packed where no shuffle is asked."""
+    epochs: dict[str, list[Folder]] = {}
+    for folder in packed:
+        epochs.setdefault(folder.name, []).append(folder)
+    last = {name: _folder(context, name, folders) for name, folders in epochs.items()}
+    todo = [name for name, folder in last.items() if folder.receipt is None]
+    items = [_items(context, last[name], epochs[name]) for name in todo]
+    for name, made in zip(todo, context.run(stages.shuffle_shard, items, "shuffle"), strict=True):
+        last[name].seal(made, _account(last[name], epochs[name], made))
+    return last
+
+
+def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
+    domain = epochs[0].domain
+    if not domain.shuffle and len(epochs) == 1:
+        return epochs[0]
+    recipe = {
+        "stage": "shuffle" if domain.shuffle else "join",
+        "version": shuffle.VERSION,
+        "settings": {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard},
+        "seed": context.recipe.seed if domain.shuffle else None,
+        "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
+    }
+    path = context.out / "domains" / name / ("shuffled" if domain.shuffle else "joined")
+    return Folder(name, domain, 0, path, recipe)
+
+
+def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stages.Shuffle]:
+    inputs = tuple(
+        shuffle.Input(
+            f"{epoch.path.name}/{entry['name']}", epoch.path / entry["name"], entry["rows"]
+        )
+        for epoch in epochs
+        for entry in rows_files(epoch.sealed)
+    )
+    rows = sum(item.rows for item in inputs)
+    return [
+        stages.Shuffle(
+            mark=folder.mark,
+            inputs=inputs,
+            rows=bounds,
+            seed=context.recipe.seed if folder.domain.shuffle else None,
+            domain=folder.name,
+            out=folder.path / shard_name(number),
+        )
+        for number, bounds in enumerate(pack.shards_of(rows, context.recipe.rows))
+    ]
+
+
+def _account(folder: Folder, epochs: list[Folder], made: list[Json]) -> Json:
+    """Return the account; the rows in and out must be the same multiset."""
+    keys = ("tokens_out", "controls_out", "padding")
+    before = {key: sum(epoch.sealed["account"][key] for epoch in epochs) for key in keys}
+    given = sum(entry["rows_sum"] for epoch in epochs for entry in rows_files(epoch.sealed))
+    got = sum(entry["rows_sum"] for result in made for entry in rows_files(result))
+    if given % 2**64 != got % 2**64:
+        raise DamageError(
+            f"{folder.path}: shuffled rows are not the rows that went in (checksum {got % 2**64}, "
+            f"expected {given % 2**64}); a shard changed during the build: build again"
+        )
+    return {"tokens_in": before["tokens_out"], **before, "dropped": {}}

@@ -1,0 +1,193 @@
+"""The work items that a build fans out: one block or one shard each, done once and remembered.
+
+An item is a small picklable description of its work. Its result is JSON, kept beside its output as
+a `.done` file until the stage is sealed, so that a killed build goes on where it stopped. `mark` is
+the digest of the folder's whole recipe: an item of another recipe is done again.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prep import blocks, documents, fim, pack, shards, shuffle, spans
+from prep.fim import FimSettings
+from prep.pack import Controls, PackSettings
+from prep.receipts import describe, once
+from prep.rowfim import RowFim
+from prep.sources import Document, Source
+from prep.spans import path_of
+from prep.tokens import Tokenizer, TokenizerSettings, load
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Read one block of a source and write its documents."""
+
+    mark: str
+    source: Source
+    root: Path
+    block: str
+    shape: str | None
+    out: Path
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """Encode the documents [first, last) of one block, for one domain and epoch."""
+
+    mark: str
+    source: Source
+    root: Path
+    block: str
+    documents: Path
+    rows: tuple[int, int]
+    tokenizer: TokenizerSettings
+    settings: PackSettings
+    fim: FimSettings | None
+    draw: tuple[int, str, int]  # seed, domain, epoch
+    out: Path
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Cut the rows [first, last) of a stream of blocks to one shard."""
+
+    mark: str
+    stream: tuple[blocks.Block, ...]
+    rows: tuple[int, int]
+    settings: PackSettings
+    pad: int
+    controls: tuple[int, ...]
+    out: Path
+
+
+@dataclass(frozen=True)
+class Permute:
+    """Apply row-level FIM to one shard."""
+
+    mark: str
+    shard: Path
+    first_row: int
+    tokenizer: TokenizerSettings
+    fim: FimSettings
+    draw: tuple[int, str, int]
+    controls: tuple[int, ...]
+    out: Path
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Write the rows [first, last) of the shuffled order of a domain."""
+
+    mark: str
+    inputs: tuple[shuffle.Input, ...]
+    rows: tuple[int, int]
+    seed: int | None
+    domain: str
+    out: Path
+
+
+def scan(item: Scan) -> Json:
+    """Do a Scan; the result is the block's account."""
+    return _once(
+        item.mark,
+        item.out,
+        lambda: documents.scan(item.source, item.root, item.block, item.shape, item.out),
+    )
+
+
+def tokenise(item: Tokenise) -> Json:
+    """Do a Tokenise; the result is the block's account."""
+    return _once(item.mark, item.out, lambda: _tokenise(item))
+
+
+def _tokenise(item: Tokenise) -> Json:
+    tokenizer = load(item.tokenizer)
+    encode = _encoder(tokenizer, item)
+    controls = controls_of(tokenizer, item.settings)
+    texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
+    encoded = (pack.frame(encode(_repaired(item.source, text)), controls) for text in texts)
+    return blocks.write(item.out, encoded, vocab=tokenizer.vocab)
+
+
+def _encoder(tokenizer: Tokenizer, item: Tokenise) -> Any:  # noqa: ANN401  Document -> Encoded
+    if item.fim is not None and item.fim.level == "document":
+        return fim.DocumentFim(tokenizer, item.fim, *item.draw)
+    return lambda text: blocks.Encoded(text.number, tokenizer.encode(text.text), 0)
+
+
+def _repaired(source: Source, document: Document) -> Document:
+    if not source.ftfy:
+        return document
+    import ftfy
+
+    text = ftfy.fix_text(document.text, normalization="NFC")
+    return Document(document.number, document.digest, text)
+
+
+def controls_of(tokenizer: Tokenizer, settings: PackSettings) -> Controls:
+    """Return the ids that packing adds; RecipeError if the tokenizer lacks one that is asked."""
+    bos = tokenizer.id_of("bos") if settings.bos else None
+    eos = tokenizer.id_of("eos") if settings.eos else None
+    return Controls(bos, eos, tokenizer.pad)
+
+
+def pack_shard(item: Pack) -> Json:
+    """Do a Pack; the result is the shard's entry, its spans' entry and its account."""
+    return _once(item.mark, item.out, lambda: _pack(item))
+
+
+def _pack(item: Pack) -> Json:
+    stream = blocks.Stream(item.stream)
+    packed = pack.pack(stream, item.rows, item.settings, item.pad, item.out)
+    start = item.rows[0] * item.settings.msl
+    account = {
+        "tokens": packed.tokens,
+        "padding": packed.padding,
+        "controls": stream.count(start, start + packed.tokens, item.controls),
+    }
+    return {"files": _files(packed.shard, item.out, "spans"), "account": account}
+
+
+def permute(item: Permute) -> Json:
+    """Do a Permute; the result is the shard's entry, its spans' entry and its account."""
+    return _once(item.mark, item.out, lambda: _permute(item))
+
+
+def _permute(item: Permute) -> Json:
+    work = RowFim(load(item.tokenizer), item.fim, *item.draw)
+    shard, account = work.apply(item.shard, item.first_row, item.out)
+    tokens = spans.tokens(path_of(item.out))
+    padding = shard.rows * shard.msl - tokens
+    counted = count_controls(item.out, item.controls, load(item.tokenizer).pad, padding)
+    told = {**asdict(account), "tokens": tokens, "padding": padding, "controls": counted}
+    return {"files": _files(shard, item.out, "spans"), "account": told}
+
+
+def shuffle_shard(item: Shuffle) -> Json:
+    """Do a Shuffle; the result is the shard's entry and its origin's entry."""
+
+    def work() -> Json:
+        shard = shuffle.shuffle(item.inputs, item.rows, item.seed, item.domain, item.out)
+        return {"files": _files(shard, item.out, "origin")}
+
+    return _once(item.mark, item.out, work)
+
+
+def _files(shard: shards.Shard, out: Path, side: str) -> list[Json]:
+    return [shard.entry(), describe(path_of(out, side))]
+
+
+def count_controls(shard: Path, controls: tuple[int, ...], pad: int, padding: int) -> int:
+    """Count the control ids among a shard's inputs, its padding left out."""
+    wanted = np.array(controls, dtype=np.int32)
+    found = sum(int(np.isin(block[:, 0], wanted).sum()) for block in shards.blocks(shard))
+    return found - (padding if pad in controls else 0)
+
+
+def _once(mark: str, out: Path, work: Any) -> Json:  # noqa: ANN401  () -> Json
+    return once(out.with_name(f"{out.name}.done"), [mark, out.name], work)

@@ -1,0 +1,1 @@
+"""Data preparation: raw files to documents, rows and shards."""

@@ -1,0 +1,145 @@
+"""Tokenised blocks: the ids of one block of documents, and where each document begins.
+
+The intermediate store between tokenising (parallel by block) and packing (parallel by shard). The
+blocks of a folder, in order, are one stream of tokens; a row may begin in one block and end in the
+next, so nothing is lost at a block's end.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prep.spans import write as write_table
+
+COUNT_TOKENS = 1 << 20
+INDEX = pa.schema(
+    [
+        ("document", pa.int64()),
+        ("tokens", pa.int64()),
+        ("fim", pa.int8()),
+        ("cut1", pa.int64()),
+        ("cut2", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The ids of one document, control ids included, and how FIM permuted it.
+
+    ids: (n,) integers. controls: how many of them are control ids. fim: 0 left to right, 1 PSM,
+    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM.
+    """
+
+    number: int
+    ids: NDArray[np.integer]
+    controls: int
+    fim: int = 0
+    cuts: tuple[int, int] = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One written block: its source, size, and the file of its ids."""
+
+    path: Path
+    source: str
+    tokens: int
+    wide: bool
+
+
+def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, Any]:
+    """Write a block's ids to `path` and its index beside it; return the block's account.
+
+    The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wide = vocab > 1 << 16
+    dtype = np.dtype("<u4" if wide else "<u2")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rows: list[tuple[int, int, int, int, int]] = []
+    controls = 0
+    with temporary.open("wb") as file:
+        for document in documents:
+            file.write(document.ids.astype(dtype).tobytes())
+            rows.append((document.number, len(document.ids), document.fim, *document.cuts))
+            controls += document.controls
+    columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
+    arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
+    write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
+    temporary.replace(path)
+    return {
+        "documents": len(rows),
+        "tokens": int(columns[:, 1].sum()),
+        "controls": controls,
+        "permuted": int((columns[:, 2] > 0).sum()),
+        "wide": wide,
+    }
+
+
+class Stream:
+    """The concatenation of blocks: tokens by position, and the documents they belong to."""
+
+    def __init__(self, blocks: tuple[Block, ...]) -> None:
+        self.blocks = blocks
+        self.starts = np.cumsum([0, *(block.tokens for block in blocks)])  # (blocks + 1,)
+        self.tokens = int(self.starts[-1])
+
+    def slice(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Return the ids at positions [start, stop): int32."""
+        out = np.empty(stop - start, dtype=np.int32)
+        for i, low, high in self._overlaps(start, stop):
+            base = int(self.starts[i])
+            out[low - start : high - start] = _ids(self.blocks[i])[low - base : high - base]
+        return out
+
+    def documents(self, start: int, stop: int) -> pa.Table:
+        """Return the documents that touch [start, stop): `source`, INDEX, `first` token."""
+        tables: list[pa.Table] = []
+        for i, low, high in self._overlaps(start, stop):
+            block = self.blocks[i]
+            index = pq.read_table(block.path.with_suffix(".parquet"))
+            ends = int(self.starts[i]) + np.cumsum(index["tokens"].to_numpy())
+            first = ends - index["tokens"].to_numpy()
+            touched = pa.array(np.flatnonzero((ends > low) & (first < high)))
+            table = index.append_column("first", pa.array(first)).take(touched)
+            name = pa.array([block.source] * len(table), pa.string())
+            tables.append(table.append_column("source", name))
+        return pa.concat_tables(tables)
+
+    def count(self, start: int, stop: int, ids: tuple[int, ...]) -> int:
+        """Count how many of the positions [start, stop) hold one of `ids`."""
+        wanted = np.array(ids, dtype=np.int32)
+        steps = range(start, stop, COUNT_TOKENS)
+        parts = (self.slice(low, min(low + COUNT_TOKENS, stop)) for low in steps)
+        return sum(int(np.isin(part, wanted, kind="table").sum()) for part in parts)
+
+    def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return (block, low, high) for each block that holds positions of [start, stop)."""
+        if stop <= start:
+            return []
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        pairs = [
+            (i, max(start, int(self.starts[i])), min(stop, int(self.starts[i + 1])))
+            for i in range(first, last)
+        ]
+        return [pair for pair in pairs if pair[1] < pair[2]]
+
+
+def _ids(block: Block) -> NDArray[np.integer]:
+    return _map(block.path, "<u4" if block.wide else "<u2", block.tokens)
+
+
+@lru_cache(maxsize=64)
+def _map(path: Path, dtype: str, tokens: int) -> NDArray[np.integer]:
+    # The size is part of the key: a rebuilt block under the same name is mapped anew.
+    return np.memmap(path, dtype=dtype, mode="r", shape=(tokens,))

@@ -1,0 +1,27 @@
+"""Canary documents: short texts on which two tokenizers that differ at all tend to differ."""
+
+DOCUMENTS = (
+    "",
+    " ",
+    "a",
+    " a  b   c    d ",
+    "def f(x):\n    return x**2  # squared\n",
+    "\tif (a\t==\tb) {\r\n\t\treturn;\r\n\t}\r\n",
+    "The quick brown fox; it's 3.14159 o'clock, isn't it?",
+    "<s> a </s>b<s></s> <unk> <|fim_prefix|>x<fim_middle> <0x0A>",
+    "▁ ▁▁ U+2581 itself▁",
+    "Zürich, naïve, Ångström, Großmaß, ﬁ ligature, e\u0301 combining",
+    "日本語のテキスト。中文，한국어 텍스트",
+    "Привет, мир! Γειά σου Κόσμε! שלום עולם مرحبا بالعالم",
+    "emoji 👩‍👩‍👧‍👦🏳️‍🌈🤦🏽‍♂️ flags 🇨🇭🇯🇵",
+    "\u0000\u0001\u001f\u007f\u0085\u00a0\u200b\u2028\u2029\ufeff",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "0123456789 1e-10 0xDEADBEEF 1_000_000 192.168.0.1",
+    "https://example.org/a/b?c=d&e=%20f#g",
+    '<div class="x">&nbsp;&lt;b&gt;</div><!-- c --><script>let a=`${b}`;</script>',
+    ".a>b:not(.c)::before{content:'\\201C';margin:-1px auto!important}",
+    "\n\n\n   \n\t\n" + " " * 40 + "x" + "\n" * 20,
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk",
+    "snake_case camelCase PascalCase SCREAMING_CASE kebab-case",
+    "x = [i for i in range(10) if i % 2 == 0]; assert x == [0, 2, 4, 6, 8]",
+)

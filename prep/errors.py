@@ -1,0 +1,49 @@
+"""The exception tree: every error a user can meet, with its exit code.
+
+CrystalmixError          1
+├── UsageError           2  the command line or a settings file is wrong
+│   └── RecipeError      2  a value in a recipe or run file breaks a rule
+├── InputError           1  raw data can't be read as the source says
+├── StaleError           1  an output folder was made by other settings
+├── DamageError          1  a file is not what its receipt says
+├── RefusalError         1  what is asked can't be met by the data
+└── WorkerError          1  a worker process died
+
+A message is one line: file (and record), what was found, what was expected, what to do.
+"""
+
+
+class CrystalmixError(Exception):
+    """An error that a user can mend; printed as one line."""
+
+    exit_code = 1
+
+
+class UsageError(CrystalmixError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe or run file breaks a rule; the message starts with file, line and path."""
+
+
+class InputError(CrystalmixError):
+    """Raw data that can't be read as its source describes it."""
+
+
+class StaleError(CrystalmixError):
+    """An output folder was made from other settings or inputs."""
+
+
+class DamageError(CrystalmixError):
+    """A file on disk differs from what its receipt, manifest or ledger says."""
+
+
+class RefusalError(CrystalmixError):
+    """A mixture, order or run that the data at hand can't give."""
+
+
+class WorkerError(CrystalmixError):
+    """A worker process died before it could answer."""

@@ -1,0 +1,92 @@
+"""Fan-out: run many independent work items over processes, results in order, one progress bar.
+
+A work item is a small picklable description; its result is a small JSON value. Nothing about an
+item may depend on which process runs it or when.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from prep.errors import WorkerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+QUIET_VARIABLE = "CRYSTALMIX_QUIET"
+
+
+class Fanout:
+    """A pool of worker processes, kept for a whole build. With one worker, work runs here."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Fanout":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(
+        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]:
+        """Yield work(item) for each item, in order; an item's error is raised at its turn.
+
+        Raises WorkerError when a worker process is killed.
+        """
+        with progress(len(items), label) as bar:
+            for result in self._results(work, items):
+                bar.update()
+                yield result
+
+    def _results(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        if self.workers <= 1 or len(items) <= 1:
+            yield from map(work, items)
+            return
+        pool = self._start()
+        futures: list[Future[Result]] = [pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool:
+            raise WorkerError(
+                "a worker process was killed (out of memory, or by hand); "
+                "run the same command again to go on, with fewer --workers if memory is short"
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Spawn: Arrow, DuckDB and tokenizers keep threads that a fork would break.
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_alone)
+        return self._pool
+
+
+def progress(total: int, label: str, unit: str = "it") -> "tqdm[object]":
+    """Return the progress bar, on stderr; silent where stderr is no terminal."""
+    quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
+    return tqdm(total=total, desc=label, unit=unit, disable=quiet, leave=False, dynamic_ncols=True)
+
+
+def _alone() -> None:
+    # One process is one core's worth of work: libraries must not start threads of their own.
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)

@@ -1,0 +1,135 @@
+"""Fill-in-the-middle: cut a text in prefix, middle, suffix and put the middle last.
+
+PSM: [PRE] prefix [SUF] suffix [MID] middle; SPM: [PRE] [SUF] suffix [MID] prefix middle (variant 2
+of Bavarian et al. 2022, https://arxiv.org/abs/2207.14255; the forms of crystalcoder-data-prep).
+On documents, before packing (default), the packer's EOS marks the end of the middle and nothing is
+ever truncated. Pieces rejoin byte for byte: middle and suffix carry no dummy space.
+
+Draws are keyed by (seed, domain, epoch) and the document's own digest, so that no other document,
+worker or file order changes them, and every epoch cuts anew. `rowfim` does the same on rows.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prep import seeds
+from prep.blocks import Encoded
+from prep.errors import RecipeError
+from prep.sources import Document
+from prep.tokens import Tokenizer
+
+VERSION = 1
+LEFT_TO_RIGHT, PSM, SPM = 0, 1, 2
+DRAWS = 4  # whether, first cut, second cut, which form
+
+
+@dataclass(frozen=True)
+class FimSettings:
+    """How often, in which form, on what and at which units to permute.
+
+    rate: share of documents (or row segments) permuted. spm_rate: share of those in SPM form.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    rate: float
+    spm_rate: float = 0.5
+    level: Literal["document", "row"] = "document"
+    cut: Literal["character", "token"] = "character"
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "spm_rate"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: must lie in [0, 1], got {value}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one document or segment is to become: form (0: as it is) and two sorted cuts."""
+
+    form: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """The ids of <fim_prefix>, <fim_middle> and <fim_suffix>."""
+
+    prefix: int
+    middle: int
+    suffix: int
+
+
+def sentinels(tokenizer: Tokenizer) -> Sentinels:
+    """Return a tokenizer's FIM ids; RecipeError if it has none."""
+    parts = ("fim_prefix", "fim_middle", "fim_suffix")
+    return Sentinels(*(tokenizer.id_of(part) for part in parts))
+
+
+def plan(settings: FimSettings, u: NDArray[np.float64], length: int) -> Plan:
+    """Turn four uniform draws into a plan for something of `length` units.
+
+    u: (4,) in [0, 1). Cuts are uniform over the length + 1 places between units.
+    """
+    if length == 0 or u[0] >= settings.rate:
+        return Plan(LEFT_TO_RIGHT, -1, -1)
+    first, second = sorted(int(x * (length + 1)) for x in u[1:3])
+    return Plan(SPM if u[3] < settings.spm_rate else PSM, first, second)
+
+
+def arrange(
+    plan: Plan, pieces: tuple[NDArray[np.integer], ...], marks: Sentinels
+) -> NDArray[np.int64]:
+    """Put prefix, middle and suffix ids in PSM or SPM order with their sentinels."""
+    prefix, middle, suffix = pieces
+    if plan.form == PSM:
+        parts = ([marks.prefix], prefix, [marks.suffix], suffix, [marks.middle], middle)
+    else:
+        parts = ([marks.prefix, marks.suffix], suffix, [marks.middle], prefix, middle)
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+
+class DocumentFim:
+    """Encode documents, a share of them permuted: the encoder of one (domain, epoch)."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, settings: FimSettings, seed: int, domain: str, epoch: int
+    ) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
+        self.name = (seed, "fim", domain, epoch)
+        self.marks = sentinels(tokenizer)
+
+    def __call__(self, document: Document) -> Encoded:
+        """Encode one document."""
+        item = np.array([document.digest], dtype=np.uint64)
+        u = seeds.draws(*self.name, items=item, count=DRAWS)[0]
+        if self.settings.cut == "token":
+            return self._tokens(document, u)
+        text = document.text
+        chosen = plan(self.settings, u, len(text))
+        if chosen.form == LEFT_TO_RIGHT:
+            return Encoded(document.number, self.tokenizer.encode(text), 0)
+        pieces = (
+            self.tokenizer.encode(text[: chosen.first]),
+            self.tokenizer.encode_piece(text[chosen.first : chosen.second]),
+            self.tokenizer.encode_piece(text[chosen.second :]),
+        )
+        return self._permuted(document, chosen, pieces)
+
+    def _tokens(self, document: Document, u: NDArray[np.float64]) -> Encoded:
+        ids = self.tokenizer.encode(document.text)
+        chosen = plan(self.settings, u, len(ids))
+        if chosen.form == LEFT_TO_RIGHT:
+            return Encoded(document.number, ids, 0)
+        pieces = (ids[: chosen.first], ids[chosen.first : chosen.second], ids[chosen.second :])
+        return self._permuted(document, chosen, pieces)
+
+    def _permuted(
+        self, document: Document, chosen: Plan, pieces: tuple[NDArray[np.integer], ...]
+    ) -> Encoded:
+        ids = arrange(chosen, pieces, self.marks)
+        return Encoded(document.number, ids, 3, chosen.form, (chosen.first, chosen.second))

@@ -1,0 +1,132 @@
+"""JSON lines, plain or compressed, read line by line with an account of what is broken.
+
+Lines end at `\\n` only: U+2028, `\\r` and the like belong to a text. Parsing is orjson's (strict
+JSON and UTF-8, so lone surrogates and NaN are broken records, not guesses).
+"""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import zstandard
+from isal import igzip
+
+from prep.errors import InputError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+BATCH_ROWS = 1024
+BATCH_BYTES = 8 << 20
+LINE_LIMIT = 256 << 20
+WINDOW_LIMIT = 1 << 31
+
+Bad = tuple[tuple[int, str], ...]
+
+
+def batches(path: Path, text: str, *, keep_lines: bool) -> Iterator[tuple[pa.Table, Bad]]:
+    """Yield tables of `record`, `text` (null where it is none) and, if asked, `line`.
+
+    record is the line's number from 0; empty lines are no records. text is the dotted path of the
+    text. Raises InputError for a file that is missing, truncated or corrupt.
+    """
+    keys = text.split(".")
+    records: list[int] = []
+    texts: list[str | None] = []
+    kept: list[str] = []
+    bad: list[tuple[int, str]] = []
+    size = 0
+    for number, line in enumerate(_lines(path)):
+        if not line or line.isspace():
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            bad.append((number, f"bad_json: {error}"))
+            continue
+        if not isinstance(record, dict):
+            bad.append((number, f"bad_json: a {type(record).__name__}, expected an object"))
+            continue
+        records.append(number)
+        texts.append(_text(record, keys))
+        if keep_lines:
+            kept.append(line.decode())
+        size += len(line)
+        if len(records) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield _table(records, texts, kept, keep_lines=keep_lines), tuple(bad)
+            records, texts, kept, bad, size = [], [], [], [], 0
+    if records or bad:
+        yield _table(records, texts, kept, keep_lines=keep_lines), tuple(bad)
+
+
+def _table(
+    records: list[int], texts: list[str | None], kept: list[str], *, keep_lines: bool
+) -> pa.Table:
+    columns = {"record": pa.array(records, pa.int64()), "text": pa.array(texts, pa.large_string())}
+    if keep_lines:
+        columns["line"] = pa.array(kept, pa.large_string())
+    return pa.table(columns)
+
+
+def _text(record: object, keys: list[str]) -> str | None:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record if isinstance(record, str) else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file without their `\\n`."""
+    rest: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
+    for piece in _pieces(path):
+        first, *others = piece.split(b"\n")
+        rest.append(first)
+        if others:
+            yield b"".join(rest)
+            yield from others[:-1]
+            rest = [others[-1]]
+        elif sum(map(len, rest)) > LINE_LIMIT:
+            raise InputError(
+                f"{path}: a line is longer than {LINE_LIMIT >> 20} MiB; is it JSON lines?"
+            )
+    if last := b"".join(rest):
+        yield last
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".zst":
+                yield from _zstd(path, file)
+            elif path.suffix == ".gz":
+                with igzip.open(file) as plain:
+                    while piece := plain.read(1 << 20):
+                        yield piece
+            else:
+                while piece := file.read(1 << 20):
+                    yield piece
+    except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+        raise InputError(
+            f"{path}: can't be read to its end ({error}); fetch the file again"
+        ) from None
+
+
+def _zstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    # Small pieces in, so that a highly compressed frame comes out in bounded pieces. The stream
+    # reader of the library takes a truncated file for its end, so frames are followed by hand.
+    decoder, fed = _decoder(), False
+    while piece := file.read(1 << 12):
+        while piece:
+            fed = True
+            out = decoder.decompress(piece)
+            if out:
+                yield out
+            piece = b""
+            if decoder.eof:
+                piece, fed, decoder = decoder.unused_data, False, _decoder()
+    if fed:
+        raise InputError(f"{path}: is truncated (a zstd frame does not end); fetch the file again")
+
+
+def _decoder() -> Any:  # noqa: ANN401  the library does not export the type
+    return zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT).decompressobj()

@@ -1,0 +1,49 @@
+"""Random draws named by their purpose and object, never by a worker, a time or global state.
+
+Two ways to draw:
+
+- `stream(seed, *name)`: a numpy Generator (Philox) for one object;
+- `draws(seed, *name, items=...)`: counter-based draws for many objects at once. Draw j of item i
+  depends on (seed, name, i, j) alone, so any subset in any order gives the same numbers.
+"""
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Name = str | int
+
+
+def key(seed: int, *name: Name) -> bytes:
+    """Return 32 bytes that stand for (seed, name); equal names give equal bytes."""
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in name)])
+    return blake2b(text.encode(), digest_size=32).digest()
+
+
+def stream(seed: int, *name: Name) -> np.random.Generator:
+    """Return the generator of one object, for instance `stream(1, "init", "phase1")`."""
+    words = np.frombuffer(key(seed, *name)[:16], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words))
+
+
+def draws(seed: int, *name: Name, items: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """Draw `count` uniform numbers in [0, 1) for each item.
+
+    items: (n,) uint64, what the draws belong to (a document's digest, a row's number).
+    Returns (n, count) float64. The mixer is the finaliser of SplitMix64 (Steele, Lea & Flood
+    2014), applied to item and counter under two keys.
+    """
+    first, second = (np.uint64(word) for word in np.frombuffer(key(seed, *name)[:16], np.uint64))
+    steps = np.arange(1, 2 * count, 2, dtype=np.uint64) * second  # (count,), wrapping
+    words = mix(mix(items ^ first)[:, None] + steps)  # (n, count)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix 64-bit words (wrapping arithmetic): the finaliser of SplitMix64."""
+    with np.errstate(over="ignore"):
+        word = word + np.uint64(0x9E3779B97F4A7C15)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return word ^ (word >> np.uint64(31))

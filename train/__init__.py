@@ -1,0 +1,1 @@
+"""Training from manifests, with a ledger of what each step consumed."""
