@@ -49,7 +49,7 @@ def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not know
 def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN401
     """Check parsed YAML against a dataclass type."""
     try:
-        return TypeAdapter(shape).validate_python(_plain(content))
+        return TypeAdapter(shape).validate_python(plain(content))
     except ValidationError as error:
         # Of several faults the one that stands first in the file is told; a union's branches
         # (`None` or a mapping) tell the same fault twice.
@@ -93,11 +93,12 @@ def _is_branch(step: Step) -> bool:
     return isinstance(step, str) and (step[:1].isupper() or step.startswith("function-"))
 
 
-def _plain(content: Any) -> Any:  # noqa: ANN401
+def plain(content: Any) -> Any:  # noqa: ANN401
+    """Return parsed YAML as plain dicts, lists and scalars, without its lines."""
     if isinstance(content, dict):
-        return {str(key): _plain(value) for key, value in content.items()}
+        return {str(key): plain(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     if isinstance(content, bool) or content is None:
         return content
     for kind in (int, float, str):

@@ -124,7 +124,7 @@ def matmul_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: floa
     scores_BNTT = scores_BNTT.to(torch.promote_types(scores_BNTT.dtype, torch.float32))
     positions_T = torch.arange(q_BNTK.shape[-2], device=q_BNTK.device)
     later_TT = positions_T[None, :] > positions_T[:, None]
-    # the smallest number, not -inf: half-precision compilers turn -inf into nan
+    # finite rather than -inf, so that no compiler or precision can make nan of it
     scores_BNTT = scores_BNTT.masked_fill(later_TT, torch.finfo(scores_BNTT.dtype).min)
     return scores_BNTT.softmax(dim=-1).to(v_BNTK.dtype) @ v_BNTK
 
@@ -229,7 +229,7 @@ def initialise(model: Crystal, seed: int) -> None:
 def _draw(
     name: str, shape: torch.Size, settings: ModelSettings, generator: torch.Generator
 ) -> Tensor:
-    values = torch.zeros(shape)
+    values = torch.zeros(shape, dtype=torch.float32, device="cpu")
     module, kind = name.split(".")[-2:]
     if module.endswith("norm"):
         return values.fill_(1.0) if kind == "weight" else values

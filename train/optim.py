@@ -127,5 +127,6 @@ class AdamW(torch.optim.AdamW):
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients in place to a global norm of at most `max_norm`; return the norm before."""
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    # sharded gradients give a sharded norm; the class that says so moved between torch versions
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore
+    # sharded gradients give a DTensor, a class that has moved between torch versions
+    gather = getattr(norm, "full_tensor", None)
+    return norm if gather is None else gather()

@@ -1,0 +1,223 @@
+"""The loop: steps of a manifest through model and optimiser, recorded, checkpointed, resumable.
+
+Position in the data, learning rate and numbers follow from (run, manifest, step) alone, so k steps,
+a kill, a resume and n - k steps give the same losses and the same ledger as n steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import orjson
+import torch
+from torch import Tensor
+
+from mixtures.manifest import Manifest
+from prep import receipts
+from prep.errors import RecipeError, RefusalError, StaleError
+from prep.fanout import progress
+from train import checkpoint
+from train.batches import Batch, Batches
+from train.ledger import Ledger, Step
+from train.model import Crystal, batch_loss, initialise, row_losses
+from train.optim import AdamW, clip, groups, schedule
+from train.run import Run
+
+Json = dict[str, Any]
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training a phase gave."""
+
+    first_step: int  # where this process began: 0, or the checkpoint it resumed
+    steps: int
+    loss: float
+    weights: str  # digest of the final weights
+
+
+class Trainer:
+    """One phase of a run, in one folder."""
+
+    def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path) -> None:
+        self.run, self.manifest, self.out = run, manifest, out
+        _check_fit(run, manifest)
+        if run.settings.threads is not None:
+            torch.set_num_threads(run.settings.threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = Crystal(run.model)
+        initialise(self.model, run.settings.seed)
+        self.model.to(self.device)
+        self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
+        self.batches = Batches(manifest, root)
+        self.ledger = Ledger(out / "ledger", manifest)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this phase's checkpoints."""
+        return self.out / "checkpoints"
+
+    def begin(self, init_from: Path | None) -> int:
+        """Resume from the newest checkpoint, or start with given or fresh weights."""
+        self._claim(init_from)
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is None:
+            self.ledger.truncate(0, self.ledger.chain)
+            if init_from is not None:
+                checkpoint.load_weights(init_from, self.model)
+            return 0
+        state = checkpoint.load(newest, self.model, self.optimizer)
+        self.ledger.truncate(state["step"], state["ledger"]["chain"])
+        return int(state["step"])
+
+    def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
+        """Train to the last step (or to `stop`), and leave a checkpoint there."""
+        first = self.begin(init_from)
+        last = min(stop or self.manifest.steps, self.manifest.steps)
+        _cut_metrics(self.out / METRICS, first)
+        loss = float("nan")
+        if first < last:
+            with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
+                bar.update(first)
+                for batch in self.batches.ahead(first):
+                    loss = self._one(batch, bar)
+                    if batch.step + 1 == last:
+                        break
+        return Outcome(first, last, loss, checkpoint.weights_digest(self.model))
+
+    def _one(self, batch: Batch, bar: Any) -> float:  # noqa: ANN401  a tqdm bar
+        began = monotonic()
+        step = self.step(batch)
+        self.ledger.record(step)
+        seconds = monotonic() - began
+        self._metrics(step, batch.ids.numel() / seconds)
+        bar.update()
+        bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.2e}", refresh=False)
+        finished = batch.step + 1
+        if finished % self.run.settings.checkpoint_steps == 0 or finished == self.manifest.steps:
+            self._checkpoint(finished)
+        return step.loss
+
+    def step(self, batch: Batch) -> Step:
+        """Do one optimiser step and return what the ledger takes down."""
+        rate = schedule(self.run.optimizer.learning_rate, batch.step)
+        nll = self._gradients(batch)
+        norm = clip(self.model.parameters(), self.run.optimizer.max_gradient_norm)
+        self.optimizer.set_learning_rate(rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = float(batch_loss(nll.double()))
+        parts = self._parts(batch, nll)
+        return Step(batch.step, batch.refs, batch.digest, loss, float(norm), rate, parts)
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Accumulate gradients over micro-batches; return the nll of each token: (B, msl)."""
+        rows = batch.ids.shape[0]
+        size = self.run.settings.micro_batch or rows
+        told: list[Tensor] = []
+        for first in range(0, rows, size):
+            piece = slice(first, first + size)
+            ids, mask, labels = (
+                x[piece].to(self.device) for x in (batch.ids, batch.mask, batch.labels)
+            )
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.run.settings.dtype == "bfloat16"
+            ):
+                logits = self.model(ids)
+            nll = row_losses(logits, labels, mask)
+            batch_loss(nll, rows).backward()
+            told.append(nll.detach())
+        return torch.cat(told).cpu()
+
+    def _parts(self, batch: Batch, nll: Tensor) -> tuple[Json, ...]:
+        """Return rows, loss-carrying tokens and mean loss of each part in a batch."""
+        part = torch.from_numpy(batch.refs.part)
+        sums, counts = nll.double().sum(1), batch.mask.sum(1)
+        told: list[Json] = []
+        for number, entry in enumerate(self.manifest.parts):
+            here = part == number
+            rows, tokens = int(here.sum()), int(counts[here].sum())
+            if rows:
+                mean = float(sums[here].sum()) / tokens if tokens else 0.0
+                told.append({"part": entry.name, "rows": rows, "tokens": tokens, "loss": mean})
+        return tuple(told)
+
+    def _checkpoint(self, finished: int) -> None:
+        state = {"manifest": self.manifest.digest, "ledger": self.ledger.seal()}
+        checkpoint.save(self.checkpoints, finished, self.model, self.optimizer, state)
+        checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
+
+    def _metrics(self, step: Step, tokens_per_second: float) -> None:
+        line = {
+            "step": step.step,
+            "loss": step.loss,
+            "gradient_norm": step.gradient_norm,
+            "learning_rate": step.learning_rate,
+            "tokens_per_second": round(tokens_per_second),
+            "parts": {part["part"]: part["loss"] for part in step.parts},
+        }
+        with (self.out / METRICS).open("ab") as file:
+            file.write(orjson.dumps(line) + b"\n")
+
+    def _claim(self, init_from: Path | None) -> None:
+        """Say what this folder's training follows from, or refuse to go on with something else."""
+        start = checkpoint.read_state(init_from)["weights"] if init_from else None
+        wanted = {"manifest": self.manifest.digest, "run": self.run.content(), "init": start}
+        path = self.out / RUN
+        if path.exists():
+            told = receipts.differences(receipts.read_json(path), wanted, "run")
+            if told:
+                raise StaleError(
+                    f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
+                )
+            return
+        receipts.write_atomic(path, receipts.canonical(wanted))
+
+
+def train_phases(
+    runs: list[tuple[Run, Manifest]],
+    root: Path,
+    out: Path,
+    told: Callable[[Manifest, Outcome], None],
+) -> None:
+    """Train phases one after the other, each from the last weights of the one before."""
+    before: Path | None = None
+    for run, manifest in runs:
+        folder = out / manifest.phase
+        told(manifest, Trainer(run, manifest, root, folder).train(before))
+        before = checkpoint.latest(folder / "checkpoints")
+
+
+def _check_fit(run: Run, manifest: Manifest) -> None:
+    """Refuse a model too small for the manifest's rows or tokens."""
+    if manifest.tokenizer["vocab"] > run.model.vocab_size:
+        raise RecipeError(
+            f"model.vocab_size: must be at least {manifest.tokenizer['vocab']} for phase "
+            f"{manifest.phase}'s tokenizer, got {run.model.vocab_size}"
+        )
+    if manifest.msl > run.model.max_position_embeddings:
+        raise RecipeError(
+            f"model.max_position_embeddings: must be at least {manifest.msl} for phase "
+            f"{manifest.phase}'s rows, got {run.model.max_position_embeddings}"
+        )
+    size = run.settings.micro_batch
+    if size is not None and manifest.batch % size:
+        raise RefusalError(
+            f"runconfig.micro_batch: must divide the batch of {manifest.batch}, got {size}"
+        )
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop the metrics of steps that are done again, and a line that a crash left half-written."""
+    if not path.exists():
+        return
+    kept: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or orjson.loads(line)["step"] >= step:
+            break
+        kept.append(line)
+    receipts.write_atomic(path, b"".join(kept))
