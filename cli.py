@@ -1,1 +1,254 @@
-"""The command line."""
+"""The command line: `crystalmix VERB`. Tables go to stdout, progress and notes to stderr.
+
+Exit codes: 0 sound, 1 findings or failure, 2 usage. Each verb imports what it needs when it runs,
+so that `--help` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+VERSION = "0.1.0"
+PATH = click.Path(path_type=Path)
+OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    help="Worker processes (default: one per core). The result does not depend on it.",
+)
+
+
+class Verbs(click.Group):
+    """Lists the verbs in the order of a workflow and turns our errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order they are defined."""
+        del ctx
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click's
+        """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""
+        from prep.errors import CrystalmixError
+
+        try:
+            return super().invoke(ctx)
+        except CrystalmixError as error:
+            fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise
+            fail(f"{error.filename or 'output'}: {error.strerror}; mend it and run again", 1)
+        except KeyboardInterrupt:
+            fail("interrupted; run the same command again to go on", 130)
+
+
+def fail(message: str, code: int) -> None:
+    """Print one line on stderr and exit."""
+    click.echo(f"crystalmix: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def show_json(value: object) -> None:
+    """Print a value as JSON."""
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    click.echo(orjson.dumps(value, option=options, default=_readable).decode())
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        click.echo(line)
+
+
+def _readable(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="crystalmix")
+def main() -> None:
+    """Build, prove and train on data mixtures: what was fed, in which proportion, exactly when."""
+    import logging
+
+    logging.basicConfig(format="note: %(message)s", level=logging.WARNING, stream=sys.stderr)
+
+
+@main.command()
+@click.option("--out", type=PATH, default=Path("demo"), help="Folder to write into (demo).")
+@click.option("--tiny", is_flag=True, help="A smaller demo, for a first check.")
+@WORKERS
+def demo(out: Path, tiny: bool, workers: int) -> None:
+    """Run everything on documents of your own Python: build, train, kill, resume, prove."""
+    from train.demo import run
+
+    if not run(out, tiny=tiny, workers=workers, say=click.echo):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--out", type=PATH, help="A build whose measured rows replace declared ones.")
+@JSON
+def plan(recipe: str, out: Path | None, as_json: bool) -> None:
+    """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
+    from mixtures import plan as plans
+    from mixtures import recipe as recipes
+    from mixtures import report
+
+    told = plans.plan(recipes.load(recipe), out)
+    if as_json:
+        show_json([asdict(phase) for phase in told])
+    else:
+        show_lines(report.plan_lines(told))
+    if any(phase.refusals for phase in told):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--data", type=PATH, default=None, help="Folder of the raw files (the recipe's own).")
+@OUT
+@click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
+@click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
+@WORKERS
+def build(
+    recipe: str,
+    data: Path | None,
+    out: Path,
+    phases: tuple[str, ...],
+    tokenizer: Path | None,
+    workers: int,
+) -> None:
+    """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
+    from mixtures import recipe as recipes
+    from mixtures import report
+    from mixtures.build import build as run
+
+    root = data if data is not None else recipes.find(recipe).parent
+    made = run(recipes.load(recipe, tokenizer), root, out, workers=workers, phases=phases)
+    for manifest in made:
+        show_lines(report.manifest_lines(manifest))
+
+
+@main.command()
+@click.argument("path", type=PATH)
+@JSON
+def show(path: Path, as_json: bool) -> None:
+    """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
+    from train import overview
+
+    told = overview.look(path)
+    if as_json:
+        show_json(told.content)
+    else:
+        show_lines(told.lines)
+
+
+@main.command()
+@click.argument("build_", metavar="BUILD", type=PATH)
+@click.option("--run", type=PATH, default=None, help="Check this run's ledger against its plan too.")
+@WORKERS
+@JSON
+def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
+    """Read everything again and tell every disagreement; exit code 1 if there is one."""
+    from mixtures.verify import verify as check
+
+    told = check(build_, workers=workers)
+    if run is not None:
+        from train.findings import findings
+
+        told += findings(build_, run, batches=True)
+    _findings(told, as_json, "sound: every file, count, digest and order agrees")
+
+
+@main.command()
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@JSON
+def diff(old: Path, new: Path, as_json: bool) -> None:
+    """Show what differs between two manifests (or two builds, phase by phase)."""
+    from mixtures import report
+
+    _findings(report.differences(old, new), as_json, "equal")
+
+
+@main.command()
+@click.argument("build_", metavar="BUILD", type=PATH)
+@click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
+@OUT
+@click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
+@click.option("--stop", type=click.IntRange(1), default=None, help="Stop after this many steps.")
+def train(
+    build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
+) -> None:
+    """Train on a build's phases in order, each from the last weights of the one before.
+
+    Goes on from the newest checkpoint where there is one.
+    """
+    from train.session import train as run
+
+    run(build_, run_file, out, phases=phases, stop=stop, say=click.echo)
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("--build", "build_", type=PATH, default=None, help="The build, if it was moved.")
+@click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
+@click.option("--document", default=None, help="A document's name: the steps that consumed it.")
+@click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
+@click.option("--findings", is_flag=True, help="Where ledger and plan disagree.")
+@JSON
+def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
+    """From a step of RUN to its documents, from a document to its steps."""
+    from train import tracing
+
+    told = tracing.answer(run, build_, **asked)
+    if as_json:
+        show_json(told.content)
+    else:
+        show_lines(told.lines)
+    if told.faulty:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("path", type=PATH)
+@click.argument("query", required=False)
+@click.option("--build", "build_", type=PATH, default=None, help="The build, if it was moved.")
+@JSON
+def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> None:
+    """Run QUERY over a build or run; without one, list the views and their columns."""
+    from train import tracing
+
+    told = tracing.query(path, build_, query)
+    if as_json:
+        show_json(told.content)
+    else:
+        show_lines(told.lines)
+
+
+def _findings(told: list[str], as_json: bool, sound: str) -> None:
+    """Print findings, or the word that there are none; exit 1 where there are."""
+    if as_json:
+        show_json(told)
+    else:
+        show_lines(told or [sound])
+    if told:
+        sys.exit(1)
+
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ Layout of a build:
     domains/<domain>/epoch-<n>-fim/...               row-level FIM, where asked
     domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
     phases/<phase>/manifest.json
+    tokenizer.json                                   the tokenizer, byte for byte
 
 Every folder is sealed by a receipt. What is fresh is skipped, what is unfinished goes on where it
 stopped, and what was built otherwise is refused.
@@ -19,10 +20,11 @@ from typing import Any
 
 from mixtures import manifest as manifests
 from mixtures import packing, permuting, scanning, shuffling
-from mixtures.context import Context, Folder, rows_files, tokenizer_identity
+from mixtures.context import TOKENIZER, Context, Folder, rows_files, tokenizer_identity
 from mixtures.manifest import Manifest, ManifestPart, PartShard
 from mixtures.order import VERSION
 from mixtures.recipe import Part, Phase, Recipe
+from prep import receipts
 from prep.errors import RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
 from prep.sources import NUMBER
@@ -53,6 +55,7 @@ def build(
         scanned = scanning.scan(context, [name for name in recipe.sources if name in needed])
         packed = packing.run(context, domains, scanned)
         folders = shuffling.run(context, permuting.run(context, packed))
+    receipts.write_atomic(out / TOKENIZER, context.tokenizer.raw)
     return _seal(context, names, folders)
 
 

@@ -10,6 +10,7 @@ from prep import receipts
 from prep.fanout import Fanout
 from prep.tokens import Tokenizer
 
+TOKENIZER = "tokenizer.json"  # a build keeps its own copy
 Json = dict[str, Any]
 Item = TypeVar("Item")
 

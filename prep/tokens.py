@@ -58,7 +58,7 @@ class Tokenizer:
     """Encode documents and pieces of documents to ids, and ids back to text."""
 
     def __init__(self, settings: TokenizerSettings, raw: bytes) -> None:
-        self.settings = settings
+        self.settings, self.raw = settings, raw
         self.json: Json = orjson.loads(raw)
         self.fingerprint = sha256(raw).hexdigest()
         self._added = {entry["content"]: int(entry["id"]) for entry in self.json["added_tokens"]}

@@ -66,7 +66,7 @@ class Ledger:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.chain = sha256(manifest.digest.encode()).hexdigest()
+        self.chain = first_chain(manifest.digest)
         self.next_step = 0
         self._rows: list[pa.Table] = []
         self._steps: list[Json] = []
@@ -83,7 +83,7 @@ class Ledger:
         """Take down a finished step and return the chain; steps must come one after the other."""
         if step.step != self.next_step:
             raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
-        self.chain = sha256(f"{self.chain} {step.digest}".encode()).hexdigest()
+        self.chain = next_chain(self.chain, step.digest)
         self._rows.append(self._row_table(step))
         self._steps.append(
             {
@@ -126,6 +126,16 @@ class Ledger:
             "epoch": pa.array(refs.epoch, pa.int32()),
         }
         return pa.table(columns, schema=ROWS)
+
+
+def first_chain(manifest: str) -> str:
+    """Return the chain before step 0: it hangs on the manifest's digest."""
+    return sha256(manifest.encode()).hexdigest()
+
+
+def next_chain(chain: str, batch: str) -> str:
+    """Return the chain after a step that consumed the batch with this digest."""
+    return sha256(f"{chain} {batch}".encode()).hexdigest()
 
 
 def segments(folder: Path, kind: str = "*") -> list[Path]:

@@ -4,7 +4,6 @@ Position in the data, learning rate and numbers follow from (run, manifest, step
 a kill, a resume and n - k steps give the same losses and the same ledger as n steps.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -176,20 +175,6 @@ class Trainer:
                 )
             return
         receipts.write_atomic(path, receipts.canonical(wanted))
-
-
-def train_phases(
-    runs: list[tuple[Run, Manifest]],
-    root: Path,
-    out: Path,
-    told: Callable[[Manifest, Outcome], None],
-) -> None:
-    """Train phases one after the other, each from the last weights of the one before."""
-    before: Path | None = None
-    for run, manifest in runs:
-        folder = out / manifest.phase
-        told(manifest, Trainer(run, manifest, root, folder).train(before))
-        before = checkpoint.latest(folder / "checkpoints")
 
 
 def _check_fit(run: Run, manifest: Manifest) -> None:

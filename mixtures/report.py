@@ -1,0 +1,157 @@
+"""Plain-text tables of plans, builds and manifests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mixtures import manifest as manifests
+from mixtures.manifest import Manifest
+from mixtures.plan import PhasePlan
+from prep import receipts
+from prep.errors import InputError
+
+Json = dict[str, Any]
+BAR = 24
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
+    """Lay out a table: text to the left, numbers to the right.
+
+    >>> table([["a", 1], ["bc", 20]], ["name", "n"])
+    ['name   n', 'a      1', 'bc    20']
+    """
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell).replace(",", "").replace("%", "").replace("-", "").strip()
+    return not isinstance(cell, str) or not text or text.replace(".", "").isdigit()
+
+
+def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
+    """Return the tables of a plan."""
+    lines: list[str] = []
+    for phase in plans:
+        lines += [
+            f"{phase.name}: {phase.steps:,} steps x {phase.batch:,} rows x {phase.msl:,} tokens = "
+            f"{phase.tokens:,} tokens (weights sum to {phase.weight_sum!r})"
+        ]
+        rows = [
+            [
+                f"  {part.name}",
+                f"{part.asked:.6f}",
+                f"{part.rows:,}",
+                f"{part.tokens:,}",
+                "?" if part.available is None else f"{part.available:,}",
+                "?" if part.epochs is None else f"{part.epochs:.3f}",
+                part.known,
+            ]
+            for part in phase.parts
+        ]
+        head = ["  part", "weight", "rows", "tokens", "available", "epochs", "known"]
+        lines += table(rows, head)
+        lines += [f"  refused: {told}" for told in phase.refusals]
+        lines.append("")
+    return lines[:-1]
+
+
+def manifest_lines(manifest: Manifest) -> list[str]:
+    """Return a manifest as a table with a bar for each part's share."""
+    most = max(part.got for part in manifest.parts)
+    rows = [
+        [
+            f"  {part.name}",
+            f"{part.asked:.6f}",
+            f"{part.got:.6f}",
+            f"{part.rows:,}",
+            f"{part.tokens:,}",
+            f"{part.epochs:.3f}",
+            _fim(part.fim),
+            "#" * round(BAR * part.got / most),
+        ]
+        for part in manifest.parts
+    ]
+    head = ["  part", "asked", "got", "rows", "tokens", "epochs", "fim", ""]
+    return [
+        f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
+        f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
+        f"  manifest {manifest.digest}",
+        *table(rows, head),
+    ]
+
+
+def account_lines(build: Path) -> list[str]:
+    """Return the accounts of a build's folders: what came in, what went out, what was dropped."""
+    sources: list[list[object]] = []
+    rows: list[list[object]] = []
+    for path in sorted(build.glob(f"**/{receipts.NAME}")):
+        receipt = receipts.read(path.parent)
+        account, place = receipt["account"], path.parent.relative_to(build).as_posix()
+        dropped = ", ".join(f"{k} {v:,}" for k, v in account["dropped"].items() if v) or "-"
+        if receipt["stage"] == "documents":
+            counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
+            sources.append([place, *counts, dropped])
+        else:
+            counts = [f"{account[k]:,}" for k in ("rows", "tokens_in", "tokens_out", "padding")]
+            rows.append([place, *counts, dropped])
+    return [
+        *table(sources, ["source", "records", "documents", "bytes", "dropped"]),
+        "",
+        *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
+    ]
+
+
+def ratio_lines(ratios: Sequence[Json]) -> list[str]:
+    """Return asked and got shares of recorded steps as a table."""
+    rows = [
+        [r["phase"], r["part"], f"{r['asked']:.6f}", f"{r['got'] or 0:.6f}", f"{r['rows']:,}"]
+        for r in ratios
+    ]
+    return table(rows, ["phase", "part", "asked", "got", "rows"])
+
+
+def read_manifests(path: Path) -> list[Manifest]:
+    """Return the manifests at a path: a manifest file, a phase's folder, or a build in order.
+
+    Phases are ordered by lineage: each after the one that its `previous` names.
+    """
+    places = [path] if path.is_file() or (path / manifests.NAME).exists() else []
+    read = [manifests.read(place) for place in places or sorted(path.glob("phases/*"))]
+    by_digest = {manifest.digest: manifest for manifest in read}
+
+    def depth(manifest: Manifest) -> int:
+        before = by_digest.get(manifest.previous or "")
+        return 0 if before is None else 1 + depth(before)
+
+    return sorted(read, key=lambda manifest: (depth(manifest), manifest.phase))
+
+
+def differences(old: Path, new: Path) -> list[str]:
+    """Return what differs between two manifests, or two builds phase by phase."""
+    before, after = read_manifests(old), read_manifests(new)
+    for path, read in ((old, before), (new, after)):
+        if not read:
+            raise InputError(f"{path}: holds no manifest")
+    if len(before) == len(after) == 1:
+        return manifests.compare(before[0], after[0])
+    phases = {m.phase: m for m in before}, {m.phase: m for m in after}
+    told = [f"{name}: only in {old}" for name in phases[0] if name not in phases[1]]
+    told += [f"{name}: only in {new}" for name in phases[1] if name not in phases[0]]
+    for name in phases[0]:
+        if name in phases[1]:
+            lines = manifests.compare(phases[0][name], phases[1][name])
+            told += [f"{name}: {line}" for line in lines]
+    return told
+
+
+def _fim(settings: Json | None) -> str:
+    return "-" if settings is None else f"{settings['rate']:g} {settings['level']}"

@@ -1,0 +1,53 @@
+"""Overviews of `crystalmix show`: a manifest, a build, or a run."""
+
+from pathlib import Path
+
+from mixtures import report
+from prep import receipts
+from prep.errors import InputError
+from train import trace
+from train.session import WHERE, build_of
+from train.tracing import Answer
+
+
+def look(path: Path) -> Answer:
+    """Return what there is to see at a path; InputError if it is none of the three."""
+    if (path / WHERE).exists():
+        return _run(path)
+    manifests = report.read_manifests(path) if path.exists() else []
+    receipted = path.is_dir() and any(path.glob(f"**/{receipts.NAME}"))
+    if not manifests and not receipted:
+        raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
+    lines = [line for manifest in manifests for line in [*report.manifest_lines(manifest), ""]]
+    content = {"manifests": [{**m.content(), "digest": m.digest} for m in manifests]}
+    if receipted:
+        lines += report.account_lines(path)
+        places = sorted(path.glob(f"**/{receipts.NAME}"))
+        content["accounts"] = [
+            {"folder": p.parent.relative_to(path).as_posix(), **receipts.read(p.parent)["account"]}
+            for p in places
+        ]
+    return Answer(content, lines)
+
+
+def _run(run: Path) -> Answer:
+    traced = trace.connect(build_of(run, None), run)
+    steps = traced.rows(
+        """
+        SELECT phase, count(*) AS steps, first(loss ORDER BY step) AS first_loss,
+               last(loss ORDER BY step) AS last_loss, max_by(step, loss) AS worst_step
+        FROM steps GROUP BY phase ORDER BY phase
+        """
+    )
+    ratios = trace.ratios(traced)
+    losses = traced.rows(
+        "SELECT phase, part, max_by(loss, step) AS last_loss FROM losses "
+        "GROUP BY phase, part ORDER BY phase, part"
+    )
+    head = ["phase", "steps", "first loss", "last loss", "worst step"]
+    cells = [
+        [s["phase"], s["steps"], f"{s['first_loss']:.4f}", f"{s['last_loss']:.4f}", s["worst_step"]]
+        for s in steps
+    ]
+    lines = [*report.table(cells, head), "", *report.ratio_lines(ratios)]
+    return Answer({"steps": steps, "ratios": ratios, "losses": losses}, lines)

@@ -1,0 +1,145 @@
+"""Answers of `crystalmix trace` and `sql`: as JSON content and as lines."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixtures.context import TOKENIZER
+from mixtures.report import ratio_lines, table
+from prep import shards
+from prep.errors import InputError, UsageError
+from prep.tokens import TokenizerSettings, load
+from train import trace
+from train.findings import findings
+from train.session import WHERE, build_of
+from train.trace import Traced
+
+Json = dict[str, Any]
+FIM = ("", "PSM", "SPM")
+SNIPPET = 72
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question gave; faulty: findings were found."""
+
+    content: Any
+    lines: list[str] = field(default_factory=list)
+    faulty: bool = False
+
+
+def answer(
+    run: Path,
+    build: Path | None,
+    *,
+    step: str | None,
+    document: str | None,
+    ratios: str | None,
+    findings: bool,
+) -> Answer:
+    """Answer the one question asked of a run; UsageError unless it is one."""
+    asked = [name for name, value in (("--step", step), ("--document", document)) if value]
+    asked += [name for name, value in (("--ratios", ratios), ("--findings", findings)) if value]
+    if len(asked) != 1:
+        raise UsageError(
+            "trace: ask one of --step PHASE:STEP, --document NAME, --ratios FIRST:LAST, --findings"
+        )
+    place = build_of(run, build)
+    if findings:
+        return _disagreements(place, run)
+    traced = trace.connect(place, run)
+    if step is not None:
+        return _step(traced, step)
+    if document is not None:
+        return _document(traced, document)
+    first, last = _range(ratios or "")
+    told = trace.ratios(traced, first, last)
+    return Answer(told, ratio_lines(told))
+
+
+def query(path: Path, build: Path | None, asked: str | None) -> Answer:
+    """Run SQL over a build or a run; without SQL, list the views and their columns."""
+    is_run = (path / WHERE).exists()
+    traced = trace.connect(build_of(path, build), path) if is_run else trace.connect(path)
+    if asked is None:
+        return _views(traced)
+    rows = traced.rows(asked)
+    head = list(rows[0]) if rows else []
+    cells = [[_cell(value) for value in row.values()] for row in rows[:MOST_ROWS]]
+    more = [f"... {len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
+    return Answer(rows, [*table(cells, head), *more] if rows else ["no rows"])
+
+
+def _step(traced: Traced, asked: str) -> Answer:
+    phase, _, number = asked.partition(":")
+    if not number.isdigit():
+        raise UsageError(f"--step: must be PHASE:STEP such as phase2:300, got {asked!r}")
+    told = trace.documents(traced, phase, int(number))
+    for piece in told:
+        piece["fim"] = FIM[piece["fim"]]
+        piece["snippet"] = snippet(traced, piece)
+    cells = [
+        [p["slot"], p["part"], p["stop"] - p["start"], p["fim"], p["name"], p["snippet"]]
+        for p in told
+    ]
+    return Answer(told, table(cells, ["slot", "part", "tokens", "fim", "document", "text"]))
+
+
+def snippet(traced: Traced, piece: Json, length: int = SNIPPET) -> str:
+    """Return the beginning of a document piece as it stands in its row, on one line."""
+    tokenizer = load(TokenizerSettings(str(traced.build / TOKENIZER)))
+    row = shards.read(traced.build / piece["shard"], piece["row"], piece["row"] + 1)[0, 0]
+    ids = row[piece["start"] : min(piece["stop"], piece["start"] + length)].tolist()
+    text = " ".join(tokenizer.decode(ids, whole=False).split())
+    return text[:length]
+
+
+def _document(traced: Traced, name: str) -> Answer:
+    found = trace.find_documents(traced, name)
+    if not found:
+        raise InputError(f"no document of {traced.build} is called {name!r} or has it in its name")
+    if len(found) > 1:
+        cells = [[d["source"], d["name"], d["characters"]] for d in found]
+        lines = table(cells, ["source", "document", "characters"])
+        return Answer(found, [f"{len(found)} documents have {name!r} in their names:", *lines])
+    one = found[0]
+    told = trace.steps(traced, one["source"], one["document"])
+    cells = [
+        [s["phase"], s["step"], s["slot"], s["shard"], s["row"], "yes" if s["recorded"] else "no"]
+        for s in told
+    ]
+    head = ["phase", "step", "slot", "shard", "row", "recorded"]
+    lines = table(cells, head) if told else ["no step of any phase consumes it"]
+    content = {"document": one, "steps": told}
+    return Answer(content, [f"{one['source']}: {one['name']} ({one['file']}#{one['record']})", *lines])
+
+
+def _range(asked: str) -> tuple[int, int]:
+    first, _, last = asked.partition(":")
+    if not (first.isdigit() and last.isdigit()):
+        raise UsageError(f"--ratios: must be FIRST:LAST such as 0:999, got {asked!r}")
+    return int(first), int(last)
+
+
+def _disagreements(build: Path, run: Path) -> Answer:
+    told = findings(build, run)
+    return Answer(told, told or ["ledger equals plan: yes"], faulty=bool(told))
+
+
+def _views(traced: Traced) -> Answer:
+    query = """
+        SELECT table_name AS view, string_agg(column_name, ', ' ORDER BY column_index) AS columns
+        FROM duckdb_columns() WHERE NOT internal AND table_name NOT IN ('packed', 'origins')
+        GROUP BY table_name ORDER BY table_name
+    """
+    rows = traced.rows(query)
+    return Answer(rows, table([[row["view"], row["columns"]] for row in rows], ["view", "columns"]))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value
