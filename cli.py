@@ -158,7 +158,9 @@ def show(path: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("build_", metavar="BUILD", type=PATH)
-@click.option("--run", type=PATH, default=None, help="Check this run's ledger against its plan too.")
+@click.option(
+    "--run", type=PATH, default=None, help="Check this run's ledger against its plan too."
+)
 @WORKERS
 @JSON
 def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
@@ -247,7 +249,6 @@ def _findings(told: list[str], as_json: bool, sound: str) -> None:
         show_lines(told or [sound])
     if told:
         sys.exit(1)
-
 
 
 if __name__ == "__main__":

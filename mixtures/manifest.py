@@ -7,7 +7,7 @@ the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,7 @@ def part_digest(shards: Sequence[PartShard]) -> str:
 
 def sealed(manifest: Manifest) -> Manifest:
     """Return the manifest with its digest."""
-    fields = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
-    return Manifest(**{**fields, "digest": receipts.digest(manifest.content())})
+    return replace(manifest, digest=receipts.digest(manifest.content()))
 
 
 def write(path: Path, manifest: Manifest) -> None:
@@ -168,11 +167,13 @@ def read(path: Path) -> Manifest:
         raise DamageError(f"{file}: was edited (its digest does not match its content)")
     if content.pop("schema") != SCHEMA:
         raise DamageError(f"{file}: has another schema than {SCHEMA}; build again")
-    parts = tuple(
-        ManifestPart(**{**part, "shards": tuple(PartShard(**shard) for shard in part["shards"])})
-        for part in content.pop("parts")
-    )
-    return Manifest(**content, parts=parts, digest=told)
+    content["parts"] = tuple(_part(part) for part in content["parts"])
+    return Manifest(**content, digest=told)
+
+
+def _part(content: Json) -> ManifestPart:
+    shards = tuple(PartShard(**shard) for shard in content.pop("shards"))
+    return ManifestPart(**content, shards=shards)
 
 
 def compare(old: Manifest, new: Manifest) -> list[str]:

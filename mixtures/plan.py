@@ -58,7 +58,11 @@ def _phase(recipe: Recipe, phase: Phase, out: Path | None) -> PhasePlan:
     counts = Interleave([weight for weight, _ in pairs]).counts(phase.rows)
     count_of = {part.name: count for (_, part), count in zip(pairs, counts, strict=True)}
     parts = tuple(_part(recipe, part, count_of[part.name], phase, out) for part in phase.parts)
-    refusals = [line for part, asked in zip(parts, phase.parts, strict=True) for line in _refusals(part, asked)]
+    refusals = [
+        line
+        for part, asked in zip(parts, phase.parts, strict=True)
+        for line in _refusals(part, asked)
+    ]
     return PhasePlan(
         name=phase.name,
         steps=phase.steps,

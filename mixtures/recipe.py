@@ -205,10 +205,10 @@ def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN
 
 def _unknown(
     path: Path,
-    content: Any,
+    content: Any,  # noqa: ANN401
     steps: tuple[str | int, ...],
     found: str,
-    known: dict[str, Any],  # noqa: ANN401
+    known: dict[str, Any],
 ) -> RecipeError:
     where = ".".join(map(str, steps))
     kind = "source" if steps[0] == "domains" else "domain"

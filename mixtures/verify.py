@@ -64,9 +64,7 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     return broken
 
 
-def _check_shards(
-    sealed: dict[Path, Json], broken: set[Path], workers: int
-) -> Iterator[str]:
+def _check_shards(sealed: dict[Path, Json], broken: set[Path], workers: int) -> Iterator[str]:
     """Decode every shard again and hold sums over each folder against its account."""
     checks = [
         Check(folder, entry, receipt["settings"].get("tokenizer"))
@@ -95,7 +93,9 @@ def recount(check: Check) -> Json:
     try:
         digest = shards.content_digest(path)
         if digest != check.entry["digest"]:
-            told = f"{path}: its rows changed (sha256 {digest}, receipt has {check.entry['digest']})"
+            told = (
+                f"{path}: its rows changed (sha256 {digest}, receipt has {check.entry['digest']})"
+            )
             return {"fault": told}
         if check.tokenizer is None:
             return {}

@@ -73,8 +73,8 @@ def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
 
 
 def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
-    steps = tuple(step for step in fault["loc"] if not _is_branch(step))
-    message = REMEDIES.get(fault["type"], fault["msg"])
+    steps: tuple[Step, ...] = tuple(step for step in fault["loc"] if not _is_branch(step))
+    message = str(REMEDIES.get(fault["type"], fault["msg"]))
     if fault["type"] == "value_error":
         # Raised by a dataclass about one of its fields: `rate: must lie in [0, 1], got 1.9`.
         name, _, rest = str(fault["ctx"]["error"]).partition(": ")
@@ -83,7 +83,7 @@ def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
         else:
             message = str(fault["ctx"]["error"])
     elif fault["type"] not in REMEDIES:
-        message = f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+        message = f"{message[:1].lower()}{message[1:]}, got {fault['input']!r}"
     where = ".".join(str(step) for step in steps)
     return RecipeError(f"{path}:{line_of(content, steps)}: {where or 'the file'}: {message}")
 

@@ -109,7 +109,7 @@ class Stream:
             index = pq.read_table(block.path.with_suffix(".parquet"))
             ends = int(self.starts[i]) + np.cumsum(index["tokens"].to_numpy())
             first = ends - index["tokens"].to_numpy()
-            touched = pa.array(np.flatnonzero((ends > low) & (first < high)))
+            touched = np.flatnonzero((ends > low) & (first < high))
             table = index.append_column("first", pa.array(first)).take(touched)
             name = pa.array([block.source] * len(table), pa.string())
             tables.append(table.append_column("source", name))

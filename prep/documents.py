@@ -95,7 +95,7 @@ def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -
         "characters": _sum(table, "characters"),
         "bytes": _sum(table, "bytes"),
         "dropped": dict(sorted(dropped.items())),
-        "text_digest": xxhash.xxh3_128_hexdigest(b"".join(table["digest"].to_pylist())),
+        "text_digest": xxhash.xxh3_128_hexdigest(_joined(table["digest"])),
     }
 
 
@@ -130,7 +130,7 @@ def texts(
             return
         records = batch.table["record"].to_numpy()
         places = _places(records, wanted[done:])
-        column = batch.table["text"]
+        column: Any = batch.table["text"]
         for place in places.tolist():
             text = column[place].as_py()
             digest = xxhash.xxh3_128_digest((text or "").encode())
@@ -223,13 +223,12 @@ def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
 
 @lru_cache(maxsize=1)
 def _connection() -> duckdb.DuckDBPyConnection:
-    settings = {"threads": "1", "preserve_insertion_order": "true"}
-    return duckdb.connect(config=settings)
+    return duckdb.connect(config={"threads": 1, "preserve_insertion_order": True})
 
 
 def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
     """Turn kept records into documents; a null or empty text is dropped and counted."""
-    texts = table["text"].to_pylist()
+    texts: list[Any] = table["text"].to_pylist()
     good = [i for i, text in enumerate(texts) if text]
     missing = sum(text is None for text in texts)
     for reason, count in (("no_text", missing), ("empty", len(texts) - len(good) - missing)):
@@ -248,6 +247,10 @@ def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
     return pa.table(columns).cast(schema(source))
+
+
+def _joined(column: Any) -> bytes:  # noqa: ANN401  a column of binary(16)
+    return b"".join(column.to_pylist())
 
 
 def _sum(table: pa.Table, column: str) -> int:

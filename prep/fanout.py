@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -79,10 +79,13 @@ class Fanout:
         return self._pool
 
 
-def progress(total: int, label: str, unit: str = "it") -> "tqdm[object]":
+def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
     """Return the progress bar, on stderr; silent where stderr is no terminal."""
     quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
-    return tqdm(total=total, desc=label, unit=unit, disable=quiet, leave=False, dynamic_ncols=True)
+    bar: tqdm[Any] = tqdm(
+        total=total, desc=label, unit=unit, disable=quiet, leave=False, dynamic_ncols=True
+    )
+    return bar
 
 
 def _alone() -> None:

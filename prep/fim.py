@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from prep import seeds
 from prep.blocks import Encoded
-from prep.errors import RecipeError
 from prep.sources import Document
 from prep.tokens import Tokenizer
 

@@ -4,7 +4,6 @@ Lines end at `\\n` only: U+2028, `\\r` and the like belong to a text. Parsing is
 JSON and UTF-8, so lone surrogates and NaN are broken records, not guesses).
 """
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 import zstandard
-from isal import igzip
+from isal import igzip, isal_zlib
 
 from prep.errors import InputError
 
@@ -21,6 +20,8 @@ BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
 LINE_LIMIT = 256 << 20
 WINDOW_LIMIT = 1 << 31
+# The stubs type ISA-L's error as an instance.
+UNREADABLE: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error)
 
 Bad = tuple[tuple[int, str], ...]
 
@@ -99,13 +100,13 @@ def _pieces(path: Path) -> Iterator[bytes]:
             if path.suffix == ".zst":
                 yield from _zstd(path, file)
             elif path.suffix == ".gz":
-                with igzip.open(file) as plain:
+                with igzip.IGzipFile(fileobj=file) as plain:
                     while piece := plain.read(1 << 20):
                         yield piece
             else:
                 while piece := file.read(1 << 20):
                     yield piece
-    except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path}: can't be read to its end ({error}); fetch the file again"
         ) from None

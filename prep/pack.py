@@ -10,7 +10,7 @@ drop` the last row must have all its labels and the rest is dropped and counted,
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from prep import shards, spans
 from prep.blocks import Encoded, Stream
-from prep.errors import RecipeError
 
 VERSION = 1
 BLOCK_ROWS = 256
@@ -120,8 +119,8 @@ def cut(tokens: NDArray[np.int32], count: int, msl: int, pad: int) -> shards.Row
 def _spans(stream: Stream, start: int, stop: int, msl: int) -> pa.Table:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    owner = documents.take(pa.array(pieces["document"]))
-    columns = {
+    owner = documents.take(pieces["document"])
+    columns: dict[str, Any] = {
         **{name: pieces[name] for name in ("row", "start", "stop", "offset")},
         **{name: owner[name].combine_chunks() for name in ("document", "fim", "cut1", "cut2")},
         "source": owner["source"].combine_chunks().dictionary_encode(),

@@ -101,6 +101,7 @@ class RowFim:
         else:
             places = character_starts(self.tokenizer, body)
             chosen = plan(self.settings, u, len(places) - 1)
+            pieces = (body, body[:0], body[:0])
             if chosen.form != LEFT_TO_RIGHT:
                 rest, suffix = divide(self.tokenizer, body, places[chosen.second])
                 prefix, middle = divide(self.tokenizer, rest, places[chosen.first])

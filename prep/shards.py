@@ -7,14 +7,14 @@ whole, and read back whole: the file stays standard, the copying goes away.
 This is the only module that touches h5py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from os import getpid
 from pathlib import Path
-from zlib import error as zlib_error
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,6 +29,8 @@ Rows = NDArray[np.int32]  # (rows, 3, msl)
 CHANNELS = 3
 LEVEL = 1
 BLOCK_ROWS = 256
+# What h5py and ISA-L raise on a broken file (the stubs type ISA-L's error as an instance).
+UNREADABLE: Any = (OSError, KeyError, RuntimeError, ValueError, isal_zlib.error)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     content, total, written, msl = sha256(), 0, 0, 0
     with h5py.File(temporary, "w") as file:
         dataset = None
-        for block in blocks:
-            block = np.ascontiguousarray(block, dtype="<i4")
+        for given in blocks:
+            block = np.ascontiguousarray(given, dtype="<i4")
             if dataset is None:
                 msl = block.shape[2]
                 dataset = _create(file, rows, msl)
@@ -161,16 +163,17 @@ def folder(path: Path) -> list[Path]:
 @lru_cache(maxsize=128)
 def _open(path: Path, _modified: int) -> h5py.Dataset:
     # Kept open: opening costs more than reading a row. A replaced file has another time.
-    return h5py.File(path, "r")["data"]
+    dataset: Any = h5py.File(path, "r")["data"]
+    return dataset
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> Generator[None]:
     try:
         yield
     except FileNotFoundError:
         raise DamageError(f"{path}: is missing; build again or restore it") from None
-    except (OSError, KeyError, RuntimeError, ValueError, zlib_error, isal_zlib.error) as error:
+    except UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamageError(
             f"{path}: is not a readable shard ({first}); build again or restore it"

@@ -170,7 +170,7 @@ def _with_text(source: Source, place: object, table: pa.Table, first: int) -> pa
     return pa.table([record, text, *(table.column(n) for n in kept)], ["record", "text", *kept])
 
 
-def _field(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+def _field(column: Any, name: str) -> Any:  # noqa: ANN401  a struct column
     import pyarrow.compute as pc
 
     return pc.struct_field(column, name)
@@ -191,10 +191,11 @@ def _read_hub(source: Source, root: Path, number: int) -> Iterator[Batch]:
 def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no types
     import datasets
 
+    load: Any = datasets.load_dataset
     files = [str(root / name) for name in source.data_files] or None
     local = root / (source.hub or "")
     try:
-        return datasets.load_dataset(
+        return load(
             str(local) if local.is_dir() else source.hub,
             name=source.config,
             split=source.split,

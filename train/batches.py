@@ -54,7 +54,10 @@ class Batches:
     def ahead(self, start: int, depth: int = 2) -> Iterator[Batch]:
         """Yield the batches from a step on, reading the next ones in a thread meanwhile."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            waiting = [pool.submit(self.__getitem__, s) for s in range(start, min(start + depth, len(self)))]
+            waiting = [
+                pool.submit(self.__getitem__, s)
+                for s in range(start, min(start + depth, len(self)))
+            ]
             for step in range(start, len(self)):
                 batch = waiting.pop(0).result()
                 if step + depth < len(self):

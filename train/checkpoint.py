@@ -7,7 +7,7 @@ it a checkpoint.
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,6 @@ from shutil import rmtree
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -23,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from prep import receipts
 from prep.errors import DamageError
@@ -40,7 +41,7 @@ def save(
     rmtree(temporary, ignore_errors=True)
     weights, moments = get_state_dict(model, optimizer)
     with _single_process():
-        dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=temporary)
+        save_state({"model": weights, "optimizer": moments}, checkpoint_id=temporary)
     files = [receipts.describe(file) for file in sorted(temporary.iterdir())]
     content = {**state, "step": step, "weights": weights_digest(model), "files": files}
     receipts.write_atomic(temporary / STATE, receipts.canonical(content))
@@ -53,9 +54,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Json
     """Load model and optimiser from a checkpoint; return its state."""
     state = read_state(path)
     weights, moments = get_state_dict(model, optimizer)
-    whole = {"model": weights, "optimizer": moments}
+    whole: dict[str, Any] = {"model": weights, "optimizer": moments}
     with _single_process():
-        dcp.load(whole, checkpoint_id=path)
+        load_state(whole, checkpoint_id=path)
     set_state_dict(
         model, optimizer, model_state_dict=whole["model"], optim_state_dict=whole["optimizer"]
     )
@@ -68,7 +69,7 @@ def load_weights(path: Path, model: nn.Module) -> Json:
     state = read_state(path)
     whole = {"model": get_model_state_dict(model)}
     with _single_process():
-        dcp.load(whole, checkpoint_id=path)
+        load_state(whole, checkpoint_id=path)
     set_model_state_dict(model, whole["model"])
     _check_weights(path, model, state)
     return state
@@ -119,7 +120,7 @@ def _check_weights(path: Path, model: nn.Module, state: Json) -> None:
 
 
 @contextmanager
-def _single_process() -> Iterator[None]:
+def _single_process() -> Generator[None]:
     with warnings.catch_warnings():
         # Without a process group torch.distributed.checkpoint warns that it assumes one process.
         warnings.filterwarnings("ignore", message=".*single process.*|.*torch.distributed.*")

@@ -112,7 +112,7 @@ def _write_settings(out: Path, size: Size, raw: Path) -> tuple[Path, Path]:
 def _texts(raw: Path) -> Iterator[str]:
     """Yield the gathered texts, to train the tokenizer on."""
     for path in sorted(raw.rglob("*.parquet")):
-        yield from pq.read_table(path, columns=["content"])["content"].to_pylist()
+        yield from map(str, pq.read_table(path, columns=["content"])["content"].to_pylist())
     for path in sorted(raw.rglob("*.jsonl.zst")):
         with zstandard.open(path, "rb") as file:
             yield from (orjson.loads(line)["text"] for line in file.read().splitlines())

@@ -40,7 +40,8 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
 def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]:
     begun = receipts.read_json(folder / "run.json")
     if begun["manifest"] != manifest.digest:
-        yield f"{folder}: was trained on manifest {begun['manifest'][:12]}, not {manifest.digest[:12]}"
+        told = begun["manifest"][:12]
+        yield f"{folder}: was trained on manifest {told}, not on {manifest.digest[:12]}"
     yield from _sealed_files(folder)
     steps = ledger.read(folder / "ledger", "steps")
     rows = ledger.read(folder / "ledger", "rows")
@@ -92,7 +93,7 @@ def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: int) -> Itera
         if set(have["step"].to_pylist()) != {step} or len(have) != manifest.batch:
             yield f"{folder}: step {step} holds {len(have)} rows in place, planned {manifest.batch}"
             return
-        part = [names.get(name, -1) for name in have["part"].to_pylist()]
+        part = [names.get(str(name), -1) for name in have["part"].to_pylist()]
         same = (
             (plan.part == np.array(part))
             & (plan.row == have["row"].to_numpy())
@@ -109,6 +110,6 @@ def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: int) -> Itera
 
 def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Iterator[str]:
     batches = Batches(manifest, root)
-    for step, digest in zip(steps["step"].to_pylist(), steps["digest"].to_pylist(), strict=True):
+    for step, digest in enumerate(steps["digest"].to_pylist()):
         if batches[step].digest != digest:
             yield f"{folder}: step {step} was fed other bytes than the shards hold now"

@@ -114,13 +114,13 @@ class Ledger:
 
     def _row_table(self, step: Step) -> pa.Table:
         refs, count = step.refs, len(step.refs.row)
-        names = [part.name for part in self.manifest.parts]
+        names = pa.array([part.name for part in self.manifest.parts])
         columns = {
             "step": pa.array(np.full(count, step.step), pa.int32()),
             "slot": pa.array(np.arange(count), pa.int32()),
             "part": pa.DictionaryArray.from_arrays(pa.array(refs.part, pa.int32()), names),
             "shard": pa.DictionaryArray.from_arrays(
-                pa.array(refs.shard, pa.int32()), self.manifest.paths
+                pa.array(refs.shard, pa.int32()), pa.array(self.manifest.paths)
             ),
             "row": pa.array(refs.row, pa.int32()),
             "epoch": pa.array(refs.epoch, pa.int32()),
@@ -157,7 +157,9 @@ def read(folder: Path, kind: str) -> pa.Table:
             tables.append(pq.read_table(path))
         except (pa.ArrowException, OSError) as error:
             brief = str(error).splitlines()[0]
-            raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
+            raise DamageError(
+                f"{path}: can't be read ({brief}); restore it or train again"
+            ) from None
     if not tables:
         raise DamageError(f"{folder}: holds no {kind}; train first")
     return pa.concat_tables(tables)

@@ -178,7 +178,9 @@ class _Reader:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
         unused = [key for key in UNUSED.get(name, "").split() if key in given]
         if unused:
-            logging.getLogger("crystalmix").info("%s: %s: not used: %s", self.path, name, ", ".join(unused))
+            logging.getLogger("crystalmix").info(
+                "%s: %s: not used: %s", self.path, name, ", ".join(unused)
+            )
         return {key: value for key, value in given.items() if key not in unused}
 
     def _make(self, section: str, kind: Any, values: Json, known: set[str]) -> Any:  # noqa: ANN401
@@ -190,9 +192,13 @@ class _Reader:
         except (TypeError, ValueError) as error:
             key, _, rest = str(error).partition(": ")
             if not rest:
-                raise self._fault((section,), str(error).replace(f"{kind.__name__}.__init__() ", "")) from None
+                raise self._fault(
+                    (section,), str(error).replace(f"{kind.__name__}.__init__() ", "")
+                ) from None
             raise self._fault((section, key), rest) from None
 
     def _fault(self, steps: tuple[str | int, ...], message: str) -> RecipeError:
         where = ".".join(map(str, steps))
-        return RecipeError(f"{self.path}:{yamlfile.line_of(self.content, steps)}: {where}: {message}")
+        return RecipeError(
+            f"{self.path}:{yamlfile.line_of(self.content, steps)}: {where}: {message}"
+        )

@@ -34,7 +34,9 @@ def train(
     names = [manifest.phase for manifest in manifests]
     unknown = sorted(set(phases) - set(names))
     if unknown:
-        raise UsageError(f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})")
+        raise UsageError(
+            f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
+        )
     path = runs.find(run_file)
     remember(out, build)
     for place, manifest in enumerate(manifests):
@@ -78,7 +80,8 @@ def _last_weights(out: Path, before: Manifest) -> Path:
 def _line(manifest: Manifest, outcome: Outcome) -> str:
     begun = f"resumed at step {outcome.first_step}" if outcome.first_step else "from step 0"
     if outcome.first_step >= outcome.steps:
-        return f"{manifest.phase}: already trained, {outcome.steps} steps, weights {outcome.weights[:12]}"
+        done = f"already trained, {outcome.steps} steps"
+        return f"{manifest.phase}: {done}, weights {outcome.weights[:12]}"
     return (
         f"{manifest.phase}: {begun} to {outcome.steps} of {manifest.steps}, "
         f"loss {outcome.loss:.4f}, weights {outcome.weights[:12]}"

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
-from prep import receipts
 from prep.documents import IDENTITY
 from prep.errors import InputError, UsageError
 from prep.spans import ORIGIN, SPANS
@@ -26,7 +25,8 @@ LOCATED = """
     CREATE VIEW spans AS
     SELECT shard, "row", start, stop, source, document, "offset", fim, cut1, cut2 FROM packed
     UNION ALL BY NAME
-    SELECT o.shard, o."row", p.start, p.stop, p.source, p.document, p."offset", p.fim, p.cut1, p.cut2
+    SELECT o.shard, o."row", p.start, p.stop, p.source, p.document, p."offset",
+           p.fim, p.cut1, p.cut2
     FROM origins o JOIN packed p
       ON p.shard = o.domain || '/' || o.origin AND p."row" = o.origin_row
 """
@@ -196,7 +196,7 @@ def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
     start = len(build.as_posix()) + 2  # SQL counts from 1; past the slash
     for view, kind, schema in (("packed", "spans", SPANS), ("origins", "origin", ORIGIN)):
         shard = f"replace(filename[{start}:], '.{kind}.parquet', '.h5') AS shard"
-        domain = f"split_part(filename[{start}:], '/', 1) || '/' || split_part(filename[{start}:], '/', 2) AS domain"
+        domain = f"array_to_string(string_split(filename[{start}:], '/')[:2], '/') AS domain"
         if not list(build.glob(f"domains/*/*/*.{kind}.parquet")):
             fields = [*schema, pa.field("shard", pa.string()), pa.field("domain", pa.string())]
             connection.register(view, pa.schema(fields).empty_table())

@@ -112,7 +112,9 @@ def _document(traced: Traced, name: str) -> Answer:
     head = ["phase", "step", "slot", "shard", "row", "recorded"]
     lines = table(cells, head) if told else ["no step of any phase consumes it"]
     content = {"document": one, "steps": told}
-    return Answer(content, [f"{one['source']}: {one['name']} ({one['file']}#{one['record']})", *lines])
+    return Answer(
+        content, [f"{one['source']}: {one['name']} ({one['file']}#{one['record']})", *lines]
+    )
 
 
 def _range(asked: str) -> tuple[int, int]:
