@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import click
 VERSION = "0.1.0"
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
+MOVED = click.option(
+    "--build", "build_", type=PATH, default=None, help="A run's build, if it was moved."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 WORKERS = click.option(
     "--workers",
@@ -44,6 +48,10 @@ class Verbs(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            fail("torch is not installed; install crystalmix with its extra `train`", 1)
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise
@@ -72,7 +80,11 @@ def show_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def _readable(value: object) -> str:
+def _readable(value: object) -> object:
+    """Return what JSON has no type for: sums in SQL are decimals, digests are bytes."""
+    if isinstance(value, Decimal):
+        whole = value == value.to_integral_value()
+        return int(value) if whole and abs(value) < 2**63 else float(value)
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
@@ -144,12 +156,13 @@ def build(
 
 @main.command()
 @click.argument("path", type=PATH)
+@MOVED
 @JSON
-def show(path: Path, as_json: bool) -> None:
+def show(path: Path, build_: Path | None, as_json: bool) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
     from train import overview
 
-    told = overview.look(path)
+    told = overview.look(path, build_)
     if as_json:
         show_json(told.content)
     else:
@@ -191,13 +204,15 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
-@click.option("--stop", type=click.IntRange(1), default=None, help="Stop after this many steps.")
+@click.option(
+    "--stop", type=click.IntRange(1), default=None, help="End a phase after this many steps."
+)
 def train(
     build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
 ) -> None:
     """Train on a build's phases in order, each from the last weights of the one before.
 
-    Goes on from the newest checkpoint where there is one.
+    Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
     from train.session import train as run
 
@@ -206,7 +221,7 @@ def train(
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.option("--build", "build_", type=PATH, default=None, help="The build, if it was moved.")
+@MOVED
 @click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
 @click.option("--document", default=None, help="A document's name: the steps that consumed it.")
 @click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
@@ -228,7 +243,7 @@ def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None: 
 @main.command()
 @click.argument("path", type=PATH)
 @click.argument("query", required=False)
-@click.option("--build", "build_", type=PATH, default=None, help="The build, if it was moved.")
+@MOVED
 @JSON
 def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> None:
     """Run QUERY over a build or run; without one, list the views and their columns."""

@@ -13,9 +13,13 @@ Every folder is sealed by a receipt. What is fresh is skipped, what is unfinishe
 stopped, and what was built otherwise is refused.
 """
 
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from mixtures import manifest as manifests
@@ -24,13 +28,15 @@ from mixtures.context import TOKENIZER, Context, Folder, rows_files, tokenizer_i
 from mixtures.manifest import Manifest, ManifestPart, PartShard
 from mixtures.order import VERSION
 from mixtures.recipe import Part, Phase, Recipe
-from prep import receipts
-from prep.errors import RefusalError, StaleError, UsageError
+from mixtures.stages import naming
+from prep import fim, receipts
+from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
 from prep.sources import NUMBER
-from prep.tokens import load
+from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
+LEFT = ("*.done", ".*.tmp", "block-*.parquet")
 
 
 def build(
@@ -50,25 +56,87 @@ def build(
     wanted = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in wanted]
     needed = {source for name in domains for source in recipe.domains[name].sources}
-    with Fanout(workers) as pool:
-        context = Context(recipe, root, out, pool, load(recipe.tokenizer))
+    tokenizer = _tokenizer(recipe, domains)
+    with naming(out), alone(out), Fanout(workers) as pool:
+        context = Context(recipe, root, out, pool, tokenizer)
         scanned = scanning.scan(context, [name for name in recipe.sources if name in needed])
         packed = packing.run(context, domains, scanned)
         folders = shuffling.run(context, permuting.run(context, packed))
-    receipts.write_atomic(out / TOKENIZER, context.tokenizer.raw)
-    return _seal(context, names, folders)
+        sealed = _seal(context, names, folders)
+        sweep(out)
+    return sealed
+
+
+def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
+    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe asks."""
+    with _at(recipe, "tokenizer", "path"):
+        tokenizer = load(recipe.tokenizer)
+    for part in ("bos", "eos"):
+        if getattr(recipe.rows, part):
+            with _at(recipe, "rows", part):
+                tokenizer.id_of(part)
+    for name in domains:
+        if recipe.domains[name].fim is not None:
+            with _at(recipe, "domains", name, "fim"):
+                fim.sentinels(tokenizer)
+    return tokenizer
+
+
+@contextmanager
+def _at(recipe: Recipe, *steps: str) -> Generator[None]:
+    """Give an error about the tokenizer the place in the recipe that asks for it."""
+    try:
+        yield
+    except (InputError, RecipeError) as error:
+        key, _, rest = str(error).removeprefix("tokenizer.").partition(": ")
+        if hasattr(recipe.tokenizer, key):  # `tokenizer.bos: ...`: it names its place
+            raise recipe.fault(rest, "tokenizer", key) from None
+        raise recipe.fault(str(error), *steps) from None
+
+
+@contextmanager
+def alone(out: Path) -> Generator[None]:
+    """Hold a build's folder; RefusalError while another process does. Its death lets go."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusalError(
+                f"{out}: another build is writing here; "
+                "wait for its end or build into another --out"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def sweep(out: Path) -> None:
+    """Remove what killed builds left in sealed folders: marks, blocks, temporary files."""
+    sealed = [path.parent for path in out.glob(f"*/**/{receipts.NAME}")]
+    for folder in [out, *out.glob("phases/*"), *sealed]:
+        for pattern in LEFT:
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        rmtree(folder / packing.TOKENS, ignore_errors=True)
 
 
 def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:
-    """Write the manifests, each naming the one before it."""
+    """Write the tokenizer and the manifests, each naming the one before it; none if one can't."""
     every = list(context.recipe.phases)
     drafts: dict[str, Manifest] = {}
     for name in names:
         before = every[every.index(name) - 1] if every.index(name) else None
         previous = None if before is None else _digest_of(context.out, before, drafts)
         drafts[name] = seal(context, context.recipe.phases[name], folders, previous)
-    for manifest in drafts.values():
-        _write(context.out / "phases" / manifest.phase / manifests.NAME, manifest)
+    places = {context.out / "phases" / name / manifests.NAME: drafts[name] for name in names}
+    missing = [path for path, manifest in places.items() if not _is_sealed(path, manifest)]
+    tokenizer = context.out / TOKENIZER
+    if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
+        receipts.write_atomic(tokenizer, context.tokenizer.raw)
+    for path in missing:
+        manifests.write(path, places[path])
     return list(drafts.values())
 
 
@@ -142,7 +210,7 @@ def choose(part: Part, receipt: Json, folder: Path) -> tuple[PartShard, ...]:
     if first >= last:
         raise RefusalError(
             f"part {part.name}: is empty: rows {first} to {last} of {total} in "
-            f"{len(shards)} {part.half or 'all'} shards; "
+            f"{len(shards)} {f'{part.half} ' if part.half else ''}shards; "
             "widen the subset, add data or lower rows.rows_per_shard"
         )
     chosen: list[PartShard] = []
@@ -173,12 +241,14 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, phase: Phase, msl: in
     return replace(part, rows=count, tokens=count * msl, got=count / phase.rows, epochs=epochs)
 
 
-def _write(path: Path, manifest: Manifest) -> None:
-    if path.exists():
-        told = manifests.compare(manifests.read(path), manifest)
-        if told:
-            raise StaleError(
-                f"{path}: was sealed otherwise ({'; '.join(told[:3])}); "
-                "move it away or build into another --out"
-            )
-    manifests.write(path, manifest)
+def _is_sealed(path: Path, manifest: Manifest) -> bool:
+    """Tell whether a manifest is there already; StaleError if another one is."""
+    if not path.exists():
+        return False
+    told = manifests.compare(manifests.read(path), manifest)
+    if told:
+        raise StaleError(
+            f"{path}: was sealed otherwise ({'; '.join(told[:3])}); "
+            "move it away or build into another --out"
+        )
+    return True

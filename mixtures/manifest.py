@@ -164,11 +164,17 @@ def read(path: Path) -> Manifest:
     content = receipts.read_json(file)
     told = content.pop("digest", None)
     if receipts.digest(content) != told:
-        raise DamageError(f"{file}: was edited (its digest does not match its content)")
-    if content.pop("schema") != SCHEMA:
+        raise DamageError(
+            f"{file}: was edited (its digest does not match its content); "
+            "restore it, or remove it and build again"
+        )
+    if content.pop("schema", None) != SCHEMA:
         raise DamageError(f"{file}: has another schema than {SCHEMA}; build again")
-    content["parts"] = tuple(_part(part) for part in content["parts"])
-    return Manifest(**content, digest=told)
+    try:
+        content["parts"] = tuple(_part(part) for part in content["parts"])
+        return Manifest(**content, digest=told)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{file}: is no manifest ({error}); restore it") from None
 
 
 def _part(content: Json) -> ManifestPart:
@@ -189,4 +195,6 @@ def compare(old: Manifest, new: Manifest) -> list[str]:
             told.append(f"parts.{name}: is new")
         else:
             told += receipts.differences(parts_before[name], parts_after[name], f"parts.{name}")
+    if parts_before.keys() == parts_after.keys():
+        told += receipts.differences([*parts_before], [*parts_after], "parts: listed as")
     return told

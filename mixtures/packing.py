@@ -8,16 +8,16 @@ from mixtures import stages
 from mixtures.context import Context, Folder, summed, tokenizer_identity
 from mixtures.recipe import Domain
 from prep import fim, pack
-from prep.blocks import Block
+from prep.blocks import Block, Stream
 from prep.errors import RefusalError
 from prep.shards import name as shard_name
 
 Json = dict[str, Any]
+TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
 
 
 def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Folder]:
     """Pack every epoch of the domains; return their sealed folders in order."""
-    stages.controls_of(context.tokenizer, context.recipe.rows)  # refuses before any work is done
     folders = [
         _folder(context, name, context.recipe.domains[name], epoch, scanned)
         for name in names
@@ -31,7 +31,7 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
         todo, told, context.run(stages.pack_shard, shards, "pack"), strict=True
     ):
         folder.seal(made, _account(text, [result["account"] for result in made]))
-        rmtree(folder.path / "tokens", ignore_errors=True)
+        rmtree(folder.path / TOKENS, ignore_errors=True)
     return folders
 
 
@@ -39,8 +39,6 @@ def _folder(
     context: Context, name: str, domain: Domain, epoch: int, scanned: dict[str, Json]
 ) -> Folder:
     inner = domain.fim if domain.fim and domain.fim.level == "document" else None
-    if domain.fim is not None:
-        fim.sentinels(context.tokenizer)
     recipe = {
         "stage": "pack",
         "version": [pack.VERSION, fim.VERSION],
@@ -48,6 +46,7 @@ def _folder(
             "rows": asdict(context.recipe.rows),
             "fim": asdict(inner) if inner else None,
             "draw": [name, epoch] if inner else None,
+            "sources": list(domain.sources),  # their order is the order of the stream
             "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
             "tokenizer": tokenizer_identity(context.tokenizer),
         },
@@ -78,7 +77,7 @@ def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[
                     settings=context.recipe.rows,
                     fim=folder.domain.fim if level == "document" else None,
                     draw=(context.recipe.seed, folder.name, folder.epoch),
-                    out=folder.path / "tokens" / f"block-{len(items):05d}.ids",
+                    out=folder.path / TOKENS / f"block-{len(items):05d}.ids",
                 )
             )
             first = last
@@ -90,29 +89,35 @@ def _shards(
 ) -> list[stages.Pack]:
     """Return the work items of a folder's shards; RefusalError if there is no row."""
     settings = context.recipe.rows
-    stream = tuple(
-        Block(item.out, item.source.name, result["tokens"], result["wide"])
-        for item, result in zip(items, told, strict=True)
+    stream = Stream(
+        tuple(
+            Block(item.out, item.source.name, result["tokens"], result["wide"])
+            for item, result in zip(items, told, strict=True)
+        )
     )
-    tokens = sum(block.tokens for block in stream)
-    rows = pack.rows_of(tokens, settings)
+    rows = pack.rows_of(stream.tokens, settings)
     if rows == 0:
         raise RefusalError(
-            f"domain {folder.name}: {tokens} tokens give no whole row of {settings.msl}; "
+            f"domain {folder.name}: {stream.tokens} tokens give no whole row of {settings.msl}; "
             "add data, lower rows.msl or set rows.tail to keep"
         )
-    return [
-        stages.Pack(
-            mark=folder.mark,
-            stream=stream,
-            rows=bounds,
-            settings=settings,
-            pad=context.tokenizer.pad,
-            controls=context.controls,
-            out=folder.path / shard_name(number),
+    made: list[stages.Pack] = []
+    for number, (first, last) in enumerate(pack.shards_of(rows, settings)):
+        # The last label of a shard is the first token of the next, hence one token more.
+        near = stream.part(first * settings.msl, last * settings.msl + 1)
+        made.append(
+            stages.Pack(
+                mark=folder.mark,
+                stream=near.blocks,
+                base=int(near.starts[0]),
+                rows=(first, last),
+                settings=settings,
+                pad=context.tokenizer.pad,
+                controls=context.controls,
+                out=folder.path / shard_name(number),
+            )
         )
-        for number, bounds in enumerate(pack.shards_of(rows, settings))
-    ]
+    return made
 
 
 def _account(text: list[Json], rows: list[Json]) -> Json:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.context import rows_files
 from mixtures.order import Interleave
-from mixtures.recipe import Part, Phase, Recipe
+from mixtures.recipe import Domain, Part, Phase, Recipe
 from prep import receipts
+from prep.errors import RefusalError
 
 Json = dict[str, Any]
 
@@ -95,11 +95,14 @@ def _available(
     recipe: Recipe, part: Part, out: Path | None
 ) -> tuple[int | None, Literal["built", "declared", "unknown"]]:
     """Return the rows a part can draw from, and how that is known."""
-    built = None if out is None else _built(out / "domains" / part.domain)
+    built = None if out is None else _built(recipe.domains[part.domain], out, part.domain)
     if built is not None:
         from mixtures.build import choose
 
-        shards = choose(part, built, Path())
+        try:
+            shards = choose(part, built, Path())
+        except RefusalError:
+            return 0, "built"
         return sum(shard.last - shard.first for shard in shards), "built"
     tokens = recipe.domains[part.domain].tokens
     if tokens is None:
@@ -109,18 +112,22 @@ def _available(
     return int(tokens * share / recipe.rows.msl), "declared"
 
 
-def _built(domain: Path) -> Json | None:
-    for name in ("shuffled", "joined", "epoch-0-fim", "epoch-0"):
-        if (domain / name / receipts.NAME).exists():
-            receipt = receipts.read(domain / name)
-            return receipt if rows_files(receipt) else None
-    return None
+def _built(domain: Domain, out: Path, name: str) -> Json | None:
+    """Return the receipt of the folder that a build draws from, once it is sealed."""
+    row_fim = domain.fim is not None and domain.fim.level == "row"
+    last = "epoch-0-fim" if row_fim else "epoch-0"
+    if domain.shuffle or domain.epochs > 1:
+        last = "shuffled" if domain.shuffle else "joined"
+    folder = out / "domains" / name / last
+    return receipts.read(folder) if (folder / receipts.NAME).exists() else None
 
 
 def _refusals(part: PartPlan, asked: Part) -> list[str]:
     told: list[str] = []
     if part.rows == 0:
         told.append(f"part {part.name} gets no row: raise its weight or the steps")
+    if part.available == 0:
+        told.append(f"part {part.name} has no row to draw from: add data or widen its subset")
     if part.epochs is not None and part.epochs > asked.max_epochs:
         told.append(
             f"part {part.name} would be repeated {part.epochs:.2f} times, over max_epochs "

@@ -4,6 +4,7 @@ A recipe says *what*: sources, domains (packed and shuffled folders of rows), an
 domains by weight. *Where* and *how fast* are flags.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -21,6 +22,8 @@ from prep.tokens import TokenizerSettings
 BUNDLED = Path(__file__).parent / "recipes"
 SUM_TOLERANCE = Fraction(1, 10**9)
 PLACES = 18  # decimal places of a weight
+NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
+NAME_RULE = "use letters, digits and _ . + -, no dot first"
 DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four add little
 
 
@@ -49,6 +52,8 @@ class Domain:
             )
         if not self.sources:
             raise ValueError("sources: must name at least one source, got none")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Part:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight: must be positive (leave the part out), got {self.weight}")
+        exact(self)
+        if not self.max_epochs > 0:
+            raise ValueError(f"max_epochs: must be positive, got {self.max_epochs}")
         if self.subset is not None and not 0 <= self.subset[0] < self.subset[1] <= 1:
             raise ValueError(f"subset: must be 0 <= from < to <= 1, got {list(self.subset)}")
         if not self.name:
@@ -104,6 +112,10 @@ class Phase:
                 f"parts: weights must sum to 1, got {float(total)}; "
                 "mend them or set `normalise: true`"
             )
+        try:
+            self.integer_weights()
+        except ValueError as error:
+            raise ValueError(f"parts: {error}") from None
 
     @property
     def rows(self) -> int:
@@ -127,18 +139,35 @@ class Recipe:
     domains: dict[str, Domain]
     phases: dict[str, Phase]
     rows: PackSettings = field(default_factory=PackSettings)
+    file: Path | None = field(default=None, init=False, compare=False)  # where it was read
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases: must have at least one phase, got none")
+        for section in ("sources", "domains", "phases"):
+            for name in getattr(self, section):
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
 
     def content(self) -> dict[str, Any]:
         """Return the recipe as JSON."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "file"}
+
+    def fault(self, message: str, *steps: str | int) -> RecipeError:
+        """Return an error about a value that proved wrong after loading, with file and line."""
+        where = ".".join(map(str, steps))
+        if self.file is None:
+            return RecipeError(f"{where}: {message}")
+        line = yamlfile.line_of(yamlfile.load(self.file), steps)
+        return RecipeError(f"{self.file}:{line}: {where}: {message}")
 
 
 def exact(part: Part) -> Fraction:
     """Return a part's weight as the decimal that was written."""
     try:
         value = Fraction(Decimal(repr(part.weight)))
-    except InvalidOperation:
-        raise ValueError(f"weight: must be a number, got {part.weight}") from None
+    except (InvalidOperation, OverflowError, ValueError):
+        raise ValueError(f"weight: must be a finite number, got {part.weight}") from None
     if (value * 10**PLACES).denominator != 1:
         raise ValueError(f"weight: has over {PLACES} decimal places ({part.weight}); round it")
     return value
@@ -167,7 +196,9 @@ def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
     recipe = yamlfile.check(path, content, Recipe)
     _check_names(path, content, recipe)
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
-    return replace(recipe, tokenizer=chosen)
+    recipe = replace(recipe, tokenizer=chosen)
+    object.__setattr__(recipe, "file", path)  # a field that YAML can't set
+    return recipe
 
 
 def _tokenizer(path: Path, recipe: Recipe, given: Path | None) -> Path | str:

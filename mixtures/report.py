@@ -125,7 +125,8 @@ def read_manifests(path: Path) -> list[Manifest]:
     Phases are ordered by lineage: each after the one that its `previous` names.
     """
     places = [path] if path.is_file() or (path / manifests.NAME).exists() else []
-    read = [manifests.read(place) for place in places or sorted(path.glob("phases/*"))]
+    places = places or sorted(path.glob(f"phases/*/{manifests.NAME}"))
+    read = [manifests.read(place) for place in places]
     by_digest = {manifest.digest: manifest for manifest in read}
 
     def depth(manifest: Manifest) -> int:

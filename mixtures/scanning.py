@@ -1,5 +1,8 @@
 """The first stage: sources to documents, with every drop counted under a reason."""
 
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,20 +10,36 @@ from typing import Any
 from mixtures import stages
 from mixtures.context import Context, summed
 from prep import documents, receipts, sources
-from prep.errors import InputError
+from prep.errors import InputError, RecipeError
 from prep.sources import Source
 
 Json = dict[str, Any]
+# What `documents` tells of a source's settings: `source web: where: <SQL>: <fault>`.
+FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep): )?(.*)", re.DOTALL)
 
 
 def scan(context: Context, names: list[str]) -> dict[str, Json]:
     """Scan the sources that are not fresh; return the receipts of all of them."""
-    works = [_Work(context, context.recipe.sources[name]) for name in names]
-    todo = [work for work in works if work.receipt is None]
-    groups = context.run(stages.scan, [work.items() for work in todo], "documents")
+    with _at(context):
+        works = [_Work(context, context.recipe.sources[name]) for name in names]
+        todo = [work for work in works if work.receipt is None]
+        groups = context.run(stages.scan, [work.items() for work in todo], "documents")
     for work, results in zip(todo, groups, strict=True):
         work.seal(results)
     return {work.source.name: work.receipt for work in works if work.receipt is not None}
+
+
+@contextmanager
+def _at(context: Context) -> Generator[None]:
+    """Give an error about a source's settings its place in the recipe."""
+    try:
+        yield
+    except RecipeError as error:
+        found = FAULT.fullmatch(str(error))
+        if found is None:
+            raise
+        steps = [step for step in found.groups()[:2] if step]
+        raise context.recipe.fault(found[3], "sources", *steps) from None
 
 
 class _Work:
@@ -30,6 +49,7 @@ class _Work:
         self.source, self.root = source, context.root
         self.folder = context.out / "sources" / source.name
         self.blocks = sources.blocks(source, context.root)
+        self.seen: list[Json] = []  # raw files with their times: the next build need not read them
         self.recipe = self._recipe()
         self.receipt = receipts.fresh(self.folder, self.recipe)
 
@@ -50,16 +70,18 @@ class _Work:
                 f"source {self.source.name}: no document is left of {account['records']} records "
                 f"(dropped: {account['dropped'] or 'nothing'}); check `files`, `text` and `where`"
             )
+        self._check_untouched()
         out = self.folder / "documents.parquet"
-        documents.merge(self.source, self._parts(), out)
+        with stages.naming(out):
+            documents.merge(self.source, self._parts(), out)
         content = {
             "account": account,
             "blocks": [{k: r[k] for k in ("block", "documents", "text_digest")} for r in results],
             "content": receipts.digest([[r["text_digest"], r["documents"]] for r in results]),
-            "seen": self._seen(),
+            "seen": self.seen,
         }
         self.receipt = receipts.seal(self.folder, self.recipe, [receipts.describe(out)], content)
-        for part in self._parts():
+        for part in self.folder.glob("block-*.parquet"):
             part.unlink()
 
     def _parts(self) -> list[Path]:
@@ -83,21 +105,22 @@ class _Work:
         known: dict[str, Json] = {}
         if (self.folder / receipts.NAME).exists():
             known = {entry["file"]: entry for entry in receipts.read(self.folder)["seen"]}
-        inputs: list[Json] = []
         for block in self.blocks:
             stat, before = (self.root / block).stat(), known.get(block, {})
             same = (before.get("bytes"), before.get("modified")) == (stat.st_size, stat.st_mtime_ns)
             digest = before["xxh3"] if same else receipts.file_digest(self.root / block)
-            inputs.append({"file": block, "bytes": stat.st_size, "xxh3": digest})
-        return inputs
+            told = {"file": block, "bytes": stat.st_size, "xxh3": digest}
+            self.seen.append({**told, "modified": stat.st_mtime_ns})
+        return [{k: v for k, v in entry.items() if k != "modified"} for entry in self.seen]
 
-    def _seen(self) -> list[Json]:
-        """Return the raw files with their times, so that the next build need not read them."""
-        return [
-            {**entry, "modified": (self.root / entry["file"]).stat().st_mtime_ns}
-            for entry in self.recipe["inputs"]
-            if isinstance(entry, dict)
-        ]
+    def _check_untouched(self) -> None:
+        """Refuse raw files that changed since their digests were taken."""
+        for entry in self.seen:
+            stat = (self.root / entry["file"]).stat()
+            if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["modified"]):
+                raise InputError(
+                    f"{self.root / entry['file']}: changed while it was read; build again"
+                )
 
 
 def _account(results: list[Json]) -> Json:

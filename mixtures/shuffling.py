@@ -40,18 +40,11 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
 
 
 def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stages.Shuffle]:
-    inputs = tuple(
-        shuffle.Input(
-            f"{epoch.path.name}/{entry['name']}", epoch.path / entry["name"], entry["rows"]
-        )
-        for epoch in epochs
-        for entry in rows_files(epoch.sealed)
-    )
-    rows = sum(item.rows for item in inputs)
+    rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
     return [
         stages.Shuffle(
             mark=folder.mark,
-            inputs=inputs,
+            folders=tuple(epoch.path for epoch in epochs),
             rows=bounds,
             seed=context.recipe.seed if folder.domain.shuffle else None,
             domain=folder.name,

@@ -5,7 +5,12 @@ a `.done` file until the stage is sealed, so that a killed build goes on where i
 the digest of the folder's whole recipe: an item of another recipe is done again.
 """
 
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ import numpy as np
 from prep import blocks, documents, fim, pack, shards, shuffle, spans
 from prep.fim import FimSettings
 from prep.pack import Controls, PackSettings
-from prep.receipts import describe, once
+from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
 from prep.sources import Document, Source
 from prep.spans import path_of
@@ -54,10 +59,14 @@ class Tokenise:
 
 @dataclass(frozen=True)
 class Pack:
-    """Cut the rows [first, last) of a stream of blocks to one shard."""
+    """Cut the rows [first, last) of a stream of blocks to one shard.
+
+    stream: the blocks that hold those rows' tokens; base: the position of their first token.
+    """
 
     mark: str
     stream: tuple[blocks.Block, ...]
+    base: int
     rows: tuple[int, int]
     settings: PackSettings
     pad: int
@@ -81,10 +90,10 @@ class Permute:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Write the rows [first, last) of the shuffled order of a domain."""
+    """Write the rows [first, last) of the shuffled order of a domain's packed folders."""
 
     mark: str
-    inputs: tuple[shuffle.Input, ...]
+    folders: tuple[Path, ...]
     rows: tuple[int, int]
     seed: int | None
     domain: str
@@ -142,7 +151,7 @@ def pack_shard(item: Pack) -> Json:
 
 
 def _pack(item: Pack) -> Json:
-    stream = blocks.Stream(item.stream)
+    stream = blocks.Stream(item.stream, item.base)
     packed = pack.pack(stream, item.rows, item.settings, item.pad, item.out)
     start = item.rows[0] * item.settings.msl
     account = {
@@ -172,10 +181,25 @@ def shuffle_shard(item: Shuffle) -> Json:
     """Do a Shuffle; the result is the shard's entry and its origin's entry."""
 
     def work() -> Json:
-        shard = shuffle.shuffle(item.inputs, item.rows, item.seed, item.domain, item.out)
+        inputs = shuffle_inputs(item.folders, item.mark)
+        shard = shuffle.shuffle(inputs, item.rows, item.seed, item.domain, item.out)
         return {"files": _files(shard, item.out, "origin")}
 
     return _once(item.mark, item.out, work)
+
+
+@lru_cache(maxsize=4)
+def shuffle_inputs(folders: tuple[Path, ...], _mark: str) -> tuple[shuffle.Input, ...]:
+    """Return the shards of sealed folders in order, read from their receipts.
+
+    The mark names the folders' content: folders built anew under their names are read anew.
+    """
+    return tuple(
+        shuffle.Input(f"{folder.name}/{entry['name']}", folder / entry["name"], entry["rows"])
+        for folder in folders
+        for entry in read(folder)["files"]
+        if entry["name"].endswith(".h5")
+    )
 
 
 def _files(shard: shards.Shard, out: Path, side: str) -> list[Json]:
@@ -190,4 +214,25 @@ def count_controls(shard: Path, controls: tuple[int, ...], pad: int, padding: in
 
 
 def _once(mark: str, out: Path, work: Any) -> Json:  # noqa: ANN401  () -> Json
-    return once(out.with_name(f"{out.name}.done"), [mark, out.name], work)
+    done = out.with_name(f"{out.name}.done")
+    if not out.exists():
+        done.unlink(missing_ok=True)  # the output was taken away: what was done is undone
+    with naming(out):
+        return once(done, [mark, out.name], work)
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Give an error of the disk (full, too large) the name of what was being written.
+
+    h5py raises RuntimeError where closing fails, and hides the number in the message.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        told: int | str | None = getattr(error, "errno", None)
+        if told is None and (found := re.search(r"errno *=? *(\d+)", str(error))):
+            told = found[1]
+        if told is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(int(told), os.strerror(int(told)), str(path)) from None

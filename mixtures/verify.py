@@ -1,55 +1,75 @@
 """Verify: check a build from its files up to its manifests, and tell every disagreement.
 
 Everything is read again: the bytes of every file against its receipt, every shard's decoded array
-against its digest, tokens and control ids counted anew against the account (conservation), receipts
-and manifests against their own digests, each manifest against the folders it draws from, against
-the order and against the manifest before it, and the tokenizer against its fingerprint and canary.
+against its digest, rows, tokens, control ids and documents counted anew against the accounts
+(conservation), each folder against those it was made from, receipts and manifests against their own
+digests, each manifest against the folders it draws from, against its order and against the manifest
+before it, and the tokenizer against its fingerprint and canary.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from mixtures import conservation
 from mixtures import manifest as manifests
+from mixtures.conservation import Check
 from mixtures.context import TOKENIZER, rows_files, tokenizer_identity
-from mixtures.manifest import Manifest
-from mixtures.stages import count_controls
-from prep import receipts, shards, spans
+from mixtures.manifest import Manifest, ManifestPart
+from mixtures.order import VERSION, integer_weights
+from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
 from prep.fanout import Fanout
-from prep.tokens import TokenizerSettings, load
+from prep.spans import path_of
+from prep.tokens import Tokenizer, TokenizerSettings
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One shard to read again; tokenizer: whose ids to count, None where there are no spans."""
-
-    folder: Path
-    entry: Json
-    tokenizer: Json | None
+# What a receipt or manifest raises that lacks a key or has a value of another kind.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
 def verify(out: Path, *, workers: int = 1) -> list[str]:
     """Return one line for each fault of a build; none if it is sound."""
-    folders = sorted(path.parent for path in out.glob(f"**/{receipts.NAME}"))
+    folders = sorted(path.parent for path in out.glob(f"*/**/{receipts.NAME}"))
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it)")
-    told: list[str] = []
+    told = list(_check_unfinished(out))
     sealed: dict[Path, Json] = {}
     for folder in folders:
         try:
-            sealed[folder] = receipts.read(folder)
+            receipt = receipts.read_json(folder / receipts.NAME)
+            conservation.check_whole(folder, receipt)
+            sealed[folder] = receipt
+            receipts.read(folder)
         except DamageError as error:
             told.append(str(error))
     broken = _check_files(sealed, told)
-    told += _check_shards(sealed, broken, workers)
+    told += _check_contents(sealed, broken, workers)
     for folder, receipt in sealed.items():
-        told += [f"{folder / receipts.NAME}: {line}" for line in unbalanced(receipt)]
+        told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
     return told
+
+
+def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Yield the lines about a file, or that it can't be checked."""
+    try:
+        yield from (f"{place}: {line}" for line in lines)
+    except MALFORMED as error:
+        yield f"{place}: can't be checked ({type(error).__name__}: {error}); build again"
+
+
+def _check_unfinished(out: Path) -> Iterator[str]:
+    """Tell folders that hold files but no receipt."""
+    for folder in sorted([*out.glob("sources/*"), *out.glob("domains/*/*")]):
+        if not (folder / receipts.NAME).exists() and any(p.is_file() for p in folder.rglob("*")):
+            yield (
+                f"{folder}: holds files but no {receipts.NAME}: it is unfinished; "
+                "build again to go on, or remove it"
+            )
 
 
 def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
@@ -61,87 +81,64 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
             told += lines
             if lines:
                 broken.add(folder / entry["name"])
+        known = {entry["name"] for entry in receipt["files"]}
+        told += [
+            f"{path}: is in no receipt; remove it"
+            for path in sorted(folder.glob("data-*"))
+            if path.name not in known and path.suffix != ".done"
+        ]
     return broken
 
 
-def _check_shards(sealed: dict[Path, Json], broken: set[Path], workers: int) -> Iterator[str]:
-    """Decode every shard again and hold sums over each folder against its account."""
-    checks = [
-        Check(folder, entry, receipt["settings"].get("tokenizer"))
-        for folder, receipt in sealed.items()
-        for entry in rows_files(receipt)
-        if folder / entry["name"] not in broken
-    ]
-    found: dict[Path, Json] = {}
+def _check_contents(sealed: dict[Path, Json], broken: set[Path], workers: int) -> Iterator[str]:
+    """Count the files of every folder again and hold them against its receipt."""
+    damaged = {path.parent for path in broken}
+    whole: list[tuple[Path, Check]] = []
+    for folder, receipt in sealed.items():
+        checks = conservation.checks(folder, receipt)
+        whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]
+    found: dict[Path, list[Json]] = {}
     with Fanout(workers) as pool:
-        for check, result in zip(checks, pool.map(recount, checks, "verify"), strict=True):
+        results = pool.map(recount, [check for _, check in whole], "verify")
+        for (folder, check), result in zip(whole, results, strict=True):
+            found.setdefault(folder, []).append(result)
             if "fault" in result:
                 yield result["fault"]
-            sums = found.setdefault(check.folder, {"tokens": 0, "controls": 0, "whole": True})
-            sums["tokens"] += result.get("tokens", 0)
-            sums["controls"] += result.get("controls", 0)
-            sums["whole"] &= "fault" not in result
-    damaged = {path.parent for path in broken}
-    for folder, sums in found.items():
-        if sums["whole"] and folder not in damaged:
-            yield from _recounted(folder, sealed[folder], sums)
+            else:
+                yield from _guarded(check.path, _changed(check, result))
+    for folder, results in found.items():
+        if folder not in damaged and not any("fault" in result for result in results):
+            yield from _guarded(folder, _miscounted(sealed[folder], results))
+
+
+def _changed(check: Check, result: Json) -> Iterator[str]:
+    yield from conservation.changed(check, result)
+
+
+def _miscounted(receipt: Json, results: list[Json]) -> Iterator[str]:
+    # A generator, so that what a malformed receipt raises is raised where it is told.
+    yield from conservation.miscounted(receipt, results)
 
 
 def recount(check: Check) -> Json:
-    """Read one shard again: `fault`, or `tokens` and `controls` counted from its files."""
-    path = check.folder / check.entry["name"]
+    """Read one file again: `fault`, or what it holds."""
     try:
-        digest = shards.content_digest(path)
-        if digest != check.entry["digest"]:
-            told = (
-                f"{path}: its rows changed (sha256 {digest}, receipt has {check.entry['digest']})"
-            )
-            return {"fault": told}
-        if check.tokenizer is None:
-            return {}
-        rows, msl = shards.shape(path)
-        tokens = spans.tokens(spans.path_of(path))
-        ids, pad = tuple(check.tokenizer["controls"]), check.tokenizer["pad"]
-        controls = count_controls(path, ids, pad, rows * msl - tokens)
+        return conservation.recount(check)
     except DamageError as error:
         return {"fault": str(error)}
-    return {"tokens": tokens, "controls": controls}
+    except (pa.ArrowException, OSError, *MALFORMED) as error:
+        return {"fault": f"{check.path}: can't be read ({error}); build again or restore it"}
 
 
-def _recounted(folder: Path, receipt: Json, sums: Json) -> Iterator[str]:
-    account = receipt["account"]
-    if receipt["stage"] not in {"pack", "fim"}:
-        return
-    for key, told in (("tokens", "tokens_out"), ("controls", "controls_out")):
-        if sums[key] != account[told]:
-            yield f"{folder}: holds {sums[key]} {key}, its account says {account[told]}"
-
-
-def unbalanced(receipt: Json) -> list[str]:
-    """Return where a receipt's account breaks conservation."""
-    account = receipt["account"]
-    dropped = sum(account["dropped"].values())
-    if receipt["stage"] == "documents":
-        if account["records"] != account["documents"] + dropped:
-            return [
-                f"records {account['records']} are not documents {account['documents']} "
-                f"+ dropped {dropped}"
-            ]
-        return []
-    told: list[str] = []
-    given = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
-    if given != account["tokens_out"] + dropped:
-        told.append(
-            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {dropped}"
-        )
-    if receipt["stage"] == "pack" and account["tokens_in"] != (
-        account["text_tokens"] + account["controls"]
-    ):
-        told.append(
-            f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
-            f"+ controls {account['controls']}"
-        )
-    return told
+def _check_account(
+    out: Path, folder: Path, receipt: Json, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a receipt against itself and against the folders it names as its inputs."""
+    yield from conservation.unbalanced(receipt)
+    if receipt["stage"] != "documents":
+        place = out / "sources" if receipt["stage"] == "pack" else folder.parent
+        inputs = {name: sealed.get(place / name) for name in receipt["inputs"]}
+        yield from conservation.disinherited(receipt, inputs)
 
 
 def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:
@@ -151,32 +148,95 @@ def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:
             read[path.parent.name] = manifests.read(path)
         except CrystalmixError as error:
             yield str(error)
+    if not any(out.glob(f"phases/*/{manifests.NAME}")):
+        yield f"{out / 'phases'}: holds no manifest: the build is unfinished; build again to go on"
     digests = {manifest.digest for manifest in read.values()}
     for name, manifest in read.items():
         place = out / "phases" / name / manifests.NAME
-        yield from (f"{place}: {line}" for line in _manifest_faults(out, manifest, sealed))
+        yield from _guarded(place, _manifest_faults(out, name, manifest, sealed))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
     yield from _check_tokenizer(out, read)
 
 
-def _manifest_faults(out: Path, manifest: Manifest, sealed: dict[Path, Json]) -> Iterator[str]:
+def _manifest_faults(
+    out: Path, name: str, manifest: Manifest, sealed: dict[Path, Json]
+) -> Iterator[str]:
     """Hold a manifest against the folders it draws from and against its own order."""
+    if manifest.phase != name:
+        yield f"is of phase {manifest.phase}, its folder says {name}"
     for part in manifest.parts:
-        for shard in part.shards:
-            path = out / shard.path
-            files = rows_files(sealed.get(path.parent, {"files": []}))
-            entry = next((e for e in files if e["name"] == path.name), None)
-            if entry is None:
-                yield f"part {part.name}: {shard.path} is in no receipt"
-            elif entry["digest"] != shard.digest:
-                yield f"part {part.name}: {shard.path} has another digest than the manifest says"
-        if manifests.part_digest(part.shards) != part.digest:
-            yield f"part {part.name}: its digest does not follow from its shards"
+        lines = [*_shard_faults(out, manifest, part, sealed), *_part_faults(manifest, part)]
+        yield from (f"part {part.name}: {line}" for line in lines)
+    exact = [Fraction(repr(part.asked)) for part in manifest.parts]
+    if [part.weight for part in manifest.parts] != integer_weights(exact):
+        yield "its integer weights are not those of the asked weights"
+    if manifest.order_version != VERSION:
+        yield f"is ordered by {manifest.order_version}; only {VERSION} can be checked here"
+        return
     counts = manifest.order.counts(manifest.steps * manifest.batch)
     for part, count in zip(manifest.parts, counts, strict=True):
         if part.rows != count:
             yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _shard_faults(
+    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a part's shards against the receipts of their folders."""
+    for shard in part.shards:
+        path = out / shard.path
+        files = rows_files(sealed.get(path.parent, {"files": []}))
+        entry = next((e for e in files if e["name"] == path.name), None)
+        if entry is None:
+            yield f"{shard.path} is in no receipt"
+        elif entry["digest"] != shard.digest:
+            yield f"{shard.path} has another digest than the manifest says"
+        elif (entry["rows"], entry["msl"]) != (shard.rows, manifest.msl):
+            yield f"{shard.path} has {entry['rows']} rows of {entry['msl']} tokens, not as it says"
+        if not 0 <= shard.first < shard.last <= shard.rows:
+            yield f"{shard.path}: no rows {shard.first} to {shard.last} of {shard.rows}"
+    for folder in sorted({(out / shard.path).parent for shard in part.shards}):
+        yield from _settings_faults(manifest, part, folder, sealed)
+
+
+def _settings_faults(
+    manifest: Manifest, part: ManifestPart, folder: Path, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold seed, tokenizer and FIM of a part against the receipts along its way."""
+    if folder not in sealed or folder.parent.name != part.domain:
+        yield f"draws from {folder.name} of {folder.parent.name}, not of {part.domain}"
+        return
+    last = sealed[folder]
+    joined = last["stage"] in {"shuffle", "join"}
+    epochs = [sealed[folder.parent / n] for n in last["inputs"] if folder.parent / n in sealed]
+    way = [last, *epochs] if joined else [last]
+    fim = next((each["settings"]["fim"] for each in way if "fim" in each["settings"]), None)
+    found: Json = {"variants": len(last["inputs"]) if joined else 1, "fim": fim}
+    for key, value in found.items():
+        if getattr(part, key) != value:
+            yield f"says {key} {getattr(part, key)}, its rows were made with {value}"
+    for receipt in way:
+        if receipt["seed"] not in {None, manifest.seed}:
+            yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
+        if receipt["settings"].get("tokenizer", manifest.tokenizer) != manifest.tokenizer:
+            yield "says another tokenizer than its rows were made with"
+
+
+def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
+    """Hold a part's numbers against each other."""
+    if manifests.part_digest(part.shards) != part.digest:
+        yield "its digest does not follow from its shards"
+    available = sum(shard.last - shard.first for shard in part.shards)
+    follow = {
+        "available": available,
+        "tokens": part.rows * manifest.msl,
+        "got": part.rows / (manifest.steps * manifest.batch),
+        "epochs": part.rows / available,
+    }
+    for key, value in follow.items():
+        if getattr(part, key) != value:
+            yield f"says {key} {getattr(part, key)}, its rows and shards give {value}"
 
 
 def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
@@ -184,7 +244,11 @@ def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
     if not path.exists():
         yield f"{path}: is missing; restore the tokenizer of this build"
         return
-    identity = tokenizer_identity(load(TokenizerSettings(str(path))))
+    try:
+        identity = tokenizer_identity(Tokenizer(TokenizerSettings(str(path)), path.read_bytes()))
+    except (CrystalmixError, *MALFORMED) as error:
+        yield f"{path}: can't be loaded ({error}); restore the tokenizer of this build"
+        return
     for name, manifest in read.items():
         for key in ("fingerprint", "canary", "vocab"):
             if manifest.tokenizer[key] != identity[key]:

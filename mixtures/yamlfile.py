@@ -24,6 +24,7 @@ REMEDIES = {
     "unexpected_keyword_argument": "is no known key",
     "extra_forbidden": "is no known key",
 }
+RULES = {"dataclass_type": "must be a mapping", "dict_type": "must be a mapping"}
 
 
 def read(path: Path, shape: type[Shape]) -> Shape:
@@ -33,8 +34,10 @@ def read(path: Path, shape: type[Shape]) -> Shape:
 
 def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not known before
     """Parse a YAML file; mappings and lists remember their lines."""
+    text = ""
     try:
-        return YAML(typ="rt").load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        return YAML(typ="rt").load(text)
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -43,7 +46,8 @@ def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not know
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: is no YAML: {error.problem}") from None
     except YAMLError as error:
-        raise RecipeError(f"{path}: is no YAML: {str(error).splitlines()[0]}") from None
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        raise RecipeError(f"{path}:{line}: is no YAML: {str(error).splitlines()[0]}") from None
 
 
 def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN401
@@ -51,10 +55,14 @@ def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN40
     try:
         return TypeAdapter(shape).validate_python(plain(content))
     except ValidationError as error:
-        # Of several faults the one that stands first in the file is told; a union's branches
-        # (`None` or a mapping) tell the same fault twice.
-        told = sorted(error.errors(), key=lambda fault: line_of(content, fault["loc"]))
+        # Of several faults the one that stands first in the file is told; what is missing last,
+        # since a misspelt key is told as unknown and as missing.
+        told = sorted(error.errors(), key=lambda fault: _place(content, fault))
         raise _fault(path, content, told[0]) from None
+
+
+def _place(content: Any, fault: Any) -> tuple[bool, int]:  # noqa: ANN401
+    return fault["type"] == "missing", line_of(content, fault["loc"])
 
 
 def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
@@ -62,18 +70,20 @@ def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
     line = 1
     for step in steps:
         try:
+            key: Any = step
             if isinstance(content, CommentedMap):
-                line = content.lc.key(step)[0] + 1
+                key = next(key for key in content if str(key) == str(step))  # 1 stands for "1"
+                line = content.lc.key(key)[0] + 1
             elif isinstance(content, CommentedSeq):
-                line = content.lc.item(step)[0] + 1
-            content = content[step]
-        except (KeyError, IndexError, TypeError, AttributeError):
+                line = content.lc.item(key)[0] + 1
+            content = content[key]
+        except (KeyError, IndexError, TypeError, AttributeError, StopIteration):
             return line
     return line
 
 
 def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
-    steps: tuple[Step, ...] = tuple(step for step in fault["loc"] if not _is_branch(step))
+    steps: tuple[Step, ...] = fault["loc"]
     message = str(REMEDIES.get(fault["type"], fault["msg"]))
     if fault["type"] == "value_error":
         # Raised by a dataclass about one of its fields: `rate: must lie in [0, 1], got 1.9`.
@@ -83,14 +93,10 @@ def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
         else:
             message = str(fault["ctx"]["error"])
     elif fault["type"] not in REMEDIES:
-        message = f"{message[:1].lower()}{message[1:]}, got {fault['input']!r}"
+        message = RULES.get(fault["type"], f"{message[:1].lower()}{message[1:]}")
+        message = f"{message}, got {plain(fault['input'])!r}"
     where = ".".join(str(step) for step in steps)
     return RecipeError(f"{path}:{line_of(content, steps)}: {where or 'the file'}: {message}")
-
-
-def _is_branch(step: Step) -> bool:
-    # pydantic names the branch of a union in the path; dataclass names are capitalised.
-    return isinstance(step, str) and (step[:1].isupper() or step.startswith("function-"))
 
 
 def plain(content: Any) -> Any:  # noqa: ANN401

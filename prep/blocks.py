@@ -5,7 +5,6 @@ blocks of a folder, in order, are one stream of tokens; a row may begin in one b
 next, so nothing is lost at a block's end.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prep.errors import DamageError
+from prep.receipts import replacing
 from prep.spans import write as write_table
 
 COUNT_TOKENS = 1 << 20
@@ -61,21 +62,19 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
 
     The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     wide = vocab > 1 << 16
     dtype = np.dtype("<u4" if wide else "<u2")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows: list[tuple[int, int, int, int, int]] = []
     controls = 0
-    with temporary.open("wb") as file:
-        for document in documents:
-            file.write(document.ids.astype(dtype).tobytes())
-            rows.append((document.number, len(document.ids), document.fim, *document.cuts))
-            controls += document.controls
-    columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
-    arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
-    write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            for document in documents:
+                file.write(document.ids.astype(dtype).tobytes())
+                rows.append((document.number, len(document.ids), document.fim, *document.cuts))
+                controls += document.controls
+        columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
+        arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
+        write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
     return {
         "documents": len(rows),
         "tokens": int(columns[:, 1].sum()),
@@ -86,12 +85,23 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
 
 
 class Stream:
-    """The concatenation of blocks: tokens by position, and the documents they belong to."""
+    """The concatenation of blocks: tokens by position, and the documents they belong to.
 
-    def __init__(self, blocks: tuple[Block, ...]) -> None:
+    base: the position of the first block's first token, where the blocks are a part of a stream.
+    """
+
+    def __init__(self, blocks: tuple[Block, ...], base: int = 0) -> None:
         self.blocks = blocks
-        self.starts = np.cumsum([0, *(block.tokens for block in blocks)])  # (blocks + 1,)
+        self.starts = base + np.cumsum([0, *(block.tokens for block in blocks)])  # (blocks + 1,)
         self.tokens = int(self.starts[-1])
+
+    def part(self, start: int, stop: int) -> "Stream":
+        """Return the stream of the blocks that hold positions of [start, stop), places kept."""
+        touched = [i for i, _, _ in self._overlaps(start, min(stop, self.tokens))]
+        if not touched:
+            return Stream((), start)
+        first, last = touched[0], touched[-1] + 1
+        return Stream(self.blocks[first:last], int(self.starts[first]))
 
     def slice(self, start: int, stop: int) -> NDArray[np.int32]:
         """Return the ids at positions [start, stop): int32."""
@@ -136,10 +146,18 @@ class Stream:
 
 
 def _ids(block: Block) -> NDArray[np.integer]:
-    return _map(block.path, "<u4" if block.wide else "<u2", block.tokens)
+    try:
+        stat = block.path.stat()
+        return _map(block, (stat.st_ino, stat.st_mtime_ns))
+    except (FileNotFoundError, ValueError) as error:
+        raise DamageError(
+            f"{block.path}: is not as it was written ({error}); "
+            f"remove {block.path.parent} and build again"
+        ) from None
 
 
 @lru_cache(maxsize=64)
-def _map(path: Path, dtype: str, tokens: int) -> NDArray[np.integer]:
-    # The size is part of the key: a rebuilt block under the same name is mapped anew.
-    return np.memmap(path, dtype=dtype, mode="r", shape=(tokens,))
+def _map(block: Block, _version: tuple[int, int]) -> NDArray[np.integer]:
+    # A block that was written anew under its name has another inode, and is mapped anew.
+    dtype = "<u4" if block.wide else "<u2"
+    return np.memmap(block.path, dtype=dtype, mode="r", shape=(block.tokens,))

@@ -25,7 +25,11 @@ def train(texts: Iterable[str], vocab: int) -> bytes:
     model.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated")
     own = [*CONTROLS, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=own, show_progress=False, limit_alphabet=256
+        vocab_size=vocab,
+        special_tokens=own,
+        show_progress=False,
+        initial_alphabet=["▁"],  # a space is a space, however little text there is
+        limit_alphabet=256,
     )
     model.train_from_iterator(texts, trainer)
     content = orjson.loads(model.to_str())

@@ -14,17 +14,21 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from prep.errors import InputError, RecipeError
+from prep.jsonlines import RECORD, TEXT, widened
+from prep.receipts import replacing
 from prep.sources import Batch, Document, Source, is_json, read
 from prep.spans import write as write_table
 
 VERSION = 1
 SAMPLE_FILES = 8
+NAME = "__name"
 IDENTITY = [
     ("document", pa.int64()),  # dense number within the source
     ("file", pa.dictionary(pa.int32(), pa.string())),
@@ -34,14 +38,23 @@ IDENTITY = [
     ("characters", pa.int64()),
     ("bytes", pa.int64()),
 ]
-
-
 EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empty_table()
 
 
 def schema(source: Source) -> pa.Schema:
-    """Return the columns of a source's documents.parquet: identity, then what it keeps."""
-    return pa.schema([*IDENTITY, *((label(column), pa.string()) for column in source.keep)])
+    """Return the columns of a source's documents.parquet: identity, then what it keeps.
+
+    Raises RecipeError where two of them have one name.
+    """
+    columns = [*IDENTITY, *((label(column), pa.string()) for column in source.keep)]
+    names = Counter(name.lower() for name, _ in columns)  # SQL knows no case
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise RecipeError(
+            f"source {source.name}: keep: two columns of its documents would be called "
+            f"{twice[0]!r}; leave one out"
+        )
+    return pa.schema(columns)
 
 
 def label(column: str) -> str:
@@ -50,21 +63,23 @@ def label(column: str) -> str:
 
 
 def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
-    """Infer the JSON structure of a source's records from its first blocks, for its SQL.
+    """Infer the columns of a source's JSON records from its first blocks, for its SQL.
 
     Returns None where no SQL is asked or the blocks carry a schema of their own.
     """
-    if not _needs_sql(source) or not blocks or not is_json(source, blocks[0]):
+    chosen = [block for block in blocks if is_json(source, block)][:SAMPLE_FILES]
+    if not _needs_sql(source) or not chosen:
         return None
-    sample: list[pa.Table] = []
-    for block in [name for name in blocks if is_json(source, name)][:SAMPLE_FILES]:
-        sample.extend(batch.table.select(["line"]) for batch in _first(source, root, block))
-    if not sample:
-        return "{}"
-    lines = pa.concat_tables(sample)
-    query = "SELECT json_group_structure(line::JSON) FROM lines"
-    found = duckdb.connect().register("lines", lines).execute(query).fetchone()
-    return found[0] if found and found[0] else "{}"
+    sample = [batch.table for block in chosen for batch in _first(source, root, block)]
+    return _structure(pa.concat_tables(sample)) if sample else "{}"
+
+
+def _structure(records: pa.Table) -> str:
+    """Return the structure of the JSON in column `line`, as DuckDB tells it."""
+    _connection().register("records", records)
+    query = "SELECT json_group_structure(line::JSON) FROM records"
+    [(found,)] = _connection().sql(query).fetchall()
+    return found or "{}"
 
 
 def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
@@ -82,6 +97,7 @@ def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -
     dropped: Counter[str] = Counter()
     tables: list[pa.Table] = []
     records = 0
+    shape = shape if is_json(source, block) else None
     for batch in read(source, root, block, lines=shape is not None):
         records += len(batch.table) + len(batch.bad)
         _count_bad(source, root / block, batch, dropped)
@@ -101,17 +117,17 @@ def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -
 
 def merge(source: Source, parts: list[Path], out: Path) -> None:
     """Join the blocks' documents, numbered from 0 in block order, one row group per block."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
     first = 0
-    with pq.ParquetWriter(temporary, schema(source), compression="zstd") as writer:
+    with (
+        replacing(out) as temporary,
+        pq.ParquetWriter(temporary, schema(source), compression="zstd") as writer,
+    ):
         for part in parts:
             table = pq.read_table(part, schema=schema(source))
             numbers = pa.array(np.arange(first, first + table.num_rows), pa.int64())
             table = table.set_column(0, schema(source).field("document"), numbers)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
             first += table.num_rows
-    temporary.replace(out)
 
 
 def texts(
@@ -128,9 +144,9 @@ def texts(
     for batch in read(source, root, block):
         if done == len(wanted):
             return
-        records = batch.table["record"].to_numpy()
+        records = batch.table[RECORD].to_numpy()
         places = _places(records, wanted[done:])
-        column: Any = batch.table["text"]
+        column: Any = batch.table[TEXT]
         for place in places.tolist():
             text = column[place].as_py()
             digest = xxhash.xxh3_128_digest((text or "").encode())
@@ -158,15 +174,20 @@ def _places(records: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
 
 
 def _rows(path: Path, rows: tuple[int, int]) -> pa.Table:
+    stat = path.stat()
+    file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
+    first, last = np.searchsorted(starts, rows, side="left").tolist()
+    if first == last:
+        return EMPTY_ROWS
+    return file.read_row_groups(list(range(first, last)), columns=["record", "digest"])
+
+
+@lru_cache(maxsize=8)
+def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
+    """Open a documents.parquet once per process: the file, and where each row group begins."""
     file = pq.ParquetFile(path)
-    first, parts = 0, []
-    for group in range(file.num_row_groups):
-        size = file.metadata.row_group(group).num_rows
-        if first >= rows[0] and first + size <= rows[1] and size:
-            parts.append(file.read_row_group(group, columns=["record", "digest"]))
-        first += size
-    file.close()
-    return pa.concat_tables(parts) if parts else EMPTY_ROWS
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    return file, np.cumsum([0, *sizes])
 
 
 def _needs_sql(source: Source) -> bool:
@@ -188,24 +209,31 @@ def _filter(source: Source, batch: Batch, shape: str | None, dropped: Counter[st
     table = batch.table
     if not _needs_sql(source):
         names = pa.nulls(len(table), pa.string())
-        return table.select(["record", "text"]).append_column("name", names)
-    view = "batch"
-    if shape is not None:
-        columns = f"unnest(json_transform(line::JSON, {_quoted(shape)}))"
-        view = f"(SELECT record AS __record, text AS __text, {columns} FROM batch)"
-    else:
-        view = "(SELECT record AS __record, text AS __text, * FROM batch)"
+        return table.select([RECORD, TEXT]).append_column(NAME, names)
+    view = "batch" if shape is None else _json_view(source, shape, table)
     kept = [f"CAST(({column}) AS VARCHAR) AS {_name(label(column))}" for column in source.keep]
-    name = f"CAST(({source.identity or 'NULL'}) AS VARCHAR) AS __name"
+    name = f"CAST(({source.identity or 'NULL'}) AS VARCHAR) AS {NAME}"
     query = (
-        f"SELECT {', '.join(['__record', '__text', name, *kept])} FROM {view} "
+        f"SELECT {', '.join([RECORD, TEXT, name, *kept])} FROM {view} "
         f"WHERE ({source.where or 'TRUE'})"
     )
     found = _run(source, query, table)
     dropped["where"] += len(table) - len(found)
     if dropped["where"] == 0:
         del dropped["where"]
-    return found.rename_columns(["record", "text", "name", *map(label, source.keep)])
+    return found
+
+
+def _json_view(source: Source, shape: str, table: pa.Table) -> str:
+    """Return the relation of a batch's JSON records: one column for each key of theirs."""
+    columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
+    selected = [RECORD, TEXT]
+    if "." not in source.text:
+        selected.append(f"{TEXT} AS {_name(source.text)}")  # `line` leaves it out
+    if isinstance(columns, dict) and columns:
+        structure = _quoted(orjson.dumps(columns).decode())
+        selected.append(f"unnest(json_transform(line::JSON, {structure}))")
+    return f"(SELECT {', '.join(selected)} FROM batch)"
 
 
 def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
@@ -215,7 +243,8 @@ def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
         return connection.sql(query).to_arrow_table()
     except duckdb.Error as error:
         brief = " ".join(str(error).split("LINE")[0].split())
-        asked = f"where: {source.where}" if source.where else f"identity: {source.identity}"
+        parts = {"where": source.where, "identity": source.identity, "keep": ", ".join(source.keep)}
+        asked = "; ".join(f"{part}: {sql}" for part, sql in parts.items() if sql)
         raise RecipeError(f"source {source.name}: {asked}: {brief}; mend the SQL") from None
     finally:
         connection.unregister("batch")
@@ -228,7 +257,8 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
     """Turn kept records into documents; a null or empty text is dropped and counted."""
-    texts: list[Any] = table["text"].to_pylist()
+    wanted = schema(source)
+    texts: list[Any] = table[TEXT].to_pylist()
     good = [i for i, text in enumerate(texts) if text]
     missing = sum(text is None for text in texts)
     for reason, count in (("no_text", missing), ("empty", len(texts) - len(good) - missing)):
@@ -239,14 +269,14 @@ def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str
     columns: dict[str, Any] = {
         "document": pa.nulls(len(good), pa.int64()),
         "file": pa.array([block] * len(good), pa.string()).dictionary_encode(),
-        "record": kept["record"],
-        "name": kept["name"],
+        "record": kept[RECORD],
+        "name": kept[NAME],
         "digest": pa.array([xxhash.xxh3_128_digest(text) for text in data], pa.binary(16)),
         "characters": pa.array([len(texts[i]) for i in good], pa.int64()),
         "bytes": pa.array([len(text) for text in data], pa.int64()),
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
-    return pa.table(columns).cast(schema(source))
+    return pa.table(columns).cast(wanted)
 
 
 def _joined(column: Any) -> bytes:  # noqa: ANN401  a column of binary(16)

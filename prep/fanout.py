@@ -58,11 +58,13 @@ class Fanout:
             yield from map(work, items)
             return
         pool = self._start()
-        futures: list[Future[Result]] = [pool.submit(work, item) for item in items]
+        futures: list[Future[Result]] = []
         try:
+            futures.extend(pool.submit(work, item) for item in items)
             for future in futures:
                 yield future.result()
         except BrokenProcessPool:
+            self._pool = None  # what is asked next gets a new pool
             raise WorkerError(
                 "a worker process was killed (out of memory, or by hand); "
                 "run the same command again to go on, with fewer --workers if memory is short"

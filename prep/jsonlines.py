@@ -16,6 +16,8 @@ from isal import igzip, isal_zlib
 from prep.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+INTEGERS = {"BIGINT", "UBIGINT", "HUGEINT"}  # as DuckDB names what it finds in JSON
+RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
 LINE_LIMIT = 256 << 20
@@ -27,10 +29,11 @@ Bad = tuple[tuple[int, str], ...]
 
 
 def batches(path: Path, text: str, *, keep_lines: bool) -> Iterator[tuple[pa.Table, Bad]]:
-    """Yield tables of `record`, `text` (null where it is none) and, if asked, `line`.
+    """Yield tables of RECORD, TEXT (null where it is none) and, if asked, `line`.
 
-    record is the line's number from 0; empty lines are no records. text is the dotted path of the
-    text. Raises InputError for a file that is missing, truncated or corrupt.
+    RECORD is the line's number from 0; empty lines are no records. text is the dotted path of the
+    text. `line` is the record as JSON; a text at its top is left out, for it is there already and
+    would be parsed again. Raises InputError for a file that is missing, truncated or corrupt.
     """
     keys = text.split(".")
     records: list[int] = []
@@ -52,7 +55,8 @@ def batches(path: Path, text: str, *, keep_lines: bool) -> Iterator[tuple[pa.Tab
         records.append(number)
         texts.append(_text(record, keys))
         if keep_lines:
-            kept.append(line.decode())
+            rest = {key: value for key, value in record.items() if [key] != keys}
+            kept.append(orjson.dumps(rest).decode())
         size += len(line)
         if len(records) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield _table(records, texts, kept, keep_lines=keep_lines), tuple(bad)
@@ -64,7 +68,7 @@ def batches(path: Path, text: str, *, keep_lines: bool) -> Iterator[tuple[pa.Tab
 def _table(
     records: list[int], texts: list[str | None], kept: list[str], *, keep_lines: bool
 ) -> pa.Table:
-    columns = {"record": pa.array(records, pa.int64()), "text": pa.array(texts, pa.large_string())}
+    columns = {RECORD: pa.array(records, pa.int64()), TEXT: pa.array(texts, pa.large_string())}
     if keep_lines:
         columns["line"] = pa.array(kept, pa.large_string())
     return pa.table(columns)
@@ -76,17 +80,44 @@ def _text(record: object, keys: list[str]) -> str | None:
     return record if isinstance(record, str) else None
 
 
+def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
+    """Return the columns of `shape`, wide enough for the values of `found` too.
+
+    What was seen as a number first may be a text later on: unless its column is widened, DuckDB
+    reads it as NULL. Whatever is of several kinds is text.
+
+    >>> widened({"stars": "UBIGINT", "size": "UBIGINT"}, {"stars": "DOUBLE", "new": "BIGINT"})
+    {'stars': 'DOUBLE', 'size': 'UBIGINT'}
+    """
+    if isinstance(shape, dict) and (found == "NULL" or isinstance(found, dict)):
+        known = found if isinstance(found, dict) else {}
+        return {key: widened(kind, known.get(key, "NULL")) for key, kind in shape.items()}
+    if isinstance(shape, list) and (found == "NULL" or isinstance(found, list)):
+        return [widened(shape[0], found[0] if isinstance(found, list) else "NULL")]
+    if shape == "NULL" and found != "NULL":
+        return widened(found, "NULL")
+    if not (isinstance(shape, str) and isinstance(found, str)):
+        return "VARCHAR"
+    kinds = {shape, found} - {"NULL"}
+    if len(kinds) > 1:
+        numbers = "HUGEINT" if kinds <= INTEGERS else "DOUBLE"
+        return numbers if kinds <= INTEGERS | {"DOUBLE"} else "VARCHAR"
+    return "VARCHAR" if kinds == {"JSON"} else shape
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file without their `\\n`."""
     rest: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
+    size = 0
     for piece in _pieces(path):
         first, *others = piece.split(b"\n")
         rest.append(first)
+        size += len(first)
         if others:
             yield b"".join(rest)
             yield from others[:-1]
-            rest = [others[-1]]
-        elif sum(map(len, rest)) > LINE_LIMIT:
+            rest, size = [others[-1]], len(others[-1])
+        elif size > LINE_LIMIT:
             raise InputError(
                 f"{path}: a line is longer than {LINE_LIMIT >> 20} MiB; is it JSON lines?"
             )

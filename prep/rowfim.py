@@ -6,11 +6,13 @@ off and counted (`fim_overflow`). Labels stay exact: the token that follows in t
 sequence, and no label at all where the continuation is not in the row.
 
 Character cuts fall on character starts of the segment's bytes; a token that a cut divides is
-encoded again in two halves, so that the bytes rejoin and a UTF-8 character is never cut.
+encoded again in two halves, so that the bytes rejoin and a UTF-8 character is never cut. A token
+that holds parts of characters, as byte-level ones may, is never divided.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +101,13 @@ class RowFim:
                 body[chosen.second :],
             )
         else:
-            places = character_starts(self.tokenizer, body)
+            places, numbers = character_starts(self.tokenizer, body)
             chosen = plan(self.settings, u, len(places) - 1)
             pieces = (body, body[:0], body[:0])
             if chosen.form != LEFT_TO_RIGHT:
-                rest, suffix = divide(self.tokenizer, body, places[chosen.second])
-                prefix, middle = divide(self.tokenizer, rest, places[chosen.first])
-                pieces = (prefix, middle, suffix)
+                first, second = places[chosen.first], places[chosen.second]
+                pieces = divide(self.tokenizer, body, first, second)
+                chosen = Plan(chosen.form, numbers[chosen.first], numbers[chosen.second])
         if chosen.form == LEFT_TO_RIGHT:
             return body, chosen
         account.permuted += 1
@@ -114,32 +116,52 @@ class RowFim:
         return arrange(chosen, pieces, self.marks), chosen
 
 
-def character_starts(tokenizer: Tokenizer, ids: Ids) -> list[int]:
-    """Return the byte positions at which a character starts, and the end: (characters + 1,)."""
-    data = np.frombuffer(b"".join(tokenizer.bytes_of[i] for i in ids.tolist()), dtype=np.uint8)
-    return [*np.flatnonzero((data & 0xC0) != 0x80).tolist(), len(data)]
+def character_starts(tokenizer: Tokenizer, ids: Ids) -> tuple[list[int], list[int]]:
+    """Return where a cut may fall: the bytes at which characters start, the end; their numbers.
 
-
-def divide(tokenizer: Tokenizer, ids: Ids, place: int) -> tuple[Ids, Ids]:
-    """Divide ids at a byte position, encoding anew only the token that it falls in.
-
-    Where the halves of that token are no text of their own the cut moves to the token's start.
+    A start within a token that is no text of its own is left out: (places,) and (places,).
     """
-    lengths = [len(tokenizer.bytes_of[i]) for i in ids.tolist()]
-    ends = np.cumsum([0, *lengths])
-    token = int(np.searchsorted(ends, place, side="right")) - 1
-    inside = place - int(ends[token])
-    if inside == 0:
-        return ids[:token], ids[token:]
-    data = tokenizer.bytes_of[int(ids[token])]
-    try:
-        left, right = data[:inside].decode(), data[inside:].decode()
-    except UnicodeDecodeError:
-        return ids[:token], ids[token:]
-    return (
-        np.concatenate([ids[:token], tokenizer.encode_piece(left)]),
-        np.concatenate([tokenizer.encode_piece(right), ids[token + 1 :]]),
+    data = np.frombuffer(b"".join(tokenizer.bytes_of[i] for i in ids.tolist()), dtype=np.uint8)
+    starts = np.flatnonzero((data & 0xC0) != 0x80)
+    ends = _ends(tokenizer, ids)
+    token = np.searchsorted(ends, starts, side="right") - 1
+    free = (ends[token] == starts) | tokenizer.is_text[ids[token]]
+    numbers = [*np.flatnonzero(free).tolist(), len(starts)]
+    return [*starts[free].tolist(), len(data)], numbers
+
+
+def divide(tokenizer: Tokenizer, ids: Ids, first: int, second: int) -> tuple[Ids, Ids, Ids]:
+    """Divide ids at two of `character_starts`, encoding anew only a token that a cut falls in."""
+    ends = _ends(tokenizer, ids)
+    cuts = [0, first, second, int(ends[-1])]
+    prefix, middle, suffix = (_piece(tokenizer, ids, ends, *bounds) for bounds in pairwise(cuts))
+    return prefix, middle, suffix
+
+
+def _piece(tokenizer: Tokenizer, ids: Ids, ends: NDArray[np.int64], start: int, stop: int) -> Ids:
+    """Return the ids of the bytes [start, stop)."""
+    first, last = (np.searchsorted(ends, [start, stop], side="right") - 1).tolist()
+    after, before = start - int(ends[first]), stop - int(ends[last])  # bytes into their tokens
+    if first == last:
+        return _encoded(tokenizer, ids[first : last + 1], after, before)
+    head = (
+        _encoded(tokenizer, ids[first : first + 1], after, None)
+        if after
+        else ids[first : first + 1]
     )
+    tail = _encoded(tokenizer, ids[last : last + 1], 0, before)
+    return np.concatenate([head, ids[first + 1 : last], tail])
+
+
+def _encoded(tokenizer: Tokenizer, token: Ids, start: int, stop: int | None) -> Ids:
+    """Encode the bytes [start, stop) of a token: (1,), or (0,) for none."""
+    text = b"".join(tokenizer.bytes_of[i] for i in token.tolist())[start:stop].decode()
+    return tokenizer.encode_piece(text) if text else token[:0]
+
+
+def _ends(tokenizer: Tokenizer, ids: Ids) -> NDArray[np.int64]:
+    """Return the bytes before each token, and of all of them: (ids + 1,)."""
+    return np.cumsum([0, *(len(tokenizer.bytes_of[i]) for i in ids.tolist())])
 
 
 def rebuild(

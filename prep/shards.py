@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
-from os import getpid
+from os import stat_result
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from prep.errors import DamageError
-from prep.receipts import file_digest
+from prep.receipts import file_digest, replacing
 
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 CHANNELS = 3
@@ -62,12 +62,25 @@ def name(number: int) -> str:
 def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     """Write a shard from blocks of rows, under a temporary name that is renamed at the end.
 
-    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`.
+    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{getpid()}.tmp")
+    with replacing(path) as temporary:
+        content, total, msl = _fill(temporary, rows, blocks)
+        return Shard(
+            name=path.name,
+            rows=rows,
+            msl=msl,
+            digest=content,
+            rows_sum=total,
+            bytes=temporary.stat().st_size,
+            xxh3=file_digest(temporary),
+        )
+
+
+def _fill(path: Path, rows: int, blocks: Iterable[Rows]) -> tuple[str, int, int]:
+    """Write the file of a shard; return its digest, rows_sum and msl."""
     content, total, written, msl = sha256(), 0, 0, 0
-    with h5py.File(temporary, "w") as file:
+    with h5py.File(path, "w") as file:
         dataset = None
         for given in blocks:
             block = np.ascontiguousarray(given, dtype="<i4")
@@ -82,19 +95,9 @@ def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
                     (written, 0, 0), isal_zlib.compress(data, LEVEL), filter_mask=0
                 )
                 written += 1
-        if written != rows:
-            raise ValueError(f"{path}: got {written} rows, expected {rows}")
-    info = Shard(
-        name=path.name,
-        rows=rows,
-        msl=msl,
-        digest=content.hexdigest(),
-        rows_sum=total % 2**64,
-        bytes=temporary.stat().st_size,
-        xxh3=file_digest(temporary),
-    )
-    temporary.replace(path)
-    return info
+        if written != rows or not rows:
+            raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
+    return content.hexdigest(), total % 2**64, msl
 
 
 def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:
@@ -126,15 +129,19 @@ def blocks(path: Path, size: int = BLOCK_ROWS) -> Iterator[Rows]:
 def take(path: Path, rows: NDArray[np.integer]) -> Rows:
     """Read rows by number, in the order given: (len(rows), 3, msl) int32."""
     with _reading(path):
-        dataset = _open(path, path.stat().st_mtime_ns)
-        msl = dataset.shape[2]
+        dataset, direct = _open(path, _identity(path.stat()))
+        total, _, msl = dataset.shape
+        if len(rows) and not 0 <= rows.min() <= rows.max() < total:
+            raise DamageError(
+                f"{path}: has {total} rows, but rows {rows.min()} to {rows.max()} are asked; "
+                "build again or restore it"
+            )
         out = np.empty((len(rows), CHANNELS, msl), dtype=np.int32)
-        direct = dataset.chunks == (1, CHANNELS, msl) and dataset.compression == "gzip"
         for i, row in enumerate(rows.tolist()):
             if direct:
-                _, packed = dataset.id.read_direct_chunk((row, 0, 0))
-                flat = np.frombuffer(isal_zlib.decompress(packed), dtype="<i4")
-                out[i] = flat.reshape(CHANNELS, msl)
+                skipped, packed = dataset.id.read_direct_chunk((row, 0, 0))
+                plain = packed if skipped else isal_zlib.decompress(packed)
+                out[i] = np.frombuffer(plain, dtype="<i4").reshape(CHANNELS, msl)
             else:
                 out[i] = dataset[row]
     return out
@@ -143,7 +150,7 @@ def take(path: Path, rows: NDArray[np.integer]) -> Rows:
 def shape(path: Path) -> tuple[int, int]:
     """Return (rows, msl) of a shard."""
     with _reading(path):
-        rows, _, msl = _open(path, path.stat().st_mtime_ns).shape
+        rows, _, msl = _open(path, _identity(path.stat()))[0].shape
     return int(rows), int(msl)
 
 
@@ -161,10 +168,22 @@ def folder(path: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=128)
-def _open(path: Path, _modified: int) -> h5py.Dataset:
-    # Kept open: opening costs more than reading a row. A replaced file has another time.
+def _open(path: Path, _version: tuple[int, ...]) -> tuple[h5py.Dataset, bool]:
+    """Open a shard and tell whether its chunks can be read whole: ours, and Model Zoo's.
+
+    It is kept open: opening costs more than reading a row.
+    """
     dataset: Any = h5py.File(path, "r")["data"]
-    return dataset
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.shape[1] != CHANNELS:
+        raise ValueError(f"`data` is not of shape (rows, {CHANNELS}, msl)")
+    deflated = dataset.compression == "gzip" and dataset.id.get_create_plist().get_nfilters() == 1
+    whole = dataset.chunks == (1, CHANNELS, dataset.shape[2]) and dataset.dtype == np.dtype("<i4")
+    return dataset, deflated and whole
+
+
+def _identity(stat: stat_result) -> tuple[int, ...]:
+    # A file that replaced another under its name has another inode, even within one tick.
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def shuffle(
     which = np.searchsorted(starts, order, side="right") - 1
     within = order - starts[which]
     names = pa.DictionaryArray.from_arrays(
-        pa.array(which, pa.int16()), pa.array([item.name for item in inputs])
+        pa.array(which, pa.int32()), pa.array([item.name for item in inputs])
     )
     numbers = pa.array(np.arange(len(order)), pa.int32())
     table = pa.table([numbers, names, pa.array(within, pa.int32())], schema=spans.ORIGIN)

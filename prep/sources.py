@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prep.errors import InputError, RecipeError
+from prep.jsonlines import RECORD, TEXT
 from prep.jsonlines import SUFFIXES as JSONL_SUFFIXES
 from prep.jsonlines import batches as jsonl_batches
 
 PARQUET_SUFFIXES = (".parquet",)
 BATCH_ROWS = 1024
+TEXT_KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
@@ -50,13 +53,19 @@ class Source:
     ftfy: bool = False
     max_bad_records: int = 0
 
+    def __post_init__(self) -> None:
+        if self.hub is not None and self.files:
+            raise ValueError("files: stands beside hub; name one of the two")
+        if self.hub is not None and self.half is not None:
+            raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
+
 
 @dataclass(frozen=True)
 class Batch:
     """Records of one block: an Arrow table, and what could not be read.
 
-    table: columns `record` (int64) and `text` (string, null where it is none), then either the
-    source's own columns or `line`, the record as JSON text.
+    table: columns RECORD (int64) and TEXT (string, null where it is none), then either the
+    source's own columns or `line`, the record as JSON.
     bad: (record, reason) for each record that is none.
     """
 
@@ -119,6 +128,8 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
 
 def _matches(pattern: str, root: Path) -> list[str]:
     suffixes = JSONL_SUFFIXES + PARQUET_SUFFIXES
+    if Path(pattern).is_absolute():
+        raise RecipeError(f"files: {pattern} is absolute; give it relative to the data root")
     path = root / pattern
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.name.endswith(suffixes)]
@@ -152,28 +163,35 @@ def _read_parquet(source: Source, path: Path) -> Iterator[Batch]:
 
 
 def _with_text(source: Source, place: object, table: pa.Table, first: int) -> pa.Table:
-    """Put `record` and `text` in front of a table's own columns."""
+    """Put RECORD and TEXT in front of a table's own columns."""
     column: Any = table
     for step in source.text.split("."):
-        names = column.column_names if column is table else [f.name for f in column.type]
+        names = _names(column)
         if step not in names:
             raise RecipeError(
                 f"source {source.name}: {place} has no column {source.text!r} "
-                f"(it has {', '.join(names)}); set `text`"
+                f"(it has {', '.join(names) or 'nothing below it'}); set `text`"
             )
-        column = column.column(step) if column is table else _field(column, step)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = pa.nulls(table.num_rows, pa.string())
+        column = column.column(step) if column is table else pc.struct_field(column, step)
     record = pa.array(range(first, first + table.num_rows), pa.int64())
-    kept = [name for name in table.column_names if name not in {"record", "text"}]
-    text = column.cast(pa.large_string())
-    return pa.table([record, text, *(table.column(n) for n in kept)], ["record", "text", *kept])
+    text = column.cast(pa.large_string()) if _is_text(column.type) else _no_text(table.num_rows)
+    return pa.table([record, text, *table.columns], [RECORD, TEXT, *table.column_names])
 
 
-def _field(column: Any, name: str) -> Any:  # noqa: ANN401  a struct column
-    import pyarrow.compute as pc
+def _names(column: Any) -> list[str]:  # noqa: ANN401  a table or one of its columns
+    if isinstance(column, pa.Table):
+        return column.column_names
+    return [field.name for field in column.type] if pa.types.is_struct(column.type) else []
 
-    return pc.struct_field(column, name)
+
+def _is_text(kind: Any) -> bool:  # noqa: ANN401  an Arrow type
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return any(is_kind(kind) for is_kind in TEXT_KINDS)
+
+
+def _no_text(rows: int) -> Any:  # noqa: ANN401  a column
+    return pa.nulls(rows, pa.large_string())
 
 
 def _read_hub(source: Source, root: Path, number: int) -> Iterator[Batch]:
@@ -185,7 +203,11 @@ def _read_hub(source: Source, root: Path, number: int) -> Iterator[Batch]:
             yield Batch(_with_text(source, f"dataset {source.hub}", table, first))
             first += table.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"dataset {source.hub}: {str(error).splitlines()[0]}") from None
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"source {source.name}: dataset {source.hub}, shard {number}: can't be read to its end "
+            f"({brief}); fetch it again"
+        ) from None
 
 
 def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no types

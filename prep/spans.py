@@ -5,13 +5,14 @@ folder has no spans of its own but `data-00007.origin.parquet`: for each row the
 came from, so that spans are found by one join and never copied.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from prep.receipts import replacing
 
 SPANS = pa.schema(
     [
@@ -29,7 +30,7 @@ SPANS = pa.schema(
 ORIGIN = pa.schema(
     [
         ("row", pa.int32()),
-        ("origin", pa.dictionary(pa.int16(), pa.string())),  # folder/shard it came from
+        ("origin", pa.dictionary(pa.int32(), pa.string())),  # folder/shard it came from
         ("origin_row", pa.int32()),
     ]
 )
@@ -69,10 +70,8 @@ def cut(starts: NDArray[np.int64], first: int, last: int, msl: int) -> dict[str,
 
 def write(path: Path, table: pa.Table) -> None:
     """Write a side file (spans, origin, documents) under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd", version="2.6")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", version="2.6")
 
 
 def read(path: Path) -> pa.Table:

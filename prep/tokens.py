@@ -61,6 +61,8 @@ class Tokenizer:
         self.settings, self.raw = settings, raw
         self.json: Json = orjson.loads(raw)
         self.fingerprint = sha256(raw).hexdigest()
+        if self.json["model"].get("type", "BPE") != "BPE":
+            raise ValueError(f"its model is {self.json['model']['type']}")
         self._added = {entry["content"]: int(entry["id"]) for entry in self.json["added_tokens"]}
         ids = [*self.json["model"]["vocab"].values(), *self._added.values()]
         self.vocab = int(max(ids)) + 1
@@ -70,6 +72,7 @@ class Tokenizer:
         self.dummy_prefix = plain != twin
         self._reference = [_reference(plain), _reference(twin)]
         self.backend, self._encoders = _fastest(plain, twin, self._reference)
+        self._refuse_controls((*DOCUMENTS, *self._added))
         self.canary = sha256(
             b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
         ).hexdigest()
@@ -87,6 +90,15 @@ class Tokenizer:
             return np.asarray(self._encoders[which].encode(text), dtype=np.uint32)
         ids = self._reference[which].encode(text, add_special_tokens=False).ids
         return np.array(ids, dtype=np.uint32)
+
+    def _refuse_controls(self, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            found = np.intersect1d(self.encode(text), self.controls)
+            if len(found):
+                raise InputError(
+                    f"{self.settings.path}: gives the control id {found[0]} for the text {text!r}; "
+                    "use a tokenizer that spells every text: byte-level, or with byte fallback"
+                )
 
     def id_of(self, part: str) -> int:
         """Return the id of `bos`, `eos`, `fim_prefix`, ...; RecipeError if there is none."""
@@ -118,6 +130,11 @@ class Tokenizer:
             table[number] = content.encode()
         return table
 
+    @cached_property
+    def is_text(self) -> NDArray[np.bool_]:
+        """Whether the bytes of each id are whole characters: (vocab,)."""
+        return np.array([_is_utf8(data) for data in self.bytes_of])
+
     def decode(self, ids: Iterable[int], *, whole: bool = True) -> str:
         """Return the text of ids; `whole` drops the dummy space before a document."""
         data = b"".join(self.bytes_of[i] for i in ids)
@@ -136,7 +153,6 @@ class Tokenizer:
         return next((self._added[name] for name in names if name in self._added), None)
 
 
-@lru_cache(maxsize=8)
 def load(settings: TokenizerSettings) -> Tokenizer:
     """Load a tokenizer from a tokenizer.json, a folder with one, or a hub id (`owner/name`)."""
     path = Path(settings.path)
@@ -149,11 +165,17 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     else:
         raise InputError(f"{path}: no such tokenizer file; give a tokenizer.json or a hub id")
     try:
-        return Tokenizer(settings, raw)
+        return _loaded(settings, raw)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is no tokenizer.json of BPE kind ({error})") from None
 
 
+@lru_cache(maxsize=8)
+def _loaded(settings: TokenizerSettings, raw: bytes) -> Tokenizer:
+    return Tokenizer(settings, raw)
+
+
+@lru_cache(maxsize=8)
 def _from_hub(name: str) -> bytes:
     try:
         return tokenizers.Tokenizer.from_pretrained(name).to_str().encode()
@@ -163,8 +185,9 @@ def _from_hub(name: str) -> bytes:
 
 
 def _plain(model: Json) -> Json:
-    """The same model with nothing added and nothing matched: every text is ordinary text."""
-    return {**copy.deepcopy(model), "added_tokens": [], "post_processor": None}
+    """The same model with nothing added, matched, cut off or left to chance: text is text."""
+    bare = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return {**copy.deepcopy(model), **bare, "model": {**model["model"], "dropout": None}}
 
 
 def _without_dummy_prefix(model: Json) -> Json:
@@ -186,7 +209,10 @@ def _without_dummy_prefix(model: Json) -> Json:
 
 
 def _reference(model: Json) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(orjson.dumps(model).decode())
+    try:
+        return tokenizers.Tokenizer.from_str(orjson.dumps(model).decode())
+    except Exception as error:  # noqa: BLE001  the library raises nothing more precise
+        raise ValueError(str(error)) from None
 
 
 def _fastest(
@@ -202,9 +228,18 @@ def _fastest(
                     log.warning("gigatoken differs from tokenizers on %r: using tokenizers", text)
                     return "tokenizers", []
     except Exception as error:  # noqa: BLE001  any failure of the fast path means: do without it
-        log.warning("gigatoken can't load this tokenizer (%s): using tokenizers, slower", error)
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("gigatoken can't load this tokenizer (%s): using tokenizers, slower", brief)
         return "tokenizers", []
     return "gigatoken", fast
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_byte_level(model: Json) -> bool:

@@ -1,8 +1,8 @@
 """Checkpoints: model, optimiser and state of a step, whole or not there at all.
 
-`step-00001500/` holds torch.distributed.checkpoint's files and `state.json` (step, run, manifest
-digest, ledger). It is written under a temporary name, flushed, and renamed; the name alone makes
-it a checkpoint.
+`step-00001500/` holds torch.distributed.checkpoint's files and `state.json` (step, manifest digest,
+ledger, digest of the weights). It is written under a temporary name, flushed, and renamed; the name
+alone makes it a checkpoint.
 """
 
 import os
@@ -27,16 +27,16 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from prep import receipts
 from prep.errors import DamageError
+from train import folder as folders
 
 Json = dict[str, Any]
-STATE = "state.json"
 
 
 def save(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Json
 ) -> Path:
     """Write the checkpoint of a step and return its path."""
-    path = folder / name(step)
+    path = folder / folders.checkpoint_name(step)
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     rmtree(temporary, ignore_errors=True)
     weights, moments = get_state_dict(model, optimizer)
@@ -44,7 +44,7 @@ def save(
         save_state({"model": weights, "optimizer": moments}, checkpoint_id=temporary)
     files = [receipts.describe(file) for file in sorted(temporary.iterdir())]
     content = {**state, "step": step, "weights": weights_digest(model), "files": files}
-    receipts.write_atomic(temporary / STATE, receipts.canonical(content))
+    folders.write_state(temporary, content)
     rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return path
@@ -76,33 +76,18 @@ def load_weights(path: Path, model: nn.Module) -> Json:
 
 
 def read_state(path: Path) -> Json:
-    """Read a checkpoint's state and check its files' sizes and digests."""
-    state = receipts.read_json(path / STATE)
-    told = receipts.damages(path, state)
-    if told:
-        raise DamageError(f"{told[0]}; remove this checkpoint to go on from the one before")
+    """Read a checkpoint's state and check the bytes of its files."""
+    state = folders.read_state(path)
+    folders.check_files(path, state, "remove this checkpoint to go on from the one before")
     return state
 
 
-def latest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a folder, or None."""
-    return max(all_of(folder), default=None)
-
-
-def all_of(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
-
-
 def keep_last(folder: Path, count: int) -> None:
-    """Remove all but the newest checkpoints, and what a crash left half-written."""
-    for path in [*all_of(folder)[:-count], *folder.glob(".step-*.tmp")]:
-        rmtree(path, ignore_errors=True)
-
-
-def name(step: int) -> str:
-    """Return the folder name of a step's checkpoint."""
-    return f"step-{step:08d}"
+    """Remove all but the newest checkpoints, and what is left of removing others."""
+    kept = folders.checkpoints(folder)[-count:]
+    for path in folder.glob("step-*"):
+        if path not in kept:
+            rmtree(path, ignore_errors=True)
 
 
 def weights_digest(model: nn.Module) -> str:

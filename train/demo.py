@@ -25,7 +25,7 @@ from mixtures.report import ratio_lines, table
 from mixtures.verify import verify
 from prep import bpe, gather, receipts
 from prep.errors import CrystalmixError
-from train import checkpoint, ledger, session, trace
+from train import folder, ledger, session, trace
 from train.findings import findings
 from train.tracing import FIM, snippet
 
@@ -64,8 +64,7 @@ def run(out: Path, *, tiny: bool, workers: int, say: Say) -> bool:
     _tell(say, began, "train phase1")
     session.train(built, str(run_file), trained, phases=["phase1"], say=_indented(say))
     _tell(say, began, f"train {KILLED}, and kill it in the middle")
-    reached = _kill_in_the_middle(built, run_file, trained, size)
-    say(f"  killed with SIGKILL after step {reached}; now the same command again")
+    say(f"  {_kill_in_the_middle(built, run_file, trained, size)}")
     session.train(built, str(run_file), trained, phases=[KILLED, "phase3"], say=_indented(say))
     _tell(say, began, f"train {KILLED} again, undisturbed, beside it")
     same = _undisturbed(built, run_file, trained, out / "control")
@@ -118,13 +117,13 @@ def _texts(raw: Path) -> Iterator[str]:
             yield from (orjson.loads(line)["text"] for line in file.read().splitlines())
 
 
-def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) -> int:
-    """Train a phase in another process and kill it past a checkpoint; return the last step."""
-    command = [sys.executable, "-m", "cli", "train", str(built), "--run", str(run_file)]
-    command += ["--out", str(trained), "--phase", KILLED]
+def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) -> str:
+    """Train a phase in another process and kill it past a checkpoint; return what came of it."""
     metrics = trained / KILLED / "metrics.jsonl"
     middle = size.steps[1] // 2 + size.checkpoint_steps // 2
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if (done := _count_lines(metrics)) >= middle:
+        return f"an earlier demo has already come to step {done - 1}; now the rest, if any"
+    process = _train_apart(built, run_file, trained)
     deadline = monotonic() + PATIENCE_SECONDS
     try:
         while process.poll() is None and _count_lines(metrics) < middle:
@@ -137,7 +136,22 @@ def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) 
         _, told = process.communicate()
     if process.returncode not in {-signal.SIGKILL, 0}:
         raise CrystalmixError(f"training {KILLED} failed: {told.decode().strip()}")
-    return _count_lines(metrics) - 1
+    if process.returncode == 0:
+        return "it was done before the kill came"
+    reached = _count_lines(metrics) - 1
+    return f"killed with SIGKILL after step {reached}; now the same command again"
+
+
+def _train_apart(built: Path, run_file: Path, trained: Path) -> "subprocess.Popen[bytes]":
+    """Start `crystalmix train` as a process of its own, with these very modules."""
+    # -P: a cli.py in the folder that the user happens to be in is not ours.
+    command = [sys.executable, "-P", "-m", "cli", "train", str(built), "--run", str(run_file)]
+    command += ["--out", str(trained), "--phase", KILLED]
+    paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def _count_lines(path: Path) -> int:
@@ -150,16 +164,14 @@ def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> b
     from train.run import load
 
     manifest = session.read_manifests(built)[1]
-    before = checkpoint.latest(trained / "phase1" / "checkpoints")
+    before = folder.latest(trained / "phase1" / "checkpoints")
     Trainer(load(run_file, KILLED), manifest, built, control / KILLED).train(before)
     one, other = trained / KILLED, control / KILLED
-    weights = [
-        checkpoint.read_state(folder / "checkpoints" / checkpoint.name(manifest.steps))["weights"]
-        for folder in (one, other)
-    ]
+    last = folder.checkpoint_name(manifest.steps)
+    weights = [folder.read_state(phase / "checkpoints" / last)["weights"] for phase in (one, other)]
     ledgers = [
-        [ledger.read(folder / "ledger", kind).to_pylist() for kind in ("steps", "rows")]
-        for folder in (one, other)
+        [ledger.read(phase / "ledger", kind).to_pylist() for kind in ("steps", "rows")]
+        for phase in (one, other)
     ]
     return weights[0] == weights[1] and ledgers[0] == ledgers[1]
 

@@ -1,6 +1,7 @@
 """Findings: every disagreement between what a manifest planned and what a ledger recorded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
 from prep import receipts
 from prep.errors import CrystalmixError, InputError
+from train import folder as folders
 from train import ledger
-from train.batches import Batches
 
 Json = dict[str, Any]
 MOST = 20  # findings told per phase
@@ -23,52 +24,61 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
 
     batches: read the rows of every step again and compare their digests too (slow).
     """
-    folders = sorted(path.parent for path in run.glob("*/ledger"))
-    if not folders:
-        raise InputError(f"{run}: holds no ledger; give the --out of `crystalmix train`")
+    begun = folders.phases(run)
+    if not begun:
+        raise InputError(f"{run}: holds no run; give the --out of `crystalmix train`")
     told: list[str] = []
-    for folder in folders:
+    for folder in begun:
         try:
             manifest = manifests.read(build / "phases" / folder.name)
-            found = _phase(folder, manifest, build if batches else None)
-            told += [line for line, _ in zip(found, range(MOST), strict=False)]
+            for line in islice(_phase(folder, manifest, build if batches else None), MOST):
+                told.append(line)  # kept where a later check can't go on
         except CrystalmixError as error:
             told.append(str(error))
     return told
 
 
 def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]:
-    begun = receipts.read_json(folder / "run.json")
-    if begun["manifest"] != manifest.digest:
-        told = begun["manifest"][:12]
-        yield f"{folder}: was trained on manifest {told}, not on {manifest.digest[:12]}"
-    yield from _sealed_files(folder)
-    steps = ledger.read(folder / "ledger", "steps")
-    rows = ledger.read(folder / "ledger", "rows")
+    begun = folders.read_json(folder / folders.RUN, "train this phase again").get("manifest")
+    if begun != manifest.digest:
+        yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
+    newest = folders.latest(folder / "checkpoints")
+    if newest is None:
+        # Begun, but stopped before its first checkpoint: nothing is recorded for good.
+        yield from (_unsealed(path) for path in ledger.segments(folder / "ledger"))
+        return
+    state = folders.read_state(newest)
+    yield from _sealed_files(folder, manifest, newest, state)
+    names = {entry["name"] for entry in state["ledger"]["files"]}
+    steps, rows = (ledger.read(folder / "ledger", kind, names) for kind in ("steps", "rows"))
     numbers = steps["step"].to_numpy()
     if not np.array_equal(numbers, np.arange(len(numbers))):
         yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
+    if len(numbers) > manifest.steps:
+        yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
     yield from _chain(folder, manifest, steps)
     yield from _rows(folder, manifest, rows, len(numbers))
     if root is not None:
         yield from _bytes(folder, manifest, root, steps)
 
 
-def _sealed_files(folder: Path) -> Iterator[str]:
+def _sealed_files(folder: Path, manifest: Manifest, newest: Path, state: Json) -> Iterator[str]:
     """Hold the ledger's files against the newest checkpoint, which sealed them."""
-    from train import checkpoint
-
-    newest = checkpoint.latest(folder / "checkpoints")
-    if newest is None:
-        yield f"{folder}: has no checkpoint, so nothing seals its ledger"
-        return
-    state = receipts.read_json(newest / checkpoint.STATE)
+    if state["manifest"] != manifest.digest:
+        yield (
+            f"{newest}: was saved under manifest {_brief(state['manifest'])}, "
+            f"not under {_brief(manifest.digest)}"
+        )
     sealed = state["ledger"]
-    yield from receipts.damages(folder / "ledger", sealed)
+    yield from (folders.without_remedy(t) for t in receipts.damages(folder / "ledger", sealed))
     names = {entry["name"] for entry in sealed["files"]}
     for path in ledger.segments(folder / "ledger"):
         if path.name not in names:
-            yield f"{path}: is in no checkpoint; resume the run to cut it"
+            yield _unsealed(path)
+
+
+def _unsealed(path: Path) -> str:
+    return f"{path}: is in no checkpoint; resume the run to cut it"
 
 
 def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
@@ -84,14 +94,20 @@ def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
 
 def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: int) -> Iterator[str]:
     """Compare the recorded rows with the planned ones, step by step."""
+    if len(rows) != steps * manifest.batch:
+        yield f"{folder}: holds {len(rows)} rows for {steps} steps of {manifest.batch}"
     names = {part.name: i for i, part in enumerate(manifest.parts)}
     paths = np.array(manifest.paths)
     for step in range(steps):
         first = step * manifest.batch
         have = rows.slice(first, manifest.batch)
         plan = manifest.step(step)
-        if set(have["step"].to_pylist()) != {step} or len(have) != manifest.batch:
-            yield f"{folder}: step {step} holds {len(have)} rows in place, planned {manifest.batch}"
+        found = set(have["step"].to_pylist())
+        if found != {step} or len(have) != manifest.batch:
+            yield (
+                f"{folder}: in place of step {step}'s {manifest.batch} rows stand {len(have)} "
+                f"of {'step' if len(found) == 1 else 'steps'} {_list(found) or 'none'}"
+            )
             return
         part = [names.get(str(name), -1) for name in have["part"].to_pylist()]
         same = (
@@ -99,16 +115,37 @@ def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: int) -> Itera
             & (plan.row == have["row"].to_numpy())
             & (plan.epoch == have["epoch"].to_numpy())
             & (paths[plan.shard] == np.array(have["shard"].to_pylist()))
+            & (np.arange(manifest.batch) == have["slot"].to_numpy())
         )
         for slot in np.flatnonzero(~same).tolist():
-            entry = {k: v[0] for k, v in have.slice(slot, 1).to_pydict().items()}
+            fed = {k: v[0] for k, v in have.slice(slot, 1).to_pydict().items()}
+            planned = {
+                "slot": slot,
+                "part": manifest.parts[plan.part[slot]].name,
+                "shard": manifest.paths[plan.shard[slot]],
+                "row": plan.row[slot],
+                "epoch": plan.epoch[slot],
+            }
             yield (
-                f"{folder}: step {step} slot {slot} consumed {entry['shard']} row {entry['row']}, "
-                f"planned {manifest.paths[plan.shard[slot]]} row {plan.row[slot]}"
+                f"{folder}: step {step} slot {slot} consumed {_row(fed)}, planned {_row(planned)}"
             )
 
 
+def _row(entry: Json) -> str:
+    return "{shard} row {row} (part {part}, epoch {epoch}, slot {slot})".format(**entry)
+
+
+def _brief(digest: object) -> str:
+    return str(digest)[:12]
+
+
+def _list(numbers: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, numbers)))
+
+
 def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Iterator[str]:
+    from train.batches import Batches
+
     batches = Batches(manifest, root)
     for step, digest in enumerate(steps["digest"].to_pylist()):
         if batches[step].digest != digest:

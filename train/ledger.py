@@ -3,9 +3,11 @@
 Steps are recorded after the optimiser step and held until the next checkpoint, when they are
 sealed as `ledger/rows-<first>-<last>.parquet` and `ledger/steps-<first>-<last>.parquet`, so that a
 crash never records a step that no checkpoint covers. On resume, segments past the checkpoint are
-cut. Each step's digest is chained to the one before: chain = sha256(previous chain, batch digest).
+cut, and those it sealed must be as they were. Each step's digest is chained to the one before:
+chain = sha256(previous chain, batch digest).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +21,7 @@ from mixtures.manifest import Manifest, RowRefs
 from prep.errors import DamageError
 from prep.receipts import describe
 from prep.spans import write as write_table
+from train.folder import check_files
 
 Json = dict[str, Any]
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -68,16 +71,27 @@ class Ledger:
         self.folder, self.manifest = folder, manifest
         self.chain = first_chain(manifest.digest)
         self.next_step = 0
+        self._names = pa.array([part.name for part in manifest.parts], pa.string())
+        self._paths = pa.array(manifest.paths, pa.string())
+        self._files: list[Json] = []  # of the sealed segments, as described when they were sealed
         self._rows: list[pa.Table] = []
         self._steps: list[Json] = []
 
-    def truncate(self, step: int, chain: str) -> None:
-        """Go back to a checkpoint: steps from `step` on are cut, the chain goes on from there."""
+    def truncate(self, sealed: Json | None = None) -> None:
+        """Go back to what a checkpoint sealed (to nothing without one): all else is cut.
+
+        Raises DamageError where a sealed segment is not what it was.
+        """
+        start = {"chain": first_chain(self.manifest.digest), "steps": 0, "files": []}
+        sealed = start if sealed is None else sealed
+        again = f"restore it, or remove {self.folder.parent} and train this phase again"
+        check_files(self.folder, sealed, again)
+        names = {entry["name"] for entry in sealed["files"]}
         for path in segments(self.folder):
-            if first_and_last(path)[1] >= step:
+            if path.name not in names:
                 path.unlink()
-        self.chain, self.next_step = chain, step
-        self._rows, self._steps = [], []
+        self.chain, self.next_step = sealed["chain"], sealed["steps"]
+        self._files, self._rows, self._steps = list(sealed["files"]), [], []
 
     def record(self, step: Step) -> str:
         """Take down a finished step and return the chain; steps must come one after the other."""
@@ -103,25 +117,26 @@ class Ledger:
         """Write what was recorded since the last seal; return the state for a checkpoint."""
         if self._steps:
             first, last = self._steps[0]["step"], self._steps[-1]["step"]
-            name = f"{first:08d}-{last:08d}.parquet"
             rows = pa.concat_tables(self._rows, promote_options="default").unify_dictionaries()
-            write_table(self.folder / f"rows-{name}", rows.combine_chunks())
             steps = pa.Table.from_pylist(self._steps, schema=STEPS)
-            write_table(self.folder / f"steps-{name}", steps)
+            for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
+                path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
+                write_table(path, table)
+                self._files.append(describe(path))
             self._rows, self._steps = [], []
-        files = [describe(path) for path in segments(self.folder)]
-        return {"chain": self.chain, "steps": self.next_step, "files": files}
+        return {"chain": self.chain, "steps": self.next_step, "files": list(self._files)}
 
     def _row_table(self, step: Step) -> pa.Table:
         refs, count = step.refs, len(step.refs.row)
-        names = pa.array([part.name for part in self.manifest.parts])
+        part, shard = (
+            pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), names)
+            for numbers, names in ((refs.part, self._names), (refs.shard, self._paths))
+        )
         columns = {
             "step": pa.array(np.full(count, step.step), pa.int32()),
             "slot": pa.array(np.arange(count), pa.int32()),
-            "part": pa.DictionaryArray.from_arrays(pa.array(refs.part, pa.int32()), names),
-            "shard": pa.DictionaryArray.from_arrays(
-                pa.array(refs.shard, pa.int32()), pa.array(self.manifest.paths)
-            ),
+            "part": part,
+            "shard": shard,
             "row": pa.array(refs.row, pa.int32()),
             "epoch": pa.array(refs.epoch, pa.int32()),
         }
@@ -143,23 +158,24 @@ def segments(folder: Path, kind: str = "*") -> list[Path]:
     return sorted(folder.glob(f"{kind}-*-*.parquet"))
 
 
-def first_and_last(path: Path) -> tuple[int, int]:
-    """Return the first and last step of a segment, from its name."""
-    _, first, last = path.stem.split("-")
-    return int(first), int(last)
+def read(folder: Path, kind: str, only: Collection[str] | None = None) -> pa.Table:
+    """Read all `rows` or `steps` of a ledger in order; DamageError names a broken segment.
 
-
-def read(folder: Path, kind: str) -> pa.Table:
-    """Read all `rows` or `steps` of a ledger in order; DamageError names a broken segment."""
-    tables: list[pa.Table] = []
-    for path in segments(folder, kind):
-        try:
-            tables.append(pq.read_table(path))
-        except (pa.ArrowException, OSError) as error:
-            brief = str(error).splitlines()[0]
-            raise DamageError(
-                f"{path}: can't be read ({brief}); restore it or train again"
-            ) from None
-    if not tables:
+    only: the names of the segments to read, all by default.
+    """
+    paths = [path for path in segments(folder, kind) if only is None or path.name in only]
+    if not paths:
         raise DamageError(f"{folder}: holds no {kind}; train first")
-    return pa.concat_tables(tables)
+    return pa.concat_tables([_read(path, {"rows": ROWS, "steps": STEPS}[kind]) for path in paths])
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        brief = str(error).splitlines()[0]
+        raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
+    if not table.schema.equals(schema):
+        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise DamageError(f"{path}: is no ledger (it has {found}); restore it or train again")
+    return table

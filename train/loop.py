@@ -4,7 +4,7 @@ Position in the data, learning rate and numbers follow from (run, manifest, step
 a kill, a resume and n - k steps give the same losses and the same ledger as n steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from mixtures.manifest import Manifest
 from prep import receipts
 from prep.errors import RecipeError, RefusalError, StaleError
 from prep.fanout import progress
-from train import checkpoint
+from train import checkpoint, folder
 from train.batches import Batch, Batches
 from train.ledger import Ledger, Step
 from train.model import Crystal, batch_loss, initialise, row_losses
@@ -25,7 +25,6 @@ from train.optim import AdamW, clip, groups, schedule
 from train.run import Run
 
 Json = dict[str, Any]
-RUN = "run.json"
 METRICS = "metrics.jsonl"
 
 
@@ -40,10 +39,10 @@ class Outcome:
 
 
 class Trainer:
-    """One phase of a run, in one folder."""
+    """One phase of a run; root: the build, out: the phase's own folder in the run."""
 
     def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path) -> None:
-        self.run, self.manifest, self.out = run, manifest, out
+        self.run, self.manifest, self.root, self.out = run, manifest, root, out
         _check_fit(run, manifest)
         if run.settings.threads is not None:
             torch.set_num_threads(run.settings.threads)
@@ -63,30 +62,40 @@ class Trainer:
     def begin(self, init_from: Path | None) -> int:
         """Resume from the newest checkpoint, or start with given or fresh weights."""
         self._claim(init_from)
-        newest = checkpoint.latest(self.checkpoints)
+        folder.remove_temporaries(self.out)
+        newest = folder.latest(self.checkpoints)
         if newest is None:
-            self.ledger.truncate(0, self.ledger.chain)
+            self.ledger.truncate()
             if init_from is not None:
                 checkpoint.load_weights(init_from, self.model)
             return 0
         state = checkpoint.load(newest, self.model, self.optimizer)
-        self.ledger.truncate(state["step"], state["ledger"]["chain"])
+        self.ledger.truncate(state["ledger"])
+        checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
         return int(state["step"])
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""
-        first = self.begin(init_from)
-        last = min(stop or self.manifest.steps, self.manifest.steps)
-        _cut_metrics(self.out / METRICS, first)
-        loss = float("nan")
-        if first < last:
-            with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
-                bar.update(first)
-                for batch in self.batches.ahead(first):
-                    loss = self._one(batch, bar)
-                    if batch.step + 1 == last:
-                        break
+        with folder.alone(self.out):
+            first = self.begin(init_from)
+            last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
+            _cut_metrics(self.out / METRICS, first)
+            loss = self._steps(first, last) if first < last else float("nan")
         return Outcome(first, last, loss, checkpoint.weights_digest(self.model))
+
+    def _steps(self, first: int, last: int) -> float:
+        """Do the steps [first, last) and return the loss of the last one."""
+        loss = float("nan")
+        with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
+            bar.update(first)
+            for batch in self.batches.ahead(first):
+                loss = self._one(batch, bar)
+                finished = batch.step + 1
+                if finished % self.run.settings.checkpoint_steps == 0 or finished == last:
+                    self._checkpoint(finished)
+                if finished == last:
+                    break
+        return loss
 
     def _one(self, batch: Batch, bar: Any) -> float:  # noqa: ANN401  a tqdm bar
         began = monotonic()
@@ -96,9 +105,6 @@ class Trainer:
         self._metrics(step, batch.ids.numel() / seconds)
         bar.update()
         bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.2e}", refresh=False)
-        finished = batch.step + 1
-        if finished % self.run.settings.checkpoint_steps == 0 or finished == self.manifest.steps:
-            self._checkpoint(finished)
         return step.loss
 
     def step(self, batch: Batch) -> Step:
@@ -146,7 +152,11 @@ class Trainer:
         return tuple(told)
 
     def _checkpoint(self, finished: int) -> None:
-        state = {"manifest": self.manifest.digest, "ledger": self.ledger.seal()}
+        state = {
+            "manifest": self.manifest.digest,
+            "model": asdict(self.run.model),
+            "ledger": self.ledger.seal(),
+        }
         checkpoint.save(self.checkpoints, finished, self.model, self.optimizer, state)
         checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
 
@@ -164,17 +174,23 @@ class Trainer:
 
     def _claim(self, init_from: Path | None) -> None:
         """Say what this folder's training follows from, or refuse to go on with something else."""
-        start = checkpoint.read_state(init_from)["weights"] if init_from else None
+        start = None
+        if init_from is not None:
+            state = folder.read_state(init_from)
+            start = state["weights"]
+            _check_model(init_from, state["model"], self.run)
         wanted = {"manifest": self.manifest.digest, "run": self.run.content(), "init": start}
-        path = self.out / RUN
+        path = self.out / folder.RUN
         if path.exists():
-            told = receipts.differences(receipts.read_json(path), wanted, "run")
+            found = folder.read_json(path, f"remove {self.out} and train this phase again")
+            told = receipts.differences(found, wanted, "run")
             if told:
                 raise StaleError(
                     f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
                 )
-            return
-        receipts.write_atomic(path, receipts.canonical(wanted))
+        else:
+            receipts.write_atomic(path, receipts.canonical(wanted))
+        folder.remember(self.out.parent, self.root)
 
 
 def _check_fit(run: Run, manifest: Manifest) -> None:
@@ -196,13 +212,32 @@ def _check_fit(run: Run, manifest: Manifest) -> None:
         )
 
 
+def _check_model(init_from: Path, before: Json, run: Run) -> None:
+    """Refuse to go on with the weights of another model."""
+    now = {**asdict(run.model), "attention": before["attention"]}  # a path, not another function
+    told = receipts.differences(before, now, "model")
+    if told:
+        raise StaleError(
+            f"{init_from}: holds another model ({'; '.join(told[:3])}); "
+            "train with its run file, or all phases into another --out"
+        )
+
+
 def _cut_metrics(path: Path, step: int) -> None:
     """Drop the metrics of steps that are done again, and a line that a crash left half-written."""
     if not path.exists():
         return
     kept: list[bytes] = []
     for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or orjson.loads(line)["step"] >= step:
+        if not line.endswith(b"\n") or _step_of(line) not in range(step):
             break
         kept.append(line)
     receipts.write_atomic(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a metrics line, or None for a line that a crash garbled."""
+    try:
+        return int(orjson.loads(line)["step"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None

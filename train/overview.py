@@ -6,14 +6,17 @@ from mixtures import report
 from prep import receipts
 from prep.errors import InputError
 from train import trace
-from train.session import WHERE, build_of
+from train.folder import WHERE, build_of
 from train.tracing import Answer
 
 
-def look(path: Path) -> Answer:
-    """Return what there is to see at a path; InputError if it is none of the three."""
+def look(path: Path, build: Path | None = None) -> Answer:
+    """Return what there is to see at a path; InputError if it is none of the three.
+
+    build: where a run's build is, if it was moved.
+    """
     if (path / WHERE).exists():
-        return _run(path)
+        return _run(path, build_of(path, build))
     manifests = report.read_manifests(path) if path.exists() else []
     receipted = path.is_dir() and any(path.glob(f"**/{receipts.NAME}"))
     if not manifests and not receipted:
@@ -30,8 +33,8 @@ def look(path: Path) -> Answer:
     return Answer(content, lines)
 
 
-def _run(run: Path) -> Answer:
-    traced = trace.connect(build_of(run, None), run)
+def _run(run: Path, build: Path) -> Answer:
+    traced = trace.connect(build, run)
     steps = traced.rows(
         """
         SELECT phase, count(*) AS steps, first(loss ORDER BY step) AS first_loss,

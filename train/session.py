@@ -1,18 +1,14 @@
 """A training session: the phases of a build, one run file, one output folder."""
 
 from collections.abc import Callable, Sequence
-from os.path import relpath
 from pathlib import Path
 
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
-from prep import receipts
-from prep.errors import DamageError, InputError, UsageError
-from train import checkpoint
+from prep.errors import InputError, StaleError, UsageError
+from train import folder
 from train import run as runs
 from train.loop import Outcome, Trainer
-
-WHERE = "build.json"
 
 
 def train(
@@ -26,7 +22,8 @@ def train(
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
-    Raises InputError where there is no build, or where a phase's predecessor is not trained yet.
+    A phase that `stop` ends early is the last. Raises InputError where there is no build, or where
+    a phase's predecessor is not trained yet.
     """
     manifests = read_manifests(build)
     if not manifests:
@@ -38,41 +35,33 @@ def train(
             f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
         )
     path = runs.find(run_file)
-    remember(out, build)
+    # All of them before the first step, so that a fault in the last phase's settings is told now.
+    read = {name: runs.load(path, name, names) for name in names if not phases or name in phases}
     for place, manifest in enumerate(manifests):
-        if phases and manifest.phase not in phases:
+        if manifest.phase not in read:
             continue
         before = _last_weights(out, manifests[place - 1]) if place else None
-        trainer = Trainer(runs.load(path, manifest.phase), manifest, build, out / manifest.phase)
-        say(_line(manifest, trainer.train(before, stop)))
-
-
-def remember(out: Path, build: Path) -> None:
-    """Write down where the run's build is, relative to the run."""
-    where = {"build": relpath(build.resolve(), out.resolve())}
-    receipts.write_atomic(out / WHERE, receipts.canonical(where))
-
-
-def build_of(run: Path, build: Path | None) -> Path:
-    """Return a run's build: the one given, or the one it remembers."""
-    if build is not None:
-        return build
-    if not (run / WHERE).exists():
-        raise InputError(f"{run}: holds no run; give the --out of `crystalmix train`")
-    found = run / receipts.read_json(run / WHERE)["build"]
-    if not found.is_dir():
-        raise DamageError(f"{run}: its build is not at {found}; say where with --build")
-    return found.resolve()
+        trainer = Trainer(read[manifest.phase], manifest, build, out / manifest.phase)
+        outcome = trainer.train(before, stop)
+        say(_line(manifest, outcome))
+        if outcome.steps < manifest.steps:
+            return
 
 
 def _last_weights(out: Path, before: Manifest) -> Path:
-    newest = checkpoint.latest(out / before.phase / "checkpoints")
-    wanted = checkpoint.name(before.steps)
+    newest = folder.latest(out / before.phase / "checkpoints")
+    wanted = folder.checkpoint_name(before.steps)
     if newest is None or newest.name != wanted:
         raise InputError(
             f"{out}: phase {before.phase} is not trained to its end "
             f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {wanted}); "
             "train it first"
+        )
+    trained = folder.read_state(newest)["manifest"]
+    if trained != before.digest:
+        raise StaleError(
+            f"{newest}: was trained on manifest {trained[:12]}, this build's {before.phase} is "
+            f"{before.digest[:12]}; give the build it was trained on, or train into another --out"
         )
     return newest
 

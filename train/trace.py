@@ -5,6 +5,8 @@ of every shard, shuffled ones through their origin), and with a run `steps`, `ro
 `losses` (per step and part), `pieces` (which document piece stood in which slot of which step).
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,16 @@ import pyarrow as pa
 from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
 from prep.documents import IDENTITY
-from prep.errors import InputError, UsageError
+from prep.errors import DamageError, InputError, UsageError
 from prep.spans import ORIGIN, SPANS
 
 Json = dict[str, Any]
-PLAN_STEPS = 4096
+Parameters = list[Any] | Json | None
+MOST_DOCUMENTS = 100
+IS_A_NAME = "coalesce(name, '') = $name OR file || '#' || record = $name"
+# What DuckDB raises on a file that it can't read; all else is the query's fault.
+UNREADABLE = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
+HAS_THE_NAME = "contains(coalesce(name, file || '#' || record), $name)"
 
 LOCATED = """
     CREATE VIEW spans AS
@@ -47,7 +54,7 @@ DOCUMENTS = """
 """
 RATIOS = """
     SELECT p.phase, p.part, p.asked, count(r.step) AS "rows",
-           count(r.step) / sum(count(r.step)) OVER (PARTITION BY p.phase) AS got
+           count(r.step) / nullif(sum(count(r.step)) OVER (PARTITION BY p.phase), 0) AS got
     FROM parts p LEFT JOIN (SELECT * FROM "rows" WHERE step BETWEEN ? AND ?) r
       ON r.phase = p.phase AND r.part = p.part
     GROUP BY p.phase, p.part, p.asked, p.place ORDER BY p.phase, p.place
@@ -63,21 +70,24 @@ class Traced:
     run: Path | None
     manifests: dict[str, Manifest]
 
-    def table(self, query: str, parameters: list[Any] | None = None) -> pa.Table:
-        """Run a query; UsageError tells what DuckDB found wrong with it."""
-        try:
-            return self.connection.sql(query, params=parameters or []).to_arrow_table()
-        except duckdb.Error as error:
-            brief = " ".join(str(error).split("LINE")[0].split())
-            raise UsageError(f"sql: {brief}") from None
+    def table(self, query: str, parameters: Parameters = None) -> pa.Table:
+        """Run a query; UsageError tells what DuckDB found wrong with it.
 
-    def rows(self, query: str, parameters: list[Any] | None = None) -> list[Json]:
+        Raises DamageError where it can't read a file of the build or the run.
+        """
+        with _told():
+            # None, whatever its stub says, for a statement that gives no rows
+            found: Any = self.connection.sql(query, params=parameters or None)
+            return pa.table({}) if found is None else _distinct(found.to_arrow_table())
+
+    def rows(self, query: str, parameters: Parameters = None) -> list[Json]:
         """Run a query and return its rows as dicts."""
         return self.table(query, parameters).to_pylist()
 
 
 def connect(build: Path, run: Path | None = None) -> Traced:
     """Open a build, and a run if given, as DuckDB views; InputError if there is neither."""
+    build = build.resolve()  # DuckDB names files by their pattern
     read = {
         path.parent.name: manifests.read(path)
         for path in sorted(build.glob(f"phases/*/{manifests.NAME}"))
@@ -87,34 +97,43 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     connection = duckdb.connect()
     connection.register("parts", _parts(read))
     connection.register("shards", _shards(read))
-    _documents(connection, build)
-    _spans(connection, build)
-    if run is not None:
-        _run(connection, run)
+    with _told():
+        _documents(connection, build)
+        _spans(connection, build)
+        if run is not None:
+            _run(connection, run.resolve())
     return Traced(connection, build, run, read)
 
 
 def documents(traced: Traced, phase: str, step: int) -> list[Json]:
     """Return the document pieces of a step, slot by slot; InputError if it is not recorded."""
+    if phase not in traced.manifests:
+        known = ", ".join(traced.manifests)
+        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
     found = traced.rows(DOCUMENTS, [phase, step])
     if not found:
-        known = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])
-        raise InputError(
-            f"{traced.run}: phase {phase} has no step {step} "
-            f"(recorded: 0 to {known[0]['last']}; phases: {', '.join(traced.manifests)})"
-        )
+        last = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])[0][
+            "last"
+        ]
+        recorded = "none" if last is None else f"0 to {last}"
+        raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
     return found
 
 
 def find_documents(traced: Traced, name: str) -> list[Json]:
-    """Return the documents called `name`: a name, `file#record`, or part of a name."""
-    query = """
-        SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
-               characters FROM documents
-        WHERE coalesce(name, file || '#' || record) {} ? ORDER BY source, document LIMIT 100
+    """Return the documents called `name` (or `file#record`), else those with it in their name.
+
+    One text that stands in two sources is two documents. At most MOST_DOCUMENTS + 1 are returned.
     """
-    exact = traced.rows(query.format("="), [name])
-    return exact or traced.rows(query.format("LIKE"), [f"%{name}%"])
+    query = f"""
+        SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
+               characters, {IS_A_NAME} AS exact
+        FROM documents WHERE {IS_A_NAME} OR {HAS_THE_NAME}
+        ORDER BY exact DESC, source, document LIMIT {MOST_DOCUMENTS + 1}
+    """
+    found = traced.rows(query, {"name": name})
+    exact = [document for document in found if document["exact"]]
+    return [{k: v for k, v in d.items() if k != "exact"} for d in exact or found]
 
 
 def steps(traced: Traced, source: str, document: int) -> list[Json]:
@@ -179,7 +198,6 @@ def _shards(read: dict[str, Manifest]) -> pa.Table:
 
 
 def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
-    pattern = build / "sources" / "*" / "documents.parquet"
     source = "split_part(filename, '/', -2) AS source"
     if not list(build.glob("sources/*/documents.parquet")):
         empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
@@ -187,7 +205,8 @@ def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
         return
     connection.execute(
         f"CREATE VIEW documents AS SELECT {source}, * EXCLUDE (filename) FROM "
-        f"read_parquet({_quoted(pattern)}, filename=true, union_by_name=true)"
+        f"read_parquet({_quoted(build, 'sources/*/documents.parquet')}, filename=true, "
+        "union_by_name=true)"
     )
 
 
@@ -201,10 +220,10 @@ def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
             fields = [*schema, pa.field("shard", pa.string()), pa.field("domain", pa.string())]
             connection.register(view, pa.schema(fields).empty_table())
             continue
-        pattern = build / "domains" / "*" / "*" / f"*.{kind}.parquet"
+        pattern = _quoted(build, f"domains/*/*/*.{kind}.parquet")
         connection.execute(
             f"CREATE VIEW {view} AS SELECT {shard}, {domain}, * EXCLUDE (filename) "
-            f"FROM read_parquet({_quoted(pattern)}, filename=true)"
+            f"FROM read_parquet({pattern}, filename=true)"
         )
     connection.execute(LOCATED)
 
@@ -213,13 +232,39 @@ def _run(connection: duckdb.DuckDBPyConnection, run: Path) -> None:
     if not list(run.glob("*/ledger/rows-*.parquet")):
         raise InputError(f"{run}: holds no sealed ledger; give the --out of `crystalmix train`")
     for view in ("rows", "steps"):
-        pattern = run / "*" / "ledger" / f"{view}-*.parquet"
+        pattern = _quoted(run, f"*/ledger/{view}-*.parquet")
         connection.execute(
             f"CREATE VIEW \"{view}\" AS SELECT split_part(filename, '/', -3) AS phase, "
-            f"* EXCLUDE (filename) FROM read_parquet({_quoted(pattern)}, filename=true)"
+            f"* EXCLUDE (filename) FROM read_parquet({pattern}, filename=true)"
         )
     connection.execute(RUN_VIEWS)
 
 
-def _quoted(path: Path) -> str:
-    return "'" + path.as_posix().replace("'", "''") + "'"
+def _quoted(path: Path, pattern: str) -> str:
+    """Return a path and a pattern below it as an SQL string; in the path nothing is a wildcard."""
+    plain = "".join(f"[{c}]" if c in "*?[" else c for c in path.as_posix())
+    return "'" + f"{plain}/{pattern}".replace("'", "''") + "'"
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """Give columns of one name a number, so that no row loses one."""
+    names: list[str] = []
+    for name in table.column_names:
+        number, wanted = 0, name
+        while wanted in names:
+            number += 1
+            wanted = f"{name}_{number}"
+        names.append(wanted)
+    return table.rename_columns(names)
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
+    try:
+        yield
+    except duckdb.Error as error:
+        brief = " ".join(str(error).split("\nLINE ")[0].split())
+        if isinstance(error, UNREADABLE):
+            raise DamageError(f"sql: {brief}; restore that file or make it again") from None
+        raise UsageError(f"sql: {brief}") from None

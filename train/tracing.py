@@ -11,8 +11,8 @@ from prep.errors import InputError, UsageError
 from prep.tokens import TokenizerSettings, load
 from train import trace
 from train.findings import findings
-from train.session import WHERE, build_of
-from train.trace import Traced
+from train.folder import WHERE, build_of
+from train.trace import MOST_DOCUMENTS, Traced
 
 Json = dict[str, Any]
 FIM = ("", "PSM", "SPM")
@@ -72,8 +72,8 @@ def query(path: Path, build: Path | None, asked: str | None) -> Answer:
 
 
 def _step(traced: Traced, asked: str) -> Answer:
-    phase, _, number = asked.partition(":")
-    if not number.isdigit():
+    phase, _, number = asked.rpartition(":")
+    if not (phase and number.isdecimal()):
         raise UsageError(f"--step: must be PHASE:STEP such as phase2:300, got {asked!r}")
     told = trace.documents(traced, phase, int(number))
     for piece in told:
@@ -99,27 +99,35 @@ def _document(traced: Traced, name: str) -> Answer:
     found = trace.find_documents(traced, name)
     if not found:
         raise InputError(f"no document of {traced.build} is called {name!r} or has it in its name")
-    if len(found) > 1:
-        cells = [[d["source"], d["name"], d["characters"]] for d in found]
-        lines = table(cells, ["source", "document", "characters"])
-        return Answer(found, [f"{len(found)} documents have {name!r} in their names:", *lines])
-    one = found[0]
-    told = trace.steps(traced, one["source"], one["document"])
-    cells = [
-        [s["phase"], s["step"], s["slot"], s["shard"], s["row"], "yes" if s["recorded"] else "no"]
-        for s in told
+    exact = any(name in (d["name"], f"{d['file']}#{d['record']}") for d in found)
+    if not exact and len({d["name"] for d in found}) > 1:
+        return _candidates(name, found)
+    told = [
+        {"source": d["source"], **step}
+        for d in found
+        for step in trace.steps(traced, d["source"], d["document"])
     ]
-    head = ["phase", "step", "slot", "shard", "row", "recorded"]
-    lines = table(cells, head) if told else ["no step of any phase consumes it"]
-    content = {"document": one, "steps": told}
-    return Answer(
-        content, [f"{one['source']}: {one['name']} ({one['file']}#{one['record']})", *lines]
-    )
+    columns = ("source", "phase", "step", "slot", "shard", "row")
+    cells = [[*(s[c] for c in columns), "yes" if s["recorded"] else "no"] for s in told]
+    steps = table(cells, [*columns, "recorded"])
+    lines = [f"{d['source']}: {d['name']} ({d['file']}#{d['record']})" for d in found]
+    lines += steps if told else ["no step of any phase consumes it"]
+    return Answer({"documents": found, "steps": told}, lines)
+
+
+def _candidates(name: str, found: list[Json]) -> Answer:
+    """List documents that have a name in theirs, to choose from."""
+    shown = found[:MOST_DOCUMENTS]
+    count = f"{len(shown)} documents" if shown == found else f"over {len(shown)} documents"
+    cells = [[d["source"], d["name"], f"{d['file']}#{d['record']}", d["characters"]] for d in shown]
+    lines = table(cells, ["source", "document", "file#record", "characters"])
+    told = f"{count} have {name!r} in their names; ask for one of them:"
+    return Answer({"documents": shown, "steps": None}, [told, *lines])
 
 
 def _range(asked: str) -> tuple[int, int]:
     first, _, last = asked.partition(":")
-    if not (first.isdigit() and last.isdigit()):
+    if not (first.isdecimal() and last.isdecimal()):
         raise UsageError(f"--ratios: must be FIRST:LAST such as 0:999, got {asked!r}")
     return int(first), int(last)
 

@@ -1,0 +1,49 @@
+# Everything from nothing: each target makes .venv and installs what it needs.
+# TORCH: which torch to install. A CPU build is enough; on Linux the default index gives CUDA builds.
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+WHEEL := .env-wheel
+JOBS ?= 2
+
+.PHONY: demo test check format wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/crystalmix demo --out demo
+
+test: check
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The wheel, alone in another environment and from another folder.
+wheel: $(VENV)/.dev
+	rm -rf dist $(WHEEL)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
+	$(WHEEL)/bin/pip install --quiet -c constraints/modern.txt "$$(ls dist/crystalmix-*.whl)[train]"
+	there=$$(mktemp -d) && cd "$$there" && "$(CURDIR)/$(WHEEL)/bin/crystalmix" --help \
+	  && "$(CURDIR)/$(WHEEL)/bin/crystalmix" demo --tiny --out "$$there/demo" && rm -rf "$$there"
+
+$(VENV)/.demo: pyproject.toml constraints/modern.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints/modern.txt "$(TORCH)"
+	$(BIN)/pip install --quiet -c constraints/modern.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet -c constraints/modern.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(WHEEL) dist demo

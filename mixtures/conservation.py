@@ -1,0 +1,209 @@
+"""Conservation: a folder's account against itself, against its files, and against its inputs.
+
+Each function takes receipts and returns one line for each disagreement. A line names the numbers;
+the caller names the folder. `recount` reads the files: what it finds is never taken from a receipt.
+"""
+
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from mixtures.context import rows_files
+from prep import receipts, shards, spans
+from prep.errors import DamageError
+
+Json = dict[str, Any]
+DOCUMENTS = "documents.parquet"
+FILE_KEYS = ("name", "bytes", "xxh3")
+SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file to read again: a shard, or a source's documents.
+
+    tokenizer: whose control ids to count, None where there are no spans. blocks: documents in each
+    block of a source.
+    """
+
+    path: Path
+    entry: Json
+    tokenizer: Json | None
+    blocks: tuple[int, ...] = ()
+
+
+def check_whole(folder: Path, receipt: Json) -> None:
+    """Raise DamageError for a receipt that lacks what every receipt has."""
+    lacks = [key for key in (*receipts.RECIPE_KEYS, "account", "content") if key not in receipt]
+    if receipt.get("stage") == "documents" and "blocks" not in receipt:
+        lacks.append("blocks")
+    for entry in receipt.get("files", [{}]):
+        kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
+        lacks += [f"files.{key}" for key in kind if key not in entry]
+    if lacks:
+        raise DamageError(
+            f"{folder / receipts.NAME}: is no whole receipt (it lacks {lacks[0]}); build again"
+        )
+
+
+def checks(folder: Path, receipt: Json) -> list[Check]:
+    """Return what there is to read again in a folder."""
+    if receipt["stage"] == "documents":
+        blocks = tuple(block["documents"] for block in receipt["blocks"])
+        return [Check(folder / DOCUMENTS, entry, None, blocks) for entry in receipt["files"]]
+    tokenizer = receipt["settings"].get("tokenizer")
+    return [Check(folder / e["name"], e, tokenizer) for e in rows_files(receipt)]
+
+
+def recount(check: Check) -> Json:
+    """Read a file again and count: rows, digests, tokens, control ids, documents."""
+    if check.path.name == DOCUMENTS:
+        return _recount_documents(check)
+    content, total = sha256(), 0
+    rows, msl = shards.shape(check.path)
+    tokens = controls = 0
+    wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
+    for block in shards.blocks(check.path):
+        content.update(np.ascontiguousarray(block, dtype="<i4").data)
+        total += sum(xxhash.xxh3_64_intdigest(row.tobytes()) for row in block)
+        controls += int(np.isin(block[:, 0], wanted).sum())
+    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": total}
+    if check.tokenizer is None:
+        return told
+    table = spans.read(spans.path_of(check.path))
+    first = table["offset"].to_numpy() == 0
+    tokens = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
+    padding = rows * msl - tokens
+    return {
+        **told,
+        "tokens": tokens,
+        "padding": padding,
+        "controls": controls - (padding if check.tokenizer["pad"] in wanted else 0),
+        "documents": int(first.sum()),
+        "permuted": int((first & (table["fim"].to_numpy() > 0)).sum()),
+    }
+
+
+def _recount_documents(check: Check) -> Json:
+    """Count a source's documents, and digest the texts' digests of each block."""
+    counted = {"documents": 0, "characters": 0, "bytes": 0}
+    blocks: list[list[Any]] = []
+    rows = pq.read_table(check.path, columns=["document", "digest", "characters", "bytes"])
+    for size in check.blocks:
+        first = counted["documents"]
+        block = rows.slice(first, size)
+        digests = b"".join(digest or b"" for digest in block["digest"].to_pylist())
+        blocks.append([xxhash.xxh3_128_hexdigest(digests), block.num_rows])
+        counted["documents"] += block.num_rows
+    counted["documents"] = rows.num_rows
+    for key in ("characters", "bytes"):
+        counted[key] = int(rows[key].to_numpy().sum())
+    dense = np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows))
+    return {**counted, "content": receipts.digest(blocks), "dense": dense}
+
+
+def changed(check: Check, found: Json) -> list[str]:
+    """Return where a shard is not what its entry in the receipt says."""
+    told: list[str] = []
+    if "digest" not in found:
+        return told if found["dense"] else ["documents are not numbered 0, 1, 2, ..."]
+    wanted = check.entry
+    if found["digest"] != wanted["digest"]:
+        told.append(f"its rows changed (sha256 {found['digest']}, receipt has {wanted['digest']})")
+    for key, got in (("rows", found["rows"]), ("msl", found["msl"])):
+        if got != wanted[key]:
+            told.append(f"has {key} {got}, its receipt says {wanted[key]}")
+    if found["rows_sum"] % 2**64 != wanted["rows_sum"]:
+        told.append("the sum over its rows is not what its receipt says")
+    return told
+
+
+def miscounted(receipt: Json, found: list[Json]) -> list[str]:
+    """Return where an account is not what its files hold; found: `recount` of each file."""
+    account = receipt["account"]
+    if receipt["stage"] == "documents":
+        wanted = {key: account[key] for key in ("documents", "characters", "bytes")}
+        return _unequal(found[0], {**wanted, "content": receipt["content"]})
+    sums = {key: sum(each.get(key, 0) for each in found) for key in ("rows", "padding")}
+    content = receipts.digest([[each["rows"], each["digest"]] for each in found])
+    wanted = {"rows": account["rows"], "content": receipt["content"]}
+    if "tokens" in found[0]:
+        sums |= {f"{key}_out": sum(each[key] for each in found) for key in ("tokens", "controls")}
+        wanted |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
+    if receipt["stage"] == "pack" and not account["dropped"]["tail"]:
+        sums |= {key: sum(each[key] for each in found) for key in ("documents", "permuted")}
+        wanted |= {key: account[key] for key in ("documents", "permuted")}
+    return _unequal({**sums, "content": content}, wanted)
+
+
+def _unequal(found: Json, wanted: Json) -> list[str]:
+    return [
+        f"holds {key} {found[key]}, its account says {value}"
+        for key, value in wanted.items()
+        if found[key] != value
+    ]
+
+
+def unbalanced(receipt: Json) -> list[str]:
+    """Return where a receipt's account breaks conservation."""
+    account = receipt["account"]
+    dropped = sum(account["dropped"].values())
+    if receipt["stage"] == "documents":
+        if account["records"] != account["documents"] + dropped:
+            return [
+                f"records {account['records']} are not documents {account['documents']} "
+                f"+ dropped {dropped}"
+            ]
+        return []
+    told: list[str] = []
+    given = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
+    if given != account["tokens_out"] + dropped:
+        told.append(
+            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {dropped}"
+        )
+    if receipt["stage"] == "pack" and account["tokens_in"] != (
+        account["text_tokens"] + account["controls"]
+    ):
+        told.append(
+            f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
+            f"+ controls {account['controls']}"
+        )
+    if (
+        receipt["stage"] == "pack"
+        and not dropped
+        and account["controls"] != account["controls_out"]
+    ):
+        told.append(
+            f"controls {account['controls']} are not controls out {account['controls_out']}"
+        )
+    if receipt["stage"] == "fim" and account["sentinels"] != 3 * account["permuted"]:
+        told.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
+    return told
+
+
+def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
+    """Return where a folder does not follow from the folders it names as its inputs."""
+    told: list[str] = []
+    for name, content in receipt["inputs"].items():
+        found = inputs[name]
+        if found is None:
+            told.append(f"was made from {name}, which is not here")
+        elif found["content"] != content:
+            told.append(f"was made from another {name} than the one here; build again")
+    known = [found["account"] for found in inputs.values() if found is not None]
+    if told or not known:
+        return told
+    kept, given = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
+    pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
+    if receipt["stage"] != "pack":
+        pairs["tokens_in"] = "tokens_out"
+    for own, theirs in pairs.items():
+        total = sum(account[theirs] for account in known)
+        if given[own] != total:
+            told.append(f"its account has {own} {given[own]}, its inputs have {theirs} {total}")
+    return told

@@ -1,0 +1,130 @@
+"""What the tests of prep share: texts that break things, tokenizers, raw files of every kind."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tokenizers
+import zstandard
+from hypothesis import strategies as st
+from isal import igzip
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from prep import bpe
+from prep.tokens import Tokenizer, TokenizerSettings, load
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "reference"
+SPECIALS = ("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
+SPELT = ("<s>", "</s>", "<unk>", "<0x0A>", *bpe.FIM, *SPECIALS)
+# Pieces of text that a tokenizer, a cut or a reader of lines may stumble over.
+PIECES = (
+    *SPELT,
+    *(" ", "  ", "\t", "\n", "\r\n", "\r", "▁", " ▁", "\u2028", "\x85", "\x00", "\ufeff", "\xa0"),
+    *(
+        "日本語",
+        "テキスト",
+        "한국어",
+        "é",
+        "e\u0301",
+        "Zürich",
+        "👩‍👩‍👧‍👦",
+        "🇨🇭",
+        "𝔘",
+        "naïve",
+        "\ufffd",
+    ),
+    *("def f(x):\n", "    return x", "a", "B", "7", "the quick brown fox", ";", "{", "lattice"),
+)
+TRAINING = (
+    "def f(x):\n    return x\n" * 9,
+    "the quick brown fox jumps over the lattice " * 9,
+    "日本語のテキスト 日本語 naïve Zürich é" * 9,
+    "<s> </s> <|fim_prefix|> <fim_middle> <|endoftext|> " * 5,
+)
+
+texts = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=24).map("".join),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+)
+
+
+def shared(*names: str) -> Path:
+    """Return a file or folder of ../shared/reference; skip without it, but fail in CI."""
+    path = SHARED.joinpath(*names)
+    if not path.exists():
+        reason = f"{path}: the reference is not here"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return path
+
+
+def llama() -> Tokenizer:
+    """Return the tokenizer of the original: 32,000 pieces, no FIM tokens."""
+    return load(TokenizerSettings(str(shared("tokenizer", "llama-32000.json"))))
+
+
+def crystal() -> Tokenizer:
+    """Return CrystalCoder's tokenizer: llama's with 22 added tokens."""
+    return load(TokenizerSettings(str(shared("tokenizer", "crystal-32022.json"))))
+
+
+@lru_cache(maxsize=1)
+def small() -> Tokenizer:
+    """Return a Llama-style tokenizer of 400 pieces."""
+    return made(bpe.train(TRAINING, 400))
+
+
+@lru_cache(maxsize=2)
+def byte_level(*, prefix_space: bool = False) -> Tokenizer:
+    """Return a byte-level tokenizer; some of its pieces hold parts of characters."""
+    model = tokenizers.Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    model.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(TRAINING, trainer)
+    return made(model.to_str().encode())
+
+
+def made(raw: bytes | dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json at hand."""
+    content = raw if isinstance(raw, bytes) else orjson.dumps(raw)
+    return Tokenizer(TokenizerSettings("here"), content)
+
+
+TOKENIZERS = {"llama": llama, "crystal": crystal, "small": small, "byte-level": byte_level}
+FIM_TOKENIZERS = {name: make for name, make in TOKENIZERS.items() if name != "llama"}
+
+
+def raw(path: Path, records: Sequence[dict[str, Any] | bytes]) -> Path:
+    """Write records (or lines as they are) to a file of the kind that its suffix tells."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(records)), path)
+        return path
+    lines = [line if isinstance(line, bytes) else orjson.dumps(line) for line in records]
+    path.write_bytes(squeezed(path, b"".join(line + b"\n" for line in lines)))
+    return path
+
+
+def squeezed(path: Path, content: bytes) -> bytes:
+    """Compress as the suffix of a path tells."""
+    if path.suffix == ".gz":
+        return igzip.compress(content)
+    if path.suffix == ".zst":
+        return zstandard.compress(content)
+    return content
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of what a folder holds, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())

@@ -1,0 +1,65 @@
+"""The README's commands print what it says, and every verb and option is told in it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return each `$ crystalmix ...` of the README with the output shown under it."""
+    found: list[tuple[str, str]] = []
+    for block in BLOCK.findall(README):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output))
+    return found
+
+
+SHOWN = [(command, output) for command, output in commands() if "..." not in output and output]
+
+
+@pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_a_command_of_the_readme_prints_what_the_readme_shows(command: str, output: str) -> None:
+    program, *words = shlex.split(command)
+    assert program == "crystalmix"
+    result = CliRunner().invoke(main, words)
+    shown = [line.rstrip() for line in output.strip().splitlines()]
+    assert [line.rstrip() for line in result.output.strip().splitlines()] == shown
+
+
+def test_the_readme_shows_real_output_of_at_least_two_commands() -> None:
+    assert len(SHOWN) >= 2
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    for verb in main.commands:
+        assert f"crystalmix {verb}" in README, verb
+
+
+@pytest.mark.parametrize("verb", main.commands)
+def test_every_verb_and_option_has_help(verb: str) -> None:
+    command = main.commands[verb]
+    assert command.help
+    for option in command.params:
+        if isinstance(option, click.Option):  # arguments are told in the verb's own help
+            assert option.help, f"{verb} {option.name}"
+
+
+def test_the_readme_names_its_two_commands() -> None:
+    assert "make demo" in README
+    assert "make test" in README
+
+
+def test_documents_name_no_path_of_a_machine() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        assert not re.search(r"(?<![\w.])/(home|root|tmp|work)/", path.read_text("utf-8")), path

@@ -1,0 +1,86 @@
+"""Fan-out: results in order, errors at their turn, and a killed worker told as such.
+
+What is run comes from the standard library: a worker process can import it by name.
+"""
+
+import math
+import operator
+import pickle
+import signal
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from prep import fanout, receipts
+from prep.errors import CrystalmixError, DamageError, WorkerError
+from prep.fanout import Fanout
+
+
+@pytest.fixture(scope="module")
+def pools() -> dict[int, list[list[float]]]:
+    """Return what one pool of each size gives for two fan-outs in turn."""
+    told: dict[int, list[list[float]]] = {}
+    for workers in (1, 2, 3):
+        with Fanout(workers) as pool:
+            told[workers] = [
+                list(pool.map(math.sqrt, [i * i for i in range(40)], "roots")),
+                list(pool.map(operator.neg, range(7), "negated")),
+            ]
+    return told
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_keep_their_order_for_any_number_of_workers(
+    pools: dict[int, list[list[float]]], workers: int
+) -> None:
+    assert pools[workers] == [list(range(40)), [-i for i in range(7)]]
+
+
+def test_no_items_give_no_results_and_start_no_process() -> None:
+    with Fanout(3) as pool:
+        assert list(pool.map(math.sqrt, [], "none")) == []
+        assert list(pool.map(math.sqrt, [4], "one")) == [2]
+        assert active_children() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_is_raised_at_its_turn_and_the_pool_goes_on(workers: int) -> None:
+    with Fanout(workers) as pool:
+        results = pool.map(math.sqrt, [1, 4, -1, 9], "roots")
+        assert [next(results), next(results)] == [1, 2]
+        with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+            next(results)
+        assert list(pool.map(math.sqrt, [16, 25], "roots")) == [4, 5]
+
+
+def test_our_errors_come_back_from_a_worker_as_they_were(tmp_path: Path) -> None:
+    missing = [tmp_path / "a.json", tmp_path / "b.json"]
+    with Fanout(2) as pool, pytest.raises(DamageError, match=r"a.json: is missing; build again"):
+        list(pool.map(receipts.read_json, missing, "read"))
+    for kind in CrystalmixError.__subclasses__():
+        error = pickle.loads(pickle.dumps(kind("a.jsonl:7: bad")))
+        assert (type(error), str(error)) == (kind, "a.jsonl:7: bad")
+
+
+def test_a_killed_worker_is_told_and_the_next_fan_out_has_a_new_pool() -> None:
+    with Fanout(2) as pool:
+        with pytest.raises(WorkerError, match=r"was killed .*run the same command again"):
+            list(pool.map(signal.raise_signal, [0, signal.SIGKILL, 0, 0], "killed"))
+        assert list(pool.map(math.sqrt, [1, 4, 9], "roots")) == [1, 2, 3]
+    assert active_children() == []
+
+
+def test_a_fan_out_given_up_early_leaves_nothing_running() -> None:
+    with Fanout(2) as pool:
+        results = pool.map(math.factorial, list(range(100)), "many")
+        assert next(results) == 1
+        results.close()
+        assert list(pool.map(math.sqrt, [1, 4], "roots")) == [1, 2]
+    assert active_children() == []
+
+
+def test_the_bar_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str]) -> None:
+    with fanout.progress(3, "rows") as bar:
+        bar.update(3)
+    assert capfd.readouterr() == ("", "")

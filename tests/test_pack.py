@@ -1,0 +1,194 @@
+"""Packing: the naive concatenation, cut to rows; nothing lost, nothing counted twice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prep import blocks, pack, shards, spans
+from prep.blocks import Block, Encoded, Stream
+from prep.pack import Controls, Packed, PackSettings
+
+PAD, BOS, EOS = 3, 1, 2
+lengths = st.lists(st.lists(st.integers(0, 15), max_size=4), min_size=1, max_size=3)
+
+
+@dataclass
+class Case:
+    """Documents by block, their stream, and what packing made of it."""
+
+    folder: Path
+    sizes: list[list[int]]
+    settings: PackSettings
+
+    def __post_init__(self) -> None:
+        bos, eos = BOS if self.settings.bos else None, EOS if self.settings.eos else None
+        self.controls = Controls(bos, eos, PAD)
+        flat = [size for block in self.sizes for size in block]
+        self.documents = [
+            pack.frame(
+                Encoded(number, 1000 + 50 * number + np.arange(size), 0, fim=number % 3),
+                self.controls,
+            )
+            for number, size in enumerate(flat)
+        ]
+        self.stream = self._stream()
+        self.rows = pack.rows_of(self.stream.tokens, self.settings)
+        self.packed = [
+            self._pack(number, bounds)
+            for number, bounds in enumerate(pack.shards_of(self.rows, self.settings))
+        ]
+
+    def _stream(self) -> Stream:
+        made: list[Block] = []
+        first = 0
+        for i, block in enumerate(self.sizes):
+            here = self.documents[first : first + len(block)]
+            path = self.folder / f"block-{i}.ids"
+            told = blocks.write(path, here, vocab=60_000)
+            made.append(Block(path, f"source{i}", told["tokens"], told["wide"]))
+            first += len(block)
+        return Stream(tuple(made))
+
+    def _pack(self, number: int, bounds: tuple[int, int]) -> Packed:
+        msl = self.settings.msl
+        near = self.stream.part(bounds[0] * msl, bounds[1] * msl + 1)
+        return pack.pack(near, bounds, self.settings, PAD, self.folder / shards.name(number))
+
+    @property
+    def naive(self) -> list[int]:
+        """Every document's ids, one after the other."""
+        return [i for document in self.documents for i in document.ids.tolist()]
+
+    def data(self) -> shards.Rows:
+        """Every row of every shard: (rows, 3, msl)."""
+        parts = [shards.read(path) for path in shards.folder(self.folder)]
+        return np.concatenate([np.empty((0, 3, self.settings.msl), np.int32), *parts])
+
+
+cases = st.builds(
+    PackSettings,
+    msl=st.integers(1, 12),
+    bos=st.booleans(),
+    eos=st.booleans(),
+    tail=st.sampled_from(["keep", "drop"]),
+    rows_per_shard=st.sampled_from([4, 7, 100]),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=lengths, chosen=cases)
+def test_rows_are_the_naive_concatenation(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], chosen: PackSettings
+) -> None:
+    case = Case(tmp_path_factory.mktemp("pack"), sizes, chosen)
+    data, naive, msl = case.data(), case.naive, chosen.msl
+    assert len(data) == case.rows
+    for r, (inputs, mask, labels) in enumerate(data.tolist()):
+        window = naive[r * msl : (r + 1) * msl + 1]
+        have, next_ = min(len(window), msl), max(0, len(window) - 1)
+        assert inputs == window[:have] + [PAD] * (msl - have)
+        assert mask == [1] * next_ + [0] * (msl - next_)
+        assert labels == window[1:] + [PAD] * (msl - next_)
+    if chosen.tail == "drop":
+        assert case.rows == max(0, (len(naive) - 1) // msl)
+        assert data[:, 1].all()
+    else:
+        assert case.rows * msl >= len(naive) > (case.rows - 1) * msl or not naive
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=lengths, chosen=cases)
+def test_spans_cover_every_input_once_at_its_place_in_its_document(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], chosen: PackSettings
+) -> None:
+    case = Case(tmp_path_factory.mktemp("pack"), sizes, chosen)
+    firsts = np.cumsum([0, *map(len, sizes)])
+    for path, packed in zip(shards.folder(case.folder), case.packed, strict=True):
+        data = shards.read(path)
+        covered = np.zeros((len(data), chosen.msl), dtype=int)
+        for piece in spans.read(spans.path_of(path)).to_pylist():
+            row, place = piece["row"], slice(piece["start"], piece["stop"])
+            covered[row, place] += 1
+            document = case.documents[piece["document"]]
+            whole = document.ids.tolist()
+            size = piece["stop"] - piece["start"]
+            assert size > 0
+            assert whole[piece["offset"] : piece["offset"] + size] == data[row, 0, place].tolist()
+            source = int(np.searchsorted(firsts, piece["document"], side="right")) - 1
+            assert piece["source"] == f"source{source}"
+            assert (piece["fim"], piece["cut1"], piece["cut2"]) == (document.fim, -1, -1)
+        assert covered.max() == 1
+        assert covered.sum() == packed.tokens == spans.tokens(spans.path_of(path))
+        assert (data[:, 0][covered == 0] == PAD).all()
+        assert packed.tokens + packed.padding == data[:, 0].size
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=lengths, chosen=cases)
+def test_tokens_in_are_tokens_out_and_tail(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], chosen: PackSettings
+) -> None:
+    case = Case(tmp_path_factory.mktemp("pack"), sizes, chosen)
+    text = sum(map(sum, sizes))
+    controls = sum(document.controls for document in case.documents)
+    assert controls == len(case.documents) * (chosen.bos + chosen.eos)
+    used = sum(packed.tokens for packed in case.packed)
+    tail = text + controls - used
+    if chosen.tail == "keep":
+        assert tail == 0
+    else:
+        # The last label is used too; what no row holds as its input is at most one row and a label.
+        assert 0 <= tail <= chosen.msl
+    assert case.stream.count(0, used, (BOS, EOS)) == sum(i in (BOS, EOS) for i in case.naive[:used])
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 2, 3, 100])
+@pytest.mark.parametrize("split", [[[30, 50, 7, 0, 41]], [[30], [50, 7], [], [0, 41]]])
+def test_shards_and_blocks_split_the_same_rows(
+    tmp_path: Path, rows_per_shard: int, split: list[list[int]]
+) -> None:
+    whole = Case(tmp_path / "whole", [[30, 50, 7, 0, 41]], PackSettings(msl=8))
+    parts = Case(tmp_path / "parts", split, PackSettings(msl=8, rows_per_shard=rows_per_shard))
+    assert np.array_equal(whole.data(), parts.data())
+    assert [p.shard.rows for p in parts.packed[:-1]] == [rows_per_shard] * (len(parts.packed) - 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "tail", "rows", "last_mask"),
+    [
+        (24, "keep", 3, [1, 1, 1, 1, 1, 1, 1, 0]),  # three whole rows, the last label unknown
+        (24, "drop", 2, [1, 1, 1, 1, 1, 1, 1, 1]),
+        (25, "keep", 4, [0, 0, 0, 0, 0, 0, 0, 0]),  # one token more: it is kept, without a label
+        (25, "drop", 3, [1, 1, 1, 1, 1, 1, 1, 1]),
+        (26, "keep", 4, [1, 0, 0, 0, 0, 0, 0, 0]),
+        (1, "keep", 1, [0, 0, 0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_the_end_of_the_stream_is_exact(
+    tmp_path: Path, size: int, tail: str, rows: int, last_mask: list[int]
+) -> None:
+    chosen = PackSettings(msl=8, bos=False, eos=False, tail=tail)
+    case = Case(tmp_path, [[size]], chosen)
+    data = case.data()
+    assert len(data) == rows
+    assert data[-1, 1].tolist() == last_mask
+    masked = data[:, 1] == 0
+    assert (data[:, 2][masked] == PAD).all()
+
+
+def test_a_stream_too_short_for_a_row_gives_none() -> None:
+    drop = PackSettings(msl=8, tail="drop")
+    assert [pack.rows_of(tokens, drop) for tokens in (0, 1, 8, 9, 16, 17)] == [0, 0, 0, 1, 1, 2]
+    keep = PackSettings(msl=8)
+    assert [pack.rows_of(tokens, keep) for tokens in (0, 1, 8, 9, 16, 17)] == [0, 1, 1, 2, 2, 3]
+    assert pack.shards_of(0, keep) == []
+
+
+@pytest.mark.parametrize("name", ["msl", "rows_per_shard"])
+def test_settings_refuse_what_is_not_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: must be positive, got 0"):
+        PackSettings(**{name: 0})

@@ -1,0 +1,117 @@
+"""Shuffling: every row once, its origin told, the same for any cut of the output."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prep import shards, shuffle, spans
+from prep.shards import Rows
+from prep.shuffle import Input
+
+MSL = 4
+
+
+def rows_of(shard: int, count: int) -> Rows:
+    """Return rows that tell the shard and the row they are: (count, 3, MSL)."""
+    data = np.zeros((count, 3, MSL), np.int32)
+    data[:, 0, 0], data[:, 0, 1] = shard, np.arange(count)
+    return data
+
+
+def inputs_of(folder: Path, sizes: list[int]) -> tuple[Input, ...]:
+    made: list[Input] = []
+    for i, size in enumerate(sizes):
+        path = folder / "in" / shards.name(i)
+        shards.write(path, size, [rows_of(i, size)])
+        made.append(Input(f"epoch-0/{path.name}", path, size))
+    return tuple(made)
+
+
+def shuffled(
+    inputs: tuple[Input, ...], out: Path, size: int, seed: int | None = 7, domain: str = "code"
+) -> list[shards.Shard]:
+    """Shuffle into shards of `size` rows."""
+    total = sum(item.rows for item in inputs)
+    return [
+        shuffle.shuffle(
+            inputs, (first, min(first + size, total)), seed, domain, out / shards.name(number)
+        )
+        for number, first in enumerate(range(0, total, size))
+    ]
+
+
+def identities(folder: Path) -> list[tuple[int, int]]:
+    parts = [shards.read(path)[:, 0, :2] for path in shards.folder(folder)]
+    return [(int(shard), int(row)) for shard, row in np.concatenate(parts)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    size=st.integers(1, 30),
+    seed=st.one_of(st.none(), st.integers(0, 99)),
+)
+def test_every_row_is_kept_once_and_its_origin_is_told(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], size: int, seed: int | None
+) -> None:
+    folder = tmp_path_factory.mktemp("shuffle")
+    inputs = inputs_of(folder, sizes)
+    made = shuffled(inputs, folder / "out", size, seed)
+    every = [(shard, row) for shard, rows in enumerate(sizes) for row in range(rows)]
+    found = identities(folder / "out")
+    assert sorted(found) == every
+    if seed is None:
+        assert found == every
+    origins = [
+        origin
+        for path in shards.folder(folder / "out")
+        for origin in spans.read(spans.path_of(path, "origin")).to_pylist()
+    ]
+    assert [(o["origin"], o["origin_row"]) for o in origins] == [
+        (inputs[shard].name, row) for shard, row in found
+    ]
+    assert [o["row"] for o in origins] == [row for shard in made for row in range(shard.rows)]
+    before = sum(
+        shards.write(folder / "x.h5", n, [rows_of(i, n)]).rows_sum for i, n in enumerate(sizes)
+    )
+    assert sum(shard.rows_sum for shard in made) % 2**64 == before % 2**64
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=4), size=st.integers(1, 90))
+def test_the_order_does_not_depend_on_how_the_output_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("shuffle")
+    inputs = inputs_of(folder, sizes)
+    shuffled(inputs, folder / "whole", 10**6)
+    shuffled(inputs, folder / "cut", size)
+    assert identities(folder / "whole") == identities(folder / "cut")
+
+
+def test_another_seed_or_domain_is_another_order_and_the_same_is_the_same(tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path, [40, 25])
+    orders: list[list[tuple[int, int]]] = []
+    for i, (seed, domain) in enumerate([(7, "code"), (7, "code"), (8, "code"), (7, "web")]):
+        shuffled(inputs, tmp_path / str(i), 65, seed, domain)
+        orders.append(identities(tmp_path / str(i)))
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2] != orders[3] != orders[0]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_rows_are_gathered_in_the_order_asked(tmp_path: Path) -> None:
+    paths = [item.path for item in inputs_of(tmp_path, [9, 9, 9])]
+    which, rows = np.array([2, 0, 2, 1, 0, 2]), np.array([8, 3, 0, 5, 3, 8])
+    found = shuffle.gather(paths, which, rows)
+    assert found[:, 0, :2].tolist() == np.stack([which, rows], 1).tolist()
+    with pytest.raises(ValueError, match="no rows"):
+        shuffle.gather(paths, which[:0], rows[:0])
+
+
+def test_more_shards_than_16_bits_count_have_their_origins_told() -> None:
+    index = spans.ORIGIN.field("origin").type.index_type
+    assert index.bit_width >= 32  # CommonCrawl has some 44,000 shards of 4,096 rows
