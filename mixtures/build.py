@@ -18,13 +18,21 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from mixtures import manifest as manifests
 from mixtures import packing, permuting, scanning, shuffling
-from mixtures.context import TOKENIZER, Context, Folder, rows_files, tokenizer_identity
+from mixtures.context import (
+    TOKENIZER,
+    Context,
+    Folder,
+    rows_files,
+    sealed_folders,
+    tokenizer_identity,
+)
 from mixtures.manifest import Manifest, ManifestPart, PartShard
 from mixtures.order import VERSION
 from mixtures.recipe import Part, Phase, Recipe
@@ -53,6 +61,7 @@ def build(
         raise UsageError(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
+    _check_lineage(recipe, names, out)
     wanted = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in wanted]
     needed = {source for name in domains for source in recipe.domains[name].sources}
@@ -65,6 +74,17 @@ def build(
         sealed = _seal(context, names, folders)
         sweep(out)
     return sealed
+
+
+def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
+    """Refuse a phase whose predecessor is neither asked nor sealed: it could not name it."""
+    for before, name in pairwise(recipe.phases):
+        sealed = (out / "phases" / before / manifests.NAME).exists()
+        if name in names and before not in names and not sealed:
+            raise UsageError(
+                f"phase {name} follows {before}, which is not sealed in {out}; "
+                f"build it first or too (--phase {before} --phase {name})"
+            )
 
 
 def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
@@ -114,8 +134,7 @@ def alone(out: Path) -> Generator[None]:
 
 def sweep(out: Path) -> None:
     """Remove what killed builds left in sealed folders: marks, blocks, temporary files."""
-    sealed = [path.parent for path in out.glob(f"*/**/{receipts.NAME}")]
-    for folder in [out, *out.glob("phases/*"), *sealed]:
+    for folder in [out, *out.glob("phases/*"), *sealed_folders(out)]:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)

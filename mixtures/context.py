@@ -91,6 +91,12 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
     }
 
 
+def sealed_folders(out: Path) -> list[Path]:
+    """Return the folders of a build that have a receipt, sorted."""
+    places = [f"sources/*/{receipts.NAME}", f"domains/*/*/{receipts.NAME}"]
+    return sorted(path.parent for place in places for path in out.glob(place))
+
+
 def rows_files(receipt: Json) -> list[Json]:
     """Return the entries of a receipt's shards, in order."""
     return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures import manifest as manifests
+from mixtures.context import sealed_folders
 from mixtures.manifest import Manifest
 from mixtures.plan import PhasePlan
 from prep import receipts
@@ -93,9 +94,9 @@ def account_lines(build: Path) -> list[str]:
     """Return the accounts of a build's folders: what came in, what went out, what was dropped."""
     sources: list[list[object]] = []
     rows: list[list[object]] = []
-    for path in sorted(build.glob(f"**/{receipts.NAME}")):
-        receipt = receipts.read(path.parent)
-        account, place = receipt["account"], path.parent.relative_to(build).as_posix()
+    for folder in sealed_folders(build):
+        receipt = receipts.read(folder)
+        account, place = receipt["account"], folder.relative_to(build).as_posix()
         dropped = ", ".join(f"{k} {v:,}" for k, v in account["dropped"].items() if v) or "-"
         if receipt["stage"] == "documents":
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mixtures import conservation
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
-from mixtures.context import TOKENIZER, rows_files, tokenizer_identity
+from mixtures.context import TOKENIZER, rows_files, sealed_folders, tokenizer_identity
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
 from prep import receipts
@@ -33,7 +33,7 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Arithm
 
 def verify(out: Path, *, workers: int = 1) -> list[str]:
     """Return one line for each fault of a build; none if it is sound."""
-    folders = sorted(path.parent for path in out.glob(f"*/**/{receipts.NAME}"))
+    folders = sealed_folders(out)
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it)")
     told = list(_check_unfinished(out))

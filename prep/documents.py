@@ -79,7 +79,7 @@ def _structure(records: pa.Table) -> str:
     _connection().register("records", records)
     query = "SELECT json_group_structure(line::JSON) FROM records"
     [(found,)] = _connection().sql(query).fetchall()
-    return found or "{}"
+    return "{}" if found in (None, '"JSON"') else found  # of records without a key too
 
 
 def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:

@@ -92,6 +92,10 @@ def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
 
 def _alone() -> None:
     # One process is one core's worth of work: libraries must not start threads of their own.
+    # Ctrl-C goes to the whole group: the main process alone answers it, and ends the pool.
+    import signal
+
     import pyarrow as pa
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     pa.set_cpu_count(1)

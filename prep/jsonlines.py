@@ -89,10 +89,11 @@ def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
     >>> widened({"stars": "UBIGINT", "size": "UBIGINT"}, {"stars": "DOUBLE", "new": "BIGINT"})
     {'stars': 'DOUBLE', 'size': 'UBIGINT'}
     """
-    if isinstance(shape, dict) and (found == "NULL" or isinstance(found, dict)):
+    unknown = found in ("NULL", "JSON")  # empty objects are JSON
+    if isinstance(shape, dict) and (unknown or isinstance(found, dict)):
         known = found if isinstance(found, dict) else {}
         return {key: widened(kind, known.get(key, "NULL")) for key, kind in shape.items()}
-    if isinstance(shape, list) and (found == "NULL" or isinstance(found, list)):
+    if isinstance(shape, list) and (unknown or isinstance(found, list)):
         return [widened(shape[0], found[0] if isinstance(found, list) else "NULL")]
     if shape == "NULL" and found != "NULL":
         return widened(found, "NULL")

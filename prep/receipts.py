@@ -176,7 +176,10 @@ def _brief(value: object) -> str:
 
 def _check_size(path: Path, entry: Json) -> None:
     if not path.exists():
-        raise DamageError(f"{path}: is missing, though the receipt lists it; build again")
+        raise DamageError(
+            f"{path}: is missing, though the receipt lists it; "
+            "restore it, or remove the folder and build again"
+        )
     if path.stat().st_size != entry["bytes"]:
         raise DamageError(
             f"{path}: has {path.stat().st_size} bytes, its receipt says {entry['bytes']}; "

@@ -137,10 +137,11 @@ def take(path: Path, rows: NDArray[np.integer]) -> Rows:
                 "build again or restore it"
             )
         out = np.empty((len(rows), CHANNELS, msl), dtype=np.int32)
+        size = CHANNELS * msl * out.itemsize  # of a row, so that inflating never has to grow
         for i, row in enumerate(rows.tolist()):
             if direct:
                 skipped, packed = dataset.id.read_direct_chunk((row, 0, 0))
-                plain = packed if skipped else isal_zlib.decompress(packed)
+                plain = packed if skipped else isal_zlib.decompress(packed, bufsize=size)
                 out[i] = np.frombuffer(plain, dtype="<i4").reshape(CHANNELS, msl)
             else:
                 out[i] = dataset[row]

@@ -172,6 +172,11 @@ def test_values_unlike_those_of_the_first_records_still_count(tmp_path: Path) ->
     assert [d.text for d in made.texts()] == ["minus", "half", "huge"]
     records = [{"text": "usual", "n": "a"}] * 1024 + [{"text": "number", "n": 4}]
     assert len(scanned(tmp_path, records, where="n = '4'").rows) == 1
+    bare: list[Json] = [{"text": "bare"}, {"text": "empty", "m": {}}, {"text": "none", "m": None}]
+    for kind in bare:
+        records = [{"text": "usual", "m": {"n": 4}}] * 1024 + [kind] * 1024
+        assert len(scanned(tmp_path, records, where="m.n = 4").rows) == 1024
+        assert len(scanned(tmp_path, records, where="m.n IS NULL").rows) == 1024
     records = [{"text": "usual", "n": None}] * 1024 + [{"text": "number", "n": 4}]
     assert len(scanned(tmp_path, records, where="n = 4").rows) == 1
 

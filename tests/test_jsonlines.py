@@ -208,6 +208,7 @@ def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             {"a": "UBIGINT", "b": "DOUBLE"},
         ),
         ("NULL", {"a": "JSON"}, {"a": "VARCHAR"}),
+        ({"a": "JSON"}, "JSON", {"a": "VARCHAR"}),
         (["NULL"], ["UBIGINT"], ["UBIGINT"]),
         (["UBIGINT"], ["NULL"], ["UBIGINT"]),
         (["UBIGINT"], "NULL", ["UBIGINT"]),

@@ -17,7 +17,9 @@ from mixtures.build import build
 from mixtures.manifest import Manifest
 from mixtures.verify import verify
 from prep import receipts
-from prep.errors import DamageError, InputError, StaleError
+from prep.errors import DamageError, InputError, StaleError, UsageError
+from prep.shards import read as read_rows
+from prep.shards import write as write_rows
 
 PYTHON = "starcoderdata/python/train-00000-of-00002.parquet"
 
@@ -185,6 +187,13 @@ def test_a_phase_that_is_added_draws_from_the_shards_there_are(folder: Path) -> 
     assert verify(folder / "build") == []
 
 
+def test_a_phase_is_not_built_before_the_one_it_follows(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    with pytest.raises(UsageError, match="code follows mixed, which is not sealed.*--phase mixed"):
+        again(tmp_path, "prose", "code")
+    assert not (tmp_path / "build").exists()
+
+
 def test_the_steps_of_a_phase_not_sealed_yet_may_change(tmp_path: Path) -> None:
     corpora.write_corpus(tmp_path)
     again(tmp_path, "prose")
@@ -224,6 +233,19 @@ def test_a_sealed_file_that_is_gone_or_cut_short_is_told(folder: Path) -> None:
     path.unlink()
     with pytest.raises(DamageError, match=r"data-00001.h5: is missing, though the receipt lists"):
         again(folder)
+
+
+def test_rows_that_changed_since_they_were_packed_are_not_shuffled(folder: Path) -> None:
+    path = folder / "build" / "domains" / "wiki" / "epoch-0" / "data-00000.h5"
+    size, rows = path.stat().st_size, read_rows(path)
+    rows[:] = 5
+    write_rows(path, len(rows), [rows])
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # of the size that the receipt knows
+    shutil.rmtree(folder / "build" / "domains" / "wiki" / "shuffled")
+    told = r"wiki/shuffled: shuffled rows are not the rows that went in .*: build again"
+    with pytest.raises(DamageError, match=told):
+        again(folder)
+    assert not (folder / "build" / "domains" / "wiki" / "shuffled" / "receipt.json").exists()
 
 
 def test_an_edited_manifest_is_told_before_anything_is_sealed(folder: Path) -> None:

@@ -47,7 +47,7 @@ class Size:
     checkpoint_steps: int
 
 
-FULL = Size((60, 120, 60), 16, 4096, 20)
+FULL = Size((40, 80, 40), 16, 4096, 20)
 TINY = Size((10, 16, 10), 8, 1024, 4)
 
 
