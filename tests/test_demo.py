@@ -75,7 +75,7 @@ def test_the_demo_proves_itself_and_does_so_again(tmp_path: Path) -> None:
     assert findings(out / "build", out / "run", batches=True) == []
     # The killed phase was trained beside it as a run of its own, which can be looked at too.
     assert CliRunner().invoke(main, ["show", str(out / "control")]).exit_code == 0
-    for path in ("", "build", "run"):
+    for path in ("build", "run"):
         assert CliRunner().invoke(main, ["show", str(out / path)]).exit_code == 0
     again = demo(out, where)
     assert_proven(again, out / "run")

@@ -49,7 +49,7 @@ def metrics(run: Path, phase: str = "prose") -> list[Json]:
 
 
 @given(stops=st.sets(st.integers(1, STEPS - 1), min_size=1, max_size=4))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_stops_anywhere_change_nothing(
     stops: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,8 +13,8 @@ from train.findings import findings
 from train.folder import checkpoints, latest
 
 KILLED = -signal.SIGKILL
-TIMED_KILLS = 8
-OPERATION_KILLS = 12
+TIMED_KILLS = 6
+OPERATION_KILLS = 9
 REMEDY = "resume the run to cut it"
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from train import folder
 SHARED = Path(__file__).parents[1].parent / "shared"
 TOKENIZER = SHARED / "reference" / "tokenizer" / "crystal-32022.json"
 STEPS = {"phase1": 6, "phase2": 12, "phase3": 16}  # just enough for the smallest weights
-RECORDS = 12  # of each file
+BYTES = 80_000  # of each file, and what completes a record
 LANGUAGES = ("css", "javascript", "html", "python")
 
 
@@ -31,16 +32,24 @@ def corpus(folder_: Path) -> Path:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     for path in sorted(source.glob("slimpajama/*/example_train_0.jsonl.zst")):
         with zstandard.open(path, "rb") as file:
-            lines = file.read().split(b"\n")[:RECORDS]
+            lines = file.read().split(b"\n")
         copy = folder_ / path.relative_to(source)
         copy.parent.mkdir(parents=True)
-        copy.write_bytes(zstandard.compress(b"\n".join(lines)))
+        copy.write_bytes(zstandard.compress(b"\n".join(lines[: beginning(lines)])))
     for language in LANGUAGES:
         path = source / "starcoderdata" / language / "train-00000-of-00002.parquet"
+        table = pq.read_table(path)
+        texts = [str(text).encode() for text in table["content"].to_pylist()]
         copy = folder_ / path.relative_to(source)
         copy.parent.mkdir(parents=True)
-        pq.write_table(pq.read_table(path).slice(0, RECORDS), copy)
+        pq.write_table(table.slice(0, beginning(texts)), copy)
     return folder_
+
+
+def beginning(records: list[bytes]) -> int:
+    """Return how many records make up the first BYTES."""
+    ends = accumulate(len(record) for record in records)
+    return 1 + sum(end < BYTES for end in ends)
 
 
 def shorter(path: Path) -> Path:

@@ -107,7 +107,7 @@ def test_documents_of_a_step_are_those_that_its_files_name(phase: str) -> None:
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_text_of_a_piece_is_in_the_raw_record_that_is_named(phase: str) -> None:
     told = 0
-    for step in range(0, manifest(phase).steps, 3):
+    for step in range(0, manifest(phase).steps, 4):
         for entry in trace.documents(traced(), phase, step):
             row = shards.read(small_build() / entry["shard"], entry["row"], entry["row"] + 1)[0, 0]
             whole = b" " + raw(entry["file"], entry["record"])  # a dummy space begins a text

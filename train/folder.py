@@ -11,6 +11,7 @@ Nothing here needs torch, so a run can be looked at without it.
 
 import fcntl
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from os.path import relpath
@@ -24,7 +25,7 @@ from prep.errors import DamageError, InputError, RefusalError
 WHERE = "build.json"
 RUN = "run.json"
 STATE = "state.json"
-BUILD_REMEDIES = ("; remove the folder and build again", "; build again")
+BUILD_REMEDY = re.compile("; [^;]*build again$")
 Json = dict[str, Any]
 
 
@@ -131,6 +132,4 @@ def alone(phase: Path) -> Generator[None]:
 
 def without_remedy(told: str) -> str:
     """Return what is told of a damaged file without what would mend a build."""
-    for remedy in BUILD_REMEDIES:
-        told = told.removesuffix(remedy)
-    return told
+    return BUILD_REMEDY.sub("", told)

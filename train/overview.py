@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mixtures import report
+from mixtures.context import sealed_folders
 from prep import receipts
 from prep.errors import InputError
 from train import trace
@@ -18,17 +19,16 @@ def look(path: Path, build: Path | None = None) -> Answer:
     if (path / WHERE).exists():
         return _run(path, build_of(path, build))
     manifests = report.read_manifests(path) if path.exists() else []
-    receipted = path.is_dir() and any(path.glob(f"**/{receipts.NAME}"))
-    if not manifests and not receipted:
+    folders = sealed_folders(path)
+    if not manifests and not folders:
         raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
     lines = [line for manifest in manifests for line in [*report.manifest_lines(manifest), ""]]
     content = {"manifests": [{**m.content(), "digest": m.digest} for m in manifests]}
-    if receipted:
+    if folders:
         lines += report.account_lines(path)
-        places = sorted(path.glob(f"**/{receipts.NAME}"))
         content["accounts"] = [
-            {"folder": p.parent.relative_to(path).as_posix(), **receipts.read(p.parent)["account"]}
-            for p in places
+            {"folder": f.relative_to(path).as_posix(), **receipts.read(f)["account"]}
+            for f in folders
         ]
     return Answer(content, lines)
 
