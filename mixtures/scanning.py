@@ -11,6 +11,7 @@ from mixtures import stages
 from mixtures.context import Context, summed
 from prep import documents, receipts, sources
 from prep.errors import InputError, RecipeError
+from prep.fanout import watched
 from prep.sources import Source
 
 Json = dict[str, Any]
@@ -105,7 +106,7 @@ class _Work:
         known: dict[str, Json] = {}
         if (self.folder / receipts.NAME).exists():
             known = {entry["file"]: entry for entry in receipts.read(self.folder)["seen"]}
-        for block in self.blocks:
+        for block in watched(self.blocks, f"{self.source.name}: raw files", "file"):
             stat, before = (self.root / block).stat(), known.get(block, {})
             same = (before.get("bytes"), before.get("modified")) == (stat.st_size, stat.st_mtime_ns)
             digest = before["xxh3"] if same else receipts.file_digest(self.root / block)

@@ -22,7 +22,7 @@ from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
 from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
-from prep.fanout import Fanout
+from prep.fanout import Fanout, watched
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings
 
@@ -75,7 +75,7 @@ def _check_unfinished(out: Path) -> Iterator[str]:
 def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     """Check size and bytes of every file; return those that are broken."""
     broken: set[Path] = set()
-    for folder, receipt in sealed.items():
+    for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
             lines = receipts.damages(folder, {"files": [entry]})
             told += lines

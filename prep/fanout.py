@@ -7,7 +7,7 @@ item may depend on which process runs it or when.
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -88,6 +88,14 @@ def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
         total=total, desc=label, unit=unit, disable=quiet, leave=False, dynamic_ncols=True
     )
     return bar
+
+
+def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:
+    """Yield items one by one under a progress bar."""
+    with progress(len(items), label, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 def _alone() -> None:

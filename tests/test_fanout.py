@@ -14,7 +14,7 @@ import pytest
 
 from prep import fanout, receipts
 from prep.errors import CrystalmixError, DamageError, WorkerError
-from prep.fanout import Fanout
+from prep.fanout import Fanout, watched
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,14 @@ def test_the_bar_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str])
     with fanout.progress(3, "rows") as bar:
         bar.update(3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(watched({"a": 1, "b": 2}.items(), "counting")) == [("a", 1), ("b", 2)]
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("CRYSTALMIX_QUIET", raising=False)
+    assert list(watched([3, 4], "counting")) == [3, 4]
+    assert "counting" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
 from prep import receipts
 from prep.errors import CrystalmixError, InputError
+from prep.fanout import watched
 from train import folder as folders
 from train import ledger
 
@@ -147,6 +148,7 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
     from train.batches import Batches
 
     batches = Batches(manifest, root)
-    for step, digest in enumerate(steps["digest"].to_pylist()):
+    digests = steps["digest"].to_pylist()
+    for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
         if batches[step].digest != digest:
             yield f"{folder}: step {step} was fed other bytes than the shards hold now"
