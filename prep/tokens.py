@@ -71,7 +71,7 @@ class Tokenizer:
         plain, twin = _plain(self.json), _without_dummy_prefix(_plain(self.json))
         self.dummy_prefix = plain != twin
         self._reference = [_reference(plain), _reference(twin)]
-        self.backend, self._encoders = _fastest(plain, twin, self._reference)
+        self.backend, self._encoders = _fastest([plain, twin], self._reference)
         self._refuse_controls((*DOCUMENTS, *self._added))
         self.canary = sha256(
             b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
@@ -84,6 +84,20 @@ class Tokenizer:
     def encode_piece(self, text: str) -> Ids:
         """Encode text that continues something: no dummy space is put before it."""
         return self._encode(1, text)
+
+    def encode_matched(self, text: str) -> Ids:
+        """Encode as the file says: added tokens spelt in the text become their ids."""
+        backend, reference, fast = self._matching
+        if backend == "gigatoken":
+            return fast[0].encode(text)
+        return np.array(reference[0].encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    @cached_property
+    def _matching(self) -> tuple[str, list[tokenizers.Tokenizer], list[gigatoken.Tokenizer]]:
+        model = _fixed(self.json)
+        reference = [_reference(model)]
+        backend, fast = _fastest([model], reference, tuple(self._added))
+        return backend, reference, fast
 
     def _encode(self, which: int, text: str) -> Ids:
         if self.backend == "gigatoken":
@@ -186,8 +200,13 @@ def _from_hub(name: str) -> bytes:
 
 def _plain(model: Json) -> Json:
     """The same model with nothing added, matched, cut off or left to chance: text is text."""
-    bare = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return {**copy.deepcopy(model), **bare, "model": {**model["model"], "dropout": None}}
+    return {**_fixed(model), "added_tokens": [], "post_processor": None}
+
+
+def _fixed(model: Json) -> Json:
+    """The same model with nothing cut off or left to chance."""
+    fixed = {"truncation": None, "padding": None, "model": {**model["model"], "dropout": None}}
+    return {**copy.deepcopy(model), **fixed}
 
 
 def _without_dummy_prefix(model: Json) -> Json:
@@ -216,14 +235,15 @@ def _reference(model: Json) -> tokenizers.Tokenizer:
 
 
 def _fastest(
-    plain: Json, twin: Json, reference: list[tokenizers.Tokenizer]
+    models: list[Json], reference: list[tokenizers.Tokenizer], spelt: tuple[str, ...] = ()
 ) -> tuple[str, list[gigatoken.Tokenizer]]:
     """Return gigatoken's encoders if they match the reference on every canary document."""
     log = logging.getLogger("crystalmix")
+    around = [form.format(name) for name in spelt for form in ("{}", " {} ", "a{0}b{0}{0}", "\n{}")]
     try:
-        fast = [gigatoken.Tokenizer.from_json(orjson.dumps(model)) for model in (plain, twin)]
+        fast = [gigatoken.Tokenizer.from_json(orjson.dumps(model)) for model in models]
         for one, other in zip(fast, reference, strict=True):
-            for text in DOCUMENTS:
+            for text in (*DOCUMENTS, *around):
                 if one.encode(text).tolist() != other.encode(text, add_special_tokens=False).ids:
                     log.warning("gigatoken differs from tokenizers on %r: using tokenizers", text)
                     return "tokenizers", []

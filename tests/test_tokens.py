@@ -95,6 +95,19 @@ def test_the_reference_gives_the_same_where_the_fast_one_is_not_used(make: Make)
         assert slow.encode_piece(text).tolist() == fast.encode_piece(text).tolist()
 
 
+@each
+def test_matched_ids_are_those_of_the_file_as_it_is(make: Make) -> None:
+    tokenizer = make()
+    plain = tokenizers.Tokenizer.from_str(tokenizer.raw.decode())
+    found = 0
+    for text in [*DOCUMENTS, *fuzz(tokenizer, 2000)]:
+        ids = tokenizer.encode_matched(text)
+        assert ids.dtype == np.uint32
+        assert ids.tolist() == plain.encode(text, add_special_tokens=False).ids, text
+        found += int(np.isin(ids, tokenizer.controls).sum())
+    assert found > 100
+
+
 @pytest.mark.parametrize("make", [llama, crystal, small])
 def test_the_dummy_space_is_before_documents_only(make: Make) -> None:
     tokenizer = make()
