@@ -37,10 +37,9 @@ from mixtures.manifest import Manifest, ManifestPart, PartShard
 from mixtures.order import VERSION
 from mixtures.recipe import Part, Phase, Recipe
 from mixtures.stages import naming
-from prep import fim, receipts
+from prep import fim, pack, receipts
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
-from prep.sources import NUMBER
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
@@ -222,7 +221,7 @@ def choose(part: Part, receipt: Json, folder: Path) -> tuple[PartShard, ...]:
     shards = rows_files(receipt)
     if part.half is not None:
         parity = 0 if part.half == "even" else 1
-        shards = [s for s in shards if int(NUMBER.findall(s["name"])[-1]) % 2 == parity]
+        shards = [s for s in shards if pack.number(s["name"]) % 2 == parity]
     total = sum(shard["rows"] for shard in shards)
     low, high = part.subset or (0.0, 1.0)
     first, last = int(total * low), int(total * high)

@@ -16,6 +16,7 @@ from mixtures.order import integer_weights
 from prep.errors import RecipeError, UsageError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
+from prep.scatter import ScatterSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
 
@@ -31,15 +32,16 @@ DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four a
 class Domain:
     """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
 
-    epochs: how many variants with fresh FIM cuts are made. tokens: how many tokens the domain is
-    expected to hold, for `plan` before anything is built.
+    epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
+    our own order, or as the original's shuffle would have with its settings. tokens: how many
+    tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
     sources: tuple[str, ...]
     fim: FimSettings | None = None
     epochs: int = 1
-    shuffle: bool = True
+    shuffle: bool | ScatterSettings = True
     tokens: float | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +56,11 @@ class Domain:
             raise ValueError("sources: must name at least one source, got none")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
+
+    @property
+    def scatter(self) -> ScatterSettings | None:
+        """The settings of the original's shuffle, where that is asked."""
+        return self.shuffle if isinstance(self.shuffle, ScatterSettings) else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,12 @@ class Recipe:
             for name in getattr(self, section):
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
+        for name, domain in self.domains.items():
+            if self.rows.cerebras and domain.fim and domain.fim.level == "document":
+                raise ValueError(
+                    f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
+                    "are cut in pieces; set level: row"
+                )
 
     def content(self) -> dict[str, Any]:
         """Return the recipe as JSON."""

@@ -17,7 +17,13 @@ import pyarrow as pa
 from mixtures import conservation
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
-from mixtures.context import TOKENIZER, rows_files, sealed_folders, tokenizer_identity
+from mixtures.context import (
+    TOKENIZER,
+    rows_files,
+    sealed_folders,
+    shard_files,
+    tokenizer_identity,
+)
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
 from prep import receipts
@@ -84,8 +90,8 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
         known = {entry["name"] for entry in receipt["files"]}
         told += [
             f"{path}: is in no receipt; remove it"
-            for path in sorted(folder.glob("data-*"))
-            if path.name not in known and path.suffix != ".done"
+            for path in shard_files(folder)
+            if path.name not in known
         ]
     return broken
 
