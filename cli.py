@@ -129,6 +129,17 @@ def plan(recipe: str, out: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", type=PATH)
+@OUT
+def jsonl(folder: Path, out: Path) -> None:
+    """Write FOLDER's StarCoder parquet as JSON lines, byte for byte as the original did."""
+    from prep import tojsonl
+
+    for path, lines in tojsonl.convert_all(folder, out):
+        click.echo(f"{path}: {lines:,} lines")
+
+
+@main.command()
 @click.argument("recipe")
 @click.option("--data", type=PATH, default=None, help="Folder of the raw files (the recipe's own).")
 @OUT
