@@ -8,13 +8,14 @@ before it, and the tokenizer against its fingerprint and canary.
 """
 
 from collections.abc import Iterator
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mixtures import conservation
+from mixtures import conservation, zoo
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
 from mixtures.context import (
@@ -26,6 +27,8 @@ from mixtures.context import (
 )
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
+from mixtures.phase import shares
+from mixtures.zoo import ZooOrder
 from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
 from prep.fanout import Fanout, watched
@@ -174,16 +177,32 @@ def _manifest_faults(
     for part in manifest.parts:
         lines = [*_shard_faults(out, manifest, part, sealed), *_part_faults(manifest, part)]
         yield from (f"part {part.name}: {line}" for line in lines)
-    exact = [Fraction(repr(part.asked)) for part in manifest.parts]
-    if [part.weight for part in manifest.parts] != integer_weights(exact):
-        yield "its integer weights are not those of the asked weights"
-    if manifest.order_version != VERSION:
-        yield f"is ordered by {manifest.order_version}; only {VERSION} can be checked here"
+    yield from _asked_faults(manifest)
+    version = VERSION if manifest.cerebras is None else zoo.VERSION
+    if manifest.order_version != version:
+        yield f"is ordered by {manifest.order_version}; only {version} can be checked here"
+        return
+    if isinstance(manifest.order, ZooOrder) and not manifest.order.is_as_drawn():
+        yield f"{zoo.KEPT} beside it is another order; remove it"
         return
     counts = manifest.order.counts(manifest.steps * manifest.batch)
     for part, count in zip(manifest.parts, counts, strict=True):
         if part.rows != count:
             yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _asked_faults(manifest: Manifest) -> Iterator[str]:
+    """Hold weights and shares against what was asked, as it was written."""
+    kinds = {kind for part in manifest.parts for kind in part.budget}
+    [kind] = kinds
+    written = [part.budget[kind] for part in manifest.parts]
+    scales = [part.available if kind == "epochs" else 1 for part in manifest.parts]
+    pairs = zip(written, scales, strict=True)
+    weights = integer_weights([Fraction(Decimal(repr(value))) * scale for value, scale in pairs])
+    if [part.weight for part in manifest.parts] != weights:
+        yield "its integer weights are not those of what was asked"
+    if [part.asked for part in manifest.parts] != shares(kind, written, weights):
+        yield "its asked shares are not those of what was asked"
 
 
 def _shard_faults(
