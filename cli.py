@@ -191,7 +191,7 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     """Read everything again and tell every disagreement; exit code 1 if there is one."""
     from mixtures.verify import verify as check
 
-    told = check(build_, workers=workers)
+    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
 
