@@ -37,7 +37,7 @@ def unshuffled(folder: Path, receipt: Json, sealed: Mapping[Path, Json]) -> Iter
     rank = {f"{epoch}/{name}": i for i, (epoch, name) in enumerate(files)}
     try:
         rows, up = ascents(_origins(folder, receipt, rank))
-    except (pa.ArrowException, OSError, ValueError, KeyError):
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
         return  # a side file is damaged: its digest tells
     if rows < FEWEST:
         return

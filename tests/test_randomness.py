@@ -1,5 +1,7 @@
 """Randomness: a shuffle that did nothing is told, an honest one is not; equal rows are counted."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from mixtures.randomness import DEVIATIONS, ascents, repeated, sampled
 @given(numbers=st.lists(st.integers(0, 50), max_size=60), cut=st.integers(1, 9))
 def test_ascents_are_counted_over_the_ends_of_parts(numbers: list[int], cut: int) -> None:
     parts = [np.array(numbers[i : i + cut], np.int64) for i in range(0, len(numbers), cut)]
-    pairs = list(zip(numbers, numbers[1:], strict=False))
+    pairs = list(pairwise(numbers))
     assert ascents(parts) == (len(numbers), sum(a < b for a, b in pairs))
 
 
