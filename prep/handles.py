@@ -50,12 +50,12 @@ def damage(path: Path, error: BaseException) -> DamageError:
     return DamageError(f"{path}: is not a readable shard ({first}); build again or restore it")
 
 
-def inflated(packed: bytes, skipped: bool | int, size: int) -> bytes:
+def inflated(packed: bytes, skipped: bool | int, size: int) -> bytes | bytearray:
     """Return the `size` bytes of a row from its chunk; its checksum (Adler-32) is checked."""
     data = packed if skipped else deflate.zlib_decompress(packed, size)
     if len(data) != size:
         raise ValueError(f"a row of {len(data)} bytes, expected {size}")
-    return bytes(data)
+    return data
 
 
 class Handle:

@@ -83,7 +83,7 @@ class _Located:
 
 def packed(
     sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]
-) -> Iterator[tuple[bytes, bytes | None]]:
+) -> Iterator[tuple[bytes | bytearray, bytes | None]]:
     """Yield scattered rows one by one: plain bytes, and the chunk as it lies deflated in its file.
 
     The chunk is None where the row is not stored so (another layout). Memory is bounded by

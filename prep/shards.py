@@ -26,7 +26,7 @@ from prep.scatter import gather
 LEVEL = 1
 BLOCK_ROWS = 256
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _deflated(given: Rows) -> Iterator[tuple[Buffer, bytes]]:
         yield plain, isal_zlib.compress(plain, LEVEL)
 
 
-def _repacked(row: tuple[bytes, bytes | None]) -> tuple[Buffer, bytes]:
+def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, bytes]:
     plain, packed = row
     return plain, isal_zlib.compress(plain, LEVEL) if packed is None else packed
 
