@@ -114,7 +114,7 @@ def read(fd: int, size: int) -> Chunks | None:
     head = os.pread(fd, HEAD_BYTES, 0)
     try:
         return _parse(head, size)
-    except (error, IndexError):  # something lies beyond the head
+    except (error, IndexError, OverflowError):  # something lies beyond the head
         return None
 
 

@@ -29,8 +29,12 @@ from prep.errors import DamageError
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
 MOST_CHUNK_BYTES = 1 << 27  # HDF5 inflates a chunk whole, so this bounds the memory
-FOREIGN_WEIGHT = 8
-UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, deflate.DeflateError)
+FOREIGN_WEIGHT = 8  # of what HDF5 opens, in the pool
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
+UNREADABLE = (
+    *(OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError),
+    deflate.DeflateError,
+)
 
 
 @contextmanager
@@ -39,6 +43,8 @@ def reading(path: Path) -> Generator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno in SHORT_OF:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise damage(path, error) from None
 
 
@@ -136,13 +142,16 @@ def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
     """Open a shard of another layout; ValueError for what is no whole (rows, 3, msl) int32."""
-    dataset: Any = h5py.File(path, "r", rdcc_nbytes=FOREIGN_CACHE)["data"]
+    file = h5py.File(path, "r", rdcc_nbytes=FOREIGN_CACHE)
+    if "data" not in file:
+        raise ValueError("has no dataset `data`")
+    dataset: Any = file["data"]
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.shape[1] != CHANNELS:
         raise ValueError(f"`data` is not of shape (rows, {CHANNELS}, msl)")
     if dataset.dtype != np.dtype("<i4"):
-        raise ValueError(f"`data` is {dataset.dtype}, expected int32")
+        raise ValueError(f"`data` is {dataset.dtype}, not int32")
     _check_stored(dataset)
-    told = dataset.file.attrs.get("n_examples", dataset.shape[0])
+    told = file.attrs.get("n_examples", dataset.shape[0])
     if told != dataset.shape[0]:
         raise ValueError(f"n_examples is {told}, but `data` has {dataset.shape[0]} rows")
     return dataset
@@ -208,7 +217,7 @@ class Pool:
         try:
             return Handle(path)
         except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            if error.errno not in SHORT_OF:
                 raise
             self.clear()  # others took the descriptors that were free
             return Handle(path)

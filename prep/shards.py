@@ -5,9 +5,13 @@ row, standard deflate; attribute `n_examples`. Chunks are deflated here (ISA-L) 
 whole, and read and inflated whole (libdeflate): the file stays standard, the copying goes away.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from prep.scatter import gather
 
 LEVEL = 1
 BLOCK_ROWS = 256
+AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
 Buffer = bytes | bytearray | memoryview
 
@@ -58,9 +63,12 @@ def name(number: int) -> str:
 def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     """Write a shard from blocks of rows, under a temporary name that is renamed at the end.
 
-    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least.
+    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least; not to be changed
+    once given, for they are deflated in a thread where there is a second core.
     """
-    return _write(path, rows, (row for block in blocks for row in _deflated(block)))
+    beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
+    deflated = _ahead(blocks) if beside else map(_deflated, blocks)
+    return _write(path, rows, chain.from_iterable(deflated))
 
 
 def copy(
@@ -104,15 +112,25 @@ def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shar
         )
 
 
-def _deflated(given: Rows) -> Iterator[tuple[Buffer, bytes]]:
+def _deflated(given: Rows) -> list[tuple[Buffer, bytes]]:
     block = np.ascontiguousarray(given, dtype="<i4")
     if not len(block):
-        return
-    flat = block.reshape(-1).data.cast("B")
-    size = ROW_TOKEN_BYTES * block.shape[2]
-    for start in range(0, len(flat), size):
-        plain = flat[start : start + size]
-        yield plain, isal_zlib.compress(plain, LEVEL)
+        return []
+    flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
+    plain = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return [(row, isal_zlib.compress(row, LEVEL)) for row in plain]
+
+
+def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, bytes]]]:
+    """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
+    with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
+        waiting: deque[Future[list[tuple[Buffer, bytes]]]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(_deflated, block))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, bytes]:
