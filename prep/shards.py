@@ -28,7 +28,7 @@ from prep.receipts import file_digest, replacing
 from prep.scatter import gather
 
 LEVEL = 1
-BLOCK_ROWS = 256
+BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
 AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
 Buffer = bytes | bytearray | memoryview
@@ -157,11 +157,21 @@ def read(path: Path, start: int = 0, stop: int | None = None) -> Rows:
     return take(path, np.arange(start, total if stop is None else min(stop, total)))
 
 
-def blocks(path: Path, size: int = BLOCK_ROWS) -> Iterator[Rows]:
-    """Yield a shard's rows in order, `size` rows at a time, so that memory stays bounded."""
-    total = shape(path)[0]
+def blocks(path: Path, size: int | None = None) -> Iterator[Rows]:
+    """Yield a shard's rows in order, `size` rows at a time (as memory allows, if not given)."""
+    total, msl = shape(path)
+    size = block_rows(msl) if size is None else size
     for start in range(0, total, size):
         yield read(path, start, start + size)
+
+
+def block_rows(msl: int) -> int:
+    """Return how many rows to hold at once: BLOCK_ROWS, or fewer where they are long.
+
+    >>> block_rows(2048), block_rows(32_768), block_rows(10_000_000)
+    (256, 16, 1)
+    """
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // (ROW_TOKEN_BYTES * msl)))
 
 
 def take(path: Path, rows: NDArray[np.integer]) -> Rows:
