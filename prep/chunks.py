@@ -36,6 +36,7 @@ MESSAGE = Struct("<HHB3x")
 PAIR = Struct("<QQ")
 CHUNKED = Struct("<BBBQIIII")
 NODE_CHILDREN = 64
+LOST = " is not in its table of chunks"
 # A key and its child in a node of a B-tree of chunks of rank 3.
 ENTRY = np.dtype(
     [("size", "<u4"), ("skipped", "<u4"), ("row", "<u8"), ("rest", "<u8", 3), ("at", "<u8")]
@@ -67,9 +68,11 @@ class Chunks:
             entries = np.frombuffer(data, ENTRY)
             which = np.searchsorted(entries["row"], rows[first:last], side="right") - 1
             if which[0] < 0:
-                raise ValueError(f"row {rows[first]} is not in its table of chunks")
+                raise ValueError(f"row {rows[first]}{LOST}")
             if level == 0:
-                found[first:last] = entries[which]
+                here = found[first:last] = entries[which]
+                if (here["row"] != rows[first:last]).any() or here["rest"].any():
+                    raise ValueError(f"one of rows {rows[first]} to {rows[last - 1]}{LOST}")
             elif which[0] == which[-1]:
                 waiting.append((int(entries["at"][which[0]]), first, last, level - 1))
             else:
@@ -78,8 +81,6 @@ class Chunks:
                     (int(entries["at"][which[a]]), first + a, first + b, level - 1)
                     for a, b in pairwise(cuts)
                 ]
-        if (found["row"] != rows).any() or found["rest"].any():
-            raise ValueError("a row is not in its table of chunks")
         return found
 
 
@@ -90,8 +91,10 @@ def _walk(fd: int, at: int, row: int, wanted: int) -> NDArray[Any]:
         keys = memoryview(data).cast("Q")[1 :: ENTRY.itemsize // 8].tolist()
         which = bisect_right(keys, row) - 1
         if which < 0:
-            raise ValueError(f"row {row} is not in its table of chunks")
+            raise ValueError(f"row {row}{LOST}")
         if level == 0:
+            if keys[which] != row or any(data[which * 48 + 16 : which * 48 + 40]):
+                raise ValueError(f"row {row}{LOST}")
             return np.frombuffer(data, ENTRY, 1, which * ENTRY.itemsize)[0]
         at = int.from_bytes(data[(which + 1) * ENTRY.itemsize - 8 :][:8], "little")
         wanted = level - 1

@@ -97,12 +97,12 @@ def packed(
         skipped = located.skipped[first:last].tolist()
         known = located.size[first:last].tolist()
         for i, data in enumerate(held):
-            deflated = known[i] > 0 and not skipped[i]
+            bare = skipped[i] if known[i] else 1
             try:
-                plain = inflated(data, not deflated, located.row_bytes)
+                plain = inflated(data, bare, located.row_bytes)
             except UNREADABLE as error:
                 raise damage(asked.path(first + i), error) from None
-            yield plain, data if deflated else None
+            yield plain, None if bare else data
 
 
 def _locate(asked: Scattered) -> _Located:
