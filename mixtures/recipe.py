@@ -14,9 +14,9 @@ from mixtures.phase import Phase
 from prep.errors import RecipeError, UsageError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
-from prep.scatter import ScatterSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
+from prep.zooshuffle import ScatterSettings
 
 BUNDLED = Path(__file__).parent / "recipes"
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
