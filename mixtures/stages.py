@@ -21,6 +21,7 @@ from prep.fim import FimSettings
 from prep.pack import Controls, PackSettings
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
+from prep.selection import Screen
 from prep.sources import Document, Source
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings, load
@@ -38,6 +39,7 @@ class Scan:
     block: str
     shape: str | None
     out: Path
+    screen: Screen
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def scan(item: Scan) -> Json:
     return _once(
         item.mark,
         item.out,
-        lambda: documents.scan(item.source, item.root, item.block, item.shape, item.out),
+        lambda: documents.scan(
+            item.source, item.root, item.block, item.shape, item.out, item.screen
+        ),
     )
 
 

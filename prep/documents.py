@@ -1,34 +1,35 @@
 """Documents: the texts of a source that are kept, each with an identity, and what was dropped.
 
-`scan` reads one block of a source (a raw file), drops what is no document or fails the source's
-SQL `where`, and counts every drop under a reason. `merge` numbers the documents of all blocks
-densely and writes `documents.parquet`, one row group per block. `texts` reads a block's kept
-documents again, for tokenising, and refuses a file that changed in between.
+`scan` reads one block of a source (a raw file), drops what is no document, fails the source's SQL
+`where` or is not selected, and counts every drop under a reason. `texts` reads a block's kept
+documents again, for tokenising, and refuses a file that changed in between. Between the two,
+`numbering` joins the blocks to `documents.parquet`.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from prep import dropped as drops
+from prep import query
+from prep.dropped import Drops, growing
 from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT, widened
+from prep.jsonlines import RECORD, TEXT
+from prep.query import NAME, label
 from prep.receipts import replacing
+from prep.selection import Screen
 from prep.sources import Batch, Document, Source, is_json, read
-from prep.spans import write as write_table
 
-VERSION = 1
-SAMPLE_FILES = 8
-NAME = "__name"
+VERSION = 2
 IDENTITY = [
     ("document", pa.int64()),  # dense number within the source
     ("file", pa.dictionary(pa.int32(), pa.string())),
@@ -57,77 +58,131 @@ def schema(source: Source) -> pa.Schema:
     return pa.schema(columns)
 
 
-def label(column: str) -> str:
-    """Return the column name of a kept expression: the last step of a dotted path."""
-    return column.rsplit(".", 1)[-1].strip('"')
+class Tally:
+    """Counts over documents, as they come: documents, characters, bytes, digest of the texts."""
+
+    def __init__(self) -> None:
+        self.counts = {"documents": 0, "characters": 0, "bytes": 0}
+        self.state = xxhash.xxh3_128()
+
+    def add(self, table: pa.Table) -> None:
+        """Count more documents."""
+        self.counts["documents"] += table.num_rows
+        for key in ("characters", "bytes"):
+            self.counts[key] += int(table[key].to_numpy().sum())
+        self.state.update(b"".join(table["digest"].to_pylist()))
+
+    def told(self) -> dict[str, Any]:
+        """Return the counts, and `text_digest` over the documents in order."""
+        return {**self.counts, "text_digest": self.state.hexdigest()}
 
 
-def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
-    """Infer the columns of a source's JSON records from its first blocks, for its SQL.
-
-    Returns None where no SQL is asked or the blocks carry a schema of their own.
-    """
-    chosen = [block for block in blocks if is_json(source, block)][:SAMPLE_FILES]
-    if not _needs_sql(source) or not chosen:
-        return None
-    sample = [batch.table for block in chosen for batch in _first(source, root, block)]
-    return _structure(pa.concat_tables(sample)) if sample else "{}"
+def side(part: Path, kind: str) -> Path:
+    """Return what lies beside a block's documents: `dropped` records, `near` signatures."""
+    return part.with_suffix(".dropped.parquet" if kind == "dropped" else f".{kind}")
 
 
-def _structure(records: pa.Table) -> str:
-    """Return the structure of the JSON in column `line`, as DuckDB tells it."""
-    _connection().register("records", records)
-    query = "SELECT json_group_structure(line::JSON) FROM records"
-    [(found,)] = _connection().sql(query).fetchall()
-    return "{}" if found in (None, '"JSON"') else found  # of records without a key too
-
-
-def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
-    for batch in read(source, root, block, lines=True):
-        yield batch
-        return
-
-
-def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -> dict[str, Any]:
+def scan(
+    source: Source, root: Path, block: str, shape: str | None, out: Path, screen: Screen | None
+) -> dict[str, Any]:
     """Write one block's documents (unnumbered) to `out` and return its account.
 
-    The account: records, documents, characters, bytes, dropped (reason -> records), text_digest
-    (over the documents in order). Raises InputError when more than `max_bad_records` are broken.
+    What is dropped, and signatures where the screen asks for them, go beside it. The account:
+    records, documents, characters, bytes, dropped (reason -> records), text_digest (over the
+    documents in order), opt_out (for each list the entries that matched). Raises InputError when
+    more than `max_bad_records` are broken.
     """
-    dropped: Counter[str] = Counter()
-    tables: list[pa.Table] = []
-    records = 0
+    tally, records, bad = Tally(), 0, Counter[str]()
+    matched: list[set[int]] = [set() for _ in source.select.opt_out]
     shape = shape if is_json(source, block) else None
-    for batch in read(source, root, block, lines=shape is not None):
-        records += len(batch.table) + len(batch.bad)
-        _count_bad(source, root / block, batch, dropped)
-        tables.append(_documents(source, block, _filter(source, batch, shape, dropped), dropped))
-    table = pa.concat_tables(tables) if tables else schema(source).empty_table()
-    write_table(out, table)
+    with (
+        growing(out, schema(source)) as write,
+        growing(side(out, "dropped"), drops.SCHEMA) as drop,
+        _signing(out, screen) as sign,
+    ):
+        told = Drops(block, drop)
+        for batch in read(source, root, block, lines=shape is not None):
+            records += len(batch.table) + len(batch.bad)
+            _count_bad(source, root / block, batch, bad)
+            table, texts = _taken(source, batch, shape, told)
+            if screen is not None and not screen.idle:
+                table, texts = _screened(screen, table, texts, told, matched)
+                sign(texts[TEXT].to_pylist())
+            write(table.select(schema(source).names))
+            tally.add(table)
     return {
         "block": block,
         "records": records,
-        "documents": table.num_rows,
-        "characters": _sum(table, "characters"),
-        "bytes": _sum(table, "bytes"),
-        "dropped": dict(sorted(dropped.items())),
-        "text_digest": xxhash.xxh3_128_hexdigest(_joined(table["digest"])),
+        **tally.told(),
+        "dropped": dict(sorted(told.counts.items())),
+        "opt_out": [sorted(entries) for entries in matched],
     }
 
 
-def merge(source: Source, parts: list[Path], out: Path) -> None:
-    """Join the blocks' documents, numbered from 0 in block order, one row group per block."""
-    first = 0
-    with (
-        replacing(out) as temporary,
-        pq.ParquetWriter(temporary, schema(source), compression="zstd") as writer,
-    ):
-        for part in parts:
-            table = pq.read_table(part, schema=schema(source))
-            numbers = pa.array(np.arange(first, first + table.num_rows), pa.int64())
-            table = table.set_column(0, schema(source).field("document"), numbers)
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-            first += table.num_rows
+@contextmanager
+def _signing(out: Path, screen: Screen | None) -> Generator[Any]:
+    """Give a function that adds the signatures of texts to the file beside a block."""
+    if screen is None or screen.near is None:
+        yield lambda _: None
+        return
+    with replacing(side(out, "near")) as temporary, temporary.open("wb") as file:
+        yield lambda texts: file.write(screen.signatures(texts).astype("<u4").tobytes())
+
+
+def _taken(
+    source: Source, batch: Batch, shape: str | None, told: Drops
+) -> tuple[pa.Table, pa.Table]:
+    """Return a batch's documents and their records, row by row; drop what is no document."""
+    faults = [reason.partition(": ") for _, reason in batch.bad]
+    told.add(
+        [record for record, _ in batch.bad],
+        [kind for kind, _, _ in faults],
+        detail=[detail or None for _, _, detail in faults],
+    )
+    kept = query.select(source, batch.table, shape)
+    gone = _without(batch.table, kept[RECORD])
+    told.add(gone[RECORD], ["where"] * len(gone), digest=drops.digests(gone[TEXT]))
+    counted: Counter[str] = Counter()
+    table = _documents(source, told.file, kept, counted)
+    gone = _without(kept, table["record"])
+    told.add(
+        gone[RECORD], _textless(gone, counted), digest=drops.digests(gone[TEXT]), name=gone[NAME]
+    )
+    return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
+
+
+def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a column
+    """Return the rows of a batch that are not among some records."""
+    if len(records) == len(table):
+        return table.slice(0, 0)
+    return table.filter(~np.isin(table[RECORD].to_numpy(), records.to_numpy()))
+
+
+def _textless(gone: pa.Table, counted: Counter[str]) -> list[str]:
+    """Return why `_documents` left these out: what it counted, record by record."""
+    known = {None: "no_text", "": "empty"}
+    other = next((reason for reason in counted if reason not in known.values()), "empty")
+    return [known.get(text, other) for text in gone[TEXT].to_pylist()]
+
+
+def _screened(
+    screen: Screen, table: pa.Table, records: pa.Table, told: Drops, matched: list[set[int]]
+) -> tuple[pa.Table, pa.Table]:
+    """Return the documents that are selected, and their records; drop the others."""
+    columns = {name: records[name] for name in screen.selection.columns}
+    asked = pa.table({"name": table["name"], "digest": table["digest"], **columns})
+    judged = screen.judge(asked, records[TEXT].to_pylist())
+    for entries, found in zip(matched, judged.matched, strict=True):
+        entries.update(found[found >= 0].tolist())
+    gone = np.array([reason is not None for reason in judged.reasons], np.bool_)
+    told.add(
+        table["record"].filter(gone),
+        [reason for reason in judged.reasons if reason is not None],
+        digest=table["digest"].filter(gone),
+        name=table["name"].filter(gone),
+        detail=[judged.details[i] for i in np.flatnonzero(gone).tolist()],
+    )
+    return table.filter(~gone), records.filter(~gone)
 
 
 def texts(
@@ -190,10 +245,6 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
     return file, np.cumsum([0, *sizes])
 
 
-def _needs_sql(source: Source) -> bool:
-    return bool(source.where or source.identity or source.keep)
-
-
 def _count_bad(source: Source, path: Path, batch: Batch, dropped: Counter[str]) -> None:
     for record, reason in batch.bad:
         dropped[reason.split(":")[0]] += 1
@@ -202,57 +253,6 @@ def _count_bad(source: Source, path: Path, batch: Batch, dropped: Counter[str]) 
                 f"{path}:{record + 1}: {reason.replace(': ', ' (', 1)}); mend the line or set "
                 f"max_bad_records above {source.max_bad_records} in source {source.name}"
             )
-
-
-def _filter(source: Source, batch: Batch, shape: str | None, dropped: Counter[str]) -> pa.Table:
-    """Apply the source's SQL: columns record, text, name and what it keeps."""
-    table = batch.table
-    if not _needs_sql(source):
-        names = pa.nulls(len(table), pa.string())
-        return table.select([RECORD, TEXT]).append_column(NAME, names)
-    view = "batch" if shape is None else _json_view(source, shape, table)
-    kept = [f"CAST(({column}) AS VARCHAR) AS {_name(label(column))}" for column in source.keep]
-    name = f"CAST(({source.identity or 'NULL'}) AS VARCHAR) AS {NAME}"
-    query = (
-        f"SELECT {', '.join([RECORD, TEXT, name, *kept])} FROM {view} "
-        f"WHERE ({source.where or 'TRUE'})"
-    )
-    found = _run(source, query, table)
-    dropped["where"] += len(table) - len(found)
-    if dropped["where"] == 0:
-        del dropped["where"]
-    return found
-
-
-def _json_view(source: Source, shape: str, table: pa.Table) -> str:
-    """Return the relation of a batch's JSON records: one column for each key of theirs."""
-    columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
-    selected = [RECORD, TEXT]
-    if "." not in source.text:
-        selected.append(f"{TEXT} AS {_name(source.text)}")  # `line` leaves it out
-    if isinstance(columns, dict) and columns:
-        structure = _quoted(orjson.dumps(columns).decode())
-        selected.append(f"unnest(json_transform(line::JSON, {structure}))")
-    return f"(SELECT {', '.join(selected)} FROM batch)"
-
-
-def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
-    connection = _connection()
-    connection.register("batch", table)
-    try:
-        return connection.sql(query).to_arrow_table()
-    except duckdb.Error as error:
-        brief = " ".join(str(error).split("LINE")[0].split())
-        parts = {"where": source.where, "identity": source.identity, "keep": ", ".join(source.keep)}
-        asked = "; ".join(f"{part}: {sql}" for part, sql in parts.items() if sql)
-        raise RecipeError(f"source {source.name}: {asked}: {brief}; mend the SQL") from None
-    finally:
-        connection.unregister("batch")
-
-
-@lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"threads": 1, "preserve_insertion_order": True})
 
 
 def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
@@ -277,19 +277,3 @@ def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
     return pa.table(columns).cast(wanted)
-
-
-def _joined(column: Any) -> bytes:  # noqa: ANN401  a column of binary(16)
-    return b"".join(column.to_pylist())
-
-
-def _sum(table: pa.Table, column: str) -> int:
-    return int(table[column].to_numpy().sum()) if table.num_rows else 0
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'

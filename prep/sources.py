@@ -7,7 +7,7 @@ listing never depends on the file system.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from prep.errors import InputError, RecipeError
 from prep.jsonlines import RECORD, TEXT
 from prep.jsonlines import SUFFIXES as JSONL_SUFFIXES
 from prep.jsonlines import batches as jsonl_batches
+from prep.selection import Selection
 
 PARQUET_SUFFIXES = (".parquet",)
 BATCH_ROWS = 1024
@@ -35,7 +36,7 @@ class Source:
     text: the column of the text, dotted where nested. where: SQL over the columns (DuckDB).
     identity: SQL for a document's name. keep: SQL columns to keep as text beside each document.
     half: only the files with an even or odd number. ftfy: repair the text before tokenising.
-    max_bad_records: broken lines to count before the file is refused.
+    max_bad_records: broken lines to count before the file is refused. select: what is wanted of it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -52,6 +53,7 @@ class Source:
     half: Literal["even", "odd"] | None = None
     ftfy: bool = False
     max_bad_records: int = 0
+    select: Selection = field(default_factory=Selection)
 
     def __post_init__(self) -> None:
         if self.hub is not None and self.files:

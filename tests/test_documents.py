@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from materials import names, raw
 from materials import texts as nasty
 
-from prep import documents, sources
+from prep import documents, numbering, query, sources
 from prep.errors import InputError, RecipeError
 from prep.sources import Document, Source
 
@@ -31,14 +31,14 @@ class Scanned:
 
     def __post_init__(self) -> None:
         self.blocks = sources.blocks(self.source, self.root)
-        shape = documents.structure(self.source, self.root, self.blocks)
+        shape = query.structure(self.source, self.root, self.blocks)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
             parts.append(self.root / "out" / f"block-{i}.parquet")
-            told = documents.scan(self.source, self.root, block, shape, parts[-1])
+            told = documents.scan(self.source, self.root, block, shape, parts[-1], None)
             self.accounts.append(told)
         self.path = self.root / "out" / "documents.parquet"
-        documents.merge(self.source, parts, self.path)
+        numbering.merge(self.source, parts, self.path)
 
     @property
     def rows(self) -> list[Json]:

@@ -21,7 +21,7 @@ from materials import llama, shared
 
 from mixtures import recipe as recipes
 from mixtures.build import build
-from prep import blocks, documents, pack, shards, sources, spans
+from prep import blocks, documents, numbering, pack, shards, sources, spans
 from prep.blocks import Block, Encoded, Stream
 from prep.pack import PackSettings
 from prep.shards import Rows
@@ -74,9 +74,9 @@ def repaired(source: Source, folder: Path) -> Iterator[tuple[int, str]]:
     names = sources.blocks(source, root)
     parts = [folder / f"block-{i}.parquet" for i in range(len(names))]
     pairs = list(zip(names, parts, strict=True))
-    told = [documents.scan(source, root, name, None, part) for name, part in pairs]
+    told = [documents.scan(source, root, name, None, part, None) for name, part in pairs]
     merged = folder / "documents.parquet"
-    documents.merge(source, parts, merged)
+    numbering.merge(source, parts, merged)
     first = 0
     for name, account in zip(names, told, strict=True):
         last = first + account["documents"]
