@@ -59,7 +59,8 @@ def build(
     """Build phases (all, in order, by default) and return their manifests.
 
     root: where the raw files are. dropped: a file for every record that was dropped.
-    Raises StaleError where `out` holds something built otherwise, RefusalError where the data can't give the mixture.
+    Raises StaleError where `out` holds something built otherwise, RefusalError where the data
+    can't give the mixture.
     """
     names = [name for name in recipe.phases if not phases or name in phases]
     unknown = sorted(set(phases) - set(names))

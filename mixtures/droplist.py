@@ -12,7 +12,7 @@ from prep.errors import UsageError
 from prep.receipts import replacing
 
 SUFFIXES = (".parquet", ".jsonl")
-SCHEMA = pa.schema([("source", pa.dictionary(pa.int32(), pa.string())), *dropped.SCHEMA])
+SCHEMA = dropped.SCHEMA.insert(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))
 BATCH_ROWS = 1 << 16
 
 

@@ -97,7 +97,9 @@ def account_lines(build: Path) -> list[str]:
     for folder in sealed_folders(build):
         receipt = receipts.read(folder)
         account, place = receipt["account"], folder.relative_to(build).as_posix()
-        dropped = ", ".join(f"{k} {v:,}" for k, v in account["dropped"].items() if v) or "-"
+        broken = {f"files {k}": v for k, v in account.get("broken_files", {}).items()}
+        counted = {**account["dropped"], **broken}
+        dropped = ", ".join(f"{k} {v:,}" for k, v in counted.items() if v) or "-"
         if receipt["stage"] == "documents":
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
             sources.append([place, *counts, dropped])

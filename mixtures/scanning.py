@@ -6,6 +6,7 @@ its settings, and, where duplicates go across sources, from what the sources bef
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,19 +18,19 @@ import numpy as np
 from mixtures import selecting, stages
 from mixtures.context import Context, summed
 from mixtures.recipe import Recipe
+from mixtures.seen import Seen
 from prep import (
     decontaminate,
     documents,
     dropped,
     near,
     numbering,
-    optout,
     query,
     receipts,
     sources,
 )
 from prep.errors import InputError, RecipeError
-from prep.fanout import watched
+from prep.records import PLACES
 from prep.selection import Screen
 from prep.sources import Source
 
@@ -88,8 +89,9 @@ class _Work:
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
         self.folder = context.out / "sources" / source.name
-        self.blocks = sources.blocks(source, context.root)
-        self.seen: list[Json] = []  # files with their times: the next build need not read them
+        found = sources.listing(source, context.root)
+        self.blocks, self.skipped = list(found.names), found.skipped
+        self.seen = Seen(source, context.root, self.folder)
         self.evaluations: Json | None = None
         self.recipe = self._recipe()
         self.receipt = receipts.fresh(self.folder, self._as_before())
@@ -120,16 +122,19 @@ class _Work:
         if account["documents"] == 0:
             raise InputError(
                 f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}); check `files`, `text`, `where`, "
-                "`select` and `duplicates`"
+                f"(dropped: {account['dropped'] or 'nothing'}; broken files: "
+                f"{account['broken_files'] or 'none'}); check `files`, `text`, `where`, `select` "
+                "and `duplicates`"
             )
-        self._check_untouched()
+        self.seen.check_untouched()
         entries = zip(self.blocks, kept, strict=True)
         content = {
             "account": account,
             "blocks": [{"block": b, **{k: e[k] for k in BLOCK_KEYS}} for b, e in entries],
             "content": receipts.digest([[e["text_digest"], e["documents"]] for e in kept]),
-            "seen": self.seen,
+            "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
+            "skipped": [{"file": name, "why": why} for name, why in self.skipped],
+            "seen": self.seen.entries,
         }
         names = [out.name, dropped.NAME, *([numbering.NEAR] if choice.width else [])]
         files = [receipts.describe(self.folder / name) for name in names]
@@ -180,15 +185,14 @@ class _Work:
         lists = [each.file for each in select.opt_out]
         if select.decontaminate is not None:
             lists += decontaminate.files(select.decontaminate, self.root)
-        known = self._known()
         return {
             "stage": "documents",
             "version": [documents.VERSION, decontaminate.VERSION, near.VERSION],
             "settings": {**settings, "duplicates": asdict(self.context.recipe.duplicates)},
             "seed": None if select.sample is None else self.context.recipe.seed,
             "inputs": {
-                "files": self._inputs(self.blocks, known) if local else self.blocks,
-                "lists": self._inputs(list(dict.fromkeys(lists)), known),
+                "files": self.seen.look(self.blocks, raw=True) if local else self.blocks,
+                "lists": self.seen.look(list(dict.fromkeys(lists)), raw=False),
                 "earlier": {},
             },
         }
@@ -205,42 +209,21 @@ class _Work:
         inputs = receipts.read(self.folder)["inputs"]
         return self._with(inputs.get("earlier", {}) if isinstance(inputs, dict) else {})
 
-    def _known(self) -> dict[str, Json]:
-        if not (self.folder / receipts.NAME).exists():
-            return {}
-        return {entry["file"]: entry for entry in receipts.read(self.folder)["seen"]}
-
-    def _inputs(self, names: list[str], known: dict[str, Json]) -> list[Json]:
-        """Return size and digest of each file; one that looks untouched is not read again."""
-        told: list[Json] = []
-        for name in watched(names, f"{self.source.name}: raw files", "file"):
-            size, modified = optout.stamp(self.root / name)
-            before = known.get(name, {})
-            same = (before.get("bytes"), before.get("modified")) == (size, modified)
-            digest = before["xxh3"] if same else receipts.file_digest(self.root / name)
-            told.append({"file": name, "bytes": size, "xxh3": digest})
-            self.seen.append({**told[-1], "modified": modified})
-        return told
-
-    def _check_untouched(self) -> None:
-        """Refuse files that changed since their digests were taken."""
-        for entry in self.seen:
-            stat = (self.root / entry["file"]).stat()
-            if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["modified"]):
-                raise InputError(
-                    f"{self.root / entry['file']}: changed while it was read; build again"
-                )
-
     def _account(self, results: list[Json], kept: list[Json]) -> Json:
         """Return the account: records = documents + all that is dropped, by reason."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
+        places: dict[str, list[str]] = {}
         for each in [*results, *kept]:
-            for reason, count in each["dropped"].items():
-                counts[reason] = counts.get(reason, 0) + count
-        account = {
-            **summed(results, ("records",)),
+            counts.update(each["dropped"])
+            for reason, found in each.get("places", {}).items():
+                places[reason] = [*places.get(reason, []), *found][:PLACES]
+        broken = Counter(result["broken"]["reason"] for result in results if result["broken"])
+        account: Json = {
+            **summed(results, ("records", "blank_lines")),
             **summed(kept, ("documents", "characters", "bytes")),
-            "dropped": counts,
+            "dropped": dict(counts),
+            "places": places,
+            "broken_files": dict(sorted(broken.items())),
         }
         lists = self.source.select.opt_out
         if lists:

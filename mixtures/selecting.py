@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prep import documents, duplicates, near
+from prep import duplicates, identity, near
 from prep.duplicates import RECORDS, Duplicates
 from prep.near import Stored
 from prep.numbering import NEAR, Choice, Removed
@@ -119,7 +119,7 @@ class _Alike:
 
     def _files(self) -> list[Path]:
         before = [self.among.earlier[name] / NEAR for name in self.earlier]
-        return before + [documents.side(part, NEAR) for part in self.among.parts]
+        return before + [identity.side(part, NEAR) for part in self.among.parts]
 
     def _rows(self, block: int, exact: _Exact) -> Places:
         """Return the rows of a block that repeat a text exactly."""

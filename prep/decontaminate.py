@@ -18,14 +18,17 @@ import pyarrow.parquet as pq
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from prep import jsonlines, ngrams
+from prep import ngrams
 from prep.errors import InputError, RecipeError
+from prep.listing import fits, kind
 from prep.ngrams import Words
 from prep.receipts import replacing
+from prep.unpacked import lines, pieces
 
 VERSION = 1
-PARQUET, TEXT = ".parquet", ".txt"
-SUFFIXES = (*jsonlines.SUFFIXES, PARQUET, TEXT)
+TEXT = ".txt"
+LINE_BYTES = 64 << 20  # the longest line of an evaluation file
+WINDOW_LOG = 28
 MOST_BITS = 26  # of the table that is looked at before the index
 LETTERS = np.array([i < 48 or i >= 58 for i in range(256)])  # bytes of a word that are no digits
 LETTERS[ngrams.SPACE] = False
@@ -35,7 +38,8 @@ LETTERS[ngrams.SPACE] = False
 class Decontaminate:
     """Evaluation files, and how much of them a document may share.
 
-    files: paths, folders or globs relative to the data root (jsonl(.gz/.zst), parquet, txt).
+    files: paths, folders or globs relative to the data root (JSON lines, plain or packed, parquet,
+    txt: one text a file).
     columns: dotted columns of their records, all their strings by default. ngram: words in a run.
     distinct: runs with fewer distinct words are no contamination.
     """
@@ -66,10 +70,10 @@ def files(settings: Decontaminate, root: Path) -> list[str]:
         path = root / pattern
         names = [path] if path.is_file() else path.rglob("*") if path.is_dir() else ()
         names = [*(names or root.glob(pattern))]
-        kept = sorted(p.relative_to(root).as_posix() for p in names if p.name.endswith(SUFFIXES))
+        kept = sorted(p.relative_to(root).as_posix() for p in names if _is_evaluation(p))
         if not kept:
             raise InputError(
-                f"{path}: matches no evaluation file ({' '.join(SUFFIXES)}); check the path"
+                f"{path}: matches no evaluation file (JSON lines, parquet, txt); check the path"
             )
         found.update(dict.fromkeys(kept))
     return list(found)
@@ -85,7 +89,7 @@ def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int
     counts = {"texts": 0, "runs": 0, "short": 0, "plain": 0}
     hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for number, name in enumerate(files(settings, root)):
-        for texts in _texts(root / name, settings.columns):
+        for texts in _texts(root, name, settings.columns):
             found = ngrams.words(texts)
             runs, places = ngrams.ngrams(found, settings.ngram)
             varied = _distinct(found, places, settings.ngram) >= settings.distinct
@@ -154,8 +158,13 @@ def _distinct(found: Words, places: NDArray[np.int64], size: int) -> NDArray[np.
     return told
 
 
-def _texts(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+def _is_evaluation(path: Path) -> bool:
+    return path.is_file() and (fits(path.name, None) or path.name.endswith(TEXT))
+
+
+def _texts(root: Path, name: str, columns: tuple[str, ...]) -> Iterator[list[str]]:
     """Yield the texts of an evaluation file in pieces; InputError where it can't be read."""
+    path = root / name
     if path.name.endswith(TEXT):
         try:
             yield [path.read_text("utf-8-sig")]
@@ -163,7 +172,7 @@ def _texts(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
             raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
         return
     seen = False
-    for records in _records(path):
+    for records in _records(root, name):
         texts = [text for record in records for text in _strings(record, columns)]
         seen = seen or bool(texts)
         for part in ngrams.groups(texts):
@@ -173,20 +182,28 @@ def _texts(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
         raise InputError(f"{path}: has no text in {asked}; check decontaminate.columns")
 
 
-def _records(path: Path) -> Iterator[list[Any]]:
-    if path.name.endswith(PARQUET):
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024):
-                    yield batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            brief = str(error).splitlines()[0]
-            raise InputError(f"{path}: can't be read as parquet ({brief})") from None
+def _records(root: Path, name: str) -> Iterator[list[Any]]:
+    how = kind(name, None)
+    if how is not None and how.family == "jsonl":
+        raw = pieces(root, name, how.packing, None, WINDOW_LOG)
+        for number, line in enumerate(lines(raw, LINE_BYTES)):
+            if line is None or line.strip():
+                yield [_parsed(f"{root / name}:{number + 1}", line)]
         return
-    for table, bad in jsonlines.batches(path, "", keep_lines=True):
-        for record, reason in bad:
-            raise InputError(f"{path}:{record + 1}: {reason}; mend the evaluation file")
-        yield [orjson.loads(line) for line in table["line"].to_pylist()]
+    try:
+        with pq.ParquetFile(root / name) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        brief = str(error).splitlines()[0]
+        raise InputError(f"{root / name}: can't be read as parquet ({brief})") from None
+
+
+def _parsed(place: str, line: bytes | None) -> Any:  # noqa: ANN401  JSON
+    try:
+        return orjson.loads(line or b"")
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{place}: is no JSON ({error}); mend the evaluation file") from None
 
 
 def _strings(value: Any, columns: tuple[str, ...]) -> Iterator[str]:  # noqa: ANN401

@@ -6,9 +6,8 @@ documents again, for tokenising, and refuses a file that changed in between. Bet
 `numbering` joins the blocks to `documents.parquet`.
 """
 
-from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,67 +18,18 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from prep import dropped as drops
-from prep import query
-from prep.dropped import Drops, growing
-from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT
+from prep import dropped, query
+from prep.dropped import DropList, growing
+from prep.errors import BrokenFile, InputError
+from prep.identity import Tally, schema, side
 from prep.query import NAME, label
 from prep.receipts import replacing
+from prep.records import RECORD, TEXT, Batch, Drops, is_blank
 from prep.selection import Screen
-from prep.sources import Batch, Document, Source, is_json, read
+from prep.sources import Document, Source, is_json, read
 
-VERSION = 2
-IDENTITY = [
-    ("document", pa.int64()),  # dense number within the source
-    ("file", pa.dictionary(pa.int32(), pa.string())),
-    ("record", pa.int64()),  # line or row number in the file, from 0
-    ("name", pa.string()),
-    ("digest", pa.binary(16)),  # xxh3-128 of the text's UTF-8
-    ("characters", pa.int64()),
-    ("bytes", pa.int64()),
-]
+VERSION = 3
 EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empty_table()
-
-
-def schema(source: Source) -> pa.Schema:
-    """Return the columns of a source's documents.parquet: identity, then what it keeps.
-
-    Raises RecipeError where two of them have one name.
-    """
-    columns = [*IDENTITY, *((label(column), pa.string()) for column in source.keep)]
-    names = Counter(name.lower() for name, _ in columns)  # SQL knows no case
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise RecipeError(
-            f"source {source.name}: keep: two columns of its documents would be called "
-            f"{twice[0]!r}; leave one out"
-        )
-    return pa.schema(columns)
-
-
-class Tally:
-    """Counts over documents, as they come: documents, characters, bytes, digest of the texts."""
-
-    def __init__(self) -> None:
-        self.counts = {"documents": 0, "characters": 0, "bytes": 0}
-        self.state = xxhash.xxh3_128()
-
-    def add(self, table: pa.Table) -> None:
-        """Count more documents."""
-        self.counts["documents"] += table.num_rows
-        for key in ("characters", "bytes"):
-            self.counts[key] += int(table[key].to_numpy().sum())
-        self.state.update(b"".join(table["digest"].to_pylist()))
-
-    def told(self) -> dict[str, Any]:
-        """Return the counts, and `text_digest` over the documents in order."""
-        return {**self.counts, "text_digest": self.state.hexdigest()}
-
-
-def side(part: Path, kind: str) -> Path:
-    """Return what lies beside a block's documents: `dropped` records, `near` signatures."""
-    return part.with_suffix(".dropped.parquet" if kind == "dropped" else f".{kind}")
 
 
 def scan(
@@ -88,67 +38,124 @@ def scan(
     """Write one block's documents (unnumbered) to `out` and return its account.
 
     What is dropped, and signatures where the screen asks for them, go beside it. The account:
-    records, documents, characters, bytes, dropped (reason -> records), text_digest (over the
-    documents in order), opt_out (for each list the entries that matched). Raises InputError when
-    more than `max_bad_records` are broken.
+    records, documents, characters, bytes, text_digest (over the documents in order), what Drops
+    tells, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
+    `on_error: skip` leaves the file out.
     """
-    tally, records, bad = Tally(), 0, Counter[str]()
-    matched: list[set[int]] = [set() for _ in source.select.opt_out]
     shape = shape if is_json(source, block) else None
-    with (
-        growing(out, schema(source)) as write,
-        growing(side(out, "dropped"), drops.SCHEMA) as drop,
-        _signing(out, screen) as sign,
-    ):
-        told = Drops(block, drop)
-        for batch in read(source, root, block, lines=shape is not None):
-            records += len(batch.table) + len(batch.bad)
-            _count_bad(source, root / block, batch, bad)
-            table, texts = _taken(source, batch, shape, told)
-            if screen is not None and not screen.idle:
-                table, texts = _screened(screen, table, texts, told, matched)
-                sign(texts[TEXT].to_pylist())
-            write(table.select(schema(source).names))
-            tally.add(table)
-    return {
-        "block": block,
-        "records": records,
-        **tally.told(),
-        "dropped": dict(sorted(told.counts.items())),
-        "opt_out": [sorted(entries) for entries in matched],
-    }
+    try:
+        with _Scan(source, block, out, screen) as work:
+            for batch in read(source, root, block, lines=shape is not None):
+                work.add(batch, shape)
+    except BrokenFile as error:
+        if source.on_error == "stop":
+            raise
+        with _Scan(source, block, out, screen) as work:
+            work.leave_out(error)
+    return work.told()
 
 
-@contextmanager
-def _signing(out: Path, screen: Screen | None) -> Generator[Any]:
-    """Give a function that adds the signatures of texts to the file beside a block."""
-    if screen is None or screen.near is None:
-        yield lambda _: None
-        return
-    with replacing(side(out, "near")) as temporary, temporary.open("wb") as file:
-        yield lambda texts: file.write(screen.signatures(texts).astype("<u4").tobytes())
+class _Scan:
+    """One block on its way to its files; they are there when it ends well."""
 
+    def __init__(self, source: Source, block: str, out: Path, screen: Screen | None) -> None:
+        self.source, self.out = source, out
+        self.screen = screen if screen is not None and not screen.idle else None
+        self.records, self.tally, self.counts = 0, Tally(), Drops(block)
+        self.matched: list[set[int]] = [set() for _ in source.select.opt_out]
+        self.stack = ExitStack()
 
-def _taken(
-    source: Source, batch: Batch, shape: str | None, told: Drops
-) -> tuple[pa.Table, pa.Table]:
-    """Return a batch's documents and their records, row by row; drop what is no document."""
-    faults = [reason.partition(": ") for _, reason in batch.bad]
-    told.add(
-        [record for record, _ in batch.bad],
-        [kind for kind, _, _ in faults],
-        detail=[detail or None for _, _, detail in faults],
-    )
-    kept = query.select(source, batch.table, shape)
-    gone = _without(batch.table, kept[RECORD])
-    told.add(gone[RECORD], ["where"] * len(gone), digest=drops.digests(gone[TEXT]))
-    counted: Counter[str] = Counter()
-    table = _documents(source, told.file, kept, counted)
-    gone = _without(kept, table["record"])
-    told.add(
-        gone[RECORD], _textless(gone, counted), digest=drops.digests(gone[TEXT]), name=gone[NAME]
-    )
-    return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
+    def __enter__(self) -> "_Scan":
+        enter = self.stack.enter_context
+        self.write = enter(growing(self.out, schema(self.source)))
+        drop = enter(growing(side(self.out, "dropped"), dropped.SCHEMA))
+        self.list = DropList(self.counts.block, drop)
+        if self.screen is not None and self.screen.near is not None:
+            near = enter(replacing(side(self.out, "near")))
+            self.signatures = enter(near.open("wb"))
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  as contextlib's
+        self.stack.__exit__(*error)
+
+    def add(self, batch: Batch, shape: str | None) -> None:
+        """Add the documents of a batch, and what of it is dropped."""
+        self.records += len(batch.table) + len(batch.bad)
+        self.counts.take(batch)
+        self.list.add(
+            [bad.record for bad in batch.bad],
+            [bad.reason for bad in batch.bad],
+            detail=[f"{bad.place}: {bad.detail}" if bad.place else bad.detail for bad in batch.bad],
+        )
+        if batch.fault is not None:
+            self.list.add_file(batch.fault)
+        if len(batch.table) == 0:
+            return
+        table, records = self._taken(batch, shape)
+        if self.screen is not None:
+            table, records = self._screened(self.screen, table, records)
+            if self.screen.near is not None:
+                texts: list[Any] = records[TEXT].to_pylist()
+                made = self.screen.signatures(texts)
+                self.signatures.write(made.astype("<u4").tobytes())
+        self.write(table)
+        self.tally.add(table)
+
+    def leave_out(self, error: BrokenFile) -> None:
+        """Leave out the block for an error."""
+        self.counts = Drops(self.counts.block, error)
+        self.list.add_file(error)
+
+    def told(self) -> dict[str, Any]:
+        """Return the account."""
+        return {
+            "block": self.counts.block,
+            "records": self.records,
+            **self.tally.told(),
+            **self.counts.told(),
+            "opt_out": [sorted(entries) for entries in self.matched],
+        }
+
+    def _taken(self, batch: Batch, shape: str | None) -> tuple[pa.Table, pa.Table]:
+        """Return a batch's documents and their records, row by row; drop what is no document."""
+        kept = query.select(self.source, batch.table, shape)
+        gone = _without(batch.table, kept[RECORD])
+        if len(gone):
+            self.counts["where"] += len(gone)
+            reasons = ["where"] * len(gone)
+            self.list.add(gone[RECORD], reasons, digest=dropped.digests(gone[TEXT]))
+        table = _documents(self.source, self.counts.block, kept, self.counts)
+        gone = _without(kept, table["record"])
+        self.list.add(
+            gone[RECORD],
+            ["no_text" if text is None else "blank" for text in gone[TEXT].to_pylist()],
+            digest=dropped.digests(gone[TEXT]),
+            name=gone[NAME],
+        )
+        return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
+
+    def _screened(
+        self, screen: Screen, table: pa.Table, records: pa.Table
+    ) -> tuple[pa.Table, pa.Table]:
+        """Return the documents that are selected, and their records; drop the others."""
+        asked = table.select(["name", "digest"])
+        for name in screen.selection.columns:
+            asked = asked.append_column(name, records[name])
+        texts: list[Any] = records[TEXT].to_pylist()
+        judged = screen.judge(asked, texts)
+        for entries, found in zip(self.matched, judged.matched, strict=True):
+            entries.update(found[found >= 0].tolist())
+        gone = np.array([reason is not None for reason in judged.reasons], np.bool_)
+        reasons = [reason for reason in judged.reasons if reason is not None]
+        self.counts.update(reasons)
+        self.list.add(
+            table["record"].filter(gone),
+            reasons,
+            digest=table["digest"].filter(gone),
+            name=table["name"].filter(gone),
+            detail=[judged.details[i] for i in np.flatnonzero(gone).tolist()],
+        )
+        return table.filter(~gone), records.filter(~gone)
 
 
 def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a column
@@ -158,33 +165,6 @@ def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a colu
     return table.filter(~np.isin(table[RECORD].to_numpy(), records.to_numpy()))
 
 
-def _textless(gone: pa.Table, counted: Counter[str]) -> list[str]:
-    """Return why `_documents` left these out: what it counted, record by record."""
-    known = {None: "no_text", "": "empty"}
-    other = next((reason for reason in counted if reason not in known.values()), "empty")
-    return [known.get(text, other) for text in gone[TEXT].to_pylist()]
-
-
-def _screened(
-    screen: Screen, table: pa.Table, records: pa.Table, told: Drops, matched: list[set[int]]
-) -> tuple[pa.Table, pa.Table]:
-    """Return the documents that are selected, and their records; drop the others."""
-    columns = {name: records[name] for name in screen.selection.columns}
-    asked = pa.table({"name": table["name"], "digest": table["digest"], **columns})
-    judged = screen.judge(asked, records[TEXT].to_pylist())
-    for entries, found in zip(matched, judged.matched, strict=True):
-        entries.update(found[found >= 0].tolist())
-    gone = np.array([reason is not None for reason in judged.reasons], np.bool_)
-    told.add(
-        table["record"].filter(gone),
-        [reason for reason in judged.reasons if reason is not None],
-        digest=table["digest"].filter(gone),
-        name=table["name"].filter(gone),
-        detail=[judged.details[i] for i in np.flatnonzero(gone).tolist()],
-    )
-    return table.filter(~gone), records.filter(~gone)
-
-
 def texts(
     source: Source, root: Path, block: str, documents: Path, rows: tuple[int, int]
 ) -> Iterator[Document]:
@@ -192,6 +172,8 @@ def texts(
 
     Raises InputError where the raw file no longer holds the text that was scanned.
     """
+    if rows[0] == rows[1]:
+        return  # of a file that was left out, too
     table = _rows(documents, rows)
     wanted = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
@@ -245,25 +227,16 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
     return file, np.cumsum([0, *sizes])
 
 
-def _count_bad(source: Source, path: Path, batch: Batch, dropped: Counter[str]) -> None:
-    for record, reason in batch.bad:
-        dropped[reason.split(":")[0]] += 1
-        if sum(dropped[kind] for kind in ("bad_json",)) > source.max_bad_records:
-            raise InputError(
-                f"{path}:{record + 1}: {reason.replace(': ', ' (', 1)}); mend the line or set "
-                f"max_bad_records above {source.max_bad_records} in source {source.name}"
-            )
-
-
-def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
-    """Turn kept records into documents; a null or empty text is dropped and counted."""
+def _documents(source: Source, block: str, table: pa.Table, dropped: Drops) -> pa.Table:
+    """Turn kept records into documents; one without a visible character is dropped and counted."""
     wanted = schema(source)
     texts: list[Any] = table[TEXT].to_pylist()
-    good = [i for i, text in enumerate(texts) if text]
-    missing = sum(text is None for text in texts)
-    for reason, count in (("no_text", missing), ("empty", len(texts) - len(good) - missing)):
-        if count:
-            dropped[reason] += count
+    good: list[int] = []
+    for i, text in enumerate(texts):
+        if text and (source.blank == "keep" or not is_blank(text)):
+            good.append(i)
+        else:
+            dropped.at("no_text" if text is None else "blank", table[RECORD][i].as_py())
     data = [texts[i].encode() for i in good]
     kept = table.take(pa.array(good, pa.int64()))
     columns: dict[str, Any] = {

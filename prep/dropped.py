@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from prep.errors import BrokenFile
 from prep.receipts import replacing
 
 NAME = "dropped.parquet"
 SCHEMA = pa.schema(
     [
         ("file", pa.dictionary(pa.int32(), pa.string())),
-        ("record", pa.int64()),  # line or row number in the file, from 0
+        ("record", pa.int64()),  # line or row number in the file, from 0; null: the file itself
         ("reason", pa.dictionary(pa.int32(), pa.string())),
         ("digest", pa.binary(16)),  # of the text, where there is one
         ("name", pa.string()),  # where the record came as far as its identity
@@ -52,7 +53,7 @@ def growing(path: Path, schema: pa.Schema) -> Generator[Write]:
         flush()
 
 
-class Drops:
+class DropList:
     """The dropped records of one file, written as they come and counted by reason."""
 
     def __init__(self, file: str, write: Write) -> None:
@@ -68,6 +69,10 @@ class Drops:
         given = {"file": [self.file] * count, "record": records, "reason": list(reasons), **columns}
         arrays = [_array(given.get(field.name), field.type, count) for field in SCHEMA]
         self.write(pa.table(arrays, schema=SCHEMA))
+
+    def add_file(self, error: BrokenFile) -> None:
+        """Add the file itself, or the rest of it: a line without a record."""
+        self.add([None], [error.reason], detail=[str(error)])
 
 
 def _array(values: Any, kind: Any, count: int) -> Any:  # noqa: ANN401  columns and Arrow types
@@ -86,10 +91,13 @@ def digests(texts: Any) -> list[bytes | None]:  # noqa: ANN401  a column of larg
     ]
 
 
-def counts(path: Path) -> dict[str, int]:
-    """Count the records of a dropped.parquet by reason."""
-    told: Counter[str] = Counter()
+def counts(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the lines of a dropped.parquet by reason: those of records, and those of files."""
+    records: Counter[str] = Counter()
+    files: Counter[str] = Counter()
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["reason"]):
-            told.update(batch.column("reason").to_pylist())
-    return dict(sorted(told.items()))
+        for batch in file.iter_batches(columns=["record", "reason"]):
+            whole = batch.column("record").is_valid().to_pylist()
+            for reason, is_record in zip(batch.column("reason").to_pylist(), whole, strict=True):
+                (records if is_record else files)[str(reason)] += 1
+    return dict(sorted(records.items())), dict(sorted(files.items()))

@@ -44,7 +44,8 @@ def halves(digests: Any) -> NDArray[np.uint64]:  # noqa: ANN401  a column or arr
     array = digests.combine_chunks() if isinstance(digests, pa.ChunkedArray) else digests
     if len(array) == 0:
         return np.empty((0, 2), np.uint64)
-    raw = np.frombuffer(array.buffers()[1], ">u8").reshape(-1, 2)
+    values: Any = array.buffers()[1]
+    raw = np.frombuffer(values, ">u8").reshape(-1, 2)
     return raw[array.offset : array.offset + len(array)].astype(np.uint64)
 
 

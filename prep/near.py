@@ -113,19 +113,18 @@ class Stored:
     """Signature files one after the other, as one array of rows on disk."""
 
     def __init__(self, files: Sequence[Path], settings: Near) -> None:
-        width = settings.permutations
-        sizes = [path.stat().st_size // (4 * width) for path in files]
+        self.width = settings.permutations
+        sizes = [path.stat().st_size // (4 * self.width) for path in files]
         self.starts = np.cumsum([0, *sizes])
         self.parts = [
-            np.memmap(path, "<u4", "r", shape=(rows, width)) if rows else None
+            np.memmap(path, "<u4", "r", shape=(rows, self.width)) if rows else None
             for path, rows in zip(files, sizes, strict=True)
         ]
 
     def take(self, rows: Places) -> Signatures:
         """Return some rows, in the order asked."""
         owners = np.searchsorted(self.starts, rows, side="right") - 1
-        width = next(part.shape[1] for part in self.parts if part is not None)
-        told = np.empty((len(rows), width), np.uint32)
+        told = np.empty((len(rows), self.width), np.uint32)
         for number in np.unique(owners).tolist():
             here, part = owners == number, self.parts[number]
             if part is not None:
@@ -135,7 +134,9 @@ class Stored:
     def pieces(self, number: int) -> Iterator[tuple[int, Signatures]]:
         """Yield a file's rows SLICE by SLICE, each with the number of its first row."""
         part = self.parts[number]
-        for first in range(0, 0 if part is None else len(part), SLICE):
+        if part is None:
+            return
+        for first in range(0, len(part), SLICE):
             yield int(self.starts[number]) + first, np.asarray(part[first : first + SLICE])
 
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prep import dropped as drops
-from prep.documents import Tally, schema, side
-from prep.dropped import Drops, Write, growing
+from prep.dropped import DropList, Write, growing
+from prep.identity import Tally, schema, side
 from prep.receipts import replacing
 from prep.sources import Source
 
@@ -107,14 +107,16 @@ class _Joined:
         """Tell which rows stay; drop the others."""
         records = table["record"].to_numpy()
         places = np.flatnonzero(np.isin(removed.records, records)).tolist()
-        gone = {int(removed.records[i]): (removed.reasons[i], removed.details[i]) for i in places}
+        gone: dict[Any, tuple[str, str | None]] = {
+            int(removed.records[i]): (removed.reasons[i], removed.details[i]) for i in places
+        }
         kept = ~np.isin(records, removed.records)
         if self.choice.limit is not None:
             over = kept & (np.cumsum(kept) > self.choice.limit - self.documents)
             gone |= dict.fromkeys(records[over].tolist(), ("limit", None))
             kept &= ~over
         if gone:
-            told, left = Drops(table["file"][0].as_py(), self.drop), table.filter(~kept)
+            told, left = DropList(table["file"][0].as_py(), self.drop), table.filter(~kept)
             why = [gone[record] for record in left["record"].to_pylist()]
             told.add(
                 left["record"],

@@ -6,6 +6,7 @@ lists. So the SQL gives the same for any cut of the files into batches, on any d
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from prep.errors import RecipeError
-from prep.jsonlines import RECORD, TEXT, widened
-from prep.sources import Batch, Source, is_json, read
+from prep.errors import BrokenFile, RecipeError
+from prep.jsonlines import widened
+from prep.records import RECORD, TEXT, Batch
+from prep.sources import Source, is_json, read
 
 SAMPLE_FILES = 8
 NAME = "__name"
@@ -102,10 +104,11 @@ def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
     for SQL that is no function of one record.
     """
     check(source)
-    chosen = [block for block in blocks if is_json(source, block)][:SAMPLE_FILES]
+    chosen = [block for block in blocks if is_json(source, block)]
     if not expressions(source) or not chosen:
         return None
-    sample = [batch.table for block in chosen for batch in _first(source, root, block)]
+    read_well = (batch.table for block in chosen for batch in _first(source, root, block))
+    sample = list(islice(read_well, SAMPLE_FILES))
     return _structure(pa.concat_tables(sample)) if sample else "{}"
 
 
@@ -118,9 +121,11 @@ def _structure(records: pa.Table) -> str:
 
 
 def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
-    for batch in read(source, root, block, lines=True):
-        yield batch
-        return
+    try:
+        yield from islice(read(source, root, block, lines=True), 1)
+    except BrokenFile:
+        if source.on_error == "stop":
+            raise
 
 
 def select(source: Source, table: pa.Table, shape: str | None) -> pa.Table:
@@ -155,8 +160,8 @@ def _json_view(source: Source, shape: str, table: pa.Table) -> str:
     """Return the relation of a batch's JSON records: one column for each key of theirs."""
     columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
     selected = [RECORD, TEXT]
-    if "." not in source.text:
-        selected.append(f"{TEXT} AS {_name(source.text)}")  # `line` leaves it out
+    if source.text_name:
+        selected.append(f"{TEXT} AS {_name(source.text_name)}")  # `line` leaves it out
     if isinstance(columns, dict) and columns:
         structure = _quoted(orjson.dumps(columns).decode())
         selected.append(f"unnest(json_transform(line::JSON, {structure}))")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from materials import names, raw
 from materials import texts as nasty
 
-from prep import documents, numbering, query, sources
+from prep import documents, identity, numbering, query, sources
 from prep.errors import InputError, RecipeError
 from prep.sources import Document, Source
 
@@ -265,6 +265,6 @@ def test_blocks_without_documents_keep_their_place(tmp_path: Path) -> None:
     assert [account["documents"] for account in made.accounts] == [0, 1, 0, 1]
     assert [[d.text for d in made.texts(block)] for block in range(4)] == [[], ["a"], [], ["b"]]
     schema = pq.read_schema(made.path)
-    assert schema.names == [name for name, _ in documents.IDENTITY]
+    assert schema.names == [name for name, _ in identity.IDENTITY]
     assert schema.field("digest").type == pa.binary(16)
     assert len([name for name in names(made.path.parent) if name.endswith(".tmp")]) == 0

@@ -174,7 +174,7 @@ def test_a_process_of_the_original_is_a_slice_of_the_files_and_drops_its_tail(
 
 
 def test_the_edge_cases_differ_only_where_a_text_spells_a_control(tmp_path: Path) -> None:
-    source = Source("edge", files=("input/edge/edge.jsonl",), ftfy=True)
+    source = Source("edge", files=("input/edge/edge.jsonl",), ftfy=True, blank="keep")
     model = tokenizers.Tokenizer.from_file(str(shared("tokenizer", "llama-32000.json")))
     spelt = 0
     matched: list[int] = []
