@@ -149,7 +149,8 @@ def _distinct(found: Words, places: NDArray[np.int64], size: int) -> NDArray[np.
         return told
     letters = LETTERS[np.frombuffer(found.data, np.uint8)]
     before = np.concatenate([[0], np.cumsum(letters)])
-    plain = before[found.stops] - before[found.starts] < 2
+    plain = before[found.stops] == before[found.starts]  # numbers
+    plain |= found.stops - found.starts == 1
     windows = sliding_window_view(np.where(plain, np.uint64(0), found.hashes), size)
     for first in range(0, len(places), 1 << 15):
         some = places[first : first + (1 << 15)]

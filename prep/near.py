@@ -23,6 +23,7 @@ VERSION = 1
 REASON = "near_duplicate"
 SCHEME = "affine32"  # of datasketch 2: 32-bit values
 EMPTY = 2**32 - 1  # a signature of these alone is that of a text without words
+WEIGHTS = (0.1, 0.9)  # of false positives, of false negatives
 SLICE = 1 << 14  # shingles, rows or pairs at a time
 Signatures = NDArray[np.uint32]
 Places = NDArray[np.int64]
@@ -102,10 +103,13 @@ def _minhash(permutations: int, seed: int) -> Any:  # noqa: ANN401  datasketch s
 
 @lru_cache(maxsize=2)
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """Return how many bands of how many numbers find pairs at the threshold best."""
+    """Return how many bands of how many numbers find pairs at the threshold.
+
+    Pairs that are missed weigh more than pairs too many, which whole signatures refuse anyway.
+    """
     from datasketch import MinHashLSH
 
-    chosen: Any = MinHashLSH(threshold=threshold, num_perm=permutations)
+    chosen: Any = MinHashLSH(threshold=threshold, num_perm=permutations, weights=WEIGHTS)
     return chosen.b, chosen.r
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
-from prep.documents import IDENTITY
+from prep.identity import IDENTITY
 from prep.errors import DamageError, InputError, UsageError
 from prep.spans import ORIGIN, SPANS
 
