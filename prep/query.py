@@ -149,6 +149,8 @@ def select(source: Source, table: pa.Table, shape: str | None) -> pa.Table:
         f"WHERE ({source.where or 'TRUE'})"
     )
     found = _run(source, query, table)
+    if not (np.diff(found[RECORD].to_numpy()) > 0).all():  # a subquery may leave another order
+        found = found.sort_by(RECORD)
     if not (np.diff(found[RECORD].to_numpy()) > 0).all():
         raise RecipeError(
             f"source {source.name}: {_told(asked)}: gives a record more than once; mend the SQL"

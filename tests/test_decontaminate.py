@@ -18,7 +18,18 @@ QUESTION = (
     "clips in May. How many clips did Natalia sell altogether?"
 )
 ANSWER = "She sold twenty four in May, which makes seventy two clips in April and May together."
-WORDS = "quartz amber ember willow thicket copper lantern harbour meadow signal".split()
+WORDS = [
+    "quartz",
+    "amber",
+    "ember",
+    "willow",
+    "thicket",
+    "copper",
+    "lantern",
+    "harbour",
+    "meadow",
+    "signal",
+]
 
 
 def index(root: Path, **fields: Any) -> Index:
@@ -68,7 +79,9 @@ def test_counting_and_repeating_are_no_contamination(tmp_path: Path) -> None:
 
 
 def test_what_protects_nothing_is_counted(tmp_path: Path) -> None:
-    raw(tmp_path / "evals" / "a.jsonl", [{"q": "too short", "a": ANSWER}, {"q": "1 " * 20, "a": ""}])
+    raw(
+        tmp_path / "evals" / "a.jsonl", [{"q": "too short", "a": ANSWER}, {"q": "1 " * 20, "a": ""}]
+    )
     asked = Decontaminate(files=("evals",))
     counts = decontaminate.write_index(asked, tmp_path, tmp_path / "index.npy")
     runs = len(ANSWER.split()) - 12

