@@ -116,9 +116,7 @@ def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
     """Join small batches to larger ones, bounded in rows and bytes."""
     held: list[Any] = []
     first = count = size = 0
-    for batch in rows:
-        if not batch.num_rows:
-            continue
+    for batch in (part for each in rows for part in _parts(each)):
         held.append(batch)
         count += batch.num_rows
         size += batch.nbytes
@@ -127,6 +125,14 @@ def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
             held, first, count, size = [], first + count, 0, 0
     if held:
         yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
+
+
+def _parts(batch: Any) -> Raw:  # noqa: ANN401  a pa.RecordBatch
+    """Yield a batch of long rows row by row: what follows holds several copies of each."""
+    if batch.nbytes > BATCH_BYTES:
+        yield from (batch.slice(row, 1) for row in range(batch.num_rows))
+    elif batch.num_rows:
+        yield batch
 
 
 def _steps(reader: Any, columns: list[str]) -> Raw:  # noqa: ANN401  a reader of IPC

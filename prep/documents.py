@@ -33,7 +33,12 @@ EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empt
 
 
 def scan(
-    source: Source, root: Path, block: str, shape: str | None, out: Path, screen: Screen | None
+    source: Source,
+    root: Path,
+    block: str,
+    shape: str | None,
+    out: Path,
+    screen: Screen | None = None,
 ) -> dict[str, Any]:
     """Write one block's documents (unnumbered) to `out` and return its account.
 

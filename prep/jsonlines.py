@@ -77,6 +77,9 @@ class _Reader:
             detail = f"over max_record_bytes, {self.wanted.max_record_bytes}"
             self.bad.append(Bad(number, "too_long", detail))
             return
+        if not line:
+            self.blank_lines += 1
+            return
         if len(line) > MOST_VALUES and _values(line) > MOST_VALUES:
             self.bad.append(Bad(number, "too_many_values", f"over {MOST_VALUES} JSON values"))
             return
@@ -89,7 +92,7 @@ class _Reader:
             if self.keep_lines:
                 self.kept.append(orjson.dumps(self._rest(record)).decode())
         except orjson.JSONDecodeError as error:
-            if not line or line.isspace():
+            if line.isspace():
                 self.blank_lines += 1
             else:
                 self.bad.append(Bad(number, *_fault(line, error)))

@@ -52,8 +52,12 @@ def test_a_document_that_holds_a_run_of_an_evaluation_is_told_with_its_file(tmp_
     assert files == ["evals/a.parquet", "evals/b.jsonl.zst", "evals/c.txt"]
     inside = QUESTION.upper().replace(" ", "\n")
     texts = [
-        f"A page about {inside} and more", ANSWER, QUESTION[: len(QUESTION) // 4], "", QUESTION[::-1],
-    ]  # fmt: skip
+        f"A page about {inside} and more",
+        ANSWER,
+        QUESTION[: len(QUESTION) // 4],
+        "",
+        QUESTION[::-1],
+    ]
     assert found.hits(texts).tolist() == [1, 0, -1, -1, 2]
 
 

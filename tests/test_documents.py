@@ -28,16 +28,18 @@ class Scanned:
     root: Path
     source: Source
     accounts: list[Json] = field(default_factory=list)
+    out: Path | None = None
 
     def __post_init__(self) -> None:
+        out = self.out or self.root / "out"
         self.blocks = sources.blocks(self.source, self.root)
         shape = query.structure(self.source, self.root, self.blocks)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
-            parts.append(self.root / "out" / f"block-{i}.parquet")
-            told = documents.scan(self.source, self.root, block, shape, parts[-1], None)
+            parts.append(out / f"block-{i}.parquet")
+            told = documents.scan(self.source, self.root, block, shape, parts[-1])
             self.accounts.append(told)
-        self.path = self.root / "out" / "documents.parquet"
+        self.path = out / "documents.parquet"
         numbering.merge(self.source, parts, self.path)
 
     @property

@@ -74,7 +74,7 @@ def repaired(source: Source, folder: Path) -> Iterator[tuple[int, str]]:
     names = sources.blocks(source, root)
     parts = [folder / f"block-{i}.parquet" for i in range(len(names))]
     pairs = list(zip(names, parts, strict=True))
-    told = [documents.scan(source, root, name, None, part, None) for name, part in pairs]
+    told = [documents.scan(source, root, name, None, part) for name, part in pairs]
     merged = folder / "documents.parquet"
     numbering.merge(source, parts, merged)
     first = 0

@@ -16,11 +16,12 @@ from prep.scratch import scratch
 
 pytest.importorskip("datasketch")
 RNG = np.random.Generator(np.random.Philox(11))
+USUAL = Near()
 LEXICON = [f"word{i}" for i in range(2000)]
 
 
 def found(
-    folder: Path, texts: list[str], asked: Near = Near(), cuts: tuple[int, ...] = ()
+    folder: Path, texts: list[str], asked: Near = USUAL, cuts: tuple[int, ...] = ()
 ) -> dict[int, int]:
     """Return which texts are near-duplicates, and of which; cuts: where files end."""
     signatures = near.signatures(texts, asked)

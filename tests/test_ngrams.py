@@ -1,6 +1,7 @@
 """N-grams: equal runs of words have equal hashes wherever they stand, and no run crosses texts."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def read(found: ngrams.Words) -> list[list[bytes]]:
     """Return the words of each text."""
     words = [found.data[a:b] for a, b in zip(found.starts, found.stops, strict=True)]
     cuts = found.bounds.tolist()
-    return [words[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [words[a:b] for a, b in pairwise(cuts)]
 
 
 @settings(max_examples=300, deadline=None)

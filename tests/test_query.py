@@ -55,7 +55,7 @@ def test_lists_of_a_record_may_be_asked(tmp_path: Path, suffix: str) -> None:
     )
     shape = query.structure(asked, tmp_path, [f"a{suffix}"])
     out = tmp_path / "out.parquet"
-    told = documents.scan(asked, tmp_path, f"a{suffix}", shape, out, None)
+    told = documents.scan(asked, tmp_path, f"a{suffix}", shape, out)
     assert told["dropped"] == {"where": 1}
 
 
@@ -67,7 +67,7 @@ def test_sql_that_multiplies_records_unseen_is_refused_when_it_does(
     monkeypatch.setattr(query, "check", lambda _: None)
     shape = query.structure(asked, tmp_path, ["a.jsonl"])
     with pytest.raises(RecipeError, match="gives a record more than once; mend the SQL"):
-        documents.scan(asked, tmp_path, "a.jsonl", shape, tmp_path / "out.parquet", None)
+        documents.scan(asked, tmp_path, "a.jsonl", shape, tmp_path / "out.parquet")
 
 
 def test_broken_sql_is_left_to_the_run(tmp_path: Path) -> None:
