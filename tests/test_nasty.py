@@ -245,13 +245,13 @@ def test_a_build_stops_at_a_broken_file_by_default(root: Path, tmp_path: Path) -
 MEASURE = """
 import sys
 from pathlib import Path
-from prep import documents, sources
+from prep import documents, query, sources
 from prep.errors import CrystalmixError
 from prep.sources import Source
 root, name = Path(sys.argv[1]), sys.argv[2]
 source = Source("s", files=(name,), where=sys.argv[3] or None)
 try:
-    shape = documents.structure(source, root, [name])
+    shape = query.structure(source, root, [name])
     told = documents.scan(source, root, name, shape, Path(sys.argv[4]))
     print(told["documents"], sum(told["dropped"].values()))
 except CrystalmixError as error:
