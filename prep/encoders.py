@@ -157,24 +157,34 @@ def resident() -> int:
 def encoder(content: Json, fingerprint: str, form: Form, asked: Choice) -> tuple[str, Encode]:
     """Return the library that serves a form, and its encoder.
 
-    auto: gigatoken, then the reference. A library that can't load the file or gives other ids than
-    the reference is told in a warning and the reference is used. fingerprint: sha256 of the file.
-    Raises RecipeError where the asked library is not installed.
+    auto: gigatoken, then fastokens if it is installed, then the reference. Where no fast library
+    takes the file and gives the reference's ids, a warning says why and the reference is used.
+    fingerprint: sha256 of the file. Raises RecipeError where the asked library is not installed.
     """
-    name = "gigatoken" if asked == "auto" else asked
-    if find_spec(name) is None:
-        raise RecipeError(
-            f"tokenizer.backend: {name} is not installed; "
-            f"pip install 'crystalmix[{name}]', or leave it at auto"
-        )
     model = derived(content, form)
-    if name != REFERENCE:
+    faults: list[str] = []
+    for name in _candidates(asked):
         fault = _proven(content, model, fingerprint, form, name)
         if fault is None:
-            return name, Renewed(lambda: LIBRARIES[name](model))
+            return name, Renewed(lambda name=name: LIBRARIES[name](model))
+        faults.append(f"{name} {fault}")
+    if faults:
         log = logging.getLogger("crystalmix")
-        log.warning("%s %s: using tokenizers, which is slower", name, fault)
+        log.warning("%s: using tokenizers, which is slower", "; ".join(faults))
     return REFERENCE, LIBRARIES[REFERENCE](model)
+
+
+def _candidates(asked: Choice) -> list[str]:
+    if asked == REFERENCE:
+        return []
+    if asked == "auto":
+        return ["gigatoken", *(["fastokens"] if find_spec("fastokens") else [])]
+    if find_spec(asked) is None:
+        raise RecipeError(
+            f"tokenizer.backend: {asked} is not installed; "
+            f"pip install 'crystalmix[{asked}]', or leave it at auto"
+        )
+    return [asked]
 
 
 def _proven(content: Json, model: Json, fingerprint: str, form: Form, name: str) -> str | None:

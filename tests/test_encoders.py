@@ -79,9 +79,17 @@ def test_documents_come_back_from_their_ids(make: Make, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
 
 
-@pytest.mark.parametrize("make", [starcoder_like, llama_3_like, qwen_like, metaspace])
+@pytest.mark.parametrize("make", [byte_level, llama_3_like, qwen_like, metaspace])
 def test_the_common_kinds_are_encoded_fast(make: Make) -> None:
     assert make().backend == "gigatoken"
+
+
+def test_what_gigatoken_cannot_take_is_for_fastokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastokens")
+    assert made(starcoder_like().raw).backend == "fastokens"
+    monkeypatch.setattr(encoders, "find_spec", lambda name: None if name == "fastokens" else name)
+    assert made(starcoder_like().raw).backend == "tokenizers"
+    assert made(starcoder_like().raw, backend="tokenizers").backend == "tokenizers"
 
 
 def wide() -> bytes:
@@ -123,6 +131,7 @@ def test_a_library_that_gives_other_ids_is_told_and_not_used(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(encoders.LIBRARIES, "gigatoken", lying)
+    monkeypatch.setitem(encoders.LIBRARIES, "fastokens", lying)
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         with caplog.at_level(logging.WARNING, "crystalmix"):
@@ -130,7 +139,8 @@ def test_a_library_that_gives_other_ids_is_told_and_not_used(
         assert tokenizer.backend == "tokenizers"
         assert tokenizer.encode("a b").tolist() == small().encode("a b").tolist()
         [record] = caplog.records
-        assert "gigatoken differs from tokenizers on ' ': using tokenizers" in record.getMessage()
+        assert "gigatoken differs from tokenizers on ' '" in record.getMessage()
+        assert "using tokenizers" in record.getMessage()
 
 
 def proofs(folder: Path) -> list[Path]:
