@@ -123,7 +123,7 @@ class Fixers:
 def _table() -> dict[int, str]:
     """Return what ftfy makes of single characters that it replaces one by one."""
     codes = {*chardata.LIGATURES, *chardata.WIDTH_MAP, *chardata.CONTROL_CHARS}
-    codes |= {code for code in range(0x2000, 0x2070)} | {0x2BC}
+    codes |= {*range(0x2000, 0x2070), 0x2BC}
     table: dict[int, str] = {}
     for code in sorted(codes - {ord(c) for c in f"\x1b{OTHER_LINE_BREAKS}"}):
         fixed = fixes.fix_character_width(fixes.fix_latin_ligatures(chr(code)))
