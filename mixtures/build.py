@@ -40,6 +40,7 @@ from mixtures.stages import naming
 from prep import fim, pack, receipts
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
+from prep.metadata import Metadata
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
@@ -98,6 +99,9 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
                 fim.sentinels(tokenizer)
+        for source in recipe.domains[name].sources:
+            with _at(recipe, "sources", source, "metadata"):
+                Metadata(tokenizer, recipe.sources[source])
     return tokenizer
 
 

@@ -47,6 +47,7 @@ def _folder(
             "draw": [name, epoch] if inner else None,
             "sources": list(domain.sources),  # their order is the order of the stream
             "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
+            "metadata": [list(context.recipe.sources[name].metadata) for name in domain.sources],
             "tokenizer": tokenizer_identity(context.tokenizer),
         },
         "seed": context.recipe.seed if inner else None,

@@ -92,7 +92,8 @@ class _Work:
         """Describe what the documents follow from; raw files by size and digest."""
         local = self.source.hub is None
         # Texts are repaired when they are tokenised: documents and digests are of the raw text.
-        settings = {k: v for k, v in asdict(self.source).items() if k != "ftfy"}
+        later = {"ftfy", "metadata"}
+        settings = {k: v for k, v in asdict(self.source).items() if k not in later}
         return {
             "stage": "documents",
             "version": documents.VERSION,

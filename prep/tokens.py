@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from prep.canary import DOCUMENTS
 from prep.encoders import Choice, Encode, Form, Ids, Json, derived, encoder, reference
 from prep.errors import InputError, RecipeError
+from prep.literals import Literals
 from prep.longtexts import WINDOW, LongTexts, way_of
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
@@ -69,16 +70,17 @@ class Tokenizer:
         self.fingerprint = sha256(raw).hexdigest()
         if self.json["model"].get("type", "BPE") != "BPE":
             raise ValueError(f"its model is {self.json['model']['type']}")
-        self._added = {entry["content"]: int(entry["id"]) for entry in self.json["added_tokens"]}
-        ids = [*self.json["model"]["vocab"].values(), *self._added.values()]
+        self.added = {entry["content"]: int(entry["id"]) for entry in self.json["added_tokens"]}
+        ids = [*self.json["model"]["vocab"].values(), *self.added.values()]
         self.vocab = int(max(ids)) + 1
+        self.literals = Literals(self.added)
         self.special = {part: self._special(part) for part in KNOWN}
-        self.controls = np.array(sorted(set(self._added.values())), dtype=np.uint32)
+        self.controls = np.array(sorted(set(self.added.values())), dtype=np.uint32)
         self.dummy_prefix = derived(self.json, "document") != derived(self.json, "piece")
         self.long_texts = LongTexts(way_of(self.json), lambda: self.bytes_of)
         self.backend = ""
         self._references: dict[Form, tokenizers.Tokenizer] = {}
-        self._refuse_controls((*DOCUMENTS, *self._added))
+        self._refuse_controls((*DOCUMENTS, *self.added))
         self.canary = sha256(
             b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
         ).hexdigest()
@@ -97,6 +99,8 @@ class Tokenizer:
 
     def encode_matched(self, text: str) -> Ids:
         """Encode as the file says: added tokens spelt in the text become their ids."""
+        if self._spelt_as_is and not self.literals.within(text):
+            return self.encode(text)
         return self._matched(text)
 
     @cached_property
@@ -110,6 +114,24 @@ class Tokenizer:
     @cached_property
     def _matched(self) -> Encode:
         return self._encoder("matched")
+
+    @cached_property
+    def _spelt_as_is(self) -> bool:
+        """Whether a text that holds no added token's spelling can't give one's id."""
+        normalizer: Json = self.json.get("normalizer") or {"type": "Prepend"}
+        steps: list[Json] = normalizer.get("normalizers", [normalizer])
+        kinds = {step["type"] for step in steps}
+        normal = [token["content"] for token in self.json["added_tokens"] if token["normalized"]]
+        return not normal or (
+            kinds <= {"Prepend", "Replace"} and not any(set(" ▁") & set(name) for name in normal)
+        )
+
+    @cached_property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Whether an id is one that no text can give: (vocab,)."""
+        table = np.zeros(self.vocab, dtype=np.bool_)
+        table[self.controls] = True
+        return table
 
     def _encoder(self, form: Form) -> Encode:
         backend, encode = encoder(self.json, self.fingerprint, form, self.settings.backend)
@@ -143,7 +165,8 @@ class Tokenizer:
 
     def _refuse_controls(self, texts: tuple[str, ...]) -> None:
         for text in texts:
-            found = np.intersect1d(self.encode(text), self.controls)
+            ids = self.encode(text)
+            found = ids[self.is_control[ids]]
             if len(found):
                 raise InputError(
                     f"{self.settings.path}: gives the control id {found[0]} for the text {text!r}; "
@@ -176,7 +199,7 @@ class Tokenizer:
         unmap = _byte_level_alphabet() if _is_byte_level(self.json) else None
         for piece, number in self.json["model"]["vocab"].items():
             table[number] = _piece_bytes(piece, unmap)
-        for content, number in self._added.items():
+        for content, number in self.added.items():
             table[number] = content.encode()
         return table
 
@@ -194,13 +217,13 @@ class Tokenizer:
 
     def _special(self, part: str) -> int | None:
         asked: str | None = getattr(self.settings, part)
-        if asked is not None and asked not in self._added:
+        if asked is not None and asked not in self.added:
             raise RecipeError(
                 f"tokenizer.{part}: {asked!r} is no added token of {self.settings.path} "
-                f"(it has {', '.join(sorted(self._added)[:8])} ...)"
+                f"(it has {', '.join(sorted(self.added)[:8])} ...)"
             )
         names = KNOWN[part] if asked is None else (asked,)
-        return next((self._added[name] for name in names if name in self._added), None)
+        return next((self.added[name] for name in names if name in self.added), None)
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
