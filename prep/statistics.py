@@ -1,8 +1,10 @@
 """Statistics: exact quantiles and counts, the same for any number of workers."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 Json = dict[str, Any]
@@ -44,11 +46,15 @@ class Lengths:
         return {"min": int(self.values[0]), **told, "max": int(self.values[-1])}
 
 
-def lengths(values: NDArray[np.int64]) -> Json:
-    """Return the quantiles of lengths at hand."""
-    tally = Lengths()
-    tally.add(values)
-    return tally.account()
+def of_documents(path: Path) -> dict[str, Json]:
+    """Return the quantiles of `characters` and `bytes` of a documents.parquet."""
+    tallies = {"characters": Lengths(), "bytes": Lengths()}
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=list(tallies))
+            for name, tally in tallies.items():
+                tally.add(table[name].to_numpy())
+    return {name: tally.account() for name, tally in tallies.items()}
 
 
 def cut_documents(lengths: NDArray[np.int64], first: int, stop: int, msl: int) -> int:
