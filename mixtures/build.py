@@ -101,6 +101,8 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
                 fim.sentinels(tokenizer)
         for source in recipe.domains[name].sources:
             with _at(recipe, "sources", source, "metadata"):
+                if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
+                    raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
                 Metadata(tokenizer, recipe.sources[source])
     return tokenizer
 
