@@ -40,8 +40,8 @@ REFERENCE = "tokenizers"
 PROOF_VERSION = 1
 UNNAMED = "\ue000unnamed\ue000"  # no text gives it: no merge leads to it
 # A fast library remembers words without end; it is loaded anew when the process grew so much.
-CHECK_CHARACTERS = 8 << 20
-MOST_GROWTH = 192 << 20
+CHECK_CHARACTERS = 4 << 20
+MOST_GROWTH = 256 << 20
 
 
 def derived(content: Json, form: Form) -> Json:
@@ -72,6 +72,19 @@ def _without_dummy_prefix(content: Json) -> Json:
     elif first:
         twin["pre_tokenizer"] = _unprefixed(first)
     return twin
+
+
+def is_prepended(content: Json) -> bool:
+    """Tell whether a document is its text with a space in front, encoded as a piece.
+
+    So it is of Llama's kind: `▁` is put before the text, and spaces are made `▁` after that.
+    """
+    steps = (content.get("normalizer") or {}).get("normalizers", [])
+    told = [
+        (step["type"], step.get("prepend") or step.get("pattern"), step.get("content"))
+        for step in steps
+    ]
+    return told == [("Prepend", "▁", None), ("Replace", {"String": " "}, "▁")]
 
 
 def _unprefixed(step: Json) -> Json:

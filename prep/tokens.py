@@ -21,7 +21,17 @@ import tokenizers
 from numpy.typing import NDArray
 
 from prep.canary import DOCUMENTS
-from prep.encoders import Choice, Encode, Form, Ids, Json, derived, encoder, reference
+from prep.encoders import (
+    Choice,
+    Encode,
+    Form,
+    Ids,
+    Json,
+    derived,
+    encoder,
+    is_prepended,
+    reference,
+)
 from prep.errors import InputError, RecipeError
 from prep.literals import Literals
 from prep.longtexts import WINDOW, LongTexts, way_of
@@ -105,11 +115,16 @@ class Tokenizer:
 
     @cached_property
     def _document(self) -> Encode:
+        piece = self._piece
+        if not self.dummy_prefix:
+            return piece
+        if is_prepended(self.json):  # one encoder, and one memory of words, for both
+            return lambda text: piece(f" {text}" if text else "")
         return self._encoder("document")
 
     @cached_property
     def _piece(self) -> Encode:
-        return self._encoder("piece") if self.dummy_prefix else self._document
+        return self._encoder("piece")
 
     @cached_property
     def _matched(self) -> Encode:
@@ -135,7 +150,7 @@ class Tokenizer:
 
     def _encoder(self, form: Form) -> Encode:
         backend, encode = encoder(self.json, self.fingerprint, form, self.settings.backend)
-        if form == "document":
+        if form == "piece":
             self.backend = backend
         return encode
 
