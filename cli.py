@@ -181,17 +181,24 @@ def show(path: Path, build_: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("build_", metavar="BUILD", type=PATH)
+@click.argument("build_", metavar="PATH", type=PATH)
 @click.option(
     "--run", type=PATH, default=None, help="Check this run's ledger against its plan too."
 )
 @WORKERS
 @JSON
 def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
-    """Read everything again and tell every disagreement; exit code 1 if there is one."""
+    """Read everything again and tell every disagreement; exit code 1 if there is one.
+
+    PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
+    """
+    from mixtures import foreign
     from mixtures.verify import verify as check
 
-    told = check(build_, workers=workers)
+    if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
+        show_json(asdict(files)) if as_json else show_lines(files.lines())
+        sys.exit(1 if files.faults else 0)
+    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
 

@@ -1,6 +1,7 @@
 """The first stage: sources to documents, with every drop counted under a reason."""
 
 import re
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from typing import Any
 
 from mixtures import stages
 from mixtures.context import Context, summed
-from prep import documents, receipts, sources, statistics
-from prep.errors import InputError, RecipeError
+from prep import documents, rawfiles, receipts, sources, statistics
+from prep.errors import BrokenFile, InputError, RecipeError
 from prep.fanout import watched
+from prep.records import PLACES
 from prep.sources import Source
 
 Json = dict[str, Any]
@@ -49,7 +51,8 @@ class _Work:
     def __init__(self, context: Context, source: Source) -> None:
         self.source, self.root = source, context.root
         self.folder = context.out / "sources" / source.name
-        self.blocks = sources.blocks(source, context.root)
+        found = sources.listing(source, context.root)
+        self.blocks, self.skipped = list(found.names), found.skipped
         self.seen: list[Json] = []  # raw files with their times: the next build need not read them
         self.recipe = self._recipe()
         self.receipt = receipts.fresh(self.folder, self.recipe)
@@ -69,7 +72,8 @@ class _Work:
         if account["documents"] == 0:
             raise InputError(
                 f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}); check `files`, `text` and `where`"
+                f"(dropped: {account['dropped'] or 'nothing'}; broken files: "
+                f"{account['broken_files'] or 'none'}); check `files`, `text` and `where`"
             )
         self._check_untouched()
         out = self.folder / "documents.parquet"
@@ -80,6 +84,8 @@ class _Work:
             "account": account,
             "blocks": [{k: r[k] for k in ("block", "documents", "text_digest")} for r in results],
             "content": receipts.digest([[r["text_digest"], r["documents"]] for r in results]),
+            "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
+            "skipped": [{"file": name, "why": why} for name, why in self.skipped],
             "seen": self.seen,
         }
         self.receipt = receipts.seal(self.folder, self.recipe, [receipts.describe(out)], content)
@@ -109,27 +115,47 @@ class _Work:
         if (self.folder / receipts.NAME).exists():
             known = {entry["file"]: entry for entry in receipts.read(self.folder)["seen"]}
         for block in watched(self.blocks, f"{self.source.name}: raw files", "file"):
-            stat, before = (self.root / block).stat(), known.get(block, {})
-            same = (before.get("bytes"), before.get("modified")) == (stat.st_size, stat.st_mtime_ns)
-            digest = before["xxh3"] if same else receipts.file_digest(self.root / block)
-            told = {"file": block, "bytes": stat.st_size, "xxh3": digest}
-            self.seen.append({**told, "modified": stat.st_mtime_ns})
+            self.seen.append(self._entry(block, known.get(block, {})))
         return [{k: v for k, v in entry.items() if k != "modified"} for entry in self.seen]
+
+    def _entry(self, block: str, before: Json) -> Json:
+        try:
+            stamp = sources.identity(self.source, self.root, block)
+            looks = (stamp.bytes, stamp.modified)
+            same = stamp.modified is not None and looks == (
+                before.get("bytes"),
+                before.get("modified"),
+            )
+            digest = before["xxh3"] if same else sources.digest(self.source, self.root, block)
+        except BrokenFile:
+            if self.source.on_error == "stop":
+                raise
+            stamp, digest = sources.Stamp(0, None), None  # scanning tells why
+        return {"file": block, "bytes": stamp.bytes, "xxh3": digest, "modified": stamp.modified}
 
     def _check_untouched(self) -> None:
         """Refuse raw files that changed since their digests were taken."""
         for entry in self.seen:
-            stat = (self.root / entry["file"]).stat()
-            if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["modified"]):
-                raise InputError(
-                    f"{self.root / entry['file']}: changed while it was read; build again"
-                )
+            if entry["xxh3"] is None:
+                continue
+            stamp = sources.identity(self.source, self.root, entry["file"])
+            if (stamp.bytes, stamp.modified) != (entry["bytes"], entry["modified"]):
+                where = rawfiles.shown(self.root, entry["file"])
+                raise InputError(f"{where}: changed while it was read; build again")
 
 
 def _account(results: list[Json]) -> Json:
-    dropped: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    places: dict[str, list[str]] = {}
     for result in results:
-        for reason, count in result["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    counts = summed(results, ("records", "documents", "characters", "bytes"))
-    return {**counts, "dropped": dropped}
+        dropped.update(result["dropped"])
+        for reason, found in result["places"].items():
+            places[reason] = [*places.get(reason, []), *found][:PLACES]
+    broken = Counter(result["broken"]["reason"] for result in results if result["broken"])
+    counts = summed(results, ("records", "documents", "characters", "bytes", "blank_lines"))
+    return {
+        **counts,
+        "dropped": dict(dropped),
+        "places": places,
+        "broken_files": dict(sorted(broken.items())),
+    }

@@ -9,6 +9,7 @@ documents again, for tokenising, and refuses a file that changed in between.
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT, widened
+from prep.errors import BrokenFile, InputError, RecipeError
+from prep.jsonlines import widened
 from prep.receipts import replacing
-from prep.sources import Batch, Document, Source, is_json, label, read
+from prep.records import RECORD, TEXT, Batch, Drops, is_blank
+from prep.sources import Document, Source, is_json, label, read
 from prep.spans import write as write_table
 
-VERSION = 1
+VERSION = 2
 SAMPLE_FILES = 8
 NAME = "__name"
 IDENTITY = [
@@ -38,7 +40,6 @@ IDENTITY = [
     ("characters", pa.int64()),
     ("bytes", pa.int64()),
 ]
-EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empty_table()
 
 
 def schema(source: Source) -> pa.Schema:
@@ -62,10 +63,11 @@ def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
 
     Returns None where no SQL is asked or the blocks carry a schema of their own.
     """
-    chosen = [block for block in blocks if is_json(source, block)][:SAMPLE_FILES]
+    chosen = [block for block in blocks if is_json(source, block)]
     if not _needs_sql(source) or not chosen:
         return None
-    sample = [batch.table for block in chosen for batch in _first(source, root, block)]
+    read_well = (batch.table for block in chosen for batch in _first(source, root, block))
+    sample = list(islice(read_well, SAMPLE_FILES))
     return _structure(pa.concat_tables(sample)) if sample else "{}"
 
 
@@ -78,25 +80,34 @@ def _structure(records: pa.Table) -> str:
 
 
 def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
-    for batch in read(source, root, block, lines=True):
-        yield batch
-        return
+    try:
+        yield from islice(read(source, root, block, lines=True), 1)
+    except BrokenFile:
+        if source.on_error == "stop":
+            raise
 
 
 def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -> dict[str, Any]:
     """Write one block's documents (unnumbered) to `out` and return its account.
 
-    The account: records, documents, characters, bytes, dropped (reason -> records), text_digest
-    (over the documents in order). Raises InputError when more than `max_bad_records` are broken.
+    The account: records, documents, characters, bytes, text_digest (over the documents in order),
+    and what Drops tells. Raises BrokenFile, or with `on_error: skip` leaves the file out.
     """
-    dropped: Counter[str] = Counter()
+    dropped = Drops(block)
     tables: list[pa.Table] = []
     records = 0
     shape = shape if is_json(source, block) else None
-    for batch in read(source, root, block, lines=shape is not None):
-        records += len(batch.table) + len(batch.bad)
-        _count_bad(source, root / block, batch, dropped)
-        tables.append(_documents(source, block, _filter(source, batch, shape, dropped), dropped))
+    try:
+        for batch in read(source, root, block, lines=shape is not None):
+            records += len(batch.table) + len(batch.bad)
+            dropped.take(batch)
+            if len(batch.table):
+                kept = _filter(source, batch, shape, dropped)
+                tables.append(_documents(source, block, kept, dropped))
+    except BrokenFile as error:
+        if source.on_error == "stop":
+            raise
+        tables, records, dropped = [], 0, Drops(block, error)
     table = pa.concat_tables(tables) if tables else schema(source).empty_table()
     write_table(out, table)
     return {
@@ -105,8 +116,8 @@ def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -
         "documents": table.num_rows,
         "characters": _sum(table, "characters"),
         "bytes": _sum(table, "bytes"),
-        "dropped": dict(sorted(dropped.items())),
         "text_digest": xxhash.xxh3_128_hexdigest(_joined(table["digest"])),
+        **dropped.told(),
     }
 
 
@@ -132,11 +143,13 @@ def texts(
 
     Raises InputError where the raw file no longer holds the text that was scanned.
     """
+    if rows[0] == rows[1]:
+        return  # of a file that was left out, too
     named = [column for _, column in source.metadata_entries if column]
     table = _rows(documents, rows, named)
     wanted = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
-    columns = [tuple(row.values()) for row in table.select(named).to_pylist()] if len(table) else []
+    columns = [tuple(row.values()) for row in table.select(named).to_pylist()]
     done = 0
     for batch in read(source, root, block):
         if done == len(wanted):
@@ -184,8 +197,6 @@ def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
     stat = path.stat()
     file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
     first, last = np.searchsorted(starts, rows, side="left").tolist()
-    if first == last:
-        return EMPTY_ROWS
     groups = list(range(first, last))
     return file.read_row_groups(groups, columns=["record", "digest", *named])
 
@@ -202,17 +213,7 @@ def _needs_sql(source: Source) -> bool:
     return bool(source.where or source.identity or source.keep)
 
 
-def _count_bad(source: Source, path: Path, batch: Batch, dropped: Counter[str]) -> None:
-    for record, reason in batch.bad:
-        dropped[reason.split(":")[0]] += 1
-        if sum(dropped[kind] for kind in ("bad_json",)) > source.max_bad_records:
-            raise InputError(
-                f"{path}:{record + 1}: {reason.replace(': ', ' (', 1)}); mend the line or set "
-                f"max_bad_records above {source.max_bad_records} in source {source.name}"
-            )
-
-
-def _filter(source: Source, batch: Batch, shape: str | None, dropped: Counter[str]) -> pa.Table:
+def _filter(source: Source, batch: Batch, shape: str | None, dropped: Drops) -> pa.Table:
     """Apply the source's SQL: columns record, text, name and what it keeps."""
     table = batch.table
     if not _needs_sql(source):
@@ -221,10 +222,8 @@ def _filter(source: Source, batch: Batch, shape: str | None, dropped: Counter[st
     view = "batch" if shape is None else _json_view(source, shape, table)
     kept = [f"CAST(({column}) AS VARCHAR) AS {_name(label(column))}" for column in source.keep]
     name = f"CAST(({source.identity or 'NULL'}) AS VARCHAR) AS {NAME}"
-    query = (
-        f"SELECT {', '.join([RECORD, TEXT, name, *kept])} FROM {view} "
-        f"WHERE ({source.where or 'TRUE'})"
-    )
+    columns = ", ".join([RECORD, TEXT, name, *kept])
+    query = f"SELECT {columns} FROM {view} WHERE ({source.where or 'TRUE'})"
     found = _run(source, query, table)
     dropped["where"] += len(table) - len(found)
     if dropped["where"] == 0:
@@ -236,8 +235,8 @@ def _json_view(source: Source, shape: str, table: pa.Table) -> str:
     """Return the relation of a batch's JSON records: one column for each key of theirs."""
     columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
     selected = [RECORD, TEXT]
-    if "." not in source.text:
-        selected.append(f"{TEXT} AS {_name(source.text)}")  # `line` leaves it out
+    if source.text_name:
+        selected.append(f"{TEXT} AS {_name(source.text_name)}")  # `line` leaves it out
     if isinstance(columns, dict) and columns:
         structure = _quoted(orjson.dumps(columns).decode())
         selected.append(f"unnest(json_transform(line::JSON, {structure}))")
@@ -263,15 +262,16 @@ def _connection() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1, "preserve_insertion_order": True})
 
 
-def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
-    """Turn kept records into documents; a null or empty text is dropped and counted."""
+def _documents(source: Source, block: str, table: pa.Table, dropped: Drops) -> pa.Table:
+    """Turn kept records into documents; one without a visible character is dropped and counted."""
     wanted = schema(source)
     texts: list[Any] = table[TEXT].to_pylist()
-    good = [i for i, text in enumerate(texts) if text]
-    missing = sum(text is None for text in texts)
-    for reason, count in (("no_text", missing), ("empty", len(texts) - len(good) - missing)):
-        if count:
-            dropped[reason] += count
+    good: list[int] = []
+    for i, text in enumerate(texts):
+        if text and (source.blank == "keep" or not is_blank(text)):
+            good.append(i)
+        else:
+            dropped.at("no_text" if text is None else "blank", table[RECORD][i].as_py())
     data = [texts[i].encode() for i in good]
     kept = table.take(pa.array(good, pa.int64()))
     columns: dict[str, Any] = {
