@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from prep import seeds
 from prep.blocks import Encoded
+from prep.encoders import Encode
+from prep.metadata import Metadata
 from prep.sources import Document
 from prep.tokens import Tokenizer
 
@@ -96,39 +98,47 @@ class DocumentFim:
     """Encode documents, a share of them permuted: the encoder of one (domain, epoch)."""
 
     def __init__(
-        self, tokenizer: Tokenizer, settings: FimSettings, seed: int, domain: str, epoch: int
+        self,
+        tokenizer: Tokenizer,
+        settings: FimSettings,
+        seed: int,
+        domain: str,
+        epoch: int,
+        metadata: Metadata | None = None,
     ) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
+        """Take what draws are keyed by; metadata: what stays before a document as it is."""
+        self.tokenizer, self.settings, self.metadata = tokenizer, settings, metadata
         self.name = (seed, "fim", domain, epoch)
         self.marks = sentinels(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:
-        """Encode one document."""
+        """Encode one document; cuts are counted from its text's beginning, its head included."""
         item = np.array([document.digest], dtype=np.uint64)
         u = seeds.draws(*self.name, items=item, count=DRAWS)[0]
-        if self.settings.cut == "token":
-            return self._tokens(document, u)
-        text = document.text
-        chosen = plan(self.settings, u, len(text))
-        if chosen.form == LEFT_TO_RIGHT:
-            return Encoded(document.number, self.tokenizer.encode(text), 0)
-        pieces = (
-            self.tokenizer.encode(text[: chosen.first]),
-            self.tokenizer.encode_piece(text[chosen.first : chosen.second]),
-            self.tokenizer.encode_piece(text[chosen.second :]),
-        )
-        return self._permuted(document, chosen, pieces)
+        head = self.metadata.head(document) if self.metadata else None
+        if head is None:
+            return self._permuted(document, u, self.tokenizer.encode)
+        body = Document(document.number, document.digest, document.text[head.stop :])
+        done = self._permuted(body, u, self.tokenizer.encode_piece)
+        ahead = head.stop if self.settings.cut == "character" else len(head.ids)
+        cuts = done.cuts if done.fim == LEFT_TO_RIGHT else _moved(done.cuts, ahead)
+        ids = np.concatenate([head.ids, done.ids])
+        return Encoded(document.number, ids, head.controls + done.controls, done.fim, cuts)
 
-    def _tokens(self, document: Document, u: NDArray[np.float64]) -> Encoded:
-        ids = self.tokenizer.encode(document.text)
-        chosen = plan(self.settings, u, len(ids))
+    def _permuted(self, document: Document, u: NDArray[np.float64], encode: Encode) -> Encoded:
+        ids = encode(document.text) if self.settings.cut == "token" else None
+        chosen = plan(self.settings, u, len(document.text if ids is None else ids))
+        first, second = chosen.first, chosen.second
         if chosen.form == LEFT_TO_RIGHT:
-            return Encoded(document.number, ids, 0)
-        pieces = (ids[: chosen.first], ids[chosen.first : chosen.second], ids[chosen.second :])
-        return self._permuted(document, chosen, pieces)
+            return Encoded(document.number, encode(document.text) if ids is None else ids, 0)
+        if ids is None:
+            text, rest = document.text, self.tokenizer.encode_piece
+            pieces = (encode(text[:first]), rest(text[first:second]), rest(text[second:]))
+        else:
+            pieces = (ids[:first], ids[first:second], ids[second:])
+        permuted = arrange(chosen, pieces, self.marks)
+        return Encoded(document.number, permuted, 3, chosen.form, (first, second))
 
-    def _permuted(
-        self, document: Document, chosen: Plan, pieces: tuple[NDArray[np.integer], ...]
-    ) -> Encoded:
-        ids = arrange(chosen, pieces, self.marks)
-        return Encoded(document.number, ids, 3, chosen.form, (chosen.first, chosen.second))
+
+def _moved(cuts: tuple[int, int], ahead: int) -> tuple[int, int]:
+    return cuts[0] + ahead, cuts[1] + ahead

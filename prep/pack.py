@@ -77,10 +77,14 @@ class Packed:
 
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put BOS before and EOS behind a document's ids, as asked."""
-    first = [] if controls.bos is None else [controls.bos]
-    last = [] if controls.eos is None else [controls.eos]
-    ids = np.concatenate([np.array(first, np.int64), document.ids, np.array(last, np.int64)])
-    added = document.controls + len(first) + len(last)
+    first, last = controls.bos is not None, controls.eos is not None
+    ids = np.empty(first + len(document.ids) + last, dtype=np.uint32)
+    ids[first : len(ids) - last] = document.ids
+    if controls.bos is not None:
+        ids[0] = controls.bos
+    if controls.eos is not None:
+        ids[-1] = controls.eos
+    added = document.controls + first + last
     return Encoded(document.number, ids, added, document.fim, document.cuts)
 
 

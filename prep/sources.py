@@ -36,6 +36,7 @@ class Source:
     nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
     document's name. keep: SQL columns to keep as text beside each document.
     half: only the files with an even or odd number. ftfy: repair the text before tokenising.
+    metadata: literals at a text's head that become special ids, `TOKEN` or `TOKEN=KEPT COLUMN`.
     blank: what becomes of a text without a visible character (an empty one is always dropped).
     on_error: what a broken file does: stop the build, or be left out and counted.
     max_bad_records: broken records of a file to count before the file is broken.
@@ -59,6 +60,7 @@ class Source:
     keep: tuple[str, ...] = ()
     half: Literal["even", "odd"] | None = None
     ftfy: bool = False
+    metadata: tuple[str, ...] = ()
     blank: Literal["drop", "keep"] = "drop"
     on_error: Literal["stop", "skip"] = "stop"
     max_bad_records: int = 100
@@ -71,6 +73,8 @@ class Source:
             raise ValueError("files: stands beside hub; name one of the two")
         if self.hub is not None and self.half is not None:
             raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
+        if not all(literal for literal, _ in self.metadata_entries):
+            raise ValueError("metadata: an entry names no token; write TOKEN or TOKEN=COLUMN")
         if self.format is not None and (self.format not in FORMATS or self.hub is not None):
             raise ValueError(f"format: must be of {', '.join(FORMATS)}, of files: {self.format!r}")
         if self.format == "text" and self.half is not None:
@@ -95,6 +99,12 @@ class Source:
                 raise ValueError(f"encoding: {error}") from None
 
     @property
+    def metadata_entries(self) -> list[tuple[str, str]]:
+        """The literal and the column (or nothing) of each entry of `metadata`."""
+        parts = [entry.partition("=") for entry in self.metadata]
+        return [(literal.strip(), column.strip()) for literal, _, column in parts]
+
+    @property
     def text_name(self) -> str:
         """The name by which the source's SQL knows the text; empty where it is nested."""
         return "text" if "text" in self.columns else "" if "." in self.text else self.text
@@ -107,6 +117,12 @@ class Document:
     number: int
     digest: int  # low 64 bits of the text's xxh3-128: what its random draws are keyed by
     text: str
+    columns: tuple[str | None, ...] = ()  # those that the source's metadata name
+
+
+def label(column: str) -> str:
+    """Return the column name of a kept expression: the last step of a dotted path."""
+    return column.rsplit(".", 1)[-1].strip('"')
 
 
 def listing(source: Source, root: Path) -> Listing:
