@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from prep import seeds
 from prep.blocks import Encoded
+from prep.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from prep.sources import Document
 from prep.tokens import Tokenizer
 
-VERSION = 1
-LEFT_TO_RIGHT, PSM, SPM = 0, 1, 2
+VERSION = 2
 DRAWS = 4  # whether, first cut, second cut, which form
 
 
@@ -30,6 +30,10 @@ class FimSettings:
     """How often, in which form, on what and at which units to permute.
 
     rate: share of documents (or row segments) permuted. spm_rate: share of those in SPM form.
+    loss: whether all labels of a permuted document count, or its middle's and its EOS only.
+    dialect: `cerebras` permutes rows as crystalcoder-data-prep did (`legacyfim`), its draws seeded
+    by the process of `processes` that would have had a shard, or by shard (None: stage 3), plus
+    first_seed.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -37,12 +41,28 @@ class FimSettings:
     spm_rate: float = 0.5
     level: Literal["document", "row"] = "document"
     cut: Literal["character", "token"] = "character"
+    loss: Literal["all", "middle"] = "all"
+    dialect: Literal["exact", "cerebras"] = "exact"
+    processes: int | None = None
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rate", "spm_rate"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: must lie in [0, 1], got {value}")
+        if self.dialect == "cerebras":
+            for name, only in (("level", "row"), ("cut", "character"), ("loss", "all")):
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"{name}: must be {only} with dialect: cerebras, got {getattr(self, name)}"
+                    )
+        elif self.processes is not None or self.first_seed:
+            raise ValueError("processes, first_seed: are for dialect: cerebras, got dialect: exact")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes: must be positive, got {self.processes}")
+        if not 0 <= self.first_seed < 2**32:
+            raise ValueError(f"first_seed: must lie in [0, 2**32), got {self.first_seed}")
 
 
 @dataclass(frozen=True)
@@ -52,15 +72,6 @@ class Plan:
     form: int
     first: int
     second: int
-
-
-@dataclass(frozen=True)
-class Sentinels:
-    """The ids of <fim_prefix>, <fim_middle> and <fim_suffix>."""
-
-    prefix: int
-    middle: int
-    suffix: int
 
 
 def sentinels(tokenizer: Tokenizer) -> Sentinels:
