@@ -96,12 +96,9 @@ class Facts:
 def facts(tokenizer: Tokenizer) -> Facts | None:
     """Return the facts of a tokenizer, or None if the local way is not proven for it."""
     found = joints(tokenizer)
-    if (
-        found is None
-        or found.spaces.sum() > MOST_RUNS
-        or not found.spaces_stand_first
-        or not tokenizer.dummy_prefix
-    ):
+    if found is None or tokenizer.special["bos"] is None or not tokenizer.dummy_prefix:
+        return None
+    if found.spaces.sum() > MOST_RUNS or not found.spaces_stand_first:
         return None
     made = Facts(tokenizer, found)
     return made if made.spellings.found_all else None
@@ -243,7 +240,9 @@ class Text:
         found: dict[int, list[Patch]] = {}
         done = 0
         for (start, stop, spelt), owner in zip(inner, owners, strict=True):
-            if (stop > done or spelt) and stop - spelt <= self.segments.stop[owner]:
+            if self._plainly[owner] or stop - spelt > self.segments.stop[owner]:
+                continue
+            if stop > done or spelt:
                 done = self._patch(known, found.setdefault(owner, []), owner, (start, stop), spelt)
         return found
 
