@@ -142,4 +142,6 @@ class DocumentFim:
         self, document: Document, chosen: Plan, pieces: tuple[NDArray[np.integer], ...]
     ) -> Encoded:
         ids = arrange(chosen, pieces, self.marks)
-        return Encoded(document.number, ids, 3, chosen.form, (chosen.first, chosen.second))
+        loss_from = len(ids) - len(pieces[1]) if self.settings.loss == "middle" else 0
+        cuts = (chosen.first, chosen.second)
+        return Encoded(document.number, ids, 3, chosen.form, cuts, loss_from)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep import shards, spans
+from prep import lossmask, shards, spans
 from prep.blocks import Encoded, Stream
 
 VERSION = 1
@@ -64,7 +64,8 @@ def frame(document: Encoded, controls: Controls) -> Encoded:
     last = [] if controls.eos is None else [controls.eos]
     ids = np.concatenate([np.array(first, np.int64), document.ids, np.array(last, np.int64)])
     added = document.controls + len(first) + len(last)
-    return Encoded(document.number, ids, added, document.fim, document.cuts)
+    loss_from = document.loss_from and document.loss_from + len(first)
+    return Encoded(document.number, ids, added, document.fim, document.cuts, loss_from)
 
 
 def rows_of(tokens: int, settings: PackSettings) -> int:
@@ -87,7 +88,8 @@ def pack(
     first, last = rows
     start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
     spans.write(spans.path_of(out), _spans(stream, start, stop, settings.msl))
-    shard = shards.write(out, last - first, _rows(stream, rows, settings.msl, pad))
+    cut_rows = lossmask.masked(_rows(stream, rows, settings.msl, pad), stream, (start, stop))
+    shard = shards.write(out, last - first, cut_rows)
     used = stop - start
     return Packed(shard, used, (last - first) * settings.msl - used)
 
