@@ -9,6 +9,7 @@ Draws are keyed by (seed, domain, epoch) and the document's own digest, so that 
 worker or file order changes them, and every epoch cuts anew. `rowfim` does the same on rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -80,10 +81,10 @@ def sentinels(tokenizer: Tokenizer) -> Sentinels:
     return Sentinels(*(tokenizer.id_of(part) for part in parts))
 
 
-def plan(settings: FimSettings, u: NDArray[np.float64], length: int) -> Plan:
+def plan(settings: FimSettings, u: Sequence[float], length: int) -> Plan:
     """Turn four uniform draws into a plan for something of `length` units.
 
-    u: (4,) in [0, 1). Cuts are uniform over the length + 1 places between units.
+    u: four numbers in [0, 1). Cuts are uniform over the length + 1 places between units.
     """
     if length == 0 or u[0] >= settings.rate:
         return Plan(LEFT_TO_RIGHT, -1, -1)
@@ -110,13 +111,12 @@ class DocumentFim:
         self, tokenizer: Tokenizer, settings: FimSettings, seed: int, domain: str, epoch: int
     ) -> None:
         self.tokenizer, self.settings = tokenizer, settings
-        self.name = (seed, "fim", domain, epoch)
+        self.draw = seeds.Drawer(seed, "fim", domain, epoch)
         self.marks = sentinels(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:
         """Encode one document."""
-        item = np.array([document.digest], dtype=np.uint64)
-        u = seeds.draws(*self.name, items=item, count=DRAWS)[0]
+        u = self.draw(document.digest, DRAWS)
         if self.settings.cut == "token":
             return self._tokens(document, u)
         text = document.text
@@ -130,7 +130,7 @@ class DocumentFim:
         )
         return self._permuted(document, chosen, pieces)
 
-    def _tokens(self, document: Document, u: NDArray[np.float64]) -> Encoded:
+    def _tokens(self, document: Document, u: list[float]) -> Encoded:
         ids = self.tokenizer.encode(document.text)
         chosen = plan(self.settings, u, len(ids))
         if chosen.form == LEFT_TO_RIGHT:

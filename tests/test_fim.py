@@ -207,11 +207,11 @@ def test_extreme_draws_stay_within_the_text(length: int) -> None:
     chosen = FimSettings(rate=1.0)
     least: NDArray[np.float64] = np.zeros(4)
     most: NDArray[np.float64] = np.full(4, 1 - 2.0**-53)
-    assert fim.plan(chosen, least, length) == Plan(SPM, 0, 0)
-    assert fim.plan(chosen, most, length) == Plan(PSM, length, length)
+    assert fim.plan(chosen, least.tolist(), length) == Plan(SPM, 0, 0)
+    assert fim.plan(chosen, most.tolist(), length) == Plan(PSM, length, length)
     mixed = np.array([0, most[0], 0, 0])
-    assert fim.plan(chosen, mixed, length) == Plan(SPM, 0, length)
-    assert fim.plan(chosen, least, 0).form == LEFT_TO_RIGHT
+    assert fim.plan(chosen, mixed.tolist(), length) == Plan(SPM, 0, length)
+    assert fim.plan(chosen, least.tolist(), 0).form == LEFT_TO_RIGHT
 
 
 def test_a_tokenizer_without_sentinels_is_refused() -> None:

@@ -83,5 +83,5 @@ def test_draws_mean_what_they_mean_for_one(
     drawn = np.array(draws)
     plans = tokencuts.plan((rate, 0.4), drawn, np.full(len(draws), length))
     for i, u in enumerate(drawn):
-        one = fim.plan(FimSettings(rate, 0.4), u, length)
+        one = fim.plan(FimSettings(rate, 0.4), u.tolist(), length)
         assert (plans.form[i], plans.first[i], plans.second[i]) == (one.form, one.first, one.second)
