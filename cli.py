@@ -129,6 +129,17 @@ def plan(recipe: str, out: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", type=PATH)
+@OUT
+def jsonl(folder: Path, out: Path) -> None:
+    """Write FOLDER's StarCoder parquet as JSON lines, byte for byte as the original did."""
+    from prep import tojsonl
+
+    for path, lines in tojsonl.convert_all(folder, out):
+        click.echo(f"{path}: {lines:,} lines")
+
+
+@main.command()
 @click.argument("recipe")
 @click.option("--data", type=PATH, default=None, help="Folder of the raw files (the recipe's own).")
 @OUT
@@ -180,7 +191,7 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     """Read everything again and tell every disagreement; exit code 1 if there is one."""
     from mixtures.verify import verify as check
 
-    told = check(build_, workers=workers)
+    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
 

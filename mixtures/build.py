@@ -17,30 +17,26 @@ import fcntl
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from mixtures import manifest as manifests
-from mixtures import packing, permuting, scanning, shuffling
+from mixtures import packing, permuting, scanning, sealing, shuffling
 from mixtures.context import (
     TOKENIZER,
     Context,
     Folder,
-    rows_files,
     sealed_folders,
-    tokenizer_identity,
 )
-from mixtures.manifest import Manifest, ManifestPart, PartShard
-from mixtures.order import VERSION
-from mixtures.recipe import Part, Phase, Recipe
+from mixtures.manifest import Manifest
+from mixtures.recipe import Recipe
 from mixtures.stages import naming
+from mixtures.zoo import KEPT, ZooOrder
 from prep import fim, receipts
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
-from prep.sources import NUMBER
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
@@ -148,13 +144,15 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
     for name in names:
         before = every[every.index(name) - 1] if every.index(name) else None
         previous = None if before is None else _digest_of(context.out, before, drafts)
-        drafts[name] = seal(context, context.recipe.phases[name], folders, previous)
+        drafts[name] = sealing.draft(context, context.recipe.phases[name], folders, previous)
     places = {context.out / "phases" / name / manifests.NAME: drafts[name] for name in names}
     missing = [path for path, manifest in places.items() if not _is_sealed(path, manifest)]
     tokenizer = context.out / TOKENIZER
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         receipts.write_atomic(tokenizer, context.tokenizer.raw)
     for path in missing:
+        if isinstance(order := places[path].order, ZooOrder):
+            order.keep(path.with_name(KEPT))
         manifests.write(path, places[path])
     return list(drafts.values())
 
@@ -164,100 +162,6 @@ def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None
         return drafts[phase].digest
     path = out / "phases" / phase / manifests.NAME
     return manifests.read(path).digest if path.exists() else None
-
-
-def seal(
-    context: Context, phase: Phase, folders: dict[str, Folder], previous: str | None
-) -> Manifest:
-    """Return a phase's manifest; RefusalError if the data can't give it."""
-    parts = [
-        _part(context, part, weight, folders[part.domain])
-        for part, weight in zip(phase.parts, phase.integer_weights(), strict=True)
-    ]
-    draft = Manifest(
-        name=context.recipe.name,
-        phase=phase.name,
-        steps=phase.steps,
-        batch=phase.batch,
-        msl=context.recipe.rows.msl,
-        seed=context.recipe.seed,
-        order_version=VERSION,
-        tokenizer=tokenizer_identity(context.tokenizer),
-        parts=tuple(parts),
-        previous=previous,
-    )
-    counts = draft.order.counts(phase.rows)
-    told = [
-        _budgeted(asked, part, count, phase, draft.msl)
-        for asked, part, count in zip(phase.parts, parts, counts, strict=True)
-    ]
-    return manifests.sealed(replace(draft, parts=tuple(told)))
-
-
-def _part(context: Context, part: Part, weight: int, folder: Folder) -> ManifestPart:
-    shards = choose(part, folder.sealed, folder.path.relative_to(context.out))
-    return ManifestPart(
-        name=part.name,
-        domain=part.domain,
-        asked=part.weight,
-        weight=weight,
-        rows=0,
-        tokens=0,
-        got=0.0,
-        available=sum(shard.last - shard.first for shard in shards),
-        epochs=0.0,
-        fim=asdict(folder.domain.fim) if folder.domain.fim else None,
-        variants=folder.domain.epochs,
-        shards=shards,
-        digest=manifests.part_digest(shards),
-    )
-
-
-def choose(part: Part, receipt: Json, folder: Path) -> tuple[PartShard, ...]:
-    """Return the shards, and the rows of them, that a part draws from.
-
-    half: shards of even or odd number, as CrystalCoder's `part0of2`. subset: the rows
-    [int(n * from), int(n * to)) of them, as `data_subset` of Model Zoo 2.0.3.
-    """
-    shards = rows_files(receipt)
-    if part.half is not None:
-        parity = 0 if part.half == "even" else 1
-        shards = [s for s in shards if int(NUMBER.findall(s["name"])[-1]) % 2 == parity]
-    total = sum(shard["rows"] for shard in shards)
-    low, high = part.subset or (0.0, 1.0)
-    first, last = int(total * low), int(total * high)
-    if first >= last:
-        raise RefusalError(
-            f"part {part.name}: is empty: rows {first} to {last} of {total} in "
-            f"{len(shards)} {f'{part.half} ' if part.half else ''}shards; "
-            "widen the subset, add data or lower rows.rows_per_shard"
-        )
-    chosen: list[PartShard] = []
-    before = 0
-    for shard in shards:
-        begin, end = max(0, first - before), min(shard["rows"], last - before)
-        if begin < end:
-            path = (folder / shard["name"]).as_posix()
-            chosen.append(PartShard(path, shard["rows"], shard["digest"], begin, end))
-        before += shard["rows"]
-    return tuple(chosen)
-
-
-def _budgeted(asked: Part, part: ManifestPart, count: int, phase: Phase, msl: int) -> ManifestPart:
-    """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
-    epochs = count / part.available
-    if count == 0:
-        raise RefusalError(
-            f"phase {phase.name}: part {part.name} gets none of {phase.rows} rows "
-            f"(weight {asked.weight}); raise its weight or the steps, or leave it out"
-        )
-    if epochs > asked.max_epochs:
-        raise RefusalError(
-            f"phase {phase.name}: part {part.name} would be repeated {epochs:.2f} times "
-            f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
-            "lower its weight or the steps, add data, or raise max_epochs"
-        )
-    return replace(part, rows=count, tokens=count * msl, got=count / phase.rows, epochs=epochs)
 
 
 def _is_sealed(path: Path, manifest: Manifest) -> bool:

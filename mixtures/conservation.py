@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from mixtures.context import rows_files
+from mixtures.randomness import sampled
 from prep import receipts, shards, spans
 from prep.errors import DamageError
 
@@ -28,13 +29,14 @@ class Check:
     """One file to read again: a shard, or a source's documents.
 
     tokenizer: whose control ids to count, None where there are no spans. blocks: documents in each
-    block of a source.
+    block of a source. folder_rows: rows of all shards of the folder.
     """
 
     path: Path
     entry: Json
     tokenizer: Json | None
     blocks: tuple[int, ...] = ()
+    folder_rows: int = 0
 
 
 def check_whole(folder: Path, receipt: Json) -> None:
@@ -57,22 +59,25 @@ def checks(folder: Path, receipt: Json) -> list[Check]:
         blocks = tuple(block["documents"] for block in receipt["blocks"])
         return [Check(folder / DOCUMENTS, entry, None, blocks) for entry in receipt["files"]]
     tokenizer = receipt["settings"].get("tokenizer")
-    return [Check(folder / e["name"], e, tokenizer) for e in rows_files(receipt)]
+    rows = receipt["account"]["rows"]
+    return [Check(folder / e["name"], e, tokenizer, (), rows) for e in rows_files(receipt)]
 
 
 def recount(check: Check) -> Json:
     """Read a file again and count: rows, digests, tokens, control ids, documents."""
     if check.path.name == DOCUMENTS:
         return _recount_documents(check)
-    content, total = sha256(), 0
+    content = sha256()
+    hashes: list[int] = []
     rows, msl = shards.shape(check.path)
     tokens = controls = 0
     wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
-        total += sum(xxhash.xxh3_64_intdigest(row.tobytes()) for row in block)
+        hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
         controls += int(np.isin(block[:, 0], wanted).sum())
-    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": total}
+    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": sum(hashes)}
+    told["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
     if check.tokenizer is None:
         return told
     table = spans.read(spans.path_of(check.path))

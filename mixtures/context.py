@@ -97,6 +97,12 @@ def sealed_folders(out: Path) -> list[Path]:
     return sorted(path.parent for place in places for path in out.glob(place))
 
 
+def shard_files(folder: Path) -> list[Path]:
+    """Return the files of a folder's shards and what lies beside them, marks left out, sorted."""
+    found = (path for pattern in ("data-*", "examples_*") for path in folder.glob(pattern))
+    return sorted(path for path in found if path.suffix != ".done")
+
+
 def rows_files(receipt: Json) -> list[Json]:
     """Return the entries of a receipt's shards, in order."""
     return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
@@ -109,6 +115,6 @@ def summed(results: Sequence[Json], keys: Sequence[str]) -> Json:
 
 def _remove_others(folder: Path, names: set[str]) -> None:
     """Remove shards that an earlier, unfinished build with other settings left behind."""
-    for path in folder.glob("data-*"):
-        if path.name not in names and not path.name.endswith(".done"):
+    for path in shard_files(folder):
+        if path.name not in names:
             path.unlink()

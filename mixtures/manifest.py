@@ -7,7 +7,7 @@ the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.order import Order, OrderPart
+from mixtures.zoo import KEPT, ZooOrder, ZooSettings
 from prep import receipts
 from prep.errors import DamageError, InputError
 
@@ -41,7 +42,8 @@ class ManifestPart:
 
     name: str
     domain: str
-    asked: float
+    budget: Json  # what was asked, as written: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
+    asked: float  # the share of rows that it comes to
     weight: int
     rows: int  # budgeted: what the phase consumes
     tokens: int
@@ -78,22 +80,28 @@ class Manifest:
     msl: int
     seed: int
     order_version: str
+    cerebras: Json | None  # the settings of Model Zoo's order, where that is asked
     tokenizer: Json
     parts: tuple[ManifestPart, ...]
     previous: str | None
     digest: str = ""
+    folder: Path | None = field(default=None, compare=False)  # where it was read
 
     def content(self) -> Json:
         """Return the manifest as JSON without its own digest."""
         value = asdict(self)
-        del value["digest"]
+        del value["digest"], value["folder"]
         return {"schema": SCHEMA, **value}
 
     @cached_property
-    def order(self) -> Order:
+    def order(self) -> Order | ZooOrder:
         """The order of rows that this manifest fixes."""
         parts = [OrderPart(p.name, p.weight, p.available, p.digest) for p in self.parts]
-        return Order(parts, self.seed)
+        if self.cerebras is None:
+            return Order(parts, self.seed)
+        shares = tuple(part.asked for part in self.parts)
+        kept = None if self.folder is None else self.folder / KEPT
+        return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -172,7 +180,7 @@ def read(path: Path) -> Manifest:
         raise DamageError(f"{file}: has another schema than {SCHEMA}; build again")
     try:
         content["parts"] = tuple(_part(part) for part in content["parts"])
-        return Manifest(**content, digest=told)
+        return Manifest(**content, digest=told, folder=file.parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{file}: is no manifest ({error}); restore it") from None
 

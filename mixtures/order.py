@@ -232,8 +232,8 @@ def integer_weights(weights: Sequence[Fraction]) -> list[int]:
     >>> integer_weights([Fraction("0.5"), Fraction("0.3"), Fraction("0.2")])
     [5, 3, 2]
     """
-    if not weights or min(weights) <= 0:
-        raise ValueError(f"weights must be positive, one at least, got {[*map(str, weights)]}")
+    if not weights or min(weights) < 0 or max(weights) == 0:
+        raise ValueError(f"weights must not be negative, nor all 0, got {[*map(str, weights)]}")
     denominator = lcm(*(weight.denominator for weight in weights))
     whole = [int(weight * denominator) for weight in weights]
     common = gcd(*whole)

@@ -7,10 +7,9 @@ from typing import Any
 from mixtures import stages
 from mixtures.context import Context, Folder, summed, tokenizer_identity
 from mixtures.recipe import Domain
-from prep import fim, pack
+from prep import fim, pack, pieces
 from prep.blocks import Block, Stream
 from prep.errors import RefusalError
-from prep.shards import name as shard_name
 
 Json = dict[str, Any]
 TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
@@ -41,7 +40,7 @@ def _folder(
     inner = domain.fim if domain.fim and domain.fim.level == "document" else None
     recipe = {
         "stage": "pack",
-        "version": [pack.VERSION, fim.VERSION],
+        "version": [pack.VERSION, fim.VERSION, pieces.VERSION],
         "settings": {
             "rows": asdict(context.recipe.rows),
             "fim": asdict(inner) if inner else None,
@@ -87,37 +86,45 @@ def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[
 def _shards(
     context: Context, folder: Folder, items: list[stages.Tokenise], told: list[Json]
 ) -> list[stages.Pack]:
-    """Return the work items of a folder's shards; RefusalError if there is no row."""
+    """Return the work items of a folder's shards; RefusalError if there is no row.
+
+    All blocks are one stream, or one for each process that the dialect of Model Zoo tells of.
+    """
     settings = context.recipe.rows
-    stream = Stream(
-        tuple(
-            Block(item.out, item.source.name, result["tokens"], result["wide"])
-            for item, result in zip(items, told, strict=True)
-        )
-    )
-    rows = pack.rows_of(stream.tokens, settings)
-    if rows == 0:
+    blocks = [
+        Block(item.out, item.source.name, result["tokens"], result["wide"])
+        for item, result in zip(items, told, strict=True)
+    ]
+    processes = settings.cerebras.processes if settings.cerebras else 1
+    bounds = pieces.slices(len(blocks), processes)
+    streams = [Stream(tuple(blocks[low:high])) for low, high in bounds]
+    made = [
+        _shard(context, folder, stream, rows, pack.name(settings, number, process))
+        for process, stream in enumerate(streams)
+        for number, rows in enumerate(pack.shards_of(pack.rows_of(stream, settings), settings))
+    ]
+    if not made:
         raise RefusalError(
-            f"domain {folder.name}: {stream.tokens} tokens give no whole row of {settings.msl}; "
-            "add data, lower rows.msl or set rows.tail to keep"
-        )
-    made: list[stages.Pack] = []
-    for number, (first, last) in enumerate(pack.shards_of(rows, settings)):
-        # The last label of a shard is the first token of the next, hence one token more.
-        near = stream.part(first * settings.msl, last * settings.msl + 1)
-        made.append(
-            stages.Pack(
-                mark=folder.mark,
-                stream=near.blocks,
-                base=int(near.starts[0]),
-                rows=(first, last),
-                settings=settings,
-                pad=context.tokenizer.pad,
-                controls=context.controls,
-                out=folder.path / shard_name(number),
-            )
+            f"domain {folder.name}: {sum(stream.tokens for stream in streams)} tokens give no "
+            f"whole row of {settings.msl}; add data, lower rows.msl or set rows.tail to keep"
         )
     return made
+
+
+def _shard(
+    context: Context, folder: Folder, stream: Stream, rows: tuple[int, int], name: str
+) -> stages.Pack:
+    near, place = pack.part(stream, rows, context.recipe.rows)
+    return stages.Pack(
+        mark=folder.mark,
+        stream=near.blocks,
+        base=int(near.starts[0]),
+        rows=place,
+        settings=context.recipe.rows,
+        pad=context.tokenizer.pad,
+        controls=context.controls,
+        out=folder.path / name,
+    )
 
 
 def _account(text: list[Json], rows: list[Json]) -> Json:

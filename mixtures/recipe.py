@@ -6,40 +6,37 @@ domains by weight. *Where* and *how fast* are flags.
 
 import re
 from dataclasses import asdict, dataclass, field, replace
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from mixtures import yamlfile
-from mixtures.order import integer_weights
+from mixtures.phase import Phase
 from prep.errors import RecipeError, UsageError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
+from prep.scatter import ScatterSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
 
 BUNDLED = Path(__file__).parent / "recipes"
-SUM_TOLERANCE = Fraction(1, 10**9)
-PLACES = 18  # decimal places of a weight
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
 NAME_RULE = "use letters, digits and _ . + -, no dot first"
-DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four add little
 
 
 @dataclass(frozen=True)
 class Domain:
     """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
 
-    epochs: how many variants with fresh FIM cuts are made. tokens: how many tokens the domain is
-    expected to hold, for `plan` before anything is built.
+    epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
+    our own order, or as the original's shuffle would have with its settings. tokens: how many
+    tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
     sources: tuple[str, ...]
     fim: FimSettings | None = None
     epochs: int = 1
-    shuffle: bool = True
+    shuffle: bool | ScatterSettings = True
     tokens: float | None = None
 
     def __post_init__(self) -> None:
@@ -55,76 +52,10 @@ class Domain:
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
 
-
-@dataclass(frozen=True)
-class Part:
-    """One line of a mixture: a domain (or some of its shards or rows) and its weight in rows."""
-
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
-    domain: str
-    weight: float
-    name: str = ""
-    half: Literal["even", "odd"] | None = None
-    subset: tuple[float, float] | None = None
-    max_epochs: float = DEFAULT_MAX_EPOCHS
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight: must be positive (leave the part out), got {self.weight}")
-        exact(self)
-        if not self.max_epochs > 0:
-            raise ValueError(f"max_epochs: must be positive, got {self.max_epochs}")
-        if self.subset is not None and not 0 <= self.subset[0] < self.subset[1] <= 1:
-            raise ValueError(f"subset: must be 0 <= from < to <= 1, got {list(self.subset)}")
-        if not self.name:
-            object.__setattr__(self, "name", self._default_name())
-
-    def _default_name(self) -> str:
-        half = f"-{self.half}" if self.half else ""
-        subset = f"-{self.subset[0]:g}-{self.subset[1]:g}" if self.subset else ""
-        return f"{self.domain}{half}{subset}"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Parts, steps and batch size (rows per step): what one manifest seals."""
-
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
-    steps: int
-    batch: int
-    parts: tuple[Part, ...]
-    normalise: bool = False
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "batch"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be positive, got {getattr(self, key)}")
-        names = [part.name for part in self.parts]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"parts: {twice[0]} stands twice; give one of them another name")
-        if not self.parts:
-            raise ValueError("parts: must have at least one part, got none")
-        total = sum(map(exact, self.parts), Fraction(0))
-        if abs(total - 1) > SUM_TOLERANCE and not self.normalise:
-            raise ValueError(
-                f"parts: weights must sum to 1, got {float(total)}; "
-                "mend them or set `normalise: true`"
-            )
-        try:
-            self.integer_weights()
-        except ValueError as error:
-            raise ValueError(f"parts: {error}") from None
-
     @property
-    def rows(self) -> int:
-        """Rows that the phase consumes."""
-        return self.steps * self.batch
-
-    def integer_weights(self) -> list[int]:
-        """Return the weights as exact integers over their sum."""
-        return integer_weights([exact(part) for part in self.parts])
+    def scatter(self) -> ScatterSettings | None:
+        """The settings of the original's shuffle, where that is asked."""
+        return self.shuffle if isinstance(self.shuffle, ScatterSettings) else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +79,12 @@ class Recipe:
             for name in getattr(self, section):
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
+        for name, domain in self.domains.items():
+            if self.rows.cerebras and domain.fim and domain.fim.level == "document":
+                raise ValueError(
+                    f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
+                    "are cut in pieces; set level: row"
+                )
 
     def content(self) -> dict[str, Any]:
         """Return the recipe as JSON."""
@@ -160,17 +97,6 @@ class Recipe:
             return RecipeError(f"{where}: {message}")
         line = yamlfile.line_of(yamlfile.load(self.file), steps)
         return RecipeError(f"{self.file}:{line}: {where}: {message}")
-
-
-def exact(part: Part) -> Fraction:
-    """Return a part's weight as the decimal that was written."""
-    try:
-        value = Fraction(Decimal(repr(part.weight)))
-    except (InvalidOperation, OverflowError, ValueError):
-        raise ValueError(f"weight: must be a finite number, got {part.weight}") from None
-    if (value * 10**PLACES).denominator != 1:
-        raise ValueError(f"weight: has over {PLACES} decimal places ({part.weight}); round it")
-    return value
 
 
 def find(name: str) -> Path:

@@ -44,7 +44,7 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
     for phase in plans:
         lines += [
             f"{phase.name}: {phase.steps:,} steps x {phase.batch:,} rows x {phase.msl:,} tokens = "
-            f"{phase.tokens:,} tokens (weights sum to {phase.weight_sum!r})"
+            f"{phase.tokens:,} tokens ({_asked(phase)})"
         ]
         rows = [
             [
@@ -54,15 +54,27 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
                 f"{part.tokens:,}",
                 "?" if part.available is None else f"{part.available:,}",
                 "?" if part.epochs is None else f"{part.epochs:.3f}",
+                "?" if part.seen is None else f"{part.seen:,}",
                 part.known,
             ]
             for part in phase.parts
         ]
-        head = ["  part", "weight", "rows", "tokens", "available", "epochs", "known"]
+        head = ["  part", "weight", "rows", "tokens", "available", "epochs", "seen before", "known"]
         lines += table(rows, head)
+        if phase.order_bytes:
+            size = f"{phase.order_bytes / 1e6:,.1f} MB"
+            lines.append(f"  order {phase.order}: holds one byte for each of its positions, {size}")
+        lines += [f"  note: {told}" for told in phase.notes]
         lines += [f"  refused: {told}" for told in phase.refusals]
         lines.append("")
     return lines[:-1]
+
+
+def _asked(phase: PhasePlan) -> str:
+    if phase.kind == "weight":
+        return f"weights sum to {phase.asked_sum!r}"
+    unit = "tokens" if phase.kind == "tokens" else "epochs"
+    return f"{phase.asked_sum:,.10g} {unit} asked"
 
 
 def manifest_lines(manifest: Manifest) -> list[str]:

@@ -1,14 +1,22 @@
 """The stage that shuffles each domain's rows, across its shards and FIM epochs."""
 
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mixtures import stages
 from mixtures.context import Context, Folder, rows_files
 from prep import pack, shuffle
+from prep import scatter as scattering
 from prep.errors import DamageError
+from prep.receipts import replacing
 from prep.shards import name as shard_name
 
 Json = dict[str, Any]
+ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder is sealed
 
 
 def run(context: Context, packed: list[Folder]) -> dict[str, Folder]:
@@ -21,6 +29,7 @@ def run(context: Context, packed: list[Folder]) -> dict[str, Folder]:
     items = [_items(context, last[name], epochs[name]) for name in todo]
     for name, made in zip(todo, context.run(stages.shuffle_shard, items, "shuffle"), strict=True):
         last[name].seal(made, _account(last[name], epochs[name], made))
+        (last[name].path / ORDER).unlink(missing_ok=True)
     return last
 
 
@@ -28,11 +37,13 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     domain = epochs[0].domain
     if not domain.shuffle and len(epochs) == 1:
         return epochs[0]
+    scatter = domain.scatter
+    settings = {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard}
     recipe = {
         "stage": "shuffle" if domain.shuffle else "join",
-        "version": shuffle.VERSION,
-        "settings": {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard},
-        "seed": context.recipe.seed if domain.shuffle else None,
+        "version": shuffle.VERSION if scatter is None else scattering.VERSION,
+        "settings": settings if scatter is None else asdict(scatter),
+        "seed": context.recipe.seed if domain.shuffle and scatter is None else None,
         "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
     }
     path = context.out / "domains" / name / ("shuffled" if domain.shuffle else "joined")
@@ -40,18 +51,35 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
 
 
 def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stages.Shuffle]:
+    folders = tuple(epoch.path for epoch in epochs)
+    order = _scattered(folder, folders)
     rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
+    bounds = pack.shards_of(rows, context.recipe.rows) if order is None else order
     return [
         stages.Shuffle(
             mark=folder.mark,
-            folders=tuple(epoch.path for epoch in epochs),
-            rows=bounds,
+            folders=folders,
+            rows=(first, last),
             seed=context.recipe.seed if folder.domain.shuffle else None,
             domain=folder.name,
+            order=None if order is None else folder.path / ORDER,
             out=folder.path / shard_name(number),
         )
-        for number, bounds in enumerate(pack.shards_of(rows, context.recipe.rows))
+        for number, (first, last) in enumerate(bounds)
+        if first < last  # the original's shards differ in size by chance, down to none
     ]
+
+
+def _scattered(folder: Folder, folders: tuple[Path, ...]) -> list[tuple[int, int]] | None:
+    """Write the order of the original's shuffle, where it is asked; return its shards' bounds."""
+    if folder.domain.scatter is None:
+        return None
+    inputs = stages.shuffle_inputs(folders, folder.mark, by_name=True)
+    parts = scattering.order([item.rows for item in inputs], folder.domain.scatter)
+    with replacing(folder.path / ORDER) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(parts))
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    return list(pairwise(ends))
 
 
 def _account(folder: Folder, epochs: list[Folder], made: list[Json]) -> Json:

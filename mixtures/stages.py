@@ -20,6 +20,7 @@ from prep import blocks, documents, fim, pack, shards, shuffle, spans
 from prep.fim import FimSettings
 from prep.legacyfim import LegacyFim, Turn
 from prep.pack import Controls, PackSettings
+from prep.pieces import PieceEncoder
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
 from prep.sources import Document, Source
@@ -92,13 +93,18 @@ class Permute:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Write the rows [first, last) of the shuffled order of a domain's packed folders."""
+    """Write the rows [first, last) of the shuffled order of a domain's packed folders.
+
+    order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
+    the order of their names then.
+    """
 
     mark: str
     folders: tuple[Path, ...]
     rows: tuple[int, int]
     seed: int | None
     domain: str
+    order: Path | None
     out: Path
 
 
@@ -126,6 +132,9 @@ def _tokenise(item: Tokenise) -> Json:
 
 
 def _encoder(tokenizer: Tokenizer, item: Tokenise) -> Any:  # noqa: ANN401  Document -> Encoded
+    if item.settings.cerebras is not None:
+        bos = controls_of(tokenizer, item.settings).bos
+        return PieceEncoder(tokenizer, item.settings.cerebras, bos)
     if item.fim is not None and item.fim.level == "document":
         return fim.DocumentFim(tokenizer, item.fim, *item.draw)
     return lambda text: blocks.Encoded(text.number, tokenizer.encode(text.text), 0)
@@ -154,13 +163,8 @@ def pack_shard(item: Pack) -> Json:
 
 def _pack(item: Pack) -> Json:
     stream = blocks.Stream(item.stream, item.base)
-    packed = pack.pack(stream, item.rows, item.settings, item.pad, item.out)
-    start = item.rows[0] * item.settings.msl
-    account = {
-        "tokens": packed.tokens,
-        "padding": packed.padding,
-        "controls": stream.count(start, start + packed.tokens, item.controls),
-    }
+    packed = pack.pack(stream, item.rows, item.settings, item.pad, item.controls, item.out)
+    account = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
     return {"files": _files(packed.shard, item.out, "spans"), "account": account}
 
 
@@ -187,25 +191,32 @@ def shuffle_shard(item: Shuffle) -> Json:
     """Do a Shuffle; the result is the shard's entry and its origin's entry."""
 
     def work() -> Json:
-        inputs = shuffle_inputs(item.folders, item.mark)
-        shard = shuffle.shuffle(inputs, item.rows, item.seed, item.domain, item.out)
+        inputs = shuffle_inputs(item.folders, item.mark, by_name=item.order is not None)
+        if item.order is None:
+            order = shuffle.order(inputs, item.rows, item.seed, item.domain)
+        else:
+            order = np.array(np.load(item.order, mmap_mode="r")[slice(*item.rows)])
+        shard = shuffle.shuffle(inputs, order, item.out)
         return {"files": _files(shard, item.out, "origin")}
 
     return _once(item.mark, item.out, work)
 
 
 @lru_cache(maxsize=4)
-def shuffle_inputs(folders: tuple[Path, ...], _mark: str) -> tuple[shuffle.Input, ...]:
-    """Return the shards of sealed folders in order, read from their receipts.
+def shuffle_inputs(
+    folders: tuple[Path, ...], _mark: str, *, by_name: bool = False
+) -> tuple[shuffle.Input, ...]:
+    """Return the shards of sealed folders in order (or by name), read from their receipts.
 
     The mark names the folders' content: folders built anew under their names are read anew.
     """
-    return tuple(
+    found = [
         shuffle.Input(f"{folder.name}/{entry['name']}", folder / entry["name"], entry["rows"])
         for folder in folders
         for entry in read(folder)["files"]
         if entry["name"].endswith(".h5")
-    )
+    ]
+    return tuple(sorted(found, key=lambda item: item.name) if by_name else found)
 
 
 def _files(shard: shards.Shard, out: Path, side: str) -> list[Json]:

@@ -7,19 +7,29 @@ digests, each manifest against the folders it draws from, against its order and 
 before it, and the tokenizer against its fingerprint and canary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mixtures import conservation
+from mixtures import conservation, randomness, zoo
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
-from mixtures.context import TOKENIZER, rows_files, sealed_folders, tokenizer_identity
+from mixtures.context import (
+    TOKENIZER,
+    rows_files,
+    sealed_folders,
+    shard_files,
+    tokenizer_identity,
+)
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
+from mixtures.phase import shares
+from mixtures.randomness import repeated
+from mixtures.zoo import ZooOrder
 from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
 from prep.fanout import Fanout, watched
@@ -31,8 +41,13 @@ Json = dict[str, Any]
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
-def verify(out: Path, *, workers: int = 1) -> list[str]:
-    """Return one line for each fault of a build; none if it is sound."""
+def verify(
+    out: Path, *, workers: int = 1, note: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """Return one line for each fault of a build; none if it is sound.
+
+    note: takes lines about what is no fault but worth knowing.
+    """
     folders = sealed_folders(out)
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it)")
@@ -47,7 +62,7 @@ def verify(out: Path, *, workers: int = 1) -> list[str]:
         except DamageError as error:
             told.append(str(error))
     broken = _check_files(sealed, told)
-    told += _check_contents(sealed, broken, workers)
+    told += _check_contents(sealed, broken, workers, note)
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
@@ -84,13 +99,15 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
         known = {entry["name"] for entry in receipt["files"]}
         told += [
             f"{path}: is in no receipt; remove it"
-            for path in sorted(folder.glob("data-*"))
-            if path.name not in known and path.suffix != ".done"
+            for path in shard_files(folder)
+            if path.name not in known
         ]
     return broken
 
 
-def _check_contents(sealed: dict[Path, Json], broken: set[Path], workers: int) -> Iterator[str]:
+def _check_contents(
+    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Callable[[str], None]
+) -> Iterator[str]:
     """Count the files of every folder again and hold them against its receipt."""
     damaged = {path.parent for path in broken}
     whole: list[tuple[Path, Check]] = []
@@ -109,6 +126,9 @@ def _check_contents(sealed: dict[Path, Json], broken: set[Path], workers: int) -
     for folder, results in found.items():
         if folder not in damaged and not any("fault" in result for result in results):
             yield from _guarded(folder, _miscounted(sealed[folder], results))
+            rows, again = repeated(result["hashes"] for result in results if "hashes" in result)
+            if again:
+                note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
 
 
 def _changed(check: Check, result: Json) -> Iterator[str]:
@@ -135,6 +155,7 @@ def _check_account(
 ) -> Iterator[str]:
     """Hold a receipt against itself and against the folders it names as its inputs."""
     yield from conservation.unbalanced(receipt)
+    yield from randomness.unshuffled(folder, receipt, sealed)
     if receipt["stage"] != "documents":
         place = out / "sources" if receipt["stage"] == "pack" else folder.parent
         inputs = {name: sealed.get(place / name) for name in receipt["inputs"]}
@@ -168,16 +189,32 @@ def _manifest_faults(
     for part in manifest.parts:
         lines = [*_shard_faults(out, manifest, part, sealed), *_part_faults(manifest, part)]
         yield from (f"part {part.name}: {line}" for line in lines)
-    exact = [Fraction(repr(part.asked)) for part in manifest.parts]
-    if [part.weight for part in manifest.parts] != integer_weights(exact):
-        yield "its integer weights are not those of the asked weights"
-    if manifest.order_version != VERSION:
-        yield f"is ordered by {manifest.order_version}; only {VERSION} can be checked here"
+    yield from _asked_faults(manifest)
+    version = VERSION if manifest.cerebras is None else zoo.VERSION
+    if manifest.order_version != version:
+        yield f"is ordered by {manifest.order_version}; only {version} can be checked here"
+        return
+    if isinstance(manifest.order, ZooOrder) and not manifest.order.is_as_drawn():
+        yield f"{zoo.KEPT} beside it is another order; remove it"
         return
     counts = manifest.order.counts(manifest.steps * manifest.batch)
     for part, count in zip(manifest.parts, counts, strict=True):
         if part.rows != count:
             yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _asked_faults(manifest: Manifest) -> Iterator[str]:
+    """Hold weights and shares against what was asked, as it was written."""
+    kinds = {kind for part in manifest.parts for kind in part.budget}
+    [kind] = kinds
+    written = [part.budget[kind] for part in manifest.parts]
+    scales = [part.available if kind == "epochs" else 1 for part in manifest.parts]
+    pairs = zip(written, scales, strict=True)
+    weights = integer_weights([Fraction(Decimal(repr(value))) * scale for value, scale in pairs])
+    if [part.weight for part in manifest.parts] != weights:
+        yield "its integer weights are not those of what was asked"
+    if [part.asked for part in manifest.parts] != shares(kind, written, weights):
+        yield "its asked shares are not those of what was asked"
 
 
 def _shard_faults(

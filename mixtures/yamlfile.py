@@ -4,6 +4,7 @@ YAML is read by ruamel.yaml (which keeps line numbers) and checked by pydantic. 
 errors everywhere.
 """
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ REMEDIES = {
     "unexpected_keyword_argument": "is no known key",
     "extra_forbidden": "is no known key",
 }
+PLACE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # of a field: `rate`, `parts.1.weight`
 RULES = {"dataclass_type": "must be a mapping", "dict_type": "must be a mapping"}
 
 
@@ -86,10 +88,12 @@ def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
     steps: tuple[Step, ...] = fault["loc"]
     message = str(REMEDIES.get(fault["type"], fault["msg"]))
     if fault["type"] == "value_error":
-        # Raised by a dataclass about one of its fields: `rate: must lie in [0, 1], got 1.9`.
+        # Raised by a dataclass about one of its fields: `rate: must lie in [0, 1], got 1.9`, or
+        # about a field of one of them: `parts.1.weight: ...`.
         name, _, rest = str(fault["ctx"]["error"]).partition(": ")
-        if rest and name.isidentifier():
-            steps, message = (*steps, name), rest
+        if rest and PLACE.fullmatch(name):
+            inner = (int(step) if step.isdigit() else step for step in name.split("."))
+            steps, message = (*steps, *inner), rest
         else:
             message = str(fault["ctx"]["error"])
     elif fault["type"] not in REMEDIES:

@@ -12,51 +12,100 @@ of each part every 65,536 positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.order import OrderPart, Refs
-from prep.errors import RefusalError
+from prep.errors import DamageError, RefusalError
+from prep.receipts import replacing
 
 VERSION: Final = "cerebras-1.9"
 HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch
 STRIDE = 1 << 16  # positions between two counts
 MOST_PARTS = 255  # a part's number is one byte
+LONG = 1 << 24  # positions of an order that is kept in a file
+KEPT = "order.u8"  # its name, beside the manifest
 Int64s = NDArray[np.int64]
 Zeros = Literal["aligned", "misaligned"]
+
+
+@dataclass(frozen=True)
+class ZooSettings:
+    """What Model Zoo was told, and which of its faults to reproduce.
+
+    seed: `shuffle_seed`. subset: what `data_subset` means, as in 1.9.1 (other rows than asked) or
+    in 2.0.3 (the rows asked). zeros: what a part of weight 0 does, as in ZooMixture.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    seed: int = 1
+    subset: Literal["1.9.1", "2.0.3"] = "2.0.3"
+    zeros: Zeros = "aligned"
+
+
+def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned") -> list[int]:
+    """Return how many positions of an epoch of the mixture each part has.
+
+    Raises RefusalError where no part is heavy enough to tell the length of an epoch.
+    """
+    scaled = np.array(weights, dtype=np.float64)
+    scaled = scaled / scaled.sum()
+    kept = [i for i, weight in enumerate(weights) if weight > 0]
+    measured = [rows[i] for i in kept] if zeros == "aligned" else rows[: len(kept)]
+    shares = scaled[kept].tolist()
+    long = [n / share for n, share in zip(measured, shares, strict=True) if share > HEAVY]
+    if not long:
+        raise RefusalError(
+            f"order cerebras: no part weighs more than {HEAVY:.0%}, so Model Zoo 1.9 can't "
+            "tell the length of an epoch (it raises ValueError); use the exact order"
+        )
+    told = [0] * len(weights)
+    for i, share in zip(kept, shares, strict=True):
+        told[i] = int(max(long) * share)
+    return told
 
 
 class ZooMixture:
     """Position -> (part, epoch, row) and back, as GptHDF5MapDataProcessor of Model Zoo 1.9.1.
 
     zeros: what a part of weight 0 does. `aligned` leaves it out whole; `misaligned` reproduces
-    1.9.1, which pairs the weights that are left with the lengths of the first parts.
+    1.9.1, which pairs the weights that are left with the lengths of the first parts. kept: a file
+    of the order, one byte a position, used where it is there.
     """
 
     def __init__(
-        self, rows: Sequence[int], weights: Sequence[float], seed: int, zeros: Zeros = "aligned"
+        self,
+        rows: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        zeros: Zeros = "aligned",
+        kept: Path | None = None,
     ) -> None:
-        scaled = np.array(weights, dtype=np.float64)
-        scaled = scaled / scaled.sum()
         self.kept: Final = [i for i, weight in enumerate(weights) if weight > 0]
         if len(self.kept) > MOST_PARTS:
             raise RefusalError(f"order cerebras: holds at most {MOST_PARTS} parts, got {len(rows)}")
         self.rows: Final = np.array([rows[i] for i in self.kept], dtype=np.int64)
-        kept = scaled[self.kept]
-        measured = self.rows if zeros == "aligned" else np.array(rows[: len(kept)])
-        long = [n / w for n, w in zip(measured.tolist(), kept.tolist(), strict=True) if w > HEAVY]
-        if not long:
-            raise RefusalError(
-                f"order cerebras: no part weighs more than {HEAVY:.0%}, so Model Zoo 1.9 can't "
-                "tell the length of an epoch (it raises ValueError); use the exact order"
-            )
-        self.slots: Final = [int(max(long) * weight) for weight in kept.tolist()]
+        given = slots(rows, weights, zeros)
+        self.slots: Final = [given[i] for i in self.kept]
         self.length: Final = sum(self.slots)
-        self.order: Final = np.repeat(np.arange(len(self.slots), dtype=np.uint8), self.slots)
-        np.random.default_rng(seed).shuffle(self.order)
+        self.order: Final = self._saved(kept) if kept and kept.exists() else self._shuffled(seed)
         self._counts: Final = self._count()
+        if self._counts[-1].tolist() != self.slots:
+            raise DamageError(f"{kept}: is not the order of its manifest; remove it")
+
+    def _shuffled(self, seed: int) -> NDArray[np.uint8]:
+        order = np.repeat(np.arange(len(self.slots), dtype=np.uint8), self.slots)
+        np.random.default_rng(seed).shuffle(order)
+        return order
+
+    def _saved(self, path: Path) -> NDArray[np.uint8]:
+        if path.stat().st_size != self.length:
+            raise DamageError(f"{path}: is not the order of its manifest; remove it")
+        return np.memmap(path, dtype=np.uint8, mode="r")
 
     def _count(self) -> Int64s:
         """Return how many positions each part has before every STRIDE-th one: (n + 1, parts)."""
@@ -128,10 +177,35 @@ class ZooMixture:
 
 @dataclass(frozen=True)
 class ZooOrder:
-    """The `cerebras` order behind the interface of mixtures.order.Order."""
+    """The `cerebras` order behind the interface of mixtures.order.Order.
+
+    shares: the weights as Model Zoo would be given them.
+    """
 
     parts: tuple[OrderPart, ...]
-    mixture: ZooMixture
+    shares: tuple[float, ...]
+    settings: ZooSettings
+    kept: Path | None = None
+
+    @cached_property
+    def mixture(self) -> ZooMixture:
+        """The mixture, made when it is first asked for."""
+        rows = [part.rows for part in self.parts]
+        seed, zeros = self.settings.seed, self.settings.zeros
+        return ZooMixture(rows, self.shares, seed, zeros, self.kept)
+
+    def is_as_drawn(self) -> bool:
+        """Tell whether the order, if it is kept in a file, is the one that its seed draws."""
+        if self.kept is None or not self.kept.exists():
+            return True
+        drawn = ZooOrder(self.parts, self.shares, self.settings).mixture.order
+        return np.array_equal(drawn, np.fromfile(self.kept, dtype=np.uint8))
+
+    def keep(self, path: Path) -> None:
+        """Write a long order to a file, so that those who follow it need not draw it again."""
+        if self.mixture.length >= LONG and not path.exists():
+            with replacing(path) as temporary:
+                self.mixture.order.tofile(temporary)
 
     def refs(self, start: int, stop: int) -> Refs:
         """Return what the positions [start, stop) consume."""
@@ -162,11 +236,31 @@ def subset_rows(
     edges, shifts = (ends, offsets) if version == "2.0.3" else (offsets, ends)
     found = taken + shifts[np.searchsorted(edges[:-1], taken, side="right")]
     if len(found) and int(found.max()) >= rows:
-        raise RefusalError(
-            f"data_subset {ranges} of {rows} rows as in Model Zoo 1.9.1 asks for row "
-            f"{int(found.max())} (IndexError there); use the meaning of 2.0.3"
-        )
+        raise _beyond(rows, ranges, int(found.max()))
     return found
+
+
+def _beyond(rows: int, ranges: Sequence[tuple[float, float]], row: int) -> RefusalError:
+    return RefusalError(
+        f"data_subset {list(ranges)} of {rows} rows as in Model Zoo 1.9.1 asks for row {row} "
+        "(IndexError there); use the meaning of 2.0.3"
+    )
+
+
+def subset_bounds(
+    rows: int, part: tuple[float, float], version: Literal["1.9.1", "2.0.3"]
+) -> tuple[int, int]:
+    """Return the rows [first, last) that one range of `data_subset` takes; all of them are whole.
+
+    Raises RefusalError where 1.9.1 asks for rows that are not there.
+    """
+    first, last = int(rows * part[0]), int(rows * part[1])
+    if version == "2.0.3" or part == (0.0, 1.0):  # all of them: no `data_subset` there
+        return first, last
+    first, last = last - first, 2 * (last - first)  # its size is taken for its first row
+    if last > rows:
+        raise _beyond(rows, [part], last - 1)
+    return first, last
 
 
 def batches(

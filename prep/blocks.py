@@ -7,7 +7,7 @@ next, so nothing is lost at a block's end.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from prep.errors import DamageError
 from prep.receipts import replacing
 from prep.spans import write as write_table
 
-COUNT_TOKENS = 1 << 20
 INDEX = pa.schema(
     [
         ("document", pa.int64()),
@@ -99,6 +98,11 @@ class Stream:
         self.starts = base + np.cumsum([0, *(block.tokens for block in blocks)])  # (blocks + 1,)
         self.tokens = int(self.starts[-1])
 
+    @cached_property
+    def lengths(self) -> tuple[NDArray[np.int64], ...]:
+        """The tokens of every document that has some, in order, block by block."""
+        return tuple(_lengths(block) for block in self.blocks)
+
     def part(self, start: int, stop: int) -> "Stream":
         """Return the stream of the blocks that hold positions of [start, stop), places kept."""
         touched = [i for i, _, _ in self._overlaps(start, min(stop, self.tokens))]
@@ -123,18 +127,11 @@ class Stream:
             index = pq.read_table(block.path.with_suffix(".parquet"))
             ends = int(self.starts[i]) + np.cumsum(index["tokens"].to_numpy())
             first = ends - index["tokens"].to_numpy()
-            touched = np.flatnonzero((ends > low) & (first < high))
+            touched = np.flatnonzero((ends > np.maximum(first, low)) & (first < high))
             table = index.append_column("first", pa.array(first)).take(touched)
             name = pa.array([block.source] * len(table), pa.string())
             tables.append(table.append_column("source", name))
         return pa.concat_tables(tables)
-
-    def count(self, start: int, stop: int, ids: tuple[int, ...]) -> int:
-        """Count how many of the positions [start, stop) hold one of `ids`."""
-        wanted = np.array(ids, dtype=np.int32)
-        steps = range(start, stop, COUNT_TOKENS)
-        parts = (self.slice(low, min(low + COUNT_TOKENS, stop)) for low in steps)
-        return sum(int(np.isin(part, wanted, kind="table").sum()) for part in parts)
 
     def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return (block, low, high) for each block that holds positions of [start, stop)."""
@@ -147,6 +144,12 @@ class Stream:
             for i in range(first, last)
         ]
         return [pair for pair in pairs if pair[1] < pair[2]]
+
+
+def _lengths(block: Block) -> NDArray[np.int64]:
+    index = pq.read_table(block.path.with_suffix(".parquet"), columns=["tokens"])
+    tokens = index["tokens"].to_numpy()
+    return tokens[tokens > 0]
 
 
 def _ids(block: Block) -> NDArray[np.integer]:

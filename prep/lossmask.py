@@ -12,30 +12,24 @@ from prep.blocks import Stream
 from prep.shards import Rows
 
 
-def masked(blocks: Iterable[Rows], stream: Stream, positions: tuple[int, int]) -> Iterator[Rows]:
-    """Yield blocks of rows, cut from these positions of a stream on, with such labels masked."""
-    start, stop = positions
-    documents = stream.documents(start, min(stop + 1, stream.tokens))
-    first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
-    first, size = first[size > 0] - start, size[size > 0]
-    place = 0
+def masked(blocks: Iterable[Rows], stream: Stream, places: NDArray[np.int64]) -> Iterator[Rows]:
+    """Yield blocks of rows with such labels masked; places: (rows,), of first inputs in a stream.
+
+    Where a row's mask is 1, what is to be predicted is the id one further in the stream.
+    """
+    edges, done = _edges(stream, places), 0
     for block in blocks:
-        if len(first):
-            count = block.shape[0] * block.shape[2]
-            # Where a row says 1, the id at the next position is what is to be predicted.
-            off = uncounted(first - 1 - place, size, count)
-            block[:, 1] &= ~off.reshape(block.shape[0], block.shape[2])
-            place += count
+        rows, _, msl = block.shape
+        if len(edges):
+            labels = places[done : done + rows, None] + np.arange(1, msl + 1)
+            block[:, 1] &= np.searchsorted(edges, labels, side="right") % 2 == 0
+        done += rows
         yield block
 
 
-def uncounted(starts: NDArray[np.int64], sizes: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Tell which of `count` places lie in one of the ranges [start, start + size): (count,).
-
-    >>> uncounted(np.array([-2, 3]), np.array([3, 1]), 5).tolist()
-    [True, False, False, True, False]
-    """
-    change = np.zeros(count + 1, dtype=np.int64)
-    np.add.at(change, np.clip(starts, 0, count), 1)
-    np.add.at(change, np.clip(starts + sizes, 0, count), -1)
-    return np.cumsum(change)[:count] > 0
+def _edges(stream: Stream, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in a stream ids stop and begin to count as labels, in turn."""
+    start, stop = int(places.min()), stream.tokens
+    documents = stream.documents(start, stop)
+    first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
+    return np.stack([first, first + size], axis=1)[size > 0].reshape(-1)

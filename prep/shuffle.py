@@ -29,17 +29,26 @@ class Input:
     rows: int
 
 
-def shuffle(
-    inputs: tuple[Input, ...], rows: tuple[int, int], seed: int | None, domain: str, out: Path
-) -> shards.Shard:
-    """Write the rows [first, last) of the shuffled order as one shard, with their origin.
+def order(
+    inputs: tuple[Input, ...], rows: tuple[int, int], seed: int | None, domain: str
+) -> NDArray[np.int64]:
+    """Return the numbers of the rows that come [first, last) in the shuffled order.
 
     Without a seed the rows keep their order: the inputs are joined.
     """
+    numbers = np.arange(*rows, dtype=np.int64)
+    if seed is None:
+        return numbers
+    total = sum(item.rows for item in inputs)
+    return Permutation(total, seeds.key(seed, "shuffle", domain)).forward(numbers)
+
+
+def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> shards.Shard:
+    """Write rows as one shard, with their origin.
+
+    order: the numbers of the rows, which count on over all inputs.
+    """
     starts = np.cumsum([0, *(item.rows for item in inputs)])
-    order = np.arange(*rows, dtype=np.int64)
-    if seed is not None:
-        order = Permutation(int(starts[-1]), seeds.key(seed, "shuffle", domain)).forward(order)
     which = np.searchsorted(starts, order, side="right") - 1
     within = order - starts[which]
     names = pa.DictionaryArray.from_arrays(

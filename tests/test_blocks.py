@@ -56,8 +56,6 @@ def test_a_stream_is_the_concatenation_of_its_blocks(
     found = stream.slice(start, stop)
     assert found.dtype == np.int32
     assert found.tolist() == ids[start:stop]
-    wanted = (0, 101, 203)
-    assert stream.count(start, stop, wanted) == sum(i in wanted for i in ids[start:stop])
     near = stream.part(start, stop)
     assert near.slice(start, stop).tolist() == ids[start:stop]
     assert len(near.blocks) <= len(stream.blocks)

@@ -88,7 +88,7 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     assert list(main.commands) == (
-        ["demo", "plan", "build", "show", "verify", "diff", "train", "trace", "sql"]
+        ["demo", "plan", "jsonl", "build", "show", "verify", "diff", "train", "trace", "sql"]
     )
     for verb, command in main.commands.items():
         assert command.help, verb

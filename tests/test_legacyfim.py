@@ -31,7 +31,7 @@ def packed(folder: Path, use: Tokenizer, given: list[str], **chosen: Any) -> Pat
     stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
     kept = PackSettings(**{"msl": 64, **chosen})
     path = folder / "in" / shards.name(0)
-    pack.pack(stream, (0, pack.rows_of(stream.tokens, kept)), kept, use.pad, path)
+    pack.pack(stream, (0, pack.rows_of(stream, kept)), kept, use.pad, (), path)
     return path
 
 

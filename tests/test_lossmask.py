@@ -13,7 +13,6 @@ from test_fim import document
 from prep import blocks, pack, shards, spans
 from prep.blocks import Block, Encoded, Stream
 from prep.fim import PSM, DocumentFim, FimSettings
-from prep.lossmask import uncounted
 from prep.pack import Controls, PackSettings
 from prep.rowfim import RowFim
 from prep.shards import Rows
@@ -29,9 +28,9 @@ def packed(
     stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
     kept = PackSettings(msl=msl, rows_per_shard=rows_per_shard, **chosen)
     made = []
-    for i, bounds in enumerate(pack.shards_of(pack.rows_of(stream.tokens, kept), kept)):
+    for i, bounds in enumerate(pack.shards_of(pack.rows_of(stream, kept), kept)):
         path = folder / shards.name(i)
-        pack.pack(stream, bounds, kept, crystal().pad, path)
+        pack.pack(stream, bounds, kept, crystal().pad, (), path)
         made.append(shards.read(path))
     ids = [i for each in framed for i in each.ids.tolist()]
     return np.concatenate(made), ids
@@ -109,10 +108,3 @@ def test_labels_of_row_segments_count_from_their_middles_on(
             known = ids.index(MIDDLE) + 1 if MIDDLE in ids else len(ids)
             assert all(told[: known - (start < 1)])
             assert told == sorted(told, reverse=True)
-
-
-def test_ranges_are_clipped_to_what_is_there() -> None:
-    none = uncounted(np.array([-9, 7]), np.array([4, 3]), 5)
-    assert none.tolist() == [False] * 5
-    every = uncounted(np.array([-1]), np.array([99]), 5)
-    assert every.tolist() == [True] * 5

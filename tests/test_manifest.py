@@ -39,12 +39,13 @@ def sealed_manifests(draw: st.DrawFn) -> Manifest:
         available = sum(shard.last - shard.first for shard in shards)
         digest, weight = manifests.part_digest(shards), draw(st.integers(1, 9))
         parts.append(
-            ManifestPart(f"p{number}", f"d{number}", 0.5, weight, 1, 1, 0.5, available, 1.5,
+            ManifestPart(f"p{number}", f"d{number}", {"weight": weight}, 0.5, weight, 1, 1, 0.5,
+                         available, 1.5,
                          draw(st.none() | st.just({"rate": 0.5})), 1, shards, digest)
         )  # fmt: skip
     steps, batch, seed = (draw(st.integers(1, 9)) for _ in range(3))
     return manifests.sealed(
-        Manifest("m", "p", steps, batch, 8, seed, "exact-1", {"vocab": 3}, tuple(parts), None)
+        Manifest("m", "p", steps, batch, 8, seed, "exact-1", None, {"vocab": 3}, tuple(parts), None)
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prep import blocks, pack, shards, spans
 from prep.blocks import Block, Encoded, Stream
 from prep.pack import Controls, Packed, PackSettings
+from prep.pieces import CerebrasSettings
 
 PAD, BOS, EOS = 3, 1, 2
 lengths = st.lists(st.lists(st.integers(0, 15), max_size=4), min_size=1, max_size=3)
@@ -36,7 +37,7 @@ class Case:
             for number, size in enumerate(flat)
         ]
         self.stream = self._stream()
-        self.rows = pack.rows_of(self.stream.tokens, self.settings)
+        self.rows = pack.rows_of(self.stream, self.settings)
         self.packed = [
             self._pack(number, bounds)
             for number, bounds in enumerate(pack.shards_of(self.rows, self.settings))
@@ -54,9 +55,10 @@ class Case:
         return Stream(tuple(made))
 
     def _pack(self, number: int, bounds: tuple[int, int]) -> Packed:
-        msl = self.settings.msl
-        near = self.stream.part(bounds[0] * msl, bounds[1] * msl + 1)
-        return pack.pack(near, bounds, self.settings, PAD, self.folder / shards.name(number))
+        near, rows = pack.part(self.stream, bounds, self.settings)
+        assert set(near.blocks) <= set(self.stream.blocks)
+        out = self.folder / shards.name(number)
+        return pack.pack(near, rows, self.settings, PAD, (BOS, EOS, PAD), out)
 
     @property
     def naive(self) -> list[int]:
@@ -143,7 +145,8 @@ def test_tokens_in_are_tokens_out_and_tail(
     else:
         # The last label is used too; what no row holds as its input is at most one row and a label.
         assert 0 <= tail <= chosen.msl
-    assert case.stream.count(0, used, (BOS, EOS)) == sum(i in (BOS, EOS) for i in case.naive[:used])
+    counted = sum(packed.controls for packed in case.packed)
+    assert counted == sum(i in (BOS, EOS) for i in case.naive[:used])
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 3, 100])
@@ -180,12 +183,71 @@ def test_the_end_of_the_stream_is_exact(
     assert (data[:, 2][masked] == PAD).all()
 
 
-def test_a_stream_too_short_for_a_row_gives_none() -> None:
+def test_a_stream_too_short_for_a_row_gives_none(tmp_path: Path) -> None:
+    streams = [
+        Stream((Block(tmp_path / "block.ids", "source", tokens, wide=False),))
+        for tokens in (0, 1, 8, 9, 16, 17)
+    ]
     drop = PackSettings(msl=8, tail="drop")
-    assert [pack.rows_of(tokens, drop) for tokens in (0, 1, 8, 9, 16, 17)] == [0, 0, 0, 1, 1, 2]
+    assert [pack.rows_of(stream, drop) for stream in streams] == [0, 0, 0, 1, 1, 2]
     keep = PackSettings(msl=8)
-    assert [pack.rows_of(tokens, keep) for tokens in (0, 1, 8, 9, 16, 17)] == [0, 1, 1, 2, 2, 3]
+    assert [pack.rows_of(stream, keep) for stream in streams] == [0, 1, 1, 2, 2, 3]
     assert pack.shards_of(0, keep) == []
+
+
+def apart(case: Case) -> list[tuple[int, int, list[int]]]:
+    """Return what rows of single documents should hold: document, offset, window."""
+    least = max(2, case.settings.cerebras.min_tokens) if case.settings.cerebras else 2
+    msl = case.settings.msl
+    return [
+        (document.number, first, window)
+        for document in case.documents
+        for first in range(0, len(document.ids), msl)
+        if len(window := document.ids[first : first + msl + 1].tolist()) >= least
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=lengths,
+    msl=st.integers(1, 12),
+    least=st.integers(1, 4),
+    rows=st.sampled_from([1, 3, 100]),
+    framed=st.booleans(),
+)
+def test_rows_that_are_not_joined_hold_one_document_each(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[list[int]],
+    msl: int,
+    least: int,
+    rows: int,
+    framed: bool,
+) -> None:
+    alone = CerebrasSettings(join=False, min_tokens=least)
+    chosen = PackSettings(msl=msl, bos=framed, eos=framed, rows_per_shard=rows, cerebras=alone)
+    case = Case(tmp_path_factory.mktemp("pack"), sizes, chosen)
+    wanted, data = apart(case), case.data()
+    assert len(data) == len(wanted) == case.rows
+    for (inputs, mask, labels), (_, _, window) in zip(data.tolist(), wanted, strict=True):
+        padding = msl - len(window) + 1
+        assert inputs == window[:-1] + [PAD] * padding
+        assert labels == window[1:] + [PAD] * padding
+        assert mask == [1] * (len(window) - 1) + [0] * padding
+    pieces = [
+        piece
+        for path in shards.folder(case.folder)
+        for piece in spans.read(spans.path_of(path)).to_pylist()
+    ]
+    told = [(piece["document"], piece["offset"], piece["stop"]) for piece in pieces]
+    assert told == [(number, first, len(window) - 1) for number, first, window in wanted]
+    assert sum(packed.tokens for packed in case.packed) == sum(stop for _, _, stop in told)
+
+
+def test_the_names_of_model_zoo_are_told_by_shard_and_process() -> None:
+    ours, theirs = PackSettings(), PackSettings(cerebras=CerebrasSettings())
+    assert [pack.name(ours, 7, 0), pack.name(theirs, 7, 3)] == ["data-00007.h5", "examples_7_3.h5"]
+    assert [pack.number("data-00007.h5"), pack.number("examples_7_3.h5")] == [7, 7]
+    assert theirs.tail == "drop"
 
 
 @pytest.mark.parametrize("name", ["msl", "rows_per_shard"])

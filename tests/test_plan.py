@@ -29,7 +29,7 @@ def test_crystalcoder_asks_the_published_tokens() -> None:
         "phase2": 927_304_384_512,
         "phase3": 119_934_025_728,
     }
-    assert [phase.weight_sum for phase in told.values()] == [
+    assert [phase.asked_sum for phase in told.values()] == [
         pytest.approx(1, abs=2e-16),
         pytest.approx(1, abs=2e-16),
         0.9999999999999999,
@@ -51,7 +51,7 @@ def test_the_command_line_shows_the_published_numbers_and_parses() -> None:
     assert "344,823,300,096 tokens" in told.stdout
     assert "phase3: 27,728 steps x 2,112 rows x 2,048 tokens = 119,934,025,728 tokens (weights " \
         "sum to 0.9999999999999999)" in told.stdout  # fmt: skip
-    assert "2.970  declared" in told.stdout
+    assert "2.970    3,417,281  declared" in told.stdout
     content = orjson.loads(corpora.crystalmix("plan", "crystalcoder", "--json").stdout)
     assert [phase["tokens"] for phase in content] == [phase.tokens for phase in plan(
         recipes.load("crystalcoder"))]  # fmt: skip

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures import recipe as recipes
-from mixtures.recipe import Domain, Part, Phase, Recipe
+from mixtures.phase import Part, Phase
+from mixtures.recipe import Domain, Recipe
 from prep.errors import UsageError
 from prep.tokens import TokenizerSettings
 
@@ -210,14 +211,14 @@ def test_a_recipe_reads_as_it_was_written(tmp_path: Path) -> None:
     assert recipe.sources["web"].name == "web"
     assert [part.name for part in recipe.phases["mixed"].parts] == ["wiki-odd", "code"]
     assert [part.name for part in recipe.phases["code"].parts] == ["python", "code-0-0.5", "book"]
-    assert recipe.phases["prose"].rows == 48
+    assert recipe.phases["prose"].steps == 12
     content = recipe.content()
     assert "file" not in content
     assert orjson.loads(orjson.dumps(content))["domains"]["code"]["fim"]["rate"] == 0.9
 
 
 def test_an_error_about_a_recipe_made_in_python_has_no_line() -> None:
-    phase = Phase(1, 1, (Part("a", 1.0),), name="p")
+    phase = Phase(1, (Part("a", 1.0),), 1, name="p")
     recipe = Recipe("r", 1, TokenizerSettings("x"), {}, {"a": Domain(("s",))}, {"p": phase})
     assert str(recipe.fault("is wrong", "rows", "msl")) == "rows.msl: is wrong"
     with pytest.raises(ValueError, match="phases: must have at least one phase"):
@@ -230,7 +231,7 @@ def test_weights_are_taken_as_the_decimals_that_were_written(
     written: list[Decimal], scale: int
 ) -> None:
     parts = tuple(Part("d", float(w), name=f"p{i}") for i, w in enumerate(written))
-    whole = Phase(scale, 1, parts, normalise=True).integer_weights()
+    whole = Phase(1, parts, scale, normalise=True).weights([])
     assert all(
         Fraction(w) * whole[0] == Fraction(written[0]) * n
         for w, n in zip(written, whole, strict=True)
@@ -240,4 +241,4 @@ def test_weights_are_taken_as_the_decimals_that_were_written(
 def test_weights_too_fine_to_be_kept_exactly_are_refused() -> None:
     parts = (Part("a", 5.0), Part("b", 1e-18))
     with pytest.raises(ValueError, match=r"parts: weights as integers .* fewer digits"):
-        Phase(1, 1, parts, normalise=True)
+        Phase(1, parts, 1, normalise=True)

@@ -70,9 +70,9 @@ def test_a_plan_tells_what_is_unknown_and_refused(tmp_path: Path) -> None:
     )
     assert report.plan_lines(plan(recipe)) == [
         "prose: 1 steps x 4 rows x 64 tokens = 256 tokens (weights sum to 1.0)",
-        "  part    weight  rows  tokens  available  epochs  known",
-        "  web   0.999000     4     256  10         0.400   declared",
-        "  book  0.001000     0       0  ?          ?       unknown",
+        "  part    weight  rows  tokens  available  epochs  seen before  known",
+        "  web   0.999000     4     256  10         0.400   0            declared",
+        "  book  0.001000     0       0  ?          ?       ?            unknown",
         "  refused: part book gets no row: raise its weight or the steps",
     ]
 

@@ -61,9 +61,9 @@ def case(
     told = blocks.write(folder / "block.ids", framed, vocab=tokenizer.vocab)
     stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
     kept = PackSettings(msl=msl)
-    bounds = (0, pack.rows_of(stream.tokens, kept))
+    bounds = (0, pack.rows_of(stream, kept))
     paths = folder / "in" / shards.name(0), folder / "out" / shards.name(0)
-    pack.pack(stream, bounds, kept, tokenizer.pad, paths[0])
+    pack.pack(stream, bounds, kept, tokenizer.pad, (), paths[0])
     work = RowFim(tokenizer, FimSettings(**{"rate": 0.7, **chosen}), 7, "code", epoch)
     shard, account = work.apply(paths[0], 0, paths[1])
     assert shard.rows == bounds[1]

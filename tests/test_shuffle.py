@@ -37,7 +37,9 @@ def shuffled(
     total = sum(item.rows for item in inputs)
     return [
         shuffle.shuffle(
-            inputs, (first, min(first + size, total)), seed, domain, out / shards.name(number)
+            inputs,
+            shuffle.order(inputs, (first, min(first + size, total)), seed, domain),
+            out / shards.name(number),
         )
         for number, first in enumerate(range(0, total, size))
     ]

@@ -1,7 +1,7 @@
 """Model Zoo 1.9's mixture against its own recorded sequences, and back again."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures.order import OrderPart
-from mixtures.zoo import ZooMixture, ZooOrder, batches, subset_rows
+from mixtures.zoo import (
+    ZooMixture,
+    ZooOrder,
+    ZooSettings,
+    batches,
+    slots,
+    subset_bounds,
+    subset_rows,
+)
 from prep.errors import RefusalError
 
 SHAPES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 50)), min_size=1, max_size=6)
@@ -101,8 +109,7 @@ def test_positions_invert_the_sequence_and_counts_sum_up(
     shape: list[tuple[int, int]], seed: int, stop: int
 ) -> None:
     parts = tuple(OrderPart(str(i), w, n, str(i)) for i, (n, w) in enumerate(shape))
-    mixture = ZooMixture([n for n, _ in shape], [w for _, w in shape], seed)
-    order = ZooOrder(parts, mixture)
+    order = ZooOrder(parts, tuple(float(w) for _, w in shape), ZooSettings(seed))
     refs = order.refs(0, stop)
     counts = order.counts(stop)
     assert sum(counts) == stop
@@ -111,6 +118,34 @@ def test_positions_invert_the_sequence_and_counts_sum_up(
         for row in range(rows):
             found = np.flatnonzero((refs.part == part) & (refs.row == row)).tolist()
             assert order.positions(part, row, stop) == found
+
+
+@given(
+    rows=st.integers(0, 300),
+    part=st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted),
+    version=st.sampled_from(["1.9.1", "2.0.3"]),
+)
+def test_the_bounds_of_a_subset_are_those_of_its_rows(
+    rows: int, part: list[int], version: Literal["1.9.1", "2.0.3"]
+) -> None:
+    low, high = part[0] / 20, part[1] / 20
+    if (low, high) == (0, 1):
+        assert subset_bounds(rows, (0.0, 1.0), version) == (0, rows)
+        return
+    first, last = int(rows * low), int(rows * high)
+    if version == "1.9.1" and 2 * (last - first) > rows:
+        for take in (subset_bounds, lambda n, p, v: subset_rows(n, [p], v)):
+            with pytest.raises(RefusalError, match=f"asks for row {2 * (last - first) - 1} "):
+                take(rows, (low, high), version)
+        return
+    wanted = subset_rows(rows, [(low, high)], version).tolist()
+    assert [*range(*subset_bounds(rows, (low, high), version))] == wanted
+
+
+def test_the_slots_of_an_epoch_are_known_without_its_order() -> None:
+    rows, weights = [1000, 90, 77], [0.9, 0.06, 0.04]
+    assert slots(rows, weights) == ZooMixture(rows, weights, 3).slots
+    assert slots([1000, 10, 10], [0, 0.5, 0.5], "misaligned") == [0, 1000, 1000]
 
 
 def test_every_epoch_has_the_same_order() -> None:

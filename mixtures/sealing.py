@@ -1,0 +1,127 @@
+"""Sealing: from a phase and the finished folders of its domains to its manifest.
+
+What the data can't give is refused here, with the numbers: a part without rows, a part repeated
+more often than it may be.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mixtures import manifest as manifests
+from mixtures import zoo
+from mixtures.context import Context, Folder, rows_files, tokenizer_identity
+from mixtures.manifest import Manifest, ManifestPart, PartShard
+from mixtures.order import VERSION
+from mixtures.phase import Part, Phase, shares
+from prep import pack
+from prep.errors import RefusalError
+
+Json = dict[str, Any]
+
+
+def draft(
+    context: Context, phase: Phase, folders: dict[str, Folder], previous: str | None
+) -> Manifest:
+    """Return a phase's manifest; RefusalError if the data can't give it."""
+    drawn = [_drawn(context, part, phase, folders[part.domain]) for part in phase.parts]
+    available = [sum(shard.last - shard.first for shard in shards) for shards in drawn]
+    weights = phase.weights(available)
+    asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
+    parts = [
+        _part(part, share, weight, shards, folders[part.domain])
+        for part, share, weight, shards in zip(phase.parts, asked, weights, drawn, strict=True)
+    ]
+    draft = Manifest(
+        name=context.recipe.name,
+        phase=phase.name,
+        steps=phase.steps_of(available, context.recipe.rows.msl),
+        batch=phase.batch,
+        msl=context.recipe.rows.msl,
+        seed=context.recipe.seed,
+        order_version=VERSION if phase.cerebras is None else zoo.VERSION,
+        cerebras=None if phase.cerebras is None else asdict(phase.cerebras),
+        tokenizer=tokenizer_identity(context.tokenizer),
+        parts=tuple(parts),
+        previous=previous,
+    )
+    counts = draft.order.counts(draft.steps * draft.batch)
+    told = [
+        _budgeted(asked, part, count, draft)
+        for asked, part, count in zip(phase.parts, parts, counts, strict=True)
+    ]
+    return manifests.sealed(replace(draft, parts=tuple(told)))
+
+
+def _drawn(context: Context, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
+    version = "2.0.3" if phase.cerebras is None else phase.cerebras.subset
+    return choose(part, folder.sealed, folder.path.relative_to(context.out), version)
+
+
+def _part(
+    part: Part, share: float, weight: int, shards: tuple[PartShard, ...], folder: Folder
+) -> ManifestPart:
+    return ManifestPart(
+        name=part.name,
+        domain=part.domain,
+        budget={part.kind: part.asked},
+        asked=share,
+        weight=weight,
+        rows=0,
+        tokens=0,
+        got=0.0,
+        available=sum(shard.last - shard.first for shard in shards),
+        epochs=0.0,
+        fim=asdict(folder.domain.fim) if folder.domain.fim else None,
+        variants=folder.domain.epochs,
+        shards=shards,
+        digest=manifests.part_digest(shards),
+    )
+
+
+def choose(
+    part: Part, receipt: Json, folder: Path, version: Literal["1.9.1", "2.0.3"] = "2.0.3"
+) -> tuple[PartShard, ...]:
+    """Return the shards, and the rows of them, that a part draws from.
+
+    half: shards of even or odd number, as CrystalCoder's `part0of2`. subset: the rows that
+    `data_subset` of a version of Model Zoo takes.
+    """
+    shards = rows_files(receipt)
+    if part.half is not None:
+        parity = 0 if part.half == "even" else 1
+        shards = [s for s in shards if pack.number(s["name"]) % 2 == parity]
+    total = sum(shard["rows"] for shard in shards)
+    first, last = zoo.subset_bounds(total, part.subset or (0.0, 1.0), version)
+    if first >= last:
+        raise RefusalError(
+            f"part {part.name}: is empty: rows {first} to {last} of {total} in "
+            f"{len(shards)} {f'{part.half} ' if part.half else ''}shards; "
+            "widen the subset, add data or lower rows.rows_per_shard"
+        )
+    chosen: list[PartShard] = []
+    before = 0
+    for shard in shards:
+        begin, end = max(0, first - before), min(shard["rows"], last - before)
+        if begin < end:
+            path = (folder / shard["name"]).as_posix()
+            chosen.append(PartShard(path, shard["rows"], shard["digest"], begin, end))
+        before += shard["rows"]
+    return tuple(chosen)
+
+
+def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> ManifestPart:
+    """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
+    rows, epochs = draft.steps * draft.batch, count / part.available
+    if count == 0 and asked.asked:
+        raise RefusalError(
+            f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
+            f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out"
+        )
+    if epochs > asked.max_epochs:
+        raise RefusalError(
+            f"phase {draft.phase}: part {part.name} would be repeated {epochs:.2f} times "
+            f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
+            f"lower its {asked.kind} or the steps, add data, or raise max_epochs"
+        )
+    return replace(part, rows=count, tokens=count * draft.msl, got=count / rows, epochs=epochs)
