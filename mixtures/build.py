@@ -37,6 +37,7 @@ from mixtures.zoo import KEPT, ZooOrder
 from prep import fim, receipts
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
+from prep.metadata import Metadata
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
@@ -95,6 +96,11 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
                 fim.sentinels(tokenizer)
+        for source in recipe.domains[name].sources:
+            with _at(recipe, "sources", source, "metadata"):
+                if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
+                    raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
+                Metadata(tokenizer, recipe.sources[source])
     return tokenizer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixtures import stages
 from mixtures.context import Context, summed
-from prep import documents, receipts, sources
+from prep import documents, receipts, sources, statistics
 from prep.errors import InputError, RecipeError
 from prep.fanout import watched
 from prep.sources import Source
@@ -75,6 +75,7 @@ class _Work:
         out = self.folder / "documents.parquet"
         with stages.naming(out):
             documents.merge(self.source, self._parts(), out)
+        account["lengths"] = statistics.of_documents(out)
         content = {
             "account": account,
             "blocks": [{k: r[k] for k in ("block", "documents", "text_digest")} for r in results],
@@ -92,7 +93,8 @@ class _Work:
         """Describe what the documents follow from; raw files by size and digest."""
         local = self.source.hub is None
         # Texts are repaired when they are tokenised: documents and digests are of the raw text.
-        settings = {k: v for k, v in asdict(self.source).items() if k != "ftfy"}
+        later = {"ftfy", "metadata"}
+        settings = {k: v for k, v in asdict(self.source).items() if k not in later}
         return {
             "stage": "documents",
             "version": documents.VERSION,

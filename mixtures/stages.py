@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from prep import blocks, documents, fim, pack, shards, shuffle, spans
+from mixtures.encoding import encoder, prepared
+from prep import blocks, documents, pack, shards, shuffle, spans
 from prep.fim import FimSettings
 from prep.legacyfim import LegacyFim, Turn
+from prep.literals import Literals
 from prep.pack import Controls, PackSettings
-from prep.pieces import PieceEncoder
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
-from prep.sources import Document, Source
+from prep.sources import Source
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings, load
 
@@ -124,29 +125,14 @@ def tokenise(item: Tokenise) -> Json:
 
 def _tokenise(item: Tokenise) -> Json:
     tokenizer = load(item.tokenizer)
-    encode = _encoder(tokenizer, item)
+    literals = Literals(tokenizer.added)
+    encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
     controls = controls_of(tokenizer, item.settings)
     texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
-    encoded = (pack.frame(encode(_repaired(item.source, text)), controls) for text in texts)
-    return blocks.write(item.out, encoded, vocab=tokenizer.vocab)
-
-
-def _encoder(tokenizer: Tokenizer, item: Tokenise) -> Any:  # noqa: ANN401  Document -> Encoded
-    if item.settings.cerebras is not None:
-        bos = controls_of(tokenizer, item.settings).bos
-        return PieceEncoder(tokenizer, item.settings.cerebras, bos)
-    if item.fim is not None and item.fim.level == "document":
-        return fim.DocumentFim(tokenizer, item.fim, *item.draw)
-    return lambda text: blocks.Encoded(text.number, tokenizer.encode(text.text), 0)
-
-
-def _repaired(source: Source, document: Document) -> Document:
-    if not source.ftfy:
-        return document
-    import ftfy
-
-    text = ftfy.fix_text(document.text, normalization="NFC")
-    return Document(document.number, document.digest, text)
+    chosen = prepared(texts, item.source, item.block, tokenizer, literals)
+    framed = (pack.frame(encode(document), controls) for document in chosen)
+    account = blocks.write(item.out, framed, vocab=tokenizer.vocab)
+    return {**account, "literals": literals.account()}
 
 
 def controls_of(tokenizer: Tokenizer, settings: PackSettings) -> Controls:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from prep.errors import InputError, RecipeError
 from prep.jsonlines import RECORD, TEXT, widened
 from prep.receipts import replacing
-from prep.sources import Batch, Document, Source, is_json, read
+from prep.sources import Batch, Document, Source, is_json, label, read
 from prep.spans import write as write_table
 
 VERSION = 1
@@ -55,11 +55,6 @@ def schema(source: Source) -> pa.Schema:
             f"{twice[0]!r}; leave one out"
         )
     return pa.schema(columns)
-
-
-def label(column: str) -> str:
-    """Return the column name of a kept expression: the last step of a dotted path."""
-    return column.rsplit(".", 1)[-1].strip('"')
 
 
 def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
@@ -137,25 +132,37 @@ def texts(
 
     Raises InputError where the raw file no longer holds the text that was scanned.
     """
-    table = _rows(documents, rows)
+    named = [column for _, column in source.metadata_entries if column]
+    table = _rows(documents, rows, named)
     wanted = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
+    columns = [tuple(row.values()) for row in table.select(named).to_pylist()] if len(table) else []
     done = 0
     for batch in read(source, root, block):
         if done == len(wanted):
             return
         records = batch.table[RECORD].to_numpy()
         places = _places(records, wanted[done:])
-        column: Any = batch.table[TEXT]
-        for place in places.tolist():
-            text = column[place].as_py()
-            digest = xxhash.xxh3_128_digest((text or "").encode())
+        for raw in _utf8(batch.table[TEXT], places):
+            digest = xxhash.xxh3_128_digest(raw)
             if digest != digests[done]:
                 raise _changed(root / block, wanted[done])
-            yield Document(rows[0] + done, int.from_bytes(digest[8:], "big"), text)
+            kept = columns[done] if named else ()
+            number, text = rows[0] + done, str(raw, "utf-8")
+            yield Document(number, int.from_bytes(digest[8:], "big"), text, kept)
             done += 1
     if done != len(wanted):
         raise _changed(root / block, wanted[done])
+
+
+def _utf8(column: Any, places: NDArray[np.int64]) -> Iterator[memoryview]:  # noqa: ANN401
+    """Yield the bytes of a column's texts (large_string; of null none), in place."""
+    array = column.combine_chunks()
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[array.offset :]
+    view = memoryview(data or b"")
+    for start, stop in zip(bounds[places].tolist(), bounds[places + 1].tolist(), strict=True):
+        yield view[start:stop]
 
 
 def _changed(path: Path, record: int) -> InputError:
@@ -173,13 +180,14 @@ def _places(records: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
     return np.searchsorted(records, here).clip(0, len(records) - 1)
 
 
-def _rows(path: Path, rows: tuple[int, int]) -> pa.Table:
+def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
     stat = path.stat()
     file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
     first, last = np.searchsorted(starts, rows, side="left").tolist()
     if first == last:
         return EMPTY_ROWS
-    return file.read_row_groups(list(range(first, last)), columns=["record", "digest"])
+    groups = list(range(first, last))
+    return file.read_row_groups(groups, columns=["record", "digest", *named])
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from prep import seeds
 from prep.blocks import Encoded
+from prep.encoders import Encode
+from prep.metadata import Metadata
 from prep.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from prep.sources import Document
 from prep.tokens import Tokenizer
@@ -108,40 +110,48 @@ class DocumentFim:
     """Encode documents, a share of them permuted: the encoder of one (domain, epoch)."""
 
     def __init__(
-        self, tokenizer: Tokenizer, settings: FimSettings, seed: int, domain: str, epoch: int
+        self,
+        tokenizer: Tokenizer,
+        settings: FimSettings,
+        seed: int,
+        domain: str,
+        epoch: int,
+        metadata: Metadata | None = None,
     ) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
+        """Take what draws are keyed by; metadata: what stays before a document as it is."""
+        self.tokenizer, self.settings, self.metadata = tokenizer, settings, metadata
         self.draw = seeds.Drawer(seed, "fim", domain, epoch)
         self.marks = sentinels(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:
-        """Encode one document."""
+        """Encode one document; cuts are counted from its text's beginning, its head included."""
         u = self.draw(document.digest, DRAWS)
-        if self.settings.cut == "token":
-            return self._tokens(document, u)
-        text = document.text
-        chosen = plan(self.settings, u, len(text))
-        if chosen.form == LEFT_TO_RIGHT:
-            return Encoded(document.number, self.tokenizer.encode(text), 0)
-        pieces = (
-            self.tokenizer.encode(text[: chosen.first]),
-            self.tokenizer.encode_piece(text[chosen.first : chosen.second]),
-            self.tokenizer.encode_piece(text[chosen.second :]),
-        )
-        return self._permuted(document, chosen, pieces)
+        head = self.metadata.head(document) if self.metadata else None
+        if head is None:
+            return self._permuted(document, u, self.tokenizer.encode)
+        body = Document(document.number, document.digest, document.text[head.stop :])
+        done = self._permuted(body, u, self.tokenizer.encode_piece)
+        ahead = head.stop if self.settings.cut == "character" else len(head.ids)
+        cuts = done.cuts if done.fim == LEFT_TO_RIGHT else _moved(done.cuts, ahead)
+        ids, controls = np.concatenate([head.ids, done.ids]), head.controls + done.controls
+        loss_from = done.loss_from and done.loss_from + len(head.ids)
+        return Encoded(document.number, ids, controls, done.fim, cuts, loss_from)
 
-    def _tokens(self, document: Document, u: list[float]) -> Encoded:
-        ids = self.tokenizer.encode(document.text)
-        chosen = plan(self.settings, u, len(ids))
+    def _permuted(self, document: Document, u: list[float], encode: Encode) -> Encoded:
+        ids = encode(document.text) if self.settings.cut == "token" else None
+        chosen = plan(self.settings, u, len(document.text if ids is None else ids))
+        first, second = chosen.first, chosen.second
         if chosen.form == LEFT_TO_RIGHT:
-            return Encoded(document.number, ids, 0)
-        pieces = (ids[: chosen.first], ids[chosen.first : chosen.second], ids[chosen.second :])
-        return self._permuted(document, chosen, pieces)
+            return Encoded(document.number, encode(document.text) if ids is None else ids, 0)
+        if ids is None:
+            text, rest = document.text, self.tokenizer.encode_piece
+            pieces = (encode(text[:first]), rest(text[first:second]), rest(text[second:]))
+        else:
+            pieces = (ids[:first], ids[first:second], ids[second:])
+        permuted = arrange(chosen, pieces, self.marks)
+        loss_from = len(permuted) - len(pieces[1]) if self.settings.loss == "middle" else 0
+        return Encoded(document.number, permuted, 3, chosen.form, (first, second), loss_from)
 
-    def _permuted(
-        self, document: Document, chosen: Plan, pieces: tuple[NDArray[np.integer], ...]
-    ) -> Encoded:
-        ids = arrange(chosen, pieces, self.marks)
-        loss_from = len(ids) - len(pieces[1]) if self.settings.loss == "middle" else 0
-        cuts = (chosen.first, chosen.second)
-        return Encoded(document.number, ids, 3, chosen.form, cuts, loss_from)
+
+def _moved(cuts: tuple[int, int], ahead: int) -> tuple[int, int]:
+    return cuts[0] + ahead, cuts[1] + ahead

@@ -77,11 +77,15 @@ class Packed:
 
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put BOS before and EOS behind a document's ids, as asked."""
-    first = [] if controls.bos is None else [controls.bos]
-    last = [] if controls.eos is None else [controls.eos]
-    ids = np.concatenate([np.array(first, np.int64), document.ids, np.array(last, np.int64)])
-    added = document.controls + len(first) + len(last)
-    loss_from = document.loss_from and document.loss_from + len(first)
+    first, last = controls.bos is not None, controls.eos is not None
+    ids = np.empty(first + len(document.ids) + last, dtype=np.uint32)
+    ids[first : len(ids) - last] = document.ids
+    if controls.bos is not None:
+        ids[0] = controls.bos
+    if controls.eos is not None:
+        ids[-1] = controls.eos
+    added = document.controls + first + last
+    loss_from = document.loss_from and document.loss_from + first
     return Encoded(document.number, ids, added, document.fim, document.cuts, loss_from)
 
 

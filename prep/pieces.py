@@ -82,5 +82,5 @@ class PieceEncoder:
         ]
         joined = [part for each in parts for part in (self.between, each)][1:]
         ids = np.concatenate(joined)
-        controls = int(np.isin(ids, self.tokenizer.controls).sum())
+        controls = int(self.tokenizer.is_control[ids].sum())
         return Encoded(document.number, ids, controls)

@@ -35,6 +35,7 @@ class Source:
     text: the column of the text, dotted where nested. where: SQL over the columns (DuckDB).
     identity: SQL for a document's name. keep: SQL columns to keep as text beside each document.
     half: only the files with an even or odd number. ftfy: repair the text before tokenising.
+    metadata: literals at a text's head that become special ids, `TOKEN` or `TOKEN=KEPT COLUMN`.
     max_bad_records: broken lines to count before the file is refused.
     """
 
@@ -51,6 +52,7 @@ class Source:
     keep: tuple[str, ...] = ()
     half: Literal["even", "odd"] | None = None
     ftfy: bool = False
+    metadata: tuple[str, ...] = ()
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +60,14 @@ class Source:
             raise ValueError("files: stands beside hub; name one of the two")
         if self.hub is not None and self.half is not None:
             raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
+        if not all(literal for literal, _ in self.metadata_entries):
+            raise ValueError("metadata: an entry names no token; write TOKEN or TOKEN=COLUMN")
+
+    @property
+    def metadata_entries(self) -> list[tuple[str, str]]:
+        """The literal and the column (or nothing) of each entry of `metadata`."""
+        parts = [entry.partition("=") for entry in self.metadata]
+        return [(literal.strip(), column.strip()) for literal, _, column in parts]
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,12 @@ class Document:
     number: int
     digest: int  # low 64 bits of the text's xxh3-128: what its random draws are keyed by
     text: str
+    columns: tuple[str | None, ...] = ()  # those that the source's metadata name
+
+
+def label(column: str) -> str:
+    """Return the column name of a kept expression: the last step of a dotted path."""
+    return column.rsplit(".", 1)[-1].strip('"')
 
 
 def blocks(source: Source, root: Path) -> list[str]:
