@@ -63,7 +63,8 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
         return []
     items: list[stages.Permute] = []
     first, files = 0, rows_files(old.sealed)
-    for number, entry in enumerate(files):
+    listed = sorted(entry["name"] for entry in files)  # as the original numbered files
+    for entry in files:
         items.append(
             stages.Permute(
                 mark=new.mark,
@@ -72,7 +73,11 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
                 tokenizer=context.recipe.tokenizer,
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
-                turn=Turn(seed_of(settings, number, len(files)), new.domain.epochs, new.epoch),
+                turn=Turn(
+                    seed_of(settings, listed.index(entry["name"]), len(files)),
+                    new.domain.epochs,
+                    new.epoch,
+                ),
                 controls=context.controls,
                 out=new.path / entry["name"],
             )

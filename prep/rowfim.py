@@ -92,7 +92,9 @@ def rebuild(
     ids, used = lay(made.runs, msl + 1, pad)
     out = np.empty_like(block)
     out[:, 0], out[:, 2] = ids[:, :-1], ids[:, 1:]
-    out[:, 1] = np.arange(1, msl + 1) < used[:, None]
+    out[:, 1] = 1
+    short = np.flatnonzero(used <= msl)
+    out[short, 1] = np.arange(1, msl + 1) < used[short, None]
     # A row that was full and whose end is as it was: its last label still is what comes next.
     ends = segments.ends
     form = np.append(made.plans.form, LEFT_TO_RIGHT)[ends - 1]
