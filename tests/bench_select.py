@@ -55,7 +55,7 @@ def digests(root: Path, count: int) -> None:
             return sum(len(duplicates.repeated(connection, i)[0]) for i in range(4))
 
     found, seconds = timed(find)
-    print(f"exact: {count:,} digests, {found:,} repeated: {seconds:.2f} CPU-s, peak {peak()} MB")
+    say(f"exact: {count:,} digests, {found:,} repeated: {seconds:.2f} CPU-s, peak {peak()} MB")
 
 
 def evaluations(root: Path, texts: list[str]) -> None:
@@ -65,17 +65,17 @@ def evaluations(root: Path, texts: list[str]) -> None:
     (root / "evals.txt").write_text("\n".join(lines))
     asked = Decontaminate(files=("evals.txt",))
     counts, seconds = timed(lambda: decontaminate.write_index(asked, root, root / "index.npy"))
-    print(f"index: {counts['runs']:,} runs: {seconds:.2f} CPU-s")
+    say(f"index: {counts['runs']:,} runs: {seconds:.2f} CPU-s")
     index = Index(root / "index.npy", asked.ngram)
     hits, seconds = timed(lambda: int((index.hits(texts) >= 0).sum()))
-    print(f"decontaminate: {size(texts) / seconds:.1f} MB/CPU-s ({hits} hits)")
+    say(f"decontaminate: {size(texts) / seconds:.1f} MB/CPU-s ({hits} hits)")
 
 
 def likeness(root: Path, texts: list[str]) -> None:
     """Take signatures and find what is alike."""
     asked = Near()
     made, seconds = timed(lambda: near.signatures(texts, asked))
-    print(f"signatures: {size(texts) / seconds:.1f} MB/CPU-s")
+    say(f"signatures: {size(texts) / seconds:.1f} MB/CPU-s")
     path = root / "all.near"
     path.write_bytes(made.tobytes())
 
@@ -85,7 +85,7 @@ def likeness(root: Path, texts: list[str]) -> None:
             return len(near.alike(connection, Stored([path], asked), nothing, asked)[0])
 
     found, seconds = timed(find)
-    print(f"alike: {len(texts):,} signatures, {found} alike: {seconds:.2f} CPU-s")
+    say(f"alike: {len(texts):,} signatures, {found} alike: {seconds:.2f} CPU-s")
 
 
 def read_texts(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def read_texts(folder: Path) -> list[str]:
     for block in blocks(source, folder):
         for batch in read(source, folder, block):
             texts += [text for text in batch.table[TEXT].to_pylist() if text]
-    print(f"{len(texts):,} texts, {size(texts):.1f} MB")
+    say(f"{len(texts):,} texts, {size(texts):.1f} MB")
     return texts
 
 
@@ -108,6 +108,12 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """Return what work gives and the CPU-seconds it took."""
     begin = time.process_time()
     return work(), time.process_time() - begin
+
+
+def say(line: str) -> None:
+    """Write a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def peak() -> int:
