@@ -70,10 +70,12 @@ class _Work:
         """Join the blocks' documents and write the receipt."""
         account = _account(results)
         if account["documents"] == 0:
+            broken = account["broken_files"]
             raise InputError(
                 f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}; broken files: "
-                f"{account['broken_files'] or 'none'}); check `files`, `text` and `where`"
+                f"(dropped: {account['dropped'] or 'nothing'}"
+                f"{f'; broken files: {broken}' if broken else ''}); "
+                "check `files`, `text` and `where`"
             )
         self._check_untouched()
         out = self.folder / "documents.parquet"
