@@ -16,7 +16,8 @@ from prep.errors import BrokenFile
 from prep.records import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
-STEP_ROWS = 8
+STEP_ROWS = 4
+LONG_ROW = 1 << 18  # bytes: of a row group with longer rows, one at a time
 TEXT_KINDS = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
@@ -30,7 +31,7 @@ def parquet(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened:
             columns = _chosen(opened.schema_arrow.names, wanted)
-            rows = opened.iter_batches(STEP_ROWS, columns=columns, use_threads=False)
+            rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
             yield from _batches(rows, wanted)
     except (pa.ArrowException, OSError) as error:
         raise _broken(wanted, "parquet", error) from None
@@ -42,7 +43,7 @@ def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
         with (
             pa.memory_map(file)
             if isinstance(file, str)
-            else pa.PythonFile(cast(Any, file)) as opened
+            else pa.PythonFile(cast(Any, file), mode="r") as opened
         ):
             is_file = opened.read(6) == b"ARROW1"
             opened.seek(0)
@@ -125,6 +126,12 @@ def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
             held, first, count, size = [], first + count, 0, 0
     if held:
         yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
+
+
+def _step(file: pq.ParquetFile) -> int:
+    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    longest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0)
+    return 1 if longest > LONG_ROW else STEP_ROWS
 
 
 def _parts(batch: Any) -> Raw:  # noqa: ANN401  a pa.RecordBatch
