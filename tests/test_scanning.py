@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import corpora
 import orjson
@@ -12,8 +13,9 @@ from selections import BASE, EVERYTHING, PLAIN, Json, corpus, dropped, kept, sca
 
 from mixtures import droplist, scanning
 from mixtures import recipe as recipes
+from mixtures.build import sweep
 from mixtures.verify import verify
-from prep import receipts, sources
+from prep import duplicates, near, numbering, receipts, sources
 from prep.documents import texts
 from prep.errors import InputError, RecipeError, StaleError
 
@@ -198,3 +200,30 @@ def test_verify_tells_a_source_made_from_another_one_than_is_here(tmp_path: Path
     shutil.copytree(tmp_path / "other/sources/web", tmp_path / "build/sources/web")
     told = [line for line in verify(tmp_path / "build") if "/sources/" in line]
     assert any("was made from another web than the one here" in line for line in told)
+
+
+@pytest.mark.parametrize("step", ["find", "alike", "merge", "describe", "seal"])
+def test_a_build_that_ended_in_the_middle_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    scan(corpus(tmp_path), "whole", **EVERYTHING)
+    module: Any = {"find": duplicates, "alike": near, "merge": numbering}.get(step, receipts)
+    real, calls = getattr(module, step), [0]
+
+    def ends(*given: Any) -> Any:
+        calls[0] += 1
+        told = real(*given)
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, ends)
+        with pytest.raises(KeyboardInterrupt):
+            scan(tmp_path, **EVERYTHING)
+    left = tmp_path / "build" / "sources" / "book" / ".scratch"
+    left.mkdir(parents=True, exist_ok=True)
+    (left / "scratch.duckdb").write_bytes(b"of a process that was killed")
+    scan(tmp_path, **EVERYTHING)
+    sweep(tmp_path / "build")  # as a build does at its end
+    assert contents(tmp_path / "build") == contents(tmp_path / "whole")
