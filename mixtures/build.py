@@ -34,7 +34,7 @@ from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
 from mixtures.stages import naming
 from mixtures.zoo import KEPT, ZooOrder
-from prep import fim, receipts
+from prep import fim, receipts, scratch
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
 from prep.metadata import Metadata
@@ -150,7 +150,8 @@ def sweep(out: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        rmtree(folder / packing.TOKENS, ignore_errors=True)
+        for left in (packing.TOKENS, scratch.NAME):
+            rmtree(folder / left, ignore_errors=True)
 
 
 def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:

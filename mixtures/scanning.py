@@ -121,11 +121,12 @@ class _Work:
             kept = numbering.merge(self.source, self._parts(), out, choice)
         account = self._account(results, kept) | {"lengths": statistics.of_documents(out)}
         if account["documents"] == 0:
+            broken = account["broken_files"]
             raise InputError(
                 f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}; broken files: "
-                f"{account['broken_files'] or 'none'}); check `files`, `text`, `where`, `select` "
-                "and `duplicates`"
+                f"(dropped: {account['dropped'] or 'nothing'}"
+                f"{f'; broken files: {broken}' if broken else ''}); "
+                "check `files`, `text`, `where`, `select` and `duplicates`"
             )
         self.seen.check_untouched()
         entries = zip(self.blocks, kept, strict=True)

@@ -43,7 +43,7 @@ def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
         with (
             pa.memory_map(file)
             if isinstance(file, str)
-            else pa.PythonFile(cast(Any, file)) as opened
+            else pa.PythonFile(cast(Any, file), mode="r") as opened
         ):
             is_file = opened.read(6) == b"ARROW1"
             opened.seek(0)

@@ -121,7 +121,10 @@ class _Scan:
         }
 
     def _taken(self, batch: Batch, shape: str | None) -> tuple[pa.Table, pa.Table]:
-        """Return a batch's documents and their records, row by row; drop what is no document."""
+        """Return a batch's documents and their records; drop what is no document.
+
+        Where there is a screen the records are those of the documents, row by row.
+        """
         kept = query.select(self.source, batch.table, shape)
         gone = _without(batch.table, kept[RECORD])
         if len(gone):
@@ -136,6 +139,8 @@ class _Scan:
             digest=dropped.digests(gone[TEXT]),
             name=gone[NAME],
         )
+        if len(gone) == 0 or self.screen is None:
+            return table, kept
         return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
 
     def _screened(

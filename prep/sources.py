@@ -94,9 +94,11 @@ class Source:
                 raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
         if self.encoding is not None:
             try:
-                b"".decode(self.encoding)
+                b"a".decode(self.encoding)
             except LookupError as error:
                 raise ValueError(f"encoding: {error}") from None
+            except UnicodeDecodeError:
+                pass  # half a character of a known encoding
 
     @property
     def metadata_entries(self) -> list[tuple[str, str]]:
@@ -230,7 +232,7 @@ def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator
     else:
         read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
         if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
-            with rawfiles.opened(root, block) as file:
+            with rawfiles.seekable(root, block) as file:
                 yield from read_file(file, asked)
         else:
             yield from read_file(str(path_of(root, block)), asked)
