@@ -40,7 +40,7 @@ class Check:
 def check_whole(folder: Path, receipt: Json) -> None:
     """Raise DamageError for a receipt that lacks what every receipt has."""
     lacks = [key for key in (*receipts.RECIPE_KEYS, "account", "content") if key not in receipt]
-    if receipt.get("stage") == "documents" and "blocks" not in receipt:
+    if receipt.get("stage") == "documents":
         lacks += [key for key in ("blocks", "broken", "skipped") if key not in receipt]
     for entry in receipt.get("files", [{}]):
         kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
