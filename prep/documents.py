@@ -198,9 +198,8 @@ def texts(
             digest = xxhash.xxh3_128_digest(raw)
             if digest != digests[done]:
                 raise _changed(root / block, wanted[done])
-            kept = columns[done] if named else ()
-            number, text = rows[0] + done, str(raw, "utf-8")
-            yield Document(number, int.from_bytes(digest[8:], "big"), text, kept)
+            draw, text = int.from_bytes(digest[8:], "big"), str(raw, "utf-8")
+            yield Document(rows[0] + done, draw, text, columns[done] if named else ())
             done += 1
     if done != len(wanted):
         raise _changed(root / block, wanted[done])
@@ -209,9 +208,8 @@ def texts(
 def _utf8(column: Any, places: NDArray[np.int64]) -> Iterator[memoryview]:  # noqa: ANN401
     """Yield the bytes of a column's texts (large_string; of null none), in place."""
     array = column.combine_chunks()
-    _, offsets, data = array.buffers()
-    bounds = np.frombuffer(offsets, np.int64)[array.offset :]
-    view = memoryview(data or b"")
+    bounds = np.frombuffer(array.buffers()[1], np.int64)[array.offset :]
+    view = memoryview(array.buffers()[2] or b"")
     for start, stop in zip(bounds[places].tolist(), bounds[places + 1].tolist(), strict=True):
         yield view[start:stop]
 
@@ -234,8 +232,7 @@ def _places(records: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
 def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
     stat = path.stat()
     file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
-    first, last = np.searchsorted(starts, rows, side="left").tolist()
-    groups = list(range(first, last))
+    groups = list(range(*np.searchsorted(starts, rows, side="left").tolist()))
     return file.read_row_groups(groups, columns=["record", "digest", *named])
 
 

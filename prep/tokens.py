@@ -35,6 +35,7 @@ from prep.encoders import (
 from prep.errors import InputError, RecipeError
 from prep.literals import Literals
 from prep.longtexts import WINDOW, LongTexts, way_of
+from prep.spelling import bytes_of, is_text
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
 KNOWN = {
@@ -136,7 +137,9 @@ class Tokenizer:
         normalizer: Json = self.json.get("normalizer") or {"type": "Prepend"}
         steps: list[Json] = normalizer.get("normalizers", [normalizer])
         kinds = {step["type"] for step in steps}
-        normal = [token["content"] for token in self.json["added_tokens"] if token["normalized"]]
+        normal = [
+            token["content"] for token in self.json["added_tokens"] if token.get("normalized")
+        ]
         return not normal or (
             kinds <= {"Prepend", "Replace"} and not any(set(" ▁") & set(name) for name in normal)
         )
@@ -210,18 +213,12 @@ class Tokenizer:
     @cached_property
     def bytes_of(self) -> list[bytes]:
         """The bytes each id stands for, a leading `▁` being a space; specials as spelt."""
-        table = [b""] * self.vocab
-        unmap = _byte_level_alphabet() if _is_byte_level(self.json) else None
-        for piece, number in self.json["model"]["vocab"].items():
-            table[number] = _piece_bytes(piece, unmap)
-        for content, number in self.added.items():
-            table[number] = content.encode()
-        return table
+        return bytes_of(self.json, self.added, self.vocab)
 
     @cached_property
     def is_text(self) -> NDArray[np.bool_]:
         """Whether the bytes of each id are whole characters: (vocab,)."""
-        return np.array([_is_utf8(data) for data in self.bytes_of])
+        return np.array([is_text(data) for data in self.bytes_of])
 
     def decode(self, ids: Iterable[int], *, whole: bool = True) -> str:
         """Return the text of ids; `whole` drops the dummy space before a document."""
@@ -270,34 +267,3 @@ def _from_hub(name: str) -> bytes:
     except Exception as error:  # noqa: BLE001  the hub client raises its own zoo of exceptions
         first = str(error).splitlines()[0]
         raise InputError(f"tokenizer {name}: not a file, and the hub says: {first}") from None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_byte_level(model: Json) -> bool:
-    decoder = model.get("decoder") or {}
-    steps = decoder.get("decoders", [decoder])
-    return any(step.get("type") == "ByteLevel" for step in steps)
-
-
-def _piece_bytes(piece: str, unmap: dict[str, int] | None) -> bytes:
-    if unmap is not None:
-        return bytes(unmap[c] for c in piece) if all(c in unmap for c in piece) else piece.encode()
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("▁", " ").encode()
-
-
-@lru_cache(maxsize=1)
-def _byte_level_alphabet() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: printable bytes as they are, others from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -92,6 +92,18 @@ def test_what_gigatoken_cannot_take_is_for_fastokens(monkeypatch: pytest.MonkeyP
     assert made(starcoder_like().raw, backend="tokenizers").backend == "tokenizers"
 
 
+def test_an_added_token_that_is_matched_after_normalising_is_found() -> None:
+    content = orjson.loads(qwen_like().raw)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    content["added_tokens"].append({"id": 400, "content": "é", **flags, "normalized": True})
+    tokenizer = made(content)
+    for text in ("e\u0301", "é", "x e\u0301 y", "plain", "<|endoftext|>"):
+        expected = ids_of(tokenizers.Tokenizer.from_str(tokenizer.raw.decode()), text)
+        assert tokenizer.encode_matched(text).tolist() == expected
+    assert tokenizer.encode_matched("e\u0301").tolist() == [400]
+    assert 400 not in tokenizer.encode("e\u0301é").tolist()
+
+
 def wide() -> bytes:
     """Return a tokenizer of 70,000 pieces: pairs of characters, then the specials."""
     letters = [chr(0x4E00 + i) for i in range(265)]
