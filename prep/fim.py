@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from prep import seeds
 from prep.blocks import Encoded
-from prep.encoders import Encode
+from prep.encoders import Encode, Ids
+from prep.joints import joints
 from prep.metadata import Metadata
 from prep.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from prep.sources import Document
@@ -121,7 +122,7 @@ class DocumentFim:
         """Take what draws are keyed by; metadata: what stays before a document as it is."""
         self.tokenizer, self.settings, self.metadata = tokenizer, settings, metadata
         self.draw = seeds.Drawer(seed, "fim", domain, epoch)
-        self.marks = sentinels(tokenizer)
+        self.marks, self.joints = sentinels(tokenizer), joints(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:
         """Encode one document; cuts are counted from its text's beginning, its head included."""
@@ -144,13 +145,21 @@ class DocumentFim:
         if chosen.form == LEFT_TO_RIGHT:
             return Encoded(document.number, encode(document.text) if ids is None else ids, 0)
         if ids is None:
-            text, rest = document.text, self.tokenizer.encode_piece
-            pieces = (encode(text[:first]), rest(text[first:second]), rest(text[second:]))
+            pieces = self._pieces(document.text, (first, second), encode)
         else:
             pieces = (ids[:first], ids[first:second], ids[second:])
         permuted = arrange(chosen, pieces, self.marks)
         loss_from = len(permuted) - len(pieces[1]) if self.settings.loss == "middle" else 0
         return Encoded(document.number, permuted, 3, chosen.form, (first, second), loss_from)
+
+    def _pieces(self, text: str, cuts: tuple[int, int], encode: Encode) -> tuple[Ids, ...]:
+        """Encode prefix, middle and suffix: at once where a tokenizer allows it (`joints`)."""
+        if self.joints is not None:
+            dummy = self.tokenizer.dummy_prefix and encode == self.tokenizer.encode
+            return self.joints.divide(encode(text), cuts, dummy=dummy)
+        first, second = cuts
+        rest = self.tokenizer.encode_piece
+        return encode(text[:first]), rest(text[first:second]), rest(text[second:])
 
 
 def _moved(cuts: tuple[int, int], ahead: int) -> tuple[int, int]:

@@ -12,14 +12,17 @@ no pre-tokenizer). Others, whose words depend on what stands around them, have n
 
 import itertools
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prep.tokens import Tokenizer
 
 SPACE = "▁"
 MOST_REMEMBERED = 1 << 17  # texts whose ids are kept
+NONE = np.empty(0, dtype=np.uint32)
 Json = dict[str, Any]
 Cut = tuple[int, int]  # a token, and how many of its characters lie before the cut
 
@@ -130,6 +133,32 @@ class Joints:
         while stop > a and self.joined(ids[stop - 1], ids[stop]):
             stop -= 1
         return head, (a, stop), self.encode(self.text(ids, (stop, 0), high), whole=False)
+
+    def divide(
+        self, ids: NDArray[np.uint32], cuts: tuple[int, int], *, dummy: bool
+    ) -> tuple[NDArray[np.uint32], ...]:
+        """Divide the encoding of a text at two of its characters: prefix, middle, suffix.
+
+        dummy: whether ids begin with a dummy space, as those of a whole text do. Each piece is what
+        encoding its text gives: the prefix as a whole text, the others as pieces.
+        """
+        before = np.cumsum(self.characters[ids])
+        places = [cut + dummy for cut in cuts]
+        tokens = np.searchsorted(before, places, side="right").tolist()
+        view, end = ids.data, (len(ids), 0)
+        at = [
+            (token, place - int(before[token]) + self.sizes[view[token]]) if token < end[0] else end
+            for token, place in zip(tokens, places, strict=True)
+        ]
+        bounds = ((0, 0) if cuts[0] else at[0], *at, end)
+        pieces: list[NDArray[np.uint32]] = []
+        for low, high in pairwise(bounds):
+            head, (start, stop), tail = self.piece(view, low, high, whole=False)
+            parts = [part for part in (head, ids[start:stop], tail) if len(part)]
+            pieces.append(
+                np.concatenate(parts, dtype=np.uint32, casting="unsafe") if parts else NONE
+            )
+        return tuple(pieces)
 
 
 @lru_cache(maxsize=4)

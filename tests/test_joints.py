@@ -73,6 +73,21 @@ def test_texts_encode_apart_at_a_safe_joint(one: str, other: str) -> None:
         assert tokenizer.encode_piece(one + other).tolist() == [*a, *b]
 
 
+@pytest.mark.parametrize("name", LOCAL)
+@settings(max_examples=100, deadline=None)
+@given(text=texts, data=st.data(), dummy=st.booleans())
+def test_a_text_is_divided_as_its_pieces_are_encoded(
+    name: str, text: str, data: st.DataObject, dummy: bool
+) -> None:
+    tokenizer = LOCAL[name]()
+    encode = tokenizer.encode if dummy else tokenizer.encode_piece
+    first, second = sorted(data.draw(st.integers(0, len(text))) for _ in range(2))
+    made = facts(tokenizer).divide(encode(text), (first, second), dummy=dummy and bool(text))
+    rest = tokenizer.encode_piece
+    wanted = encode(text[:first]), rest(text[first:second]), rest(text[second:])
+    assert [piece.tolist() for piece in made] == [piece.tolist() for piece in wanted]
+
+
 def test_a_unit_reaches_to_the_next_safe_joints() -> None:
     tokenizer = llama()
     ids = tokenizer.encode("one  tokenisation; two").astype("int32")
