@@ -115,6 +115,16 @@ class Tokenizer:
         return self._matched(text)
 
     @cached_property
+    def base(self) -> "Tokenizer":
+        """The tokenizer before tokens were added to its vocabulary: itself, if none were."""
+        vocabulary, added = self.json["model"]["vocab"], self.json["added_tokens"]
+        kept = [token for token in added if token["content"] in vocabulary]
+        if len(kept) == len(added):
+            return self
+        raw = orjson.dumps({**self.json, "added_tokens": kept, "post_processor": None})
+        return Tokenizer(TokenizerSettings(self.settings.path, backend=self.settings.backend), raw)
+
+    @cached_property
     def _document(self) -> Encode:
         piece = self._piece
         if not self.dummy_prefix:
