@@ -145,6 +145,9 @@ def jsonl(folder: Path, out: Path) -> None:
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
+@click.option(
+    "--dropped", type=PATH, default=None, help="Write every dropped record (.parquet or .jsonl)."
+)
 @WORKERS
 def build(
     recipe: str,
@@ -152,6 +155,7 @@ def build(
     out: Path,
     phases: tuple[str, ...],
     tokenizer: Path | None,
+    dropped: Path | None,
     workers: int,
 ) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
@@ -160,7 +164,8 @@ def build(
     from mixtures.build import build as run
 
     root = data if data is not None else recipes.find(recipe).parent
-    made = run(recipes.load(recipe, tokenizer), root, out, workers=workers, phases=phases)
+    read = recipes.load(recipe, tokenizer)
+    made = run(read, root, out, workers=workers, phases=phases, dropped=dropped)
     for manifest in made:
         show_lines(report.manifest_lines(manifest))
 

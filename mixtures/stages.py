@@ -19,10 +19,12 @@ import numpy as np
 from mixtures.encoding import encoder, prepared
 from prep import blocks, documents, pack, shards, shuffle, spans
 from prep.fim import FimSettings
+from prep.legacyfim import LegacyFim, Turn
 from prep.literals import Literals
 from prep.pack import Controls, PackSettings
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
+from prep.selection import Screen
 from prep.sources import Source
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings, load
@@ -40,6 +42,7 @@ class Scan:
     block: str
     shape: str | None
     out: Path
+    screen: Screen
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Permute:
     tokenizer: TokenizerSettings
     fim: FimSettings
     draw: tuple[int, str, int]
+    turn: Turn  # whose draws they are in the original's dialect
     controls: tuple[int, ...]
     out: Path
 
@@ -112,7 +116,9 @@ def scan(item: Scan) -> Json:
     return _once(
         item.mark,
         item.out,
-        lambda: documents.scan(item.source, item.root, item.block, item.shape, item.out),
+        lambda: documents.scan(
+            item.source, item.root, item.block, item.shape, item.out, item.screen
+        ),
     )
 
 
@@ -158,11 +164,15 @@ def permute(item: Permute) -> Json:
 
 
 def _permute(item: Permute) -> Json:
-    work = RowFim(load(item.tokenizer), item.fim, *item.draw)
-    shard, account = work.apply(item.shard, item.first_row, item.out)
+    tokenizer = load(item.tokenizer)
+    if item.fim.dialect == "cerebras":
+        shard, account = LegacyFim(tokenizer, item.fim, item.turn).apply(item.shard, item.out)
+    else:
+        work = RowFim(tokenizer, item.fim, *item.draw)
+        shard, account = work.apply(item.shard, item.first_row, item.out)
     tokens = spans.tokens(path_of(item.out))
     padding = shard.rows * shard.msl - tokens
-    counted = count_controls(item.out, item.controls, load(item.tokenizer).pad, padding)
+    counted = count_controls(item.out, item.controls, tokenizer.pad, padding)
     told = {**asdict(account), "tokens": tokens, "padding": padding, "controls": counted}
     return {"files": _files(shard, item.out, "spans"), "account": told}
 

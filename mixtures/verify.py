@@ -156,10 +156,9 @@ def _check_account(
     """Hold a receipt against itself and against the folders it names as its inputs."""
     yield from conservation.unbalanced(receipt)
     yield from randomness.unshuffled(folder, receipt, sealed)
-    if receipt["stage"] != "documents":
-        place = out / "sources" if receipt["stage"] == "pack" else folder.parent
-        inputs = {name: sealed.get(place / name) for name in receipt["inputs"]}
-        yield from conservation.disinherited(receipt, inputs)
+    place = out / "sources" if receipt["stage"] == "pack" else folder.parent
+    inputs = {name: sealed.get(place / name) for name in conservation.inherited(receipt)}
+    yield from conservation.disinherited(receipt, inputs)
 
 
 def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:

@@ -28,6 +28,7 @@ INDEX = pa.schema(
         ("fim", pa.int8()),
         ("cut1", pa.int64()),
         ("cut2", pa.int64()),
+        ("loss_from", pa.int64()),
     ]
 )
 
@@ -37,7 +38,8 @@ class Encoded:
     """The ids of one document, control ids included, and how FIM permuted it.
 
     ids: (n,) integers. controls: how many of them are control ids. fim: 0 left to right, 1 PSM,
-    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM.
+    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM. loss_from:
+    the first of the ids that counts as a label.
     """
 
     number: int
@@ -45,6 +47,7 @@ class Encoded:
     controls: int
     fim: int = 0
     cuts: tuple[int, int] = (-1, -1)
+    loss_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,15 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
     The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
     """
     wide = vocab > 1 << 16
-    rows: list[tuple[int, int, int, int, int]] = []
+    rows: list[tuple[int, ...]] = []
     controls = 0
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             held = _Held(file, np.dtype("<u4" if wide else "<u2"))
             for document in documents:
                 held.add(document.ids)
-                rows.append((document.number, len(document.ids), document.fim, *document.cuts))
+                told = (document.fim, *document.cuts, document.loss_from)
+                rows.append((document.number, len(document.ids), *told))
                 controls += document.controls
             held.flush()
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))

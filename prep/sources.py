@@ -18,6 +18,7 @@ from prep.errors import BrokenFile, InputError
 from prep.listing import FORMATS, Kind, Listing, kind, listed
 from prep.rawfiles import Stamp, is_url, path_of, shown
 from prep.records import TRAILING, Bad, Batch, Wanted, place
+from prep.selection import Selection
 from prep.unpacked import pieces
 
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
@@ -40,6 +41,7 @@ class Source:
     on_error: what a broken file does: stop the build, or be left out and counted.
     max_bad_records: broken records of a file to count before the file is broken.
     max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
+    select: what is wanted of its documents.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -64,6 +66,7 @@ class Source:
     max_bad_records: int = 100
     max_record_bytes: int = 32 << 20
     max_window_log: int = 28
+    select: Selection = field(default_factory=Selection)
 
     def __post_init__(self) -> None:
         if self.hub is not None and self.files:
@@ -91,9 +94,11 @@ class Source:
                 raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
         if self.encoding is not None:
             try:
-                b"".decode(self.encoding)
+                b"a".decode(self.encoding)
             except LookupError as error:
                 raise ValueError(f"encoding: {error}") from None
+            except UnicodeDecodeError:
+                pass  # half a character of a known encoding
 
     @property
     def metadata_entries(self) -> list[tuple[str, str]]:
@@ -205,7 +210,9 @@ def wanted(source: Source, root: Path, block: str) -> Wanted:
         place=where,
         text=source.text,
         columns=source.columns,
-        named=records.named((source.where, source.identity, *source.keep)),
+        named=records.named(
+            (source.where, source.identity, *source.keep, *source.select.columns.values())
+        ),
         hidden=source.text_name,
         max_record_bytes=source.max_record_bytes,
     )
@@ -225,7 +232,7 @@ def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator
     else:
         read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
         if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
-            with rawfiles.opened(root, block) as file:
+            with rawfiles.seekable(root, block) as file:
                 yield from read_file(file, asked)
         else:
             yield from read_file(str(path_of(root, block)), asked)

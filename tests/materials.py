@@ -2,6 +2,7 @@
 
 import bz2
 import os
+import tarfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,17 @@ def shared(*names: str) -> Path:
         reason = f"{path}: the reference is not here"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return path
+
+
+def nasty(folder: Path) -> Path:
+    """Unpack the nasty corpus into a folder; skip without it, but fail in CI."""
+    archive = shared().parent / "corpora" / "nasty.tar.gz"
+    if not archive.exists():
+        reason = f"{archive}: the nasty corpus is not here"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="fully_trusted")
+    return folder / "nasty"
 
 
 def llama() -> Tokenizer:

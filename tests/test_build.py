@@ -215,7 +215,7 @@ def test_a_source_without_documents_is_refused(tmp_path: Path) -> None:
         build(recipe, tmp_path, tmp_path / "out")
     assert str(caught.value) == (
         "source web: no document is left of 126 records (dropped: {'where': 126}); "
-        "check `files`, `text` and `where`"
+        "check `files`, `text`, `where`, `select` and `duplicates`"
     )
 
 

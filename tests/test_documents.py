@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from materials import names, raw
 from materials import texts as nasty
 
-from prep import documents, sources
+from prep import documents, identity, numbering, query, sources
 from prep.errors import InputError, RecipeError
 from prep.records import is_blank
 from prep.sources import Document, Source
@@ -34,14 +34,14 @@ class Scanned:
     def __post_init__(self) -> None:
         out = self.out or self.root / "out"
         self.blocks = sources.blocks(self.source, self.root)
-        shape = documents.structure(self.source, self.root, self.blocks)
+        shape = query.structure(self.source, self.root, self.blocks)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
             parts.append(out / f"block-{i}.parquet")
             told = documents.scan(self.source, self.root, block, shape, parts[-1])
             self.accounts.append(told)
         self.path = out / "documents.parquet"
-        documents.merge(self.source, parts, self.path)
+        numbering.merge(self.source, parts, self.path)
 
     @property
     def rows(self) -> list[Json]:
@@ -268,6 +268,6 @@ def test_blocks_without_documents_keep_their_place(tmp_path: Path) -> None:
     assert [account["documents"] for account in made.accounts] == [0, 1, 0, 1]
     assert [[d.text for d in made.texts(block)] for block in range(4)] == [[], ["a"], [], ["b"]]
     schema = pq.read_schema(made.path)
-    assert schema.names == [name for name, _ in documents.IDENTITY]
+    assert schema.names == [name for name, _ in identity.IDENTITY]
     assert schema.field("digest").type == pa.binary(16)
     assert len([name for name in names(made.path.parent) if name.endswith(".tmp")]) == 0
