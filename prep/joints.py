@@ -30,14 +30,14 @@ Cut = tuple[int, int]  # a token, and how many of its characters lie before the 
 class Joints:
     """Facts about each id of one tokenizer, and the pieces of ids between two cuts.
 
-    characters: (vocab,) int64, how many characters begin in an id; data: (vocab,) uint8, the byte
+    characters: (vocab,) uint16, how many characters begin in an id; data: (vocab,) uint8, the byte
     of a byte id and a space for all others; spaces: (vocab,) bool, ids of spaces only.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.bytes_of = tokenizer, tokenizer.bytes_of
         size = len(self.bytes_of)
-        self.characters = np.zeros(size, dtype=np.int64)
+        self.characters = np.zeros(size, dtype=np.uint16)  # small: it is looked up for every id
         self.data = np.full(size, 0x20, dtype=np.uint8)
         self.spaces, self.spaced = np.zeros((2, size), dtype=np.bool_)
         # The edges of ids: numbers of characters, -1 for a byte within a character.
@@ -142,7 +142,7 @@ class Joints:
         dummy: whether ids begin with a dummy space, as those of a whole text do. Each piece is what
         encoding its text gives: the prefix as a whole text, the others as pieces.
         """
-        before = np.cumsum(self.characters[ids])
+        before = np.cumsum(self.characters.take(ids), dtype=np.int64)
         places = [cut + dummy for cut in cuts]
         tokens = np.searchsorted(before, places, side="right").tolist()
         view, end = ids.data, (len(ids), 0)

@@ -124,16 +124,18 @@ class Text:
     def _measure(self, known: Facts) -> None:
         start, stop, ids = self.segments.start, self.segments.stop, self.segments.ids
         padded = np.append(ids, 0)
-        self._before = np.concatenate([[0], np.cumsum(known.joints.characters[ids])])
+        self._before = np.concatenate(
+            [[0], np.cumsum(known.joints.characters.take(ids), dtype=np.int64)]
+        )
         full = start < stop
         first = padded[start]
         self._bos = full & (first == known.bos)
         self._spaced = full & known.joints.spaced[first]
-        odd = np.searchsorted(np.flatnonzero(known.odd[ids]), [start, stop])
+        odd = np.searchsorted(np.flatnonzero(known.odd.take(ids)), [start, stop])
         second = padded[np.minimum(start + 1, len(ids))]
         strange = self._bos & (start + 1 < stop) & ~known.joints.spaced[second]
         self._plainly = (odd[1] - odd[0] > self._bos) | strange
-        data = known.joints.data[ids]
+        data = known.joints.data.take(ids)
         apart = np.insert(data.reshape(self.segments.rows, -1), 0, 0x20, axis=1)
         if _broken(apart):  # rows apart: a character may begin in one and end in the next
             places = zip(start.tolist(), stop.tolist(), strict=True)
@@ -227,7 +229,7 @@ class Text:
         of added tokens. A spelling that is not matched plainly leaves its segment to the plain way.
         """
         flat = self.segments.ids
-        spaces = known.spaces[flat]
+        spaces = known.spaces.take(flat)
         places = np.flatnonzero(known.apart[spaces[:-1], spaces[1:]]).tolist()
         inner = [(place, place + 2, False) for place in places]
         for spelling in known.spellings.find(flat):

@@ -76,7 +76,7 @@ class RowFim:
 
     def _bodies(self, segments: Segments) -> tuple[Ints, Ints]:
         """Return where the text of each segment begins and ends: after and before control ids."""
-        places = np.append(np.flatnonzero(self._control[segments.ids]), len(segments.ids))
+        places = np.append(np.flatnonzero(self._control.take(segments.ids)), len(segments.ids))
         last = segments.ids[segments.stop - 1]
         high = segments.stop - self._control[last]
         before = np.searchsorted(places, high) - 1  # the last control id before the end, or -1

@@ -91,12 +91,7 @@ class Source:
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
         if self.encoding is not None:
-            try:
-                b"a".decode(self.encoding)
-            except LookupError as error:
-                raise ValueError(f"encoding: {error}") from None
-            except UnicodeDecodeError:
-                pass  # half a character of a known encoding
+            _check_encoding(self.encoding)
 
     @property
     def metadata_entries(self) -> list[tuple[str, str]]:
@@ -108,6 +103,15 @@ class Source:
     def text_name(self) -> str:
         """The name by which the source's SQL knows the text; empty where it is nested."""
         return "text" if "text" in self.columns else "" if "." in self.text else self.text
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        b"a".decode(name)
+    except LookupError as error:
+        raise ValueError(f"encoding: {error}") from None
+    except UnicodeDecodeError:
+        pass  # half a character of a known encoding
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Spellings:
 
     def find(self, ids: NDArray[np.int32]) -> list[Spelling]:
         """Return where ids spell added tokens, in order."""
-        places = np.flatnonzero(self._size[ids[:-1]])
+        places = np.flatnonzero(self._size.take(ids[:-1]))
         places = places[np.isin(self._first[ids[places + 1]], self._after)]
         before = np.maximum(places - self._size[ids[places]], 0)
         places = places[np.isin(self._last[ids[before]], self._before)]

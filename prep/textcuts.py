@@ -108,7 +108,9 @@ class Local(TextCuts):
     def __init__(self, facts: Joints, segments: Segments, bodies: Bodies) -> None:
         super().__init__(facts.tokenizer, segments, bodies)
         self._facts = facts
-        self._before = np.concatenate([[0], np.cumsum(facts.characters[segments.ids])])
+        self._before = np.concatenate(
+            [[0], np.cumsum(facts.characters.take(segments.ids), dtype=np.int64)]
+        )
         low, high, self._odd = self._bounds()
         spaced = facts.spaced[segments.ids[np.minimum(low, len(segments.ids) - 1)]]
         at_start = segments.begins & (low == bodies[0]) & (low < high)
@@ -121,7 +123,7 @@ class Local(TextCuts):
     def _bounds(self) -> tuple[Ints, Ints, dict[int, Core]]:
         """Return the cores' bounds, and the cores whose bytes are no text."""
         (low, high), ids = (bound.copy() for bound in self.bodies), self.segments.ids
-        data = self._facts.data[ids]
+        data = self._facts.data.take(ids)
         found = np.flatnonzero(low < high)
         broken = found[self._facts.inside[ids[low[found]]] | (data[high[found] - 1] >= 0x80)]
         for i in broken.tolist():
