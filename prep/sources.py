@@ -73,8 +73,6 @@ class Source:
             raise ValueError("files: stands beside hub; name one of the two")
         if self.hub is not None and self.half is not None:
             raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
-        if not all(literal for literal, _ in self.metadata_entries):
-            raise ValueError("metadata: an entry names no token; write TOKEN or TOKEN=COLUMN")
         if self.format is not None and (self.format not in FORMATS or self.hub is not None):
             raise ValueError(f"format: must be of {', '.join(FORMATS)}, of files: {self.format!r}")
         if self.format == "text" and self.half is not None:

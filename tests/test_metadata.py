@@ -150,6 +150,7 @@ def test_columns_fill_in_what_the_text_lacks() -> None:
     [
         (("<reponame>", "<nope>"), (), r"'<nope>' is no added token of here; name tokens it has"),
         (("<reponame>=repo",), ("stars",), r"'repo' is no kept column of source code \(it has st"),
+        (("=repo",), ("repo",), r"^'' is no added token of here"),
         (("<reponame>=repo",), (), r"'repo' is no kept column .*\(it has none\); add it to `keep`"),
     ],
 )
@@ -158,11 +159,6 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         Metadata(LLAMA_STYLE, source(*entries, keep=keep))
-
-
-def test_an_entry_without_a_token_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^metadata: an entry names no token"):
-        Source("s", ("x",), metadata=("=repo",))
 
 
 def test_a_value_that_spells_a_control_is_text() -> None:
