@@ -10,6 +10,7 @@ from prep.literals import Literals
 from prep.metadata import HeadEncoder, Metadata
 from prep.pack import PackSettings
 from prep.pieces import PieceEncoder
+from prep.sample import Split
 from prep.sources import Document, Source
 from prep.tokens import Tokenizer
 
@@ -36,6 +37,23 @@ def encoder(
     if metadata is not None:
         return HeadEncoder(tokenizer, metadata)
     return lambda document: Encoded(document.number, tokenizer.encode(document.text), 0)
+
+
+class Side:
+    """The documents of one side of a split: counts those of the other, and the bytes of its own."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.held_out = self.bytes = 0
+
+    def of(self, documents: Iterator[Document]) -> Iterator[Document]:
+        """Yield the documents that are on this side."""
+        for document in documents:
+            if self.split.takes(document.digest):
+                self.bytes += len(document.text.encode())
+                yield document
+            else:
+                self.held_out += 1
 
 
 def prepared(

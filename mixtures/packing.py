@@ -10,6 +10,7 @@ from mixtures.recipe import Domain
 from prep import fim, pack, pieces
 from prep.blocks import Block, Stream
 from prep.errors import RefusalError
+from prep.sample import Split
 from prep.statistics import joined
 
 Json = dict[str, Any]
@@ -29,8 +30,8 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
     streams = [_streams(context, *each) for each in zip(items, told, strict=True)]
     shards = [_shards(context, *each) for each in zip(todo, streams, strict=True)]
     packed = context.run(stages.pack_shard, shards, "pack")
-    for folder, stream, text, made in zip(todo, streams, told, packed, strict=True):
-        sizes = {name: scanned[name]["account"]["bytes"] for name in folder.domain.sources}
+    for folder, given, stream, text, made in zip(todo, items, streams, told, packed, strict=True):
+        sizes = _sizes(folder, scanned, given, text)
         sources = counting.by_source(stream, text, sizes, context.recipe.rows)
         account = _account(text, [result["account"] for result in made])
         folder.seal(made, {**account, "sources": sources})
@@ -38,10 +39,31 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
     return folders
 
 
+def _sizes(
+    folder: Folder, scanned: dict[str, Json], items: list[stages.Tokenise], told: list[Json]
+) -> dict[str, int]:
+    """Return the bytes of each source's texts in a folder."""
+    names = folder.domain.sources
+    if folder.domain.split is None:
+        return {name: scanned[name]["account"]["bytes"] for name in names}
+    pairs = list(zip(items, told, strict=True))
+    return {
+        name: sum(result["bytes"] for item, result in pairs if item.source.name == name)
+        for name in names
+    }
+
+
+def _split(context: Context, domain: Domain) -> Split | None:
+    if domain.split is None:
+        return None
+    return Split(context.recipe.seed, context.recipe.valid, domain.split)
+
+
 def _folder(
     context: Context, name: str, domain: Domain, epoch: int, scanned: dict[str, Json]
 ) -> Folder:
     inner = domain.fim if domain.fim and domain.fim.level == "document" else None
+    split = _split(context, domain)
     recipe = {
         "stage": "pack",
         "version": [pack.VERSION, fim.VERSION, pieces.VERSION],
@@ -53,8 +75,9 @@ def _folder(
             "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
             "metadata": [list(context.recipe.sources[name].metadata) for name in domain.sources],
             "tokenizer": tokenizer_identity(context.tokenizer),
+            "split": asdict(split) if split else None,
         },
-        "seed": context.recipe.seed if inner else None,
+        "seed": context.recipe.seed if inner or split else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},
     }
     path = context.out / "domains" / name / f"epoch-{epoch}"
@@ -81,6 +104,7 @@ def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[
                     settings=context.recipe.rows,
                     fim=folder.domain.fim if level == "document" else None,
                     draw=(context.recipe.seed, folder.name, folder.epoch),
+                    split=_split(context, folder.domain),
                     out=folder.path / TOKENS / f"block-{len(items):05d}.ids",
                 )
             )
@@ -138,6 +162,7 @@ def _account(text: list[Json], rows: list[Json]) -> Json:
     made = summed(rows, ("tokens", "padding", "controls"))
     return {
         "documents": given["documents"],
+        "held_out": sum(result.get("held_out", 0) for result in text),
         "permuted": given["permuted"],
         "text_tokens": given["tokens"] - given["controls"],
         "controls": given["controls"],

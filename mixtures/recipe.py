@@ -7,7 +7,7 @@ domains by weight. *Where* and *how fast* are flags.
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from mixtures import yamlfile
 from mixtures.phase import Phase
@@ -29,7 +29,8 @@ class Domain:
     """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
 
     epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
-    our own order, or as the original's shuffle would have with its settings. tokens: how many
+    our own order, or as the original's shuffle would have with its settings. split: only the
+    documents that the recipe's `valid` share holds out, or only the others. tokens: how many
     tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
@@ -38,6 +39,7 @@ class Domain:
     fim: FimSettings | None = None
     epochs: int = 1
     shuffle: bool | ScatterSettings = True
+    split: Literal["train", "valid"] | None = None
     tokens: float | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class Recipe:
     phases: dict[str, Phase]
     rows: PackSettings = field(default_factory=PackSettings)
     duplicates: Duplicates = field(default_factory=Duplicates)
+    valid: float = 0.0  # share of all documents that domains with a split hold out
     file: Path | None = field(default=None, init=False, compare=False)  # where it was read
 
     def __post_init__(self) -> None:
@@ -81,11 +84,29 @@ class Recipe:
             for name in getattr(self, section):
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
+        self._check_split()
         for name, domain in self.domains.items():
             if self.rows.cerebras and domain.fim and domain.fim.level == "document":
                 raise ValueError(
                     f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
                     "are cut in pieces; set level: row"
+                )
+
+    def _check_split(self) -> None:
+        """Refuse a split of nothing, and a whole domain beside the part of it that is held out."""
+        if not 0 <= self.valid < 1:
+            raise ValueError(f"valid: must lie in [0, 1), got {self.valid}")
+        held = [one for one in self.domains.values() if one.split == "valid"]
+        sources = {source for one in held for source in one.sources}
+        for name, domain in self.domains.items():
+            if domain.split is not None and not self.valid:
+                raise ValueError(
+                    f"domains.{name}.split: needs a share to hold out; set `valid` of the recipe"
+                )
+            if domain.split is None and (shared := sources & {*domain.sources}):
+                raise ValueError(
+                    f"domains.{name}.split: documents of source {min(shared)} are held out for "
+                    "validation by another domain, and here too; set split: train"
                 )
 
     def content(self) -> dict[str, Any]:

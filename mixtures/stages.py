@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.encoding import encoder, prepared
+from mixtures.encoding import Side, encoder, prepared
 from prep import blocks, documents, pack, shards, shuffle, spans
 from prep.fim import FimSettings
 from prep.legacyfim import LegacyFim, Turn
@@ -24,6 +24,7 @@ from prep.literals import Literals
 from prep.pack import Controls, PackSettings
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
+from prep.sample import Split
 from prep.selection import Screen
 from prep.sources import Source
 from prep.spans import path_of
@@ -59,6 +60,7 @@ class Tokenise:
     settings: PackSettings
     fim: FimSettings | None
     draw: tuple[int, str, int]  # seed, domain, epoch
+    split: Split | None
     out: Path
 
 
@@ -133,10 +135,13 @@ def _tokenise(item: Tokenise) -> Json:
     encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
     controls = controls_of(tokenizer, item.settings)
     texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
+    side = None if item.split is None else Side(item.split)
+    texts = texts if side is None else side.of(texts)
     chosen = prepared(texts, item.source, item.block, tokenizer, literals)
     framed = (pack.frame(encode(document), controls) for document in chosen)
     account = blocks.write(item.out, framed, vocab=tokenizer.vocab)
-    return {**account, "literals": literals.account()}
+    told = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
+    return {**account, "literals": literals.account(), **told}
 
 
 def controls_of(tokenizer: Tokenizer, settings: PackSettings) -> Controls:
