@@ -114,7 +114,8 @@ def account_lines(build: Path) -> list[str]:
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
             sources.append([place, *counts, dropped])
         else:
-            counts = [f"{account[k]:,}" for k in ("rows", "tokens_in", "tokens_out", "padding")]
+            keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
+            counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
             rows.append([place, *counts, dropped])
     return [
         *table(sources, ["source", "records", "documents", "bytes", "dropped"]),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixtures import conservation, zoo
+from mixtures import conservation, importing, zoo
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
 from mixtures.context import (
@@ -60,6 +60,7 @@ def verify(out: Path, *, workers: int = 1) -> list[str]:
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
+    importing.tell_unread(out, sealed.values())
     return told
 
 
@@ -86,7 +87,7 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
-            lines = receipts.damages(folder, {"files": [entry]})
+            lines = importing.damages(folder, entry)
             told += lines
             if lines:
                 broken.add(folder / entry["name"])
@@ -266,6 +267,8 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
 
 def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
     path = out / TOKENIZER
+    if read and all(manifest.imported for manifest in read.values()):
+        return
     if not path.exists():
         yield f"{path}: is missing; restore the tokenizer of this build"
         return
