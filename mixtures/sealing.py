@@ -135,7 +135,7 @@ def choose(
 def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> ManifestPart:
     """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
     rows, epochs = draft.steps * draft.batch, count / part.available
-    if count == 0 and asked.asked:
+    if count == 0 and asked.asked and draft.imported is None:  # an import tells what happened
         raise RefusalError(
             f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
             f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out"
