@@ -8,8 +8,6 @@ before it, and the tokenizer against its fingerprint and canary.
 """
 
 from collections.abc import Iterator
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from mixtures.context import (
 )
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
-from mixtures.phase import shares
+from mixtures.phase import fraction, shares
 from mixtures.zoo import ZooOrder
 from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
@@ -199,7 +197,8 @@ def _asked_faults(manifest: Manifest) -> Iterator[str]:
     written = [part.budget[kind] for part in manifest.parts]
     scales = [part.available if kind == "epochs" else 1 for part in manifest.parts]
     pairs = zip(written, scales, strict=True)
-    weights = integer_weights([Fraction(Decimal(repr(value))) * scale for value, scale in pairs])
+    rounded = manifest.cerebras is not None
+    weights = integer_weights([fraction(value, rounded=rounded) * scale for value, scale in pairs])
     if [part.weight for part in manifest.parts] != weights:
         yield "its integer weights are not those of what was asked"
     if [part.asked for part in manifest.parts] != shares(kind, written, weights):

@@ -115,6 +115,22 @@ def test_parts_stand_for_the_whole_only_if_all_are_there(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "weights", [[0.0031415926535897933, 0.5, 0.4968584073464102], [0.1, 0.2, 0.4], [3.0, 1.0, 9.0]]
+)
+def test_weights_reach_model_zoos_arithmetic_as_they_were_written(
+    tmp_path: Path, weights: list[float]
+) -> None:
+    root = fake(tmp_path / "hub", *(f"{name}/data-00000.h5" for name in "xyz"))
+    mixture = [{"data_dir": d, "weight": w} for d, w in zip("xyz", weights, strict=True)]
+    path = write(tmp_path / "p.yaml", merged(ONE, {"train_input": {"mixture": mixture}}))
+    (made,) = import_shards(root, tmp_path / "out", ImportSettings((path,)))
+    wanted = ZooMixture([5, 5, 5], weights, 1)
+    np.testing.assert_array_equal(made.rows(0, 420).part, wanted.refs(0, 420).part)
+    assert [part.rows for part in made.parts] == wanted.counts(420, 3)
+    assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
     ("maps", "told"),
     [
         (("x",), "must be DATA_DIR=FOLDER"),
