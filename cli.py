@@ -17,9 +17,7 @@ import click
 VERSION = "0.1.0"
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
-MOVED = click.option(
-    "--build", "build_", type=PATH, default=None, help="A run's build, if it was moved."
-)
+MOVED = click.option("--build", "build_", type=PATH, help="A run's build, if it was moved.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 WORKERS = click.option(
     "--workers",
@@ -152,6 +150,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
+@click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
 @WORKERS
 def build(
     recipe: str,
@@ -159,6 +158,7 @@ def build(
     out: Path,
     phases: tuple[str, ...],
     tokenizer: Path | None,
+    dropped: Path | None,
     workers: int,
 ) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
@@ -167,7 +167,8 @@ def build(
     from mixtures.build import build as run
 
     root = data if data is not None else recipes.find(recipe).parent
-    made = run(recipes.load(recipe, tokenizer), root, out, workers=workers, phases=phases)
+    read = recipes.load(recipe, tokenizer)
+    made = run(read, root, out, workers=workers, phases=phases, dropped=dropped)
     for manifest in made:
         show_lines(report.manifest_lines(manifest))
 
@@ -203,17 +204,22 @@ def show(path: Path, step: str | None, build_: Path | None, as_json: bool) -> No
 
 
 @main.command()
-@click.argument("build_", metavar="BUILD", type=PATH)
-@click.option(
-    "--run", type=PATH, default=None, help="Check this run's ledger against its plan too."
-)
+@click.argument("build_", metavar="PATH", type=PATH)
+@click.option("--run", type=PATH, help="Check this run's ledger against its plan too.")
 @WORKERS
 @JSON
 def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
-    """Read everything again and tell every disagreement; exit code 1 if there is one."""
+    """Read everything again and tell every disagreement; exit code 1 if there is one.
+
+    PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
+    """
+    from mixtures import foreign
     from mixtures.verify import verify as check
 
-    told = check(build_, workers=workers)
+    if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
+        show_json(asdict(files)) if as_json else show_lines(files.lines())
+        sys.exit(1 if files.faults else 0)
+    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
 
@@ -237,9 +243,7 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
-@click.option(
-    "--stop", type=click.IntRange(1), default=None, help="End a phase after this many steps."
-)
+@click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 def train(
     build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
 ) -> None:

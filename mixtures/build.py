@@ -22,8 +22,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from mixtures import droplist, packing, permuting, scanning, sealing, shuffling
 from mixtures import manifest as manifests
-from mixtures import packing, permuting, scanning, sealing, shuffling
 from mixtures.context import (
     TOKENIZER,
     Context,
@@ -40,16 +40,23 @@ from prep.fanout import Fanout
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
-LEFT = ("*.done", ".*.tmp", "block-*.parquet")
+LEFT = ("*.done", ".*.tmp", "block-*")
 
 
 def build(
-    recipe: Recipe, root: Path, out: Path, *, workers: int = 1, phases: Sequence[str] = ()
+    recipe: Recipe,
+    root: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    phases: Sequence[str] = (),
+    dropped: Path | None = None,
 ) -> list[Manifest]:
     """Build phases (all, in order, by default) and return their manifests.
 
-    root: where the raw files are. Raises StaleError where `out` holds something built otherwise,
-    RefusalError where the data can't give the mixture.
+    root: where the raw files are. dropped: a file for every record that was dropped.
+    Raises StaleError where `out` holds something built otherwise, RefusalError where the data
+    can't give the mixture.
     """
     names = [name for name in recipe.phases if not phases or name in phases]
     unknown = sorted(set(phases) - set(names))
@@ -57,14 +64,17 @@ def build(
         raise UsageError(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
+    droplist.check(dropped)
     _check_lineage(recipe, names, out)
     wanted = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in wanted]
-    needed = {source for name in domains for source in recipe.domains[name].sources}
+    drawn = {source for name in domains for source in recipe.domains[name].sources}
     tokenizer = _tokenizer(recipe, domains)
     with naming(out), alone(out), Fanout(workers) as pool:
         context = Context(recipe, root, out, pool, tokenizer)
-        scanned = scanning.scan(context, [name for name in recipe.sources if name in needed])
+        scanned = scanning.scan(context, scanning.needed(recipe, drawn))
+        if dropped is not None:
+            droplist.write([out / "sources" / name for name in scanned], dropped)
         packed = packing.run(context, domains, scanned)
         folders = shuffling.run(context, permuting.run(context, packed))
         sealed = _seal(context, names, folders)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from mixtures.context import rows_files
-from prep import receipts, shards, spans
+from mixtures.randomness import sampled
+from prep import dropped, receipts, shards, spans
 from prep.errors import DamageError
 
 Json = dict[str, Any]
@@ -26,23 +28,24 @@ SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
 
 @dataclass(frozen=True)
 class Check:
-    """One file to read again: a shard, or a source's documents.
+    """One file to read again: a shard, a source's documents, or what it dropped.
 
     tokenizer: whose control ids to count, None where there are no spans. blocks: documents in each
-    block of a source.
+    block of a source. folder_rows: rows of all shards of the folder.
     """
 
     path: Path
     entry: Json
     tokenizer: Json | None
     blocks: tuple[int, ...] = ()
+    folder_rows: int = 0
 
 
 def check_whole(folder: Path, receipt: Json) -> None:
     """Raise DamageError for a receipt that lacks what every receipt has."""
     lacks = [key for key in (*receipts.RECIPE_KEYS, "account", "content") if key not in receipt]
-    if receipt.get("stage") == "documents" and "blocks" not in receipt:
-        lacks.append("blocks")
+    if receipt.get("stage") == "documents":
+        lacks += [key for key in ("blocks", "broken", "skipped") if key not in receipt]
     for entry in receipt.get("files", [{}]):
         kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
         lacks += [f"files.{key}" for key in kind if key not in entry]
@@ -56,25 +59,35 @@ def checks(folder: Path, receipt: Json) -> list[Check]:
     """Return what there is to read again in a folder."""
     if receipt["stage"] == "documents":
         blocks = tuple(block["documents"] for block in receipt["blocks"])
-        return [Check(folder / DOCUMENTS, entry, None, blocks) for entry in receipt["files"]]
+        entries = {entry["name"]: entry for entry in receipt["files"]}
+        return [
+            Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
+            Check(folder / dropped.NAME, entries[dropped.NAME], None),
+        ]
     tokenizer = receipt["settings"].get("tokenizer")
+    rows = receipt["account"]["rows"]
     known = [entry for entry in rows_files(receipt) if entry["xxh3"] is not None]  # else: imported
-    return [Check(folder / entry["name"], entry, tokenizer) for entry in known]
+    return [Check(folder / entry["name"], entry, tokenizer, (), rows) for entry in known]
 
 
 def recount(check: Check) -> Json:
     """Read a file again and count: rows, digests, tokens, control ids, documents."""
     if check.path.name == DOCUMENTS:
         return _recount_documents(check)
-    content, total = sha256(), 0
+    if check.path.name == dropped.NAME:
+        records, files = dropped.counts(check.path)
+        return {"dropped": records, "broken_files": files}
+    content = sha256()
+    hashes: list[int] = []
     rows, msl = shards.shape(check.path)
     tokens = controls = 0
     wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
-        total += sum(xxhash.xxh3_64_intdigest(row.tobytes()) for row in block)
+        hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
         controls += int(np.isin(block[:, 0], wanted).sum())
-    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": total}
+    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": sum(hashes)}
+    told["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
     if check.tokenizer is None:
         return told
     table = spans.read(spans.path_of(check.path))
@@ -106,14 +119,16 @@ def _recount_documents(check: Check) -> Json:
     for key in ("characters", "bytes"):
         counted[key] = int(rows[key].to_numpy().sum())
     dense = np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows))
-    return {**counted, "content": receipts.digest(blocks), "dense": dense}
+    repeated = rows.num_rows - int(pc.count_distinct(rows["digest"]).as_py())
+    content = receipts.digest(blocks)
+    return {**counted, "content": content, "dense": dense, "repeated": repeated}
 
 
 def changed(check: Check, found: Json) -> list[str]:
     """Return where a shard is not what its entry in the receipt says."""
     told: list[str] = []
     if "digest" not in found:
-        return told if found["dense"] else ["documents are not numbered 0, 1, 2, ..."]
+        return told if found.get("dense", True) else ["documents are not numbered 0, 1, 2, ..."]
     wanted = check.entry
     if found["digest"] != wanted["digest"]:
         told.append(f"its rows changed (sha256 {found['digest']}, receipt has {wanted['digest']})")
@@ -130,7 +145,10 @@ def miscounted(receipt: Json, found: list[Json]) -> list[str]:
     account = receipt["account"]
     if receipt["stage"] == "documents":
         wanted = {key: account[key] for key in ("documents", "characters", "bytes")}
-        return _unequal(found[0], {**wanted, "content": receipt["content"]})
+        wanted |= {key: account[key] for key in ("dropped", "broken_files")}
+        if receipt["settings"]["duplicates"]["exact"] != "none":
+            wanted["repeated"] = 0
+        return _unequal({**found[0], **found[1]}, {**wanted, "content": receipt["content"]})
     sums = {key: sum(each.get(key, 0) for each in found) for key in ("rows", "padding")}
     content = receipts.digest([[each["rows"], each["digest"]] for each in found])
     wanted = {"rows": account["rows"], "content": receipt["content"]}
@@ -154,22 +172,22 @@ def _unequal(found: Json, wanted: Json) -> list[str]:
 def unbalanced(receipt: Json) -> list[str]:
     """Return where a receipt's account breaks conservation."""
     account = receipt["account"]
-    dropped = sum(account["dropped"].values())
     if receipt["stage"] == IMPORT:
         rows = sum(entry["rows"] for entry in rows_files(receipt))
         return [] if rows == account["rows"] else [f"rows {account['rows']} are not the {rows}"]
+    gone = sum(account["dropped"].values())
     if receipt["stage"] == "documents":
-        if account["records"] != account["documents"] + dropped:
+        if account["records"] != account["documents"] + gone:
             return [
                 f"records {account['records']} are not documents {account['documents']} "
-                f"+ dropped {dropped}"
+                f"+ dropped {gone}"
             ]
         return []
     told: list[str] = []
     given = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
-    if given != account["tokens_out"] + dropped:
+    if given != account["tokens_out"] + gone:
         told.append(
-            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {dropped}"
+            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {gone}"
         )
     if receipt["stage"] == "pack" and account["tokens_in"] != (
         account["text_tokens"] + account["controls"]
@@ -178,11 +196,7 @@ def unbalanced(receipt: Json) -> list[str]:
             f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
             f"+ controls {account['controls']}"
         )
-    if (
-        receipt["stage"] == "pack"
-        and not dropped
-        and account["controls"] != account["controls_out"]
-    ):
+    if receipt["stage"] == "pack" and not gone and account["controls"] != account["controls_out"]:
         told.append(
             f"controls {account['controls']} are not controls out {account['controls_out']}"
         )
@@ -191,17 +205,23 @@ def unbalanced(receipt: Json) -> list[str]:
     return told
 
 
+def inherited(receipt: Json) -> dict[str, str]:
+    """Return the folders that a folder was made from, and the digests of their contents."""
+    inputs = receipt["inputs"]
+    return inputs["earlier"] if receipt["stage"] == "documents" else inputs
+
+
 def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
     """Return where a folder does not follow from the folders it names as its inputs."""
     told: list[str] = []
-    for name, content in receipt["inputs"].items():
+    for name, content in inherited(receipt).items():
         found = inputs[name]
         if found is None:
             told.append(f"was made from {name}, which is not here")
         elif found["content"] != content:
             told.append(f"was made from another {name} than the one here; build again")
     known = [found["account"] for found in inputs.values() if found is not None]
-    if told or not known:
+    if told or not known or receipt["stage"] == "documents":
         return told
     kept, given = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
     pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}

@@ -9,7 +9,7 @@ rows and size stands for it, and manifest and receipt say so.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -282,14 +282,11 @@ def damages(folder: Path, entry: Json) -> list[str]:
     ]
 
 
-def tell_unread(out: Path, sealed: Collection[Json]) -> None:
+def tell_unread(out: Path, sealed: Collection[Json], note: Callable[[str], None]) -> None:
     """Note how many shards of a build can't be checked, for they were imported without digests."""
     entries = [e for receipt in sealed if receipt["stage"] == IMPORT for e in receipt["files"]]
-    count = sum(entry["xxh3"] is None for entry in entries)
-    if count:
-        logging.getLogger("crystalmix").warning(
-            "%s: %d shards were imported without digests: of them names, sizes and shapes were "
-            "checked, not their rows",
-            out,
-            count,
+    if count := sum(entry["xxh3"] is None for entry in entries):
+        note(
+            f"{out}: {count} shards were imported without digests: of them names, sizes and shapes "
+            "were checked, not their rows"
         )

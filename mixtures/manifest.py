@@ -84,7 +84,7 @@ class Manifest:
     tokenizer: Json
     parts: tuple[ManifestPart, ...]
     previous: str | None
-    imported: Json | None = None  # of shards that another program wrote: how, and how well known
+    imported: Json | None  # of shards that another program wrote: from what, how well known
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 from mixtures import yamlfile
 from mixtures.phase import Phase
+from prep.duplicates import Duplicates
 from prep.errors import RecipeError, UsageError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
-from prep.scatter import ScatterSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
+from prep.zooshuffle import ScatterSettings
 
 BUNDLED = Path(__file__).parent / "recipes"
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
@@ -70,6 +71,7 @@ class Recipe:
     domains: dict[str, Domain]
     phases: dict[str, Phase]
     rows: PackSettings = field(default_factory=PackSettings)
+    duplicates: Duplicates = field(default_factory=Duplicates)
     file: Path | None = field(default=None, init=False, compare=False)  # where it was read
 
     def __post_init__(self) -> None:

@@ -107,22 +107,44 @@ def account_lines(build: Path) -> list[str]:
     """Return the accounts of a build's folders: what came in, what went out, what was dropped."""
     sources: list[list[object]] = []
     rows: list[list[object]] = []
+    notes: list[str] = []
     for folder in sealed_folders(build):
         receipt = receipts.read(folder)
         account, place = receipt["account"], folder.relative_to(build).as_posix()
-        dropped = ", ".join(f"{k} {v:,}" for k, v in account["dropped"].items() if v) or "-"
+        broken = {f"files {k}": v for k, v in account.get("broken_files", {}).items()}
+        counted = {**account["dropped"], **broken}
+        dropped = ", ".join(f"{k} {v:,}" for k, v in counted.items() if v) or "-"
         if receipt["stage"] == "documents":
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
             sources.append([place, *counts, dropped])
+            notes += _notes(place, account)
         else:
             keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
             counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
             rows.append([place, *counts, dropped])
     return [
         *table(sources, ["source", "records", "documents", "bytes", "dropped"]),
+        *notes,
         "",
         *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
     ]
+
+
+def _notes(place: str, account: Json) -> list[str]:
+    """Return what lists did not do: entries that match nothing, texts too short to protect."""
+    told = [
+        f"{place}: {each['unmatched']:,} of {each['entries']:,} entries of {each['file']} "
+        "match nothing"
+        for each in account.get("opt_out", [])
+        if each["unmatched"]
+    ]
+    found = account.get("evaluations")
+    if found:
+        told.append(
+            f"{place}: {found['runs']:,} runs of words of {found['texts']:,} evaluation texts, "
+            f"{found['short']:,} of them too short to have one"
+        )
+    return told
 
 
 def ratio_lines(ratios: Sequence[Json]) -> list[str]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from mixtures import stages
 from mixtures.context import Context, Folder, rows_files
-from prep import pack, shuffle
-from prep import scatter as scattering
+from prep import pack, shuffle, zooshuffle
 from prep.errors import DamageError
 from prep.receipts import replacing
 from prep.shards import name as shard_name
@@ -41,7 +40,7 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     settings = {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard}
     recipe = {
         "stage": "shuffle" if domain.shuffle else "join",
-        "version": shuffle.VERSION if scatter is None else scattering.VERSION,
+        "version": shuffle.VERSION if scatter is None else zooshuffle.VERSION,
         "settings": settings if scatter is None else asdict(scatter),
         "seed": context.recipe.seed if domain.shuffle and scatter is None else None,
         "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
@@ -75,7 +74,7 @@ def _scattered(folder: Folder, folders: tuple[Path, ...]) -> list[tuple[int, int
     if folder.domain.scatter is None:
         return None
     inputs = stages.shuffle_inputs(folders, folder.mark, by_name=True)
-    parts = scattering.order([item.rows for item in inputs], folder.domain.scatter)
+    parts = zooshuffle.order([item.rows for item in inputs], folder.domain.scatter)
     with replacing(folder.path / ORDER) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts))
     ends = np.cumsum([0, *map(len, parts)]).tolist()

@@ -22,6 +22,7 @@ from prep.pack import Controls, PackSettings
 from prep.pieces import PieceEncoder
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
+from prep.selection import Screen
 from prep.sources import Document, Source
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings, load
@@ -39,6 +40,7 @@ class Scan:
     block: str
     shape: str | None
     out: Path
+    screen: Screen
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def scan(item: Scan) -> Json:
     return _once(
         item.mark,
         item.out,
-        lambda: documents.scan(item.source, item.root, item.block, item.shape, item.out),
+        lambda: documents.scan(
+            item.source, item.root, item.block, item.shape, item.out, item.screen
+        ),
     )
 
 

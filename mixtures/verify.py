@@ -7,13 +7,13 @@ digests, each manifest against the folders it draws from, against its order and 
 before it, and the tokenizer against its fingerprint and canary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mixtures import conservation, importing, zoo
+from mixtures import conservation, importing, randomness, zoo
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
 from mixtures.context import (
@@ -26,6 +26,7 @@ from mixtures.context import (
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
 from mixtures.phase import fraction, shares
+from mixtures.randomness import repeated
 from mixtures.zoo import ZooOrder
 from prep import receipts
 from prep.errors import CrystalmixError, DamageError, InputError
@@ -38,8 +39,13 @@ Json = dict[str, Any]
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
-def verify(out: Path, *, workers: int = 1) -> list[str]:
-    """Return one line for each fault of a build; none if it is sound."""
+def verify(
+    out: Path, *, workers: int = 1, note: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """Return one line for each fault of a build; none if it is sound.
+
+    note: takes lines about what is no fault but worth knowing.
+    """
     folders = sealed_folders(out)
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it)")
@@ -54,11 +60,11 @@ def verify(out: Path, *, workers: int = 1) -> list[str]:
         except DamageError as error:
             told.append(str(error))
     broken = _check_files(sealed, told)
-    told += _check_contents(sealed, broken, workers)
+    told += _check_contents(sealed, broken, workers, note)
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
-    importing.tell_unread(out, sealed.values())
+    importing.tell_unread(out, sealed.values(), note)
     return told
 
 
@@ -98,7 +104,9 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     return broken
 
 
-def _check_contents(sealed: dict[Path, Json], broken: set[Path], workers: int) -> Iterator[str]:
+def _check_contents(
+    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Callable[[str], None]
+) -> Iterator[str]:
     """Count the files of every folder again and hold them against its receipt."""
     damaged = {path.parent for path in broken}
     whole: list[tuple[Path, Check]] = []
@@ -117,6 +125,9 @@ def _check_contents(sealed: dict[Path, Json], broken: set[Path], workers: int) -
     for folder, results in found.items():
         if folder not in damaged and not any("fault" in result for result in results):
             yield from _guarded(folder, _miscounted(sealed[folder], results))
+            rows, again = repeated(result["hashes"] for result in results if "hashes" in result)
+            if again:
+                note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
 
 
 def _changed(check: Check, result: Json) -> Iterator[str]:
@@ -143,10 +154,10 @@ def _check_account(
 ) -> Iterator[str]:
     """Hold a receipt against itself and against the folders it names as its inputs."""
     yield from conservation.unbalanced(receipt)
-    if receipt["stage"] != "documents":
-        place = out / "sources" if receipt["stage"] == "pack" else folder.parent
-        inputs = {name: sealed.get(place / name) for name in receipt["inputs"]}
-        yield from conservation.disinherited(receipt, inputs)
+    yield from randomness.unshuffled(folder, receipt, sealed)
+    place = out / "sources" if receipt["stage"] == "pack" else folder.parent
+    inputs = {name: sealed.get(place / name) for name in conservation.inherited(receipt)}
+    yield from conservation.disinherited(receipt, inputs)
 
 
 def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:

@@ -1,133 +1,173 @@
 """Documents: the texts of a source that are kept, each with an identity, and what was dropped.
 
-`scan` reads one block of a source (a raw file), drops what is no document or fails the source's
-SQL `where`, and counts every drop under a reason. `merge` numbers the documents of all blocks
-densely and writes `documents.parquet`, one row group per block. `texts` reads a block's kept
-documents again, for tokenising, and refuses a file that changed in between.
+`scan` reads one block of a source (a raw file), drops what is no document, fails the source's SQL
+`where` or is not selected, and counts every drop under a reason. `texts` reads a block's kept
+documents again, for tokenising, and refuses a file that changed in between. Between the two,
+`numbering` joins the blocks to `documents.parquet`.
 """
 
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT, widened
+from prep import dropped, query
+from prep.dropped import DropList, growing
+from prep.errors import BrokenFile, InputError
+from prep.identity import Tally, schema, side
+from prep.query import NAME, label
 from prep.receipts import replacing
-from prep.sources import Batch, Document, Source, is_json, read
-from prep.spans import write as write_table
+from prep.records import RECORD, TEXT, Batch, Drops, is_blank
+from prep.selection import Screen
+from prep.sources import Document, Source, is_json, read
 
-VERSION = 1
-SAMPLE_FILES = 8
-NAME = "__name"
-IDENTITY = [
-    ("document", pa.int64()),  # dense number within the source
-    ("file", pa.dictionary(pa.int32(), pa.string())),
-    ("record", pa.int64()),  # line or row number in the file, from 0
-    ("name", pa.string()),
-    ("digest", pa.binary(16)),  # xxh3-128 of the text's UTF-8
-    ("characters", pa.int64()),
-    ("bytes", pa.int64()),
-]
+VERSION = 3
 EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empty_table()
 
 
-def schema(source: Source) -> pa.Schema:
-    """Return the columns of a source's documents.parquet: identity, then what it keeps.
-
-    Raises RecipeError where two of them have one name.
-    """
-    columns = [*IDENTITY, *((label(column), pa.string()) for column in source.keep)]
-    names = Counter(name.lower() for name, _ in columns)  # SQL knows no case
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise RecipeError(
-            f"source {source.name}: keep: two columns of its documents would be called "
-            f"{twice[0]!r}; leave one out"
-        )
-    return pa.schema(columns)
-
-
-def label(column: str) -> str:
-    """Return the column name of a kept expression: the last step of a dotted path."""
-    return column.rsplit(".", 1)[-1].strip('"')
-
-
-def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
-    """Infer the columns of a source's JSON records from its first blocks, for its SQL.
-
-    Returns None where no SQL is asked or the blocks carry a schema of their own.
-    """
-    chosen = [block for block in blocks if is_json(source, block)][:SAMPLE_FILES]
-    if not _needs_sql(source) or not chosen:
-        return None
-    sample = [batch.table for block in chosen for batch in _first(source, root, block)]
-    return _structure(pa.concat_tables(sample)) if sample else "{}"
-
-
-def _structure(records: pa.Table) -> str:
-    """Return the structure of the JSON in column `line`, as DuckDB tells it."""
-    _connection().register("records", records)
-    query = "SELECT json_group_structure(line::JSON) FROM records"
-    [(found,)] = _connection().sql(query).fetchall()
-    return "{}" if found in (None, '"JSON"') else found  # of records without a key too
-
-
-def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
-    for batch in read(source, root, block, lines=True):
-        yield batch
-        return
-
-
-def scan(source: Source, root: Path, block: str, shape: str | None, out: Path) -> dict[str, Any]:
+def scan(
+    source: Source,
+    root: Path,
+    block: str,
+    shape: str | None,
+    out: Path,
+    screen: Screen | None = None,
+) -> dict[str, Any]:
     """Write one block's documents (unnumbered) to `out` and return its account.
 
-    The account: records, documents, characters, bytes, dropped (reason -> records), text_digest
-    (over the documents in order). Raises InputError when more than `max_bad_records` are broken.
+    What is dropped, and signatures where the screen asks for them, go beside it. The account:
+    records, documents, characters, bytes, text_digest (over the documents in order), what Drops
+    tells, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
+    `on_error: skip` leaves the file out.
     """
-    dropped: Counter[str] = Counter()
-    tables: list[pa.Table] = []
-    records = 0
     shape = shape if is_json(source, block) else None
-    for batch in read(source, root, block, lines=shape is not None):
-        records += len(batch.table) + len(batch.bad)
-        _count_bad(source, root / block, batch, dropped)
-        tables.append(_documents(source, block, _filter(source, batch, shape, dropped), dropped))
-    table = pa.concat_tables(tables) if tables else schema(source).empty_table()
-    write_table(out, table)
-    return {
-        "block": block,
-        "records": records,
-        "documents": table.num_rows,
-        "characters": _sum(table, "characters"),
-        "bytes": _sum(table, "bytes"),
-        "dropped": dict(sorted(dropped.items())),
-        "text_digest": xxhash.xxh3_128_hexdigest(_joined(table["digest"])),
-    }
+    try:
+        with _Scan(source, block, out, screen) as work:
+            for batch in read(source, root, block, lines=shape is not None):
+                work.add(batch, shape)
+    except BrokenFile as error:
+        if source.on_error == "stop":
+            raise
+        with _Scan(source, block, out, screen) as work:
+            work.leave_out(error)
+    return work.told()
 
 
-def merge(source: Source, parts: list[Path], out: Path) -> None:
-    """Join the blocks' documents, numbered from 0 in block order, one row group per block."""
-    first = 0
-    with (
-        replacing(out) as temporary,
-        pq.ParquetWriter(temporary, schema(source), compression="zstd") as writer,
-    ):
-        for part in parts:
-            table = pq.read_table(part, schema=schema(source))
-            numbers = pa.array(np.arange(first, first + table.num_rows), pa.int64())
-            table = table.set_column(0, schema(source).field("document"), numbers)
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-            first += table.num_rows
+class _Scan:
+    """One block on its way to its files; they are there when it ends well."""
+
+    def __init__(self, source: Source, block: str, out: Path, screen: Screen | None) -> None:
+        self.source, self.out = source, out
+        self.screen = screen if screen is not None and not screen.idle else None
+        self.records, self.tally, self.counts = 0, Tally(), Drops(block)
+        self.matched: list[set[int]] = [set() for _ in source.select.opt_out]
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "_Scan":
+        enter = self.stack.enter_context
+        self.write = enter(growing(self.out, schema(self.source)))
+        drop = enter(growing(side(self.out, "dropped"), dropped.SCHEMA))
+        self.list = DropList(self.counts.block, drop)
+        if self.screen is not None and self.screen.near is not None:
+            near = enter(replacing(side(self.out, "near")))
+            self.signatures = enter(near.open("wb"))
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  as contextlib's
+        self.stack.__exit__(*error)
+
+    def add(self, batch: Batch, shape: str | None) -> None:
+        """Add the documents of a batch, and what of it is dropped."""
+        self.records += len(batch.table) + len(batch.bad)
+        self.counts.take(batch)
+        self.list.add(
+            [bad.record for bad in batch.bad],
+            [bad.reason for bad in batch.bad],
+            detail=[f"{bad.place}: {bad.detail}" if bad.place else bad.detail for bad in batch.bad],
+        )
+        if batch.fault is not None:
+            self.list.add_file(batch.fault)
+        if len(batch.table) == 0:
+            return
+        table, records = self._taken(batch, shape)
+        if self.screen is not None:
+            table, records = self._screened(self.screen, table, records)
+            if self.screen.near is not None:
+                texts: list[Any] = records[TEXT].to_pylist()
+                made = self.screen.signatures(texts)
+                self.signatures.write(made.astype("<u4").tobytes())
+        self.write(table)
+        self.tally.add(table)
+
+    def leave_out(self, error: BrokenFile) -> None:
+        """Leave out the block for an error."""
+        self.counts = Drops(self.counts.block, error)
+        self.list.add_file(error)
+
+    def told(self) -> dict[str, Any]:
+        """Return the account."""
+        return {
+            "block": self.counts.block,
+            "records": self.records,
+            **self.tally.told(),
+            **self.counts.told(),
+            "opt_out": [sorted(entries) for entries in self.matched],
+        }
+
+    def _taken(self, batch: Batch, shape: str | None) -> tuple[pa.Table, pa.Table]:
+        """Return a batch's documents and their records, row by row; drop what is no document."""
+        kept = query.select(self.source, batch.table, shape)
+        gone = _without(batch.table, kept[RECORD])
+        if len(gone):
+            self.counts["where"] += len(gone)
+            reasons = ["where"] * len(gone)
+            self.list.add(gone[RECORD], reasons, digest=dropped.digests(gone[TEXT]))
+        table = _documents(self.source, self.counts.block, kept, self.counts)
+        gone = _without(kept, table["record"])
+        self.list.add(
+            gone[RECORD],
+            ["no_text" if text is None else "blank" for text in gone[TEXT].to_pylist()],
+            digest=dropped.digests(gone[TEXT]),
+            name=gone[NAME],
+        )
+        return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
+
+    def _screened(
+        self, screen: Screen, table: pa.Table, records: pa.Table
+    ) -> tuple[pa.Table, pa.Table]:
+        """Return the documents that are selected, and their records; drop the others."""
+        asked = table.select(["name", "digest"])
+        for name in screen.selection.columns:
+            asked = asked.append_column(name, records[name])
+        texts: list[Any] = records[TEXT].to_pylist()
+        judged = screen.judge(asked, texts)
+        for entries, found in zip(self.matched, judged.matched, strict=True):
+            entries.update(found[found >= 0].tolist())
+        gone = np.array([reason is not None for reason in judged.reasons], np.bool_)
+        reasons = [reason for reason in judged.reasons if reason is not None]
+        self.counts.update(reasons)
+        self.list.add(
+            table["record"].filter(gone),
+            reasons,
+            digest=table["digest"].filter(gone),
+            name=table["name"].filter(gone),
+            detail=[judged.details[i] for i in np.flatnonzero(gone).tolist()],
+        )
+        return table.filter(~gone), records.filter(~gone)
+
+
+def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a column
+    """Return the rows of a batch that are not among some records."""
+    if len(records) == len(table):
+        return table.slice(0, 0)
+    return table.filter(~np.isin(table[RECORD].to_numpy(), records.to_numpy()))
 
 
 def texts(
@@ -137,6 +177,8 @@ def texts(
 
     Raises InputError where the raw file no longer holds the text that was scanned.
     """
+    if rows[0] == rows[1]:
+        return  # of a file that was left out, too
     table = _rows(documents, rows)
     wanted = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
@@ -190,80 +232,16 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
     return file, np.cumsum([0, *sizes])
 
 
-def _needs_sql(source: Source) -> bool:
-    return bool(source.where or source.identity or source.keep)
-
-
-def _count_bad(source: Source, path: Path, batch: Batch, dropped: Counter[str]) -> None:
-    for record, reason in batch.bad:
-        dropped[reason.split(":")[0]] += 1
-        if sum(dropped[kind] for kind in ("bad_json",)) > source.max_bad_records:
-            raise InputError(
-                f"{path}:{record + 1}: {reason.replace(': ', ' (', 1)}); mend the line or set "
-                f"max_bad_records above {source.max_bad_records} in source {source.name}"
-            )
-
-
-def _filter(source: Source, batch: Batch, shape: str | None, dropped: Counter[str]) -> pa.Table:
-    """Apply the source's SQL: columns record, text, name and what it keeps."""
-    table = batch.table
-    if not _needs_sql(source):
-        names = pa.nulls(len(table), pa.string())
-        return table.select([RECORD, TEXT]).append_column(NAME, names)
-    view = "batch" if shape is None else _json_view(source, shape, table)
-    kept = [f"CAST(({column}) AS VARCHAR) AS {_name(label(column))}" for column in source.keep]
-    name = f"CAST(({source.identity or 'NULL'}) AS VARCHAR) AS {NAME}"
-    query = (
-        f"SELECT {', '.join([RECORD, TEXT, name, *kept])} FROM {view} "
-        f"WHERE ({source.where or 'TRUE'})"
-    )
-    found = _run(source, query, table)
-    dropped["where"] += len(table) - len(found)
-    if dropped["where"] == 0:
-        del dropped["where"]
-    return found
-
-
-def _json_view(source: Source, shape: str, table: pa.Table) -> str:
-    """Return the relation of a batch's JSON records: one column for each key of theirs."""
-    columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
-    selected = [RECORD, TEXT]
-    if "." not in source.text:
-        selected.append(f"{TEXT} AS {_name(source.text)}")  # `line` leaves it out
-    if isinstance(columns, dict) and columns:
-        structure = _quoted(orjson.dumps(columns).decode())
-        selected.append(f"unnest(json_transform(line::JSON, {structure}))")
-    return f"(SELECT {', '.join(selected)} FROM batch)"
-
-
-def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
-    connection = _connection()
-    connection.register("batch", table)
-    try:
-        return connection.sql(query).to_arrow_table()
-    except duckdb.Error as error:
-        brief = " ".join(str(error).split("LINE")[0].split())
-        parts = {"where": source.where, "identity": source.identity, "keep": ", ".join(source.keep)}
-        asked = "; ".join(f"{part}: {sql}" for part, sql in parts.items() if sql)
-        raise RecipeError(f"source {source.name}: {asked}: {brief}; mend the SQL") from None
-    finally:
-        connection.unregister("batch")
-
-
-@lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"threads": 1, "preserve_insertion_order": True})
-
-
-def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str]) -> pa.Table:
-    """Turn kept records into documents; a null or empty text is dropped and counted."""
+def _documents(source: Source, block: str, table: pa.Table, dropped: Drops) -> pa.Table:
+    """Turn kept records into documents; one without a visible character is dropped and counted."""
     wanted = schema(source)
     texts: list[Any] = table[TEXT].to_pylist()
-    good = [i for i, text in enumerate(texts) if text]
-    missing = sum(text is None for text in texts)
-    for reason, count in (("no_text", missing), ("empty", len(texts) - len(good) - missing)):
-        if count:
-            dropped[reason] += count
+    good: list[int] = []
+    for i, text in enumerate(texts):
+        if text and (source.blank == "keep" or not is_blank(text)):
+            good.append(i)
+        else:
+            dropped.at("no_text" if text is None else "blank", table[RECORD][i].as_py())
     data = [texts[i].encode() for i in good]
     kept = table.take(pa.array(good, pa.int64()))
     columns: dict[str, Any] = {
@@ -277,19 +255,3 @@ def _documents(source: Source, block: str, table: pa.Table, dropped: Counter[str
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
     return pa.table(columns).cast(wanted)
-
-
-def _joined(column: Any) -> bytes:  # noqa: ANN401  a column of binary(16)
-    return b"".join(column.to_pylist())
-
-
-def _sum(table: pa.Table, column: str) -> int:
-    return int(table[column].to_numpy().sum()) if table.num_rows else 0
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'

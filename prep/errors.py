@@ -4,6 +4,8 @@ CrystalmixError          1
 ├── UsageError           2  the command line or a settings file is wrong
 │   └── RecipeError      2  a value in a recipe or run file breaks a rule
 ├── InputError           1  raw data can't be read as the source says
+│   └── BrokenFile       1  a raw file is broken; `on_error: skip` leaves it out
+│       └── NoColumn     2  it lacks the column of the text (a RecipeError too)
 ├── StaleError           1  an output folder was made by other settings
 ├── DamageError          1  a file is not what its receipt says
 ├── RefusalError         1  what is asked can't be met by the data
@@ -31,6 +33,25 @@ class RecipeError(UsageError):
 
 class InputError(CrystalmixError):
     """Raw data that can't be read as its source describes it."""
+
+
+class BrokenFile(InputError):  # noqa: N818  it names what is broken
+    """A raw file that can't be read to its end, or in which nothing is a record.
+
+    reason: one word to count it under, where the source says `on_error: skip`.
+    """
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NoColumn(RecipeError, BrokenFile):  # noqa: N818
+    """A raw file without the column that the recipe names as its text."""
+
+    def __init__(self, message: str, reason: str = "no_column") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StaleError(CrystalmixError):

@@ -1,83 +1,190 @@
-"""JSON lines, plain or compressed, read line by line with an account of what is broken.
+"""JSON lines, read line by line with an account of what is broken.
 
-Lines end at `\\n` only: U+2028, `\\r` and the like belong to a text. Parsing is orjson's (strict
-JSON and UTF-8, so lone surrogates and NaN are broken records, not guesses).
+Parsing is orjson's (strict JSON and UTF-8, so lone surrogates and NaN are broken records, not
+guesses). A line is bounded in length and in values, so that no record takes memory without end.
 """
 
+import json
+import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
-import zstandard
-from isal import igzip, isal_zlib
 
-from prep.errors import InputError
+from prep.errors import BrokenFile
+from prep.records import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, TRAILING, Bad, Batch, Wanted
+from prep.unpacked import lines
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 INTEGERS = {"BIGINT", "UBIGINT", "HUGEINT"}  # as DuckDB names what it finds in JSON
-RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
-BATCH_ROWS = 1024
-BATCH_BYTES = 8 << 20
-LINE_LIMIT = 256 << 20
-WINDOW_LIMIT = 1 << 31
-# The stubs type ISA-L's error as an instance.
-UNREADABLE: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error)
+# A value takes up to 90 bytes as a Python object: a line holds no more of them than this.
+MOST_VALUES = 2_000_000
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
-Bad = tuple[tuple[int, str], ...]
+Json = dict[str, Any]
 
 
-def batches(path: Path, text: str, *, keep_lines: bool) -> Iterator[tuple[pa.Table, Bad]]:
-    """Yield tables of RECORD, TEXT (null where it is none) and, if asked, `line`.
+def batches(pieces: Iterator[bytes], wanted: Wanted, *, keep_lines: bool) -> Iterator[Batch]:
+    """Yield records of RECORD, TEXT (null where it is none) and, if asked, `line`.
 
-    RECORD is the line's number from 0; empty lines are no records. text is the dotted path of the
-    text. `line` is the record as JSON; a text at its top is left out, for it is there already and
-    would be parsed again. Raises InputError for a file that is missing, truncated or corrupt.
+    RECORD is the line's number from 0; blank lines are no records. `line` is what the SQL names of
+    the record, as JSON. Raises NoColumn where no record has the text's key, and BrokenFile as
+    `pieces` does; of a file with garbage after its end, the records before it are yielded first.
     """
-    keys = text.split(".")
-    records: list[int] = []
-    texts: list[str | None] = []
-    kept: list[str] = []
-    bad: list[tuple[int, str]] = []
-    size = 0
-    for number, line in enumerate(_lines(path)):
-        if not line or line.isspace():
-            continue
+    reader, fault = _Reader(wanted, keep_lines=keep_lines), None
+    try:
+        for number, line in enumerate(lines(pieces, wanted.max_record_bytes)):
+            reader.add(number, line)
+            if reader.size >= BATCH_BYTES or len(reader.records) + len(reader.bad) >= BATCH_ROWS:
+                yield reader.batch()
+    except BrokenFile as error:
+        if error.reason != TRAILING:
+            raise
+        fault = error
+    if reader.records or reader.bad or reader.blank_lines:
+        yield reader.batch()
+    if reader.total and reader.keyless == reader.total:
+        raise wanted.no_column(wanted.text, reader.keys)
+    if fault is not None:
+        raise fault
+
+
+class _Reader:
+    """Lines on their way to a batch."""
+
+    def __init__(self, wanted: Wanted, *, keep_lines: bool) -> None:
+        self.wanted, self.keep_lines = wanted, keep_lines
+        self.path = wanted.text.split(".")
+        self.renamed = {
+            ours: theirs.split(".")
+            for ours, theirs in wanted.columns.items()
+            if wanted.asks(ours) and ours.lower() != wanted.hidden.lower()
+        }
+        self.total = self.keyless = 0  # records, and those without the text's key
+        self.keys: list[str] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.records: list[int] = []
+        self.texts: list[str | None] = []
+        self.kept: list[str] = []
+        self.bad: list[Bad] = []
+        self.blank_lines = self.size = 0
+
+    def add(self, number: int, line: bytes | None) -> None:
+        """Take one line; None is one that was too long to hold."""
+        if line is None or len(line) > self.wanted.max_record_bytes:
+            detail = f"over max_record_bytes, {self.wanted.max_record_bytes}"
+            self.bad.append(Bad(number, "too_long", detail))
+            return
+        if not line:
+            self.blank_lines += 1
+            return
+        if len(line) > MOST_VALUES and _values(line) > MOST_VALUES:
+            self.bad.append(Bad(number, "too_many_values", f"over {MOST_VALUES} JSON values"))
+            return
         try:
-            record = orjson.loads(line)
+            record = _parsed(line)
+            if not isinstance(record, dict):
+                kind = type(record).__name__
+                self.bad.append(Bad(number, "not_object", f"a {kind}, expected an object"))
+                return
+            if self.keep_lines:
+                self.kept.append(orjson.dumps(self._rest(record)).decode())
         except orjson.JSONDecodeError as error:
-            bad.append((number, f"bad_json: {error}"))
-            continue
-        if not isinstance(record, dict):
-            bad.append((number, f"bad_json: a {type(record).__name__}, expected an object"))
-            continue
-        records.append(number)
-        texts.append(_text(record, keys))
-        if keep_lines:
-            rest = {key: value for key, value in record.items() if [key] != keys}
-            kept.append(orjson.dumps(rest).decode())
-        size += len(line)
-        if len(records) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield _table(records, texts, kept, keep_lines=keep_lines), tuple(bad)
-            records, texts, kept, bad, size = [], [], [], [], 0
-    if records or bad:
-        yield _table(records, texts, kept, keep_lines=keep_lines), tuple(bad)
+            if line.isspace():
+                self.blank_lines += 1
+            else:
+                self.bad.append(Bad(number, *_fault(line, error)))
+            return
+        except orjson.JSONEncodeError as error:
+            self.bad.append(Bad(number, "too_deep", str(error)))
+            return
+        text = _found(record, self.path)
+        if not isinstance(text, str):
+            self._count_keyless(record)
+            text = None
+        self.total += 1
+        self.records.append(number)
+        self.texts.append(text)
+        self.size += len(line)
+
+    def batch(self) -> Batch:
+        """Return what was taken since the last one."""
+        columns = {
+            RECORD: pa.array(self.records, pa.int64()),
+            TEXT: pa.array(self.texts, pa.large_string()),
+        }
+        if self.keep_lines:
+            columns["line"] = pa.array(self.kept, pa.large_string())
+        made = Batch(pa.table(columns), tuple(self.bad), self.blank_lines)
+        self._clear()
+        return made
+
+    def _rest(self, record: Json) -> Json:
+        """Return what the SQL names of a record, under the names it uses."""
+        rest: Json = {}
+        for key, value in record.items():
+            name = self.wanted.name(key)
+            if name is not None and (name == key or name not in rest):
+                rest[name] = value
+        for ours, path in self.renamed.items():
+            rest[ours] = _found(record, path)
+        return rest
+
+    def _count_keyless(self, record: Json) -> None:
+        inner: object = record
+        for key in self.path[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if not (isinstance(inner, dict) and self.path[-1] in inner):
+            self.keyless += 1
+            self.keys = self.keys or [str(key) for key in list(record)[:20]]
 
 
-def _table(
-    records: list[int], texts: list[str | None], kept: list[str], *, keep_lines: bool
-) -> pa.Table:
-    columns = {RECORD: pa.array(records, pa.int64()), TEXT: pa.array(texts, pa.large_string())}
-    if keep_lines:
-        columns["line"] = pa.array(kept, pa.large_string())
-    return pa.table(columns)
-
-
-def _text(record: object, keys: list[str]) -> str | None:
-    for key in keys:
+def _found(record: object, path: list[str]) -> object:
+    for key in path:
         record = record.get(key) if isinstance(record, dict) else None
-    return record if isinstance(record, str) else None
+    return record
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in str(error):
+            raise
+    # A number beyond a double is valid JSON: it becomes null, and the record stays.
+    try:
+        found = json.loads(line, parse_int=_number, parse_constant=_no_number)
+        return orjson.loads(orjson.dumps(found))
+    except (ValueError, RecursionError) as error:
+        raise orjson.JSONDecodeError(str(error), "", 0) from None
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fault(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
+    try:
+        line.decode()
+    except UnicodeDecodeError as other:
+        return "not_utf8", f"byte {line[other.start]:#04x} at {other.start + 1}"
+    return ("lone_surrogate" if "surrogate" in str(error) else "bad_json"), str(error)
+
+
+def _values(line: bytes) -> int:
+    """Return about how many values a line of JSON has, at most."""
+    marks = (b",", b"[", b"{")
+    count = sum(map(line.count, marks))
+    if count > MOST_VALUES:  # what stands in strings is no value
+        for match in STRING.finditer(line):
+            count -= sum(map(match[0].count, marks))
+    return count
 
 
 def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
@@ -104,62 +211,3 @@ def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
         numbers = "HUGEINT" if kinds <= INTEGERS else "DOUBLE"
         return numbers if kinds <= INTEGERS | {"DOUBLE"} else "VARCHAR"
     return "VARCHAR" if kinds == {"JSON"} else shape
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file without their `\\n`."""
-    rest: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
-    size = 0
-    for piece in _pieces(path):
-        first, *others = piece.split(b"\n")
-        rest.append(first)
-        size += len(first)
-        if others:
-            yield b"".join(rest)
-            yield from others[:-1]
-            rest, size = [others[-1]], len(others[-1])
-        elif size > LINE_LIMIT:
-            raise InputError(
-                f"{path}: a line is longer than {LINE_LIMIT >> 20} MiB; is it JSON lines?"
-            )
-    if last := b"".join(rest):
-        yield last
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            if path.suffix == ".zst":
-                yield from _zstd(path, file)
-            elif path.suffix == ".gz":
-                with igzip.IGzipFile(fileobj=file) as plain:
-                    while piece := plain.read(1 << 20):
-                        yield piece
-            else:
-                while piece := file.read(1 << 20):
-                    yield piece
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path}: can't be read to its end ({error}); fetch the file again"
-        ) from None
-
-
-def _zstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    # Small pieces in, so that a highly compressed frame comes out in bounded pieces. The stream
-    # reader of the library takes a truncated file for its end, so frames are followed by hand.
-    decoder, fed = _decoder(), False
-    while piece := file.read(1 << 12):
-        while piece:
-            fed = True
-            out = decoder.decompress(piece)
-            if out:
-                yield out
-            piece = b""
-            if decoder.eof:
-                piece, fed, decoder = decoder.unused_data, False, _decoder()
-    if fed:
-        raise InputError(f"{path}: is truncated (a zstd frame does not end); fetch the file again")
-
-
-def _decoder() -> Any:  # noqa: ANN401  the library does not export the type
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT).decompressobj()

@@ -1,63 +1,149 @@
-"""Scatter: the shuffle of Model Zoo's h5_dataset_shuffle, replayed from its draws alone.
+"""Scattered rows: rows of many shards in any order, each file opened once and read forwards."""
 
-Worker w draws from numpy's legacy generator seeded `seed + w` and reads every workers-th file from
-the w-th on. For each file it draws an output shard for each row, then, shard by shard, a 48-bit
-number that names the temporary file of those rows. Later it joins the temporary files of each
-workers-th shard in the order of their names (read as sorted by them) and shuffles the rows with
-the same generator. The rows themselves are not needed to know where they go: 8 bytes a row are.
-
-The outcome depends on the number of workers and on how rows lie in files; our own shuffle does not.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
-NAME_BITS = 48
+from prep.chunks import CHANNELS
+from prep.handles import POOL, UNREADABLE, Handle, Rows, damage, inflated, reading
+
+HELD_BYTES = 1 << 26  # deflated rows that are held at once
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ScatterSettings:
-    """Into how many shards the original's shuffle was told to scatter, with how many workers."""
+class Scattered:
+    """Rows to read: row rows[i] of sources[which[i]]."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    chunks: int
-    workers: int = 1
-    seed: int = 115
+    sources: Sequence[Path]
+    which: Numbers
+    rows: Numbers
 
-    def __post_init__(self) -> None:
-        for name in ("chunks", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
-        if not 0 <= self.seed <= 2**32 - self.workers:
-            raise ValueError(f"seed: must lie in [0, 2**32 - workers], got {self.seed}")
+    def path(self, i: int) -> Path:
+        """Return the file of the i-th row."""
+        return self.sources[int(self.which[i])]
+
+    def files(self, first: int = 0, last: int | None = None) -> Iterator[tuple[Path, Numbers]]:
+        """Yield each file of the rows [first, last) once, with its places among all, by row."""
+        which, rows = self.which[first:last], self.rows[first:last]
+        order = np.lexsort((rows, which))
+        cuts = np.flatnonzero(np.diff(which[order])) + 1
+        for places in np.split(order, cuts) if len(order) else []:
+            yield self.path(first + int(places[0])), first + places
 
 
-def order(rows: Sequence[int], settings: ScatterSettings) -> list[NDArray[np.int64]]:
-    """Return, for each output shard, the numbers of its rows in order.
+def gather(sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]) -> Rows:
+    """Read scattered rows, row rows[i] of sources[which[i]]: (n, 3, msl) int32.
 
-    rows: the rows of each input file, in the order of the files' paths. A row's number counts the
-    rows of all files before it. A shard may be empty: shards differ in size by chance.
+    Raises DamageError for a row that is not there, a broken file, and files of two msl.
     """
-    starts = np.cumsum([0, *rows])
-    pieces: list[list[tuple[int, NDArray[np.int64]]]] = [[] for _ in range(settings.chunks)]
-    # The generator of the original is numpy's legacy one; it is our own instance, not the global.
-    workers = [np.random.RandomState(settings.seed + w) for w in range(settings.workers)]
-    for number, count in enumerate(rows):
-        draws = workers[number % settings.workers]
-        chosen = draws.choice(settings.chunks, size=count)
-        for chunk in np.unique(chosen).tolist():
-            name = int(draws.randint(2**NAME_BITS, dtype=np.int64))
-            pieces[chunk].append((name, starts[number] + np.flatnonzero(chosen == chunk)))
-    told: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * settings.chunks
-    for worker, draws in enumerate(workers):
-        for chunk in range(worker, settings.chunks, settings.workers):
-            parts = [numbers for _, numbers in sorted(pieces[chunk], key=lambda piece: piece[0])]
-            joined = np.concatenate([np.empty(0, np.int64), *parts])
-            draws.shuffle(joined)
-            told[chunk] = joined
-    return told
+    asked = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
+    if not len(rows):
+        raise ValueError("no rows asked")
+    out: Rows | None = None
+    for path, places in asked.files():
+        with reading(path):
+            handle = POOL.get(path)
+            handle.check(asked.rows[places])
+            if out is None:
+                out = np.empty((len(rows), CHANNELS, handle.msl), dtype=np.int32)
+            _same_msl(handle, out.shape[2])
+            handle.into(out, places, asked.rows[places])
+    assert out is not None
+    return out
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Where scattered rows lie: of each row the place and size of its chunk, 0 if HDF5 reads it.
+
+    identities: of each source that is read.
+    """
+
+    at: NDArray[np.uint64]
+    size: NDArray[np.int64]
+    skipped: NDArray[np.uint32]
+    row_bytes: int
+    identities: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield bounds of runs of rows of HELD_BYTES at most, or of one row."""
+        held = np.cumsum(np.where(self.size, self.size, self.row_bytes))
+        first = 0
+        while first < len(held):
+            before = held[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(held, before + HELD_BYTES, side="right")))
+            yield first, last
+            first = last
+
+
+def packed(
+    sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]
+) -> Iterator[tuple[bytes | bytearray, bytes | None]]:
+    """Yield scattered rows one by one: plain bytes, and the chunk as it lies deflated in its file.
+
+    The chunk is None where the row is not stored so (another layout). Memory is bounded by
+    HELD_BYTES; a file is opened once for each such block of rows. Raises DamageError as `gather`,
+    and for a file that is replaced meanwhile.
+    """
+    asked = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
+    located = _locate(asked)
+    for first, last in located.blocks():
+        held = _hold(asked, located, first, last)
+        skipped = located.skipped[first:last].tolist()
+        known = located.size[first:last].tolist()
+        for i, data in enumerate(held):
+            bare = skipped[i] if known[i] else 1
+            try:
+                plain = inflated(data, bare, located.row_bytes)
+            except UNREADABLE as error:
+                raise damage(asked.path(first + i), error) from None
+            yield plain, None if bare else data
+
+
+def _locate(asked: Scattered) -> _Located:
+    count = len(asked.rows)
+    at, size = np.zeros(count, np.uint64), np.zeros(count, np.int64)
+    skipped, row_bytes = np.zeros(count, np.uint32), 0
+    identities: dict[Path, tuple[int, ...]] = {}
+    for path, places in asked.files():
+        with reading(path):
+            handle = POOL.get(path)
+            handle.check(asked.rows[places])
+            row_bytes = row_bytes or handle.row_bytes
+            _same_msl(handle, row_bytes // 4 // CHANNELS)
+            identities[path] = handle.identity
+            found = handle.locate(asked.rows[places])
+            if found is not None:
+                at[places], size[places] = found["at"], found["size"]
+                skipped[places] = found["skipped"]
+    return _Located(at, size, skipped, row_bytes, identities)
+
+
+def _hold(asked: Scattered, located: _Located, first: int, last: int) -> list[bytes]:
+    """Read the chunks of the rows [first, last), or plain rows where HDF5 must read them."""
+    held = [b""] * (last - first)
+    for path, places in asked.files(first, last):
+        with reading(path):
+            handle = POOL.get(path)
+            if handle.identity != located.identities[path]:
+                raise ValueError("was replaced while it was read")
+            if located.size[places[0]]:
+                where = located.at[places].tolist(), located.size[places].tolist()
+                for place, at, size in zip((places - first).tolist(), *where, strict=True):
+                    held[place] = handle.packed(at, size)
+            else:
+                block: Any = np.empty((len(places), CHANNELS, handle.msl), dtype=np.int32)
+                handle.into(block, np.arange(len(places)), asked.rows[places])
+                for place, row in zip((places - first).tolist(), block, strict=True):
+                    held[place] = row.tobytes()
+    return held
+
+
+def _same_msl(handle: Handle, msl: int) -> None:
+    if handle.msl != msl:
+        raise ValueError(f"has rows of {handle.msl} tokens, the others of {msl}")

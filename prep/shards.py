@@ -2,17 +2,16 @@
 
 One dataset `data`, int32, (rows, 3, msl): [0] input ids, [1] loss mask, [2] labels; one chunk per
 row, standard deflate; attribute `n_examples`. Chunks are deflated here (ISA-L) and handed to HDF5
-whole, and read back whole: the file stays standard, the copying goes away.
-
-This is the only module that touches h5py.
+whole, and read and inflated whole (libdeflate): the file stays standard, the copying goes away.
 """
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from hashlib import sha256
-from os import stat_result
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,17 @@ import xxhash
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from prep.errors import DamageError
+from prep import scatter
+from prep.chunks import CHANNELS
+from prep.handles import POOL, Rows, reading
 from prep.receipts import file_digest, replacing
+from prep.scatter import gather
 
-Rows = NDArray[np.int32]  # (rows, 3, msl)
-CHANNELS = 3
 LEVEL = 1
-BLOCK_ROWS = 256
-# What h5py and ISA-L raise on a broken file (the stubs type ISA-L's error as an instance).
-UNREADABLE: Any = (OSError, KeyError, RuntimeError, ValueError, isal_zlib.error)
+BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
+AHEAD = 2  # blocks that wait, deflated or to be
+ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
+Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -62,42 +63,79 @@ def name(number: int) -> str:
 def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     """Write a shard from blocks of rows, under a temporary name that is renamed at the end.
 
-    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least.
+    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least; not to be changed
+    once given, for they are deflated in a thread where there is a second core.
     """
+    beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
+    deflated = _ahead(blocks) if beside else map(_deflated, blocks)
+    return _write(path, rows, chain.from_iterable(deflated))
+
+
+def copy(
+    path: Path, sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]
+) -> Shard:
+    """Write rows of other shards, row rows[i] of sources[which[i]], as one shard.
+
+    Deflated rows are copied as they are, and inflated to be digested and checked. Raises
+    DamageError for a source that is broken, lacks a row, or is replaced meanwhile.
+    """
+    return _write(path, len(rows), map(_repacked, scatter.packed(sources, which, rows)))
+
+
+def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shard:
+    """Write a shard from its rows: plain bytes and deflated bytes of each."""
+    content, total, written, size = sha256(), 0, 0, 0
     with replacing(path) as temporary:
-        content, total, msl = _fill(temporary, rows, blocks)
+        with h5py.File(temporary, "w") as file:
+            dataset: Any = None
+            for plain, packed in given:
+                if dataset is None:
+                    size = len(plain)
+                    dataset = _create(file, rows, size // ROW_TOKEN_BYTES)
+                elif len(plain) != size:
+                    raise ValueError(f"{path}: rows of {size} and of {len(plain)} bytes")
+                content.update(plain)
+                total += xxhash.xxh3_64_intdigest(plain)
+                if written < rows:
+                    dataset.id.write_direct_chunk((written, 0, 0), packed, filter_mask=0)
+                written += 1
+            if written != rows or not rows:
+                raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
         return Shard(
             name=path.name,
             rows=rows,
-            msl=msl,
-            digest=content,
-            rows_sum=total,
+            msl=size // ROW_TOKEN_BYTES,
+            digest=content.hexdigest(),
+            rows_sum=total % 2**64,
             bytes=temporary.stat().st_size,
             xxh3=file_digest(temporary),
         )
 
 
-def _fill(path: Path, rows: int, blocks: Iterable[Rows]) -> tuple[str, int, int]:
-    """Write the file of a shard; return its digest, rows_sum and msl."""
-    content, total, written, msl = sha256(), 0, 0, 0
-    with h5py.File(path, "w") as file:
-        dataset = None
-        for given in blocks:
-            block = np.ascontiguousarray(given, dtype="<i4")
-            if dataset is None:
-                msl = block.shape[2]
-                dataset = _create(file, rows, msl)
-            content.update(block.data)
-            for row in block:
-                data = row.tobytes()
-                total += xxhash.xxh3_64_intdigest(data)
-                dataset.id.write_direct_chunk(
-                    (written, 0, 0), isal_zlib.compress(data, LEVEL), filter_mask=0
-                )
-                written += 1
-        if written != rows or not rows:
-            raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
-    return content.hexdigest(), total % 2**64, msl
+def _deflated(given: Rows) -> list[tuple[Buffer, bytes]]:
+    block = np.ascontiguousarray(given, dtype="<i4")
+    if not len(block):
+        return []
+    flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
+    plain = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return [(row, isal_zlib.compress(row, LEVEL)) for row in plain]
+
+
+def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, bytes]]]:
+    """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
+    with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
+        waiting: deque[Future[list[tuple[Buffer, bytes]]]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(_deflated, block))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, bytes]:
+    plain, packed = row
+    return plain, isal_zlib.compress(plain, LEVEL) if packed is None else packed
 
 
 def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:
@@ -119,40 +157,35 @@ def read(path: Path, start: int = 0, stop: int | None = None) -> Rows:
     return take(path, np.arange(start, total if stop is None else min(stop, total)))
 
 
-def blocks(path: Path, size: int = BLOCK_ROWS) -> Iterator[Rows]:
-    """Yield a shard's rows in order, `size` rows at a time, so that memory stays bounded."""
-    total = shape(path)[0]
+def blocks(path: Path, size: int | None = None) -> Iterator[Rows]:
+    """Yield a shard's rows in order, `size` rows at a time (as memory allows, if not given)."""
+    total, msl = shape(path)
+    size = block_rows(msl) if size is None else size
     for start in range(0, total, size):
         yield read(path, start, start + size)
 
 
+def block_rows(msl: int) -> int:
+    """Return how many rows to hold at once: BLOCK_ROWS, or fewer where they are long.
+
+    >>> block_rows(2048), block_rows(32_768), block_rows(10_000_000)
+    (256, 16, 1)
+    """
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // (ROW_TOKEN_BYTES * msl)))
+
+
 def take(path: Path, rows: NDArray[np.integer]) -> Rows:
     """Read rows by number, in the order given: (len(rows), 3, msl) int32."""
-    with _reading(path):
-        dataset, direct = _open(path, _identity(path.stat()))
-        total, _, msl = dataset.shape
-        if len(rows) and not 0 <= rows.min() <= rows.max() < total:
-            raise DamageError(
-                f"{path}: has {total} rows, but rows {rows.min()} to {rows.max()} are asked; "
-                "build again or restore it"
-            )
-        out = np.empty((len(rows), CHANNELS, msl), dtype=np.int32)
-        size = CHANNELS * msl * out.itemsize  # of a row, so that inflating never has to grow
-        for i, row in enumerate(rows.tolist()):
-            if direct:
-                skipped, packed = dataset.id.read_direct_chunk((row, 0, 0))
-                plain = packed if skipped else isal_zlib.decompress(packed, bufsize=size)
-                out[i] = np.frombuffer(plain, dtype="<i4").reshape(CHANNELS, msl)
-            else:
-                out[i] = dataset[row]
-    return out
+    if len(rows):
+        return gather([path], np.zeros(len(rows), np.int64), rows)
+    return np.empty((0, CHANNELS, shape(path)[1]), dtype=np.int32)
 
 
 def shape(path: Path) -> tuple[int, int]:
     """Return (rows, msl) of a shard."""
-    with _reading(path):
-        rows, _, msl = _open(path, _identity(path.stat()))[0].shape
-    return int(rows), int(msl)
+    with reading(path):
+        handle = POOL.get(path)
+    return handle.rows, handle.msl
 
 
 def content_digest(path: Path) -> str:
@@ -166,35 +199,3 @@ def content_digest(path: Path) -> str:
 def folder(path: Path) -> list[Path]:
     """Return the shards of a folder, sorted by name."""
     return sorted(path.glob("*.h5"))
-
-
-@lru_cache(maxsize=128)
-def _open(path: Path, _version: tuple[int, ...]) -> tuple[h5py.Dataset, bool]:
-    """Open a shard and tell whether its chunks can be read whole: ours, and Model Zoo's.
-
-    It is kept open: opening costs more than reading a row.
-    """
-    dataset: Any = h5py.File(path, "r")["data"]
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.shape[1] != CHANNELS:
-        raise ValueError(f"`data` is not of shape (rows, {CHANNELS}, msl)")
-    deflated = dataset.compression == "gzip" and dataset.id.get_create_plist().get_nfilters() == 1
-    whole = dataset.chunks == (1, CHANNELS, dataset.shape[2]) and dataset.dtype == np.dtype("<i4")
-    return dataset, deflated and whole
-
-
-def _identity(stat: stat_result) -> tuple[int, ...]:
-    # A file that replaced another under its name has another inode, even within one tick.
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-@contextmanager
-def _reading(path: Path) -> Generator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise DamageError(f"{path}: is missing; build again or restore it") from None
-    except UNREADABLE as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamageError(
-            f"{path}: is not a readable shard ({first}); build again or restore it"
-        ) from None

@@ -5,7 +5,6 @@ is made on its own, in bounded memory, and the result is the same for any number
 shuffle of the original moves rows through temporary files and depends on its workers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from prep import seeds, shards, spans
 from prep.permutation import Permutation
 
 VERSION = 1
-BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,4 @@ def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> s
     numbers = pa.array(np.arange(len(order)), pa.int32())
     table = pa.table([numbers, names, pa.array(within, pa.int32())], schema=spans.ORIGIN)
     spans.write(spans.path_of(out, "origin"), table)
-    return shards.write(out, len(order), _gather(inputs, which, within))
-
-
-def _gather(
-    inputs: tuple[Input, ...], which: NDArray[np.int64], within: NDArray[np.int64]
-) -> Iterator[shards.Rows]:
-    for first in range(0, len(which), BLOCK_ROWS):
-        here, rows = which[first : first + BLOCK_ROWS], within[first : first + BLOCK_ROWS]
-        yield gather([item.path for item in inputs], here, rows)
-
-
-def gather(paths: list[Path], which: NDArray[np.integer], rows: NDArray[np.integer]) -> shards.Rows:
-    """Read scattered rows: row rows[i] of shard paths[which[i]]: (n, 3, msl) int32."""
-    out: shards.Rows | None = None
-    for shard in np.unique(which).tolist():
-        places = np.flatnonzero(which == shard)
-        block = shards.take(paths[shard], rows[places])
-        if out is None:
-            out = np.empty((len(which), *block.shape[1:]), dtype=np.int32)
-        out[places] = block
-    if out is None:
-        raise ValueError("no rows asked")
-    return out
+    return shards.copy(out, [item.path for item in inputs], which, within)

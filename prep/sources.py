@@ -1,28 +1,26 @@
 """Sources: which raw files there are, and their records as Arrow batches.
 
-A block is one raw file (or one shard of a hub dataset): the unit of parallel work. Blocks are
-listed in the order the source names its patterns, sorted by name within a pattern, so that a
-listing never depends on the file system.
+A block is one raw file, a folder of text files, or one shard of a hub dataset: the unit of parallel
+work. What is broken in it is counted and told, or refused: never passed over in silence.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import orjson
+import xxhash
 
-from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT
-from prep.jsonlines import SUFFIXES as JSONL_SUFFIXES
-from prep.jsonlines import batches as jsonl_batches
+from prep import columnar, hub, jsonlines, rawfiles, records, textfiles
+from prep.errors import BrokenFile, InputError
+from prep.listing import FORMATS, Kind, Listing, kind, listed
+from prep.rawfiles import Stamp, is_url, path_of, shown
+from prep.records import TRAILING, Bad, Batch, Wanted, place
+from prep.selection import Selection
+from prep.unpacked import pieces
 
-PARQUET_SUFFIXES = (".parquet",)
-BATCH_ROWS = 1024
-TEXT_KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
@@ -30,12 +28,19 @@ NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 class Source:
     """Raw files of one kind and how to read them.
 
-    files: paths, folders (read recursively) or globs, relative to the data root; or `hub`, a
-    dataset that `datasets` loads (a hub id, or a builder such as `json` with `data_files`).
-    text: the column of the text, dotted where nested. where: SQL over the columns (DuckDB).
-    identity: SQL for a document's name. keep: SQL columns to keep as text beside each document.
+    files: paths, folders (read to any depth), globs or urls, paths relative to the data root; or
+    `hub`, a dataset that `datasets` loads (a hub id, or a builder such as `json` with
+    `data_files`). format: one of FORMATS, where a file's suffix does not tell it; `text` makes each
+    file a document. encoding: what to decode from, if not UTF-8.
+    text: the column of the text, dotted where nested. columns: our name -> theirs, dotted where
+    nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
+    document's name. keep: SQL columns to keep as text beside each document.
     half: only the files with an even or odd number. ftfy: repair the text before tokenising.
-    max_bad_records: broken lines to count before the file is refused.
+    blank: what becomes of a text without a visible character (an empty one is always dropped).
+    on_error: what a broken file does: stop the build, or be left out and counted.
+    max_bad_records: broken records of a file to count before the file is broken.
+    max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
+    select: what is wanted of its documents.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -45,32 +50,54 @@ class Source:
     config: str | None = None
     split: str = "train"
     data_files: tuple[str, ...] = ()
+    format: str | None = None
+    encoding: str | None = None
     text: str = "text"
+    columns: dict[str, str] = field(default_factory=dict[str, str])
     where: str | None = None
     identity: str | None = None
     keep: tuple[str, ...] = ()
     half: Literal["even", "odd"] | None = None
     ftfy: bool = False
-    max_bad_records: int = 0
+    blank: Literal["drop", "keep"] = "drop"
+    on_error: Literal["stop", "skip"] = "stop"
+    max_bad_records: int = 100
+    max_record_bytes: int = 32 << 20
+    max_window_log: int = 28
+    select: Selection = field(default_factory=Selection)
 
     def __post_init__(self) -> None:
         if self.hub is not None and self.files:
             raise ValueError("files: stands beside hub; name one of the two")
         if self.hub is not None and self.half is not None:
             raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
+        if self.format is not None and (self.format not in FORMATS or self.hub is not None):
+            raise ValueError(f"format: must be of {', '.join(FORMATS)}, of files: {self.format!r}")
+        if self.format == "text" and self.half is not None:
+            raise ValueError("half: goes by the numbers of files, not of texts; drop it")
+        if self.format == "text" and self.identity is None:
+            object.__setattr__(self, "identity", "path")
+        if "text" in self.columns:
+            if self.text not in ("text", self.columns["text"]):
+                raise ValueError("columns: names the text, and so does `text`; drop one of them")
+            object.__setattr__(self, "text", self.columns["text"])
+        for key, least, most in (
+            ("max_bad_records", 0, 1 << 62),
+            ("max_record_bytes", 1, 1 << 30),
+            ("max_window_log", 10, 31),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
+        if self.encoding is not None:
+            try:
+                b"".decode(self.encoding)
+            except LookupError as error:
+                raise ValueError(f"encoding: {error}") from None
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Records of one block: an Arrow table, and what could not be read.
-
-    table: columns RECORD (int64) and TEXT (string, null where it is none), then either the
-    source's own columns or `line`, the record as JSON.
-    bad: (record, reason) for each record that is none.
-    """
-
-    table: pa.Table
-    bad: tuple[tuple[int, str], ...] = ()
+    @property
+    def text_name(self) -> str:
+        """The name by which the source's SQL knows the text; empty where it is nested."""
+        return "text" if "text" in self.columns else "" if "." in self.text else self.text
 
 
 @dataclass(frozen=True)
@@ -82,66 +109,139 @@ class Document:
     text: str
 
 
-def blocks(source: Source, root: Path) -> list[str]:
-    """List a source's blocks: file names relative to the root, or numbers of hub shards."""
+def listing(source: Source, root: Path) -> Listing:
+    """List a source's blocks, and the files that were left out with the reasons."""
     if source.hub is not None:
-        return [str(i) for i in range(_hub(source, root).num_shards)]
-    found: dict[str, None] = {}
-    for pattern in source.files:
-        names = _matches(pattern, root)
-        if not names:
-            raise InputError(
-                f"source {source.name}: {root / pattern} matches no file "
-                f"({' '.join(JSONL_SUFFIXES + PARQUET_SUFFIXES)}); check the path or --data"
-            )
-        found.update(dict.fromkeys(names))
+        return Listing(tuple(str(i) for i in range(_hub(source, root).num_shards)))
+    if source.format == "text":
+        return textfiles.blocks(source.name, source.files, root, "text")
+    found = listed(source.name, source.files, root, source.format)
     if source.half is None:
-        return list(found)
+        return found
     parity = 0 if source.half == "even" else 1
-    chosen = [name for name in found if _number(source, name) % 2 == parity]
+    chosen = tuple(name for name in found.names if _number(source, name) % 2 == parity)
     if not chosen:
         raise InputError(
-            f"source {source.name}: none of its {len(found)} files has an {source.half} number; "
-            "drop `half` or add files"
+            f"source {source.name}: none of its {len(found.names)} files has an {source.half} "
+            "number; drop `half` or add files"
         )
-    return chosen
+    return Listing(chosen, found.skipped)
+
+
+def blocks(source: Source, root: Path) -> list[str]:
+    """List a source's blocks: names of files or folders, or numbers of hub shards."""
+    return list(listing(source, root).names)
 
 
 def is_json(source: Source, block: str) -> bool:
     """Tell whether a block is read as JSON lines (columns come from the JSON)."""
-    return source.hub is None and block.endswith(JSONL_SUFFIXES)
+    return source.hub is None and _kind(source, block).family == "jsonl"
 
 
 def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iterator[Batch]:
-    """Yield a block's records as batches; with `lines`, JSON records keep their JSON text.
+    """Yield a block's records as batches; with `lines`, JSON records have what the SQL names.
 
-    Raises InputError for a file that can't be read to its end, with the file named.
+    Raises BrokenFile for a file that can't be read to its end, is not what it is read as, or has
+    more broken records than `max_bad_records`; NoColumn for one without the text's column. With
+    `on_error: skip`, garbage after whole frames ends the file, told as the last batch's `fault`.
     """
+    last: Batch | None = None
+    first: Bad | None = None
+    seen = bad = 0
+    try:
+        for batch in _batches(source, root, block, lines=lines):
+            seen += len(batch.table)
+            bad += len(batch.bad)
+            first = first or next(iter(batch.bad), None)
+            if bad > source.max_bad_records and seen:
+                raise _too_many(source, shown(root, block), batch, bad)
+            if bad > max(1, source.max_bad_records) and first:
+                raise _no_record(shown(root, block), first, bad)
+            last = batch
+            yield batch
+    except BrokenFile as error:
+        if error.reason != TRAILING or source.on_error == "stop" or last is None:
+            raise
+        yield Batch(last.table.slice(0, 0), fault=error)
+    if first and not seen and (bad > 1 or first.reason == "not_object"):
+        raise _no_record(shown(root, block), first, bad)
+
+
+def identity(source: Source, root: Path, block: str) -> Stamp:
+    """Return what a block looks like from outside: a file, or all files of a folder."""
+    if source.format != "text":
+        return rawfiles.stamp(root, block)
+    names = textfiles.names(root, block, "text")
+    return rawfiles.together({name: rawfiles.stamp(root, name) for name in names})
+
+
+def digest(source: Source, root: Path, block: str) -> str:
+    """Return the xxh3-128 of a block's bytes, in hex; of a folder, over names and digests."""
+    if source.format != "text":
+        return rawfiles.digest(root, block)
+    names = textfiles.names(root, block, "text")
+    told = [[name, rawfiles.digest(root, name)] for name in names]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(told))
+
+
+def wanted(source: Source, root: Path, block: str) -> Wanted:
+    """Return what a reader of a block is asked for."""
+    where = shown(root, block) if source.hub is None else f"dataset {source.hub}"
+    return Wanted(
+        source=source.name,
+        place=where,
+        text=source.text,
+        columns=source.columns,
+        named=records.named(
+            (source.where, source.identity, *source.keep, *source.select.columns.values())
+        ),
+        hidden=source.text_name,
+        max_record_bytes=source.max_record_bytes,
+    )
+
+
+def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator[Batch]:
+    asked = wanted(source, root, block)
     if source.hub is not None:
-        yield from _read_hub(source, root, int(block))
-    elif is_json(source, block):
-        for table, bad in jsonl_batches(root / block, source.text, keep_lines=lines):
-            yield Batch(table, bad)
+        yield from _read_hub(source, root, int(block), asked)
+        return
+    how = _kind(source, block)
+    if how.family == "jsonl":
+        raw = pieces(root, block, how.packing, source.encoding, source.max_window_log)
+        yield from jsonlines.batches(raw, asked, keep_lines=lines)
+    elif how.family == "text":
+        yield from textfiles.batches(root, block, asked, "text", source.encoding)
     else:
-        yield from _read_parquet(source, root / block)
+        read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
+        if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
+            with rawfiles.opened(root, block) as file:
+                yield from read_file(file, asked)
+        else:
+            yield from read_file(str(path_of(root, block)), asked)
 
 
-def _matches(pattern: str, root: Path) -> list[str]:
-    suffixes = JSONL_SUFFIXES + PARQUET_SUFFIXES
-    if Path(pattern).is_absolute():
-        raise RecipeError(f"files: {pattern} is absolute; give it relative to the data root")
-    path = root / pattern
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.name.endswith(suffixes)]
-    elif path.is_file():
-        found = [path]
-    else:
-        found = [p for p in root.glob(pattern) if p.name.endswith(suffixes)]
-    return sorted(p.relative_to(root).as_posix() for p in found if p.is_file())
+def _read_hub(source: Source, root: Path, number: int, asked: Wanted) -> Iterator[Batch]:
+    first = 0
+    where = f"source {source.name}: dataset {source.hub}, shard {number}"
+    for table in hub.tables(_hub(source, root), number, where):
+        yield columnar.dressed(table, asked, first)
+        first += table.num_rows
+
+
+def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no types
+    name = source.hub or ""
+    return hub.load(source.name, root, name, source.config, source.split, source.data_files)
+
+
+def _kind(source: Source, block: str) -> Kind:
+    found = kind(block, source.format)
+    if found is None:
+        raise InputError(f"source {source.name}: {block}: its name tells no format; set `format`")
+    return found
 
 
 def _number(source: Source, name: str) -> int:
-    numbers = NUMBER.findall(Path(name).name)
+    numbers = NUMBER.findall(PurePosixPath(name).name)
     if not numbers:
         raise InputError(
             f"source {source.name}: {name} has no number, so `half: {source.half}` can't place it; "
@@ -150,83 +250,20 @@ def _number(source: Source, name: str) -> int:
     return int(numbers[-1])
 
 
-def _read_parquet(source: Source, path: Path) -> Iterator[Batch]:
-    try:
-        with pq.ParquetFile(path) as file:
-            first = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                yield Batch(_with_text(source, path, pa.Table.from_batches([batch]), first))
-                first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        brief = str(error).splitlines()[0]
-        raise InputError(f"{path}: can't be read as parquet ({brief}); restore the file") from None
+def _too_many(source: Source, where: str, batch: Batch, bad: int) -> BrokenFile:
+    past = batch.bad[source.max_bad_records - bad]  # the first past the limit, from the end
+    return BrokenFile(
+        f"{past.place or place(where, past.record)}: {past.reason} ({past.detail}); mend it, set "
+        f"max_bad_records above {source.max_bad_records} in source {source.name}, "
+        "or `on_error: skip` to leave such files out",
+        "too_many_bad_records",
+    )
 
 
-def _with_text(source: Source, place: object, table: pa.Table, first: int) -> pa.Table:
-    """Put RECORD and TEXT in front of a table's own columns."""
-    column: Any = table
-    for step in source.text.split("."):
-        names = _names(column)
-        if step not in names:
-            raise RecipeError(
-                f"source {source.name}: {place} has no column {source.text!r} "
-                f"(it has {', '.join(names) or 'nothing below it'}); set `text`"
-            )
-        column = column.column(step) if column is table else pc.struct_field(column, step)
-    record = pa.array(range(first, first + table.num_rows), pa.int64())
-    text = column.cast(pa.large_string()) if _is_text(column.type) else _no_text(table.num_rows)
-    return pa.table([record, text, *table.columns], [RECORD, TEXT, *table.column_names])
-
-
-def _names(column: Any) -> list[str]:  # noqa: ANN401  a table or one of its columns
-    if isinstance(column, pa.Table):
-        return column.column_names
-    return [field.name for field in column.type] if pa.types.is_struct(column.type) else []
-
-
-def _is_text(kind: Any) -> bool:  # noqa: ANN401  an Arrow type
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return any(is_kind(kind) for is_kind in TEXT_KINDS)
-
-
-def _no_text(rows: int) -> Any:  # noqa: ANN401  a column
-    return pa.nulls(rows, pa.large_string())
-
-
-def _read_hub(source: Source, root: Path, number: int) -> Iterator[Batch]:
-    dataset = _hub(source, root)
-    part = dataset.shard(num_shards=dataset.num_shards, index=number).with_format("arrow")
-    first = 0
-    try:
-        for table in part.iter(batch_size=BATCH_ROWS):
-            yield Batch(_with_text(source, f"dataset {source.hub}", table, first))
-            first += table.num_rows
-    except (pa.ArrowException, OSError, ValueError) as error:
-        brief = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"source {source.name}: dataset {source.hub}, shard {number}: can't be read to its end "
-            f"({brief}); fetch it again"
-        ) from None
-
-
-def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no types
-    import datasets
-
-    load: Any = datasets.load_dataset
-    files = [str(root / name) for name in source.data_files] or None
-    local = root / (source.hub or "")
-    try:
-        return load(
-            str(local) if local.is_dir() else source.hub,
-            name=source.config,
-            split=source.split,
-            data_files=files,
-            streaming=True,
-        )
-    except Exception as error:  # noqa: BLE001  datasets and the hub client raise many kinds
-        brief = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"source {source.name}: dataset {source.hub!r} can't be loaded ({brief}); "
-            "check the id, the split and the network"
-        ) from None
+def _no_record(where: str, first: Bad, bad: int) -> BrokenFile:
+    return BrokenFile(
+        f"{where}: none of its first {bad} records can be read ({first.place or first.record + 1}: "
+        f"{first.reason}, {first.detail}); check `format` and `encoding`, "
+        "or set `on_error: skip` to leave such files out",
+        "no_record",
+    )

@@ -1,5 +1,6 @@
 """What the tests of prep share: texts that break things, tokenizers, raw files of every kind."""
 
+import bz2
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -122,6 +123,8 @@ def squeezed(path: Path, content: bytes) -> bytes:
         return igzip.compress(content)
     if path.suffix == ".zst":
         return zstandard.compress(content)
+    if path.suffix == ".bz2":
+        return bz2.compress(content)
     return content
 
 

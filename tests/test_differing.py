@@ -28,7 +28,7 @@ def part(name: str, weight: int, rows: int, content: str = "") -> ManifestPart:
 
 
 def sealed(*parts: ManifestPart, steps: int = 10, **changes: Any) -> Manifest:
-    made = Manifest("m", "p", steps, 6, 8, 7, VERSION, None, {"vocab": 3}, parts, None)
+    made = Manifest("m", "p", steps, 6, 8, 7, VERSION, None, {"vocab": 3}, parts, None, None)
     return manifest.sealed(replace(made, **changes))
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from materials import names, raw
 from materials import texts as nasty
 
-from prep import documents, sources
+from prep import documents, identity, numbering, query, sources
 from prep.errors import InputError, RecipeError
+from prep.records import is_blank
 from prep.sources import Document, Source
 
 Json = dict[str, Any]
@@ -28,17 +29,19 @@ class Scanned:
     root: Path
     source: Source
     accounts: list[Json] = field(default_factory=list)
+    out: Path | None = None
 
     def __post_init__(self) -> None:
+        out = self.out or self.root / "out"
         self.blocks = sources.blocks(self.source, self.root)
-        shape = documents.structure(self.source, self.root, self.blocks)
+        shape = query.structure(self.source, self.root, self.blocks)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
-            parts.append(self.root / "out" / f"block-{i}.parquet")
+            parts.append(out / f"block-{i}.parquet")
             told = documents.scan(self.source, self.root, block, shape, parts[-1])
             self.accounts.append(told)
-        self.path = self.root / "out" / "documents.parquet"
-        documents.merge(self.source, parts, self.path)
+        self.path = out / "documents.parquet"
+        numbering.merge(self.source, parts, self.path)
 
     @property
     def rows(self) -> list[Json]:
@@ -73,7 +76,7 @@ MIXED = [
 def test_what_is_no_text_is_dropped_and_counted(tmp_path: Path, suffix: str) -> None:
     made = scanned(tmp_path, MIXED, suffix)
     [account] = made.accounts
-    assert account["dropped"] == {"empty": 1, "no_text": 1}
+    assert account["dropped"] == {"blank": 1, "no_text": 1}
     assert (account["records"], account["documents"]) == (5, 3)
     assert (account["characters"], account["bytes"]) == (17, 22)
     assert [(row["document"], row["record"], row["name"]) for row in made.rows] == [
@@ -87,7 +90,7 @@ def test_what_is_no_text_is_dropped_and_counted(tmp_path: Path, suffix: str) -> 
 def test_every_record_is_a_document_or_counted_under_a_reason(tmp_path: Path) -> None:
     records = [*MIXED, b"{", b"[]", b"", {"text": 5, "n": 9}, {"n": 0}]
     made = scanned(tmp_path, records, where="n <> 1", max_bad_records=2)
-    assert made.dropped == {"bad_json": 2, "empty": 1, "no_text": 3, "where": 1}
+    assert made.dropped == {"bad_json": 1, "not_object": 1, "blank": 1, "no_text": 3, "where": 1}
     [account] = made.accounts
     assert account["records"] == account["documents"] + sum(made.dropped.values()) == 9
 
@@ -221,7 +224,7 @@ def test_texts_and_digests_come_back_as_they_were(
     made = scanned(
         folder, [{"text": text, "n": 1} for text in given], suffix, where="n = 1" if sql else None
     )
-    full = [text for text in given if text]
+    full = [text for text in given if not is_blank(text)]
     found = made.texts()
     assert [d.text for d in found] == full
     assert [d.number for d in found] == list(range(len(full)))
@@ -265,6 +268,6 @@ def test_blocks_without_documents_keep_their_place(tmp_path: Path) -> None:
     assert [account["documents"] for account in made.accounts] == [0, 1, 0, 1]
     assert [[d.text for d in made.texts(block)] for block in range(4)] == [[], ["a"], [], ["b"]]
     schema = pq.read_schema(made.path)
-    assert schema.names == [name for name, _ in documents.IDENTITY]
+    assert schema.names == [name for name, _ in identity.IDENTITY]
     assert schema.field("digest").type == pa.binary(16)
     assert len([name for name in names(made.path.parent) if name.endswith(".tmp")]) == 0

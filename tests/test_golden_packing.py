@@ -16,9 +16,9 @@ from materials import shared
 from mixtures import recipe as recipes
 from mixtures.build import build
 from mixtures.verify import verify
-from prep import scatter, shards, spans
-from prep.scatter import ScatterSettings
+from prep import shards, spans, zooshuffle
 from prep.shards import Rows
+from prep.zooshuffle import ScatterSettings
 
 pytestmark = pytest.mark.golden
 LANGUAGES = ("css", "html", "javascript", "python")  # the order of lists/star.txt
@@ -26,7 +26,7 @@ PARQUET = [f"input/starcoderdata/{language}" for language in LANGUAGES]
 STAR: dict[str, Any] = {"files": PARQUET, "text": "content", "ftfy": True}
 JSONL: dict[str, Any] = {"files": [f"jsonl/{language}" for language in LANGUAGES], "ftfy": True}
 SLIM: dict[str, Any] = {"files": ["input/slimpajama"], "ftfy": True}
-EDGE: dict[str, Any] = {"files": ["input/edge/edge.jsonl"], "ftfy": True}
+EDGE: dict[str, Any] = {"files": ["input/edge/edge.jsonl"], "ftfy": True, "blank": "keep"}
 TEN: dict[str, Any] = {"rows_per_shard": 10}
 ALL: dict[str, Any] = {"rows_per_shard": 50_000}
 WHOLE: dict[str, Any] = {"pieces": None}
@@ -129,7 +129,7 @@ def test_the_shuffle_mixes_epochs_as_the_original_did() -> None:
             shared("golden", "pipeline", "fim", "stage2_procs2", f"epoch_{epoch}")
         )
     ]
-    told = scatter.order([len(rows) for rows in given], ScatterSettings(chunks=3))
+    told = zooshuffle.order([len(rows) for rows in given], ScatterSettings(chunks=3))
     theirs = shards.folder(shared("golden", "pipeline", "shuffle", "fim_epochs_n3_w1"))
     for numbers, path in zip(told, theirs, strict=True):
         assert np.array_equal(np.concatenate(given)[numbers], plain(path)[0])

@@ -9,13 +9,15 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isal import igzip
 from materials import raw, squeezed, texts
 
 from prep import jsonlines
-from prep.errors import InputError
-from prep.jsonlines import RECORD, TEXT, batches, widened
+from prep.errors import BrokenFile, InputError, NoColumn
+from prep.jsonlines import batches, widened
+from prep.records import RECORD, TEXT, Batch, Wanted
+from prep.unpacked import pieces
 
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
 Found = tuple[list[tuple[int, str | None]], list[tuple[int, str]]]
 
 
@@ -23,14 +25,22 @@ def found(path: Path, text: str = "text") -> Found:
     """Return (record, text) of every record, and what is broken."""
     good: list[tuple[int, str | None]] = []
     bad: list[tuple[int, str]] = []
-    for table, broken in batches(path, text, keep_lines=False):
-        good += zip(table[RECORD].to_pylist(), table[TEXT].to_pylist(), strict=True)
-        bad += broken
+    for batch in read(path, text):
+        good += zip(batch.table[RECORD].to_pylist(), batch.table[TEXT].to_pylist(), strict=True)
+        bad += [(number, f"{reason}: {detail}") for number, reason, detail, _ in batch.bad]
     return good, bad
 
 
+def read(path: Path, text: str = "text", *, keep_lines: bool = False, **fields: Any) -> list[Batch]:
+    """Return the batches of a file."""
+    packing = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}.get(path.suffix, "")
+    wanted = Wanted("s", str(path), text, hidden="" if "." in text else text, **fields)
+    given = pieces(path.parent, path.name, packing, None, 28)
+    return list(batches(given, wanted, keep_lines=keep_lines))
+
+
 @settings(max_examples=60, deadline=None)
-@given(given=st.lists(texts, max_size=12), suffix=st.sampled_from(jsonlines.SUFFIXES))
+@given(given=st.lists(texts, max_size=12), suffix=st.sampled_from(SUFFIXES))
 def test_every_text_comes_back_in_order(
     tmp_path_factory: pytest.TempPathFactory, given: list[str], suffix: str
 ) -> None:
@@ -39,10 +49,10 @@ def test_every_text_comes_back_in_order(
     assert found(path) == (list(enumerate(given)), [])
 
 
-@pytest.mark.parametrize("suffix", jsonlines.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_of_many_batches_is_read_whole(tmp_path: Path, suffix: str) -> None:
     path = raw(tmp_path / f"a{suffix}", [{"text": f"text {i} " * 9} for i in range(3000)])
-    tables = [table for table, _ in batches(path, "text", keep_lines=True)]
+    tables = [batch.table for batch in read(path, keep_lines=True)]
     assert [len(table) for table in tables] == [1024, 1024, 952]
     assert [i for table in tables for i in table[RECORD].to_pylist()] == list(range(3000))
 
@@ -56,19 +66,26 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b" \n"])
-@pytest.mark.parametrize("suffix", jsonlines.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_without_lines_has_no_records(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(squeezed(path, content))
     assert found(path) == ([], [])
 
 
-def test_an_empty_compressed_file_has_no_records(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.zst").write_bytes(b"")
-    assert found(tmp_path / "a.jsonl.zst") == ([], [])
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_an_empty_compressed_file_is_broken_an_empty_plain_one_is_not(
+    tmp_path: Path, suffix: str
+) -> None:
+    for name in ("a.jsonl", f"a{suffix}"):
+        (tmp_path / name).write_bytes(b"")
+    assert found(tmp_path / "a.jsonl") == ([], [])
+    with pytest.raises(BrokenFile, match=f"a{suffix}: is empty") as told:
+        found(tmp_path / f"a{suffix}")
+    assert told.value.reason == "empty"
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_frames_and_members_follow_each_other(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     lines = b"".join(orjson.dumps({"text": f"t{i}"}) + b"\n" for i in range(500))
@@ -89,7 +106,7 @@ def test_skippable_and_huge_zstd_frames_are_read(tmp_path: Path) -> None:
     assert (record, len(text or ""), bad) == (0, 3_000_000, [])
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str, members: int) -> None:
     path = tmp_path / f"a{suffix}"
@@ -105,7 +122,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str, member
                 found(path)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_what_is_not_compressed_as_its_name_says_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b'{"text": "plain"}\n')
@@ -129,12 +146,15 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 BROKEN = [
     (b'{"text": "cut', "bad_json: "),
-    (b'{"text": "\xff"}', "bad_json: "),
-    (b'{"text": "\\ud800"}', "bad_json: "),
+    (b'{"text": "\xff"}', "not_utf8: byte 0xff at 11"),
+    (b'{"text": "\xed\xa0\xbd"}', "not_utf8: "),
+    (b'{"text": "\\ud800"}', "lone_surrogate: "),
     (b'{"text": NaN}', "bad_json: "),
-    (b'["text"]', "bad_json: a list, expected an object"),
-    (b'"text"', "bad_json: a str, expected an object"),
+    (b'{"text": "a", "n": 1' + b"0" * 400 + b', "x": NaN}', "bad_json: NaN is no JSON"),
+    (b'["text"]', "not_object: a list, expected an object"),
+    (b'"text"', "not_object: a str, expected an object"),
     (b"\xef\xbb\xbf{}", "bad_json: "),
+    (b'{"a":' * 5000, "bad_json: "),
 ]
 
 
@@ -145,6 +165,60 @@ def test_a_broken_line_is_told_with_its_number(tmp_path: Path, line: bytes, reas
     assert good == [(0, "one"), (3, "two")]
     assert number == 1
     assert told.startswith(reason)
+
+
+def test_a_bom_begins_a_file_and_nothing_else(tmp_path: Path) -> None:
+    path = raw(tmp_path / "a.jsonl", [b'\xef\xbb\xbf{"text": "one"}', {"text": "\ufefftwo"}])
+    assert found(path) == ([(0, "one"), (1, "\ufefftwo")], [])
+
+
+def test_a_number_beyond_a_double_costs_no_record(tmp_path: Path) -> None:
+    big = b'{"text": "big", "n": 1' + b"0" * 9999 + b', "m": 7}'
+    path = raw(tmp_path / "a.jsonl", [big])
+    assert found(path) == ([(0, "big")], [])
+    [batch] = read(path, keep_lines=True)
+    assert orjson.loads(batch.table["line"][0].as_py()) == {"n": None, "m": 7}
+
+
+def test_blank_lines_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\n{"text": "a"}\n \t\r\n\n{"text": "b"}\n')
+    assert sum(batch.blank_lines for batch in read(path)) == 3
+
+
+def test_records_without_the_texts_key_are_a_broken_file_if_none_has_it(tmp_path: Path) -> None:
+    path = raw(tmp_path / "a.jsonl", [{"body": "a", "n": 1}, {"body": "b"}])
+    with pytest.raises(NoColumn, match=r"has no column 'text' \(it has body, n\); set `text`"):
+        found(path)
+    raw(path, [{"body": "a"}, {"text": None}])
+    assert found(path) == ([(0, None), (1, None)], [])
+
+
+def test_a_record_too_deep_for_the_sql_is_counted(tmp_path: Path) -> None:
+    deep = b'{"text": "a", "m": ' + b"[" * 300 + b"]" * 300 + b"}"
+    path = raw(tmp_path / "a.jsonl", [deep, {"text": "b", "m": 1}])
+    assert [len(batch.table) for batch in read(path)] == [2]
+    [batch] = read(path, keep_lines=True)
+    assert [bad.reason for bad in batch.bad] == ["too_deep"]
+    assert batch.table[TEXT].to_pylist() == ["b"]
+
+
+def test_garbage_after_whole_frames_comes_after_their_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(squeezed(path, b'{"text": "a"}\n{"text": "b"}') + b"garbage!")
+    wanted = Wanted("s", str(path), "text")
+    given = batches(pieces(tmp_path, path.name, "zst", None, 28), wanted, keep_lines=False)
+    assert next(given).table[TEXT].to_pylist() == ["a", "b"]
+    with pytest.raises(BrokenFile, match="1 whole zstd frames, then bytes that are none"):
+        next(given)
+
+
+def test_a_window_beyond_the_limit_is_told_with_the_setting(tmp_path: Path) -> None:
+    far = zstandard.ZstdCompressionParameters.from_level(3, window_log=29, write_content_size=0)
+    frame = zstandard.ZstdCompressor(compression_params=far).compressobj()
+    (tmp_path / "a.jsonl.zst").write_bytes(frame.compress(b'{"text": "a"}\n') + frame.flush())
+    with pytest.raises(BrokenFile, match="window of over 256 MiB .*set max_window_log: 31"):
+        found(tmp_path / "a.jsonl.zst")
 
 
 def test_a_file_of_broken_lines_alone_tells_them_all(tmp_path: Path) -> None:
@@ -169,23 +243,41 @@ def test_a_text_may_stand_deeper_and_is_none_where_it_is_no_string(tmp_path: Pat
 
 def test_a_kept_line_leaves_out_the_text_at_its_top_only(tmp_path: Path) -> None:
     path = raw(tmp_path / "a.jsonl", [{"text": "t", "n": {"text": "kept"}}, {"m": 2}])
-    [(table, _)] = batches(path, "text", keep_lines=True)
+    table = read(path, keep_lines=True)[0].table
     assert [orjson.loads(line) for line in table["line"].to_pylist()] == [
         {"n": {"text": "kept"}},
         {"m": 2},
     ]
-    [(table, _)] = batches(path, "n.text", keep_lines=True)
+    table = read(path, "n.text", keep_lines=True)[0].table
     assert orjson.loads(table["line"][0].as_py()) == {"text": "t", "n": {"text": "kept"}}
-    [(table, _)] = batches(path, "text", keep_lines=False)
+    table = read(path)[0].table
     assert table.column_names == [RECORD, TEXT]
 
 
-def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonlines, "LINE_LIMIT", 1 << 20)
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(igzip.compress(b'{"text": "' + b"x" * (4 << 20)))
-    with pytest.raises(InputError, match=r"a.jsonl.gz: a line is longer than 1 MiB"):
-        found(path)
+@pytest.mark.parametrize("limit", [100, 2 << 20])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_lines_over_the_limit_are_counted_and_the_rest_is_read(
+    tmp_path: Path, suffix: str, limit: int
+) -> None:
+    records = [{"text": "a"}, {"text": "x" * 3_000_000}, {"text": "b"}, {"text": "y" * limit}]
+    path = raw(tmp_path / f"a{suffix}", records)
+    told = read(path, max_record_bytes=limit)
+    assert [text for batch in told for text in batch.table[TEXT].to_pylist()] == ["a", "b"]
+    assert [(bad.record, bad.reason) for batch in told for bad in batch.bad] == [
+        (1, "too_long"),
+        (3, "too_long"),
+    ]
+
+
+def test_a_line_of_too_many_values_is_counted_one_of_many_commas_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonlines, "MOST_VALUES", 1000)
+    commas = 'a, "b", {c [d\\", ' * 500
+    path = raw(tmp_path / "a.jsonl", [{"text": commas}, {"text": "b", "x": [1] * 2000}])
+    good, bad = found(path)
+    assert good == [(0, commas)]
+    assert bad == [(1, "too_many_values: over 1000 JSON values")]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def sealed_manifests(draw: st.DrawFn) -> Manifest:
         )  # fmt: skip
     steps, batch, seed = (draw(st.integers(1, 9)) for _ in range(3))
     return manifests.sealed(
-        Manifest("m", "p", steps, batch, 8, seed, "exact-1", None, {"vocab": 3}, tuple(parts), None)
+        Manifest(
+            "m", "p", steps, batch, 8, seed, "exact-1", None, {"vocab": 3}, tuple(parts), None, None
+        )
     )
 
 

@@ -82,7 +82,7 @@ def rewritten(path: Path, change: Any) -> None:
 def test_a_changed_raw_file_is_refused(folder: Path) -> None:
     rewritten(folder / PYTHON, lambda rows: rows[0].update(content="x = 1\n"))
     told = stale(folder)
-    assert told.startswith("build/sources/code: was built otherwise (inputs: [{")
+    assert told.startswith("build/sources/code: was built otherwise (inputs.files: [{")
     assert told.endswith("build into another --out or remove this folder")
 
 
@@ -90,7 +90,7 @@ def test_a_raw_file_that_changed_and_kept_its_size_is_refused(folder: Path) -> N
     data = bytearray((folder / PYTHON).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / PYTHON).write_bytes(data)
-    assert "build/sources/code: was built otherwise (inputs: " in stale(folder)
+    assert "build/sources/code: was built otherwise (inputs.files: " in stale(folder)
 
 
 BUILT = "was built otherwise"

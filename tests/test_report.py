@@ -94,7 +94,7 @@ def test_the_accounts_of_every_folder_are_told(small: Path) -> None:
         assert path.parent.relative_to(small).as_posix() in told
     web = next(line for line in told.splitlines() if line.startswith("sources/web"))
     assert web.split()[1:4] == ["126", "36", "8,188"]
-    assert web.endswith("empty 3, no_text 3, where 84")
+    assert web.endswith("blank 3, no_text 3, where 84")
 
 
 def test_show_tells_a_build_and_parses(small: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import shards, shuffle, spans
+from prep import scatter, shards, shuffle, spans
 from prep.shards import Rows
 from prep.shuffle import Input
 
@@ -108,10 +108,10 @@ def test_another_seed_or_domain_is_another_order_and_the_same_is_the_same(tmp_pa
 def test_rows_are_gathered_in_the_order_asked(tmp_path: Path) -> None:
     paths = [item.path for item in inputs_of(tmp_path, [9, 9, 9])]
     which, rows = np.array([2, 0, 2, 1, 0, 2]), np.array([8, 3, 0, 5, 3, 8])
-    found = shuffle.gather(paths, which, rows)
+    found = scatter.gather(paths, which, rows)
     assert found[:, 0, :2].tolist() == np.stack([which, rows], 1).tolist()
     with pytest.raises(ValueError, match="no rows"):
-        shuffle.gather(paths, which[:0], rows[:0])
+        scatter.gather(paths, which[:0], rows[:0])
 
 
 def test_more_shards_than_16_bits_count_have_their_origins_told() -> None:

@@ -11,7 +11,7 @@ from materials import raw
 
 from prep import sources
 from prep.errors import InputError, RecipeError
-from prep.jsonlines import RECORD, TEXT
+from prep.records import BATCH_ROWS, RECORD, TEXT
 from prep.sources import Source, blocks, read
 
 LISTED = [
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     """Files of all kinds, one text each, and some that are no data."""
     for name in LISTED:
         raw(tmp_path / name, [{"text": name}])
-    for name in ("a/README.md", "a/part-9.json", "b/part.csv", "a/x.jsonl.tmp"):
+    for name in ("a/README.md", "a/.part-9.json", "b/part.csv", "a/x.jsonl.tmp"):
         (tmp_path / name).write_text("no data")
     return tmp_path
 
@@ -119,10 +119,10 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         Source("s", hub="owner/name", half="even")
 
 
-def table_of(folder: Path, table: pa.Table, text: str) -> pa.Table:
+def table_of(folder: Path, table: pa.Table, text: str, **fields: Any) -> pa.Table:
     """Write a table as parquet and return what is read of it."""
     pq.write_table(table, folder / "a.parquet")
-    source = Source("s", files=("a.parquet",), text=text)
+    source = Source("s", files=("a.parquet",), text=text, **fields)
     return pa.concat_tables(batch.table for batch in read(source, folder, "a.parquet"))
 
 
@@ -131,6 +131,8 @@ COLUMNS = {
     "large string": pa.array(["a", "", None], pa.large_string()),
     "string view": pa.array(["a", "", None], pa.string_view()),
     "dictionary": pa.array(["a", "", None]).dictionary_encode(),
+    "binary": pa.array([b"a", b"", None]),
+    "large binary": pa.array([b"a", b"", None], pa.large_binary()),
 }
 
 
@@ -141,7 +143,7 @@ def test_every_kind_of_text_column_is_text(tmp_path: Path, column: Any) -> None:
     assert found[RECORD].to_pylist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("values", [[1, 2], [b"a", b"b"], [None, None], [["a"], ["b"]]])
+@pytest.mark.parametrize("values", [[1, 2], [True, False], [None, None], [["a"], ["b"]]])
 def test_a_column_of_no_text_gives_none(tmp_path: Path, values: list[Any]) -> None:
     found = table_of(tmp_path, pa.table({"content": values}), "content")
     assert found[TEXT].to_pylist() == [None, None]
@@ -160,17 +162,20 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path, text: str
 
 
 def test_columns_called_record_and_text_stay_the_sources_own(tmp_path: Path) -> None:
-    given = pa.table({"content": ["c"], "text": ["t"], "record": [7]})
-    found = table_of(tmp_path, given, "content")
-    assert found.select(["content", "text", "record"]).equals(given)
+    given = pa.table({"content": ["c"], "text": ["t"], "record": [7], "other": [1]})
+    found = table_of(tmp_path, given, "content", keep=("text", "record", "content"))
+    assert found.select(["content", "text", "record"]).to_pylist() == [
+        {"content": "c", "text": "t", "record": 7}
+    ]
     assert found[TEXT].to_pylist() == ["c"]
+    assert "other" not in found.column_names  # nobody asks for it
 
 
 def test_parquet_is_numbered_on_from_batch_to_batch(tmp_path: Path) -> None:
     given = pa.table({"text": [str(i) for i in range(2500)]})
     pq.write_table(given, tmp_path / "a.parquet", row_group_size=999)
     found = [batch.table for batch in read(Source("s"), tmp_path, "a.parquet")]
-    assert max(len(table) for table in found) <= sources.BATCH_ROWS
+    assert max(len(table) for table in found) <= BATCH_ROWS
     assert [i for table in found for i in table[RECORD].to_pylist()] == list(range(2500))
 
 

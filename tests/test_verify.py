@@ -10,8 +10,10 @@ import numpy as np
 import orjson
 import pytest
 
+from mixtures import recipe as recipes
+from mixtures.build import build
 from mixtures.verify import verify
-from prep import receipts
+from prep import receipts, shards, shuffle
 from prep.errors import InputError
 
 Json = dict[str, Any]
@@ -50,6 +52,37 @@ def flipped(path: Path, bit: int) -> bytes:
     changed[bit // 8] ^= 1 << bit % 8
     path.write_bytes(changed)
     return data
+
+
+def test_a_shuffle_that_did_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle, "order", lambda _, rows, *others: np.arange(*rows))
+    corpora.write_corpus(tmp_path)
+    path = corpora.write_recipe(tmp_path)
+    build(recipes.load(path), tmp_path, tmp_path / "out", workers=1)
+    told = verify(tmp_path / "out")
+    shuffled = tmp_path / "out" / "domains" / "code" / "shuffled"
+    rows = len(shards.folder(shuffled))
+    assert rows > 5
+    assert any(
+        line.startswith(f"{shuffled / 'receipt.json'}: is hardly shuffled: ") for line in told
+    )
+    assert all("hardly shuffled" in line for line in told)
+
+
+def test_rows_that_are_equal_are_noted(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    line = b'{"text": "all the same, over and over again, all the same"}\n'
+    (tmp_path / "same.jsonl").write_bytes(line * 600)
+    sources = {"book": {"files": ["same.jsonl"], "where": None}}
+    out = tmp_path / "out"
+    path = corpora.write_recipe(tmp_path, sources=sources, rows={"msl": 32})
+    build(recipes.load(path), tmp_path, out, workers=1)
+    notes: list[str] = []
+    assert verify(out, note=notes.append) == []
+    [told] = [note for note in notes if "book" in note]
+    assert "rows looked at are equal to another" in told
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -14,7 +14,7 @@ import xxhash
 from torch import Tensor
 
 from mixtures.manifest import Manifest, RowRefs
-from prep.shuffle import gather
+from prep.scatter import gather
 
 
 @dataclass(frozen=True)

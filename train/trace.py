@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mixtures import manifest as manifests
 from mixtures.manifest import Manifest
-from prep.documents import IDENTITY
 from prep.errors import DamageError, InputError, UsageError
+from prep.identity import IDENTITY
 from prep.spans import ORIGIN, SPANS
 
 Json = dict[str, Any]
