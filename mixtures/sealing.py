@@ -68,11 +68,13 @@ def compose(
         imported=basis.imported,
     )
     counts = draft.order.counts(draft.steps * draft.batch)
-    told = [
+    budgeted = [
         _budgeted(asked, part, count, draft)
         for asked, part, count in zip(phase.parts, parts, counts, strict=True)
     ]
-    return manifests.sealed(replace(draft, parts=tuple(told)))
+    told = manifests.sealed(replace(draft, parts=tuple(budgeted)))
+    vars(told)["order"] = draft.order  # it is the same: a long one takes minutes to draw
+    return told
 
 
 def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
