@@ -186,7 +186,9 @@ def test_a_step_is_shown_from_the_manifest_alone(out: Path) -> None:
 def test_an_import_is_trained_on_and_traced(tmp_path: Path) -> None:
     root, out, run = fake(tmp_path / "hub", "x/data-00000.h5"), tmp_path / "out", tmp_path / "run"
     path = params_of(tmp_path, "x", vocab_size=424).rename(tmp_path / "one.yaml")
-    import_shards(root, out, ImportSettings((path,)))
+    result = crystalmix("import", root, "--out", out, "--params", path, "--workers", 1)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("hub one: 70 steps x 6 rows x 4 tokens, order cerebras-1.9")
     words = ["train", out, "--run", run_file(), "--out", run, "--stop", 1]
     assert crystalmix(*words).exit_code == 0
     assert crystalmix("verify", out, "--run", run, "--workers", 1).exit_code == 0
