@@ -34,9 +34,10 @@ from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
 from mixtures.stages import naming
 from mixtures.zoo import KEPT, ZooOrder
-from prep import fim, receipts
+from prep import fim, receipts, scratch
 from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
 from prep.fanout import Fanout
+from prep.metadata import Metadata
 from prep.tokens import Tokenizer, load
 
 Json = dict[str, Any]
@@ -105,6 +106,11 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
                 fim.sentinels(tokenizer)
+        for source in recipe.domains[name].sources:
+            with _at(recipe, "sources", source, "metadata"):
+                if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
+                    raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
+                Metadata(tokenizer, recipe.sources[source])
     return tokenizer
 
 
@@ -144,7 +150,8 @@ def sweep(out: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        rmtree(folder / packing.TOKENS, ignore_errors=True)
+        for left in (packing.TOKENS, scratch.NAME):
+            rmtree(folder / left, ignore_errors=True)
 
 
 def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:

@@ -4,12 +4,13 @@ from dataclasses import asdict
 from shutil import rmtree
 from typing import Any
 
-from mixtures import stages
+from mixtures import counting, stages
 from mixtures.context import Context, Folder, summed, tokenizer_identity
 from mixtures.recipe import Domain
 from prep import fim, pack, pieces
 from prep.blocks import Block, Stream
 from prep.errors import RefusalError
+from prep.statistics import joined
 
 Json = dict[str, Any]
 TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
@@ -25,11 +26,14 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
     todo = [folder for folder in folders if folder.receipt is None]
     items = [_blocks(context, folder, scanned) for folder in todo]
     told = context.run(stages.tokenise, items, "tokenise")
-    shards = [_shards(context, *each) for each in zip(todo, items, told, strict=True)]
-    for folder, text, made in zip(
-        todo, told, context.run(stages.pack_shard, shards, "pack"), strict=True
-    ):
-        folder.seal(made, _account(text, [result["account"] for result in made]))
+    streams = [_streams(context, *each) for each in zip(items, told, strict=True)]
+    shards = [_shards(context, *each) for each in zip(todo, streams, strict=True)]
+    packed = context.run(stages.pack_shard, shards, "pack")
+    for folder, stream, text, made in zip(todo, streams, told, packed, strict=True):
+        sizes = {name: scanned[name]["account"]["bytes"] for name in folder.domain.sources}
+        sources = counting.by_source(stream, text, sizes, context.recipe.rows)
+        account = _account(text, [result["account"] for result in made])
+        folder.seal(made, {**account, "sources": sources})
         rmtree(folder.path / TOKENS, ignore_errors=True)
     return folders
 
@@ -47,6 +51,7 @@ def _folder(
             "draw": [name, epoch] if inner else None,
             "sources": list(domain.sources),  # their order is the order of the stream
             "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
+            "metadata": [list(context.recipe.sources[name].metadata) for name in domain.sources],
             "tokenizer": tokenizer_identity(context.tokenizer),
         },
         "seed": context.recipe.seed if inner else None,
@@ -83,13 +88,8 @@ def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[
     return items
 
 
-def _shards(
-    context: Context, folder: Folder, items: list[stages.Tokenise], told: list[Json]
-) -> list[stages.Pack]:
-    """Return the work items of a folder's shards; RefusalError if there is no row.
-
-    All blocks are one stream, or one for each process that the dialect of Model Zoo tells of.
-    """
+def _streams(context: Context, items: list[stages.Tokenise], told: list[Json]) -> list[Stream]:
+    """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
     settings = context.recipe.rows
     blocks = [
         Block(item.out, item.source.name, result["tokens"], result["wide"])
@@ -97,7 +97,12 @@ def _shards(
     ]
     processes = settings.cerebras.processes if settings.cerebras else 1
     bounds = pieces.slices(len(blocks), processes)
-    streams = [Stream(tuple(blocks[low:high])) for low, high in bounds]
+    return [Stream(tuple(blocks[low:high])) for low, high in bounds]
+
+
+def _shards(context: Context, folder: Folder, streams: list[Stream]) -> list[stages.Pack]:
+    """Return the work items of a folder's shards; RefusalError if there is no row."""
+    settings = context.recipe.rows
     made = [
         _shard(context, folder, stream, rows, pack.name(settings, number, process))
         for process, stream in enumerate(streams)
@@ -141,4 +146,5 @@ def _account(text: list[Json], rows: list[Json]) -> Json:
         "controls_out": made["controls"],
         "padding": made["padding"],
         "dropped": {"tail": given["tokens"] - made["tokens"]},
+        "literals": joined([result["literals"] for result in text]),
     }

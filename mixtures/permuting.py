@@ -7,6 +7,7 @@ from mixtures import stages
 from mixtures.context import Context, Folder, rows_files, summed, tokenizer_identity
 from prep import fim
 from prep.fim import FimSettings
+from prep.legacyfim import Turn, seed_of
 
 Json = dict[str, Any]
 
@@ -39,14 +40,21 @@ def _successor(context: Context, old: Folder) -> Folder:
         "version": fim.VERSION,
         "settings": {
             "fim": asdict(settings),
-            "draw": [old.name, old.epoch],
+            "draw": _draw(settings, old),
             "tokenizer": tokenizer_identity(context.tokenizer),
         },
-        "seed": context.recipe.seed,
+        "seed": context.recipe.seed if settings.dialect == "exact" else None,
         "inputs": {old.path.name: old.sealed["content"]},
     }
     path = old.path.with_name(f"{old.path.name}-fim")
     return Folder(old.name, old.domain, old.epoch, path, recipe)
+
+
+def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:
+    """Return whose draws a folder's are; in the original's dialect its epochs share one stream."""
+    if settings.dialect == "cerebras":
+        return [folder.domain.epochs, folder.epoch]
+    return [folder.name, folder.epoch]
 
 
 def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
@@ -54,8 +62,9 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
     if settings is None:
         return []
     items: list[stages.Permute] = []
-    first = 0
-    for entry in rows_files(old.sealed):
+    first, files = 0, rows_files(old.sealed)
+    listed = sorted(entry["name"] for entry in files)  # as the original numbered files
+    for entry in files:
         items.append(
             stages.Permute(
                 mark=new.mark,
@@ -64,6 +73,11 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
                 tokenizer=context.recipe.tokenizer,
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
+                turn=Turn(
+                    seed_of(settings, listed.index(entry["name"]), len(files)),
+                    new.domain.epochs,
+                    new.epoch,
+                ),
                 controls=context.controls,
                 out=new.path / entry["name"],
             )
@@ -74,7 +88,7 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
 
 def _account(before: Json, rows: list[Json]) -> Json:
     """Return the account: tokens_in + sentinels + recut = tokens_out + dropped."""
-    keys = ("tokens", "padding", "controls", "permuted", "sentinels", "recut", "overflow")
+    keys = ("tokens", "padding", "controls", "permuted", "sentinels", "recut", "overflow", "ends")
     made = summed(rows, keys)
     return {
         "permuted": made["permuted"],
@@ -84,5 +98,8 @@ def _account(before: Json, rows: list[Json]) -> Json:
         "tokens_out": made["tokens"],
         "controls_out": made["controls"],
         "padding": made["padding"],
-        "dropped": {"fim_overflow": made["overflow"]},
+        "dropped": {
+            "fim_overflow": made["overflow"],
+            **({"fim_eos": made["ends"]} if made["ends"] else {}),
+        },
     }

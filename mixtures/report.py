@@ -127,6 +127,8 @@ def account_lines(build: Path) -> list[str]:
         *notes,
         "",
         *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
+        "",
+        *statistics_lines(build),
     ]
 
 
@@ -145,6 +147,29 @@ def _notes(place: str, account: Json) -> list[str]:
             f"{found['short']:,} of them too short to have one"
         )
     return told
+
+
+def statistics_lines(build: Path) -> list[str]:
+    """Return what packed folders hold of each source, and the special tokens spelt in texts."""
+    rows: list[list[object]] = []
+    spelt: list[list[object]] = []
+    for folder in sealed_folders(build):
+        receipt, place = receipts.read(folder), folder.relative_to(build).as_posix()
+        if receipt["stage"] != "pack":
+            continue
+        for name, told in receipt["account"]["sources"].items():
+            lengths, cut = told["lengths"], told["cut"] / max(1, told["documents"])
+            quantiles = [f"{lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
+            ratio = f"{told['bytes_per_token'] or 0:.2f}"
+            counts = [f"{told[key]:,}" for key in ("documents", "tokens")]
+            rows.append([place, name, *counts, ratio, *quantiles, f"{cut:.1%}"])
+        for literal, (documents, times) in receipt["account"]["literals"].items():
+            spelt.append([place, literal, f"{documents:,}", f"{times:,}"])
+    head = ["folder", "source", "documents", "tokens", "bytes/token", "p10", "p50", "p90", "max"]
+    lines = table(rows, [*head, "cut"])
+    if spelt:
+        lines += ["", *table(spelt, ["folder", "special spelt in texts", "documents", "times"])]
+    return lines
 
 
 def ratio_lines(ratios: Sequence[Json]) -> list[str]:

@@ -28,6 +28,7 @@ from prep import (
     query,
     receipts,
     sources,
+    statistics,
 )
 from prep.errors import InputError, RecipeError
 from prep.records import PLACES
@@ -118,13 +119,14 @@ class _Work:
         out = self.folder / "documents.parquet"
         with stages.naming(out), selecting.chosen(self._among(list(earlier))) as choice:
             kept = numbering.merge(self.source, self._parts(), out, choice)
-        account = self._account(results, kept)
+        account = self._account(results, kept) | {"lengths": statistics.of_documents(out)}
         if account["documents"] == 0:
+            broken = account["broken_files"]
             raise InputError(
                 f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}; broken files: "
-                f"{account['broken_files'] or 'none'}); check `files`, `text`, `where`, `select` "
-                "and `duplicates`"
+                f"(dropped: {account['dropped'] or 'nothing'}"
+                f"{f'; broken files: {broken}' if broken else ''}); "
+                "check `files`, `text`, `where`, `select` and `duplicates`"
             )
         self.seen.check_untouched()
         entries = zip(self.blocks, kept, strict=True)
@@ -180,7 +182,8 @@ class _Work:
     def _recipe(self) -> Json:
         """Describe what the blocks follow from; files by size and digest."""
         # Texts are repaired when they are tokenised: documents and digests are of the raw text.
-        settings = {k: v for k, v in asdict(self.source).items() if k != "ftfy"}
+        later = {"ftfy", "metadata"}
+        settings = {k: v for k, v in asdict(self.source).items() if k not in later}
         select, local = self.source.select, self.source.hub is None
         lists = [each.file for each in select.opt_out]
         if select.decontaminate is not None:

@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from prep import blocks, documents, fim, pack, shards, shuffle, spans
+from mixtures.encoding import encoder, prepared
+from prep import blocks, documents, pack, shards, shuffle, spans
 from prep.fim import FimSettings
+from prep.legacyfim import LegacyFim, Turn
+from prep.literals import Literals
 from prep.pack import Controls, PackSettings
-from prep.pieces import PieceEncoder
 from prep.receipts import describe, once, read
 from prep.rowfim import RowFim
 from prep.selection import Screen
-from prep.sources import Document, Source
+from prep.sources import Source
 from prep.spans import path_of
 from prep.tokens import Tokenizer, TokenizerSettings, load
 
@@ -87,6 +89,7 @@ class Permute:
     tokenizer: TokenizerSettings
     fim: FimSettings
     draw: tuple[int, str, int]
+    turn: Turn  # whose draws they are in the original's dialect
     controls: tuple[int, ...]
     out: Path
 
@@ -126,29 +129,14 @@ def tokenise(item: Tokenise) -> Json:
 
 def _tokenise(item: Tokenise) -> Json:
     tokenizer = load(item.tokenizer)
-    encode = _encoder(tokenizer, item)
+    literals = Literals(tokenizer.added)
+    encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
     controls = controls_of(tokenizer, item.settings)
     texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
-    encoded = (pack.frame(encode(_repaired(item.source, text)), controls) for text in texts)
-    return blocks.write(item.out, encoded, vocab=tokenizer.vocab)
-
-
-def _encoder(tokenizer: Tokenizer, item: Tokenise) -> Any:  # noqa: ANN401  Document -> Encoded
-    if item.settings.cerebras is not None:
-        bos = controls_of(tokenizer, item.settings).bos
-        return PieceEncoder(tokenizer, item.settings.cerebras, bos)
-    if item.fim is not None and item.fim.level == "document":
-        return fim.DocumentFim(tokenizer, item.fim, *item.draw)
-    return lambda text: blocks.Encoded(text.number, tokenizer.encode(text.text), 0)
-
-
-def _repaired(source: Source, document: Document) -> Document:
-    if not source.ftfy:
-        return document
-    import ftfy
-
-    text = ftfy.fix_text(document.text, normalization="NFC")
-    return Document(document.number, document.digest, text)
+    chosen = prepared(texts, item.source, item.block, tokenizer, literals)
+    framed = (pack.frame(encode(document), controls) for document in chosen)
+    account = blocks.write(item.out, framed, vocab=tokenizer.vocab)
+    return {**account, "literals": literals.account()}
 
 
 def controls_of(tokenizer: Tokenizer, settings: PackSettings) -> Controls:
@@ -176,11 +164,15 @@ def permute(item: Permute) -> Json:
 
 
 def _permute(item: Permute) -> Json:
-    work = RowFim(load(item.tokenizer), item.fim, *item.draw)
-    shard, account = work.apply(item.shard, item.first_row, item.out)
+    tokenizer = load(item.tokenizer)
+    if item.fim.dialect == "cerebras":
+        shard, account = LegacyFim(tokenizer, item.fim, item.turn).apply(item.shard, item.out)
+    else:
+        work = RowFim(tokenizer, item.fim, *item.draw)
+        shard, account = work.apply(item.shard, item.first_row, item.out)
     tokens = spans.tokens(path_of(item.out))
     padding = shard.rows * shard.msl - tokens
-    counted = count_controls(item.out, item.controls, load(item.tokenizer).pad, padding)
+    counted = count_controls(item.out, item.controls, tokenizer.pad, padding)
     told = {**asdict(account), "tokens": tokens, "padding": padding, "controls": counted}
     return {"files": _files(shard, item.out, "spans"), "account": told}
 

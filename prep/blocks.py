@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from prep.errors import DamageError
 from prep.receipts import replacing
 from prep.spans import write as write_table
 
+HELD_TOKENS = 1 << 18
 INDEX = pa.schema(
     [
         ("document", pa.int64()),
@@ -27,6 +28,7 @@ INDEX = pa.schema(
         ("fim", pa.int8()),
         ("cut1", pa.int64()),
         ("cut2", pa.int64()),
+        ("loss_from", pa.int64()),
     ]
 )
 
@@ -36,7 +38,8 @@ class Encoded:
     """The ids of one document, control ids included, and how FIM permuted it.
 
     ids: (n,) integers. controls: how many of them are control ids. fim: 0 left to right, 1 PSM,
-    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM.
+    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM. loss_from:
+    the first of the ids that counts as a label.
     """
 
     number: int
@@ -44,6 +47,7 @@ class Encoded:
     controls: int
     fim: int = 0
     cuts: tuple[int, int] = (-1, -1)
+    loss_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,17 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
     The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
     """
     wide = vocab > 1 << 16
-    dtype = np.dtype("<u4" if wide else "<u2")
-    rows: list[tuple[int, int, int, int, int]] = []
+    rows: list[tuple[int, ...]] = []
     controls = 0
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
+            held = _Held(file, np.dtype("<u4" if wide else "<u2"))
             for document in documents:
-                file.write(document.ids.astype(dtype).tobytes())
-                rows.append((document.number, len(document.ids), document.fim, *document.cuts))
+                held.add(document.ids)
+                told = (document.fim, *document.cuts, document.loss_from)
+                rows.append((document.number, len(document.ids), *told))
                 controls += document.controls
+            held.flush()
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
         arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
         write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
@@ -81,6 +87,29 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
         "permuted": int((columns[:, 2] > 0).sum()),
         "wide": wide,
     }
+
+
+class _Held:
+    """Ids on their way to a file, converted and written many documents at a time."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype[Any]) -> None:
+        self.file, self.dtype = file, dtype
+        self.ids: list[NDArray[np.integer]] = []
+        self.size = 0
+
+    def add(self, ids: NDArray[np.integer]) -> None:
+        """Take a document's ids."""
+        self.ids.append(ids)
+        self.size += len(ids)
+        if self.size >= HELD_TOKENS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self.ids:
+            joined = np.concatenate(self.ids, dtype=self.dtype, casting="unsafe")
+            self.file.write(joined.data if len(joined) else b"")
+            self.ids, self.size = [], 0
 
 
 class Stream:

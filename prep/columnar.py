@@ -43,7 +43,7 @@ def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
         with (
             pa.memory_map(file)
             if isinstance(file, str)
-            else pa.PythonFile(cast(Any, file)) as opened
+            else pa.PythonFile(cast(Any, file), mode="r") as opened
         ):
             is_file = opened.read(6) == b"ARROW1"
             opened.seek(0)
@@ -117,10 +117,10 @@ def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
     """Join small batches to larger ones, bounded in rows and bytes."""
     held: list[Any] = []
     first = count = size = 0
-    for batch in (part for each in rows for part in _parts(each)):
+    for batch, taken in (part for each in rows for part in _parts(each)):
         held.append(batch)
         count += batch.num_rows
-        size += batch.nbytes
+        size += taken
         if count >= BATCH_ROWS or size >= BATCH_BYTES:
             yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
             held, first, count, size = [], first + count, 0, 0
@@ -134,12 +134,13 @@ def _step(file: pq.ParquetFile) -> int:
     return 1 if longest > LONG_ROW else STEP_ROWS
 
 
-def _parts(batch: Any) -> Raw:  # noqa: ANN401  a pa.RecordBatch
-    """Yield a batch of long rows row by row: what follows holds several copies of each."""
-    if batch.nbytes > BATCH_BYTES:
-        yield from (batch.slice(row, 1) for row in range(batch.num_rows))
+def _parts(batch: Any) -> Iterator[tuple[Any, int]]:  # noqa: ANN401  a pa.RecordBatch
+    """Yield a batch and its bytes; one of long rows row by row, for what follows copies them."""
+    size = batch.nbytes
+    if size > BATCH_BYTES:
+        yield from ((batch.slice(i, 1), size // batch.num_rows) for i in range(batch.num_rows))
     elif batch.num_rows:
-        yield batch
+        yield batch, size
 
 
 def _steps(reader: Any, columns: list[str]) -> Raw:  # noqa: ANN401  a reader of IPC

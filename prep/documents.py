@@ -29,7 +29,6 @@ from prep.selection import Screen
 from prep.sources import Document, Source, is_json, read
 
 VERSION = 3
-EMPTY_ROWS = pa.schema([("record", pa.int64()), ("digest", pa.binary(16))]).empty_table()
 
 
 def scan(
@@ -122,7 +121,10 @@ class _Scan:
         }
 
     def _taken(self, batch: Batch, shape: str | None) -> tuple[pa.Table, pa.Table]:
-        """Return a batch's documents and their records, row by row; drop what is no document."""
+        """Return a batch's documents and their records; drop what is no document.
+
+        Where there is a screen the records are those of the documents, row by row.
+        """
         kept = query.select(self.source, batch.table, shape)
         gone = _without(batch.table, kept[RECORD])
         if len(gone):
@@ -137,6 +139,8 @@ class _Scan:
             digest=dropped.digests(gone[TEXT]),
             name=gone[NAME],
         )
+        if len(gone) == 0 or self.screen is None:
+            return table, kept
         return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
 
     def _screened(
@@ -179,25 +183,35 @@ def texts(
     """
     if rows[0] == rows[1]:
         return  # of a file that was left out, too
-    table = _rows(documents, rows)
+    named = [column for _, column in source.metadata_entries if column]
+    table = _rows(documents, rows, named)
     wanted = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
+    columns = [tuple(row.values()) for row in table.select(named).to_pylist()]
     done = 0
     for batch in read(source, root, block):
         if done == len(wanted):
             return
         records = batch.table[RECORD].to_numpy()
         places = _places(records, wanted[done:])
-        column: Any = batch.table[TEXT]
-        for place in places.tolist():
-            text = column[place].as_py()
-            digest = xxhash.xxh3_128_digest((text or "").encode())
+        for raw in _utf8(batch.table[TEXT], places):
+            digest = xxhash.xxh3_128_digest(raw)
             if digest != digests[done]:
                 raise _changed(root / block, wanted[done])
-            yield Document(rows[0] + done, int.from_bytes(digest[8:], "big"), text)
+            draw, text = int.from_bytes(digest[8:], "big"), str(raw, "utf-8")
+            yield Document(rows[0] + done, draw, text, columns[done] if named else ())
             done += 1
     if done != len(wanted):
         raise _changed(root / block, wanted[done])
+
+
+def _utf8(column: Any, places: NDArray[np.int64]) -> Iterator[memoryview]:  # noqa: ANN401
+    """Yield the bytes of a column's texts (large_string; of null none), in place."""
+    array = column.combine_chunks()
+    bounds = np.frombuffer(array.buffers()[1], np.int64)[array.offset :]
+    view = memoryview(array.buffers()[2] or b"")
+    for start, stop in zip(bounds[places].tolist(), bounds[places + 1].tolist(), strict=True):
+        yield view[start:stop]
 
 
 def _changed(path: Path, record: int) -> InputError:
@@ -215,13 +229,11 @@ def _places(records: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
     return np.searchsorted(records, here).clip(0, len(records) - 1)
 
 
-def _rows(path: Path, rows: tuple[int, int]) -> pa.Table:
+def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
     stat = path.stat()
     file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
-    first, last = np.searchsorted(starts, rows, side="left").tolist()
-    if first == last:
-        return EMPTY_ROWS
-    return file.read_row_groups(list(range(first, last)), columns=["record", "digest"])
+    groups = list(range(*np.searchsorted(starts, rows, side="left").tolist()))
+    return file.read_row_groups(groups, columns=["record", "digest", *named])
 
 
 @lru_cache(maxsize=8)

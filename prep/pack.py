@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep import shards, spans, windows
+from prep import lossmask, shards, spans, windows
 from prep.blocks import Encoded, Stream
 from prep.pieces import CerebrasSettings
 
@@ -77,11 +77,16 @@ class Packed:
 
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put BOS before and EOS behind a document's ids, as asked."""
-    first = [] if controls.bos is None else [controls.bos]
-    last = [] if controls.eos is None else [controls.eos]
-    ids = np.concatenate([np.array(first, np.int64), document.ids, np.array(last, np.int64)])
-    added = document.controls + len(first) + len(last)
-    return Encoded(document.number, ids, added, document.fim, document.cuts)
+    first, last = controls.bos is not None, controls.eos is not None
+    ids = np.empty(first + len(document.ids) + last, dtype=np.uint32)
+    ids[first : len(ids) - last] = document.ids
+    if controls.bos is not None:
+        ids[0] = controls.bos
+    if controls.eos is not None:
+        ids[-1] = controls.eos
+    added = document.controls + first + last
+    loss_from = document.loss_from and document.loss_from + first
+    return Encoded(document.number, ids, added, document.fim, document.cuts, loss_from)
 
 
 def name(settings: PackSettings, number: int, process: int) -> str:
@@ -145,13 +150,16 @@ def pack(
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
         table, used = _spans(stream, start, stop, settings.msl), stop - start
-        blocks = _rows(stream, rows, settings.msl, pad)
+        places = np.arange(start, stop, settings.msl)
+        blocks = lossmask.masked(_rows(stream, rows, settings.msl, pad), stream, places)
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
         table, used = _window_spans(stream, chosen), int((chosen.size - 1).sum())
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
-        blocks = _window_rows(stream, starts + chosen.offset, chosen.size, settings.msl, pad)
+        places = starts + chosen.offset
+        blocks = _window_rows(stream, places, chosen.size, settings.msl, pad)
+        blocks = lossmask.masked(blocks, stream, places)
     spans.write(spans.path_of(out), table)
     shard = shards.write(out, last - first, counted.over(blocks))
     padding = (last - first) * settings.msl - used

@@ -3,7 +3,8 @@
 Each piece ends before the first space at or after its length, and the next begins with that space.
 Every piece is encoded as a text of its own, so a Llama-style tokenizer puts a dummy space before
 each; strings such as `</s>` in a text are matched as the control ids they spell. These are faults
-(B9 and B10 of the pipeline notes): pieces exist to reproduce the published rows bit for bit.
+(B9 and B10 of the pipeline notes): pieces exist to reproduce the published rows bit for bit. What
+was added to the vocabulary later, for FIM, is not matched: the original packed without it.
 """
 
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ class PieceEncoder:
     """Encode documents piece by piece, without the BOS and EOS around a document."""
 
     def __init__(self, tokenizer: Tokenizer, settings: CerebrasSettings, bos: int | None) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
+        self.tokenizer, self.settings = tokenizer.base, settings
         between = [] if bos is None or not settings.piece_bos else [bos]
         self.between = np.array(between, dtype=np.uint32)
 
@@ -82,5 +83,5 @@ class PieceEncoder:
         ]
         joined = [part for each in parts for part in (self.between, each)][1:]
         ids = np.concatenate(joined)
-        controls = int(np.isin(ids, self.tokenizer.controls).sum())
+        controls = int(self.tokenizer.is_control[ids].sum())
         return Encoded(document.number, ids, controls)

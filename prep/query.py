@@ -18,18 +18,13 @@ import pyarrow as pa
 from prep.errors import BrokenFile, RecipeError
 from prep.jsonlines import widened
 from prep.records import RECORD, TEXT, Batch
-from prep.sources import Source, is_json, read
+from prep.sources import Source, is_json, label, read
 
 SAMPLE_FILES = 8
 NAME = "__name"
 UNSTABLE = ("VOLATILE", "CONSISTENT_WITHIN_QUERY")
 CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 LISTS = {"unnest", "range", "generate_series"}  # a subquery may read these from the record
-
-
-def label(column: str) -> str:
-    """Return the column name of a kept expression: the last step of a dotted path."""
-    return column.rsplit(".", 1)[-1].strip('"')
 
 
 def expressions(source: Source) -> dict[str, list[str]]:

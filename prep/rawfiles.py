@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import orjson
@@ -87,6 +88,20 @@ def opened(root: Path, name: str) -> Generator[BinaryIO]:
         raise BrokenFile(
             f"{shown(root, name)}: can't be read to its end ({brief}); fetch the file again"
         ) from None
+
+
+@contextmanager
+def seekable(root: Path, name: str) -> Generator[BinaryIO]:
+    """Open a file for reading here and there; what a web server gives is copied to disk first."""
+    with opened(root, name) as file:
+        if not _streamed(name):
+            yield file
+            return
+        with TemporaryFile() as copy:
+            while piece := file.read(PIECE):
+                copy.write(piece)
+            copy.seek(0)
+            yield copy
 
 
 def remote(url: str) -> tuple[Any, str]:

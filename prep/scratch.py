@@ -11,7 +11,7 @@ import duckdb
 from prep.errors import RefusalError
 
 NAME = ".scratch"
-MEMORY = "256MB"
+MEMORY = "128MB"  # of a process that may hold 600 MB, beside Arrow and what spills late
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Two ways to draw:
 - `stream(seed, *name)`: a numpy Generator (Philox) for one object;
 - `draws(seed, *name, items=...)`: counter-based draws for many objects at once. Draw j of item i
   depends on (seed, name, i, j) alone, so any subset in any order gives the same numbers.
+  `Drawer` gives them one item at a time.
 """
 
 from hashlib import blake2b
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Name = str | int
+WORD = 2**64 - 1
 
 
 def key(seed: int, *name: Name) -> bytes:
@@ -38,6 +40,28 @@ def draws(seed: int, *name: Name, items: NDArray[np.uint64], count: int) -> NDAr
     steps = np.arange(1, 2 * count, 2, dtype=np.uint64) * second  # (count,), wrapping
     words = mix(mix(items ^ first)[:, None] + steps)  # (n, count)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Drawer:
+    """Draws for one item at a time: the numbers that `draws` gives it, without arrays."""
+
+    def __init__(self, seed: int, *name: Name) -> None:
+        words = key(seed, *name)[:16]
+        self._first = int.from_bytes(words[:8], "little")
+        self._second = int.from_bytes(words[8:], "little")
+
+    def __call__(self, item: int, count: int) -> list[float]:
+        """Draw `count` uniform numbers in [0, 1) for an item below 2**64."""
+        word = _mix(item ^ self._first)
+        steps = range(1, 2 * count, 2)
+        return [(_mix(word + step * self._second & WORD) >> 11) * 2.0**-53 for step in steps]
+
+
+def _mix(word: int) -> int:
+    word = word + 0x9E3779B97F4A7C15 & WORD
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & WORD
+    return word ^ word >> 31
 
 
 def mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -36,6 +36,7 @@ class Source:
     nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
     document's name. keep: SQL columns to keep as text beside each document.
     half: only the files with an even or odd number. ftfy: repair the text before tokenising.
+    metadata: literals at a text's head that become special ids, `TOKEN` or `TOKEN=KEPT COLUMN`.
     blank: what becomes of a text without a visible character (an empty one is always dropped).
     on_error: what a broken file does: stop the build, or be left out and counted.
     max_bad_records: broken records of a file to count before the file is broken.
@@ -59,6 +60,7 @@ class Source:
     keep: tuple[str, ...] = ()
     half: Literal["even", "odd"] | None = None
     ftfy: bool = False
+    metadata: tuple[str, ...] = ()
     blank: Literal["drop", "keep"] = "drop"
     on_error: Literal["stop", "skip"] = "stop"
     max_bad_records: int = 100
@@ -89,15 +91,27 @@ class Source:
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
         if self.encoding is not None:
-            try:
-                b"".decode(self.encoding)
-            except LookupError as error:
-                raise ValueError(f"encoding: {error}") from None
+            _check_encoding(self.encoding)
+
+    @property
+    def metadata_entries(self) -> list[tuple[str, str]]:
+        """The literal and the column (or nothing) of each entry of `metadata`."""
+        parts = [entry.partition("=") for entry in self.metadata]
+        return [(literal.strip(), column.strip()) for literal, _, column in parts]
 
     @property
     def text_name(self) -> str:
         """The name by which the source's SQL knows the text; empty where it is nested."""
         return "text" if "text" in self.columns else "" if "." in self.text else self.text
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        b"a".decode(name)
+    except LookupError as error:
+        raise ValueError(f"encoding: {error}") from None
+    except UnicodeDecodeError:
+        pass  # half a character of a known encoding
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,12 @@ class Document:
     number: int
     digest: int  # low 64 bits of the text's xxh3-128: what its random draws are keyed by
     text: str
+    columns: tuple[str | None, ...] = ()  # those that the source's metadata name
+
+
+def label(column: str) -> str:
+    """Return the column name of a kept expression: the last step of a dotted path."""
+    return column.rsplit(".", 1)[-1].strip('"')
 
 
 def listing(source: Source, root: Path) -> Listing:
@@ -214,7 +234,7 @@ def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator
     else:
         read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
         if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
-            with rawfiles.opened(root, block) as file:
+            with rawfiles.seekable(root, block) as file:
                 yield from read_file(file, asked)
         else:
             yield from read_file(str(path_of(root, block)), asked)

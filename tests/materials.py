@@ -2,6 +2,7 @@
 
 import bz2
 import os
+import tarfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import tokenizers
 import zstandard
 from hypothesis import strategies as st
 from isal import igzip
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from prep import bpe
 from prep.tokens import Tokenizer, TokenizerSettings, load
@@ -64,6 +65,17 @@ def shared(*names: str) -> Path:
     return path
 
 
+def nasty(folder: Path) -> Path:
+    """Unpack the nasty corpus into a folder; skip without it, but fail in CI."""
+    archive = shared().parent / "corpora" / "nasty.tar.gz"
+    if not archive.exists():
+        reason = f"{archive}: the nasty corpus is not here"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="fully_trusted")
+    return folder / "nasty"
+
+
 def llama() -> Tokenizer:
     """Return the tokenizer of the original: 32,000 pieces, no FIM tokens."""
     return load(TokenizerSettings(str(shared("tokenizer", "llama-32000.json"))))
@@ -82,10 +94,55 @@ def small() -> Tokenizer:
 
 @lru_cache(maxsize=2)
 def byte_level(*, prefix_space: bool = False) -> Tokenizer:
-    """Return a byte-level tokenizer; some of its pieces hold parts of characters."""
-    model = tokenizers.Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    """Return a byte-level tokenizer as GPT-2's; some of its pieces hold parts of characters."""
+    return _byte_level([pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)])
+
+
+@lru_cache(maxsize=1)
+def starcoder_like() -> Tokenizer:
+    """Return a byte-level tokenizer that splits digits first."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return _byte_level([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+@lru_cache(maxsize=1)
+def llama_3_like() -> Tokenizer:
+    """Return a byte-level tokenizer with Llama 3's pattern, whole words taken as they are."""
+    return _byte_level(_split(r"\p{N}{1,3}"), ignore_merges=True)
+
+
+@lru_cache(maxsize=1)
+def qwen_like() -> Tokenizer:
+    """Return a byte-level tokenizer with Qwen's pattern and normal form."""
+    return _byte_level(_split(r"\p{N}"), normalizer=normalizers.NFC())
+
+
+@lru_cache(maxsize=1)
+def metaspace() -> Tokenizer:
+    """Return a Llama-style tokenizer whose dummy space comes from its pre-tokenizer."""
+    content = orjson.loads(small().raw)
+    content["normalizer"] = None
+    content["pre_tokenizer"] = {
+        "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False,
+    }  # fmt: skip
+    return made(content)
+
+
+def _split(digits: str) -> list[Any]:
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits +
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )  # fmt: skip
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    return [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+
+
+def _byte_level(steps: list[Any], normalizer: Any = None, **settings: Any) -> Tokenizer:
+    model = tokenizers.Tokenizer(models.BPE(**settings))
+    model.pre_tokenizer = steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
     model.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        model.normalizer = normalizer
     trainer = trainers.BpeTrainer(
         vocab_size=330,
         special_tokens=list(SPECIALS),
@@ -96,10 +153,10 @@ def byte_level(*, prefix_space: bool = False) -> Tokenizer:
     return made(model.to_str().encode())
 
 
-def made(raw: bytes | dict[str, Any]) -> Tokenizer:
+def made(raw: bytes | dict[str, Any], **settings: Any) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json at hand."""
     content = raw if isinstance(raw, bytes) else orjson.dumps(raw)
-    return Tokenizer(TokenizerSettings("here"), content)
+    return Tokenizer(TokenizerSettings("here", **settings), content)
 
 
 TOKENIZERS = {"llama": llama, "crystal": crystal, "small": small, "byte-level": byte_level}

@@ -10,8 +10,9 @@ import torch
 from runs import PHASES, manifest, small_build
 from torch import Tensor
 
-from prep import shards
+from prep import scatter, shards
 from prep.errors import DamageError
+from prep.handles import Handle, Pool
 from train.batches import Batches
 
 
@@ -80,6 +81,22 @@ def test_the_digest_changes_with_any_row(channel: int, tmp_path: Path) -> None:
     positions = sealed.positions(sealed.paths[refs.shard[2]], int(refs.row[2]))
     assert changed == sorted({position // sealed.batch for position in positions})
     assert 5 in changed
+
+
+def test_a_step_opens_each_of_its_shards_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    class Counting(Pool):
+        def _open(self, path: Path) -> Handle:
+            opened.append(path)
+            return super()._open(path)
+
+    monkeypatch.setattr(scatter, "POOL", Counting(1))
+    ours, sealed = batches("mixed"), manifest("mixed")
+    for step in range(len(ours)):
+        opened.clear()
+        ours[step]
+        assert len(opened) == len(set(opened)) <= len(set(sealed.step(step).shard.tolist()))
 
 
 def test_a_missing_or_broken_shard_is_told_at_its_step(tmp_path: Path) -> None:

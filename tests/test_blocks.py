@@ -88,6 +88,16 @@ def block_of(sizes: Lengths, document: int) -> int:
     return int(np.searchsorted(np.cumsum([len(block) for block in sizes]), document, "right"))
 
 
+def test_ids_are_held_and_written_many_documents_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "HELD_TOKENS", 4)
+    sizes = [[3, 0, 2, 9, 1], [0], [], [1, 1, 1, 1, 1]]
+    stream = stream_of(tmp_path, sizes)
+    assert stream.slice(0, stream.tokens).tolist() == all_ids(sizes)
+    assert (tmp_path / "block-00001.ids").stat().st_size == 0
+
+
 @pytest.mark.parametrize(("vocab", "width"), [(1 << 16, 2), ((1 << 16) + 1, 4)])
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, vocab: int, width: int) -> None:
     ids = np.array([0, 1, vocab - 1])

@@ -23,8 +23,11 @@ GATES = {
         f"train/{name}.py" for name in ("model", "names", "optim", "batches", "loop", "checkpoint")
     },
 }
-STAGES = {"documents", "pack", "fim", "rowfim", "shuffle"}
-STAGE_FAMILY = {("rowfim", "fim")}  # row-level FIM is the same stage in a file of its own
+STAGES = {"documents", "pack", "fim", "rowfim", "legacyfim", "shuffle"}
+STAGE_FAMILY = {
+    ("rowfim", "fim"),
+    ("legacyfim", "fim"),
+}  # row-level FIM is the same stage in files of its own
 
 
 def name_of(path: Path) -> str:

@@ -214,8 +214,8 @@ def test_a_source_without_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         build(recipe, tmp_path, tmp_path / "out")
     assert str(caught.value) == (
-        "source web: no document is left of 126 records (dropped: {'where': 126}; "
-        "broken files: none); check `files`, `text`, `where`, `select` and `duplicates`"
+        "source web: no document is left of 126 records (dropped: {'where': 126}); "
+        "check `files`, `text`, `where`, `select` and `duplicates`"
     )
 
 

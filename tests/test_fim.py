@@ -207,11 +207,11 @@ def test_extreme_draws_stay_within_the_text(length: int) -> None:
     chosen = FimSettings(rate=1.0)
     least: NDArray[np.float64] = np.zeros(4)
     most: NDArray[np.float64] = np.full(4, 1 - 2.0**-53)
-    assert fim.plan(chosen, least, length) == Plan(SPM, 0, 0)
-    assert fim.plan(chosen, most, length) == Plan(PSM, length, length)
+    assert fim.plan(chosen, least.tolist(), length) == Plan(SPM, 0, 0)
+    assert fim.plan(chosen, most.tolist(), length) == Plan(PSM, length, length)
     mixed = np.array([0, most[0], 0, 0])
-    assert fim.plan(chosen, mixed, length) == Plan(SPM, 0, length)
-    assert fim.plan(chosen, least, 0).form == LEFT_TO_RIGHT
+    assert fim.plan(chosen, mixed.tolist(), length) == Plan(SPM, 0, length)
+    assert fim.plan(chosen, least.tolist(), 0).form == LEFT_TO_RIGHT
 
 
 def test_a_tokenizer_without_sentinels_is_refused() -> None:
@@ -224,3 +224,22 @@ def test_a_tokenizer_without_sentinels_is_refused() -> None:
 def test_a_rate_must_be_a_share(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{name}: must lie in \[0, 1\], got"):
         FimSettings(**{"rate": 0.5, name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"dialect": "cerebras"}, "level: must be row with dialect: cerebras, got document"),
+        ({"dialect": "cerebras", "level": "row", "cut": "token"}, "cut: must be character with"),
+        ({"dialect": "cerebras", "level": "row", "loss": "middle"}, "loss: must be all with"),
+        ({"processes": 2}, "processes, first_seed: are for dialect: cerebras"),
+        ({"first_seed": 2}, "processes, first_seed: are for dialect: cerebras"),
+        ({"dialect": "cerebras", "level": "row", "processes": 0}, "processes: must be positive"),
+        ({"dialect": "cerebras", "level": "row", "first_seed": -1}, "first_seed: must lie in"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    fields: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        FimSettings(**{"rate": 0.9, **fields})  # type: ignore[arg-type]

@@ -12,13 +12,13 @@ import numpy as np
 import orjson
 import pytest
 from materials import shared
+from originals import tokenizer
 
 from mixtures import recipe as recipes
 from mixtures.build import build
 from mixtures.verify import verify
-from prep import shards, spans, zooshuffle
+from prep import shards, spans
 from prep.shards import Rows
-from prep.zooshuffle import ScatterSettings
 
 pytestmark = pytest.mark.golden
 LANGUAGES = ("css", "html", "javascript", "python")  # the order of lists/star.txt
@@ -57,11 +57,15 @@ def made(
     rows: dict[str, Any],
     domain: dict[str, Any] | None = None,
 ) -> Path:
-    """Build one source as one domain; return the domain's folder."""
+    """Build one source as one domain; return the domain's folder.
+
+    The tokenizer is that of the original's FIM, which adds tokens to that of its packing.
+    """
+    (folder / "tokenizer.json").write_bytes(tokenizer().raw)
     content = {
         "name": "golden",
         "seed": 1,
-        "tokenizer": {"path": str(shared("tokenizer", "llama-32000.json"))},
+        "tokenizer": {"path": "tokenizer.json"},
         "rows": rows,
         "sources": {"only": source},
         "domains": {"only": {"sources": ["only"], **(domain or {"shuffle": False})}},
@@ -121,15 +125,29 @@ def test_a_recipe_shuffles_as_the_original_did(tmp_path: Path, workers: int) -> 
     same(folder, shared("golden", "pipeline", "shuffle", f"n4_w{workers}"))
 
 
-def test_the_shuffle_mixes_epochs_as_the_original_did() -> None:
-    given = [
-        plain(path)[0]
-        for epoch in (0, 1)
-        for path in shards.folder(
-            shared("golden", "pipeline", "fim", "stage2_procs2", f"epoch_{epoch}")
-        )
-    ]
-    told = zooshuffle.order([len(rows) for rows in given], ScatterSettings(chunks=3))
-    theirs = shards.folder(shared("golden", "pipeline", "shuffle", "fim_epochs_n3_w1"))
-    for numbers, path in zip(told, theirs, strict=True):
-        assert np.array_equal(np.concatenate(given)[numbers], plain(path)[0])
+def test_a_recipe_goes_the_whole_way_from_parquet_to_shuffled_epochs(tmp_path: Path) -> None:
+    """Two epochs of stage 2 of the original: packed, permuted row by row, shuffled together."""
+    fim = {"rate": 0.9, "level": "row", "dialect": "cerebras", "processes": 2}
+    domain = {"fim": fim, "epochs": 2, "shuffle": {"chunks": 3}}
+    folder = made(tmp_path, STAR, {"rows_per_shard": 20, "cerebras": {}}, domain)
+    for epoch in range(2):
+        theirs = shared("golden", "pipeline", "fim", "stage2_procs2", f"epoch_{epoch}")
+        same(folder / f"epoch-{epoch}-fim", theirs)
+    same(folder / "shuffled", shared("golden", "pipeline", "shuffle", "fim_epochs_n3_w1"))
+
+
+@pytest.mark.parametrize(
+    ("first", "language"), [(0, "python"), (1, "css"), (2, "html"), (3, "javascript")]
+)
+def test_a_recipe_permutes_the_code_of_stage_3_as_the_original_did(
+    tmp_path: Path, first: int, language: str
+) -> None:
+    fim = {"rate": 0.3, "level": "row", "dialect": "cerebras", "first_seed": first}
+    source = {**JSONL, "files": [f"jsonl/{language}"]}
+    folder = made(tmp_path, source, {**ALL, "cerebras": {}}, {"fim": fim, "epochs": 3})
+    for epoch in range(3):
+        [ours] = shards.folder(folder / f"epoch-{epoch}-fim")
+        name = f"{language}_{epoch}"
+        theirs = shared("golden", "pipeline", "fim", "stage3_procs2", name, ours.name)
+        with h5py.File(theirs) as golden:  # without chunks of rows and `n_examples`
+            assert np.array_equal(plain(ours)[0], golden["data"][:])

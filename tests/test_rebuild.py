@@ -16,7 +16,7 @@ from mixtures import recipe as recipes
 from mixtures.build import build
 from mixtures.manifest import Manifest
 from mixtures.verify import verify
-from prep import receipts
+from prep import rawfiles
 from prep.errors import DamageError, InputError, StaleError, UsageError
 from prep.shards import read as read_rows
 from prep.shards import write as write_rows
@@ -259,16 +259,16 @@ def test_a_raw_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpora.write_corpus(tmp_path)
-    digest, changed = receipts.file_digest, tmp_path / PYTHON
+    digest, changed = rawfiles.digest, tmp_path / PYTHON
 
-    def digest_then_change(path: Path) -> str:
-        found = digest(path)
-        if path == changed:
-            rewritten(path, lambda rows: rows[0].update(content="x = 1\n"))
+    def digest_then_change(root: Path, name: str) -> str:
+        found = digest(root, name)
+        if root / name == changed:
+            rewritten(changed, lambda rows: rows[0].update(content="x = 1\n"))
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(receipts, "file_digest", digest_then_change)
+        patched.setattr(rawfiles, "digest", digest_then_change)
         with pytest.raises(InputError, match=f"{changed}: changed while it was read; build again"):
             again(tmp_path)
     again(tmp_path)

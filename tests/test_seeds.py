@@ -85,3 +85,10 @@ def test_draws_of_numbered_items_are_uniform_and_independent(step: int) -> None:
 
 def test_no_items_give_no_draws() -> None:
     assert seeds.draws(1, "x", items=items(), count=4).shape == (0, 4)
+
+
+@given(item=st.integers(0, 2**64 - 1), seed=st.integers(0, 99), count=st.integers(1, 6))
+def test_one_item_alone_draws_the_same_numbers(item: int, seed: int, count: int) -> None:
+    items = np.array([item], dtype=np.uint64)
+    wanted = seeds.draws(seed, "fim", "code", 1, items=items, count=count)[0].tolist()
+    assert seeds.Drawer(seed, "fim", "code", 1)(item, count) == wanted

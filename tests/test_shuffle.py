@@ -1,13 +1,16 @@
 """Shuffling: every row once, its origin told, the same for any cut of the output."""
 
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prep import scatter, shards, shuffle, spans
+from prep.errors import DamageError
 from prep.shards import Rows
 from prep.shuffle import Input
 
@@ -112,6 +115,69 @@ def test_rows_are_gathered_in_the_order_asked(tmp_path: Path) -> None:
     assert found[:, 0, :2].tolist() == np.stack([which, rows], 1).tolist()
     with pytest.raises(ValueError, match="no rows"):
         scatter.gather(paths, which[:0], rows[:0])
+
+
+def chunks_of(path: Path) -> list[bytes]:
+    with h5py.File(path) as file:
+        dataset: Any = file["data"]
+        return [dataset.id.read_direct_chunk((row, 0, 0))[1] for row in range(len(dataset))]
+
+
+def test_deflated_rows_are_copied_as_they_are(tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path, [7, 5])
+    with h5py.File(tmp_path / "in" / "zoo.h5", "w") as file:  # as Model Zoo writes them
+        file.create_dataset(
+            "data", data=rows_of(2, 6), chunks=(1, 3, MSL), compression="gzip", compression_opts=9
+        )
+    inputs = (*inputs, Input("zoo", tmp_path / "in" / "zoo.h5", 6))
+    shuffled(inputs, tmp_path / "out", 18)
+    (path,) = shards.folder(tmp_path / "out")
+    given = [chunks_of(item.path) for item in inputs]
+    assert chunks_of(path) == [given[shard][row] for shard, row in identities(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_rows_of_other_layouts_are_shuffled_too(tmp_path: Path, seed: int | None) -> None:
+    inputs = inputs_of(tmp_path, [7])
+    for shard, layout in enumerate(({"chunks": (2, 1, 2), "compression": "gzip"}, {}), 1):
+        path = tmp_path / "in" / f"other-{shard}.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("data", data=rows_of(shard, 6), **layout)
+        inputs = (*inputs, Input(path.name, path, 6))
+    made = shuffled(inputs, tmp_path / "out", 10, seed)
+    found = identities(tmp_path / "out")
+    assert sorted(found) == [(0, i) for i in range(7)] + [(s, i) for s in (1, 2) for i in range(6)]
+    for shard, path in zip(made, shards.folder(tmp_path / "out"), strict=True):
+        assert shards.content_digest(path) == shard.digest
+        with h5py.File(path) as file:
+            dataset: Any = file["data"]
+            assert np.array_equal(dataset[:], shards.read(path))
+            assert (dataset.chunks, dataset.compression) == ((1, 3, MSL), "gzip")
+
+
+def test_a_broken_input_leaves_no_output(tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path, [40, 40])
+    content = bytearray(inputs[1].path.read_bytes())
+    with h5py.File(inputs[1].path) as file:
+        dataset: Any = file["data"]
+        info = dataset.id.get_chunk_info_by_coord((13, 0, 0))
+    content[info.byte_offset + info.size - 1] ^= 1  # of the checksum of a row
+    inputs[1].path.write_bytes(content)
+    with pytest.raises(DamageError, match=r"data-00001.h5: is not a readable shard"):
+        shuffled(inputs, tmp_path / "out", 80)
+    assert not list((tmp_path / "out").glob("*.h5*"))
+    inputs[1].path.unlink()
+    with pytest.raises(DamageError, match=r"data-00001.h5: is missing"):
+        shuffled(inputs, tmp_path / "out", 80)
+
+
+def test_a_shuffle_in_small_memory_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(tmp_path, [40, 25, 30])
+    whole = shuffled(inputs, tmp_path / "whole", 60)
+    monkeypatch.setattr(scatter, "HELD_BYTES", 200)
+    assert shuffled(inputs, tmp_path / "small", 60) == whole
 
 
 def test_more_shards_than_16_bits_count_have_their_origins_told() -> None:
