@@ -17,9 +17,7 @@ import click
 VERSION = "0.1.0"
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
-MOVED = click.option(
-    "--build", "build_", type=PATH, default=None, help="A run's build, if it was moved."
-)
+MOVED = click.option("--build", "build_", type=PATH, help="A run's build, if it was moved.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 WORKERS = click.option(
     "--workers",
@@ -78,6 +76,13 @@ def show_lines(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
         click.echo(line)
+
+
+def show_answer(told: Any, as_json: bool) -> None:  # noqa: ANN401  a train.tracing.Answer
+    """Print an answer; exit 1 where it tells of findings."""
+    show_json(told.content) if as_json else show_lines(told.lines)
+    if told.faulty:
+        sys.exit(1)
 
 
 def _readable(value: object) -> object:
@@ -145,9 +150,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
-@click.option(
-    "--dropped", type=PATH, default=None, help="Write every dropped record (.parquet or .jsonl)."
-)
+@click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
 @WORKERS
 def build(
     recipe: str,
@@ -170,26 +173,39 @@ def build(
         show_lines(report.manifest_lines(manifest))
 
 
+@main.command("import")
+@click.argument("folder", type=PATH)
+@OUT
+@click.option("--params", type=PATH, multiple=True, required=True, help="A phase's params.yaml.")
+@click.option("--map", "maps", multiple=True, help="DATA_DIR=FOLDER[,FOLDER...], if names differ.")
+@click.option("--subset", default="2.0.3", help="Whose data_subset: 1.9.1 or 2.0.3 (2.0.3).")
+@click.option("--zeros", default="aligned", help="Weights of 0: aligned, or misaligned as in 1.9.")
+@click.option("--digests/--no-digests", default=True, help="Read all rows for digests (yes).")
+@WORKERS
+def import_(folder: Path, out: Path, workers: int, **asked: Any) -> None:  # noqa: ANN401
+    """Seal manifests over FOLDER's shards, which Model Zoo wrote; they are linked, not touched."""
+    from mixtures import importing, report
+
+    settings = importing.ImportSettings(**asked)
+    for manifest in importing.import_shards(folder, out, settings, workers=workers):
+        show_lines(report.manifest_lines(manifest))
+
+
 @main.command()
 @click.argument("path", type=PATH)
+@click.option("--step", default=None, help="PHASE:STEP: the rows that a step of a build consumes.")
 @MOVED
 @JSON
-def show(path: Path, build_: Path | None, as_json: bool) -> None:
+def show(path: Path, step: str | None, build_: Path | None, as_json: bool) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
     from train import overview
 
-    told = overview.look(path, build_)
-    if as_json:
-        show_json(told.content)
-    else:
-        show_lines(told.lines)
+    show_answer(overview.look(path, build_, step), as_json)
 
 
 @main.command()
 @click.argument("build_", metavar="PATH", type=PATH)
-@click.option(
-    "--run", type=PATH, default=None, help="Check this run's ledger against its plan too."
-)
+@click.option("--run", type=PATH, help="Check this run's ledger against its plan too.")
 @WORKERS
 @JSON
 def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
@@ -227,9 +243,7 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
-@click.option(
-    "--stop", type=click.IntRange(1), default=None, help="End a phase after this many steps."
-)
+@click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 def train(
     build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
 ) -> None:
@@ -248,19 +262,14 @@ def train(
 @click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
 @click.option("--document", default=None, help="A document's name: the steps that consumed it.")
 @click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
+@click.option("--repeats", default=None, help="PHASE: what it repeated of the phases before it.")
 @click.option("--findings", is_flag=True, help="Where ledger and plan disagree.")
 @JSON
 def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
     from train import tracing
 
-    told = tracing.answer(run, build_, **asked)
-    if as_json:
-        show_json(told.content)
-    else:
-        show_lines(told.lines)
-    if told.faulty:
-        sys.exit(1)
+    show_answer(tracing.answer(run, build_, **asked), as_json)
 
 
 @main.command()
@@ -272,19 +281,12 @@ def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> No
     """Run QUERY over a build or run; without one, list the views and their columns."""
     from train import tracing
 
-    told = tracing.query(path, build_, query)
-    if as_json:
-        show_json(told.content)
-    else:
-        show_lines(told.lines)
+    show_answer(tracing.query(path, build_, query), as_json)
 
 
 def _findings(told: list[str], as_json: bool, sound: str) -> None:
     """Print findings, or the word that there are none; exit 1 where there are."""
-    if as_json:
-        show_json(told)
-    else:
-        show_lines(told or [sound])
+    show_json(told) if as_json else show_lines(told or [sound])
     if told:
         sys.exit(1)
 

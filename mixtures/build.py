@@ -163,15 +163,25 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
         previous = None if before is None else _digest_of(context.out, before, drafts)
         drafts[name] = sealing.draft(context, context.recipe.phases[name], folders, previous)
     places = {context.out / "phases" / name / manifests.NAME: drafts[name] for name in names}
-    missing = [path for path, manifest in places.items() if not _is_sealed(path, manifest)]
+    missing = unsealed(places)
     tokenizer = context.out / TOKENIZER
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         receipts.write_atomic(tokenizer, context.tokenizer.raw)
-    for path in missing:
-        if isinstance(order := places[path].order, ZooOrder):
-            order.keep(path.with_name(KEPT))
-        manifests.write(path, places[path])
+    store(missing)
     return list(drafts.values())
+
+
+def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:
+    """Return the manifests that are not there yet; StaleError where another one is."""
+    return {path: manifest for path, manifest in places.items() if not _is_sealed(path, manifest)}
+
+
+def store(places: dict[Path, Manifest]) -> None:
+    """Write manifests, long orders of Model Zoo beside them."""
+    for path, manifest in places.items():
+        if isinstance(order := manifest.order, ZooOrder):
+            order.keep(path.with_name(KEPT))
+        manifests.write(path, manifest)
 
 
 def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:

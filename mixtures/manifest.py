@@ -20,7 +20,7 @@ from mixtures.zoo import KEPT, ZooOrder, ZooSettings
 from prep import receipts
 from prep.errors import DamageError, InputError
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "manifest.json"
 Json = dict[str, Any]
 
@@ -84,6 +84,7 @@ class Manifest:
     tokenizer: Json
     parts: tuple[ManifestPart, ...]
     previous: str | None
+    imported: Json | None  # of shards that another program wrote: from what, how well known
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
@@ -99,7 +100,8 @@ class Manifest:
         parts = [OrderPart(p.name, p.weight, p.available, p.digest) for p in self.parts]
         if self.cerebras is None:
             return Order(parts, self.seed)
-        shares = tuple(part.asked for part in self.parts)
+        # as Model Zoo was given them: it normalises weights in floats of its own
+        shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
         kept = None if self.folder is None else self.folder / KEPT
         return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
 

@@ -98,6 +98,7 @@ class Phase:
         if not self.parts:
             raise ValueError("parts: must have at least one part, got none")
         self._check_zeros()
+        self._check_places()
         self._check_kinds()
         try:
             if self.kind != "epochs":
@@ -134,6 +135,15 @@ class Phase:
                     f"got {part.asked}"
                 )
 
+    def _check_places(self) -> None:
+        """Refuse what our own order can't be exact about; Model Zoo's is in floats."""
+        for i, part in enumerate(self.parts):
+            if self.cerebras is None and exact(part) != fraction(part.asked, rounded=True):
+                raise ValueError(
+                    f"parts.{i}.{part.kind}: has over {PLACES} decimal places ({part.asked}); "
+                    "round it"
+                )
+
     @property
     def kind(self) -> Kind:
         """In which way its parts are asked."""
@@ -141,7 +151,8 @@ class Phase:
 
     def weights(self, available: Sequence[int]) -> list[int]:
         """Return the parts' exact proportions; available: rows of each, used for epochs only."""
-        asked = [exact(part) for part in self.parts]
+        rounded = self.cerebras is not None
+        asked = [fraction(part.asked, rounded=rounded) for part in self.parts]
         if self.kind == "epochs":
             asked = [share * rows for share, rows in zip(asked, available, strict=True)]
         return integer_weights(asked)
@@ -177,11 +188,15 @@ def exact(part: Part) -> Fraction:
     """Return what a part asks as the decimal that was written."""
     kind, asked = part.kind, part.asked
     try:
-        value = Fraction(Decimal(repr(asked)))
+        value = fraction(asked)
     except (InvalidOperation, OverflowError, ValueError):
         raise ValueError(f"{kind}: must be a finite number, got {asked}") from None
     if value < 0:
         raise ValueError(f"{kind}: must be positive (leave the part out), got {asked}")
-    if (value * 10**PLACES).denominator != 1:
-        raise ValueError(f"{kind}: has over {PLACES} decimal places ({asked}); round it")
     return value
+
+
+def fraction(asked: float, *, rounded: bool = False) -> Fraction:
+    """Return the decimal that was written; rounded: to PLACES, where no order follows from it."""
+    value = Fraction(Decimal(repr(asked)))
+    return round(value, PLACES) if rounded else value

@@ -6,6 +6,7 @@ from typing import Any
 
 from mixtures import manifest as manifests
 from mixtures.context import sealed_folders
+from mixtures.differing import order_lines
 from mixtures.manifest import Manifest
 from mixtures.plan import PhasePlan
 from prep import receipts
@@ -118,7 +119,8 @@ def account_lines(build: Path) -> list[str]:
             sources.append([place, *counts, dropped])
             notes += _notes(place, account)
         else:
-            counts = [f"{account[k]:,}" for k in ("rows", "tokens_in", "tokens_out", "padding")]
+            keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
+            counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
             rows.append([place, *counts, dropped])
     return [
         *table(sources, ["source", "records", "documents", "bytes", "dropped"]),
@@ -203,15 +205,21 @@ def differences(old: Path, new: Path) -> list[str]:
         if not read:
             raise InputError(f"{path}: holds no manifest")
     if len(before) == len(after) == 1:
-        return manifests.compare(before[0], after[0])
+        return _compared(before[0], after[0])
     phases = {m.phase: m for m in before}, {m.phase: m for m in after}
     told = [f"{name}: only in {old}" for name in phases[0] if name not in phases[1]]
     told += [f"{name}: only in {new}" for name in phases[1] if name not in phases[0]]
     for name in phases[0]:
         if name in phases[1]:
-            lines = manifests.compare(phases[0][name], phases[1][name])
+            lines = _compared(phases[0][name], phases[1][name])
             told += [f"{name}: {line}" for line in lines]
     return told
+
+
+def _compared(old: Manifest, new: Manifest) -> list[str]:
+    """Return what differs between two manifests, and then what became of the order."""
+    told = manifests.compare(old, new)
+    return [*told, *order_lines(old, new)] if told else []
 
 
 def _fim(settings: Json | None) -> str:

@@ -4,7 +4,7 @@ What the data can't give is refused here, with the numbers: a part without rows,
 more often than it may be.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,32 @@ from prep.errors import RefusalError
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What all manifests of a build have in common."""
+
+    name: str
+    seed: int
+    msl: int
+    tokenizer: Json
+    out: Path
+    imported: Json | None = None
+
+
 def draft(
     context: Context, phase: Phase, folders: dict[str, Folder], previous: str | None
 ) -> Manifest:
     """Return a phase's manifest; RefusalError if the data can't give it."""
-    drawn = [_drawn(context, part, phase, folders[part.domain]) for part in phase.parts]
+    recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
+    basis = Basis(recipe.name, recipe.seed, recipe.rows.msl, tokenizer, context.out)
+    return compose(basis, phase, folders, previous)
+
+
+def compose(
+    basis: Basis, phase: Phase, folders: dict[str, Folder], previous: str | None
+) -> Manifest:
+    """Return the manifest of a phase over folders that are sealed; RefusalError as `draft`."""
+    drawn = [_drawn(basis.out, part, phase, folders[part.domain]) for part in phase.parts]
     available = [sum(shard.last - shard.first for shard in shards) for shards in drawn]
     weights = phase.weights(available)
     asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
@@ -33,29 +54,32 @@ def draft(
         for part, share, weight, shards in zip(phase.parts, asked, weights, drawn, strict=True)
     ]
     draft = Manifest(
-        name=context.recipe.name,
+        name=basis.name,
         phase=phase.name,
-        steps=phase.steps_of(available, context.recipe.rows.msl),
+        steps=phase.steps_of(available, basis.msl),
         batch=phase.batch,
-        msl=context.recipe.rows.msl,
-        seed=context.recipe.seed,
+        msl=basis.msl,
+        seed=basis.seed,
         order_version=VERSION if phase.cerebras is None else zoo.VERSION,
         cerebras=None if phase.cerebras is None else asdict(phase.cerebras),
-        tokenizer=tokenizer_identity(context.tokenizer),
+        tokenizer=basis.tokenizer,
         parts=tuple(parts),
         previous=previous,
+        imported=basis.imported,
     )
     counts = draft.order.counts(draft.steps * draft.batch)
-    told = [
+    budgeted = [
         _budgeted(asked, part, count, draft)
         for asked, part, count in zip(phase.parts, parts, counts, strict=True)
     ]
-    return manifests.sealed(replace(draft, parts=tuple(told)))
+    told = manifests.sealed(replace(draft, parts=tuple(budgeted)))
+    vars(told)["order"] = draft.order  # it is the same: a long one takes minutes to draw
+    return told
 
 
-def _drawn(context: Context, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
+def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
     version = "2.0.3" if phase.cerebras is None else phase.cerebras.subset
-    return choose(part, folder.sealed, folder.path.relative_to(context.out), version)
+    return choose(part, folder.sealed, folder.path.relative_to(out), version)
 
 
 def _part(
@@ -113,7 +137,7 @@ def choose(
 def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> ManifestPart:
     """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
     rows, epochs = draft.steps * draft.batch, count / part.available
-    if count == 0 and asked.asked:
+    if count == 0 and asked.asked and draft.imported is None:  # an import tells what happened
         raise RefusalError(
             f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
             f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out"

@@ -8,14 +8,12 @@ before it, and the tokenizer against its fingerprint and canary.
 """
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mixtures import conservation, randomness, zoo
+from mixtures import conservation, importing, randomness, zoo
 from mixtures import manifest as manifests
 from mixtures.conservation import Check
 from mixtures.context import (
@@ -27,7 +25,7 @@ from mixtures.context import (
 )
 from mixtures.manifest import Manifest, ManifestPart
 from mixtures.order import VERSION, integer_weights
-from mixtures.phase import shares
+from mixtures.phase import fraction, shares
 from mixtures.randomness import repeated
 from mixtures.zoo import ZooOrder
 from prep import receipts
@@ -66,6 +64,7 @@ def verify(
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
+    importing.tell_unread(out, sealed.values(), note)
     return told
 
 
@@ -92,7 +91,7 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
-            lines = receipts.damages(folder, {"files": [entry]})
+            lines = importing.damages(folder, entry)
             told += lines
             if lines:
                 broken.add(folder / entry["name"])
@@ -209,7 +208,8 @@ def _asked_faults(manifest: Manifest) -> Iterator[str]:
     written = [part.budget[kind] for part in manifest.parts]
     scales = [part.available if kind == "epochs" else 1 for part in manifest.parts]
     pairs = zip(written, scales, strict=True)
-    weights = integer_weights([Fraction(Decimal(repr(value))) * scale for value, scale in pairs])
+    rounded = manifest.cerebras is not None
+    weights = integer_weights([fraction(value, rounded=rounded) * scale for value, scale in pairs])
     if [part.weight for part in manifest.parts] != weights:
         yield "its integer weights are not those of what was asked"
     if [part.asked for part in manifest.parts] != shares(kind, written, weights):
@@ -277,6 +277,8 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
 
 def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
     path = out / TOKENIZER
+    if read and all(manifest.imported for manifest in read.values()):
+        return
     if not path.exists():
         yield f"{path}: is missing; restore the tokenizer of this build"
         return

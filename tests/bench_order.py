@@ -34,7 +34,7 @@ def synthetic() -> Manifest:
             )
         )  # fmt: skip
     return Manifest(
-        "bench", "p", ROWS // BATCH, BATCH, 2048, 1, "exact-1", None, {}, tuple(parts), None
+        "bench", "p", ROWS // BATCH, BATCH, 2048, 1, "exact-1", None, {}, tuple(parts), None, None
     )
 
 

@@ -88,7 +88,19 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     assert list(main.commands) == (
-        ["demo", "plan", "jsonl", "build", "show", "verify", "diff", "train", "trace", "sql"]
+        [
+            "demo",
+            "plan",
+            "jsonl",
+            "build",
+            "import",
+            "show",
+            "verify",
+            "diff",
+            "train",
+            "trace",
+            "sql",
+        ]
     )
     for verb, command in main.commands.items():
         assert command.help, verb
@@ -139,6 +151,9 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         ["trace", run, "--document", "src/python/3.txt"],
         ["trace", run, "--document", "/"],
         ["trace", run, "--ratios", "0:99"],
+        ["trace", run, "--repeats", "code"],
+        ["show", build, "--step", "code:3"],
+        ["show", run, "--step", "code:3"],
     ):
         told(*more)
         assert call(*more).stdout.strip()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mixtures import report
+from mixtures import consuming, report
 from mixtures.context import sealed_folders
 from prep import receipts
 from prep.errors import InputError
@@ -11,11 +11,15 @@ from train.folder import WHERE, build_of
 from train.tracing import Answer
 
 
-def look(path: Path, build: Path | None = None) -> Answer:
+def look(path: Path, build: Path | None = None, step: str | None = None) -> Answer:
     """Return what there is to see at a path; InputError if it is none of the three.
 
-    build: where a run's build is, if it was moved.
+    build: where a run's build is, if it was moved. step: PHASE:STEP, for the rows that it consumes.
     """
+    if step is not None:
+        place = build_of(path, build) if (path / WHERE).exists() else path
+        rows = consuming.rows(place, step)
+        return Answer(rows, consuming.row_lines(rows))
     if (path / WHERE).exists():
         return _run(path, build_of(path, build))
     manifests = report.read_manifests(path) if path.exists() else []

@@ -52,6 +52,9 @@ DOCUMENTS = """
     FROM pieces p LEFT JOIN documents d USING (source, document)
     WHERE p.phase = ? AND p.step = ? ORDER BY p.slot, p.start
 """
+ROWS = """
+    SELECT slot, part, epoch, shard, "row" FROM "rows" WHERE phase = ? AND step = ? ORDER BY slot
+"""
 RATIOS = """
     SELECT p.phase, p.part, p.asked, count(r.step) AS "rows",
            count(r.step) / nullif(sum(count(r.step)) OVER (PARTITION BY p.phase), 0) AS got
@@ -107,15 +110,22 @@ def connect(build: Path, run: Path | None = None) -> Traced:
 
 def documents(traced: Traced, phase: str, step: int) -> list[Json]:
     """Return the document pieces of a step, slot by slot; InputError if it is not recorded."""
+    return _of_step(traced, DOCUMENTS, phase, step)
+
+
+def rows(traced: Traced, phase: str, step: int) -> list[Json]:
+    """Return the rows of a step as recorded, slot by slot; InputError if it is not."""
+    return _of_step(traced, ROWS, phase, step)
+
+
+def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    found = traced.rows(DOCUMENTS, [phase, step])
+    found = traced.rows(query, [phase, step])
     if not found:
-        last = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])[0][
-            "last"
-        ]
-        recorded = "none" if last is None else f"0 to {last}"
+        [last] = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])
+        recorded = "none" if last["last"] is None else f"0 to {last['last']}"
         raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
     return found
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixtures import consuming
 from mixtures.context import TOKENIZER
 from mixtures.report import ratio_lines, table
 from prep import shards
 from prep.errors import InputError, UsageError
 from prep.tokens import TokenizerSettings, load
+from train import repeats as repeating
 from train import trace
 from train.findings import findings
 from train.folder import WHERE, build_of
@@ -36,14 +38,14 @@ def answer(
     step: str | None,
     document: str | None,
     ratios: str | None,
+    repeats: str | None,
     findings: bool,
 ) -> Answer:
     """Answer the one question asked of a run; UsageError unless it is one."""
-    asked = [name for name, value in (("--step", step), ("--document", document)) if value]
-    asked += [name for name, value in (("--ratios", ratios), ("--findings", findings)) if value]
-    if len(asked) != 1:
+    if sum(map(bool, (step, document, ratios, repeats, findings))) != 1:
         raise UsageError(
-            "trace: ask one of --step PHASE:STEP, --document NAME, --ratios FIRST:LAST, --findings"
+            "trace: ask one of --step PHASE:STEP, --document NAME, --ratios FIRST:LAST, "
+            "--repeats PHASE, --findings"
         )
     place = build_of(run, build)
     if findings:
@@ -53,6 +55,9 @@ def answer(
         return _step(traced, step)
     if document is not None:
         return _document(traced, document)
+    if repeats is not None:
+        parts = repeating.repeats(traced, repeats)
+        return Answer(parts, repeating.repeat_lines(parts, repeats))
     first, last = _range(ratios or "")
     told = trace.ratios(traced, first, last)
     return Answer(told, ratio_lines(told))
@@ -72,10 +77,13 @@ def query(path: Path, build: Path | None, asked: str | None) -> Answer:
 
 
 def _step(traced: Traced, asked: str) -> Answer:
-    phase, _, number = asked.rpartition(":")
-    if not (phase and number.isdecimal()):
-        raise UsageError(f"--step: must be PHASE:STEP such as phase2:300, got {asked!r}")
-    told = trace.documents(traced, phase, int(number))
+    phase, number = consuming.parse(asked)
+    manifest = traced.manifests.get(phase)
+    if manifest is not None and manifest.imported is not None:
+        rows = trace.rows(traced, phase, number)
+        told = f"{phase} was imported and has no spans: these are its rows, not its documents"
+        return Answer(rows, [*consuming.row_lines(rows), told])
+    told = trace.documents(traced, phase, number)
     for piece in told:
         piece["fim"] = FIM[piece["fim"]]
         piece["snippet"] = snippet(traced, piece)
@@ -98,7 +106,11 @@ def snippet(traced: Traced, piece: Json, length: int = SNIPPET) -> str:
 def _document(traced: Traced, name: str) -> Answer:
     found = trace.find_documents(traced, name)
     if not found:
-        raise InputError(f"no document of {traced.build} is called {name!r} or has it in its name")
+        imported = any(manifest.imported for manifest in traced.manifests.values())
+        why = " (it was imported and knows no documents)" if imported else ""
+        raise InputError(
+            f"no document of {traced.build} is called {name!r} or has it in its name{why}"
+        )
     exact = any(name in (d["name"], f"{d['file']}#{d['record']}") for d in found)
     if not exact and len({d["name"] for d in found}) > 1:
         return _candidates(name, found)
