@@ -93,7 +93,8 @@ def shuffle_ours(paths: Paths, order: Order, out: Path) -> None:
     inputs = tuple(shuffle.Input(p.name, p, shards.shape(p)[0]) for p in paths)
     for number, first in enumerate(range(0, len(order[0]), 4096)):
         last = min(first + 4096, len(order[0]))
-        shuffle.shuffle(inputs, (first, last), 1, "bench", out / shards.name(number))
+        order = shuffle.order(inputs, (first, last), 1, "bench")
+        shuffle.shuffle(inputs, order, out / shards.name(number))
 
 
 def shuffle_h5py(paths: Paths, order: Order, out: Path) -> None:

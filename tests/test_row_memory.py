@@ -28,7 +28,8 @@ assert shards.content_digest(path) == written.digest == rowcheck.check(path).dig
 for _ in range(9):
     scatter.gather([path], np.zeros(size, int), rng.integers(0, rows, size))
 inputs = (shuffle.Input("a", path, rows),)
-made = shuffle.shuffle(inputs, (0, rows), 1, "web", folder / "out" / "data-00000.h5")
+order = shuffle.order(inputs, (0, rows), 1, "web")
+made = shuffle.shuffle(inputs, order, folder / "out" / "data-00000.h5")
 assert made.rows_sum == written.rows_sum
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
