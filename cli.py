@@ -117,19 +117,18 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 @main.command()
 @click.argument("recipe")
 @click.option("--out", type=PATH, help="A build whose measured rows replace declared ones.")
+@click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
+@click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @JSON
-def plan(recipe: str, out: Path | None, as_json: bool) -> None:
+def plan(
+    recipe: str, out: Path | None, data: Path | None, speed: float | None, as_json: bool
+) -> None:
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
-    from mixtures import plan as plans
-    from mixtures import recipe as recipes
-    from mixtures import report
+    from mixtures.outlook import outlook
 
-    told = plans.plan(recipes.load(recipe), out)
-    if as_json:
-        show_json([asdict(phase) for phase in told])
-    else:
-        show_lines(report.plan_lines(told))
-    if any(phase.refusals for phase in told):
+    told = outlook(recipe, out, data, speed)
+    show_json(told.content()) if as_json else show_lines(told.lines())
+    if told.refused:
         sys.exit(1)
 
 

@@ -144,13 +144,16 @@ def _shard(
     context: Context, folder: Folder, stream: Stream, rows: tuple[int, int], name: str
 ) -> stages.Pack:
     near, place = pack.part(stream, rows, context.recipe.rows)
+    tokenizer = (
+        context.tokenizer if context.recipe.rows.cerebras is None else context.tokenizer.base
+    )
     return stages.Pack(
         mark=folder.mark,
         stream=near.blocks,
         base=int(near.starts[0]),
         rows=place,
         settings=context.recipe.rows,
-        pad=context.tokenizer.pad,
+        pad=tokenizer.pad,
         controls=context.controls,
         out=folder.path / name,
     )

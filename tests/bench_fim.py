@@ -162,14 +162,12 @@ def blocks(tokenizer: Tokenizer, given: np.ndarray) -> list[tuple[np.ndarray, Se
 
 def exact(
     tokenizer: Tokenizer, given: list[tuple[np.ndarray, Segments]], settings: FimSettings
-) -> list[np.ndarray]:
-    """Permute rows by `rowfim`."""
+) -> None:
+    """Permute rows by `rowfim`, block by block and none of them kept, as a shard is written."""
     work = rowfim.RowFim(tokenizer, settings, 0, "all", 0)
     pad, loss = tokenizer.pad, settings.loss
-    return [
+    for i, (block, segments) in enumerate(given):
         rowfim.rebuild(block, segments, work.permute(segments, i * BLOCK_ROWS), pad, loss)
-        for i, (block, segments) in enumerate(given)
-    ]
 
 
 def told(name: str, tokens: float, seconds: list[float]) -> None:

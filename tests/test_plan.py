@@ -53,7 +53,7 @@ def test_the_command_line_shows_the_published_numbers_and_parses() -> None:
         "sum to 0.9999999999999999)" in told.stdout  # fmt: skip
     assert "2.970    3,417,281  declared" in told.stdout
     content = orjson.loads(corpora.crystalmix("plan", "crystalcoder", "--json").stdout)
-    assert [phase["tokens"] for phase in content] == [phase.tokens for phase in plan(
+    assert [phase["tokens"] for phase in content["phases"]] == [phase.tokens for phase in plan(
         recipes.load("crystalcoder"))]  # fmt: skip
 
 

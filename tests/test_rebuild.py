@@ -117,7 +117,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     (
         {"domains": {"web": {"sources": ["web", "wiki"]}}},
         f"build/domains/web/epoch-0: {BUILT} (settings.ftfy: [false], now [false,false]; "
-        'settings.metadata: [[]], now [[],[]]; settings.sources: ["web"], now ["web","wiki"]; inputs.wiki: null, now ',
+        'settings.metadata: [[]], now [[],[]]; settings.sources: ["web"], now ["web","wiki"]); ',
     ),
 ]
 

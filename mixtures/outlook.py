@@ -1,0 +1,92 @@
+"""Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mixtures import estimate
+from mixtures import recipe as recipes
+from mixtures.context import rows_files, sealed_folders
+from mixtures.plan import PhasePlan, plan
+from mixtures.recipe import Domain, Recipe
+from mixtures.report import plan_lines
+from prep import receipts
+from prep.errors import UsageError
+
+Json = dict[str, Any]
+BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
+
+    hours: of training, phase by phase, at the tokens a second that were given.
+    """
+
+    phases: tuple[PhasePlan, ...]
+    disk: int | None
+    hours: tuple[float, ...]
+
+    @property
+    def refused(self) -> bool:
+        """Whether the recipe can't be built like this."""
+        return any(phase.refusals for phase in self.phases)
+
+    def content(self) -> Json:
+        """Return it as JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return it as tables."""
+        size = "unknown" if self.disk is None else f"about {self.disk / 1e9:,.1f} GB"
+        told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
+        if self.hours:
+            each = ", ".join(
+                f"{phase.name} {hours:,.1f}"
+                for phase, hours in zip(self.phases, self.hours, strict=True)
+            )
+            told.append(f"hours of training: {sum(self.hours):,.1f} ({each})")
+        return told
+
+
+def outlook(name: str, out: Path | None, data: Path | None, speed: float | None) -> Outlook:
+    """Plan a recipe by path or bundled name.
+
+    out: a build whose measured rows are taken. data: raw files, from a few of which the rest is
+    estimated. speed: tokens a second. Raises UsageError for a speed that is none.
+    """
+    if speed is not None and not speed > 0:
+        raise UsageError(f"--speed: must be positive, got {speed:g}")
+    recipe = recipes.load(name)
+    sampled = {} if data is None else estimate.sampled(recipe, data)
+    phases = plan(recipe, out, sampled)
+    hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
+    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours)
+
+
+def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int | None:
+    """Return the bytes of all shards: as written, where a domain is built, else estimated."""
+    written: dict[str, int] = {}
+    for folder in [] if out is None else sealed_folders(out):
+        if folder.parent.parent.name == "domains":
+            size = sum(entry["bytes"] for entry in rows_files(receipts.read(folder)))
+            written[folder.parent.name] = written.get(folder.parent.name, 0) + size
+    total = 0.0
+    for name, domain in recipe.domains.items():
+        tokens = sampled.get(name, domain.tokens)
+        if name in written:
+            total += written[name]
+        elif tokens is None:
+            return None
+        else:
+            total += tokens * BYTES_A_TOKEN * _copies(domain)
+    return round(total)
+
+
+def _copies(domain: Domain) -> int:
+    """Return how often a domain's rows are written: packed, permuted, shuffled or joined."""
+    permuted = domain.fim is not None and domain.fim.level == "row"
+    last = bool(domain.shuffle) or domain.epochs > 1
+    return 1 + permuted + last

@@ -1,0 +1,81 @@
+"""Outlook: estimates from a few raw files come near what is built; disk and hours follow."""
+
+from pathlib import Path
+
+import corpora
+import orjson
+import pytest
+
+from mixtures import recipe as recipes
+from mixtures.context import rows_files
+from mixtures.estimate import sampled
+from mixtures.outlook import outlook
+from mixtures.plan import plan
+from prep import receipts
+from prep.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outlook")
+    corpora.write_corpus(folder)
+    corpora.write_recipe(folder)
+    corpora.built(folder)
+    return folder
+
+
+def test_what_is_estimated_is_near_what_is_built(folder: Path) -> None:
+    recipe = recipes.load(folder / "recipe.yaml")
+    told = sampled(recipe, folder)
+    assert set(told) == set(recipe.domains)
+    for planned, built in zip(
+        plan(recipe, None, told), plan(recipe, folder / "build"), strict=True
+    ):
+        for guess, fact in zip(planned.parts, built.parts, strict=True):
+            assert (guess.known, fact.known) == ("sampled", "built")
+            assert guess.available == pytest.approx(fact.available, rel=0.25, abs=3)
+
+
+def test_a_sample_a_limit_and_a_side_of_a_split_make_less_of_it(folder: Path) -> None:
+    whole = sampled(recipes.load(folder / "recipe.yaml"), folder)
+    path = corpora.write_recipe(
+        folder,
+        valid=0.25,
+        sources={"web": {"select": {"sample": 0.5}}, "wiki": {"select": {"limit": 1}}},
+        domains={"book": {"split": "valid"}},
+    )
+    less = sampled(recipes.load(path), folder)
+    corpora.write_recipe(folder)
+    assert less["web"] == pytest.approx(whole["web"] / 2, rel=0.01)
+    assert less["book"] == pytest.approx(whole["book"] / 4, rel=0.01)
+    assert 0 < less["wiki"] < whole["wiki"] / 5
+
+
+def test_the_disk_is_what_was_written_and_hours_are_tokens_over_speed(folder: Path) -> None:
+    out = folder / "build"
+    told = outlook(str(folder / "recipe.yaml"), out, None, 1000.0)
+    sizes = [
+        entry["bytes"]
+        for path in out.glob("domains/*/*/receipt.json")
+        for entry in rows_files(receipts.read(path.parent))
+    ]
+    assert told.disk == sum(sizes)
+    assert told.hours == tuple(phase.tokens / 3.6e6 for phase in told.phases)
+    guess = outlook(str(folder / "recipe.yaml"), None, folder, None)
+    assert guess.disk is not None
+    assert 0 < guess.disk < sum(sizes)  # files of eight rows are mostly HDF5
+    assert outlook(str(folder / "recipe.yaml"), None, None, None).disk is None
+
+
+def test_the_command_line_tells_disk_and_hours(folder: Path) -> None:
+    words = ("plan", folder / "recipe.yaml", "--data", folder, "--speed", 2500)
+    told = corpora.crystalmix(*words)
+    assert told.exit_code == 0, told.stderr
+    assert "sampled" in told.stdout
+    assert "shards on disk, packed and shuffled: about 0.0 GB" in told.stdout
+    assert "hours of training: 0.0 (prose 0.0, mixed 0.0, code 0.0)" in told.stdout
+    content = orjson.loads(corpora.crystalmix(*words, "--json").stdout)
+    assert [phase["name"] for phase in content["phases"]] == ["prose", "mixed", "code"]
+    assert len(content["hours"]) == 3
+    with pytest.raises(UsageError, match="--speed: must be positive, got -1"):
+        outlook(str(folder / "recipe.yaml"), None, None, -1.0)
