@@ -5,9 +5,10 @@ blocks of a folder, in order, are one stream of tokens; a row may begin in one b
 next, so nothing is lost at a block's end.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,7 +142,7 @@ class Stream:
         out = np.empty(stop - start, dtype=np.int32)
         for i, low, high in self._overlaps(start, stop):
             base = int(self.starts[i])
-            out[low - start : high - start] = _ids(self.blocks[i])[low - base : high - base]
+            out[low - start : high - start] = _ids(self.blocks[i], low - base, high - base)
         return out
 
     def documents(self, start: int, stop: int) -> pa.Table:
@@ -177,19 +178,17 @@ def _lengths(block: Block) -> NDArray[np.int64]:
     return tokens[tokens > 0]
 
 
-def _ids(block: Block) -> NDArray[np.integer]:
+def _ids(block: Block, start: int, stop: int) -> NDArray[np.integer]:
+    """Read the ids [start, stop) of a block; not mapped, for what is mapped counts as memory."""
+    dtype = np.dtype("<u4" if block.wide else "<u2")
     try:
-        stat = block.path.stat()
-        return _map(block, (stat.st_ino, stat.st_mtime_ns))
+        with block.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != block.tokens * dtype.itemsize:
+                raise ValueError(f"{size} bytes for {block.tokens} tokens")
+            return np.fromfile(file, dtype, stop - start, offset=start * dtype.itemsize)
     except (FileNotFoundError, ValueError) as error:
         raise DamageError(
             f"{block.path}: is not as it was written ({error}); "
             f"remove {block.path.parent} and build again"
         ) from None
-
-
-@lru_cache(maxsize=64)
-def _map(block: Block, _version: tuple[int, int]) -> NDArray[np.integer]:
-    # A block that was written anew under its name has another inode, and is mapped anew.
-    dtype = "<u4" if block.wide else "<u2"
-    return np.memmap(block.path, dtype=dtype, mode="r", shape=(block.tokens,))

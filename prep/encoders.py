@@ -41,7 +41,7 @@ PROOF_VERSION = 1
 UNNAMED = "\ue000unnamed\ue000"  # no text gives it: no merge leads to it
 # A fast library remembers words without end; it is loaded anew when the process grew so much.
 CHECK_CHARACTERS = 4 << 20
-MOST_GROWTH = 256 << 20
+MOST_GROWTH = 192 << 20
 
 
 def derived(content: Json, form: Form) -> Json:
