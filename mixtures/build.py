@@ -13,10 +13,8 @@ Every folder is sealed by a receipt. What is fresh is skipped, what is unfinishe
 stopped, and what was built otherwise is refused.
 """
 
-import fcntl
-import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
@@ -35,7 +33,7 @@ from mixtures.recipe import Recipe
 from mixtures.stages import naming
 from mixtures.zoo import KEPT, ZooOrder
 from prep import fim, receipts, scratch
-from prep.errors import InputError, RecipeError, RefusalError, StaleError, UsageError
+from prep.errors import InputError, RecipeError, StaleError, UsageError
 from prep.fanout import Fanout
 from prep.metadata import Metadata
 from prep.tokens import Tokenizer, load
@@ -126,22 +124,12 @@ def _at(recipe: Recipe, *steps: str) -> Generator[None]:
         raise recipe.fault(str(error), *steps) from None
 
 
-@contextmanager
-def alone(out: Path) -> Generator[None]:
+def alone(out: Path) -> AbstractContextManager[None]:
     """Hold a build's folder; RefusalError while another process does. Its death lets go."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusalError(
-                f"{out}: another build is writing here; "
-                "wait for its end or build into another --out"
-            ) from None
-        yield
-    finally:
-        os.close(folder)
+    return receipts.alone(
+        out,
+        f"{out}: another build is writing here; wait for its end or build into another --out",
+    )
 
 
 def sweep(out: Path) -> None:

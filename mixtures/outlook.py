@@ -40,7 +40,7 @@ class Outlook:
 
     def lines(self) -> list[str]:
         """Return it as tables."""
-        size = "unknown" if self.disk is None else f"about {self.disk / 1e9:,.1f} GB"
+        size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
         told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
         if self.hours:
             each = ", ".join(
@@ -64,6 +64,19 @@ def outlook(name: str, out: Path | None, data: Path | None, speed: float | None)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
     return Outlook(tuple(phases), _disk(recipe, out, sampled), hours)
+
+
+def _size(count: int) -> str:
+    """Return bytes as people read them.
+
+    >>> _size(3_420_100_000_000), _size(4_600_000), _size(999)
+    ('3,420 GB', '4.6 MB', '999 bytes')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            shown = count / unit
+            return f"{shown:,.0f} {name}" if shown >= 100 else f"{shown:,.1f} {name}"
+    return f"{count:,} bytes"
 
 
 def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int | None:

@@ -8,6 +8,7 @@ Work items inside an unfinished folder leave `*.done` files, so that a killed bu
 it stopped; `seal` removes them.
 """
 
+import fcntl
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from prep.errors import DamageError, StaleError
+from prep.errors import DamageError, RefusalError, StaleError
 
 NAME = "receipt.json"
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
@@ -42,6 +43,27 @@ def file_digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             state.update(piece)
     return state.hexdigest()
+
+
+@contextmanager
+def alone(folder: Path, refusal: str) -> Generator[None]:
+    """Hold a folder while its holder writes there; its death lets go.
+
+    Raises RefusalError with `refusal` while another process holds it. On a file system without
+    locks nobody checks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusalError(refusal) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from runs import copied_run, small_build, undisturbed
 
+from prep import receipts
 from prep.errors import DamageError, InputError, RefusalError
 from train import folder
 
@@ -78,7 +79,7 @@ def test_a_file_system_without_locks_is_no_hindrance(
     def refuse(_handle: int, _operation: int) -> None:
         raise OSError(95, os.strerror(95))
 
-    monkeypatch.setattr(folder.fcntl, "flock", refuse)
+    monkeypatch.setattr(receipts.fcntl, "flock", refuse)
     with folder.alone(tmp_path):
         pass
 

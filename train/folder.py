@@ -9,18 +9,15 @@
 Nothing here needs torch, so a run can be looked at without it.
 """
 
-import fcntl
-import os
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from prep import receipts
-from prep.errors import DamageError, InputError, RefusalError
+from prep.errors import DamageError, InputError
 
 WHERE = "build.json"
 RUN = "run.json"
@@ -111,23 +108,11 @@ def remove_temporaries(phase: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def alone(phase: Path) -> Generator[None]:
+def alone(phase: Path) -> AbstractContextManager[None]:
     """Keep other processes from training in a phase's folder; the lock dies with the process."""
-    phase.mkdir(parents=True, exist_ok=True)
-    handle = os.open(phase, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusalError(
-                f"{phase}: another process trains here; wait for it or train into another --out"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: then nobody checks
-        yield
-    finally:
-        os.close(handle)
+    return receipts.alone(
+        phase, f"{phase}: another process trains here; wait for it or train into another --out"
+    )
 
 
 def without_remedy(told: str) -> str:
