@@ -1,8 +1,10 @@
 """Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mixtures import estimate
@@ -11,8 +13,9 @@ from mixtures.context import rows_files, sealed_folders
 from mixtures.plan import PhasePlan, plan
 from mixtures.recipe import Domain, Recipe
 from mixtures.report import plan_lines
-from prep import receipts
+from prep import duplicates, receipts
 from prep.errors import UsageError
+from prep.scratch import scratch
 
 Json = dict[str, Any]
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
@@ -22,12 +25,14 @@ BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1
 class Outlook:
     """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
 
-    hours: of training, phase by phase, at the tokens a second that were given.
+    hours: of training, phase by phase, at the tokens a second that were given. shared: domains of
+    one phase whose documents have texts in common, where they are built.
     """
 
     phases: tuple[PhasePlan, ...]
     disk: int | None
     hours: tuple[float, ...]
+    shared: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -42,6 +47,7 @@ class Outlook:
         """Return it as tables."""
         size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
         told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
+        told += [f"note: {line}" for line in self.shared]
         if self.hours:
             each = ", ".join(
                 f"{phase.name} {hours:,.1f}"
@@ -63,7 +69,33 @@ def outlook(name: str, out: Path | None, data: Path | None, speed: float | None)
     sampled = {} if data is None else estimate.sampled(recipe, data)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
-    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours)
+    shared = () if out is None else tuple(_shared(recipe, out))
+    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
+
+
+def _shared(recipe: Recipe, out: Path) -> Iterator[str]:
+    """Yield a line for each two domains of a phase that have texts in common.
+
+    The two sides of a split have none by construction; what is not scanned yet is left out.
+    """
+    pairs = {
+        tuple(sorted(pair))
+        for phase in recipe.phases.values()
+        for pair in combinations({part.domain for part in phase.parts}, 2)
+    }
+    with TemporaryDirectory(prefix="crystalmix-") as folder, scratch(Path(folder)) as connection:
+        for one, other in sorted(pairs):
+            domains = [recipe.domains[one], recipe.domains[other]]
+            if {domain.split for domain in domains} == {"train", "valid"}:
+                continue
+            files = [
+                [out / "sources" / name / "documents.parquet" for name in domain.sources]
+                for domain in domains
+            ]
+            if all(path.exists() for side in files for path in side):
+                count = duplicates.shared(connection, *files)
+                if count:
+                    yield f"domains {one} and {other} have {count:,} texts in common"
 
 
 def _size(count: int) -> str:

@@ -82,6 +82,17 @@ def repeated(connection: Any, block: int) -> tuple[NDArray[np.int64], NDArray[np
     return np.asarray(told["place"], np.int64) - low, np.asarray(told["first"], np.int64)
 
 
+def shared(connection: Any, one: Sequence[Path], other: Sequence[Path]) -> int:  # noqa: ANN401
+    """Return how many texts are in the documents.parquet files of both sides."""
+    query = (
+        "SELECT count(*) FROM (SELECT digest FROM read_parquet($one) "
+        "INTERSECT SELECT digest FROM read_parquet($other))"
+    )
+    sides = {"one": [str(path) for path in one], "other": [str(path) for path in other]}
+    [(count,)] = connection.execute(query, sides).fetchall()
+    return int(count)
+
+
 def _insert(connection: Any, batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:  # noqa: ANN401
     both = halves(batch.column("digest"))
     columns: list[Any] = [both[:, 0], both[:, 1], place]

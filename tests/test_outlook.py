@@ -4,6 +4,7 @@ from pathlib import Path
 
 import corpora
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from mixtures import recipe as recipes
@@ -65,6 +66,20 @@ def test_the_disk_is_what_was_written_and_hours_are_tokens_over_speed(folder: Pa
     assert guess.disk is not None
     assert 0 < guess.disk < sum(sizes)  # files of eight rows are mostly HDF5
     assert outlook(str(folder / "recipe.yaml"), None, None, None).disk is None
+
+
+def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
+    digests = {
+        name: set(pq.read_table(path, columns=["digest"])["digest"].to_pylist())
+        for name in ("code", "python", "book")
+        if (path := folder / "build" / "sources" / name / "documents.parquet").exists()
+    }
+    told = outlook(str(folder / "recipe.yaml"), folder / "build", None, None)
+    count = len(digests["code"] & digests["python"])
+    assert count == len(digests["python"]) > 0
+    assert told.shared == (f"domains code and python have {count:,} texts in common",)
+    assert f"note: {told.shared[0]}" in told.lines()
+    assert outlook(str(folder / "recipe.yaml"), None, None, None).shared == ()
 
 
 def test_the_command_line_tells_disk_and_hours(folder: Path) -> None:
