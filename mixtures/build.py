@@ -165,8 +165,12 @@ def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:
 
 
 def store(places: dict[Path, Manifest]) -> None:
-    """Write manifests, long orders of Model Zoo beside them."""
-    for path, manifest in places.items():
+    """Write manifests, long orders of Model Zoo beside them.
+
+    The last comes first: whoever is killed in between leaves one that names what is not there, so
+    that half a seal is never taken for a whole one.
+    """
+    for path, manifest in reversed(places.items()):
         if isinstance(order := manifest.order, ZooOrder):
             order.keep(path.with_name(KEPT))
         manifests.write(path, manifest)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mixtures import build as builds
+from mixtures import manifest as manifests
 from mixtures import packing
 from mixtures import recipe as recipes
 from mixtures.verify import verify
@@ -95,6 +96,30 @@ def test_a_build_killed_at_random_moments_ends_like_an_undisturbed_one(
         assert corpora.contents(out) == whole
         assert verify(out) == []
         shutil.rmtree(out)
+
+
+def test_a_death_between_two_manifests_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora.write_corpus(tmp_path)
+    path, out = corpora.write_recipe(tmp_path), tmp_path / "out"
+    write = manifests.write
+
+    def once(place: Path, manifest: manifests.Manifest) -> None:
+        if list(out.glob("phases/*/manifest.json")):
+            raise Killed
+        write(place, manifest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifests, "write", once)
+        with pytest.raises(Killed):
+            builds.build(recipes.load(path), tmp_path, out)
+    assert len(list(out.glob("phases/*/manifest.json"))) == 1
+    [told] = verify(out)
+    assert "names a previous manifest" in told
+    assert told.endswith("that is not here")
+    builds.build(recipes.load(path), tmp_path, out)
+    assert verify(out) == []
 
 
 def test_an_interrupted_build_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
