@@ -17,7 +17,7 @@ from prep.fim import FimSettings
 from prep.pack import PackSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
-from prep.zooshuffle import ScatterSettings
+from prep.zooshuffle import ZooShuffleSettings
 
 BUNDLED = Path(__file__).parent / "recipes"
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
@@ -38,7 +38,7 @@ class Domain:
     sources: tuple[str, ...]
     fim: FimSettings | None = None
     epochs: int = 1
-    shuffle: bool | ScatterSettings = True
+    shuffle: bool | ZooShuffleSettings = True
     split: Literal["train", "valid"] | None = None
     tokens: float | None = None
 
@@ -56,9 +56,9 @@ class Domain:
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
 
     @property
-    def scatter(self) -> ScatterSettings | None:
+    def zoo_shuffle(self) -> ZooShuffleSettings | None:
         """The settings of the original's shuffle, where that is asked."""
-        return self.shuffle if isinstance(self.shuffle, ScatterSettings) else None
+        return self.shuffle if isinstance(self.shuffle, ZooShuffleSettings) else None
 
 
 @dataclass(frozen=True)

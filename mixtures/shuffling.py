@@ -36,13 +36,13 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     domain = epochs[0].domain
     if not domain.shuffle and len(epochs) == 1:
         return epochs[0]
-    scatter = domain.scatter
+    zoo = domain.zoo_shuffle
     settings = {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard}
     recipe = {
         "stage": "shuffle" if domain.shuffle else "join",
-        "version": shuffle.VERSION if scatter is None else zooshuffle.VERSION,
-        "settings": settings if scatter is None else asdict(scatter),
-        "seed": context.recipe.seed if domain.shuffle and scatter is None else None,
+        "version": shuffle.VERSION if zoo is None else zooshuffle.VERSION,
+        "settings": settings if zoo is None else asdict(zoo),
+        "seed": context.recipe.seed if domain.shuffle and zoo is None else None,
         "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
     }
     path = context.out / "domains" / name / ("shuffled" if domain.shuffle else "joined")
@@ -71,10 +71,10 @@ def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stage
 
 def _scattered(folder: Folder, folders: tuple[Path, ...]) -> list[tuple[int, int]] | None:
     """Write the order of the original's shuffle, where it is asked; return its shards' bounds."""
-    if folder.domain.scatter is None:
+    if folder.domain.zoo_shuffle is None:
         return None
     inputs = stages.shuffle_inputs(folders, folder.mark, by_name=True)
-    parts = zooshuffle.order([item.rows for item in inputs], folder.domain.scatter)
+    parts = zooshuffle.order([item.rows for item in inputs], folder.domain.zoo_shuffle)
     with replacing(folder.path / ORDER) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts))
     ends = np.cumsum([0, *map(len, parts)]).tolist()

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep import shards, spans
+from prep import shards
 from prep.fim import FimSettings, sentinels
 from prep.legacytext import Text
-from prep.rowspans import BLOCK_ROWS, Account, Pieces, segments_of
+from prep.rowspans import BLOCK_ROWS, Account, Pieces, permuted, segments_of
 from prep.runs import Ints, lay
 from prep.segments import LEFT_TO_RIGHT, PSM, SPM, Permuted, Plans, Segments, Writer
 from prep.tokens import Tokenizer
@@ -56,12 +56,7 @@ class LegacyFim:
 
     def apply(self, shard: Path, out: Path) -> tuple[shards.Shard, Account]:
         """Write the permuted rows of a shard, and their spans, to `out`."""
-        account, pieces = Account(), Pieces()
-        rows, _ = shards.shape(shard)
-        table = spans.read(spans.path_of(shard))
-        written = shards.write(out, rows, self._blocks(shard, table, account, pieces))
-        spans.write(spans.path_of(out), pieces.table(table))
-        return written, account
+        return permuted(shard, out, self._blocks)
 
     def _blocks(
         self, shard: Path, table: pa.Table, account: Account, pieces: Pieces
@@ -83,9 +78,9 @@ class LegacyFim:
     def permute(
         self, block: shards.Rows, used: Ints, random: np.random.RandomState
     ) -> tuple[Segments, Permuted, int]:
-        """Permute a block's rows up to what is used of each; return the parts between EOS,
+        """Permute a block's rows up to what is used of each.
 
-        what became of them, and how many EOS were left out.
+        Returns the parts between EOS, what became of them, and how many EOS were left out.
         """
         segments, ended = self._parts(block, used)
         text = Text(self.tokenizer, segments, local=self.local)

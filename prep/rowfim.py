@@ -11,15 +11,16 @@ at all where the continuation is not in the row.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep import seeds, shards, spans, tokencuts
+from prep import seeds, shards, tokencuts
 from prep.fim import DRAWS, FimSettings, sentinels
-from prep.rowspans import BLOCK_ROWS, Account, Pieces, segments_of
+from prep.rowspans import BLOCK_ROWS, Account, Pieces, permuted, segments_of
 from prep.runs import Ints, lay
 from prep.segments import LEFT_TO_RIGHT, Permuted, Segments, within
 from prep.textcuts import text_cuts
@@ -43,15 +44,10 @@ class RowFim:
 
         first_row: the number of the shard's first row in its folder: draws are keyed by it.
         """
-        account, pieces = Account(), Pieces()
-        rows, _ = shards.shape(shard)
-        table = spans.read(spans.path_of(shard))
-        written = shards.write(out, rows, self._blocks(shard, table, first_row, account, pieces))
-        spans.write(spans.path_of(out), pieces.table(table))
-        return written, account
+        return permuted(shard, out, partial(self._blocks, first_row))
 
     def _blocks(
-        self, shard: Path, table: pa.Table, first_row: int, account: Account, pieces: Pieces
+        self, first_row: int, shard: Path, table: pa.Table, account: Account, pieces: Pieces
     ) -> Iterator[shards.Rows]:
         first = 0
         for block in shards.blocks(shard, BLOCK_ROWS):

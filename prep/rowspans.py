@@ -1,6 +1,8 @@
 """What FIM made of a shard's rows: its account, and the spans of what lies where now."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,23 @@ class Pieces:
             for field in spans.SPANS
         ]
         return pa.table(arrays, schema=spans.SPANS)
+
+
+def permuted(
+    shard: Path,
+    out: Path,
+    blocks: Callable[[Path, pa.Table, Account, Pieces], Iterator[shards.Rows]],
+) -> tuple[shards.Shard, Account]:
+    """Write the permuted rows of a shard, and their spans, to `out`.
+
+    blocks: yields them from the shard and its spans, and tells account and pieces of each block.
+    """
+    account, pieces = Account(), Pieces()
+    rows, _ = shards.shape(shard)
+    table = spans.read(spans.path_of(shard))
+    written = shards.write(out, rows, blocks(shard, table, account, pieces))
+    spans.write(spans.path_of(out), pieces.table(table))
+    return written, account
 
 
 def segments_of(block: shards.Rows, table: pa.Table, first: int) -> tuple[Segments, Ints]:

@@ -21,7 +21,7 @@ NAME_BITS = 48
 
 
 @dataclass(frozen=True)
-class ScatterSettings:
+class ZooShuffleSettings:
     """Into how many shards the original's shuffle was told to scatter, with how many workers."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -37,7 +37,7 @@ class ScatterSettings:
             raise ValueError(f"seed: must lie in [0, 2**32 - workers], got {self.seed}")
 
 
-def order(rows: Sequence[int], settings: ScatterSettings) -> list[NDArray[np.int64]]:
+def order(rows: Sequence[int], settings: ZooShuffleSettings) -> list[NDArray[np.int64]]:
     """Return, for each output shard, the numbers of its rows in order.
 
     rows: the rows of each input file, in the order of the files' paths. A row's number counts the

@@ -3,7 +3,7 @@
 import bz2
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -188,3 +188,17 @@ def squeezed(path: Path, content: bytes) -> bytes:
 def names(folder: Path) -> list[str]:
     """Return the names of what a folder holds, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+# Every kind of tokenizer that the tests make or find, by name.
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "llama": llama,
+    "crystal": crystal,
+    "small": small,
+    "metaspace": metaspace,
+    "gpt-2": byte_level,
+    "gpt-2 with a space": lambda: byte_level(prefix_space=True),
+    "starcoder": starcoder_like,
+    "llama 3": llama_3_like,
+    "qwen": qwen_like,
+}

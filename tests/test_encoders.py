@@ -13,9 +13,8 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from materials import (
+    TOKENIZERS,
     byte_level,
-    crystal,
-    llama,
     llama_3_like,
     made,
     metaspace,
@@ -32,18 +31,7 @@ from prep.errors import InputError, RecipeError
 from prep.tokens import Tokenizer, TokenizerSettings
 
 Make = Callable[[], Tokenizer]
-KINDS: dict[str, Make] = {
-    "llama": llama,
-    "crystal": crystal,
-    "small": small,
-    "metaspace": metaspace,
-    "gpt-2": byte_level,
-    "gpt-2 with a space": lambda: byte_level(prefix_space=True),
-    "starcoder": starcoder_like,
-    "llama 3": llama_3_like,
-    "qwen": qwen_like,
-}
-each = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+each = pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
 FAST = ("gigatoken", "fastokens")
 
 

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from materials import (
     PIECES,
+    TOKENIZERS,
     byte_level,
     crystal,
-    llama,
-    llama_3_like,
-    metaspace,
-    qwen_like,
-    small,
-    starcoder_like,
 )
 
 from prep import seeds
@@ -23,17 +18,6 @@ from prep.sources import Document
 from prep.tokens import KNOWN, Tokenizer
 
 STRINGS = 100_000
-KINDS: dict[str, Callable[[], Tokenizer]] = {
-    "llama": llama,
-    "crystal": crystal,
-    "small": small,
-    "metaspace": metaspace,
-    "gpt-2": byte_level,
-    "gpt-2 with a space": lambda: byte_level(prefix_space=True),
-    "starcoder": starcoder_like,
-    "llama 3": llama_3_like,
-    "qwen": qwen_like,
-}
 LITERALS = sorted(
     {name for names in KNOWN.values() for name in names}
     | {"<unk>", "<mask>", "<0x00>", "<0x0A>", "<|im_start|>", "<reponame>", "<filename>", "[INST]"}
@@ -84,7 +68,7 @@ def strings() -> list[str]:
     return ["".join(piece() for _ in range(int(rng.integers(1, 6)))) for _ in range(STRINGS)]
 
 
-@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_no_string_gives_a_control(make: Callable[[], Tokenizer]) -> None:
     tokenizer = make()
     bad = np.zeros(tokenizer.vocab, bool)

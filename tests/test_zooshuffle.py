@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep.zooshuffle import ScatterSettings, order
+from prep.zooshuffle import ZooShuffleSettings, order
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=7)
 
 
 @given(rows=sizes, chunks=st.integers(1, 6), workers=st.integers(1, 4))
 def test_every_row_goes_to_one_shard_once(rows: list[int], chunks: int, workers: int) -> None:
-    told = order(rows, ScatterSettings(chunks, workers))
+    told = order(rows, ZooShuffleSettings(chunks, workers))
     assert len(told) == chunks
     assert sorted(np.concatenate(told).tolist()) == list(range(sum(rows)))
 
@@ -29,7 +29,7 @@ def test_one_worker_draws_as_a_loop_over_rows_and_files_would(rows: list[int], c
             if here:
                 piles[chunk][int(draws.randint(2**48))] = here
         first += count
-    for pile, told in zip(piles, order(rows, ScatterSettings(chunks)), strict=True):
+    for pile, told in zip(piles, order(rows, ZooShuffleSettings(chunks)), strict=True):
         joined = [row for name in sorted(pile) for row in pile[name]]
         draws.shuffle(joined)
         assert told.tolist() == joined
@@ -37,14 +37,14 @@ def test_one_worker_draws_as_a_loop_over_rows_and_files_would(rows: list[int], c
 
 def test_the_global_generator_is_left_alone() -> None:
     before = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
-    order([9, 9], ScatterSettings(3))
+    order([9, 9], ZooShuffleSettings(3))
     assert np.random.get_state()[1].tolist() == before  # type: ignore[index]  # noqa: NPY002
 
 
 def test_settings_refuse_what_can_not_be() -> None:
     with pytest.raises(ValueError, match="chunks: must be positive, got 0"):
-        ScatterSettings(0)
+        ZooShuffleSettings(0)
     with pytest.raises(ValueError, match="workers: must be positive, got -1"):
-        ScatterSettings(1, -1)
+        ZooShuffleSettings(1, -1)
     with pytest.raises(ValueError, match=r"seed: must lie in \[0, 2\*\*32 - workers\], got -5"):
-        ScatterSettings(1, 1, -5)
+        ZooShuffleSettings(1, 1, -5)
