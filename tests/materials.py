@@ -159,8 +159,29 @@ def made(raw: bytes | dict[str, Any], **settings: Any) -> Tokenizer:
     return Tokenizer(TokenizerSettings("here", **settings), content)
 
 
-TOKENIZERS = {"llama": llama, "crystal": crystal, "small": small, "byte-level": byte_level}
+Make = Callable[[], Tokenizer]
+
+# Those that give a text back as it was, and those of them that know FIM.
+TOKENIZERS: dict[str, Make] = {
+    "llama": llama,
+    "crystal": crystal,
+    "small": small,
+    "byte-level": byte_level,
+}
 FIM_TOKENIZERS = {name: make for name, make in TOKENIZERS.items() if name != "llama"}
+
+# Every kind that is met: Llama's and byte-level ones, normalisers and added tokens of all sorts.
+KINDS: dict[str, Make] = {
+    "llama": llama,
+    "crystal": crystal,
+    "small": small,
+    "metaspace": metaspace,
+    "gpt-2": byte_level,
+    "gpt-2 with a space": lambda: byte_level(prefix_space=True),
+    "starcoder": starcoder_like,
+    "llama 3": llama_3_like,
+    "qwen": qwen_like,
+}
 
 
 def raw(path: Path, records: Sequence[dict[str, Any] | bytes]) -> Path:
@@ -188,17 +209,3 @@ def squeezed(path: Path, content: bytes) -> bytes:
 def names(folder: Path) -> list[str]:
     """Return the names of what a folder holds, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
-
-
-# Every kind of tokenizer that the tests make or find, by name.
-TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
-    "llama": llama,
-    "crystal": crystal,
-    "small": small,
-    "metaspace": metaspace,
-    "gpt-2": byte_level,
-    "gpt-2 with a space": lambda: byte_level(prefix_space=True),
-    "starcoder": starcoder_like,
-    "llama 3": llama_3_like,
-    "qwen": qwen_like,
-}

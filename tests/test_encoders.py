@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from materials import (
-    TOKENIZERS,
+    KINDS,
     byte_level,
     llama_3_like,
     made,
@@ -31,7 +31,7 @@ from prep.errors import InputError, RecipeError
 from prep.tokens import Tokenizer, TokenizerSettings
 
 Make = Callable[[], Tokenizer]
-each = pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+each = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 FAST = ("gigatoken", "fastokens")
 
 

@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from materials import (
+    KINDS,
     PIECES,
-    TOKENIZERS,
     byte_level,
     crystal,
 )
@@ -68,7 +68,7 @@ def strings() -> list[str]:
     return ["".join(piece() for _ in range(int(rng.integers(1, 6)))) for _ in range(STRINGS)]
 
 
-@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def test_no_string_gives_a_control(make: Callable[[], Tokenizer]) -> None:
     tokenizer = make()
     bad = np.zeros(tokenizer.vocab, bool)
