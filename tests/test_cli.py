@@ -26,7 +26,7 @@ from runs import (
 
 from cli import VERSION, main
 from mixtures.report import read_manifests
-from train import run as runs
+from train import params
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "duckdb", "pyarrow", "h5py", "datasets", "numpy", "pydantic", "tokenizers")
@@ -295,4 +295,4 @@ def test_what_a_run_file_says_in_vain_is_noted_on_stderr(tmp_path: Path) -> None
         f"note: {path}: runconfig: not used: num_csx",
     ]
     assert len(result.stdout.splitlines()) == 1
-    assert runs.load(path) == runs.load(run_file())
+    assert params.load(path) == params.load(run_file())

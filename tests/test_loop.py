@@ -30,7 +30,8 @@ from train import folder
 from train.findings import findings
 from train.loop import METRICS, Outcome, Trainer
 from train.optim import schedule
-from train.run import Run, load
+from train.params import load
+from train.run import Run
 
 STEPS = 12  # of the phase `prose`
 Json = dict[str, Any]

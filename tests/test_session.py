@@ -26,7 +26,7 @@ from prep.errors import InputError, RecipeError, StaleError, UsageError
 from train import checkpoint, folder, session
 from train.findings import findings
 from train.loop import Trainer
-from train.run import load
+from train.params import load
 
 
 def last_of(run: Path, phase: str) -> Path:

@@ -161,7 +161,7 @@ def _count_lines(path: Path) -> int:
 def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> bool:
     """Train the killed phase without a kill; return whether losses, ledger and weights agree."""
     from train.loop import Trainer
-    from train.run import load
+    from train.params import load
 
     manifest = session.read_manifests(built)[1]
     before = folder.latest(trained / "phase1" / "checkpoints")

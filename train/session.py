@@ -6,8 +6,7 @@ from pathlib import Path
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
-from train import folder
-from train import run as runs
+from train import folder, params
 from train.loop import Outcome, Trainer
 
 
@@ -34,9 +33,9 @@ def train(
         raise UsageError(
             f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
         )
-    path = runs.find(run_file)
+    path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
-    read = {name: runs.load(path, name, names) for name in names if not phases or name in phases}
+    read = {name: params.load(path, name, names) for name in names if not phases or name in phases}
     for place, manifest in enumerate(manifests):
         if manifest.phase not in read:
             continue

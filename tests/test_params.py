@@ -11,7 +11,7 @@ from crystals import PUBLISHED
 from runs import write_run
 
 from prep.errors import RecipeError, UsageError
-from train import run as runs
+from train import params
 from train.model import parameters_count
 from train.optim import Linear
 
@@ -31,7 +31,7 @@ def published(number: int) -> Path:
 def fault(path: Path, phase: str | None = None) -> str:
     """Load a faulty file and return its one line."""
     with pytest.raises(RecipeError) as told:
-        runs.load(path, phase)
+        params.load(path, phase)
     line = str(told.value)
     assert "\n" not in line
     assert line.startswith(f"{path}")
@@ -56,7 +56,7 @@ def line_with(path: Path, text: str) -> int:
 def test_the_published_files_load_as_they_are(
     number: int, peak: float, last: float, steps: int, checkpoint_steps: int
 ) -> None:
-    run = runs.load(published(number))
+    run = params.load(published(number))
     assert parameters_count(run.model) == 6_575_278_720
     assert run.model == PUBLISHED
     warmup, decay = run.optimizer.learning_rate
@@ -71,10 +71,10 @@ def test_the_published_files_load_as_they_are(
 @pytest.mark.golden
 def test_what_is_not_used_of_them_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
     path = published(1)
-    runs._tell.cache_clear()
+    params._tell.cache_clear()
     with caplog.at_level(logging.WARNING, "crystalmix"):
-        runs.load(path, "phase1")
-        runs.load(path, "phase2")
+        params.load(path, "phase1")
+        params.load(path, "phase2")
     told = {message.split(": ")[1]: message for message in caplog.messages}
     assert set(told) == {"sections", "model", "optimizer", "runconfig"}
     assert len(caplog.messages) == 4  # once, though the file is read for each phase
@@ -88,8 +88,8 @@ def test_what_is_not_used_of_them_is_told_by_name(caplog: pytest.LogCaptureFixtu
 def test_the_bundled_preset_loads_and_differs_in_phase_three(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = runs.find("mini")
-    first, third = runs.load(path, "phase1"), runs.load(path, "phase3")
+    path = params.find("mini")
+    first, third = params.load(path, "phase1"), params.load(path, "phase3")
     assert first.model == third.model
     assert first.settings == third.settings
     assert third.optimizer.learning_rate[0].end == 0.002 != first.optimizer.learning_rate[0].end
@@ -97,29 +97,29 @@ def test_the_bundled_preset_loads_and_differs_in_phase_three(
 
 
 def test_a_run_file_is_a_path_or_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runs.find("any/where.yaml") == Path("any/where.yaml")
+    assert params.find("any/where.yaml") == Path("any/where.yaml")
     (tmp_path / "mini").mkdir()  # a folder of that name is no run file
     (tmp_path / "settings").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert runs.find("mini") == runs.PRESETS / "mini.yaml"
-    assert runs.find("settings") == Path("settings")
+    assert params.find("mini") == params.PRESETS / "mini.yaml"
+    assert params.find("settings") == Path("settings")
     with pytest.raises(UsageError, match=r"no bundled preset \(there are mini\)"):
-        runs.find("maxi")
+        params.find("maxi")
 
 
 def test_both_names_of_a_pieces_length_are_read(tmp_path: Path) -> None:
     pieces = [LINE, {**LINE, "decay_steps": 4}, {**LINE, "steps": None, "decay_steps": 9}]
     pieces[2].pop("steps")
     path = write_run(tmp_path / "run.yaml", optimizer={"learning_rate": pieces})
-    told = runs.load(path).optimizer.learning_rate
+    told = params.load(path).optimizer.learning_rate
     assert told == (Linear(0.0, 0.012, 4), Linear(0.0, 0.012, 4), Linear(0.0, 0.012, 9))
 
 
 def test_a_phase_overrides_optimizer_and_runconfig(tmp_path: Path) -> None:
     over = {"optimizer": {"learning_rate": [LINE], "beta2": 0.99}, "runconfig": {"seed": 5}}
     path = write_run(tmp_path / "run.yaml", phases={"late": over})
-    plain, late = runs.load(path, "early"), runs.load(path, "late")
-    assert plain == runs.load(path)
+    plain, late = params.load(path, "early"), params.load(path, "late")
+    assert plain == params.load(path)
     assert late.model == plain.model
     assert late.optimizer.learning_rate == (Linear(0.0, 0.012, 4),)
     assert (late.optimizer.beta2, plain.optimizer.beta2) == (0.99, 0.95)
@@ -131,22 +131,22 @@ def test_an_override_of_a_phase_that_is_not_there_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_run(tmp_path / "run.yaml", phases={"phse3": {"runconfig": {"seed": 5}}})
-    runs.load(path, "phase1", ["phase1", "phase3"])
+    params.load(path, "phase1", ["phase1", "phase3"])
     assert [message.removeprefix(f"{path}: ") for message in caplog.messages] == [
         "phases: not used: phse3"
     ]
 
 
-FIXED = [(section, key) for section, keys in runs.FIXED.items() for key in keys]
+FIXED = [(section, key) for section, keys in params.FIXED.items() for key in keys]
 
 
 @pytest.mark.parametrize(("section", "key"), FIXED, ids=[key for _, key in FIXED])
 def test_a_fixed_key_takes_its_one_value_and_no_other(
     section: str, key: str, tmp_path: Path
 ) -> None:
-    only = runs.FIXED[section][key]
+    only = params.FIXED[section][key]
     path = write_run(tmp_path / "run.yaml", **{section: {key: only}})
-    assert runs.load(path) == runs.load(write_run(tmp_path / "plain.yaml"))
+    assert params.load(path) == params.load(write_run(tmp_path / "plain.yaml"))
     other = (not only) if isinstance(only, bool) else "other" if isinstance(only, str) else 0.1
     path = write_run(tmp_path / "run.yaml", **{section: {key: other}})
     line = line_with(path, f"{key}:")
@@ -251,7 +251,7 @@ def test_the_line_is_the_one_where_the_value_stands(tmp_path: Path) -> None:
 def test_a_fault_in_an_override_is_told_where_it_stands(tmp_path: Path) -> None:
     over = {"optimizer": {"learning_rate": [{**LINE, "scheduler": "Cosine"}], "beta1": 7}}
     path = write_run(tmp_path / "run.yaml", phases={"late": over})
-    runs.load(path, "early")
+    params.load(path, "early")
     where = "phases.late.optimizer.learning_rate.0.scheduler"
     assert fault(path, "late") == (
         f":{line_with(path, 'Cosine')}: {where}: must be Linear, got Cosine"
