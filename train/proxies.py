@@ -1,0 +1,298 @@
+"""Proxies: many small models over the same shards, each a run like any other, and their losses.
+
+A proxy is one or more phases, trained by the same loop as everything else, so that it has its own
+manifests, ledger and checkpoint below `runs/<name>/`, and `show`, `trace` and `verify` read it. All
+proxies of one seed start from the same weights and read the same permutation of each domain (common
+random numbers), which removes most of the noise from their differences. The learning rate is low
+and falls linearly to zero over all phases; one proxy uses one core.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixtures import manifest as manifests
+from mixtures.context import TOKENIZER
+from mixtures.manifest import Manifest
+from prep import receipts
+from prep.fanout import Fanout
+from prep.scatter import gather
+from prep.tokens import TokenizerSettings, load
+from train import folder, ledger
+from train.loop import Trainer
+from train.model import Crystal, ModelSettings, parameters_count, row_losses
+from train.optim import Linear, OptimSettings, schedule
+from train.run import Run, RunSettings
+
+Json = dict[str, Any]
+RESULT = "result.json"
+SHAPES = {  # hidden size, layers, heads, filter size: parameters without the embedding in mind
+    "tiny": (16, 1, 2, 24),
+    "0.2M": (64, 3, 4, 170),
+    "1M": (128, 4, 4, 341),
+    "4M": (256, 5, 8, 682),
+    "15M": (512, 5, 8, 1365),
+}
+BASE_HIDDEN = 64  # muP: layers of wider models learn at the rate times BASE_HIDDEN / hidden
+EVALUATED_ROWS = 32  # per forward pass
+SMOOTHED = 25  # steps whose median a loss is held against
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows of one domain: [first, last) of each shard, as the pool's manifest lists."""
+
+    domain: str
+    part: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class ProxyRun:
+    """One proxy, small enough to be sent to a worker; all paths are absolute.
+
+    phases: of the build, in order. learning_rate: the peak. warmup: of all steps. seed: of the
+    initial weights. spike: robust z of an outlier.
+    """
+
+    name: str
+    build: str
+    out: str
+    phases: tuple[str, ...]
+    size: str
+    seed: int
+    learning_rate: float
+    warmup: float
+    held_out: str
+    held: tuple[Held, ...]
+    spike: float
+
+
+def model_settings(size: str, vocab: int, msl: int) -> ModelSettings:
+    """Return the shape of a size: the architecture of CrystalCoder and its muP factors."""
+    if size not in SHAPES:
+        raise ValueError(f"proxy.size: must be one of {', '.join(SHAPES)}, got {size!r}")
+    hidden, layers, heads, filters = SHAPES[size]
+    return ModelSettings(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_heads=heads,
+        filter_size=filters,
+        max_position_embeddings=msl,
+        rotary_dim=max(2, hidden // heads // 4 // 2 * 2),
+        embeddings_scale=14.6,
+        output_logits_scale=2.22 * BASE_HIDDEN / hidden,
+        initializer_std=0.073 * (BASE_HIDDEN / hidden) ** 0.5,
+        output_initializer_std=0.073 * (BASE_HIDDEN / hidden) ** 0.5 / (2 * layers) ** 0.5,
+        # a plain product in bfloat16 is a fifth faster on a CPU than the fused one in float32
+        attention="sdpa" if torch.cuda.is_available() else "matmul",
+    )
+
+
+def decay(peak: float, steps: int, warmup: float) -> tuple[Linear, ...]:
+    """Return the schedule of a whole run: up in `warmup` of its steps, then down to zero."""
+    up = min(steps - 1, round(warmup * steps))
+    pieces = [Linear(0.0, peak, up)] if up else []
+    return (*pieces, Linear(peak, 0.0, steps - up))
+
+
+def part_of(pieces: Sequence[Linear], first: int, steps: int) -> tuple[Linear, ...]:
+    """Return what of a schedule falls to a phase that begins after `first` steps.
+
+    >>> part_of([Linear(0.0, 0.4, 4), Linear(0.4, 0.0, 8)], 2, 6)
+    (Linear(start=0.2, end=0.4, steps=2), Linear(start=0.4, end=0.2, steps=4))
+    """
+    told: list[Linear] = []
+    before = 0
+    for piece in pieces:
+        begin, end = max(first, before), min(first + steps, before + piece.steps)
+        if begin < end:
+            slope = (piece.end - piece.start) / piece.steps
+            start = schedule(pieces, begin)
+            told.append(Linear(start, max(0.0, start + slope * (end - begin)), end - begin))
+        before += piece.steps
+    return tuple(told)
+
+
+def settings_of(proxy: ProxyRun, read: Sequence[Manifest]) -> list[Run]:
+    """Return the run settings of each phase of a proxy."""
+    total = sum(manifest.steps for manifest in read)
+    model = model_settings(proxy.size, read[0].tokenizer["vocab"], read[0].msl)
+    pieces = decay(proxy.learning_rate, total, proxy.warmup)
+    runs: list[Run] = []
+    first = 0
+    for manifest in read:
+        optimizer = OptimSettings(
+            learning_rate=part_of(pieces, first, manifest.steps),
+            decoder_kernel=min(1.0, BASE_HIDDEN / model.hidden_size),
+        )
+        settings = RunSettings(
+            seed=proxy.seed,
+            checkpoint_steps=manifest.steps,
+            keep_checkpoints=1,
+            dtype="bfloat16",
+            threads=1,
+        )
+        runs.append(Run(model, optimizer, settings))
+        first += manifest.steps
+    return runs
+
+
+def train(proxy: ProxyRun) -> Json:
+    """Train a proxy to its end and measure it; what is done already is read, not done again.
+
+    Returns {run, losses}: one entry of the run, and one for each domain. Both follow from the spec
+    alone: no times, no paths.
+    """
+    build, out = Path(proxy.build), Path(proxy.out)
+    read = [manifests.read(build / "phases" / phase) for phase in proxy.phases]
+    wanted = [_identity(proxy), [manifest.digest for manifest in read]]
+    return receipts.once(out / RESULT, wanted, lambda: _train(proxy, build, out, read))
+
+
+def train_all(proxies: Sequence[ProxyRun], workers: int, label: str) -> list[Json]:
+    """Train proxies, one core each, in their order; a killed one goes on where it stopped."""
+    with Fanout(workers) as pool:
+        return list(pool.map(train, proxies, label))
+
+
+def _identity(proxy: ProxyRun) -> Json:
+    return {key: value for key, value in asdict(proxy).items() if key not in {"build", "out"}}
+
+
+def _train(proxy: ProxyRun, build: Path, out: Path, read: list[Manifest]) -> Json:
+    model: Crystal | None = None
+    before: Path | None = None
+    for manifest, run in zip(read, settings_of(proxy, read), strict=True):
+        trainer = Trainer(run, manifest, build, out / manifest.phase)
+        trainer.train(before)
+        before = folder.latest(trainer.checkpoints)
+        model = trainer.model
+    if model is None or before is None:
+        raise ValueError(f"phases: must name at least one phase, got {proxy.phases}")
+    return {
+        "run": _run_entry(proxy, out, read, model, before),
+        "losses": [_measured(model, build, proxy.held_out, held) for held in proxy.held],
+    }
+
+
+def _run_entry(
+    proxy: ProxyRun, out: Path, read: list[Manifest], model: Crystal, newest: Path
+) -> Json:
+    state = folder.read_state(newest)
+    taken = [ledger.read(out / manifest.phase / "ledger", "steps") for manifest in read]
+    losses = np.concatenate([steps["loss"].to_numpy() for steps in taken])
+    spikes = spikes_of(losses, proxy.spike)
+    rows = realised(out, read)
+    return {
+        "size": proxy.size,
+        "parameters": parameters_count(model.settings),
+        "seed": proxy.seed,
+        "data_seed": read[0].seed,
+        "steps": int(len(losses)),
+        "tokens": sum(manifest.steps * manifest.batch * manifest.msl for manifest in read),
+        "final_loss": float(np.mean(losses[-SMOOTHED:])),
+        "spikes": len(spikes),
+        "rows": rows,
+        "manifests": [manifest.digest for manifest in read],
+        "chain": state["ledger"]["chain"],
+        "weights": state["weights"],
+    }
+
+
+def realised(out: Path, read: Sequence[Manifest]) -> dict[str, int]:
+    """Count the rows that the ledgers of a proxy's phases hold of each domain."""
+    counted: dict[str, int] = {}
+    for manifest in read:
+        domains = {part.name: part.domain for part in manifest.parts}
+        rows = ledger.read(out / manifest.phase / "ledger", "rows")
+        for entry in rows["part"].combine_chunks().value_counts().to_pylist():
+            domain = domains[entry["values"]]
+            counted[domain] = counted.get(domain, 0) + int(entry["counts"])
+    return dict(sorted(counted.items()))
+
+
+def spikes_of(losses: NDArray[np.float64], robust_z: float) -> list[int]:
+    """Return the steps whose loss lies `robust_z` robust deviations above those around it.
+
+    The first fifth of a run, where the loss falls fast, is left out.
+    """
+    first = max(len(losses) // 5, 1)
+    if len(losses) - first < SMOOTHED:
+        return []
+    half = SMOOTHED // 2
+    padded = np.pad(losses, half, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    above = (losses - np.median(windows, axis=1))[first:]
+    scale = 1.4826 * float(np.median(np.abs(above)))
+    return [] if scale == 0 else (first + np.flatnonzero(above > robust_z * scale)).tolist()
+
+
+def _measured(model: Crystal, build: Path, phase: str, held: Held) -> Json:
+    """Measure the loss of a domain's held-out rows: nats per token, bits per byte, their sem.
+
+    sem: of a ratio of sums over rows, which are taken as independent.
+    """
+    rows, sizes = held_rows(build, phase, held)
+    sums: list[NDArray[np.float64]] = []
+    counts: list[NDArray[np.float64]] = []
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for first in range(0, len(rows), EVALUATED_ROWS):
+            ids, mask, labels = (
+                torch.from_numpy(np.ascontiguousarray(rows[first : first + EVALUATED_ROWS, k])).to(
+                    device
+                )
+                for k in range(3)
+            )
+            nll = row_losses(model(ids), labels, mask).double().sum(1)
+            sums.append(nll.cpu().numpy())
+            counts.append(mask.sum(1).double().cpu().numpy())
+    total, tokens = np.concatenate(sums), np.concatenate(counts)
+    mean = float(total.sum() / tokens.sum())
+    spread = total - mean * tokens
+    n = len(total)
+    sem = float(np.sqrt((spread**2).sum() * n / max(1, n - 1)) / tokens.sum())
+    size = int(sizes[rows[:, 2]][rows[:, 1] > 0].sum())
+    return {
+        "domain": held.domain,
+        "nll": mean,
+        "sem": sem,
+        "bits_per_byte": float(total.sum() / np.log(2) / size),
+        "tokens": int(tokens.sum()),
+        "bytes": size,
+        "rows": n,
+    }
+
+
+def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the first held-out rows of a domain, (rows, 3, msl), and how many bytes each id has.
+
+    Control ids stand for no byte of a text.
+    """
+    manifest = manifests.read(build / "phases" / phase)
+    part = next(part for part in manifest.parts if part.name == held.part)
+    which: list[int] = []
+    where: list[int] = []
+    for number, shard in enumerate(part.shards):
+        for row in range(shard.first, shard.last):
+            if len(where) < held.rows:
+                which.append(number)
+                where.append(row)
+    paths = [build / shard.path for shard in part.shards]
+    rows = gather(paths, np.array(which, np.int64), np.array(where, np.int64))
+    tokenizer = load(TokenizerSettings(str(build / TOKENIZER)))
+    sizes = np.array([len(data) for data in tokenizer.bytes_of], np.int64)
+    sizes[tokenizer.controls.astype(np.int64)] = 0
+    return rows, sizes
+
+
+def with_size(proxy: ProxyRun, size: str, name: str, out: Path) -> ProxyRun:
+    """Return the same proxy at another size, under another name."""
+    return replace(proxy, size=size, name=name, out=str(out))
