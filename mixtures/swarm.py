@@ -83,7 +83,7 @@ def design(
         raise ValueError(f"count, replicates, alpha: got {count}, {replicates}, {alpha}")
     high = np.array(list(caps(tokens, target, epochs).values()))
     low = np.minimum(minimum, high)
-    if not 0 <= minimum or low.sum() > 1:
+    if minimum < 0 or low.sum() > 1:
         raise ValueError(f"minimum: must lie in [0, 1 / domains], got {minimum}")
     draws = seeds.stream(seed, "swarm", len(high)).dirichlet(np.full(len(high), alpha), POOL)
     pool = fill(np.vstack([np.full(len(high), 1 / len(high)), draws]), low, high)
