@@ -1,4 +1,4 @@
-"""Ablations: which mixtures small proxies are to compare, for which real run, as a checked YAML file.
+"""Ablations: which mixtures small proxies are to compare, for which real run: a checked YAML file.
 
 The spec names a recipe whose domains are mixed; the recipe's phases play no part. From the recipe
 follow the rows that the proxies share: each domain packed anew with short rows and a small

@@ -39,7 +39,6 @@ class Portion:
     steps: int
     batch: int
     windows: Mapping[str, Window]
-    seed: int
 
 
 def whole_shares(shares: Mapping[str, float]) -> dict[str, int]:
@@ -63,8 +62,9 @@ def whole_shares(shares: Mapping[str, float]) -> dict[str, int]:
 def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Manifest:
     """Return the manifest of a portion over a pool's shards; parts of no share are left out.
 
-    pool: a sealed phase with one part for each domain. Raises RefusalError where a domain is
-    asked that the pool lacks, or gets no row.
+    pool: a sealed phase with one part for each domain. The seed stays that of the pool's rows: what
+    differs between repeats of a mixture are the windows. Raises RefusalError where a domain is
+    asked that the pool lacks, or that holds too few rows.
     """
     whole = {name: units for name, units in whole_shares(portion.shares).items() if units}
     there = {part.domain: part for part in pool.parts}
@@ -84,7 +84,6 @@ def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Mani
         phase=portion.name,
         steps=portion.steps,
         batch=portion.batch,
-        seed=portion.seed,
         parts=parts,
         previous=previous,
         digest="",

@@ -16,14 +16,17 @@ from mixtures.swarm import Mixture
 
 Shares = Mapping[str, float]
 CHECK_SEED = 1000  # checks are of seeds that no run of the fit has
+CHECKED = 3  # mixtures that are checked at every size: recommended, current, uniform
+ROUNDED = 2  # rows that a part may get beyond its share: mixtures.order.PREFIX_BOUND
 REPLAYED = 3  # the last third of a run is the one that replays
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: shares of all it consumes, seed of weights and of data, size, and its phases.
+    """One run: shares of all it consumes, seed of weights, size, and its phases.
 
-    factor, level: what is varied besides shares, and how; empty in the swarm and its checks.
+    draw: which rows of each domain it draws from, 0 being the first. factor, level: what is varied
+    besides shares, and how; empty in the swarm.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Trial:
     seed: int
     size: str
     portions: tuple[Portion, ...]
+    draw: int = 0
     factor: str = ""
     level: str = ""
 
@@ -71,12 +75,16 @@ class Ground:
         """The largest share that each domain may have."""
         return swarm.caps(self.tokens, self.target, self.epochs)
 
-    @cached_property
-    def windows(self) -> dict[str, Window]:
-        """The prefix of each domain of the pool that proxies draw from."""
+    def windows(self, draw: int = 0) -> dict[str, Window]:
+        """Return which rows of each domain of the pool a run draws from.
+
+        Draw 0 is the prefix; others lie one after the other as far as there are rows.
+        """
         told: dict[str, Window] = {}
         for name, rows in self.rows.items():
-            told[name] = Window(0, min(rows, self.matched(name)))
+            size = min(rows, self.matched(name))
+            first = draw * size % (rows - size + 1)
+            told[name] = Window(first, first + size)
         return told
 
     def matched(self, domain: str) -> int:
@@ -91,7 +99,8 @@ class Ground:
     def once(self) -> tuple[float, ...]:
         """The share at which a proxy has read a domain once, by domain."""
         total = self.spec.proxy.steps * self.spec.proxy.batch
-        return tuple(self.windows[name].last / total for name in self.spec.domains)
+        windows = self.windows()
+        return tuple(windows[name].last / total for name in self.spec.domains)
 
     @cached_property
     def current(self) -> dict[str, float]:
@@ -117,11 +126,10 @@ class Ground:
 
     def single(self, mixture: Mixture, seed: int) -> Trial:
         """Return the trial of one mixture in one phase."""
-        proxy = self.spec.proxy
-        portion = Portion(
-            mixture.name, mixture.shares, proxy.steps, proxy.batch, self.windows, seed
-        )
-        return Trial(mixture.name, mixture.role, mixture.shares, seed, proxy.size, (portion,))
+        proxy, draw = self.spec.proxy, seed - self.spec.proxy.seed
+        windows = self.windows(draw)
+        portion = Portion(mixture.name, mixture.shares, proxy.steps, proxy.batch, windows)
+        return Trial(mixture.name, mixture.role, mixture.shares, seed, proxy.size, (portion,), draw)
 
     def _variants(self, name: str) -> list[str]:
         return [fim_domain(name, rate) for rate in self.spec.factors.fim_rate]
@@ -225,8 +233,10 @@ def _epochs(ground: Ground, epochs: int, seed: int) -> Trial:
     last = max(1, min(ground.rows[name], round(asked / epochs)))
     mixture = Mixture(f"epochs-{epochs}-s{seed}", ground.uniform, "design")
     trial = ground.single(mixture, seed)
-    windows = {**ground.windows, name: Window(0, last)}
-    portions = tuple(replace(portion, windows=windows) for portion in trial.portions)
+    portions = tuple(
+        replace(portion, windows={**portion.windows, name: Window(0, last)})
+        for portion in trial.portions
+    )
     level = str(epochs)
     return replace(trial, role="factor", factor="epochs", level=level, portions=portions)
 
@@ -244,37 +254,40 @@ def _staged(
     stages: shares, and how much of the run. replayed: domains whose rows the last phase sees again.
     """
     name = f"{factor}-{level}-s{seed}"
-    portions = tuple(_portions(ground, name, seed, stages, replayed))
+    draw = seed - ground.spec.proxy.seed
+    portions = tuple(_portions(ground, name, draw, stages, replayed))
     total = sum(portion.steps for portion in portions)
     shares: dict[str, float] = {}
     for portion in portions:
         for domain, share in portion.shares.items():
             part = share / sum(portion.shares.values()) * portion.steps / total
             shares[domain] = shares.get(domain, 0.0) + part
-    return Trial(name, "factor", shares, seed, ground.spec.proxy.size, portions, factor, level)
+    size = ground.spec.proxy.size
+    return Trial(name, "factor", shares, seed, size, portions, draw, factor, level)
 
 
 def _portions(
     ground: Ground,
     name: str,
-    seed: int,
+    draw: int,
     stages: Sequence[tuple[Shares, float]],
     replayed: tuple[str, ...],
 ) -> Iterator[Portion]:
-    proxy = ground.spec.proxy
-    gone, taken, done = 0.0, dict.fromkeys(ground.rows, 0), 0
+    proxy, whole = ground.spec.proxy, ground.windows(draw)
+    taken = {name: window.first for name, window in whole.items()}
+    gone, done = 0.0, 0
     for number, (shares, size) in enumerate(stages, start=1):
         gone += size
         steps = round(proxy.steps * gone) - done
         done += steps
-        windows = dict(ground.windows)
+        windows = dict(whole)
         for domain, share in shares.items():
-            rows = round(share / sum(shares.values()) * steps * proxy.batch) + 2
+            rows = round(share / sum(shares.values()) * steps * proxy.batch) + ROUNDED
             first, last = taken[domain], taken[domain] + rows
             if domain in replayed and number == len(stages):
-                windows[domain] = Window(0, max(1, first))
-            elif last <= windows[domain].last:
+                windows[domain] = Window(whole[domain].first, max(whole[domain].first + 1, first))
+            elif last <= whole[domain].last:
                 windows[domain] = Window(first, last)
-            taken[domain] = last
+            taken[domain] = min(last, whole[domain].last)
         phase = name if len(stages) == 1 else f"{name}-{number}"
-        yield Portion(phase, shares, steps, proxy.batch, windows, seed)
+        yield Portion(phase, shares, steps, proxy.batch, windows)

@@ -18,9 +18,10 @@ FILE_LINES, BODY_LINES, MOST_BODY_LINES, PARAMETERS, FEW = 300, 40, 60, 10, 6
 # Which modules may touch what (DESIGN.md section 3).
 GATES = {
     "h5py": {"prep/shards.py", "prep/handles.py"},
-    "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py"},
+    "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py", "train/evidence.py"},
     "torch": {
-        f"train/{name}.py" for name in ("model", "names", "optim", "batches", "loop", "checkpoint")
+        f"train/{name}.py"
+        for name in ("model", "names", "optim", "batches", "loop", "checkpoint", "proxies")
     },
 }
 STAGES = {"documents", "pack", "fim", "rowfim", "legacyfim", "shuffle"}

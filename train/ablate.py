@@ -1,8 +1,8 @@
 """Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
 
     ablation.json            what the folder follows from: the spec and the recipe
-    tokenizer.json, build/   rows that all proxies share, and one manifest for each phase of a run
-    runs/<name>/             one run each, like any other: manifest, ledger, checkpoint, losses
+    tokenizer.json, build/   rows that all proxies share
+    runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
     tables/*.parquet         what was measured: `evidence`
     report.json              what follows from it: fits, recommendation, checks, factors
 
@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from mixtures import ablation, trials, vocabulary
-from mixtures import manifest as manifests
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
-from mixtures.build import build, store, unsealed
+from mixtures.build import build
 from mixtures.fitting import KINDS, Fit, FitSettings, fit
 from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
@@ -31,12 +30,11 @@ from prep import receipts
 from prep.errors import StaleError
 from prep.fanout import Fanout
 from train import evidence, verdicts
-from train.evidence import SPEC
-from train.proxies import Held, ProxyRun, train
+from train.evidence import REPORT, SPEC
+from train.proxies import Held, ProxyRun, train, view
 
 Json = dict[str, Any]
 Say = Callable[[str], object]
-REPORT = "report.json"
 TOKENIZER = "tokenizer.json"
 LANGUAGE_TWICE = 2.0
 
@@ -96,15 +94,12 @@ def prepare(session: Session) -> Ground:
 
 def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
     """Seal the manifests of trials and train them, one core each."""
-    places: dict[Path, Manifest] = {}
-    for trial in chosen:
-        before: str | None = None
-        for portion in trial.portions:
-            sealed = remix(ground.pool, portion, before)
-            before = sealed.digest
-            places[session.build / "phases" / portion.name / manifests.NAME] = sealed
-    store(unsealed(places))
     proxies = [_proxy(session, trial) for trial in chosen]
+    for trial, proxy in zip(chosen, proxies, strict=True):
+        sealed: list[Manifest] = []
+        for portion in trial.portions:
+            sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
+        view(proxy, sealed)
     session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
     return list(session.pool.map(train, proxies, label))
 
@@ -177,7 +172,7 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
     proxy = session.spec.proxy
     return ProxyRun(
         name=trial.name,
-        build=str(session.build),
+        pool=str(session.build),
         out=str(session.out / "runs" / trial.name),
         phases=tuple(portion.name for portion in trial.portions),
         size=trial.size,

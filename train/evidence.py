@@ -26,6 +26,7 @@ from train.trace import Traced
 
 Json = dict[str, Any]
 SPEC = "ablation.json"
+REPORT = "report.json"
 TABLES = ("runs", "losses", "fits")
 SHARES = pa.map_(pa.string(), pa.float64())
 RUNS = pa.schema(
@@ -37,7 +38,7 @@ RUNS = pa.schema(
         ("size", pa.string()),
         ("parameters", pa.int64()),
         ("seed", pa.int64()),  # of the initial weights
-        ("data_seed", pa.int64()),
+        ("draw", pa.int64()),  # which rows of each domain
         ("steps", pa.int64()),
         ("tokens", pa.int64()),
         ("asked", SHARES),
@@ -130,8 +131,8 @@ def loss_matrix(
 def _run(trial: Trial, told: Json) -> Json:
     total = sum(told["rows"].values())
     got = {domain: rows / total for domain, rows in told["rows"].items()}
-    kept = ("role", "factor", "level", "size", "seed")
-    same = ("parameters", "data_seed", "steps", "tokens", "final_loss", "spikes")
+    kept = ("role", "factor", "level", "size", "seed", "draw")
+    same = ("parameters", "steps", "tokens", "final_loss", "spikes")
     return {
         "run": trial.name,
         **{key: getattr(trial, key) for key in kept},

@@ -7,9 +7,12 @@ random numbers), which removes most of the noise from their differences. The lea
 and falls linearly to zero over all phases; one proxy uses one core.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from os.path import relpath
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -17,20 +20,28 @@ import torch
 from numpy.typing import NDArray
 
 from mixtures import manifest as manifests
+from mixtures.build import store, unsealed
 from mixtures.context import TOKENIZER
 from mixtures.manifest import Manifest
 from prep import receipts
-from prep.fanout import Fanout
 from prep.scatter import gather
 from prep.tokens import TokenizerSettings, load
 from train import folder, ledger
 from train.loop import Trainer
-from train.model import Crystal, ModelSettings, parameters_count, row_losses
-from train.optim import Linear, OptimSettings, schedule
+from train.model import (
+    Crystal,
+    ModelSettings,
+    batch_loss,
+    initialise,
+    parameters_count,
+    row_losses,
+)
+from train.optim import AdamW, Linear, OptimSettings, groups, schedule
 from train.run import Run, RunSettings
 
 Json = dict[str, Any]
 RESULT = "result.json"
+VIEW = "build"  # of a run: links to the shared rows, and manifests of its own
 SHAPES = {  # hidden size, layers, heads, filter size: parameters without the embedding in mind
     "tiny": (16, 1, 2, 24),
     "0.2M": (64, 3, 4, 170),
@@ -56,12 +67,12 @@ class Held:
 class ProxyRun:
     """One proxy, small enough to be sent to a worker; all paths are absolute.
 
-    phases: of the build, in order. learning_rate: the peak. warmup: of all steps. seed: of the
+    pool: the build that all proxies share. phases: of the run's own view of it, in order. learning_rate: the peak. warmup: of all steps. seed: of the
     initial weights. spike: robust z of an outlier.
     """
 
     name: str
-    build: str
+    pool: str
     out: str
     phases: tuple[str, ...]
     size: str
@@ -150,35 +161,42 @@ def train(proxy: ProxyRun) -> Json:
     Returns {run, losses}: one entry of the run, and one for each domain. Both follow from the spec
     alone: no times, no paths.
     """
-    build, out = Path(proxy.build), Path(proxy.out)
+    out = Path(proxy.out)
+    build = out / VIEW
     read = [manifests.read(build / "phases" / phase) for phase in proxy.phases]
     wanted = [_identity(proxy), [manifest.digest for manifest in read]]
-    return receipts.once(out / RESULT, wanted, lambda: _train(proxy, build, out, read))
+    return receipts.once(out / RESULT, wanted, lambda: _train(proxy, out, read))
 
 
-def train_all(proxies: Sequence[ProxyRun], workers: int, label: str) -> list[Json]:
-    """Train proxies, one core each, in their order; a killed one goes on where it stopped."""
-    with Fanout(workers) as pool:
-        return list(pool.map(train, proxies, label))
+def view(proxy: ProxyRun, sealed: Sequence[Manifest]) -> None:
+    """Give a run a build of its own: links to the pool's folders, and its manifests."""
+    place, pool = Path(proxy.out) / VIEW, Path(proxy.pool)
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("domains", "sources", TOKENIZER):
+        link = place / name
+        if not link.is_symlink() and (pool / name).exists():
+            link.symlink_to(relpath(pool / name, place))
+    store(unsealed({place / "phases" / m.phase / manifests.NAME: m for m in sealed}))
 
 
 def _identity(proxy: ProxyRun) -> Json:
-    return {key: value for key, value in asdict(proxy).items() if key not in {"build", "out"}}
+    return {key: value for key, value in asdict(proxy).items() if key not in {"pool", "out"}}
 
 
-def _train(proxy: ProxyRun, build: Path, out: Path, read: list[Manifest]) -> Json:
+def _train(proxy: ProxyRun, out: Path, read: list[Manifest]) -> Json:
     model: Crystal | None = None
     before: Path | None = None
     for manifest, run in zip(read, settings_of(proxy, read), strict=True):
-        trainer = Trainer(run, manifest, build, out / manifest.phase)
+        trainer = Trainer(run, manifest, out / VIEW, out / manifest.phase)
         trainer.train(before)
         before = folder.latest(trainer.checkpoints)
         model = trainer.model
     if model is None or before is None:
         raise ValueError(f"phases: must name at least one phase, got {proxy.phases}")
+    pool = Path(proxy.pool)
     return {
         "run": _run_entry(proxy, out, read, model, before),
-        "losses": [_measured(model, build, proxy.held_out, held) for held in proxy.held],
+        "losses": [_measured(model, pool, proxy.held_out, held) for held in proxy.held],
     }
 
 
@@ -194,8 +212,7 @@ def _run_entry(
         "size": proxy.size,
         "parameters": parameters_count(model.settings),
         "seed": proxy.seed,
-        "data_seed": read[0].seed,
-        "steps": int(len(losses)),
+        "steps": len(losses),
         "tokens": sum(manifest.steps * manifest.batch * manifest.msl for manifest in read),
         "final_loss": float(np.mean(losses[-SMOOTHED:])),
         "spikes": len(spikes),
@@ -208,13 +225,12 @@ def _run_entry(
 
 def realised(out: Path, read: Sequence[Manifest]) -> dict[str, int]:
     """Count the rows that the ledgers of a proxy's phases hold of each domain."""
-    counted: dict[str, int] = {}
+    counted: Counter[str] = Counter()
     for manifest in read:
         domains = {part.name: part.domain for part in manifest.parts}
         rows = ledger.read(out / manifest.phase / "ledger", "rows")
-        for entry in rows["part"].combine_chunks().value_counts().to_pylist():
-            domain = domains[entry["values"]]
-            counted[domain] = counted.get(domain, 0) + int(entry["counts"])
+        for name in rows["part"].to_pylist():
+            counted[domains[str(name)]] += 1
     return dict(sorted(counted.items()))
 
 
@@ -293,6 +309,24 @@ def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], N
     return rows, sizes
 
 
-def with_size(proxy: ProxyRun, size: str, name: str, out: Path) -> ProxyRun:
-    """Return the same proxy at another size, under another name."""
-    return replace(proxy, size=size, name=name, out=str(out))
+def seconds_a_step(size: str, vocab: int, batch: int, msl: int, steps: int = 4) -> float:
+    """Time steps of a size on ids that mean nothing; the first, slower one is left out."""
+    model = Crystal(model_settings(size, vocab, msl))
+    initialise(model, 1)
+    settings = OptimSettings(learning_rate=(Linear(1e-3, 0.0, steps + 1),))
+    optimizer = AdamW(groups(model, settings), settings)
+    optimizer.set_learning_rate(1e-3)
+    ids = torch.arange(batch * msl, dtype=torch.int32).view(batch, msl) % vocab
+    mask = torch.ones_like(ids)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = monotonic()
+    for number in range(steps + 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(ids)
+        batch_loss(row_losses(logits, ids, mask)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        began = monotonic() if number == 0 else began
+    torch.set_num_threads(threads)
+    return (monotonic() - began) / steps

@@ -97,7 +97,9 @@ def factors(spec: Ablation, trials: Sequence[Trial], results: Sequence[Json]) ->
                     "runs": len(rows),
                     "losses": dict(zip(names, rows.mean(axis=0).tolist(), strict=True)),
                     "valued": float(valued.mean()),
-                    "sem": float(valued.std(ddof=1) / len(valued) ** 0.5) if len(rows) > 1 else None,
+                    "sem": float(valued.std(ddof=1) / len(valued) ** 0.5)
+                    if len(rows) > 1
+                    else None,
                 }
             )
         if factor == "epochs" and len(here) >= LEAST_RUNS_OF_A_CURVE:
@@ -160,9 +162,7 @@ def _sizes(trials: Sequence[Trial]) -> list[str]:
 
 
 def _predicted(names: Sequence[str], mean: Floats, low: Floats, high: Floats) -> Json:
-    return {
-        name: [float(mean[i]), float(low[i]), float(high[i])] for i, name in enumerate(names)
-    }
+    return {name: [float(mean[i]), float(low[i]), float(high[i])] for i, name in enumerate(names)}
 
 
 def _finite(values: Floats) -> list[float | None]:
