@@ -1,4 +1,4 @@
-"""What the tests of ablations share: a tiny spec over the small corpus, and its ablation, run once."""
+"""What the tests of ablations share: a tiny spec over the small corpus, its ablation run once."""
 
 import atexit
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ def tiny() -> Path:
 
 def copied(out: Path) -> Path:
     """Copy the tiny ablation, to do something to it."""
-    return copytree(tiny(), out)
+    return copytree(tiny(), out, symlinks=True)
 
 
 def tables(out: Path) -> Mapping[str, bytes]:

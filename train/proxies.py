@@ -67,8 +67,9 @@ class Held:
 class ProxyRun:
     """One proxy, small enough to be sent to a worker; all paths are absolute.
 
-    pool: the build that all proxies share. phases: of the run's own view of it, in order. learning_rate: the peak. warmup: of all steps. seed: of the
-    initial weights. spike: robust z of an outlier.
+    pool: the build that all proxies share. phases: of the run's own view of it, in order.
+    learning_rate: the peak. warmup: of all steps. seed: of the initial weights. spike: robust z of
+    an outlier.
     """
 
     name: str
