@@ -151,7 +151,7 @@ def fit(
     law = laws.make(kind, once)
     problems, theta = _solve(law, shares, losses)
     data, curved, _ = leastsquares.normal(problems, theta)
-    covariance = np.linalg.inv(curved)
+    covariance: Floats = np.linalg.inv(curved).astype(np.float64)
     left_out = _leave_one_out(problems, theta, covariance)
     pure, misfit = _lack_of_fit(shares, losses, problems.sigma, _freedom(problems, data, curved))
     found = Fit(
