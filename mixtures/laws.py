@@ -187,7 +187,10 @@ class Linear:
 
     def starts(self, shares: Floats, losses: Floats) -> Floats:
         """Solve by least squares."""
-        return np.linalg.lstsq(self.terms(shares), losses, rcond=None)[0].T[None]
+        found: Floats = np.linalg.lstsq(self.terms(shares), losses, rcond=None)[0].astype(
+            np.float64
+        )
+        return found.T[None]
 
     def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
         """Return a prior so wide that it only keeps what no run tells from growing."""
