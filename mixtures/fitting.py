@@ -50,7 +50,7 @@ class Fit:
     parameters that the runs decided. pure: (targets,) nats, of runs of one mixture about their
     mean, nan without replicates. misfit: (targets,) probability of so great a lack of fit by
     chance, nan without replicates. rho: (targets,) Spearman, left-out against measured. left_out:
-    (runs, targets) each run as the others predict it. shares, losses: what was fitted.
+    (runs, targets) each run as the others predict it. problems: what was solved.
     """
 
     kind: str
@@ -64,11 +64,24 @@ class Fit:
     left_out: Floats
     theta: Floats
     covariance: Floats
-    shares: Floats
-    losses: Floats
-    law: laws.Law = field(repr=False)
+    problems: Problems = field(repr=False)
     level: float = 0.9
     learnt: residual.Residual | None = None
+
+    @property
+    def law(self) -> laws.Law:
+        """The family of curves."""
+        return self.problems.law
+
+    @property
+    def shares(self) -> Floats:
+        """The mixtures that were fitted: (runs, domains)."""
+        return self.problems.shares
+
+    @property
+    def losses(self) -> Floats:
+        """Their losses: (runs, targets)."""
+        return self.problems.losses.T
 
     def mean(self, shares: Floats) -> Floats:
         """Return the loss of each mixture: (mixtures, domains) -> (mixtures, targets)."""
@@ -138,7 +151,7 @@ def fit(
     law = laws.make(kind, once)
     problems, theta = _solve(law, shares, losses)
     data, curved, _ = leastsquares.normal(problems, theta)
-    covariance = np.linalg.inv(curved)
+    covariance: Floats = np.linalg.inv(curved).astype(np.float64)
     left_out = _leave_one_out(problems, theta, covariance)
     pure, misfit = _lack_of_fit(shares, losses, problems.sigma, _freedom(problems, data, curved))
     found = Fit(
@@ -155,9 +168,7 @@ def fit(
         left_out=left_out,
         theta=theta,
         covariance=covariance,
-        shares=shares,
-        losses=losses,
-        law=law,
+        problems=problems,
         level=settings.level,
     )
     return residual.add(found, left_out) if settings.residual else found

@@ -11,6 +11,7 @@ quadratic    sum_j t_j p_j + sum_i<j t_ij p_i p_j      Scheffe's polynomial; a b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,10 @@ RSTAR = (np.log(15.4), 1.0)  # prior of log R*: as published; six tiny runs gave
 class Law(Protocol):
     """A family of curves."""
 
-    convex: bool
+    @property
+    def convex(self) -> bool:
+        """Whether a sum of such laws has one least mixture."""
+        ...
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -123,7 +127,7 @@ class Effective:
 
     def _power(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats]:
         data = (shares @ np.exp(theta[..., 2:, None]))[..., 0]
-        return data, data ** -np.exp(theta[..., 1:2])
+        return data, np.exp(-np.exp(theta[..., 1:2]) * np.log(data))
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,10 @@ class Linear:
 
     def starts(self, shares: Floats, losses: Floats) -> Floats:
         """Solve by least squares."""
-        return np.linalg.lstsq(self.terms(shares), losses, rcond=None)[0].T[None]
+        found: Floats = np.linalg.lstsq(self.terms(shares), losses, rcond=None)[0].astype(
+            np.float64
+        )
+        return found.T[None]
 
     def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
         """Return a prior so wide that it only keeps what no run tells from growing."""
@@ -221,8 +228,8 @@ class Quadratic(Linear):
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
-        pairs = zip(*np.triu_indices(len(domains), 1), strict=True)
-        return [*super().names(domains), *(f"t:{domains[i]}*{domains[j]}" for i, j in pairs)]
+        pairs = combinations(domains, 2)
+        return [*super().names(domains), *(f"t:{one}*{two}" for one, two in pairs)]
 
     def terms(self, shares: Floats) -> Floats:
         """Return shares, then the products of any two."""

@@ -13,7 +13,7 @@ from mixtures.laws import Law
 
 Floats = NDArray[np.float64]
 KNEE = 2.0  # sigmas at which a residual begins to count linearly
-STEPS = 120
+STEPS = 200
 ENOUGH = 1e-9  # what a further step would gain of the cost
 
 
@@ -95,7 +95,7 @@ def minimise(problems: Problems, theta: Floats) -> tuple[Floats, Floats]:
         gain = costs[active] - then
         better = gain >= 0
         theta[active[better]], costs[active[better]] = tried[better], then[better]
-        damping[active] *= np.where(better, 0.2, 5.0)
+        damping[active] *= np.where(better, 0.2, 2.0)
         settled = better & (gain <= ENOUGH * (1 + costs[active])) & (damping[active] < 1e3)
         active = active[~(settled | (damping[active] > 1e10))]
     return theta, costs

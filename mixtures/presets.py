@@ -6,6 +6,7 @@ or `html`; a corpus may name whole groups instead (`slimpajama`, `web`): see `sp
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -81,10 +82,7 @@ def crystal_phase3(tokens: Mapping[str, int]) -> dict[str, float]:
 
 def crystal(tokens: Mapping[str, int], phase: str) -> dict[str, float]:
     """Return a phase of the bundled recipe `crystalcoder`, spread over the given domains."""
-    from mixtures import recipe as recipes
-
-    parts = recipes.load("crystalcoder").phases[phase].parts
-    return spread({part.domain: float(part.weight or 0) for part in parts}, tokens)
+    return spread(_published(phase), tokens)
 
 
 def slimpajama_dc(tokens: Mapping[str, int], number: int) -> dict[str, float]:
@@ -118,6 +116,14 @@ def spread(weights: Mapping[str, float], tokens: Mapping[str, int]) -> dict[str,
             f"({', '.join(weights)}); name them so, or take another preset"
         )
     return _shares(tokens, found)
+
+
+@cache
+def _published(phase: str) -> Mapping[str, float]:
+    from mixtures import recipe as recipes
+
+    parts = recipes.load("crystalcoder").phases[phase].parts
+    return {part.domain: float(part.weight or 0) for part in parts}
 
 
 def _shares(tokens: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:

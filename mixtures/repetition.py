@@ -1,7 +1,7 @@
 """Repetition: what a token read again is still worth, and R* fitted from a curve over epochs.
 
 After U tokens of a domain were read once, R further readings of them are worth
-`U * R* * (1 - exp(-R / R*))` fresh tokens (Muennighoff et al., 2305.16264, eq. 5; their R* is 15.4).
+`U * R* * (1 - exp(-R / R*))` fresh tokens (Muennighoff et al., 2305.16264; their R* is 15.4).
 """
 
 from dataclasses import asdict, dataclass

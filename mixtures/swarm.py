@@ -111,7 +111,7 @@ def fill(
     wanted = np.maximum(wanted, 1e-12)
     bottom = np.zeros(len(wanted))
     top = np.max(np.maximum(high, 1e-12) / wanted, axis=1)
-    for _ in range(100):
+    for _ in range(64):
         scale = (bottom + top) / 2
         short = np.clip(scale[:, None] * wanted, low, high).sum(axis=1) < 1
         bottom, top = np.where(short, scale, bottom), np.where(short, top, scale)
