@@ -22,7 +22,7 @@ BUNDLED = Path(__file__).parent / "ablations"
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
-ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal")
+ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "crystal-3")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from mixtures.remix import Portion, Window
 from mixtures.swarm import Mixture
 
 Shares = Mapping[str, float]
-CHECK_SEED = 1000  # checks are of seeds that no run of the fit has
 CHECKED = 3  # mixtures that are checked at every size: recommended, current, uniform
+REPLAY = 0.1  # of the language, in the third phase of `crystal-3`
 ROUNDED = 2  # rows that a part may get beyond its share: mixtures.order.PREFIX_BOUND
 REPLAYED = 3  # the last third of a run is the one that replays
 
@@ -78,12 +78,13 @@ class Ground:
     def windows(self, draw: int = 0) -> dict[str, Window]:
         """Return which rows of each domain of the pool a run draws from.
 
-        Draw 0 is the prefix; others lie one after the other as far as there are rows.
+        Draw 0 is the prefix. Each other one lies one row further: about the same documents, but in
+        another order, for the order follows from what a part holds.
         """
         told: dict[str, Window] = {}
         for name, rows in self.rows.items():
             size = min(rows, self.matched(name))
-            first = draw * size % (rows - size + 1)
+            first = draw % (rows - size + 1)
             told[name] = Window(first, first + size)
         return told
 
@@ -124,9 +125,9 @@ class Ground:
             if self.spec.proxy.matched and rows < self.matched(name)
         ]
 
-    def single(self, mixture: Mixture, seed: int) -> Trial:
-        """Return the trial of one mixture in one phase."""
-        proxy, draw = self.spec.proxy, seed - self.spec.proxy.seed
+    def single(self, mixture: Mixture, draw: int) -> Trial:
+        """Return the trial of one mixture in one phase; draws have weights of their own."""
+        proxy, seed = self.spec.proxy, self.spec.proxy.seed + draw
         windows = self.windows(draw)
         portion = Portion(mixture.name, mixture.shares, proxy.steps, proxy.batch, windows)
         return Trial(mixture.name, mixture.role, mixture.shares, seed, proxy.size, (portion,), draw)
@@ -136,8 +137,8 @@ class Ground:
 
 
 def design(ground: Ground) -> list[Trial]:
-    """Return the trials that the law is fitted to; all but the replicates share one seed."""
-    plan, seed = ground.spec.swarm, ground.spec.proxy.seed
+    """Return the trials that the law is fitted to; all but the replicates are of one draw."""
+    plan = ground.spec.swarm
     mixtures = swarm.design(
         ground.tokens,
         target=ground.target,
@@ -148,21 +149,21 @@ def design(ground: Ground) -> list[Trial]:
         alpha=plan.alpha,
         minimum=plan.minimum,
     )
-    again = iter(range(seed + 1, seed + 1 + plan.replicates))
+    again = iter(range(1, 1 + plan.replicates))
     return [
-        ground.single(mixture, next(again) if mixture.role == "replicate" else seed)
+        ground.single(mixture, next(again) if mixture.role == "replicate" else 0)
         for mixture in mixtures
     ]
 
 
 def checks(ground: Ground, chosen: Mapping[str, Shares]) -> list[Trial]:
-    """Return trials of chosen mixtures under new seeds, and at other sizes."""
+    """Return trials of chosen mixtures, of draws that no run of the fit has, and at other sizes."""
     asked = ground.spec.checks
     told: list[Trial] = []
     for number in range(asked.seeds):
         for name, shares in chosen.items():
             mixture = Mixture(f"check-{name}-{number + 1}", dict(shares), "check")
-            trial = ground.single(mixture, CHECK_SEED + number)
+            trial = ground.single(mixture, ground.spec.swarm.replicates + 1 + number)
             told.append(replace(trial, factor="check", level=name))
             if name != "pareto":
                 told += [
@@ -177,40 +178,48 @@ def factors(ground: Ground) -> list[Trial]:
     asked = ground.spec.factors
     told: list[Trial] = []
     for number in range(asked.seeds):
-        seed = ground.spec.proxy.seed + number
-        told += [_fim(ground, rate, seed) for rate in asked.fim_rate]
-        told += [_order(ground, order, seed) for order in asked.order]
-        told += [_replay(ground, share, seed) for share in asked.replay]
-        told += [_epochs(ground, epochs, seed) for epochs in asked.epochs]
+        told += [_fim(ground, rate, number) for rate in asked.fim_rate]
+        told += [_order(ground, order, number) for order in asked.order]
+        told += [_replay(ground, share, number) for share in asked.replay]
+        told += [_epochs(ground, epochs, number) for epochs in asked.epochs]
     return told
 
 
-def _fim(ground: Ground, rate: float, seed: int) -> Trial:
+def _fim(ground: Ground, rate: float, draw: int) -> Trial:
     """Return the centre with all code permuted at a rate."""
     code = ground.spec.of_kind("code")
     shares = {
         fim_domain(name, rate) if name in code else name: share
         for name, share in ground.uniform.items()
     }
-    return _staged(ground, "fim", f"{rate:g}", seed, [(shares, 1.0)])
+    return _staged(ground, "fim", f"{rate:g}", draw, [(shares, 1.0)])
 
 
-def _order(ground: Ground, order: str, seed: int) -> Trial:
-    """Return the centre, its domains in an order; `mixed` has two phases too, for comparison."""
+def _order(ground: Ground, order: str, draw: int) -> Trial:
+    """Return the centre, its domains in an order, the totals always the same.
+
+    `mixed` has two phases too, for comparison. `crystal`: half of the language alone, then all
+    else. `crystal-3`: the code in two phases, the last with a tenth of the language.
+    """
     language = {n: ground.uniform[n] for n in ground.spec.of_kind("language")}
     code = {n: ground.uniform[n] for n in ground.spec.of_kind("code")}
     half = {name: share / 2 for name, share in language.items()}
+    some, few = (
+        {**{n: s * part for n, s in language.items()}, **{n: s / 2 for n, s in code.items()}}
+        for part in (1 / 2 - REPLAY, REPLAY)
+    )
     stages = {
         "mixed": [{n: s / 2 for n, s in ground.uniform.items()}] * 2,
         "language-then-code": [language, code],
         "code-then-language": [code, language],
         "crystal": [half, {**half, **code}],
+        "crystal-3": [half, some, few],
     }[order]
     weighed = [(stage, sum(stage.values())) for stage in stages]
-    return _staged(ground, "order", order, seed, weighed)
+    return _staged(ground, "order", order, draw, weighed)
 
 
-def _replay(ground: Ground, share: float, seed: int) -> Trial:
+def _replay(ground: Ground, share: float, draw: int) -> Trial:
     """Return the centre, then a third of code in which a share of language is replayed."""
     of_kind = ground.spec.of_kind
     language, code = (
@@ -220,10 +229,10 @@ def _replay(ground: Ground, share: float, seed: int) -> Trial:
     last = {name: value * scale["language"] for name, value in language.items()} if share else {}
     last |= {name: value * scale["code"] for name, value in code.items() if share < 1}
     stages = [(ground.uniform, (REPLAYED - 1) / REPLAYED), (last, 1 / REPLAYED)]
-    return _staged(ground, "replay", f"{share:g}", seed, stages, replayed=tuple(language))
+    return _staged(ground, "replay", f"{share:g}", draw, stages, replayed=tuple(language))
 
 
-def _epochs(ground: Ground, epochs: int, seed: int) -> Trial:
+def _epochs(ground: Ground, epochs: int, draw: int) -> Trial:
     """Return the centre with one domain cut to so few rows that it is gone through `epochs` times.
 
     All other domains, and the shares, stay as they are.
@@ -231,8 +240,8 @@ def _epochs(ground: Ground, epochs: int, seed: int) -> Trial:
     proxy, name = ground.spec.proxy, ground.spec.factors.repeated or ""
     asked = ground.uniform[name] * proxy.steps * proxy.batch
     last = max(1, min(ground.rows[name], round(asked / epochs)))
-    mixture = Mixture(f"epochs-{epochs}-s{seed}", ground.uniform, "design")
-    trial = ground.single(mixture, seed)
+    mixture = Mixture(f"epochs-{epochs}-{draw + 1}", ground.uniform, "design")
+    trial = ground.single(mixture, draw)
     portions = tuple(
         replace(portion, windows={**portion.windows, name: Window(0, last)})
         for portion in trial.portions
@@ -245,7 +254,7 @@ def _staged(
     ground: Ground,
     factor: str,
     level: str,
-    seed: int,
+    draw: int,
     stages: Sequence[tuple[Shares, float]],
     replayed: tuple[str, ...] = (),
 ) -> Trial:
@@ -253,8 +262,7 @@ def _staged(
 
     stages: shares, and how much of the run. replayed: domains whose rows the last phase sees again.
     """
-    name = f"{factor}-{level}-s{seed}"
-    draw = seed - ground.spec.proxy.seed
+    name = f"{factor}-{level}-{draw + 1}"
     portions = tuple(_portions(ground, name, draw, stages, replayed))
     total = sum(portion.steps for portion in portions)
     shares: dict[str, float] = {}
@@ -262,7 +270,8 @@ def _staged(
         for domain, share in portion.shares.items():
             part = share / sum(portion.shares.values()) * portion.steps / total
             shares[domain] = shares.get(domain, 0.0) + part
-    size = ground.spec.proxy.size
+    proxy = ground.spec.proxy
+    seed, size = proxy.seed + draw, proxy.size
     return Trial(name, "factor", shares, seed, size, portions, draw, factor, level)
 
 

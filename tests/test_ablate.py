@@ -17,7 +17,7 @@ from mixtures.build import build
 from prep import receipts
 from prep.errors import RefusalError, StaleError
 from train import evidence
-from train.exporting import export, read_report
+from train.decision import export, read_report
 
 ROOT = Path(__file__).parents[1]
 # Dies before a file of its own is renamed for the n-th time from the first run's ledger on.

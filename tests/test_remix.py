@@ -1,5 +1,6 @@
 """Remixing: a mixture is an order over a sealed pool, its shares met as exactly as any order's."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -77,7 +78,7 @@ def test_windows_one_after_the_other_cover_a_part_once() -> None:
     part = pool().parts[0]
     size = part.available
     edges = [0, 1, size // 3, size // 2, size]
-    pieces = [cut(part, Window(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [cut(part, Window(a, b)) for a, b in itertools.pairwise(edges)]
     rows = [
         (shard.path, row)
         for shards in pieces

@@ -59,7 +59,7 @@ def run(
 @click.option("--anyway", is_flag=True, help="Write what the report does not recommend, too.")
 def export(folder: Path, out: Path, mixture: str, anyway: bool) -> None:
     """Write the recommended mixture of DIR's ablation as a recipe that `build` takes."""
-    from train.exporting import export as write
+    from train.decision import export as write
 
     show_lines(write(folder, out, mixture=mixture, anyway=anyway))
 

@@ -1,7 +1,7 @@
 """Evidence: what an ablation measured, as Parquet tables that DuckDB reads.
 
     tables/runs.parquet     one line a run: role, factor, size, seeds, asked and got shares, digests
-    tables/losses.parquet   one line a run and domain: nats per token, bits per byte, standard error
+    tables/losses.parquet   one line a run, phase and domain: nats per token, bits per byte, sem
     tables/fits.parquet     one line a law and domain: noise, misfit, rank correlation, parameters
 
 The same spec gives the same bytes, however often it was killed.
@@ -54,6 +54,8 @@ RUNS = pa.schema(
 LOSSES = pa.schema(
     [
         ("run", pa.string()),
+        ("stage", pa.int64()),  # how many phases were done
+        ("last", pa.bool_()),  # whether the run was at its end
         ("domain", pa.string()),
         ("nll", pa.float64()),  # nats per token
         ("sem", pa.float64()),
@@ -80,7 +82,7 @@ def write_runs(out: Path, trials: Sequence[Trial], results: Sequence[Json]) -> N
     """Write the tables of runs and losses, in the order of the trials."""
     runs = [_run(trial, told["run"]) for trial, told in zip(trials, results, strict=True)]
     losses = [
-        {"run": trial.name, **loss}
+        {"run": trial.name, "last": loss["stage"] == len(trial.portions), **loss}
         for trial, told in zip(trials, results, strict=True)
         for loss in told["losses"]
     ]
@@ -123,7 +125,8 @@ def connect(out: Path) -> Traced:
 def loss_matrix(
     results: Sequence[Json], domains: Sequence[str], key: str = "nll"
 ) -> NDArray[np.float64]:
-    """Return losses (runs, domains) in nats per token, or another measure of theirs."""
+    """Return losses (runs, domains) at the end, in nats per token, or another measure of theirs."""
+    # of several stages the last one stays
     by_domain = [{loss["domain"]: loss[key] for loss in told["losses"]} for told in results]
     return np.array([[one[domain] for domain in domains] for one in by_domain], dtype=np.float64)
 

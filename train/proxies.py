@@ -159,8 +159,8 @@ def settings_of(proxy: ProxyRun, read: Sequence[Manifest]) -> list[Run]:
 def train(proxy: ProxyRun) -> Json:
     """Train a proxy to its end and measure it; what is done already is read, not done again.
 
-    Returns {run, losses}: one entry of the run, and one for each domain. Both follow from the spec
-    alone: no times, no paths.
+    Returns {run, losses}: one entry of the run, and one for each domain after each of its phases.
+    Both follow from the spec alone: no times, no paths.
     """
     out = Path(proxy.out)
     build = out / VIEW
@@ -187,18 +187,20 @@ def _identity(proxy: ProxyRun) -> Json:
 def _train(proxy: ProxyRun, out: Path, read: list[Manifest]) -> Json:
     model: Crystal | None = None
     before: Path | None = None
-    for manifest, run in zip(read, settings_of(proxy, read), strict=True):
+    losses: list[Json] = []
+    pool = Path(proxy.pool)
+    pairs = zip(read, settings_of(proxy, read), strict=True)
+    for stage, (manifest, run) in enumerate(pairs, start=1):
         trainer = Trainer(run, manifest, out / VIEW, out / manifest.phase)
         trainer.train(before)
-        before = folder.latest(trainer.checkpoints)
+        before = folder.latest(out / manifest.phase / "checkpoints")
         model = trainer.model
+        losses += [
+            {**_measured(model, pool, proxy.held_out, held), "stage": stage} for held in proxy.held
+        ]
     if model is None or before is None:
         raise ValueError(f"phases: must name at least one phase, got {proxy.phases}")
-    pool = Path(proxy.pool)
-    return {
-        "run": _run_entry(proxy, out, read, model, before),
-        "losses": [_measured(model, pool, proxy.held_out, held) for held in proxy.held],
-    }
+    return {"run": _run_entry(proxy, out, read, model, before), "losses": losses}
 
 
 def _run_entry(
@@ -206,17 +208,17 @@ def _run_entry(
 ) -> Json:
     state = folder.read_state(newest)
     taken = [ledger.read(out / manifest.phase / "ledger", "steps") for manifest in read]
-    losses = np.concatenate([steps["loss"].to_numpy() for steps in taken])
-    spikes = spikes_of(losses, proxy.spike)
+    losses = [steps["loss"].to_numpy() for steps in taken]
+    spikes = sum(len(spikes_of(one, proxy.spike)) for one in losses)  # a new phase is no spike
     rows = realised(out, read)
     return {
         "size": proxy.size,
         "parameters": parameters_count(model.settings),
         "seed": proxy.seed,
-        "steps": len(losses),
+        "steps": sum(map(len, losses)),
         "tokens": sum(manifest.steps * manifest.batch * manifest.msl for manifest in read),
-        "final_loss": float(np.mean(losses[-SMOOTHED:])),
-        "spikes": len(spikes),
+        "final_loss": float(np.mean(losses[-1][-SMOOTHED:])),
+        "spikes": spikes,
         "rows": rows,
         "manifests": [manifest.digest for manifest in read],
         "chain": state["ledger"]["chain"],

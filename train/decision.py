@@ -1,4 +1,4 @@
-"""Export: a checked mixture of an ablation as a recipe that `build` takes unchanged.
+"""Decision: a checked mixture of an ablation as a recipe that `build` takes unchanged.
 
 The recipe is the one that the ablation mixed, with one phase. What it rests on stands above it in
 comments: the digest of the tables, predicted losses with their intervals, and what was measured.
