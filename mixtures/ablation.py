@@ -90,7 +90,7 @@ class Proxy:
     steps: int = 300
     batch: int = 8
     msl: int = 128
-    learning_rate: float = 0.006
+    learning_rate: float = 0.004
     warmup: float = 0.05
     vocab: int | None = 1024
     seed: int = 1
