@@ -43,6 +43,19 @@ MORE: Json = {  # than the small recipe holds
     "domains": {"javascript": {"sources": ["javascript"]}, "python": {"fim": None}},
 }
 
+FACTORS: Json = {
+    "swarm": {"count": 4, "replicates": 0},
+    "checks": {"seeds": 0},
+    "factors": {
+        "order": ["mixed", "crystal", "crystal-3"],
+        "fim_rate": [0.0, 0.9],
+        "replay": [0.2],
+        "epochs": [1, 4],
+        "repeated": "python",
+        "seeds": 2,
+    },
+}
+
 
 def write_spec(folder: Path, **changes: Any) -> Path:
     """Write the small corpus, its recipe and `spec.yaml` with changes; return the spec's path."""
@@ -66,6 +79,15 @@ def tiny() -> Path:
     folder = Path(mkdtemp(prefix="crystalmix-ablation-"))
     atexit.register(rmtree, folder, ignore_errors=True)
     run(write_spec(folder), folder / "out")
+    return folder / "out"
+
+
+@lru_cache(maxsize=1)
+def varied() -> Path:
+    """Return the folder of a tiny ablation with all factors, run once; nobody may change it."""
+    folder = Path(mkdtemp(prefix="crystalmix-factors-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    run(write_spec(folder, **FACTORS), folder / "out")
     return folder / "out"
 
 

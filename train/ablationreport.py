@@ -13,7 +13,7 @@ def report_lines(report: Json) -> list[str]:
     if report["checks"]["runs"]:
         told += ["", *_checks(report)]
     for factor in report["factors"]:
-        told += ["", *_factor(factor)]
+        told += ["", *factor_lines(factor)]
     return [*told, "", f"evidence {report['evidence']}"]
 
 
@@ -87,7 +87,8 @@ def _checks(report: Json) -> list[str]:
     return lines
 
 
-def _factor(factor: Json) -> list[str]:
+def factor_lines(factor: Json) -> list[str]:
+    """Return the levels of a factor as a table, with R* of a repetition curve."""
     names = list(factor["levels"][0]["losses"])
     rows = [
         [

@@ -24,7 +24,10 @@ SOURCES = """
     SELECT x.source, h.domain, sum(x.stop - x.start)::BIGINT AS tokens
     FROM held h JOIN spans x USING (shard) GROUP BY ALL ORDER BY h.domain, tokens DESC, x.source
 """
-PHASES = "SELECT domain, phase, sum(tokens)::BIGINT AS tokens FROM parts GROUP BY ALL ORDER BY ALL"
+PHASES = """
+    SELECT domain, phase, sum(tokens)::BIGINT AS tokens FROM parts
+    GROUP BY ALL ORDER BY phase, domain
+"""
 COLUMNS = """
     SELECT column_name AS name FROM duckdb_columns()
     WHERE table_name = 'documents' AND lower(column_name) LIKE '%licen%' ORDER BY ALL
@@ -32,8 +35,19 @@ COLUMNS = """
 
 
 def domains(traced: Traced) -> list[Json]:
-    """Return documents, tokens and bytes of each domain that a phase draws from."""
-    return traced.rows(DOMAINS)
+    """Return documents, tokens and bytes of each domain that a phase draws from.
+
+    variants: FIM epochs that the domain's rows hold; tokens are those of one of them.
+    """
+    variants = _variants(traced)
+    return [
+        {
+            **row,
+            "tokens": row["tokens"] // variants[row["domain"]],
+            "variants": variants[row["domain"]],
+        }
+        for row in traced.rows(DOMAINS)
+    ]
 
 
 def licences(traced: Traced, most: int = 8) -> list[Json]:
@@ -53,9 +67,18 @@ def licences(traced: Traced, most: int = 8) -> list[Json]:
 
 def links(traced: Traced) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
     """Return what flows from sources to domains, and what from domains to phases, in tokens."""
-    first = [(r["source"], r["domain"], float(r["tokens"])) for r in traced.rows(SOURCES)]
+    variants = _variants(traced)
+    first = [
+        (row["source"], row["domain"], row["tokens"] / variants[row["domain"]])
+        for row in traced.rows(SOURCES)
+    ]
     second = [(r["domain"], r["phase"], float(r["tokens"])) for r in traced.rows(PHASES)]
     return first, second
+
+
+def _variants(traced: Traced) -> dict[str, int]:
+    every = (part for manifest in traced.manifests.values() for part in manifest.parts)
+    return {part.domain: part.variants for part in every}
 
 
 def compared(

@@ -15,12 +15,14 @@ import numpy as np
 from mixtures.recipe import Recipe
 from mixtures.statistical import scipy_part
 from prep import receipts
+from prep.errors import InputError
 from prep.optout import OptOut
 from train import trace
 from train.trace import Traced
 from train.tracing import FIM, snippet
 
 Json = dict[str, Any]
+AROUND = 12  # steps before and after one whose median it is held against
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
 COUNTED = """
     SELECT {value} AS value, count(*) FILTER (step IN (SELECT step FROM looked_at)) AS inside,
@@ -28,6 +30,45 @@ COUNTED = """
     FROM pieces WHERE phase = ? GROUP BY ALL HAVING inside > 0 ORDER BY value
 """
 VALUES = {"document": "source || ':' || document", "fim": "CAST(fim AS VARCHAR)"}
+
+
+def standing_out(traced: Traced, phase: str, robust_z: float = 6.0) -> tuple[Json, list[int]]:
+    """Return steps and losses of a phase, and the steps whose loss stands out, one at least.
+
+    Where none lies `robust_z` robust deviations above the median around it, the highest is told.
+    """
+    query = "SELECT step, loss FROM steps WHERE phase = ? ORDER BY step"
+    rows = traced.rows(query, [phase])
+    if not rows:
+        raise InputError(f"{traced.run}: holds no step of phase {phase}; train it first")
+    steps = np.array([row["step"] for row in rows], np.float64)
+    losses = np.array([row["loss"] for row in rows], np.float64)
+    half = min(AROUND, len(losses) // 4)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(losses, half, mode="edge"), 2 * half + 1
+    )
+    above = losses - np.median(windows, axis=1)
+    far = above > robust_z * 1.4826 * np.median(np.abs(above))
+    later = len(losses) // 5  # the loss falls fast before
+    far[:later] = False
+    found = steps[far] if far.any() else steps[[later + int(np.argmax(above[later:]))]]
+    return {"steps": steps, "losses": losses}, [int(step) for step in found]
+
+
+def replayed(traced: Traced, phase: str, steps: Sequence[int]) -> list[Json]:
+    """Read the rows of steps again, and tell whether they are those that were trained on."""
+    from train.batches import Batches
+
+    batches = Batches(traced.manifests[phase], traced.build)
+    told: list[Json] = []
+    for step in steps:
+        query = "SELECT digest FROM steps WHERE phase = ? AND step = ?"
+        [row] = traced.rows(query, [phase, step])
+        batch = batches[step]
+        told.append(
+            {"step": step, "rows": len(batch.refs.row), "same": batch.digest == row["digest"]}
+        )
+    return told
 
 
 def over_represented(
@@ -78,6 +119,17 @@ def pieces(traced: Traced, phase: str, steps: Sequence[int], most: int = 12) -> 
         }
         for piece in told[:most]
     ]
+
+
+def documents_of(traced: Traced, phase: str, steps: Sequence[int]) -> list[str]:
+    """Return the documents of some steps as keys `source:document`, by their tokens there."""
+    _look_at(traced, steps)
+    query = """
+        SELECT source || ':' || document AS key FROM pieces
+        WHERE phase = ? AND step IN (SELECT step FROM looked_at)
+        GROUP BY ALL ORDER BY sum(stop - start) DESC, key
+    """
+    return [row["key"] for row in traced.rows(query, [phase])]
 
 
 def drop_list(traced: Traced, keys: Sequence[str], out: Path) -> int:
