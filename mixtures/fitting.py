@@ -147,6 +147,7 @@ def fit(
     """
     settings = settings or FitSettings()
     _check(shares, losses)
+    shares, losses = np.ascontiguousarray(shares), np.ascontiguousarray(losses)
     once = None if settings.once is None else np.array(settings.once)
     law = laws.make(kind, once)
     problems, theta = _solve(law, shares, losses)
