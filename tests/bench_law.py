@@ -1,6 +1,6 @@
 """Measure fitting of laws: CPU-seconds at the largest table, and errors over many known truths.
 
-`python tests/bench_law.py [SWARMS]`: one process, one thread; laws beside each other in the same run.
+`python tests/bench_law.py [SWARMS]`: one process, one thread; laws beside each other in one run.
 """
 
 import os
