@@ -10,6 +10,7 @@ from mixtures.fitting import Fit
 from prep import seeds
 
 Floats = NDArray[np.float64]
+ROUGH = 1e-5  # of the cost: far less than the noise of a draw
 ROOM = 8_000_000  # numbers of a Jacobian held at once
 
 
@@ -43,7 +44,7 @@ def draw(fit: Fit, count: int, seed: int) -> Floats:
             mean=many.mean + middles[some].reshape(-1, parameters),
         )
         start = np.tile(fit.theta, (some.stop - first, 1))
-        found[some] = leastsquares.minimise(moved, start)[0].reshape(-1, targets, parameters)
+        found[some] = leastsquares.minimise(moved, start, ROUGH)[0].reshape(-1, targets, parameters)
     return found
 
 

@@ -146,7 +146,8 @@ def fit(
     where there are fewer than four runs, or numbers that are none.
     """
     settings = settings or FitSettings()
-    _check(shares, losses)
+    _check(shares, losses, settings)
+    shares, losses = np.ascontiguousarray(shares), np.ascontiguousarray(losses)
     once = None if settings.once is None else np.array(settings.once)
     law = laws.make(kind, once)
     problems, theta = _solve(law, shares, losses)
@@ -174,13 +175,18 @@ def fit(
     return residual.add(found, left_out) if settings.residual else found
 
 
-def _check(shares: Floats, losses: Floats) -> None:
+def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:
     if shares.ndim != 2 or losses.ndim != 2 or len(shares) != len(losses):
         raise RefusalError(f"runs: shares {shares.shape} and losses {losses.shape} do not pair")
     if len(shares) < 4:
         raise RefusalError(f"runs: a law needs at least 4, got {len(shares)}; train more")
     if not (np.isfinite(shares).all() and np.isfinite(losses).all()):
         raise RefusalError("runs: some shares or losses are no numbers; leave those runs out")
+    count, targets = shares.shape[1], losses.shape[1]
+    for name, asked in (("domains", count), ("targets", targets), ("once", count)):
+        given = getattr(settings, name)
+        if given and len(given) != asked:
+            raise ValueError(f"{name}: must have one entry for each of {asked}, got {len(given)}")
 
 
 def _solve(law: laws.Law, shares: Floats, losses: Floats) -> tuple[Problems, Floats]:

@@ -14,7 +14,7 @@ from mixtures.laws import Law
 Floats = NDArray[np.float64]
 KNEE = 2.0  # sigmas at which a residual begins to count linearly
 STEPS = 200
-ENOUGH = 1e-9  # what a further step would gain of the cost
+ENOUGH = 1e-9
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,11 @@ def normal(problems: Problems, theta: Floats) -> tuple[Floats, Floats, Floats]:
     return data, data + problems.precision, (weighted @ far[..., None])[..., 0] + pull
 
 
-def minimise(problems: Problems, theta: Floats) -> tuple[Floats, Floats]:
-    """Return parameters of least cost near the given ones, and the costs."""
+def minimise(problems: Problems, theta: Floats, enough: float = ENOUGH) -> tuple[Floats, Floats]:
+    """Return parameters of least cost near the given ones, and the costs.
+
+    enough: what a last step may still have gained, as a share of the cost.
+    """
     theta = theta.copy()
     costs = cost(problems, theta)
     damping = np.full(len(theta), 1e-2)
@@ -96,6 +99,6 @@ def minimise(problems: Problems, theta: Floats) -> tuple[Floats, Floats]:
         better = gain >= 0
         theta[active[better]], costs[active[better]] = tried[better], then[better]
         damping[active] *= np.where(better, 0.2, 2.0)
-        settled = better & (gain <= ENOUGH * (1 + costs[active])) & (damping[active] < 1e3)
+        settled = better & (gain <= enough * (1 + costs[active])) & (damping[active] < 1e3)
         active = active[~(settled | (damping[active] > 1e10))]
     return theta, costs

@@ -48,8 +48,10 @@ class LossTable:
             raise InputError(f"second table: has shares of {', '.join(extra)}, which no fit knows")
         place = [self.domains.index(name) for name in domains]
         aim = [self.targets.index(name) for name in targets]
-        chosen = self.shares[:, place], self.losses[:, aim]
-        return LossTable(self.runs, tuple(domains), tuple(targets), *chosen)
+        shares, losses = (  # in one layout, so that the same numbers give the same bits
+            np.ascontiguousarray(one) for one in (self.shares[:, place], self.losses[:, aim])
+        )
+        return LossTable(self.runs, tuple(domains), tuple(targets), shares, losses)
 
 
 def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable:

@@ -24,7 +24,9 @@ GROUPS = {
     "python": ("python", "py", "code", "starcoder"),
     "starcoder": ("starcoder", "code"),
 }
-# SlimPajama-DC (2309.10818), per cent of 330 B tokens.
+# SlimPajama-DC (2309.10818), per cent of 330 B tokens. 6 is SlimPajama as it is (its own page says
+# so); 2 to 5 were written from memory and not compared with the paper's table: do so before you
+# cite them.
 SLIMPAJAMA_DC: tuple[dict[str, float], ...] = (
     {"commoncrawl": 100.0},
     {"commoncrawl": 90.9, "github": 9.1},

@@ -39,10 +39,10 @@ def recommended(found: Fit = FITTED, **changes: Any) -> Recommendation:
 
 
 def test_intervals_of_gain_and_of_shares_hold_and_regret_is_small() -> None:
-    """Over 16 swarms, against the truth."""
+    """Over 12 swarms, against the truth."""
     gains, shares, regrets = [], [], []
     region = (np.full(4, 0.02), np.ones(4))
-    for seed in range(16):
+    for seed in range(12):
         truth = Truth(seed)
         found = recommended(fitted(seed), draws=40)
         best, chosen = convex.optimum(truth.aim, region), np.array(list(found.shares.values()))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures import statistical
@@ -14,6 +14,7 @@ from prep.errors import CrystalmixError
 VALUES = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
 
 
+@settings(max_examples=30)
 @given(VALUES, st.randoms(use_true_random=False))
 def test_rank_correlation_is_scipys_with_ties(values: list[float], random: Any) -> None:
     from scipy import stats

@@ -11,7 +11,7 @@ from mixtures.swarm import Mixture, caps, design, fill, maximin
 from prep.errors import RefusalError
 
 TOKENS = {"language": 40_000_000, "python": 10_000_000, "javascript": 11_000_000, "web": 12_000_000}
-FEW = settings(max_examples=25)
+FEW = settings(max_examples=12)
 
 
 @st.composite
