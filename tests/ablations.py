@@ -44,7 +44,7 @@ MORE: Json = {  # than the small recipe holds
 }
 
 FACTORS: Json = {
-    "swarm": {"count": 4, "replicates": 0},
+    "swarm": {"count": 7, "replicates": 1},
     "checks": {"seeds": 0},
     "factors": {
         "order": ["mixed", "crystal", "crystal-3"],

@@ -134,7 +134,7 @@ def _against(
                 "difference": mean,
                 "low": mean - wide,
                 "high": mean + wide,
-                "verdict": _verdict(mean, wide),
+                "verdict": verdict(mean, wide),
             }
         )
     return told
@@ -151,7 +151,8 @@ def half_width(noise: Json, pairs: int) -> float:
     return float(quantile * noise["sigma"] * (2 / pairs) ** 0.5)
 
 
-def _verdict(difference: float, wide: float) -> str:
+def verdict(difference: float, wide: float) -> str:
+    """Say whether a difference in loss of a half width is better, worse or neither."""
     if abs(difference) <= wide:
         return "not distinguishable"
     return "better" if difference < 0 else "worse"
