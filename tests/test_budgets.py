@@ -21,7 +21,16 @@ GATES = {
     "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py", "train/evidence.py"},
     "torch": {
         f"train/{name}.py"
-        for name in ("model", "names", "optim", "batches", "loop", "checkpoint", "proxies")
+        for name in (
+            "model",
+            "names",
+            "optim",
+            "batches",
+            "loop",
+            "checkpoint",
+            "proxies",
+            "shapes",
+        )
     },
 }
 STAGES = {"documents", "pack", "fim", "rowfim", "legacyfim", "shuffle"}

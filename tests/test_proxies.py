@@ -11,44 +11,7 @@ from mixtures.order import PREFIX_BOUND
 from mixtures.report import read_manifests
 from train import evidence, ledger, proxies
 from train.findings import findings
-from train.model import parameters_count
-from train.optim import schedule
-from train.proxies import VIEW, Held, decay, part_of, spikes_of
-
-
-@pytest.mark.parametrize(
-    ("size", "least", "most"), [("0.2M", 0.2e6, 0.25e6), ("1M", 0.8e6, 1.1e6), ("4M", 3.5e6, 4.9e6)]
-)
-def test_a_size_is_what_its_name_says(size: str, least: float, most: float) -> None:
-    assert least <= parameters_count(proxies.model_settings(size, 1028, 128)) <= most
-
-
-def test_an_unknown_size_is_told_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="must be one of tiny, 0.2M, 1M"):
-        proxies.model_settings("7B", 1028, 128)
-
-
-def test_the_rate_rises_then_falls_to_zero() -> None:
-    pieces = decay(0.006, 300, 0.05)
-    rates = [schedule(pieces, step) for step in range(301)]
-    assert rates[0] == 0
-    assert max(rates) == rates[15] == 0.006
-    assert rates[15:] == sorted(rates[15:], reverse=True)
-    assert rates[300] == 0
-
-
-@pytest.mark.parametrize("first", [1, 3, 20, 39])
-def test_phases_share_one_schedule(first: int) -> None:
-    pieces = decay(0.01, 40, 0.1)
-    cut = [
-        *_rates(part_of(pieces, 0, first), first),
-        *_rates(part_of(pieces, first, 40 - first), 40 - first),
-    ]
-    assert cut == pytest.approx(_rates(pieces, 40), abs=1e-12)
-
-
-def _rates(pieces: tuple[proxies.Linear, ...], steps: int) -> list[float]:
-    return [schedule(pieces, step) for step in range(steps)]
+from train.proxies import VIEW, Held, spikes_of
 
 
 def test_a_spike_is_found_where_it_is_and_nowhere_else() -> None:

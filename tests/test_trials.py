@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ablations import tiny, write_spec
 
-from mixtures import ablation, trials
+from mixtures import ablation, crossed, trials
 from mixtures import manifest as manifests
 from mixtures.ablation import Ablation, Factors, Group
 from mixtures.manifest import Manifest
@@ -41,7 +41,7 @@ def consumed(trial: Trial) -> dict[str, int]:
 
 
 def factors(**asked: object) -> list[Trial]:
-    return trials.factors(ground(factors=Factors(**asked)))  # pyright: ignore[reportArgumentType]
+    return crossed.factors(ground(factors=Factors(**asked)))  # pyright: ignore[reportArgumentType]
 
 
 def test_the_design_has_the_centre_first_and_repeats_it_under_draws_of_its_own() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, trials, vocabulary
+from mixtures import ablation, crossed, trials, vocabulary
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
 from mixtures.build import build
@@ -121,7 +121,7 @@ def _conclude(session: Session, ground: Ground) -> Json:
         mixtures["pareto"] = recommended(ground, chosen, _language_twice(spec)).shares
     checked = trials.checks(ground, mixtures)
     check_results = trained(session, ground, checked, "check")
-    varied = trials.factors(ground)
+    varied = crossed.factors(ground)
     factor_results = trained(session, ground, varied, "factors") if varied else []
     every = [*designed, *checked, *varied]
     measured = [*results, *check_results, *factor_results]

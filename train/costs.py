@@ -7,7 +7,7 @@ from mixtures import ablation
 from mixtures.ablation import Ablation
 from mixtures.report import table
 from mixtures.trials import CHECKED
-from train.proxies import seconds_a_step
+from train.shapes import seconds_a_step
 
 Json = dict[str, Any]
 VOCAB = 32_032  # assumed where the proxies take the recipe's own tokenizer
