@@ -44,11 +44,10 @@ def main() -> None:
     value = np.array([seen.spec.value[name] for name in names])
     rows = [judged(seen, kind, shares, measured, value) for kind in KINDS]
     head = ["law", *(f"rho {name}" for name in names), "mean", "valued", "regret", "coverage"]
-    for line in table(rows, head):
-        print(line)
-    noise = seen.report["noise"]["sigma"]
-    used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
-    print(f"{len(mixtures)} mixtures, seed SD of the valued mean {noise:.4f}, {used:.0f} CPU-s")
+    for _line in table(rows, head):
+        pass
+    seen.report["noise"]["sigma"]
+    sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
 
 
 def fresh(seen: Insight, count: int) -> list[Mixture]:

@@ -196,6 +196,7 @@ def front(points: Sequence[Json], x: str, y: str) -> "Figure":
         axis.plot(
             point["x"], point["y"], "o", color=_colour(number), label=f"{point['text']}, measured"
         )
+    axis.margins(x=0.12, y=0.08)
     label(axis, x, y)
     axis.legend(frameon=False, fontsize=9)
     return figure

@@ -60,7 +60,7 @@ def heat(
     figure, [axis] = axes(6.6, 5.0)
     _frame(axis, groups)
     x, y = place(shares).T
-    shown = axis.tricontourf(x, y, values, levels=16, cmap="YlGnBu_r")
+    shown = axis.tricontourf(x, y, values, levels=16, cmap="YlGnBu")
     axis.tricontour(x, y, flat.astype(float), levels=[0.5], colors="#E45756", linewidths=1.6)
     axis.plot([], [], color="#E45756", label="as good as the best")
     for (name, one), mark in zip(marked.items(), "*DsP", strict=False):
