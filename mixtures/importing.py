@@ -150,7 +150,7 @@ def _phase(name: str, told: ZooParams, placed: Placed, settings: ImportSettings)
         )
         order = ZooSettings(given.shuffle_seed, settings.subset, settings.zeros)
         steps = told.runconfig.max_steps
-        return Phase(given.batch_size, parts, steps, True, order, name)
+        return Phase(given.batch_size, parts, steps, True, order, max_shared=1.0, name=name)
     except ValueError as error:
         raise RecipeError(f"phase {name}: {error}") from None
 
