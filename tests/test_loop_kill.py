@@ -13,6 +13,7 @@ from runs import leftovers, recorded, same_run, small_build, undisturbed, weight
 from train.findings import findings
 from train.folder import checkpoints, latest
 
+KILLED_PHASES = ("prose", "mixed")
 KILLED = -signal.SIGKILL
 KILLS = int(os.environ.get("KILLS", "6")) // 2  # of each kind; KILLS=60 for 30 of each
 OPERATION_KILLS = 9
@@ -38,11 +39,11 @@ def test_kills_at_random_instants_leave_no_trace(beside: bool, tmp_path: Path) -
     settings = {"async_checkpoints": beside, "checkpoint_steps": 2}
     path = write_run(tmp_path / "run.yaml", runconfig=settings)
     began = monotonic()
-    assert run(train, job(tmp_path / "timed", run=path)) == 0
+    assert run(train, job(tmp_path / "timed", *KILLED_PHASES, run=path)) == 0
     seconds = monotonic() - began
     outs, kills = [tmp_path / "run-0"], 0
     while kills < KILLS:
-        process = start(train, job(outs[-1], run=path))
+        process = start(train, job(outs[-1], *KILLED_PHASES, run=path))
         process.join(float(rng.uniform(0.1, 0.8)) * seconds)
         process.kill()
         process.join()
@@ -52,9 +53,9 @@ def test_kills_at_random_instants_leave_no_trace(beside: bool, tmp_path: Path) -
         else:
             kills += 1
             assert_only_unsealed(outs[-1])
-    assert run(train, job(outs[-1], run=path)) == 0
+    assert run(train, job(outs[-1], *KILLED_PHASES, run=path)) == 0
     for out in outs:
-        assert_as_undisturbed(out)
+        assert_as_undisturbed(out, *KILLED_PHASES)
 
 
 def test_a_kill_before_any_change_to_the_files_leaves_no_trace(tmp_path: Path) -> None:
