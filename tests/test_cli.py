@@ -98,6 +98,8 @@ def test_every_verb_and_option_has_help() -> None:
             "verify",
             "diff",
             "train",
+            "export",
+            "import-weights",
             "trace",
             "sql",
         ]
