@@ -82,28 +82,13 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
         "print(json.dumps([[t.exit_code, t.stderr] for t in told]))"
     )
     result = python("-c", code, json.dumps(words))
-    remedy = "torch is not installed; install crystalmix with its extra `train`"
-    assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, f"crystalmix: {remedy}\n"]]
+    told = "crystalmix: torch is not installed; install crystalmix with its extra `train`\n"
+    assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, told]]
 
 
 def test_every_verb_and_option_has_help() -> None:
-    assert list(main.commands) == (
-        [
-            "demo",
-            "plan",
-            "jsonl",
-            "build",
-            "import",
-            "show",
-            "verify",
-            "diff",
-            "train",
-            "export",
-            "import-weights",
-            "trace",
-            "sql",
-        ]
-    )
+    verbs = "demo plan jsonl build import show verify diff train export import-weights trace sql"
+    assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb
         for option in command.params:
@@ -138,6 +123,7 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "show": ["show", build],
         "verify": ["verify", build, "--run", run, "--workers", 1],
         "diff": ["diff", build, build],
+        "train": ["train", build, "--run", run_file(), "--dry-run"],
         "trace": ["trace", run, "--findings"],
         "sql": ["sql", run],
     }
@@ -159,8 +145,8 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
     ):
         told(*more)
         assert call(*more).stdout.strip()
-    with (tmp_path / "recipe.yaml").open("w") as file:
-        file.write(recipe.read_text("utf-8").replace("weight: 0.3", "weight: 0.30001"))
+    other = recipe.read_text("utf-8").replace("weight: 0.3", "weight: 0.30001")
+    (tmp_path / "recipe.yaml").write_text(other, "utf-8")
     assert call("plan", tmp_path / "recipe.yaml", "--json").exit_code == 2
 
 

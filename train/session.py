@@ -6,7 +6,7 @@ from pathlib import Path
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
-from train import folder, params
+from train import folder, inputs, params
 from train.loop import Outcome, Trainer
 
 
@@ -36,6 +36,7 @@ def train(
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
     read = {name: params.load(path, name, names) for name in names if not phases or name in phases}
+    inputs.note(path, [manifest for manifest in manifests if manifest.phase in read])
     for place, manifest in enumerate(manifests):
         if manifest.phase not in read:
             continue
