@@ -272,13 +272,17 @@ def test_training_by_the_command_line_is_the_same_training(tmp_path: Path) -> No
 
 
 def test_what_a_run_file_says_in_vain_is_noted_on_stderr(tmp_path: Path) -> None:
-    vain = {"model": {"mixed_precision": True}, "runconfig": {"num_csx": 16}, "eval_input": {}}
+    vain = {
+        "model": {"mixed_precision": True},
+        "runconfig": {"num_csx": 16},
+        "eval_input": {"x": 1},
+    }
     path = write_run(tmp_path / "run.yaml", **vain)
     words = ["-m", "cli", "train", str(small_build()), "--run", str(path), "--stop", "1"]
     result = python(*words, "--out", str(tmp_path / "run"))
     assert result.returncode == 0
     assert result.stderr.splitlines() == [
-        f"note: {path}: sections: not used: eval_input",
+        f"note: {path}: eval_input: not used: x",
         f"note: {path}: model: not used: mixed_precision",
         f"note: {path}: runconfig: not used: num_csx",
     ]
