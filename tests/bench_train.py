@@ -30,7 +30,7 @@ from mixtures.manifest import Manifest, ManifestPart, PartShard, RowRefs, part_d
 from prep import scatter, shards
 from train.batches import Batches
 from train.ledger import Ledger, Step
-from train.model import Crystal, ModelSettings, batch_loss, initialise, parameters_count, row_losses
+from train.model import Crystal, ModelSettings, batch_loss, initialise, parameters_count
 from train.optim import AdamW, Linear, OptimSettings, clip, groups
 
 BATCH, MSL = 2112, 2048  # CrystalCoder's
@@ -68,8 +68,7 @@ def ours(model: Crystal, rows: Tensor, dtype: str) -> Work:
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits = model(ids)
-        nll = row_losses(logits, labels, mask)
+            nll = model(ids, labels, mask)
         batch_loss(nll).backward()
         clip(model.parameters(), CLIP)
         optimizer.step()
@@ -179,22 +178,11 @@ def manifest(paths: list[Path], root: Path, count: int, batch: int) -> Manifest:
         parts, part_digest(parts),
     )  # fmt: skip
     tokenizer = {"vocab": 32032}
-    return sealed(
-        Manifest(
-            "bench",
-            "bench",
-            count // batch,
-            batch,
-            MSL,
-            1,
-            "exact-1",
-            None,
-            tokenizer,
-            (part,),
-            None,
-            None,
-        )  # fmt: skip
-    )
+    draft = (
+        Manifest("bench", "bench", count // batch, batch, MSL, 1, "exact-1", None, tokenizer,
+                 (part,), None, None)
+    )  # fmt: skip
+    return sealed(draft)
 
 
 def bench_loader(given: argparse.Namespace) -> None:

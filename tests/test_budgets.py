@@ -23,7 +23,7 @@ GATES = {
         f"train/{name}.py"
         for name in (
             *("model", "names", "optim", "batches", "loop", "checkpoint"),
-            *("exporting", "weights"),
+            *("exporting", "weights", "headloss"),
         )
     },
 }
