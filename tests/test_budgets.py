@@ -22,8 +22,8 @@ GATES = {
     "torch": {
         f"train/{name}.py"
         for name in (
-            *("model", "names", "optim", "batches", "loop", "checkpoint"),
-            *("exporting", "weights", "headloss"),
+            *("model", "names", "optim", "batches", "world", "placing", "gradients"),
+            *("loop", "checkpoint", "exporting", "weights", "headloss"),
         )
     },
 }

@@ -1,4 +1,4 @@
-"""Head and loss in one: the numbers of the plain way, in less memory, and only as a loss uses them."""
+"""Head and loss in one: the numbers of the plain way, in less memory, and only for a loss."""
 
 from dataclasses import replace
 

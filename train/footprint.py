@@ -47,15 +47,12 @@ def memory(settings: ModelSettings, pass_: Pass, processes: int, *, sharded: boo
     count = parameters_count(settings)
     held = -(-count // processes) if sharded else count
     layer, top = _layer(settings), count - settings.num_hidden_layers * _layer(settings)
-    logits = (
-        SINGLE * pass_.rows * pass_.msl * settings.vocab_size
-    )  # their gradient, when nothing is freed yet
     gathered = SINGLE * (2 * layer + top) if sharded and processes > 1 else 0
     return Memory(
         weights=SINGLE * held,
         gradients=SINGLE * held,
         moments=SINGLE * MOMENTS * held,
-        activations=activations(settings, pass_) + logits,
+        activations=activations(settings, pass_),
         gathered=gathered,
     )
 
@@ -77,10 +74,11 @@ def activations(settings: ModelSettings, pass_: Pass) -> int:
         layer += heads * pass_.msl * (SINGLE + (BRAIN if brain else 0)) + pass_.msl // rows
     else:
         layer += hidden * size + heads * SINGLE
-    top = (hidden + 2) * SINGLE + hidden * size + settings.vocab_size * SINGLE
-    kernels = layers * (4 * hidden**2 + 3 * hidden * filters) + settings.vocab_size * hidden
+    top = 2 * (hidden + 1) * SINGLE  # the last norm's input, and the gradient of its output
+    kernels = layers * (4 * hidden**2 + 3 * hidden * filters)
+    head = SINGLE * settings.vocab_size * hidden  # its gradient, made with the losses
     kept = layers * hidden * SINGLE + layer if pass_.recompute else layers * layer
-    return rows * pass_.msl * (kept + top) + (BRAIN * kernels if brain else 0)
+    return rows * pass_.msl * (kept + top) + head + (BRAIN * kernels if brain else 0)
 
 
 def checkpoint_bytes(settings: ModelSettings) -> int:

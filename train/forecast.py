@@ -140,7 +140,7 @@ def _phase(
         settings.micro_batch or each,
         manifest.msl,
         settings.dtype,
-        bool(getattr(settings, "recompute", False)),
+        settings.recompute,
     )
     ways = {"ddp": False, "fsdp": True} if asked.processes > 1 else {"one process": False}
     size, kept = checkpoint_bytes(model), _kept(run, manifest.steps)
@@ -203,8 +203,8 @@ def _kept(run: Run, steps: int) -> int:
     every, settings = run.settings.checkpoint_steps, run.settings
     made = {*range(every, steps + 1, every), steps}
     last = set(sorted(made)[-settings.keep_checkpoints :])
-    multiple = getattr(settings, "keep_every", None)
-    return len(last | {step for step in made if multiple and step % multiple == 0})
+    every = settings.keep_every
+    return len(last | {step for step in made if every and step % every == 0})
 
 
 def _notes(path: Path, run: Run, manifest: Manifest) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 2048  # positions whose logits are held at once
+CHUNK = 2048  # positions whose logits a CPU holds at once; four times as many elsewhere
 BLOCK_BYTES = 1 << 20  # of them, what a CPU works on at once: what its cache holds
 
 
@@ -44,8 +44,9 @@ class _HeadLosses(torch.autograd.Function):
         dw_VD = torch.zeros_like(weight_VD) if wanted else None
         with torch.autocast(x_ND.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
-            for first in range(0, len(x_ND), CHUNK):
-                here = slice(first, first + CHUNK)
+            size = CHUNK if x_ND.device.type == "cpu" else 4 * CHUNK
+            for first in range(0, len(x_ND), size):
+                here = slice(first, first + size)
                 x_CD = x_ND[here].to(dtype)
                 logits_CV = x_CD @ w_VD.T
                 nll_N[here] = _losses(logits_CV, labels_N[here], mask_N[here], wanted)
