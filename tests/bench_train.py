@@ -1,7 +1,7 @@
 """Measure training beside others' ways to write it, the loader alone, and the ledger's cost.
 
     python tests/bench_train.py [step|loader|ledger ...] [--tokenizer TOKENIZER] [--rounds 5]
-        [--rows 4] [--msl 512] [--hidden 512] [--layers 6] [--vocab 32032] [--threads 1]
+        [--rows 1] [--msl 2048] [--hidden 512] [--layers 4] [--vocab 32032] [--threads 1]
 
 step: our step in float32 and bfloat16 beside an eager one as transformers' GPT-2 path composes it,
 and plain loops as nanochat's and litgpt's, with one model, its weights, one batch, in one process,
@@ -266,7 +266,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=["step", "loader", "ledger"])
     parser.add_argument("--tokenizer")
-    sizes = {"rounds": 5, "rows": 4, "msl": 512, "hidden": 512, "layers": 6, "vocab": 32032}
+    sizes = {"rounds": 5, "rows": 1, "msl": 2048, "hidden": 512, "layers": 4, "vocab": 32032}
     sizes |= {"threads": 1, "shards": 16, "loader_rows": 4096, "loader_batch": 512}
     for name, size in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
