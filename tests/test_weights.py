@@ -115,6 +115,16 @@ def test_a_phase_begun_from_imported_weights_trains_as_from_its_own_predecessor(
     assert outcome.weights == weights(undisturbed(), "mixed")
 
 
+def test_a_run_begins_from_imported_weights_by_the_command_line(tmp_path: Path) -> None:
+    call("export", undisturbed(), "--out", tmp_path / "out", "--phase", "code")
+    call("import-weights", tmp_path / "out", "--out", tmp_path / "weights")
+    words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "run"]
+    begun = [*words, "--phase", "prose", "--stop", 1, "--init-from", tmp_path / "weights"]
+    assert call(*begun).exit_code == 0
+    told = json.loads((tmp_path / "run" / "prose" / "run.json").read_text("utf-8"))
+    assert told["init"] == weights(undisturbed(), "code")
+
+
 def test_weights_of_another_model_do_not_begin_a_phase(tmp_path: Path) -> None:
     out_of("prose", tmp_path / "out")
     import_weights(tmp_path / "out", tmp_path / "weights")
