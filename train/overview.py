@@ -14,12 +14,11 @@ from train.tracing import Answer
 def look(path: Path, build: Path | None = None, step: str | None = None) -> Answer:
     """Return what there is to see at a path; InputError if it is none of the three.
 
-    build: where a run's build is, if it was moved. step: PHASE:STEP, for the rows that it consumes.
+    build: where a run's build is, if it was moved. step: what `consuming.look` takes.
     """
     if step is not None:
         place = build_of(path, build) if (path / WHERE).exists() else path
-        rows = consuming.rows(place, step)
-        return Answer(rows, consuming.row_lines(rows))
+        return Answer(*consuming.look(place, step))
     if (path / WHERE).exists():
         return _run(path, build_of(path, build))
     manifests = report.read_manifests(path) if path.exists() else []

@@ -36,7 +36,7 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 
 @click.command()
 @click.argument("path", type=PATH)
-@click.option("--step", default=None, help="PHASE:STEP: the rows that a step of a build consumes.")
+@click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
 @MOVED
 @JSON
 def show(path: Path, step: str | None, build_: Path | None, as_json: bool) -> None:

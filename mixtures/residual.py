@@ -1,0 +1,91 @@
+"""Residual: what a law leaves, learnt by LightGBM (extra `boost`) where that is shown to help."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prep.errors import CrystalmixError
+
+if TYPE_CHECKING:
+    from mixtures.fitting import Fit
+
+Floats = NDArray[np.float64]
+LEAST = 64  # runs below which trees have nothing to split
+FOLDS = 5
+HELP = 0.95  # of the error without trees: what cross-validation must reach
+TREES = 200
+SETTINGS: dict[str, Any] = {
+    "objective": "regression",
+    "learning_rate": 0.05,
+    "num_leaves": 8,
+    "min_data_in_leaf": 10,
+    "lambda_l2": 1.0,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Trees per target, None where they do not help; error: theirs against the law's, by target."""
+
+    boosters: tuple[Any, ...]
+    error: tuple[float, ...]
+
+    def predict(self, shares: Floats) -> Floats:
+        """Return what to add to the law: (mixtures, targets)."""
+        none = np.zeros(len(shares))
+        told = [none if b is None else np.asarray(b.predict(shares)) for b in self.boosters]
+        return np.column_stack(told)
+
+    def content(self) -> dict[str, Any]:
+        """Return which targets use trees, as JSON has it."""
+        return {"used": [b is not None for b in self.boosters], "error": list(self.error)}
+
+
+def add(fit: "Fit", left_out: Floats) -> "Fit":
+    """Return the fit with trees on the residuals of those targets that they help.
+
+    Trees help where, over five folds, they leave less than 0.95 of the leave-one-out error of the
+    law alone. Below 64 runs nothing is tried. Recommendations stay with the law, which is convex.
+    """
+    if len(fit.shares) < LEAST:
+        return fit
+    rest = fit.losses - left_out  # (runs, targets): honest residuals
+    fold = np.arange(len(rest)) % FOLDS
+    boosters: list[Any] = []
+    errors: list[float] = []
+    for target in range(rest.shape[1]):
+        held = np.zeros(len(rest))
+        for k in range(FOLDS):
+            held[fold == k] = np.asarray(
+                _train(fit.shares[fold != k], rest[fold != k, target]).predict(
+                    fit.shares[fold == k]
+                )
+            )
+        error = float(np.std(rest[:, target] - held) / max(np.std(rest[:, target]), 1e-30))
+        errors.append(error)
+        boosters.append(_train(fit.shares, rest[:, target]) if error < HELP else None)
+    learnt = Residual(tuple(boosters), tuple(errors))
+    if all(booster is None for booster in boosters):
+        return replace(fit, learnt=learnt)
+    helped = np.array(
+        [min(1.0, e) if b is not None else 1.0 for b, e in zip(boosters, errors, strict=True)]
+    )
+    return replace(fit, learnt=learnt, sigma=fit.sigma * helped)
+
+
+def _train(shares: Floats, rest: Floats) -> Any:  # noqa: ANN401  LightGBM has no types
+    try:
+        import lightgbm
+    except ModuleNotFoundError as error:
+        raise CrystalmixError(
+            "lightgbm is not installed; install crystalmix with its extra `boost`, "
+            "or fit without the residual"
+        ) from error
+    return lightgbm.train(SETTINGS, lightgbm.Dataset(shares, rest), num_boost_round=TREES)
