@@ -169,12 +169,12 @@ def measured(works: dict[str, Work], rounds: int) -> dict[str, list[tuple[float,
 def manifest(paths: list[Path], root: Path, count: int, batch: int) -> Manifest:
     """Return the manifest of one part over shards, each row once."""
     parts = tuple(
-        PartShard(path.relative_to(root).as_posix(), rows, f"{i}", 0, rows)
+        PartShard(path.relative_to(root).as_posix(), rows, f"{i}", 0, rows, None)
         for i, path in enumerate(paths)
         for rows in [shards.shape(path)[0]]
     )
     part = ManifestPart(
-        "part", "part", {"weight": 1}, 1.0, 1, count, count * MSL, 1.0, count, 1.0, None, 1,
+        "part", "part", {"weight": 1}, 1.0, 1, count, count * MSL, None, 1.0, count, 1.0, None, 1,
         parts, part_digest(parts),
     )  # fmt: skip
     tokenizer = {"vocab": 32032}
@@ -223,11 +223,11 @@ def bench_loader(given: argparse.Namespace) -> None:
 def bench_ledger(given: argparse.Namespace) -> None:
     """Print the milliseconds that a step costs the ledger, its share of the seals included."""
     rng = np.random.default_rng(0)
-    names = tuple(PartShard(f"data-{i:05d}.h5", 50_000, f"{i}", 0, 50_000) for i in range(400))
+    names = tuple(PartShard(f"data-{i}.h5", 50_000, f"{i}", 0, 50_000, None) for i in range(400))
     steps = 100
     parts = tuple(
         ManifestPart(
-            f"part{i}", "part", {"weight": 1}, 0.1, 1, 1, 1, 0.1, 2_000_000, 1.0, None, 1,
+            f"part{i}", "part", {"weight": 1}, 0.1, 1, 1, 1, None, 0.1, 2_000_000, 1.0, None, 1,
             names[40 * i : 40 * i + 40], f"{i}",
         )
         for i in range(10)
