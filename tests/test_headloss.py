@@ -104,6 +104,10 @@ def test_without_gradients_none_are_computed() -> None:
 
 def test_losses_that_are_not_all_used_alike_are_refused() -> None:
     x, weight, labels, mask = case(2, 30, 50)
+    assert_close(
+        torch.autograd.grad(head_losses(x, weight, labels, mask).mean(), weight),
+        torch.autograd.grad(plain(x, weight, labels, mask).mean(), weight),
+    )
     losses = head_losses(x, weight, labels, mask)
     with pytest.raises(RuntimeError, match="may only be summed and scaled, all of them alike"):
         (losses * torch.arange(30)).sum().backward()

@@ -59,7 +59,8 @@ class _HeadLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (gradient_N,) = gradients
-        if len(gradient_N) > 1 and any(gradient_N.stride()):
+        # of a sum it is one number, seen N times; else all N are looked at
+        if any(gradient_N.stride()) and not bool((gradient_N == gradient_N[0]).all()):
             raise RuntimeError("losses of rows may only be summed and scaled, all of them alike")
         dx_ND, dw_VD = ctx.saved_tensors
         return dx_ND.mul_(gradient_N[0]), dw_VD.mul_(gradient_N[0]), None, None
