@@ -24,7 +24,7 @@ def placed(**settings: Any) -> Placed:
 
 def gradients(model: Placed) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
     ids = torch.randint(TINY.vocab_size, (2, 33), generator=torch.Generator().manual_seed(4))
-    nll = model.losses(model.model(ids[:, :-1]), ids[:, 1:], torch.ones(2, 32))
+    nll = model.model(ids[:, :-1], ids[:, 1:], torch.ones(2, 32))
     nll.mean().backward()
     return nll.detach(), {name: p.grad for name, p in model.model.named_parameters()}
 

@@ -30,8 +30,7 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
             for x in (batch.ids, batch.mask, batch.labels)
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=short):
-            logits = placed.model(ids)
-        nll = placed.losses(logits, labels, mask)
+            nll = placed.model(ids, labels, mask)
         (batch_loss(nll, whole) * weight).backward()
         sums.append(nll.detach().sum(1, dtype=torch.float64))
     if not placed.sharded:

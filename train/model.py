@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prep import seeds
+from train.headloss import head_losses
 
 ROTARY_BASE = 10000.0
 SLOW_BACKWARD = (
@@ -214,8 +215,13 @@ class Crystal(nn.Module):
         self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.num_hidden_layers))
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.layer_norm_epsilon)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return logits_BTV in the parameters' dtype, or in autocast's inside autocast."""
+    def forward(
+        self, ids_BT: Tensor, labels_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Tensor:
+        """Return logits_BTV in the parameters' dtype, or in autocast's inside autocast.
+
+        With labels and mask return nll_BT instead, as `row_losses` does, but hold no logits.
+        """
         length, limit = ids_BT.shape[-1], self.settings.max_position_embeddings
         require(length <= limit, "ids", length, f"hold at most {limit} positions per row")
         rotary = rotary_table(length, self.settings.rotary_dim, ids_BT.device)
@@ -224,6 +230,8 @@ class Crystal(nn.Module):
             x_BTD = layer(x_BTD, rotary)
         # scaled before the product, not after: the same number, V/D times fewer multiplications
         x_BTD = self.norm(x_BTD) * self.settings.output_logits_scale
+        if labels_BT is not None and mask_BT is not None:
+            return head_losses(x_BTD, self.embedding.weight, labels_BT, mask_BT)
         return functional.linear(x_BTD, self.embedding.weight)
 
 

@@ -5,7 +5,6 @@ are made on the meta device. A sharded parameter gets its own part of the same d
 do not depend on the number of processes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,20 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from train.model import Crystal, initialise, row_losses
+from train.model import Crystal, initialise
 from train.run import Run
 from train.world import World
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A model where it is trained, and how the losses of rows are made of its logits.
+    """A model where it is trained.
 
     sharded: FSDP shares out its parameters and averages their gradients by itself.
     """
 
     model: Crystal
-    losses: Callable[[Tensor, Tensor, Tensor], Tensor]
     sharded: bool
 
 
@@ -45,7 +43,7 @@ def place(run: Run, world: World) -> Placed:
         _shard(model, world)
     model.to_empty(device=world.device)
     initialise(model, settings.seed, _put if sharded else Tensor.copy_)
-    return Placed(model, torch.compile(row_losses) if settings.compile else row_losses, sharded)
+    return Placed(model, sharded)
 
 
 def _shard(model: Crystal, world: World) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
-from train import folder, params
+from train import folder, inputs, params
 from train.loop import Outcome, Trainer
 from train.run import Run
 from train.world import joined
@@ -60,6 +60,7 @@ def _planned(
         raise InputError(f"{init_from}: is no checkpoint; give a folder such as {EXAMPLE}")
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
+    inputs.note(path, [one for one in manifests if not phases or one.phase in phases])
     return [
         (params.load(path, manifest.phase, names), manifest, before)
         for before, manifest in zip([None, *manifests], manifests, strict=False)

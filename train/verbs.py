@@ -13,7 +13,6 @@ import click
 from prep.console import (
     JSON,
     MOVED,
-    OUT,
     PATH,
     WORKERS,
     show_answer,
@@ -74,17 +73,32 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @click.command()
 @click.argument("build_", metavar="BUILD", type=PATH)
 @click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
-@OUT
+@click.option("--out", type=PATH, help="Folder to write into.")
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 @click.option(
     "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
 )
-def train(build_: Path, run_file: str, out: Path, **asked: Any) -> None:  # noqa: ANN401
+@click.option("--dry-run", is_flag=True, help="Only tell what it takes; BUILD may be a recipe.")
+@click.option("--ranks", type=int, envvar="WORLD_SIZE", default=1, help="With it: processes (1).")
+@click.option("--speed", type=float, help="With it: tokens a second, to tell the hours.")
+@click.option("--json", "as_json", is_flag=True, help="With it: JSON instead of tables.")
+def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
+    dry_run, ranks, speed, as_json = (
+        asked.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
+    )
+    if dry_run:
+        from train.forecast import Asked, answer
+
+        told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
+        show_answer(told, as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
     from train.session import train as run
 
     run(build_, run_file, out, **asked, say=click.echo)
