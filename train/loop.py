@@ -9,23 +9,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
 from mixtures.manifest import Manifest
 from prep import receipts
 from prep.errors import RecipeError, RefusalError, StaleError
-from prep.fanout import progress
-from train import checkpoint, folder
+from train import checkpoint, folder, skips
 from train.batches import Batch, Batches
+from train.evaluate import Evaluator
 from train.ledger import Ledger, Step
+from train.metrics import Metrics
 from train.model import Crystal, batch_loss, initialise, row_losses
 from train.optim import AdamW, clip, groups, schedule
 from train.run import Run
 
 Json = dict[str, Any]
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Trainer:
         self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
         self.batches = Batches(manifest, root)
         self.ledger = Ledger(out / "ledger", manifest)
+        self.skips = skips.read(out)
+        self.evaluator = Evaluator(run.evaluation, manifest, root, out, run.model)
 
     @property
     def checkpoints(self) -> Path:
@@ -79,32 +80,30 @@ class Trainer:
         with folder.alone(self.out):
             first = self.begin(init_from)
             last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
-            _cut_metrics(self.out / METRICS, first)
             loss = self._steps(first, last) if first < last else float("nan")
         return Outcome(first, last, loss, checkpoint.weights_digest(self.model))
 
     def _steps(self, first: int, last: int) -> float:
         """Do the steps [first, last) and return the loss of the last one."""
         loss = float("nan")
-        with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
-            bar.update(first)
+        with Metrics(self.out, self.run.metrics, self.manifest, first) as metrics:
             for batch in self.batches.ahead(first):
-                loss = self._one(batch, bar)
+                loss = self._one(batch, metrics)
                 finished = batch.step + 1
+                dtype = self.run.settings.dtype
+                metrics.evaluation(self.evaluator.after(finished, self.model, dtype))
                 if finished % self.run.settings.checkpoint_steps == 0 or finished == last:
                     self._checkpoint(finished)
                 if finished == last:
                     break
         return loss
 
-    def _one(self, batch: Batch, bar: Any) -> float:  # noqa: ANN401  a tqdm bar
+    def _one(self, batch: Batch, metrics: Metrics) -> float:
         began = monotonic()
-        step = self.step(batch)
+        step = skips.skipped(batch.step) if batch.step in self.skips else self.step(batch)
         self.ledger.record(step)
         seconds = monotonic() - began
-        self._metrics(step, batch.ids.numel() / seconds)
-        bar.update()
-        bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.2e}", refresh=False)
+        metrics.step(step, batch.ids.numel() / seconds)
         return step.loss
 
     def step(self, batch: Batch) -> Step:
@@ -160,18 +159,6 @@ class Trainer:
         checkpoint.save(self.checkpoints, finished, self.model, self.optimizer, state)
         checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
 
-    def _metrics(self, step: Step, tokens_per_second: float) -> None:
-        line = {
-            "step": step.step,
-            "loss": step.loss,
-            "gradient_norm": step.gradient_norm,
-            "learning_rate": step.learning_rate,
-            "tokens_per_second": round(tokens_per_second),
-            "parts": {part["part"]: part["loss"] for part in step.parts},
-        }
-        with (self.out / METRICS).open("ab") as file:
-            file.write(orjson.dumps(line) + b"\n")
-
     def _claim(self, init_from: Path | None) -> None:
         """Say what this folder's training follows from, or refuse to go on with something else."""
         start = None
@@ -221,23 +208,3 @@ def _check_model(init_from: Path, before: Json, run: Run) -> None:
             f"{init_from}: holds another model ({'; '.join(told[:3])}); "
             "train with its run file, or all phases into another --out"
         )
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the metrics of steps that are done again, and a line that a crash left half-written."""
-    if not path.exists():
-        return
-    kept: list[bytes] = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or _step_of(line) not in range(step):
-            break
-        kept.append(line)
-    receipts.write_atomic(path, b"".join(kept))
-
-
-def _step_of(line: bytes) -> int | None:
-    """Return the step of a metrics line, or None for a line that a crash garbled."""
-    try:
-        return int(orjson.loads(line)["step"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None

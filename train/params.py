@@ -8,6 +8,7 @@ that nobody knows, or a value this trainer can't do, is an error. A `phases` sec
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from mixtures import yamlfile
 from prep.errors import RecipeError, UsageError
+from train.evaluate import EvaluationSettings
+from train.metrics import MetricsSettings
 from train.model import CUT, ModelSettings
 from train.optim import Linear, OptimSettings
 from train.run import Run, RunSettings
@@ -55,7 +58,7 @@ UNUSED: dict[str, str] = {
     "save_initial_checkpoint save_losses service_dir target_device use_appliance_data "
     "use_cs_grad_accum validate_only wrk_memory_gi",
 }
-SECTIONS = ("model", "optimizer", "runconfig", "phases")
+SECTIONS = ("model", "optimizer", "runconfig", "phases", "evaluation", "metrics")
 UNUSED_SECTIONS = ("cerebras", "train_input", "eval_input")
 STDS = {
     "embedding_initializer": "embedding_std",
@@ -119,7 +122,21 @@ class _Reader:
         self._tell_unused("phases", [name for name in self._overrides() if name not in known])
 
     def run(self) -> Run:
-        return Run(self._model(), self._optimizer(), self._settings())
+        return Run(
+            self._model(),
+            self._optimizer(),
+            self._settings(),
+            self._evaluation(),
+            self._make(("metrics",), MetricsSettings, self._section("metrics")),
+        )
+
+    def _evaluation(self) -> EvaluationSettings | None:
+        if "evaluation" not in self.content:
+            return None
+        told = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
+        return (
+            told if told.build is None else replace(told, build=str(self.path.parent / told.build))
+        )
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""

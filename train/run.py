@@ -1,8 +1,10 @@
 """What a phase's training follows from besides its manifest: model, optimiser and run settings."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from train.evaluate import EvaluationSettings
+from train.metrics import MetricsSettings
 from train.model import ModelSettings
 from train.optim import OptimSettings
 
@@ -39,7 +41,10 @@ class Run:
     model: ModelSettings
     optimizer: OptimSettings
     settings: RunSettings
+    evaluation: EvaluationSettings | None = None
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     def content(self) -> Json:
-        """Return the run as JSON."""
-        return asdict(self)
+        """Return the run as JSON, without what only looks at it."""
+        told = asdict(self)
+        return {key: told[key] for key in ("model", "optimizer", "settings")}

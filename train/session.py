@@ -6,7 +6,7 @@ from pathlib import Path
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
-from train import folder, params
+from train import evaluate, folder, heldout, params, skips
 from train.loop import Outcome, Trainer
 
 
@@ -17,6 +17,7 @@ def train(
     *,
     phases: Sequence[str] = (),
     stop: int | None = None,
+    skip: Sequence[str] = (),
     say: Callable[[str], object],
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
@@ -24,7 +25,7 @@ def train(
     A phase that `stop` ends early is the last. Raises InputError where there is no build, or where
     a phase's predecessor is not trained yet.
     """
-    manifests = read_manifests(build)
+    manifests = [m for m in read_manifests(build) if not heldout.is_held_out(build, m)]
     if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
     names = [manifest.phase for manifest in manifests]
@@ -36,6 +37,10 @@ def train(
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
     read = {name: params.load(path, name, names) for name in names if not phases or name in phases}
+    for name, run in read.items():
+        evaluate.prepare(run.evaluation, manifests[: names.index(name) + 1], build)
+    for name, ranges in skips.parse(skip, list(read)).items():
+        skips.ask(out / name, manifests[names.index(name)], ranges)
     for place, manifest in enumerate(manifests):
         if manifest.phase not in read:
             continue

@@ -38,12 +38,19 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 @click.command()
 @click.argument("path", type=PATH)
 @click.option("--step", default=None, help="PHASE:STEP: the rows that a step of a build consumes.")
+@click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
 @MOVED
 @JSON
-def show(path: Path, step: str | None, build_: Path | None, as_json: bool) -> None:
+def show(
+    path: Path, step: str | None, plot: Path | None, build_: Path | None, as_json: bool
+) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
     from train import overview
 
+    if plot is not None:
+        from train.plot import draw
+
+        click.echo(draw(path, build_, plot), err=True)
     show_answer(overview.look(path, build_, step), as_json)
 
 
@@ -66,8 +73,11 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
+        from train.skips import lines, recorded
 
         told += findings(build_, run, batches=True)
+        for line in lines(recorded(run)) if not told else ():
+            click.echo(f"note: {line}", err=True)
     show_findings(told, as_json, "sound: every file, count, digest and order agrees")
 
 
@@ -77,8 +87,20 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
+@click.option(
+    "--skip-steps",
+    "skip",
+    multiple=True,
+    metavar="[PHASE:]FIRST:LAST",
+    help="Pass these steps over, the last one too, and record that (repeatable).",
+)
 def train(
-    build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
+    build_: Path,
+    run_file: str,
+    out: Path,
+    phases: tuple[str, ...],
+    stop: int | None,
+    skip: tuple[str, ...],
 ) -> None:
     """Train on a build's phases in order, each from the last weights of the one before.
 
@@ -86,7 +108,7 @@ def train(
     """
     from train.session import train as run
 
-    run(build_, run_file, out, phases=phases, stop=stop, say=click.echo)
+    run(build_, run_file, out, phases=phases, stop=stop, skip=skip, say=click.echo)
 
 
 @click.command()
@@ -97,11 +119,25 @@ def train(
 @click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
 @click.option("--repeats", default=None, help="PHASE: what it repeated of the phases before it.")
 @click.option("--findings", is_flag=True, help="Where ledger and plan disagree.")
+@click.option(
+    "--spikes",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[PHASE]",
+    help="The steps whose loss or gradient norm stands out, with their parts and documents.",
+)
+@click.option("--window", default=128, help="With --spikes: steps before that a step is held to.")
+@click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
 @JSON
 def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
     from train import tracing
+    from train.spikes import SpikeSettings
 
+    measure = {name: asked.pop(name) for name in ("window", "threshold")}
+    if asked["spikes"] is not None:
+        asked["spikes"] = SpikeSettings(phase=asked["spikes"] or None, **measure)
     show_answer(tracing.answer(run, build_, **asked), as_json)
 
 
