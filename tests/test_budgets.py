@@ -22,8 +22,9 @@ GATES = {
     "torch": {
         f"train/{name}.py"
         for name in (
-            *("model", "names", "optim", "batches", "loop", "checkpoint"),
-            *("evaluate", "sampling", "metrics"),  # metrics: its tensorboard writer, where asked
+            *("model", "names", "optim", "batches", "world", "placing", "gradients"),
+            *("loop", "checkpoint", "evaluate", "sampling"),
+            "metrics",  # its writer of tensorboard's files, where asked
         )
     },
 }

@@ -1,7 +1,7 @@
 """Evaluation in the loop: held-out loss per part and kind, and samples, every so many steps.
 
-Nothing of it reaches the training: no draw, no gradient, no parameter. Every rank evaluates its
-share of the batches and all ranks add up the same numbers, whatever the world size.
+Nothing of it reaches the training: no draw, no gradient, no parameter. Every process evaluates
+its share of the batches and all add up the same numbers, however many they are.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from mixtures.context import TOKENIZER
 from mixtures.manifest import Manifest
@@ -23,8 +23,10 @@ from train import heldout, metrics
 from train.heldout import KINDS, HeldOut
 from train.model import ModelSettings, row_losses
 from train.sampling import Forward, Prompt, Sample, prompt_ids, samples
+from train.world import World
 
 Json = dict[str, Any]
+ALONE = World()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +86,10 @@ class Evaluator:
             return False
         return finished % self.job.settings.steps == 0 or finished == self.manifest.steps
 
-    def after(self, finished: int, model: nn.Module, dtype: str) -> list[Json]:
+    def after(self, finished: int, model: nn.Module, world: World, dtype: str) -> list[Json]:
         """Evaluate where it is due, and write it down; return an entry per part and kind.
 
-        dtype: of the run. All ranks must call it: each returns the same, the first one writes.
+        dtype: of the run. All processes must call it: each returns the same, the first writes.
         """
         if self.job is None or not self.due(finished):
             return []
@@ -96,10 +98,10 @@ class Evaluator:
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
         ):
-            losses = held_out_losses(model, self.job.held, self.job.settings.batch)
+            losses = held_out_losses(model, self.job.held, self.job.settings.batch, world)
             made = self.job.samples(lambda ids: model(ids.to(device)))
         told = [{"step": finished, **entry} for entry in losses]
-        if _rank() == 0:
+        if world.first:
             lines = [{"step": finished, **sample.content()} for sample in made]
             metrics.append(self.out / metrics.SAMPLES, lines)
             metrics.append(self.out / metrics.EVALUATION, told, flush=True)
@@ -151,12 +153,14 @@ def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], bu
         heldout.check_apart(held, build, trained)
 
 
-def held_out_losses(model: nn.Module, held: HeldOut, batch: int) -> list[Json]:
+def held_out_losses(
+    model: nn.Module, held: HeldOut, batch: int, world: World = ALONE
+) -> list[Json]:
     """Return part, kind, rows, loss-carrying tokens and mean nll (nats) of held-out rows.
 
     A row counts for each kind that it has labels of; the mean is over tokens.
     """
-    sums, counts = _by_row(model, held, batch)
+    sums, counts = _by_row(model, held, batch, world)
     told: list[Json] = []
     for number, part in enumerate(held.manifest.parts):
         here = held.refs.part == number
@@ -172,41 +176,41 @@ def held_out_losses(model: nn.Module, held: HeldOut, batch: int) -> list[Json]:
 
 
 def _by_row(
-    model: nn.Module, held: HeldOut, batch: int
+    model: nn.Module, held: HeldOut, batch: int, world: World
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return nll and loss-carrying tokens of each row and kind: (rows, kinds) each.
 
-    Batch i is of rank i % world; ranks whose batches have run out go through the last one again,
-    so that all of them enter the same collectives.
+    Batch i is of process i modulo their number; those whose batches have run out go through the
+    last one again, so that all of them enter the same collectives.
     """
-    rows, rank, world = len(held.refs.row), _rank(), _world()
-    device = _device(model)
+    rows, device = len(held.refs.row), _device(model)
     told = torch.zeros((2, rows, len(KINDS)), dtype=torch.float64)
     batches = -(-rows // batch)
-    for turn in range(-(-batches // world)):
-        number = turn * world + rank
+    for turn in range(-(-batches // world.size)):
+        number = turn * world.size + world.rank
         first = min(number, batches - 1) * batch
         here = slice(first, min(first + batch, rows))
-        nll, mask = _nll(model, held, here, device)
+        read = world.agree(lambda here=here: _read(held, here))
+        nll, mask = _nll(model, read, device)
         kind = torch.from_numpy(held.kind[here])
         for value in range(len(KINDS)) if number < batches else ():
             told[0, here, value] = (nll * (kind == value)).sum(1)
             told[1, here, value] = (mask * (kind == value)).sum(1).double()
-    if world > 1:
-        whole = told.to(device)
-        distributed.all_reduce(whole)
-        told = whole.cpu()
-    sums, counts = told.numpy()
+    sums, counts = world.total(told).numpy()
     return sums, counts
 
 
-def _nll(
-    model: nn.Module, held: HeldOut, here: slice, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the nll of rows' labels, float64, and their mask, on the CPU: (rows, msl) each."""
+def _read(held: HeldOut, here: slice) -> Tensor:
     paths = [held.root / path for path in held.manifest.paths]
-    rows = gather(paths, held.refs.shard[here], held.refs.row[here])  # (rows, 3, msl) int32
-    ids, mask, labels = torch.from_numpy(rows).unbind(1)
+    return torch.from_numpy(gather(paths, held.refs.shard[here], held.refs.row[here]))
+
+
+def _nll(model: nn.Module, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the nll of rows' labels, float64, and their mask, on the CPU: (rows, msl) each.
+
+    rows: ids, mask and labels, (rows, 3, msl) int32.
+    """
+    ids, mask, labels = rows.unbind(1)
     logits = model(ids.to(device))
     nll = row_losses(logits, labels.to(device), mask.to(device))
     return nll.double().cpu(), mask
@@ -228,15 +232,3 @@ def _check_fit(held: Manifest, trained: Manifest, positions: int) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _world() -> int:
-    return distributed.get_world_size() if _together() else 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if _together() else 0
-
-
-def _together() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

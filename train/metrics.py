@@ -39,15 +39,18 @@ class Metrics:
     def __init__(
         self, out: Path, settings: MetricsSettings, manifest: Manifest, first: int
     ) -> None:
-        """Cut what steps from `first` on left behind; UsageError where tensorboard is missing."""
+        self.out, self.settings, self.manifest, self.first = out, settings, manifest, first
         self.path = out / METRICS
-        self.board = _board(out / BOARD, first) if settings.tensorboard else None
-        cut_all(out, first)
-        self.bar = progress(manifest.steps, manifest.phase, "step")
-        self.bar.bar_format = BAR
-        self.bar.update(first)
+        self.board: Any = None
 
     def __enter__(self) -> Self:
+        """Cut what steps from `first` on left behind, and begin the progress line."""
+        cut_all(self.out, self.first)
+        if self.settings.tensorboard:
+            self.board = summary_writer()(str(self.out / BOARD), purge_step=self.first)
+        self.bar: Any = progress(self.manifest.steps, self.manifest.phase, "step")
+        self.bar.bar_format = BAR
+        self.bar.update(self.first)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,8 +152,8 @@ def _step_of(line: bytes) -> int | None:
         return None
 
 
-def _board(folder: Path, first: int) -> Any:  # noqa: ANN401  a SummaryWriter
-    """Open tensorboard's file; its own reader drops what is of `first` and later steps."""
+def summary_writer() -> Any:  # noqa: ANN401
+    """Return tensorboard's writer; UsageError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -158,4 +161,10 @@ def _board(folder: Path, first: int) -> Any:  # noqa: ANN401  a SummaryWriter
             "metrics.tensorboard: tensorboard is not installed; "
             "install crystalmix with its extra `tensorboard`"
         ) from None
-    return SummaryWriter(str(folder), purge_step=first)
+    return SummaryWriter
+
+
+def check(settings: MetricsSettings) -> None:
+    """Refuse before a training what could not be written in it."""
+    if settings.tensorboard:
+        summary_writer()

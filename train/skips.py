@@ -50,11 +50,18 @@ def parse(asked: Sequence[str], phases: Sequence[str]) -> dict[str, list[Range]]
     return told
 
 
-def ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
-    """Keep what is asked to be skipped of a phase; phase: its folder in the run.
+def ask(run: Path, trained: Sequence[Manifest], asked: Sequence[str]) -> None:
+    """Keep what `--skip-steps` asks of the phases that are trained.
 
     Raises UsageError for steps that the phase does not have, StaleError for steps done already.
     """
+    told = parse(asked, [manifest.phase for manifest in trained])
+    for manifest in trained:
+        if manifest.phase in told:
+            _ask(run / manifest.phase, manifest, told[manifest.phase])
+
+
+def _ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
     kept, newest = read(phase), folder.latest(phase / "checkpoints")
     done = 0 if newest is None else int(folder.read_state(newest)["step"])
     wanted = kept

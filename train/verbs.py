@@ -88,27 +88,23 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 @click.option(
+    "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
+)
+@click.option(
     "--skip-steps",
     "skip",
     multiple=True,
     metavar="[PHASE:]FIRST:LAST",
     help="Pass these steps over, the last one too, and record that (repeatable).",
 )
-def train(
-    build_: Path,
-    run_file: str,
-    out: Path,
-    phases: tuple[str, ...],
-    stop: int | None,
-    skip: tuple[str, ...],
-) -> None:
+def train(build_: Path, run_file: str, out: Path, **asked: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
     from train.session import train as run
 
-    run(build_, run_file, out, phases=phases, stop=stop, skip=skip, say=click.echo)
+    run(build_, run_file, out, **asked, say=click.echo)
 
 
 @click.command()
