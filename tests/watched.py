@@ -1,12 +1,16 @@
 """What the tests of watching a training share: a build with held-out phases, and runs that skip."""
 
 import atexit
+import os
+import socket
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
+import torch.multiprocessing as processes
 from corpora import built, write_corpus, write_recipe
 from runs import write_run
 
@@ -84,7 +88,11 @@ def watched() -> Path:
 
 
 def train(
-    out: Path, *skip: str, stop: int | None = None, run: Path | None = None, build: Path | None = None
+    out: Path,
+    *skip: str,
+    stop: int | None = None,
+    run: Path | None = None,
+    build: Path | None = None,
 ) -> list[str]:
     """Train on the build; return what was said."""
     said: list[str] = []
@@ -92,6 +100,23 @@ def train(
     place = split_build() if build is None else build
     session.train(place, str(path), out, stop=stop, skip=skip, say=said.append)
     return said
+
+
+def together(jobs: Sequence[tuple[Path, Path]], stop: int) -> None:
+    """Train on the build as two processes, run file by run file into a folder each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes.spawn(_train_together, (split_build(), [*jobs], stop, port), nprocs=2)
+
+
+def _train_together(
+    rank: int, build: Path, jobs: list[tuple[Path, Path]], stop: int, port: int
+) -> None:
+    os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for number, (run, out) in enumerate(jobs):
+        os.environ["MASTER_PORT"] = f"{port + number}"
+        train(out, stop=stop, run=run, build=build)
 
 
 def trainer(out: Path, run: Path | None = None) -> Trainer:
