@@ -1,7 +1,5 @@
 """Gradients: a batch forward and backward, a few rows at a time, and what its parts lost."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,25 +17,25 @@ from train.world import World
 def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World) -> Tensor:
     """Add the gradients of a batch to the model's; return each row's sum of nll: (rows,) float64.
 
-    They are added up over the micro-batches here and, with the last of them, over processes.
+    They are added up over the micro-batches here, then over processes.
     """
     rows, whole = batch.ids.shape[0], len(batch.refs.row)
     size = settings.micro_batch or rows
     device, short = world.device, settings.dtype == "bfloat16"
+    weight = world.size if placed.sharded else 1  # FSDP averages what is to be added up
     sums: list[Tensor] = []
     for first in range(0, rows, size):
         ids, mask, labels = (
             x[first : first + size].to(device, non_blocking=True)
             for x in (batch.ids, batch.mask, batch.labels)
         )
-        more = first + size < rows
-        with placed.uncounted() if more else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=short):
-                logits = placed.forward(ids)
-            nll = placed.losses(logits, labels, mask)
-            # processes' gradients are averaged, but their rows' losses add up
-            (batch_loss(nll, whole) * world.size).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+            logits = placed.model(ids)
+        nll = placed.losses(logits, labels, mask)
+        (batch_loss(nll, whole) * weight).backward()
         sums.append(nll.detach().sum(1, dtype=torch.float64))
+    if not placed.sharded:
+        world.add_gradients(placed.model.parameters())
     return torch.cat(sums)
 
 
