@@ -3,14 +3,14 @@
 import atexit
 import os
 import socket
-from collections.abc import Sequence
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
-import torch.multiprocessing as processes
 from corpora import built, write_corpus, write_recipe
 from runs import write_run
 
@@ -19,6 +19,7 @@ from train import session
 from train.loop import Trainer
 from train.params import load
 
+ROOT = Path(__file__).parents[1]
 Json = dict[str, Any]
 SPLIT: Json = {
     "valid": 0.3,
@@ -102,21 +103,32 @@ def train(
     return said
 
 
-def together(jobs: Sequence[tuple[Path, Path]], stop: int) -> None:
-    """Train on the build as two processes, run file by run file into a folder each."""
+def together(run: Path, out: Path, stop: int) -> None:
+    """Train on the build by the command, as two processes such as torchrun starts."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    processes.spawn(_train_together, (split_build(), [*jobs], stop, port), nprocs=2)
-
-
-def _train_together(
-    rank: int, build: Path, jobs: list[tuple[Path, Path]], stop: int, port: int
-) -> None:
-    os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-    for number, (run, out) in enumerate(jobs):
-        os.environ["MASTER_PORT"] = f"{port + number}"
-        train(out, stop=stop, run=run, build=build)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
+    words = ["cli.py", "train", split_build(), "--run", run, "--out", out, "--stop", stop]
+    started = [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, **world, "RANK": f"{rank}", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in started:
+            _, told = process.communicate(timeout=240)
+            assert process.returncode == 0, told
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def trainer(out: Path, run: Path | None = None) -> Trainer:
