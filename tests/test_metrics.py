@@ -104,7 +104,10 @@ def test_no_lines_are_no_file(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) -> None:
-    section = {"metrics": {"tensorboard": True}, "evaluation": {**watched.EVALUATION, "prompts": []}}
+    section = {
+        "metrics": {"tensorboard": True},
+        "evaluation": {**watched.EVALUATION, "prompts": []},
+    }
     run = write_run(tmp_path / "run.yaml", **section)
     watched.train(tmp_path / "run", stop=7, run=run)
     watched.train(tmp_path / "run", run=run)

@@ -150,7 +150,9 @@ def _colours(labels: list[str]) -> dict[str, Any]:
 
 def _smooth(values: Floats) -> Floats:
     """Return the mean of each value and those just before it, over a POINTS-th of them."""
-    window = max(1, len(values) // POINTS)
+    window = len(values) // POINTS
+    if window < 2:
+        return values
     sums = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
