@@ -201,7 +201,7 @@ def spike_lines(told: list[Json], settings: SpikeSettings) -> list[str]:
 
 
 def _number(value: float) -> float | None:
-    """Return a number as JSON has it; infinity stays what DuckDB and Python read."""
+    """Return a number, None for what is none; infinity is null in JSON."""
     return None if np.isnan(value) else float(value)
 
 
