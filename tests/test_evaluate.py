@@ -11,6 +11,7 @@ import torch
 import watched
 from corpora import crystalmix
 from runs import recorded, run_file, small_build, write_run
+from worlds import SHARED_WORK, train_together
 
 from prep import scatter
 from prep.errors import RecipeError, RefusalError, UsageError
@@ -216,12 +217,17 @@ def test_faults_of_the_section_are_told_with_file_and_line(tmp_path: Path) -> No
         assert rule in str(told.value) or key == "prompts"
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def together(run: Path, out: Path) -> None:
+    """Train ten steps as two processes."""
+    train_together(2, (str(watched.split_build()), str(run), str(out), ("mixed",), 10))
+
+
+@pytest.mark.parametrize("parallel", SHARED_WORK)
 def test_two_processes_evaluate_as_one_does(parallel: str, tmp_path: Path) -> None:
     """The rows are shared out batch by batch; no process waits for another in vain."""
     settings = {"parallel": parallel, "checkpoint_steps": 5}
     run = write_run(tmp_path / "run.yaml", runconfig=settings, evaluation=watched.EVALUATION)
-    watched.together(run, tmp_path / "run", stop=10)
+    together(run, tmp_path / "run")
     wanted = [entry for entry in lines(watched.watched()) if entry["step"] <= 10]
     found = lines(tmp_path / "run")
     assert [{**e, "loss": 0} for e in found] == [{**e, "loss": 0} for e in wanted]
@@ -230,6 +236,6 @@ def test_two_processes_evaluate_as_one_does(parallel: str, tmp_path: Path) -> No
     assert len(lines(tmp_path / "run", metrics.SAMPLES)) == 4
     if parallel == "fsdp":  # whose weights are gathered for each evaluation
         plain = write_run(tmp_path / "plain.yaml", runconfig=settings)
-        watched.together(plain, tmp_path / "plain", stop=10)
+        together(plain, tmp_path / "plain")
         assert weights(tmp_path / "run") == weights(tmp_path / "plain")
         assert recorded(tmp_path / "run", "mixed") == recorded(tmp_path / "plain", "mixed")

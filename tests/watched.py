@@ -1,25 +1,17 @@
 """What the tests of watching a training share: a build with held-out phases, and runs that skip."""
 
-import atexit
-import os
-import socket
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from typing import Any
 
 from corpora import built, write_corpus, write_recipe
-from runs import write_run
+from runs import scratch, write_run
 
 from mixtures.manifest import Manifest, read
 from train import session
 from train.loop import Trainer
 from train.params import load
 
-ROOT = Path(__file__).parents[1]
 Json = dict[str, Any]
 SPLIT: Json = {
     "valid": 0.3,
@@ -63,7 +55,7 @@ EVALUATION: Json = {
 @lru_cache(maxsize=1)
 def split_build() -> Path:
     """Return a build of a phase `mixed` and of held-out documents (`held`); nobody changes it."""
-    folder = _scratch()
+    folder = scratch()
     write_corpus(folder)
     write_recipe(folder, **SPLIT)
     return built(folder)
@@ -77,13 +69,13 @@ def manifest(phase: str = "mixed") -> Manifest:
 @lru_cache(maxsize=1)
 def watching() -> Path:
     """Return a run file with an evaluation."""
-    return write_run(_scratch() / "run.yaml", evaluation=EVALUATION)
+    return write_run(scratch() / "run.yaml", evaluation=EVALUATION)
 
 
 @lru_cache(maxsize=1)
 def watched() -> Path:
     """Return a run that nothing stopped, with its evaluations; nobody may change it."""
-    out = _scratch() / "run"
+    out = scratch() / "run"
     train(out)
     return out
 
@@ -103,41 +95,7 @@ def train(
     return said
 
 
-def together(run: Path, out: Path, stop: int) -> None:
-    """Train on the build by the command, as two processes such as torchrun starts."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
-    words = ["cli.py", "train", split_build(), "--run", run, "--out", out, "--stop", stop]
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            cwd=ROOT,
-            env={**os.environ, **world, "RANK": f"{rank}", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in started:
-            _, told = process.communicate(timeout=240)
-            assert process.returncode == 0, told
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
 def trainer(out: Path, run: Path | None = None) -> Trainer:
     """Return a trainer of the phase `mixed`."""
     settings = load(watching() if run is None else run, "mixed")
     return Trainer(settings, manifest(), split_build(), out / "mixed")
-
-
-def _scratch() -> Path:
-    path = Path(mkdtemp(prefix="crystalmix-tests-"))
-    atexit.register(rmtree, path, ignore_errors=True)
-    return path
