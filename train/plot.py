@@ -20,7 +20,7 @@ Json = dict[str, Any]
 Floats = NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".pdf")
 POINTS = 200  # a line is a running mean over a POINTS-th of its steps
-LOSSES = 'SELECT phase, step, part, "rows", tokens, loss FROM losses ORDER BY phase, step'
+LOSSES = 'SELECT step, part, "rows", tokens, loss FROM losses WHERE phase = ? ORDER BY step'
 RECORDED = "SELECT phase, min(step) AS first, max(step) AS last FROM steps GROUP BY phase"
 WIDTH, HEIGHT, DOTS = 10.0, 3.2, 150
 
@@ -84,23 +84,23 @@ def _starts(run: Path, build: Path) -> tuple[dict[str, int], int]:
 def _lines(run: Path, build: Path, starts: dict[str, int]) -> tuple[list[Line], list[Line]]:
     """Return smoothed losses and realised shares, a line for each phase and part."""
     traced = trace.connect(build, run)
-    rows = traced.rows(LOSSES)
     losses, shares = list[Line](), list[Line]()
     for phase, start in starts.items():
         manifest = traced.manifests[phase]
-        here = [row for row in rows if row["phase"] == phase]
-        steps = np.unique([row["step"] for row in here])
+        rows = traced.table(LOSSES, [phase])  # hundreds of thousands of steps: no dicts
+        step, count, tokens, loss, part_of = (
+            rows[name].to_numpy() for name in ("step", "rows", "tokens", "loss", "part")
+        )
+        steps = np.unique(step)
         total = np.arange(1, len(steps) + 1) * manifest.batch
         for part in manifest.parts:
-            own = [row for row in here if row["part"] == part.name]
+            here = part_of == part.name
             counts = np.zeros(len(steps))
-            counts[np.searchsorted(steps, [row["step"] for row in own])] = [r["rows"] for r in own]
+            counts[np.searchsorted(steps, step[here])] = count[here]
             share = np.cumsum(counts) / np.maximum(total, 1)
             shares.append(Line(part.name, steps + float(start), share, part.asked))
-            told = [row for row in own if row["tokens"]]
-            y = _smooth(np.array([row["loss"] for row in told], np.float64))
-            x = np.array([row["step"] for row in told], np.float64) + start
-            losses.append(Line(part.name, x, y))
+            here &= tokens > 0
+            losses.append(Line(part.name, step[here] + float(start), _smooth(loss[here])))
     return losses, shares
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -118,18 +119,17 @@ def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Json]
 
 def _parts(traced: Traced, phase: str, window: int, steps: set[int]) -> dict[int, list[Json]]:
     """Return the parts of some steps: rows and share, asked share, loss and how far it is out."""
-    rows = traced.rows(PARTS, [phase])
+    rows = traced.table(PARTS, [phase])  # hundreds of thousands of steps: few become dicts
     manifest = traced.manifests[phase]
     told: dict[int, list[Json]] = {step: [] for step in steps}
     for part in manifest.parts:
-        own = [row for row in rows if row["part"] == part.name and row["tokens"]]
-        z, medians = robust_z(np.array([row["loss"] for row in own], np.float64), window)
-        for row, *each in zip(own, z, medians, strict=True):
-            if row["step"] in steps:
-                share = {"share": row["rows"] / manifest.batch, "asked": part.asked}
-                far = dict(zip(("loss_z", "loss_median"), map(_number, each), strict=True))
-                kept = {key: row[key] for key in ("part", "rows", "tokens", "loss")}
-                told[row["step"]].append({**kept, **share, **far})
+        own = rows.filter((pc.field("part") == part.name) & (pc.field("tokens") > 0))
+        z, medians = robust_z(own["loss"].to_numpy(), window)
+        for place in np.flatnonzero(np.isin(own["step"].to_numpy(), [*steps])).tolist():
+            [row] = own.slice(place, 1).to_pylist()
+            share = {"share": row["rows"] / manifest.batch, "asked": part.asked}
+            far = {"loss_z": _number(z[place]), "loss_median": _number(medians[place])}
+            told[row.pop("step")].append({**row, **share, **far})
     for parts in told.values():
         parts.sort(key=lambda part: -(part["loss_z"] or 0.0))
     return told
