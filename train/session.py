@@ -28,9 +28,9 @@ def train(
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
     init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
-    to pass over (`skips`). A phase that
-    `stop` ends early is the last. Raises InputError where there is no build, or where a phase has
-    neither a checkpoint of its own nor a predecessor that is trained.
+    to pass over (`skips`). A phase that `stop` ends early is the last. Raises InputError where
+    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that is
+    trained.
     """
     with joined() as world:
         work = world.agree(lambda: _planned(build, run_file, phases, init_from))
