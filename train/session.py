@@ -29,8 +29,8 @@ def train(
 
     init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
     to pass over (`skips`). A phase that `stop` ends early is the last. Raises InputError where
-    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that is
-    trained.
+    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that
+    is trained.
     """
     with joined() as world:
         work = world.agree(lambda: _planned(build, run_file, phases, init_from))
