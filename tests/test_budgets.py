@@ -23,7 +23,9 @@ GATES = {
         f"train/{name}.py"
         for name in (
             *("model", "names", "optim", "batches", "world", "placing", "gradients"),
-            *("loop", "checkpoint", "exporting", "weights", "headloss"),
+            *("loop", "checkpoint", "evaluate", "sampling"),
+            *("exporting", "weights", "headloss"),
+            "metrics",  # its writer of tensorboard's files, where asked
         )
     },
 }

@@ -190,3 +190,9 @@ def test_faults_of_the_call_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         forecast(tmp_path, str(run_file()), Asked())
     assert RUN["model"]["vocab_size"] < PUBLISHED.vocab_size
+
+
+def test_the_published_recipe_is_told_without_what_it_holds_out() -> None:
+    told = call("train", "crystalcoder", "--run", run_file(), "--dry-run", "--json")
+    phases = [phase["phase"] for phase in json.loads(told.stdout)]
+    assert phases == ["phase1", "phase2", "phase3"]

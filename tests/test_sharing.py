@@ -20,6 +20,7 @@ from prep import duplicates
 from prep.errors import RecipeError, RefusalError
 from prep.sample import Split
 from prep.scratch import scratch
+from train.heldout import is_held_out
 
 NAMES = ("a", "b", "c")
 
@@ -95,6 +96,20 @@ def test_no_text_that_is_validated_on_is_trained_on(tmp_path: Path) -> None:
         "domain c is there to validate on, and domain b trains on 10 of its 10 texts; drop them "
         "with `duplicates: {exact: recipe}`, the held-out source first, or set split: train for b"
     )
+
+
+def test_a_phase_of_domains_held_out_whole_is_not_trained_on(tmp_path: Path) -> None:
+    recipe_of(tmp_path, {"held_out": True}, max_shared=1)
+    path = tmp_path / "recipe.yaml"
+    content = YAML().load(path)
+    content["phases"] = {
+        "one": {"steps": 4, "batch": 4, "parts": [{"domain": "a", "weight": 1}]},
+        "held": {"batch": 2, "parts": [{"domain": "c", "epochs": 1}]},
+    }
+    YAML().dump(content, path)
+    first, held = build(recipes.load(path), tmp_path, tmp_path / "out")
+    assert is_held_out(tmp_path / "out", held)
+    assert not is_held_out(tmp_path / "out", first)
 
 
 def test_of_a_split_only_the_texts_that_are_held_out_count(tmp_path: Path) -> None:

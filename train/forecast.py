@@ -17,6 +17,7 @@ from prep.errors import CrystalmixError, InputError, UsageError
 from train import inputs, params
 from train.claim import check_fit
 from train.footprint import Memory, Pass, checkpoint_bytes, memory
+from train.heldout import is_held_out
 from train.model import flops_per_row, parameters_count
 from train.optim import Linear, schedule
 from train.run import Run
@@ -175,8 +176,14 @@ def _phases(source: Path) -> tuple[list[Manifest], dict[str, tuple[str, ...]]]:
             raise InputError(
                 f"{source}: holds no sealed phase; give the --out of `crystalmix build`"
             )
-        return found, {}
-    planned = plan(recipes.load(str(source)))
+        return [each for each in found if not is_held_out(source, each)], {}
+    recipe = recipes.load(str(source))
+    held = {
+        name
+        for name, phase in recipe.phases.items()
+        if all(recipe.domains[part.domain].validates for part in phase.parts)
+    }
+    planned = [phase for phase in plan(recipe) if phase.name not in held]
     return [_planned(each) for each in planned], {each.name: each.refusals for each in planned}
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from mixtures.manifest import Manifest
 from prep.errors import DivergenceError
-from train import checkpoint, folder
+from train import checkpoint, folder, skips
 from train.batches import Batch, Batches, digest
 from train.checkpoint import Checkpoints
 from train.claim import check_fit, claim
+from train.evaluate import Evaluator
 from train.gradients import accumulate, divergence, part_sums, per_part, strange_rows
 from train.ledger import Ledger, Step
 from train.metrics import Metrics
@@ -58,6 +59,9 @@ class Trainer:
         self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
         self.batches = Batches(manifest, root, self.world.share(manifest.batch))
         self.ledger = Ledger(out / "ledger", manifest)
+        self.evaluator = self.world.agree(
+            lambda: Evaluator(run.evaluation, manifest, root, out, run.model)
+        )
         self.tokens = manifest.batch * manifest.msl  # of a step
         self.checkpoints = Checkpoints(out / "checkpoints", run.settings, self.world)
 
@@ -90,16 +94,22 @@ class Trainer:
     def _steps(self, first: int, last: int) -> float:
         """Do the steps [first, last) and return the loss of the last one."""
         settings, loss = self.run.settings, float("nan")
-        ahead = self.batches.ahead(range(first, last), settings.prefetch, settings.readers)
-        metrics = Metrics(self.out, self.manifest.phase, first, self.manifest.steps)
+        skipped = self.world.on_first(lambda: skips.read(self.out))
+        done = (number for number in range(first, last) if number not in skipped)
+        ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
+        metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
         with self.checkpoints, metrics if self.world.first else nullcontext() as told:
             for number in range(first, last):
                 began = monotonic()
-                step = self.step(*self._read(ahead))
+                skip = number in skipped
+                step = skips.skipped(number) if skip else self.step(*self._read(ahead))
                 loss = step.loss
                 if told is not None:
                     self.ledger.record(step)
                     told.step(step, self.tokens / (monotonic() - began))
+                held_out = self.evaluator.after(number + 1, self.model, self.world, settings.dtype)
+                if told is not None:
+                    told.evaluation(held_out)
                 if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
                     self._checkpoint(number + 1)
         return loss

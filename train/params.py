@@ -9,6 +9,7 @@ the data is held against the manifest by `inputs`. A `phases` section may overri
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from mixtures import yamlfile
 from prep.errors import RecipeError, UsageError
 from train import inputs
+from train.evaluate import EvaluationSettings
+from train.metrics import MetricsSettings
 from train.model import CUT, ModelSettings
 from train.optim import Linear, OptimSettings
 from train.run import Run, RunSettings
@@ -57,7 +60,7 @@ UNUSED: dict[str, str] = {
     "save_initial_checkpoint save_losses service_dir target_device use_appliance_data "
     "use_cs_grad_accum validate_only wrk_memory_gi",
 }
-SECTIONS = ("model", "optimizer", "runconfig", "phases")
+SECTIONS = ("model", "optimizer", "runconfig", "phases", "evaluation", "metrics")
 STDS = {
     "embedding_initializer": "embedding_std",
     "initializer": "initializer_std",
@@ -121,7 +124,21 @@ class _Reader:
         self._tell_unused("phases", [name for name in self._overrides() if name not in known])
 
     def run(self) -> Run:
-        return Run(self._model(), self._optimizer(), self._settings())
+        return Run(
+            self._model(),
+            self._optimizer(),
+            self._settings(),
+            self._evaluation(),
+            self._make(("metrics",), MetricsSettings, self._section("metrics")),
+        )
+
+    def _evaluation(self) -> EvaluationSettings | None:
+        if "evaluation" not in self.content:
+            return None
+        told = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
+        return (
+            told if told.build is None else replace(told, build=str(self.path.parent / told.build))
+        )
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""

@@ -1,8 +1,10 @@
 """What a phase's training follows from besides its manifest: model, optimiser and run settings."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from train.evaluate import EvaluationSettings
+from train.metrics import MetricsSettings
 from train.model import ModelSettings
 from train.optim import OptimSettings
 
@@ -60,8 +62,11 @@ class Run:
     model: ModelSettings
     optimizer: OptimSettings
     settings: RunSettings
+    evaluation: EvaluationSettings | None = None
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     def content(self) -> Json:
         """Return as JSON what the numbers follow from; how they are got may change on a resume."""
         settings = {key: getattr(self.settings, key) for key in DECISIVE}
-        return {**asdict(self), "settings": settings}
+        told = {"model": asdict(self.model), "optimizer": asdict(self.optimizer)}
+        return {**told, "settings": settings}

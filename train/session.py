@@ -6,7 +6,7 @@ from pathlib import Path
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
-from train import folder, inputs, params
+from train import evaluate, folder, heldout, inputs, metrics, params, skips
 from train.loop import Outcome, Trainer
 from train.run import Run
 from train.world import joined
@@ -22,16 +22,19 @@ def train(
     phases: Sequence[str] = (),
     stop: int | None = None,
     init_from: Path | None = None,
+    skip: Sequence[str] = (),
     say: Callable[[str], object],
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
-    init_from: a checkpoint whose weights the first of the phases begins with instead. A phase that
-    `stop` ends early is the last. Raises InputError where there is no build, or where a phase has
-    neither a checkpoint of its own nor a predecessor that is trained.
+    init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
+    to pass over (`skips`). A phase that `stop` ends early is the last. Raises InputError where
+    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that
+    is trained.
     """
     with joined() as world:
         work = world.agree(lambda: _planned(build, run_file, phases, init_from))
+        world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
         for place, (run, manifest, before) in enumerate(work):
             first = init_from if place == 0 else None
             start = world.on_first(lambda: first or _start(out, manifest, before))  # noqa: B023
@@ -47,7 +50,7 @@ def _planned(
     build: Path, run_file: str, phases: Sequence[str], init_from: Path | None
 ) -> list[tuple[Run, Manifest, Manifest | None]]:
     """Return the phases to train, each with its run and the manifest of the one before."""
-    manifests = read_manifests(build)
+    manifests = [m for m in read_manifests(build) if not heldout.is_held_out(build, m)]
     if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
     names = [manifest.phase for manifest in manifests]
@@ -61,11 +64,15 @@ def _planned(
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
     inputs.note(path, [one for one in manifests if not phases or one.phase in phases])
-    return [
+    work = [
         (params.load(path, manifest.phase, names), manifest, before)
         for before, manifest in zip([None, *manifests], manifests, strict=False)
         if not phases or manifest.phase in phases
     ]
+    run, last, _ = work[-1]  # what only looks is the same for all phases
+    evaluate.prepare(run.evaluation, manifests[: manifests.index(last) + 1], build)
+    metrics.check(run.metrics)
+    return work
 
 
 def _start(out: Path, manifest: Manifest, before: Manifest | None) -> Path | None:
