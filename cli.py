@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mixtures import verbs as mixing
-from train import ablateverbs, verbs
+from train import ablateverbs, verbs, weightverbs
 
 VERSION = "0.1.0"
 
@@ -36,9 +36,9 @@ class Verbs(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except ModuleNotFoundError as error:
-            if error.name != "torch":
+            if error.name not in {"torch", "safetensors"}:
                 raise
-            fail("torch is not installed; install crystalmix with its extra `train`", 1)
+            fail(f"{error.name} is not installed; install crystalmix with its extra `train`", 1)
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise
@@ -72,6 +72,8 @@ for verb in (
     verbs.verify,
     mixing.diff,
     verbs.train,
+    weightverbs.export,
+    weightverbs.import_weights,
     verbs.trace,
     verbs.sql,
     ablateverbs.ablate,

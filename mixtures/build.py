@@ -20,7 +20,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from mixtures import droplist, packing, permuting, scanning, sealing, shuffling
+from mixtures import droplist, packing, permuting, scanning, sealing, sharing, shuffling
 from mixtures import manifest as manifests
 from mixtures.context import (
     TOKENIZER,
@@ -72,6 +72,7 @@ def build(
     with naming(out), alone(out), Fanout(workers) as pool:
         context = Context(recipe, root, out, pool, tokenizer)
         scanned = scanning.scan(context, scanning.needed(recipe, drawn))
+        sharing.check(recipe, names, out)
         if dropped is not None:
             droplist.write([out / "sources" / name for name in scanned], dropped)
         packed = packing.run(context, domains, scanned)

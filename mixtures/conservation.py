@@ -80,13 +80,15 @@ def recount(check: Check) -> Json:
     content = sha256()
     hashes: list[int] = []
     rows, msl = shards.shape(check.path)
-    tokens = controls = 0
+    tokens = controls = counted = 0
     wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
         hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
         controls += int(np.isin(block[:, 0], wanted).sum())
+        counted += int(np.count_nonzero(block[:, 1]))
     told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": sum(hashes)}
+    told["loss_tokens"] = counted
     told["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
     if check.tokenizer is None:
         return told
@@ -132,9 +134,9 @@ def changed(check: Check, found: Json) -> list[str]:
     wanted = check.entry
     if found["digest"] != wanted["digest"]:
         told.append(f"its rows changed (sha256 {found['digest']}, receipt has {wanted['digest']})")
-    for key, got in (("rows", found["rows"]), ("msl", found["msl"])):
-        if got != wanted[key]:
-            told.append(f"has {key} {got}, its receipt says {wanted[key]}")
+    for key in ("rows", "msl", "loss_tokens"):
+        if found[key] != wanted[key]:
+            told.append(f"has {key} {found[key]}, its receipt says {wanted[key]}")
     if found["rows_sum"] % 2**64 != wanted["rows_sum"]:
         told.append("the sum over its rows is not what its receipt says")
     return told

@@ -150,7 +150,7 @@ def _phase(name: str, told: ZooParams, placed: Placed, settings: ImportSettings)
         )
         order = ZooSettings(given.shuffle_seed, settings.subset, settings.zeros)
         steps = told.runconfig.max_steps
-        return Phase(given.batch_size, parts, steps, True, order, name)
+        return Phase(given.batch_size, parts, steps, True, order, max_shared=1.0, name=name)
     except ValueError as error:
         raise RecipeError(f"phase {name}: {error}") from None
 
@@ -256,11 +256,12 @@ def _measure(item: Measure) -> Json:
     entry: Json = {"name": item.file.name, "rows": rows, "msl": msl, "bytes": size}
     if not item.digests:
         identity = receipts.digest([item.place, rows, msl, size])
-        return {**entry, "digest": identity, "rows_sum": None, "xxh3": None}
+        return {**entry, "digest": identity, "rows_sum": None, "xxh3": None, "loss_tokens": None}
     found = conservation.recount(Check(item.file, entry, None))
     total = found["rows_sum"] % 2**64
     told = receipts.file_digest(item.file)
-    return {**entry, "digest": found["digest"], "rows_sum": total, "xxh3": told}
+    counted = {key: found[key] for key in ("digest", "loss_tokens")}
+    return {**entry, **counted, "rows_sum": total, "xxh3": told}
 
 
 def damages(folder: Path, entry: Json) -> list[str]:

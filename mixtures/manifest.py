@@ -8,6 +8,7 @@ the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,24 @@ from mixtures.zoo import KEPT, ZooOrder, ZooSettings
 from prep import receipts
 from prep.errors import DamageError, InputError
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "manifest.json"
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PartShard:
-    """The rows [first, last) that a part draws from one shard; path relative to the build."""
+    """The rows [first, last) that a part draws from one shard; path relative to the build.
+
+    loss_tokens: labels of the whole shard that count, None where it was imported unread.
+    """
 
     path: str
     rows: int
     digest: str
     first: int
     last: int
+    loss_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class ManifestPart:
     weight: int
     rows: int  # budgeted: what the phase consumes
     tokens: int
+    loss_tokens: int | None  # of them those that count as labels: `loss_tokens_of`
     got: float  # rows / rows of the phase
     available: int
     epochs: float
@@ -148,6 +154,21 @@ class Manifest:
             tables.append((base, ends, lasts))
             base += len(part.shards)
         return tables
+
+
+def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
+    """Return how many labels count in `rows` rows of a part, None where nobody counted them.
+
+    Exact over whole epochs of whole shards, and wherever rows are alike; else as expected of rows
+    in a random order, rounded down.
+    """
+    there, counted = 0, Fraction(0)
+    for shard in shards:
+        if shard.loss_tokens is None:
+            return None
+        there += shard.last - shard.first
+        counted += Fraction(shard.loss_tokens * (shard.last - shard.first), shard.rows)
+    return int(rows * counted / there)
 
 
 def part_digest(shards: Sequence[PartShard]) -> str:

@@ -1,21 +1,19 @@
 """Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from mixtures import estimate
+from mixtures import estimate, sharing
 from mixtures import recipe as recipes
 from mixtures.context import rows_files, sealed_folders
 from mixtures.plan import PhasePlan, plan
 from mixtures.recipe import Domain, Recipe
 from mixtures.report import plan_lines
-from prep import duplicates, receipts
+from mixtures.sharing import Findings
+from prep import receipts
 from prep.errors import UsageError
-from prep.scratch import scratch
 
 Json = dict[str, Any]
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
@@ -25,19 +23,19 @@ BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1
 class Outlook:
     """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
 
-    hours: of training, phase by phase, at the tokens a second that were given. shared: domains of
-    one phase whose documents have texts in common, where they are built.
+    hours: of training, phase by phase, at the tokens a second that were given. shared: texts that
+    domains have in common, where they are scanned.
     """
 
     phases: tuple[PhasePlan, ...]
     disk: int | None
     hours: tuple[float, ...]
-    shared: tuple[str, ...] = ()
+    shared: Findings = field(default_factory=Findings)
 
     @property
     def refused(self) -> bool:
         """Whether the recipe can't be built like this."""
-        return any(phase.refusals for phase in self.phases)
+        return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
 
     def content(self) -> Json:
         """Return it as JSON."""
@@ -47,7 +45,8 @@ class Outlook:
         """Return it as tables."""
         size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
         told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
-        told += [f"note: {line}" for line in self.shared]
+        told += [f"refused: {line}" for line in self.shared.refusals]
+        told += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
             each = ", ".join(
                 f"{phase.name} {hours:,.1f}"
@@ -69,33 +68,8 @@ def outlook(name: str, out: Path | None, data: Path | None, speed: float | None)
     sampled = {} if data is None else estimate.sampled(recipe, data)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
-    shared = () if out is None else tuple(_shared(recipe, out))
+    shared = Findings() if out is None else sharing.find(recipe, list(recipe.phases), out)
     return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
-
-
-def _shared(recipe: Recipe, out: Path) -> Iterator[str]:
-    """Yield a line for each two domains of a phase that have texts in common.
-
-    The two sides of a split have none by construction; what is not scanned yet is left out.
-    """
-    pairs = {
-        tuple(sorted(pair))
-        for phase in recipe.phases.values()
-        for pair in combinations({part.domain for part in phase.parts}, 2)
-    }
-    with TemporaryDirectory(prefix="crystalmix-") as folder, scratch(Path(folder)) as connection:
-        for one, other in sorted(pairs):
-            domains = [recipe.domains[one], recipe.domains[other]]
-            if {domain.split for domain in domains} == {"train", "valid"}:
-                continue
-            files = [
-                [out / "sources" / name / "documents.parquet" for name in domain.sources]
-                for domain in domains
-            ]
-            if all(path.exists() for side in files for path in side):
-                count = duplicates.shared(connection, *files)
-                if count:
-                    yield f"domains {one} and {other} have {count:,} texts in common"
 
 
 def _size(count: int) -> str:

@@ -8,7 +8,7 @@ disjoint, and rows of a subset lie evenly in both. Within one phase nothing coun
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixtures.phase import Part
+from mixtures.phase import Part, common
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,3 @@ def seen(part: Part, rows: int, before: Sequence[Taken]) -> int:
     """Return how many of the `rows` that a part consumes were consumed before, as expected."""
     share = sum(common(part, taken.part) * min(1.0, taken.epochs) for taken in before)
     return round(rows * min(1.0, share))
-
-
-def common(part: Part, other: Part) -> float:
-    """Return the share of a part's rows that another part draws from too.
-
-    >>> common(Part("c4", 1, subset=(0.0, 0.2)), Part("c4", 1, half="even", subset=(0.1, 1.0)))
-    0.25
-    """
-    if part.domain != other.domain:
-        return 0.0
-    low, high = part.subset or (0.0, 1.0)
-    other_low, other_high = other.subset or (0.0, 1.0)
-    inside = max(0.0, min(high, other_high) - max(low, other_low)) / (high - low)
-    if part.half is None and other.half is not None:
-        return inside / 2
-    return inside if other.half in {None, part.half} else 0.0

@@ -76,6 +76,7 @@ def _folder(
             "metadata": [list(context.recipe.sources[name].metadata) for name in domain.sources],
             "tokenizer": tokenizer_identity(context.tokenizer),
             "split": asdict(split) if split else None,
+            "held_out": domain.held_out,
         },
         "seed": context.recipe.seed if inner or split else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from itertools import permutations
 from typing import Any, ClassVar, Literal
 
 from mixtures import yamlfile
@@ -21,6 +22,7 @@ Kind = Literal["weight", "tokens", "epochs"]
 KINDS: tuple[Kind, ...] = ("weight", "tokens", "epochs")
 SUM_TOLERANCE = Fraction(1, 10**9)
 PLACES = 18  # decimal places of what is asked
+DEFAULT_MAX_SHARED = 0.01
 DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four add little
 
 
@@ -75,7 +77,9 @@ class Part:
 class Phase:
     """Parts, batch size (rows per step) and steps: what one manifest seals.
 
-    cerebras: in the order of Model Zoo 1.9 instead of our own.
+    cerebras: in the order of Model Zoo 1.9 instead of our own. max_shared: the greatest share of a
+    part's rows or texts that another part may have too: what is in both is seen more often than
+    either's epochs tell.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -84,6 +88,7 @@ class Phase:
     steps: int | None = None
     normalise: bool = False
     cerebras: ZooSettings | None = None
+    max_shared: float = DEFAULT_MAX_SHARED
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -100,6 +105,7 @@ class Phase:
         self._check_zeros()
         self._check_places()
         self._check_kinds()
+        self._check_rows()
         try:
             if self.kind != "epochs":
                 self.weights([1] * len(self.parts))
@@ -123,6 +129,18 @@ class Phase:
                 f"parts: weights must sum to 1, got {float(total)}; "
                 "mend them or set `normalise: true`"
             )
+
+    def _check_rows(self) -> None:
+        """Refuse parts that draw from the same rows."""
+        if not 0 <= self.max_shared <= 1:
+            raise ValueError(f"max_shared: must lie in [0, 1], got {self.max_shared}")
+        for part, other in permutations(self.parts, 2):
+            if (share := common(part, other)) > self.max_shared:
+                raise ValueError(
+                    f"parts: {share:.1%} of {part.name} are rows of {other.name} too, over "
+                    f"max_shared {self.max_shared:g}; join the two, give them halves or subsets "
+                    "apart, or raise max_shared"
+                )
 
     def _check_zeros(self) -> None:
         """Refuse a part of nothing, but where its fault in Model Zoo 1.9 is asked by name."""
@@ -200,3 +218,19 @@ def fraction(asked: float, *, rounded: bool = False) -> Fraction:
     """Return the decimal that was written; rounded: to PLACES, where no order follows from it."""
     value = Fraction(Decimal(repr(asked)))
     return round(value, PLACES) if rounded else value
+
+
+def common(part: Part, other: Part) -> float:
+    """Return the share of a part's rows that another part draws from too.
+
+    >>> common(Part("c4", 1, subset=(0.0, 0.2)), Part("c4", 1, half="even", subset=(0.1, 1.0)))
+    0.25
+    """
+    if part.domain != other.domain:
+        return 0.0
+    low, high = part.subset or (0.0, 1.0)
+    other_low, other_high = other.subset or (0.0, 1.0)
+    inside = max(0.0, min(high, other_high) - max(low, other_low)) / (high - low)
+    if part.half is None and other.half is not None:
+        return inside / 2
+    return inside if other.half in {None, part.half} else 0.0

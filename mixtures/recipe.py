@@ -30,7 +30,8 @@ class Domain:
 
     epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
     our own order, or as the original's shuffle would have with its settings. split: only the
-    documents that the recipe's `valid` share holds out, or only the others. tokens: how many
+    documents that the recipe's `valid` share holds out, or only the others. held_out: all of its
+    documents are there to validate on, and no text of theirs may be trained on. tokens: how many
     tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
@@ -40,6 +41,7 @@ class Domain:
     epochs: int = 1
     shuffle: bool | ZooShuffleSettings = True
     split: Literal["train", "valid"] | None = None
+    held_out: bool = False
     tokens: float | None = None
 
     def __post_init__(self) -> None:
@@ -52,8 +54,17 @@ class Domain:
             )
         if not self.sources:
             raise ValueError("sources: must name at least one source, got none")
+        if self.held_out and self.split is not None:
+            raise ValueError(
+                "held_out: a split says already which documents are held out; drop one of the two"
+            )
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
+
+    @property
+    def validates(self) -> bool:
+        """Whether its documents are there to validate on."""
+        return self.held_out or self.split == "valid"
 
     @property
     def zoo_shuffle(self) -> ZooShuffleSettings | None:

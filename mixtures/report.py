@@ -88,18 +88,34 @@ def manifest_lines(manifest: Manifest) -> list[str]:
             f"{part.got:.6f}",
             f"{part.rows:,}",
             f"{part.tokens:,}",
+            "unknown" if part.loss_tokens is None else f"{part.loss_tokens:,}",
             f"{part.epochs:.3f}",
             _fim(part.fim),
             "#" * round(BAR * part.got / most),
         ]
         for part in manifest.parts
     ]
-    head = ["  part", "asked", "got", "rows", "tokens", "epochs", "fim", ""]
+    head = ["  part", "asked", "got", "rows", "tokens", "with loss", "epochs", "fim", ""]
+    rows.append(["  all", *_total(manifest), "", "", ""])
     return [
         f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
         f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
         f"  manifest {manifest.digest}",
         *table(rows, head),
+    ]
+
+
+def _total(manifest: Manifest) -> list[str]:
+    """Return asked, got, rows, tokens and loss-carrying tokens of a whole phase."""
+    parts = manifest.parts
+    counted = [part.loss_tokens for part in parts]
+    known = [count for count in counted if count is not None]
+    sums = (sum(part.asked for part in parts), sum(part.got for part in parts))
+    return [
+        *(f"{share:.6f}" for share in sums),
+        f"{sum(part.rows for part in parts):,}",
+        f"{sum(part.tokens for part in parts):,}",
+        f"{sum(known):,}" if len(known) == len(counted) else "unknown",
     ]
 
 

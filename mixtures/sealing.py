@@ -93,6 +93,7 @@ def _part(
         weight=weight,
         rows=0,
         tokens=0,
+        loss_tokens=0,
         got=0.0,
         available=sum(shard.last - shard.first for shard in shards),
         epochs=0.0,
@@ -129,7 +130,8 @@ def choose(
         begin, end = max(0, first - before), min(shard["rows"], last - before)
         if begin < end:
             path = (folder / shard["name"]).as_posix()
-            chosen.append(PartShard(path, shard["rows"], shard["digest"], begin, end))
+            counts = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
+            chosen.append(PartShard(path, *counts))
         before += shard["rows"]
     return tuple(chosen)
 
@@ -148,4 +150,11 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> M
             f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
             f"lower its {asked.kind} or the steps, add data, or raise max_epochs"
         )
-    return replace(part, rows=count, tokens=count * draft.msl, got=count / rows, epochs=epochs)
+    return replace(
+        part,
+        rows=count,
+        tokens=count * draft.msl,
+        loss_tokens=manifests.loss_tokens_of(part.shards, count),
+        got=count / rows,
+        epochs=epochs,
+    )

@@ -230,6 +230,8 @@ def _shard_faults(
             yield f"{shard.path} has another digest than the manifest says"
         elif (entry["rows"], entry["msl"]) != (shard.rows, manifest.msl):
             yield f"{shard.path} has {entry['rows']} rows of {entry['msl']} tokens, not as it says"
+        elif entry["loss_tokens"] != shard.loss_tokens:
+            yield f"{shard.path} has {entry['loss_tokens']} loss-carrying tokens, not as it says"
         if not 0 <= shard.first < shard.last <= shard.rows:
             yield f"{shard.path}: no rows {shard.first} to {shard.last} of {shard.rows}"
     for folder in sorted({(out / shard.path).parent for shard in part.shards}):
@@ -267,6 +269,7 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
     follow = {
         "available": available,
         "tokens": part.rows * manifest.msl,
+        "loss_tokens": manifests.loss_tokens_of(part.shards, part.rows),
         "got": part.rows / (manifest.steps * manifest.batch),
         "epochs": part.rows / available,
     }

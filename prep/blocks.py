@@ -22,6 +22,7 @@ from prep.receipts import replacing
 from prep.spans import write as write_table
 
 HELD_TOKENS = 1 << 18
+NOTHING = np.empty(0, np.uint32)
 INDEX = pa.schema(
     [
         ("document", pa.int64()),
@@ -38,9 +39,10 @@ INDEX = pa.schema(
 class Encoded:
     """The ids of one document, control ids included, and how FIM permuted it.
 
-    ids: (n,) integers. controls: how many of them are control ids. fim: 0 left to right, 1 PSM,
+    ids: (n,) integers. controls: how many of all ids are control ids. fim: 0 left to right, 1 PSM,
     2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM. loss_from:
-    the first of the ids that counts as a label.
+    the first of all ids that counts as a label. around: ids before and behind, which count as the
+    document's; apart, so that a long document is not copied for the sake of two of them.
     """
 
     number: int
@@ -49,6 +51,7 @@ class Encoded:
     fim: int = 0
     cuts: tuple[int, int] = (-1, -1)
     loss_from: int = 0
+    around: tuple[NDArray[np.integer], NDArray[np.integer]] = (NOTHING, NOTHING)
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, 
         with temporary.open("wb") as file:
             held = _Held(file, np.dtype("<u4" if wide else "<u2"))
             for document in documents:
-                held.add(document.ids)
+                size = held.add(document)
                 told = (document.fim, *document.cuts, document.loss_from)
-                rows.append((document.number, len(document.ids), *told))
+                rows.append((document.number, size, *told))
                 controls += document.controls
             held.flush()
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
@@ -98,12 +101,15 @@ class _Held:
         self.ids: list[NDArray[np.integer]] = []
         self.size = 0
 
-    def add(self, ids: NDArray[np.integer]) -> None:
-        """Take a document's ids."""
-        self.ids.append(ids)
-        self.size += len(ids)
+    def add(self, document: Encoded) -> int:
+        """Take a document's ids; return how many they are."""
+        first, last = document.around
+        self.ids += (first, document.ids, last)
+        size = len(first) + len(document.ids) + len(last)
+        self.size += size
         if self.size >= HELD_TOKENS:
             self.flush()
+        return size
 
     def flush(self) -> None:
         """Write what is held."""

@@ -84,7 +84,7 @@ class _Scan:
 
     def add(self, batch: Batch, shape: str | None) -> None:
         """Add the documents of a batch, and what of it is dropped."""
-        self.records += len(batch.table) + len(batch.bad)
+        self.records += len(batch) + len(batch.bad)
         self.counts.take(batch)
         self.list.add(
             [bad.record for bad in batch.bad],
@@ -93,7 +93,7 @@ class _Scan:
         )
         if batch.fault is not None:
             self.list.add_file(batch.fault)
-        if len(batch.table) == 0:
+        if len(batch) == 0:
             return
         table, records = self._taken(batch, shape)
         if self.screen is not None:
@@ -131,7 +131,8 @@ class _Scan:
             self.counts["where"] += len(gone)
             reasons = ["where"] * len(gone)
             self.list.add(gone[RECORD], reasons, digest=dropped.digests(gone[TEXT]))
-        table = _documents(self.source, self.counts.block, kept, self.counts)
+        texts = batch.texts if len(kept) == len(batch) else kept[TEXT].to_pylist()
+        table = _documents(self.source, kept, texts, self.counts)
         gone = _without(kept, table["record"])
         self.list.add(
             gone[RECORD],
@@ -192,26 +193,16 @@ def texts(
     for batch in read(source, root, block):
         if done == len(wanted):
             return
-        records = batch.table[RECORD].to_numpy()
-        places = _places(records, wanted[done:])
-        for raw in _utf8(batch.table[TEXT], places):
-            digest = xxhash.xxh3_128_digest(raw)
+        for place in _places(batch.records, wanted[done:]).tolist():
+            text = batch.texts[place] or ""
+            digest = xxhash.xxh3_128_digest(text.encode())
             if digest != digests[done]:
                 raise _changed(root / block, wanted[done])
-            draw, text = int.from_bytes(digest[8:], "big"), str(raw, "utf-8")
+            draw = int.from_bytes(digest[8:], "big")
             yield Document(rows[0] + done, draw, text, columns[done] if named else ())
             done += 1
     if done != len(wanted):
         raise _changed(root / block, wanted[done])
-
-
-def _utf8(column: Any, places: NDArray[np.int64]) -> Iterator[memoryview]:  # noqa: ANN401
-    """Yield the bytes of a column's texts (large_string; of null none), in place."""
-    array = column.combine_chunks()
-    bounds = np.frombuffer(array.buffers()[1], np.int64)[array.offset :]
-    view = memoryview(array.buffers()[2] or b"")
-    for start, stop in zip(bounds[places].tolist(), bounds[places + 1].tolist(), strict=True):
-        yield view[start:stop]
 
 
 def _changed(path: Path, record: int) -> InputError:
@@ -244,10 +235,9 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
     return file, np.cumsum([0, *sizes])
 
 
-def _documents(source: Source, block: str, table: pa.Table, dropped: Drops) -> pa.Table:
+def _documents(source: Source, table: pa.Table, texts: list[Any], dropped: Drops) -> pa.Table:
     """Turn kept records into documents; one without a visible character is dropped and counted."""
     wanted = schema(source)
-    texts: list[Any] = table[TEXT].to_pylist()
     good: list[int] = []
     for i, text in enumerate(texts):
         if text and (source.blank == "keep" or not is_blank(text)):
@@ -258,7 +248,7 @@ def _documents(source: Source, block: str, table: pa.Table, dropped: Drops) -> p
     kept = table.take(pa.array(good, pa.int64()))
     columns: dict[str, Any] = {
         "document": pa.nulls(len(good), pa.int64()),
-        "file": pa.array([block] * len(good), pa.string()).dictionary_encode(),
+        "file": pa.array([dropped.block] * len(good), pa.string()).dictionary_encode(),
         "record": kept[RECORD],
         "name": kept[NAME],
         "digest": pa.array([xxhash.xxh3_128_digest(text) for text in data], pa.binary(16)),

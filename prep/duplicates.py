@@ -82,15 +82,41 @@ def repeated(connection: Any, block: int) -> tuple[NDArray[np.int64], NDArray[np
     return np.asarray(told["place"], np.int64) - low, np.asarray(told["first"], np.int64)
 
 
-def shared(connection: Any, one: Sequence[Path], other: Sequence[Path]) -> int:  # noqa: ANN401
-    """Return how many texts are in the documents.parquet files of both sides."""
+def owners(connection: Any, files: Sequence[Path]) -> dict[tuple[int, ...], int]:  # noqa: ANN401
+    """Return how many distinct texts there are by the documents.parquet files that have them.
+
+    The keys are numbers of files, ascending: {(0,): 70, (0, 2): 3} is 70 texts that only the first
+    file has, and 3 that the first and the third have.
+    """
+    marks = " UNION ALL ".join(
+        f"SELECT digest, set_bit(bitstring('0', {len(files)}), {i}, 1) AS owner "
+        f"FROM read_parquet($file{i})"
+        for i in range(len(files))
+    )
     query = (
-        "SELECT count(*) FROM (SELECT digest FROM read_parquet($one) "
-        "INTERSECT SELECT digest FROM read_parquet($other))"
+        "SELECT owners::VARCHAR, count(*) FROM "
+        f"(SELECT bit_or(owner) AS owners FROM ({marks}) GROUP BY digest) GROUP BY ALL ORDER BY ALL"
+    )
+    places = {f"file{i}": str(path) for i, path in enumerate(files)}
+    told = connection.execute(query, places).fetchall()
+    return {
+        tuple(i for i, mark in enumerate(marked) if mark == "1"): int(count)
+        for marked, count in told
+    }
+
+
+def shared(
+    connection: Any,  # noqa: ANN401
+    one: Sequence[Path],
+    other: Sequence[Path],
+) -> Iterator[NDArray[np.uint64]]:
+    """Yield the low 64 bits of the digests of texts that the files of both sides have, in runs."""
+    query = (
+        "SELECT digest FROM read_parquet($one) INTERSECT SELECT digest FROM read_parquet($other)"
     )
     sides = {"one": [str(path) for path in one], "other": [str(path) for path in other]}
-    [(count,)] = connection.execute(query, sides).fetchall()
-    return int(count)
+    for batch in connection.sql(query, params=sides).to_arrow_reader(BATCH_ROWS):
+        yield halves(batch.column("digest").cast(pa.binary(16)))[:, 1]
 
 
 def _insert(connection: Any, batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:  # noqa: ANN401

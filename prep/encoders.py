@@ -39,9 +39,10 @@ Choice = Literal["auto", "gigatoken", "fastokens", "tokenizers"]
 REFERENCE = "tokenizers"
 PROOF_VERSION = 1
 UNNAMED = "\ue000unnamed\ue000"  # no text gives it: no merge leads to it
-# A fast library remembers words without end; it is loaded anew when the process grew so much.
+# A fast library remembers words without end; it is loaded anew when the process is so large, and
+# grew by so much since it was loaded last.
 CHECK_CHARACTERS = 4 << 20
-MOST_GROWTH = 192 << 20
+MOST_RESIDENT, LEAST_GROWTH = 480 << 20, 96 << 20
 
 
 def derived(content: Json, form: Form) -> Json:
@@ -144,7 +145,7 @@ class Renewed:
         self._left -= len(text)
         if self._left < 0:
             self._left = CHECK_CHARACTERS
-            if resident() - self._began > MOST_GROWTH:
+            if resident() > max(MOST_RESIDENT, self._began + LEAST_GROWTH):
                 self._renew()
         return self._encode(text)
 

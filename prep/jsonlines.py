@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from prep.errors import BrokenFile
 from prep.records import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, TRAILING, Bad, Batch, Wanted
@@ -111,13 +110,10 @@ class _Reader:
 
     def batch(self) -> Batch:
         """Return what was taken since the last one."""
-        columns = {
-            RECORD: pa.array(self.records, pa.int64()),
-            TEXT: pa.array(self.texts, pa.large_string()),
-        }
+        columns: dict[str, list[Any]] = {RECORD: self.records, TEXT: self.texts}
         if self.keep_lines:
-            columns["line"] = pa.array(self.kept, pa.large_string())
-        made = Batch(pa.table(columns), tuple(self.bad), self.blank_lines)
+            columns["line"] = self.kept
+        made = Batch(columns, tuple(self.bad), self.blank_lines)
         self._clear()
         return made
 

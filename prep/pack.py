@@ -12,7 +12,8 @@ its file names (see `pieces`); without its `join` rows are windows of single doc
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -64,6 +65,12 @@ class Controls:
     eos: int | None
     pad: int
 
+    @cached_property
+    def around(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """What stands before and what stands behind a document, each of one id or none."""
+        before, behind = ([] if end is None else [end] for end in (self.bos, self.eos))
+        return np.array(before, np.uint32), np.array(behind, np.uint32)
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -77,16 +84,13 @@ class Packed:
 
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put BOS before and EOS behind a document's ids, as asked."""
-    first, last = controls.bos is not None, controls.eos is not None
-    ids = np.empty(first + len(document.ids) + last, dtype=np.uint32)
-    ids[first : len(ids) - last] = document.ids
-    if controls.bos is not None:
-        ids[0] = controls.bos
-    if controls.eos is not None:
-        ids[-1] = controls.eos
-    added = document.controls + first + last
-    loss_from = document.loss_from and document.loss_from + first
-    return Encoded(document.number, ids, added, document.fim, document.cuts, loss_from)
+    first, last = map(len, controls.around)
+    return replace(
+        document,
+        around=controls.around,
+        controls=document.controls + first + last,
+        loss_from=document.loss_from and document.loss_from + first,
+    )
 
 
 def name(settings: PackSettings, number: int, process: int) -> str:
@@ -194,12 +198,14 @@ def cut(tokens: NDArray[np.int32], count: int, msl: int, pad: int) -> shards.Row
     >>> cut(np.array([5, 6, 7, 8, 9], np.int32), 2, 3, 0).tolist()
     [[[5, 6, 7], [1, 1, 1], [6, 7, 8]], [[8, 9, 0], [1, 0, 0], [9, 0, 0]]]
     """
-    padded = np.full(count * msl + 1, pad, dtype=np.int32)
-    padded[: len(tokens)] = tokens
+    size = count * msl
     out = np.empty((count, shards.CHANNELS, msl), dtype=np.int32)
-    out[:, 0] = padded[:-1].reshape(count, msl)
-    out[:, 1] = (np.arange(1, count * msl + 1) < len(tokens)).reshape(count, msl)
-    out[:, 2] = padded[1:].reshape(count, msl)
+    out[:, 1] = 1
+    if (missing := size + 1 - len(tokens)) > 0:
+        out[:, 1] = (np.arange(1, size + 1) < len(tokens)).reshape(count, msl)
+        tokens = np.concatenate([tokens, np.full(missing, pad, np.int32)])
+    out[:, 0] = tokens[:-1].reshape(count, msl)
+    out[:, 2] = tokens[1:].reshape(count, msl)
     return out
 
 

@@ -4,9 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from prep.errors import BrokenFile, NoColumn
 
@@ -43,17 +46,47 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Records of one block: an Arrow table, and what could not be read.
+    """Records of one block, and what could not be read.
 
-    table: columns RECORD (int64) and TEXT (large_string, null where it is none), then the columns
-    that the source's SQL names, or `line`, those of a JSON record as JSON.
-    blank_lines: lines without a record. fault: what made a reader leave out the rest of the file.
+    given: columns RECORD (int64) and TEXT (large_string, null where it is none), then the columns
+    that the source's SQL names, or `line`, those of a JSON record as JSON; an Arrow table, or
+    lists of the same, which are made one where it is asked for. blank_lines: lines without a
+    record. fault: what made a reader leave out the rest of the file.
     """
 
-    table: pa.Table
+    given: pa.Table | dict[str, list[Any]]
     bad: tuple[Bad, ...] = ()
     blank_lines: int = 0
     fault: BrokenFile | None = None
+
+    def __len__(self) -> int:
+        return len(self.given if isinstance(self.given, pa.Table) else self.given[RECORD])
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The records as an Arrow table."""
+        if isinstance(self.given, pa.Table):
+            return self.given
+        kinds = {RECORD: pa.int64()}
+        return pa.table(
+            {
+                name: pa.array(values, kinds.get(name, pa.large_string()))
+                for name, values in self.given.items()
+            }
+        )
+
+    @cached_property
+    def records(self) -> NDArray[np.int64]:
+        """The number of each record in its block: (n,), ascending."""
+        if isinstance(self.given, pa.Table):
+            return self.given[RECORD].to_numpy()
+        return np.array(self.given[RECORD], np.int64)
+
+    @cached_property
+    def texts(self) -> list[str | None]:
+        """The text of each record."""
+        given: Any = self.given
+        return given[TEXT].to_pylist() if isinstance(given, pa.Table) else given[TEXT]
 
 
 class Drops(Counter[str]):

@@ -32,6 +32,9 @@ class Split:
 
     def takes(self, digest: int) -> bool:
         """Tell whether a document, by the low 64 bits of its digest, is on this side."""
-        item = np.array([digest], dtype=np.uint64)
-        drawn = float(seeds.draws(self.seed, "split", items=item, count=1)[0, 0])
+        return bool(self.taken(np.array([digest], dtype=np.uint64))[0])
+
+    def taken(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Tell of many documents whether they are on this side: (n,)."""
+        drawn = seeds.draws(self.seed, "split", items=digests, count=1)[:, 0]
         return (drawn < self.share) == (self.side == "valid")

@@ -40,6 +40,7 @@ class Shard:
 
     digest: sha256 over the decoded array (little-endian int32), independent of compression.
     rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
+    loss_tokens: labels that count, those whose mask is not 0.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Shard:
     msl: int
     digest: str
     rows_sum: int
+    loss_tokens: int
     bytes: int
     xxh3: str
 
@@ -84,7 +86,7 @@ def copy(
 
 def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shard:
     """Write a shard from its rows: plain bytes and deflated bytes of each."""
-    content, total, written, size = sha256(), 0, 0, 0
+    content, total, counted, written, size = sha256(), 0, 0, 0, 0
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             dataset: Any = None
@@ -96,6 +98,8 @@ def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shar
                     raise ValueError(f"{path}: rows of {size} and of {len(plain)} bytes")
                 content.update(plain)
                 total += xxhash.xxh3_64_intdigest(plain)
+                mask = np.frombuffer(plain, "<i4", size // ROW_TOKEN_BYTES, size // CHANNELS)
+                counted += int(np.count_nonzero(mask))
                 if written < rows:
                     dataset.id.write_direct_chunk((written, 0, 0), packed, filter_mask=0)
                 written += 1
@@ -107,6 +111,7 @@ def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shar
             msl=size // ROW_TOKEN_BYTES,
             digest=content.hexdigest(),
             rows_sum=total % 2**64,
+            loss_tokens=counted,
             bytes=temporary.stat().st_size,
             xxh3=file_digest(temporary),
         )

@@ -170,7 +170,7 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
     seen = bad = 0
     try:
         for batch in _batches(source, root, block, lines=lines):
-            seen += len(batch.table)
+            seen += len(batch)
             bad += len(batch.bad)
             first = first or next(iter(batch.bad), None)
             if bad > source.max_bad_records and seen:

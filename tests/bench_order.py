@@ -24,12 +24,14 @@ def synthetic() -> Manifest:
     for number, weight in enumerate(rng.integers(1, 10**6, PARTS).tolist()):
         rows = int(rng.integers(10**6, 3 * 10**7))
         shards = tuple(
-            PartShard(f"domains/{number}/data-{i:05d}.h5", SHARD, f"{number}-{i}", 0, SHARD)
+            PartShard(
+                f"domains/{number}/data-{i:05d}.h5", SHARD, f"{number}-{i}", 0, SHARD, 2048 * SHARD
+            )
             for i in range(rows // SHARD)
         )
         parts.append(
             ManifestPart(
-                f"part{number}", f"{number}", {"weight": weight}, 0.0, weight, 0, 0, 0.0,
+                f"part{number}", f"{number}", {"weight": weight}, 0.0, weight, 0, 0, 0, 0.0,
                 len(shards) * SHARD, 0.0, None, 1, shards, manifests.part_digest(shards),
             )
         )  # fmt: skip

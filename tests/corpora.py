@@ -90,6 +90,7 @@ RECIPE: Json = {
         "code": {
             "steps": 10,
             "batch": 4,
+            "max_shared": 1,  # python is in code too
             "parts": [
                 {"domain": "python", "weight": 0.6},
                 {"domain": "code", "weight": 0.3, "subset": [0.0, 0.5]},

@@ -19,6 +19,7 @@ from isal import igzip
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from prep import bpe
+from prep.blocks import Encoded
 from prep.tokens import Tokenizer, TokenizerSettings, load
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "reference"
@@ -182,6 +183,12 @@ KINDS: dict[str, Make] = {
     "llama 3": llama_3_like,
     "qwen": qwen_like,
 }
+
+
+def whole(document: Encoded) -> list[int]:
+    """Return all ids of a document, those that the packer put around it too."""
+    first, last = document.around
+    return [*first.tolist(), *document.ids.tolist(), *last.tolist()]
 
 
 def raw(path: Path, records: Sequence[dict[str, Any] | bytes]) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from prep import scatter, shards
 from prep.errors import DamageError
 from prep.handles import Handle, Pool
-from train.batches import Batches
+from train.batches import Batches, digest
 
 
 def batches(phase: str, root: Path | None = None) -> Batches:
@@ -44,7 +44,7 @@ def test_rows_are_those_at_the_manifests_references(phase: str) -> None:
 @pytest.mark.parametrize("start", [0, 1, 9, 11, 12])
 def test_reading_ahead_equals_indexing(start: int, depth: int) -> None:
     ours = batches("prose")
-    read = list(ours.ahead(start, depth))
+    read = list(ours.ahead(range(start, len(ours)), depth))
     assert [batch.step for batch in read] == list(range(start, len(ours)))
     for batch in read:
         again = ours[batch.step]
@@ -55,7 +55,7 @@ def test_reading_ahead_equals_indexing(start: int, depth: int) -> None:
 
 
 def test_reading_ahead_can_be_left_in_the_middle() -> None:
-    for batch in batches("prose").ahead(0):
+    for batch in batches("prose").ahead(range(12)):
         if batch.step == 3:
             break
 
@@ -108,4 +108,20 @@ def test_a_missing_or_broken_shard_is_told_at_its_step(tmp_path: Path) -> None:
         batches("prose", root)[4]
     path.unlink()
     with pytest.raises(DamageError, match="is missing"):
-        list(batches("prose", root).ahead(0))
+        list(batches("prose", root).ahead(range(12)))
+
+
+def test_shares_of_a_batch_are_its_rows_and_make_its_digest() -> None:
+    whole = batches("mixed")[3]
+    shares = [Batches(manifest("mixed"), small_build(), slice(i, i + 2))[3] for i in (0, 2)]
+    assert torch.equal(torch.cat([share.ids for share in shares]), whole.ids)
+    assert digest(share.digests for share in shares) == whole.digest
+    assert np.concatenate([share.tokens for share in shares]).tolist() == whole.mask.sum(1).tolist()
+    assert all(np.array_equal(share.refs.row, whole.refs.row) for share in shares)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_only_the_steps_asked_are_read_in_their_order(threads: int) -> None:
+    steps = [1, 4, 5, 11]
+    read = batches("prose").ahead(steps, 2, threads)
+    assert [batch.step for batch in read] == steps

@@ -22,14 +22,11 @@ GATES = {
     "torch": {
         f"train/{name}.py"
         for name in (
-            "model",
-            "names",
-            "optim",
-            "batches",
-            "loop",
-            "checkpoint",
-            "proxies",
-            "shapes",
+            *("model", "names", "optim", "batches", "world", "placing", "gradients"),
+            *("loop", "checkpoint", "evaluate", "sampling"),
+            *("exporting", "weights", "headloss"),
+            "metrics",  # its writer of tensorboard's files, where asked
+            *("proxies", "shapes"),
         )
     },
 }

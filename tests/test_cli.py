@@ -82,26 +82,13 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
         "print(json.dumps([[t.exit_code, t.stderr] for t in told]))"
     )
     result = python("-c", code, json.dumps(words))
-    remedy = "torch is not installed; install crystalmix with its extra `train`"
-    assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, f"crystalmix: {remedy}\n"]]
+    told = "crystalmix: torch is not installed; install crystalmix with its extra `train`\n"
+    assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, told]]
 
 
 def test_every_verb_and_option_has_help() -> None:
-    assert list(main.commands) == (
-        [
-            "demo",
-            "plan",
-            "jsonl",
-            "build",
-            "import",
-            "show",
-            "verify",
-            "diff",
-            "train",
-            "trace",
-            "sql",
-        ]
-    )
+    verbs = "demo plan jsonl build import show verify diff train export import-weights trace sql"
+    assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb
         for option in command.params:
@@ -136,6 +123,7 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "show": ["show", build],
         "verify": ["verify", build, "--run", run, "--workers", 1],
         "diff": ["diff", build, build],
+        "train": ["train", build, "--run", run_file(), "--dry-run"],
         "trace": ["trace", run, "--findings"],
         "sql": ["sql", run],
     }
@@ -157,8 +145,8 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
     ):
         told(*more)
         assert call(*more).stdout.strip()
-    with (tmp_path / "recipe.yaml").open("w") as file:
-        file.write(recipe.read_text("utf-8").replace("weight: 0.3", "weight: 0.30001"))
+    other = recipe.read_text("utf-8").replace("weight: 0.3", "weight: 0.30001")
+    (tmp_path / "recipe.yaml").write_text(other, "utf-8")
     assert call("plan", tmp_path / "recipe.yaml", "--json").exit_code == 2
 
 
@@ -284,13 +272,17 @@ def test_training_by_the_command_line_is_the_same_training(tmp_path: Path) -> No
 
 
 def test_what_a_run_file_says_in_vain_is_noted_on_stderr(tmp_path: Path) -> None:
-    vain = {"model": {"mixed_precision": True}, "runconfig": {"num_csx": 16}, "eval_input": {}}
+    vain = {
+        "model": {"mixed_precision": True},
+        "runconfig": {"num_csx": 16},
+        "eval_input": {"x": 1},
+    }
     path = write_run(tmp_path / "run.yaml", **vain)
     words = ["-m", "cli", "train", str(small_build()), "--run", str(path), "--stop", "1"]
     result = python(*words, "--out", str(tmp_path / "run"))
     assert result.returncode == 0
     assert result.stderr.splitlines() == [
-        f"note: {path}: sections: not used: eval_input",
+        f"note: {path}: eval_input: not used: x",
         f"note: {path}: model: not used: mixed_precision",
         f"note: {path}: runconfig: not used: num_csx",
     ]

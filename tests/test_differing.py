@@ -19,11 +19,11 @@ SAME = "none of its rows moved: its own sequence is the same"
 
 def part(name: str, weight: int, rows: int, content: str = "") -> ManifestPart:
     digest = content or f"rows of {name}"
-    shards = (PartShard(f"domains/{name}/data-00000.h5", rows, digest, 0, rows),)
+    shards = (PartShard(f"domains/{name}/data-00000.h5", rows, digest, 0, rows, 8 * rows),)
     told = {"weight": float(weight)}
     own = manifest.part_digest(shards)
     return ManifestPart(
-        name, name, told, 0.5, weight, 60, 1, 0.5, rows, 1.0, None, 1, shards, own
+        name, name, told, 0.5, weight, 60, 1, 1, 0.5, rows, 1.0, None, 1, shards, own
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Evidence: tables with a line for every run, phase and domain, the same bytes for the same spec."""
+"""Evidence: a line for every run, phase and domain, and the same bytes for the same spec."""
 
 import json
 from pathlib import Path

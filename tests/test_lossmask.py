@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from materials import crystal, texts
+from materials import crystal, texts, whole
 from test_fim import document
 
 from prep import blocks, pack, shards, spans
@@ -32,7 +32,7 @@ def packed(
         path = folder / shards.name(i)
         pack.pack(stream, bounds, kept, crystal().pad, (), path)
         made.append(shards.read(path))
-    ids = [i for each in framed for i in each.ids.tolist()]
+    ids = [i for each in framed for i in whole(each)]
     return np.concatenate(made), ids
 
 
@@ -59,7 +59,7 @@ def test_labels_of_documents_count_from_their_middles_on(
         middle = crystal().encode_piece(text[slice(*made.cuts)]) if made.fim else made.ids
         framed.append(pack.frame(made, controls))
         before = len(made.ids) - len(middle) + 1 if made.fim else 0
-        counted += [j >= before for j in range(len(framed[-1].ids))]
+        counted += [j >= before for j in range(len(whole(framed[-1])))]
     rows, ids = packed(tmp_path_factory.mktemp("rows"), framed, msl, size)
     labels = rows[:, 2].reshape(-1)
     for place, on in enumerate(rows[:, 1].reshape(-1).tolist()):

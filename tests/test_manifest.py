@@ -33,13 +33,15 @@ def sealed_manifests(draw: st.DrawFn) -> Manifest:
         bounds = st.lists(st.integers(0, 9), min_size=2, max_size=2, unique=True).map(sorted)
         ranges = draw(st.lists(bounds, min_size=1, max_size=4))
         shards = tuple(
-            PartShard(f"domains/d{number}/shuffled/data-{i:05d}.h5", 9, f"{number}{i}", low, high)
+            PartShard(
+                f"domains/d{number}/shuffled/data-{i:05d}.h5", 9, f"{number}{i}", low, high, 30
+            )
             for i, (low, high) in enumerate(ranges)
         )
         available = sum(shard.last - shard.first for shard in shards)
         digest, weight = manifests.part_digest(shards), draw(st.integers(1, 9))
         parts.append(
-            ManifestPart(f"p{number}", f"d{number}", {"weight": weight}, 0.5, weight, 1, 1, 0.5,
+            ManifestPart(f"p{number}", f"d{number}", {"weight": weight}, 0.5, weight, 1, 1, 1, 0.5,
                          available, 1.5,
                          draw(st.none() | st.just({"rate": 0.5})), 1, shards, digest)
         )  # fmt: skip
@@ -159,7 +161,7 @@ def test_a_manifest_that_is_none_is_told(small: Path, tmp_path: Path) -> None:
     edit = "was edited (its digest does not match its content); restore it, or remove it and"
     assert told(lambda c: c.update(seed=8), sealed=False).startswith(edit)
     assert told(lambda c: c.pop("digest"), sealed=False).startswith(edit)
-    assert told(lambda c: c.update(schema=1)) == "has another schema than 2; build again"
+    assert told(lambda c: c.update(schema=1)) == "has another schema than 3; build again"
     assert "is no manifest ('parts')" in told(lambda c: c.pop("parts"))
     assert "is no manifest (" in told(lambda c: c.update(colour="red"))
     assert "is no manifest (" in told(lambda c: c["parts"][0].pop("weight"))

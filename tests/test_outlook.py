@@ -77,9 +77,11 @@ def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
     told = outlook(str(folder / "recipe.yaml"), folder / "build", None, None)
     count = len(digests["code"] & digests["python"])
     assert count == len(digests["python"]) > 0
-    assert told.shared == (f"domains code and python have {count:,} texts in common",)
-    assert f"note: {told.shared[0]}" in told.lines()
-    assert outlook(str(folder / "recipe.yaml"), None, None, None).shared == ()
+    line = f"phase code: domains code and python have {count:,} texts in common, 100.0% of python's"
+    assert told.shared.notes == (line,)
+    assert not told.refused
+    assert f"note: {line}" in told.lines()
+    assert outlook(str(folder / "recipe.yaml"), None, None, None).shared.notes == ()
 
 
 def test_the_command_line_tells_disk_and_hours(folder: Path) -> None:

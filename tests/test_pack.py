@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from materials import whole
 
 from prep import blocks, pack, shards, spans
 from prep.blocks import Block, Encoded, Stream
@@ -63,7 +64,7 @@ class Case:
     @property
     def naive(self) -> list[int]:
         """Every document's ids, one after the other."""
-        return [i for document in self.documents for i in document.ids.tolist()]
+        return [i for document in self.documents for i in whole(document)]
 
     def data(self) -> shards.Rows:
         """Every row of every shard: (rows, 3, msl)."""
@@ -116,10 +117,10 @@ def test_spans_cover_every_input_once_at_its_place_in_its_document(
             row, place = piece["row"], slice(piece["start"], piece["stop"])
             covered[row, place] += 1
             document = case.documents[piece["document"]]
-            whole = document.ids.tolist()
+            ids = whole(document)
             size = piece["stop"] - piece["start"]
             assert size > 0
-            assert whole[piece["offset"] : piece["offset"] + size] == data[row, 0, place].tolist()
+            assert ids[piece["offset"] : piece["offset"] + size] == data[row, 0, place].tolist()
             source = int(np.searchsorted(firsts, piece["document"], side="right")) - 1
             assert piece["source"] == f"source{source}"
             assert (piece["fim"], piece["cut1"], piece["cut2"]) == (document.fim, -1, -1)
@@ -202,8 +203,8 @@ def apart(case: Case) -> list[tuple[int, int, list[int]]]:
     return [
         (document.number, first, window)
         for document in case.documents
-        for first in range(0, len(document.ids), msl)
-        if len(window := document.ids[first : first + msl + 1].tolist()) >= least
+        for first in range(0, len(whole(document)), msl)
+        if len(window := whole(document)[first : first + msl + 1]) >= least
     ]
 
 

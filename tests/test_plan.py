@@ -23,7 +23,9 @@ def planned(folder: Path, out: Path | None = None, **changes: Any) -> dict[str, 
 
 
 def test_crystalcoder_asks_the_published_tokens() -> None:
-    told = {phase.name: phase for phase in plan(recipes.load("crystalcoder"))}
+    *phases, valid = plan(recipes.load("crystalcoder"))
+    told = {phase.name: phase for phase in phases}
+    assert (valid.name, valid.refusals) == ("valid", ())
     assert {name: phase.tokens for name, phase in told.items()} == {
         "phase1": 344_823_300_096,
         "phase2": 927_304_384_512,
@@ -59,11 +61,13 @@ def test_the_command_line_shows_the_published_numbers_and_parses() -> None:
 
 def test_the_miniature_keeps_weights_halves_subsets_and_fim() -> None:
     full, mini = (recipes.load(name) for name in ("crystalcoder", "crystalcoder-mini"))
-    for name, phase in full.phases.items():
+    for name in mini.phases:
+        phase = full.phases[name]
         told = [(p.domain, p.weight, p.half, p.subset) for p in phase.parts]
         assert [(p.domain, p.weight, p.half, p.subset) for p in mini.phases[name].parts] == told
-    for name, domain in full.domains.items():
-        assert (mini.domains[name].fim, mini.domains[name].epochs) == (domain.fim, domain.epochs)
+    assert [*full.phases] == [*mini.phases, "valid"]
+    for name, domain in mini.domains.items():
+        assert (full.domains[name].fim, full.domains[name].epochs) == (domain.fim, domain.epochs)
 
 
 def test_what_is_planned_is_what_is_built(small: Path) -> None:

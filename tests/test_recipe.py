@@ -230,7 +230,7 @@ def test_an_error_about_a_recipe_made_in_python_has_no_line() -> None:
 def test_weights_are_taken_as_the_decimals_that_were_written(
     written: list[Decimal], scale: int
 ) -> None:
-    parts = tuple(Part("d", float(w), name=f"p{i}") for i, w in enumerate(written))
+    parts = tuple(Part(f"d{i}", float(w), name=f"p{i}") for i, w in enumerate(written))
     whole = Phase(1, parts, scale, normalise=True).weights([])
     assert all(
         Fraction(w) * whole[0] == Fraction(written[0]) * n

@@ -82,9 +82,13 @@ def test_a_manifest_is_told_with_a_bar_for_each_part(small: Path) -> None:
     first, second, head, *rows = report.manifest_lines(manifest)
     assert first == "small mixed: 16 steps x 4 rows x 64 tokens, order exact-1, seed 7"
     assert second == f"  manifest {manifest.digest}"
-    assert head.split() == ["part", "asked", "got", "rows", "tokens", "epochs", "fim"]
+    columns = ["part", "asked", "got", "rows", "tokens", "with", "loss", "epochs", "fim"]
+    assert head.split() == columns
     assert rows[0].split()[:5] == ["wiki-odd", "0.250000", "0.250000", "16", "1,024"]
-    assert [row.count("#") for row in rows] == [8, 24]
+    assert rows[-1].split()[:5] == ["all", "1.000000", "1.000000", "64", "4,096"]
+    counted = sum(part.loss_tokens or 0 for part in manifest.parts)
+    assert rows[-1].split()[5] == f"{counted:,}"
+    assert [row.count("#") for row in rows] == [8, 24, 0]
     assert "0.9 document" in rows[1]
 
 

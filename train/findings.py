@@ -14,7 +14,7 @@ from prep import receipts
 from prep.errors import CrystalmixError, InputError
 from prep.fanout import watched
 from train import folder as folders
-from train import ledger
+from train import ledger, skips
 
 Json = dict[str, Any]
 MOST = 20  # findings told per phase
@@ -52,13 +52,14 @@ def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]
     yield from _sealed_files(folder, manifest, newest, state)
     names = {entry["name"] for entry in state["ledger"]["files"]}
     steps, rows = (ledger.read(folder / "ledger", kind, names) for kind in ("steps", "rows"))
-    numbers = steps["step"].to_numpy()
+    numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
         yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
     if len(numbers) > manifest.steps:
         yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
     yield from _chain(folder, manifest, steps)
-    yield from _rows(folder, manifest, rows, len(numbers))
+    yield from (f"{folder}: {line}" for line in skips.faults(folder, steps))
+    yield from _rows(folder, manifest, rows, np.sort(numbers[~skipped]).tolist())
     if root is not None:
         yield from _bytes(folder, manifest, root, steps)
 
@@ -93,14 +94,14 @@ def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
             return
 
 
-def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: int) -> Iterator[str]:
-    """Compare the recorded rows with the planned ones, step by step."""
-    if len(rows) != steps * manifest.batch:
-        yield f"{folder}: holds {len(rows)} rows for {steps} steps of {manifest.batch}"
+def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: list[int]) -> Iterator[str]:
+    """Compare the recorded rows with the planned ones, step by step; steps: those not skipped."""
+    if len(rows) != len(steps) * manifest.batch:
+        yield f"{folder}: holds {len(rows)} rows for {len(steps)} steps of {manifest.batch}"
     names = {part.name: i for i, part in enumerate(manifest.parts)}
     paths = np.array(manifest.paths)
-    for step in range(steps):
-        first = step * manifest.batch
+    for place, step in enumerate(steps):
+        first = place * manifest.batch
         have = rows.slice(first, manifest.batch)
         plan = manifest.step(step)
         found = set(have["step"].to_pylist())
@@ -150,5 +151,5 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
     batches = Batches(manifest, root)
     digests = steps["digest"].to_pylist()
     for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
-        if batches[step].digest != digest:
+        if digest != ledger.SKIPPED and batches[step].digest != digest:
             yield f"{folder}: step {step} was fed other bytes than the shards hold now"

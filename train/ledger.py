@@ -4,7 +4,7 @@ Steps are recorded after the optimiser step and held until the next checkpoint, 
 sealed as `ledger/rows-<first>-<last>.parquet` and `ledger/steps-<first>-<last>.parquet`, so that a
 crash never records a step that no checkpoint covers. On resume, segments past the checkpoint are
 cut, and those it sealed must be as they were. Each step's digest is chained to the one before:
-chain = sha256(previous chain, batch digest).
+chain = sha256(previous chain, batch digest). A skipped step has no rows, and SKIPPED as its digest.
 """
 
 from collections.abc import Collection
@@ -24,6 +24,7 @@ from prep.spans import write as write_table
 from train.folder import check_files
 
 Json = dict[str, Any]
+SKIPPED = "skipped"  # the digest of a step that was skipped as asked
 NAMES = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.schema(
     [
@@ -47,6 +48,7 @@ STEPS = pa.schema(
         ("digest", pa.string()),  # of the batch's bytes
         ("chain", pa.string()),
         ("parts", pa.list_(PART)),  # rows, loss-carrying tokens, mean nll of those
+        ("skipped", pa.bool_()),  # no rows, and null in loss, norm and rate
     ]
 )
 
@@ -62,6 +64,7 @@ class Step:
     gradient_norm: float
     learning_rate: float
     parts: tuple[Json, ...]
+    skipped: bool = False
 
 
 class Ledger:
@@ -98,16 +101,18 @@ class Ledger:
         if step.step != self.next_step:
             raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
         self.chain = next_chain(self.chain, step.digest)
-        self._rows.append(self._row_table(step))
+        if not step.skipped:
+            self._rows.append(self._row_table(step))
         self._steps.append(
             {
                 "step": step.step,
-                "loss": step.loss,
-                "gradient_norm": step.gradient_norm,
-                "learning_rate": step.learning_rate,
+                "loss": None if step.skipped else step.loss,
+                "gradient_norm": None if step.skipped else step.gradient_norm,
+                "learning_rate": None if step.skipped else step.learning_rate,
                 "digest": step.digest,
                 "chain": self.chain,
                 "parts": list(step.parts),
+                "skipped": step.skipped,
             }
         )
         self.next_step += 1
@@ -117,7 +122,9 @@ class Ledger:
         """Write what was recorded since the last seal; return the state for a checkpoint."""
         if self._steps:
             first, last = self._steps[0]["step"], self._steps[-1]["step"]
-            rows = pa.concat_tables(self._rows, promote_options="default").unify_dictionaries()
+            rows = pa.concat_tables(
+                [ROWS.empty_table(), *self._rows], promote_options="default"
+            ).unify_dictionaries()
             steps = pa.Table.from_pylist(self._steps, schema=STEPS)
             for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
                 path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"

@@ -8,6 +8,7 @@ SwiGLU, tied embeddings, muP scales). The trailing capitals of a tensor's name a
 # ruff: noqa: N803, N806 -- names carry shapes
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prep import seeds
+from train.headloss import head_losses
 
 ROTARY_BASE = 10000.0
+SLOW_BACKWARD = (
+    1024  # below so many positions a CPU's bfloat16 attention takes 1 to 5 times as long
+)
 CUT = 2.0  # kernels are drawn from a normal that is cut at this many standard deviations
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (T, R)
@@ -129,6 +134,18 @@ def matmul_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: floa
     return scores_BNTT.softmax(dim=-1).to(v_BNTK.dtype) @ v_BNTK
 
 
+def fused_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: float) -> Tensor:
+    """Attend causally by torch's own kernels; short rows in bfloat16 on a CPU in float32."""
+    dtype, device = v_BNTK.dtype, q_BNTK.device.type
+    if device == "cpu" and dtype == torch.bfloat16 and q_BNTK.shape[-2] < SLOW_BACKWARD:
+        with torch.autocast(device, enabled=False):
+            wide = (x_BNTK.float() for x_BNTK in (q_BNTK, k_BNTK, v_BNTK))
+            return fused_attention(*wide, scale=scale).to(dtype)
+    return functional.scaled_dot_product_attention(
+        q_BNTK, k_BNTK, v_BNTK, is_causal=True, scale=scale
+    )
+
+
 class Attention(nn.Module):
     """Causal self-attention over the whole row: documents within it are not kept apart."""
 
@@ -150,9 +167,7 @@ class Attention(nn.Module):
         if self.settings.attention == "matmul":
             mixed_BNTK = matmul_attention(q_BNTK, k_BNTK, v_BNTK, scale)
         else:
-            mixed_BNTK = functional.scaled_dot_product_attention(
-                q_BNTK, k_BNTK, v_BNTK, is_causal=True, scale=scale
-            )
+            mixed_BNTK = fused_attention(q_BNTK, k_BNTK, v_BNTK, scale)
         return self.out(mixed_BNTK.transpose(1, 2).flatten(-2))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
@@ -200,8 +215,13 @@ class Crystal(nn.Module):
         self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.num_hidden_layers))
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.layer_norm_epsilon)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return logits_BTV in the parameters' dtype, or in autocast's inside autocast."""
+    def forward(
+        self, ids_BT: Tensor, labels_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Tensor:
+        """Return logits_BTV in the parameters' dtype, or in autocast's inside autocast.
+
+        With labels and mask return nll_BT instead, as `row_losses` does, but hold no logits.
+        """
         length, limit = ids_BT.shape[-1], self.settings.max_position_embeddings
         require(length <= limit, "ids", length, f"hold at most {limit} positions per row")
         rotary = rotary_table(length, self.settings.rotary_dim, ids_BT.device)
@@ -210,11 +230,15 @@ class Crystal(nn.Module):
             x_BTD = layer(x_BTD, rotary)
         # scaled before the product, not after: the same number, V/D times fewer multiplications
         x_BTD = self.norm(x_BTD) * self.settings.output_logits_scale
+        if labels_BT is not None and mask_BT is not None:
+            return head_losses(x_BTD, self.embedding.weight, labels_BT, mask_BT)
         return functional.linear(x_BTD, self.embedding.weight)
 
 
-def initialise(model: Crystal, seed: int) -> None:
-    """Fill every parameter as Model Zoo does; call it before the model is sharded.
+def initialise(
+    model: Crystal, seed: int, put: Callable[[Tensor, Tensor], object] = Tensor.copy_
+) -> None:
+    """Fill every parameter as Model Zoo does; `put` fills those that are sharded.
 
     Each parameter has its own stream, keyed by (seed, name): neither the device nor the dtype nor
     the other parameters change what it gets, and no global random state is read or moved.
@@ -223,7 +247,7 @@ def initialise(model: Crystal, seed: int) -> None:
         for name, parameter in model.named_parameters():
             own_seed = int.from_bytes(seeds.key(seed, "initialise", name)[:4], "little")
             generator = torch.Generator().manual_seed(own_seed)
-            parameter.copy_(_draw(name, parameter.shape, model.settings, generator))
+            put(parameter, _draw(name, parameter.shape, model.settings, generator))
 
 
 def _draw(

@@ -30,6 +30,7 @@ WHOLE = {
 OURS = {theirs: ours for ours, theirs in (LAYER_MODULES | WHOLE).items()}
 THEIR_LAYER = re.compile(r"transformer\.h\.(\d+)\.(.+)\.(weight|bias)")
 OUR_LAYER = re.compile(r"layers\.(\d+)\.(.+)\.(weight|bias)")
+LAYER = re.compile(r"layers\.\d+\.")
 # causal masks that old versions of transformers store beside the parameters
 BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 

@@ -1,25 +1,28 @@
 """Overviews of `crystalmix show`: a manifest, a build, or a run."""
 
 from pathlib import Path
+from typing import Any
 
 from mixtures import consuming, report
 from mixtures.context import sealed_folders
 from prep import receipts
 from prep.errors import InputError
-from train import trace
+from train import metrics, skips, trace
 from train.folder import WHERE, build_of
 from train.tracing import Answer
+
+Json = dict[str, Any]
+WIDTH = 48  # of a text in a table
 
 
 def look(path: Path, build: Path | None = None, step: str | None = None) -> Answer:
     """Return what there is to see at a path; InputError if it is none of the three.
 
-    build: where a run's build is, if it was moved. step: PHASE:STEP, for the rows that it consumes.
+    build: where a run's build is, if it was moved. step: what `consuming.look` takes.
     """
     if step is not None:
         place = build_of(path, build) if (path / WHERE).exists() else path
-        rows = consuming.rows(place, step)
-        return Answer(rows, consuming.row_lines(rows))
+        return Answer(*consuming.look(place, step))
     if (path / WHERE).exists():
         return _run(path, build_of(path, build))
     manifests = report.read_manifests(path) if path.exists() else []
@@ -41,8 +44,9 @@ def _run(run: Path, build: Path) -> Answer:
     traced = trace.connect(build, run)
     steps = traced.rows(
         """
-        SELECT phase, count(*) AS steps, first(loss ORDER BY step) AS first_loss,
-               last(loss ORDER BY step) AS last_loss, max_by(step, loss) AS worst_step
+        SELECT phase, count(*) AS steps, count(*) FILTER (skipped) AS skipped,
+               min_by(loss, step) AS first_loss, max_by(loss, step) AS last_loss,
+               max_by(step, loss) AS worst_step
         FROM steps GROUP BY phase ORDER BY phase
         """
     )
@@ -53,8 +57,44 @@ def _run(run: Path, build: Path) -> Answer:
     )
     head = ["phase", "steps", "first loss", "last loss", "worst step"]
     cells = [
-        [s["phase"], s["steps"], f"{s['first_loss']:.4f}", f"{s['last_loss']:.4f}", s["worst_step"]]
+        [s["phase"], s["steps"], _loss(s["first_loss"]), _loss(s["last_loss"]), s["worst_step"]]
         for s in steps
     ]
-    lines = [*report.table(cells, head), "", *report.ratio_lines(ratios)]
-    return Answer({"steps": steps, "ratios": ratios, "losses": losses}, lines)
+    watched, more = _evaluations(run, [s["phase"] for s in steps])
+    passed = skips.recorded(run)
+    lines = [*report.table(cells, head), *skips.lines(passed), "", *report.ratio_lines(ratios)]
+    content = {"steps": steps, "ratios": ratios, "losses": losses, "skipped": passed, **watched}
+    return Answer(content, [*lines, *more])
+
+
+def _evaluations(run: Path, phases: list[str]) -> tuple[Json, list[str]]:
+    """Return the evaluations and samples of a run, and lines of the last ones of each phase."""
+    names = {"evaluations": metrics.EVALUATION, "samples": metrics.SAMPLES}
+    told: Json = {
+        key: [{"phase": p, **entry} for p in phases for entry in metrics.read(run / p / name)]
+        for key, name in names.items()
+    }
+    last = {key: [e for e in told[key] if e["step"] == _last(told[key], e)] for key in told}
+    keys = ("phase", "step", "part", "kind", "rows", "tokens")
+    cells = [[*(e[key] for key in keys), f"{e['loss']:.4f}"] for e in last["evaluations"]]
+    lines = ["", *report.table(cells, [*keys, "held-out loss"])] if cells else []
+    cells = [
+        [e["phase"], e["step"], _brief(e["prefix"]), _brief(e["suffix"]), _brief(e["text"])]
+        for e in last["samples"]
+    ]
+    more = ["", *report.table(cells, ["phase", "step", "prefix", "suffix", "sampled"])]
+    return told, lines + (more if cells else [])
+
+
+def _last(entries: list[Json], entry: Json) -> int:
+    return max(e["step"] for e in entries if e["phase"] == entry["phase"])
+
+
+def _brief(text: str | None) -> str:
+    """Return a text on one line, cut where it is long."""
+    shown = "-" if text is None else repr(text)[1:-1]
+    return shown if len(shown) <= WIDTH else shown[: WIDTH - 3] + "..."
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"

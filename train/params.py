@@ -1,13 +1,15 @@
 """Run files: model, optimiser and run settings in Model Zoo's params.yaml dialect.
 
 The published params.yaml of CrystalCoder are read as they are; our own are the same dialect with
-smaller numbers. A key that Model Zoo knows and this trainer does not use is told by name; a key
-that nobody knows, or a value this trainer can't do, is an error. A `phases` section may override
-`optimizer` and `runconfig` for a phase.
+smaller numbers. A key that Model Zoo knows and this trainer does not use is told by name, nested
+ones too; a key that nobody knows, or a value this trainer can't do, is an error. What is said of
+the data is held against the manifest by `inputs`. A `phases` section may override `optimizer` and
+`runconfig` for a phase.
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from mixtures import yamlfile
 from prep.errors import RecipeError, UsageError
+from train import inputs
+from train.evaluate import EvaluationSettings
+from train.metrics import MetricsSettings
 from train.model import CUT, ModelSettings
 from train.optim import Linear, OptimSettings
 from train.run import Run, RunSettings
@@ -49,20 +54,20 @@ UNUSED: dict[str, str] = {
     "optimizer": "log_summaries loss_scaling_factor",
     "runconfig": "checkpoint_path compile_dir compile_only credentials_path debug_args_path "
     "disable_version_check dist_addr dist_backend enable_distributed eval_steps experimental_api "
-    "init_method is_pretrained_checkpoint job_labels job_time_sec log_steps logging max_steps "
+    "init_method is_pretrained_checkpoint job_labels job_time_sec log_steps logging "
     "mgmt_address mgmt_namespace mode model_dir mount_dirs num_act_servers num_csx num_epochs "
     "num_steps num_wgt_servers num_workers_per_csx precision_opt_level python_paths "
     "save_initial_checkpoint save_losses service_dir target_device use_appliance_data "
     "use_cs_grad_accum validate_only wrk_memory_gi",
 }
-SECTIONS = ("model", "optimizer", "runconfig", "phases")
-UNUSED_SECTIONS = ("cerebras", "train_input", "eval_input")
+SECTIONS = ("model", "optimizer", "runconfig", "phases", "evaluation", "metrics")
 STDS = {
     "embedding_initializer": "embedding_std",
     "initializer": "initializer_std",
     "output_layer_initializer": "output_initializer_std",
 }
 LINE_KEYS = {"initial_learning_rate": "start", "end_learning_rate": "end"}
+REPEATED = ("base_lr", "learning_rate")  # where Model Zoo says initial_learning_rate again
 FACTORS = {"adjust_learning_rate": "decoder_kernel"}
 # From a dataclass's name of a value back to where the file has it.
 YAML_KEYS = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.items()}
@@ -106,20 +111,34 @@ class _Reader:
         if not isinstance(self.content, dict):
             raise RecipeError(f"{path}: must hold the sections {', '.join(SECTIONS[:3])}")
         for section in self.content:
-            if section not in SECTIONS + UNUSED_SECTIONS:
+            if section not in SECTIONS + inputs.SECTIONS:
                 raise self._fault((section,), "is no known section")
         for section in SECTIONS[:2]:
             if section not in self.content:
                 raise RecipeError(f"{path}: section {section} is missing")
         self.over = self._overrides().get(self.phase, {})
-        unused = [section for section in UNUSED_SECTIONS if section in self.content]
-        self._tell_unused("sections", unused)
+        for section in inputs.SECTIONS:
+            self._tell_unused(section, inputs.unused(section, self.content.get(section)))
 
     def tell_unknown_phases(self, known: Sequence[str]) -> None:
         self._tell_unused("phases", [name for name in self._overrides() if name not in known])
 
     def run(self) -> Run:
-        return Run(self._model(), self._optimizer(), self._settings())
+        return Run(
+            self._model(),
+            self._optimizer(),
+            self._settings(),
+            self._evaluation(),
+            self._make(("metrics",), MetricsSettings, self._section("metrics")),
+        )
+
+    def _evaluation(self) -> EvaluationSettings | None:
+        if "evaluation" not in self.content:
+            return None
+        told = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
+        return (
+            told if told.build is None else replace(told, build=str(self.path.parent / told.build))
+        )
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""
@@ -175,8 +194,8 @@ class _Reader:
         values = self._mapping(steps, piece)
         if values.pop("scheduler", "Linear") != "Linear":
             raise self._fault((*steps, "scheduler"), f"must be Linear, got {piece['scheduler']}")
-        for key in ("base_lr", "learning_rate"):  # Model Zoo repeats initial_learning_rate here
-            values.pop(key, None)
+        repeated = [key for key in REPEATED if values.pop(key, None) is not None]
+        self._tell_unused("optimizer.learning_rate", repeated)
         length = values.pop("decay_steps", None)
         if length is not None and values.setdefault("steps", length) != length:
             told = f"must be equal to steps ({values['steps']!r}), got {length!r}"
@@ -195,7 +214,8 @@ class _Reader:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
         unused = [key for key in UNUSED.get(name, "").split() if key in given]
         self._tell_unused(name, unused)
-        return {key: value for key, value in given.items() if key not in unused}
+        held = inputs.HELD.get(name, {})
+        return {key: value for key, value in given.items() if key not in {*unused, *held}}
 
     def _tell_unused(self, where: str, keys: list[str]) -> None:
         if keys:

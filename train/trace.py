@@ -125,6 +125,9 @@ def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
     found = traced.rows(query, [phase, step])
     if not found:
         [last] = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])
+        skipped = "SELECT skipped FROM steps WHERE phase = ? AND step = ? AND skipped"
+        if traced.rows(skipped, [phase, step]):
+            raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
         recorded = "none" if last["last"] is None else f"0 to {last['last']}"
         raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
     return found
@@ -149,13 +152,14 @@ def find_documents(traced: Traced, name: str) -> list[Json]:
 def steps(traced: Traced, source: str, document: int) -> list[Json]:
     """Return every position of every phase that consumes a row of a document.
 
-    One entry per (phase, step, slot) as planned, with `recorded`: whether the ledger has it too.
+    One entry per (phase, step, slot) as planned, with `recorded`: whether the ledger has it too,
+    and `skipped`: whether it has the step as skipped.
     """
     rows = traced.rows(
         'SELECT DISTINCT shard, "row" FROM spans WHERE source = ? AND document = ?',
         [source, document],
     )
-    recorded = _recorded(traced, source, document)
+    recorded, skipped = _recorded(traced, source, document), _skipped(traced)
     found: list[Json] = []
     for phase, manifest in traced.manifests.items():
         used = set(manifest.paths)
@@ -165,9 +169,8 @@ def steps(traced: Traced, source: str, document: int) -> list[Json]:
             for position in manifest.positions(row["shard"], row["row"]):
                 step, slot = divmod(position, manifest.batch)
                 key = (phase, step, slot)
-                found.append(
-                    {"phase": phase, "step": step, "slot": slot, **row, "recorded": key in recorded}
-                )
+                told = {"recorded": key in recorded, "skipped": (phase, step) in skipped}
+                found.append({"phase": phase, "step": step, "slot": slot, **row, **told})
     return sorted(found, key=lambda entry: (entry["phase"], entry["step"], entry["slot"]))
 
 
@@ -184,6 +187,13 @@ def _recorded(traced: Traced, source: str, document: int) -> set[tuple[str, int,
         (entry["phase"], entry["step"], entry["slot"])
         for entry in traced.rows(query, [source, document])
     }
+
+
+def _skipped(traced: Traced) -> set[tuple[str, int]]:
+    if traced.run is None:
+        return set()
+    found = traced.rows("SELECT phase, step FROM steps WHERE skipped")
+    return {(entry["phase"], entry["step"]) for entry in found}
 
 
 def _parts(read: dict[str, Manifest]) -> pa.Table:

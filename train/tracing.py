@@ -10,10 +10,12 @@ from mixtures.report import ratio_lines, table
 from prep import shards
 from prep.errors import InputError, UsageError
 from prep.tokens import TokenizerSettings, load
-from train import evidence, trace
+from train import evidence, skips, trace
 from train import repeats as repeating
+from train import spikes as spiking
 from train.findings import findings
 from train.folder import WHERE, build_of
+from train.spikes import SpikeSettings
 from train.trace import MOST_DOCUMENTS, Traced
 
 Json = dict[str, Any]
@@ -40,12 +42,13 @@ def answer(
     ratios: str | None,
     repeats: str | None,
     findings: bool,
+    spikes: SpikeSettings | None,
 ) -> Answer:
     """Answer the one question asked of a run; UsageError unless it is one."""
-    if sum(map(bool, (step, document, ratios, repeats, findings))) != 1:
+    if sum(map(bool, (step, document, ratios, repeats, findings, spikes))) != 1:
         raise UsageError(
             "trace: ask one of --step PHASE:STEP, --document NAME, --ratios FIRST:LAST, "
-            "--repeats PHASE, --findings"
+            "--repeats PHASE, --spikes [PHASE], --findings"
         )
     place = build_of(run, build)
     if findings:
@@ -55,6 +58,9 @@ def answer(
         return _step(traced, step)
     if document is not None:
         return _document(traced, document)
+    if spikes is not None:
+        found = spiking.spikes(traced, spikes)
+        return Answer(found, spiking.spike_lines(found, spikes))
     if repeats is not None:
         parts = repeating.repeats(traced, repeats)
         return Answer(parts, repeating.repeat_lines(parts, repeats))
@@ -125,11 +131,15 @@ def _document(traced: Traced, name: str) -> Answer:
         for step in trace.steps(traced, d["source"], d["document"])
     ]
     columns = ("source", "phase", "step", "slot", "shard", "row")
-    cells = [[*(s[c] for c in columns), "yes" if s["recorded"] else "no"] for s in told]
+    cells = [[*(s[c] for c in columns), _recorded(s)] for s in told]
     steps = table(cells, [*columns, "recorded"])
     lines = [f"{d['source']}: {d['name']} ({d['file']}#{d['record']})" for d in found]
     lines += steps if told else ["no step of any phase consumes it"]
     return Answer({"documents": found, "steps": told}, lines)
+
+
+def _recorded(step: Json) -> str:
+    return "skipped" if step["skipped"] else "yes" if step["recorded"] else "no"
 
 
 def _candidates(name: str, found: list[Json]) -> Answer:
@@ -151,7 +161,8 @@ def _range(asked: str) -> tuple[int, int]:
 
 def _disagreements(build: Path, run: Path) -> Answer:
     told = findings(build, run)
-    return Answer(told, told or ["ledger equals plan: yes"], faulty=bool(told))
+    skipped = skips.lines(skips.recorded(run)) if not told else []
+    return Answer(told, told or ["ledger equals plan: yes", *skipped], faulty=bool(told))
 
 
 def _views(traced: Traced) -> Answer:

@@ -13,7 +13,6 @@ import click
 from prep.console import (
     JSON,
     MOVED,
-    OUT,
     PATH,
     WORKERS,
     show_answer,
@@ -37,13 +36,20 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 
 @click.command()
 @click.argument("path", type=PATH)
-@click.option("--step", default=None, help="PHASE:STEP: the rows that a step of a build consumes.")
+@click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
+@click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
 @MOVED
 @JSON
-def show(path: Path, step: str | None, build_: Path | None, as_json: bool) -> None:
+def show(
+    path: Path, step: str | None, plot: Path | None, build_: Path | None, as_json: bool
+) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
     from train import overview
 
+    if plot is not None:
+        from train.plot import draw
+
+        click.echo(draw(path, build_, plot), err=True)
     show_answer(overview.look(path, build_, step), as_json)
 
 
@@ -66,27 +72,53 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     if run is not None:
         from train.findings import findings
+        from train.skips import lines, recorded
 
         told += findings(build_, run, batches=True)
+        for line in lines(recorded(run)) if not told else ():
+            click.echo(f"note: {line}", err=True)
     show_findings(told, as_json, "sound: every file, count, digest and order agrees")
 
 
 @click.command()
 @click.argument("build_", metavar="BUILD", type=PATH)
 @click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
-@OUT
+@click.option("--out", type=PATH, help="Folder to write into.")
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
-def train(
-    build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
-) -> None:
+@click.option(
+    "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what it takes; BUILD may be a recipe.")
+@click.option("--ranks", type=int, envvar="WORLD_SIZE", default=1, help="With it: processes (1).")
+@click.option("--speed", type=float, help="With it: tokens a second, to tell the hours.")
+@click.option("--json", "as_json", is_flag=True, help="With it: JSON instead of tables.")
+@click.option(
+    "--skip-steps",
+    "skip",
+    multiple=True,
+    metavar="[PHASE:]FIRST:LAST",
+    help="Pass these steps over, the last one too, and record that (repeatable).",
+)
+def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
+    dry_run, ranks, speed, as_json = (
+        asked.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
+    )
+    if dry_run:
+        from train.forecast import Asked, answer
+
+        told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
+        show_answer(told, as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
     from train.session import train as run
 
-    run(build_, run_file, out, phases=phases, stop=stop, say=click.echo)
+    run(build_, run_file, out, **asked, say=click.echo)
 
 
 @click.command()
@@ -97,11 +129,25 @@ def train(
 @click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
 @click.option("--repeats", default=None, help="PHASE: what it repeated of the phases before it.")
 @click.option("--findings", is_flag=True, help="Where ledger and plan disagree.")
+@click.option(
+    "--spikes",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[PHASE]",
+    help="The steps whose loss or gradient norm stands out, with their parts and documents.",
+)
+@click.option("--window", default=128, help="With --spikes: steps before that a step is held to.")
+@click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
 @JSON
 def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
     from train import tracing
+    from train.spikes import SpikeSettings
 
+    measure = {name: asked.pop(name) for name in ("window", "threshold")}
+    if asked["spikes"] is not None:
+        asked["spikes"] = SpikeSettings(phase=asked["spikes"] or None, **measure)
     show_answer(tracing.answer(run, build_, **asked), as_json)
 
 
