@@ -290,7 +290,8 @@ def _rates(spec: Ablation, name: str) -> tuple[float, ...]:
 
 def _everything(name: str, domains: list[str]) -> Phase:
     parts = tuple(Part(domain, epochs=1.0) for domain in domains)
-    return Phase(batch=1, parts=parts, name=name)
+    # variants of a domain with other FIM rates are of the same texts; no run draws from two of them
+    return Phase(batch=1, parts=parts, max_shared=1.0, name=name)
 
 
 def _positive(settings: object, *keys: str) -> None:

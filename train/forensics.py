@@ -18,11 +18,11 @@ from prep import receipts
 from prep.errors import InputError
 from prep.optout import OptOut
 from train import trace
+from train.spikes import STEPS, SpikeSettings, robust_z
 from train.trace import Traced
 from train.tracing import FIM, snippet
 
 Json = dict[str, Any]
-AROUND = 12  # steps before and after one whose median it is held against
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
 COUNTED = """
     SELECT {value} AS value, count(*) FILTER (step IN (SELECT step FROM looked_at)) AS inside,
@@ -32,26 +32,24 @@ COUNTED = """
 VALUES = {"document": "source || ':' || document", "fim": "CAST(fim AS VARCHAR)"}
 
 
-def standing_out(traced: Traced, phase: str, robust_z: float = 6.0) -> tuple[Json, list[int]]:
+def standing_out(
+    traced: Traced, phase: str, settings: SpikeSettings | None = None
+) -> tuple[Json, list[int]]:
     """Return steps and losses of a phase, and the steps whose loss stands out, one at least.
 
-    Where none lies `robust_z` robust deviations above the median around it, the highest is told.
+    Where none stands out as `trace --spikes` has it, the highest of the later ones is told.
     """
-    query = "SELECT step, loss FROM steps WHERE phase = ? ORDER BY step"
-    rows = traced.rows(query, [phase])
+    settings = settings or SpikeSettings()
+    rows = traced.rows(STEPS, [phase])
     if not rows:
         raise InputError(f"{traced.run}: holds no step of phase {phase}; train it first")
     steps = np.array([row["step"] for row in rows], np.float64)
     losses = np.array([row["loss"] for row in rows], np.float64)
-    half = min(AROUND, len(losses) // 4)
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(losses, half, mode="edge"), 2 * half + 1
-    )
-    above = losses - np.median(windows, axis=1)
-    far = above > robust_z * 1.4826 * np.median(np.abs(above))
+    z, _ = robust_z(losses, settings.window)
     later = len(losses) // 5  # the loss falls fast before
-    far[:later] = False
-    found = steps[far] if far.any() else steps[[later + int(np.argmax(above[later:]))]]
+    found = steps[np.nan_to_num(z, nan=0.0) >= settings.threshold]
+    if not len(found):
+        found = steps[[later + int(np.argmax(losses[later:]))]]
     return {"steps": steps, "losses": losses}, [int(step) for step in found]
 
 
