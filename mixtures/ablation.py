@@ -1,21 +1,17 @@
 """Ablations: which mixtures small proxies are to compare, for which real run: a checked YAML file.
 
-The spec names a recipe whose domains are mixed; the recipe's phases play no part. From the recipe
-follow the rows that the proxies share: each domain packed anew with short rows and a small
-tokenizer of its own, a share of its documents held out, and a variant for each FIM rate asked.
+The spec names a recipe whose domains are mixed; the recipe's phases play no part. What all proxies
+share follows from both: see `pooling`.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mixtures import recipe as recipes
 from mixtures import yamlfile
-from mixtures.phase import Part, Phase
-from mixtures.recipe import Domain, Recipe
+from mixtures.recipe import Recipe
 from prep.errors import RecipeError, UsageError
-from prep.fim import FimSettings
-from prep.tokens import TokenizerSettings
 
 Json = dict[str, Any]
 BUNDLED = Path(__file__).parent / "ablations"
@@ -239,59 +235,9 @@ def load(name: str) -> tuple[Ablation, Recipe]:
     return spec, recipe
 
 
-def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Recipe:
-    """Return the recipe of what all proxies share: phases POOL and HELD_OUT over each domain.
-
-    tokenizer: of the proxies, where they have one of their own.
-    """
-    domains: dict[str, Domain] = {}
-    for name in spec.domains:
-        # one pass without fresh FIM cuts: a proxy sees a small part of a domain
-        trained = replace(recipe.domains[name], split="train", tokens=None, shuffle=True, epochs=1)
-        domains[name] = trained
-        domains[name + HELD] = Domain(trained.sources, split="valid")
-        for rate in _rates(spec, name):
-            fim = FimSettings(rate) if rate else None
-            domains[fim_domain(name, rate)] = replace(trained, fim=fim)
-    trained = [name for name in domains if not name.endswith(HELD)]
-    phases = {
-        POOL: _everything(POOL, trained),
-        HELD_OUT: _everything(HELD_OUT, [name + HELD for name in spec.domains]),
-    }
-    drawn = {source for domain in domains.values() for source in domain.sources}
-    sources = {name: one for name, one in recipe.sources.items() if name in drawn}
-    settings = recipe.tokenizer
-    if tokenizer is not None:  # which has none of the tokens that metadata or names may ask for
-        settings = TokenizerSettings(str(tokenizer))
-        sources = {name: replace(one, metadata=()) for name, one in sources.items()}
-    rows = replace(recipe.rows, msl=spec.proxy.msl, rows_per_shard=1024, cerebras=None)
-    made = replace(
-        recipe,
-        name=spec.name,
-        tokenizer=settings,
-        sources=sources,
-        domains=domains,
-        phases=phases,
-        rows=rows,
-        valid=recipe.valid or spec.held_out,
-    )
-    object.__setattr__(made, "file", recipe.file)
-    return made
-
-
 def fim_domain(name: str, rate: float) -> str:
     """Return the name of the variant of a domain with another FIM rate."""
     return f"{name}{FIM}{rate:g}"
-
-
-def _rates(spec: Ablation, name: str) -> tuple[float, ...]:
-    return spec.factors.fim_rate if spec.domains[name].kind == "code" else ()
-
-
-def _everything(name: str, domains: list[str]) -> Phase:
-    parts = tuple(Part(domain, epochs=1.0) for domain in domains)
-    # variants of a domain with other FIM rates are of the same texts; no run draws from two of them
-    return Phase(batch=1, parts=parts, max_shared=1.0, name=name)
 
 
 def _positive(settings: object, *keys: str) -> None:

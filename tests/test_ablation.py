@@ -7,7 +7,8 @@ import pytest
 from ablations import write_spec
 
 from mixtures import ablation
-from mixtures.ablation import HELD, HELD_OUT, POOL, fim_domain, proxy_recipe
+from mixtures.ablation import HELD, HELD_OUT, POOL, fim_domain
+from mixtures.pooling import proxy_recipe
 from prep.errors import RecipeError, UsageError
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

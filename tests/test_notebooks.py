@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 # What each must show: words of its text, and how many pictures.
 PROMISED = {
-    "01_corpus.py": (("documents", "dropped", "bytes/token", "asked", "wiki"), 2),
+    "01_corpus.py": (("documents", "dropped", "bytes/token", "asked", "manifest"), 2),
     "02_ratio_ablation.py": (("rho left out", "interval", "gain", "phases:", "evidence"), 6),
     "03_forensics.py": (("mean loss", "property", "document", "same", "True", "texts dropped"), 1),
     "04_phases.py": (("order", "crystal-3", "R*", "a third phase", "distinguishable|worth"), 3),

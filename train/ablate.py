@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, crossed, trials, vocabulary
+from mixtures import ablation, crossed, pooling, trials, vocabulary
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
 from mixtures.build import build
@@ -84,7 +84,7 @@ def prepare(session: Session) -> Ground:
         tokenizer = vocabulary.train(
             session.recipe, session.root, names, spec.proxy.vocab, out / TOKENIZER
         )
-    wanted = ablation.proxy_recipe(spec, session.recipe, tokenizer)
+    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
     made = build(wanted, session.root, session.build, workers=session.pool.workers)
     pool = next(manifest for manifest in made if manifest.phase == POOL)
     rows = sum(part.available for part in pool.parts)
