@@ -7,6 +7,7 @@ mean, regret of the mixture that the law prefers among them, coverage of its int
 """
 
 import argparse
+import sys
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
@@ -44,10 +45,10 @@ def main() -> None:
     value = np.array([seen.spec.value[name] for name in names])
     rows = [judged(seen, kind, shares, measured, value) for kind in KINDS]
     head = ["law", *(f"rho {name}" for name in names), "mean", "valued", "regret", "coverage"]
-    for _line in table(rows, head):
-        pass
-    seen.report["noise"]["sigma"]
-    sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+    noise = seen.report["noise"]["sigma"]
+    used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+    told = f"{len(mixtures)} mixtures, seed SD of the valued mean {noise:.4f}, {used:.0f} CPU-s"
+    sys.stdout.write("\n".join([*table(rows, head), told, ""]))
 
 
 def fresh(seen: Insight, count: int) -> list[Mixture]:
