@@ -1,4 +1,4 @@
-"""A params.yaml for Model Zoo: the published ones come out again, and both dialects say the same."""
+"""A params.yaml for Model Zoo: the published ones come out again; both dialects say the same."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Model Zoo's loader, told of a manifest, consumes its rows in its order: read back and compared."""
+"""Model Zoo's loader, told of a manifest, consumes its rows in its order: read back, compared."""
 
 import json
 from pathlib import Path
@@ -128,7 +128,7 @@ def test_any_cluster_is_given_the_steps_of_the_manifest(tmp_path: Path) -> None:
         given: dict[int, list[Row]] = {step: [] for step in range(manifest.steps)}
         for worker in range(csx):
             stream = batches(length, manifest.batch, csx=csx, worker=worker, epochs=40)
-            micro = [rows for rows in sum(stream, []) for rows in cut(rows, csx)]
+            micro = [piece for told in stream for rows in told for piece in cut(rows, csx)]
             for step in range(manifest.steps):
                 given[step] += [epoch[row] for row in micro[step]]
         for step, rows in given.items():

@@ -39,3 +39,20 @@ def params(run: str, manifest_: Path, out: Path, dialect: str, **asked: Any) -> 
     if like is not None:
         told = zoofile.shared_differences(content, yamlfile.plain(yamlfile.load(like)))
         show_lines([f"differs from {like}: {line}" for line in told])
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=PATH)
+@click.option("--out", type=PATH, required=True, help="FILE.mdl, FILE.safetensors, or a folder.")
+@click.option("--run", "run_file", help="Run file: for a checkpoint folder, and for an optimiser.")
+def checkpoint(source: Path, out: Path, run_file: str | None) -> None:
+    """Convert a checkpoint: Cerebras' .mdl, a folder of ours, Hugging Face safetensors.
+
+    Weights and the optimiser's moments (which safetensors have no place for) are moved exactly.
+    """
+    from train import bridge
+
+    held = bridge.convert(source, out, run_file)
+    count = sum(tensor.numel() for tensor in held.state.values())
+    kept = "with" if held.moments and out.suffix != bridge.SAFE else "without"
+    click.echo(f"{out}: {count:,} parameters, {kept} the optimiser's moments")
