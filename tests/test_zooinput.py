@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora import built, write_corpus, write_recipe
+from corpora import built
 from crystals import golden_folder
 from hubs import ONE, TWO, golden_hub, params_of, tiny, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import run_file
+from zooruns import PHASES, in_model_zoos_order
 
 from mixtures import manifest as manifests
 from mixtures import zooparams
@@ -25,11 +26,6 @@ from train import zoofile
 
 Json = dict[str, Any]
 Row = tuple[Path, int]
-PHASES = {
-    "prose": {"cerebras": {"seed": 5}},
-    "mixed": {"cerebras": {}},
-    "code": {"cerebras": {}},
-}
 
 
 def loader_rows(path: Path, count: int, reader: str = "2.0.3") -> list[Row]:
@@ -55,23 +51,6 @@ def planned(manifest: Manifest, steps: range) -> list[Row]:
     refs = manifest.rows(steps.start * manifest.batch, steps.stop * manifest.batch)
     paths = [(root / path).resolve() for path in manifest.paths]
     return [(paths[s], r) for s, r in zip(refs.shard.tolist(), refs.row.tolist(), strict=True)]
-
-
-def in_model_zoos_order(folder: Path) -> Path:
-    """Build the small corpus with every phase in Model Zoo's order."""
-    write_corpus(folder)
-    recipe = write_recipe(folder)
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="rt")
-    content = yaml.load(recipe.read_text())
-    for name, told in PHASES.items():
-        content["phases"][name].update(told)
-        for part in content["phases"][name]["parts"]:
-            part["max_epochs"] = 1000
-    with recipe.open("w") as file:
-        yaml.dump(content, file)
-    return built(folder)
 
 
 @pytest.fixture(scope="module")

@@ -53,8 +53,16 @@ def _run(run: Path, build: Path) -> Answer:
     )
     head = ["phase", "steps", "first loss", "last loss", "worst step"]
     cells = [
-        [s["phase"], s["steps"], f"{s['first_loss']:.4f}", f"{s['last_loss']:.4f}", s["worst_step"]]
+        [s["phase"], s["steps"], *(_told(s[name]) for name in ("first_loss", "last_loss"))]
+        + [_told(s["worst_step"])]
         for s in steps
     ]
     lines = [*report.table(cells, head), "", *report.ratio_lines(ratios)]
     return Answer({"steps": steps, "ratios": ratios, "losses": losses}, lines)
+
+
+def _told(value: float | None) -> str:
+    """Return a loss to four places, or a step; a harvested run need not tell any."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from prep.console import PATH, show_lines
+from prep.console import OUT, PATH, show_lines
 
 
 @click.command()
@@ -56,3 +56,27 @@ def checkpoint(source: Path, out: Path, run_file: str | None) -> None:
     count = sum(tensor.numel() for tensor in held.state.values())
     kept = "with" if held.moments and out.suffix != bridge.SAFE else "without"
     click.echo(f"{out}: {count:,} parameters, {kept} the optimiser's moments")
+
+
+@click.command()
+@click.argument("model_dir", metavar="MODEL_DIR", type=PATH)
+@click.option("--build", "build_", type=PATH, required=True, help="The build that it trained on.")
+@OUT
+@click.option("--phase", default=None, help="Which phase it trained, if the build has several.")
+@click.option("--state", type=PATH, help="Of 1.9: its save_iter_state_path, if elsewhere.")
+@click.option("--digests/--no-digests", default=True, help="Read every row for batch digests.")
+def harvest(model_dir: Path, build_: Path, out: Path, **asked: Any) -> None:  # noqa: ANN401
+    """Turn a Model Zoo run, finished or running, into a ledger: trace, show and verify work on it.
+
+    Its checkpoints must prove that its loader stood where the manifest says.
+    """
+    from train import harvest as harvesting
+
+    def note(line: str) -> None:
+        click.echo(f"note: {line}", err=True)
+
+    told = harvesting.harvest(model_dir, build_, out, note=note, **asked)
+    losses = "no losses told" if not told.losses else f"{told.losses:,} losses told"
+    click.echo(
+        f"{told.phase}: steps {told.first:,} to {told.steps:,} of {told.planned:,}, {losses}"
+    )
