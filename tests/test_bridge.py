@@ -83,6 +83,20 @@ def test_an_mdl_as_model_zoo_saves_it_is_read_by_its_numbers(tmp_path: Path) -> 
             assert torch.equal(found.moments[ours][1], kept["exp_avg_sq"]), name
 
 
+def test_a_checkpoint_of_our_cstorch_backend_is_read_by_our_numbers(tmp_path: Path) -> None:
+    """It keeps our names, and numbers parameters by our groups."""
+    model, optimizer = trained()
+    tree: Json = {"model": model.state_dict(), "global_step": STEPS}
+    tree["optimizer"] = optimizer.state_dict()
+    place = tmp_path / "step-00000007"
+    mdl.write(place / "model.mdl", tree)
+    folder.write_state(place, {"step": STEPS})
+    same_weights(bridge.read_mdl(place / "model.mdl"), held())
+    told = csx("checkpoint", place, "--out", tmp_path / "x.safetensors")
+    assert told.exit_code == 0
+    same(bridge.read_safetensors(tmp_path / "x.safetensors").state, held().state)
+
+
 def test_a_tie_saved_as_none_is_found_under_its_other_name(tmp_path: Path) -> None:
     saved: Json = dict(gpt2().state_dict())
     saved["model.embedding_layer.word_embeddings.weight"] = None

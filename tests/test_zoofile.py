@@ -19,6 +19,7 @@ from mixtures.manifest import Manifest
 from mixtures.zooinput import Place
 from prep.errors import DamageError, RecipeError, UsageError
 from train import params, zoofile, zooverbs
+from train.zootrainer import trainer
 
 Json = dict[str, Any]
 CODE = "StarCoder_fim_train_shuffled=phase2/StarCoder_fim_shuffled"
@@ -173,6 +174,27 @@ def test_a_phases_own_settings_and_the_micro_batch_are_told(
     assert new["init"]["callbacks"] == [flags]
     assert new["init"]["precision"]["enabled"] is False
     assert "micro_batch_size" not in new["fit"]["train_dataloader"]
+
+
+def test_what_is_said_of_the_machine_is_passed_on(tiny_import: Manifest, tmp_path: Path) -> None:
+    machine = {"num_csx": 2, "mount_dirs": ["/m"], "job_labels": ["a=b"], "log_steps": 5}
+    machine |= {"keep_checkpoints": 3, "threads": 1}
+    run = write_run(tmp_path / "run.yaml", runconfig=machine)
+    old = zoofile.write(str(run), tiny_import, tmp_path / "p.yaml")["runconfig"]
+    assert old == {
+        **{"num_csx": 2, "mount_dirs": ["/m"], "job_labels": ["a=b"], "log_steps": 5},
+        **{"max_steps": 70, "seed": 1, "checkpoint_steps": 3},
+    }
+    init = zoofile.write(str(run), tiny_import, tmp_path / "p.yaml", "trainer")["trainer"]["init"]
+    cluster = {"num_csx": 2, "mount_dirs": ["/m"], "job_labels": ["a=b"]}
+    assert init["backend"] == {"backend_type": "CSX", "cluster_config": cluster}
+    assert init["logging"] == {"log_steps": 5}
+    source = zoofile.source(str(run), "p")
+    asked = replace(source, raw={"runconfig": {"fabric": "cs2"}})
+    told = zoofile.sections(asked, tiny_import, Place())
+    assert told["runconfig"]["fabric_type_blacklist"] == ["cs3"]
+    flags = {"GlobalFlags": {"csx.debug.fabric_type_blacklist": ["cs3"]}}
+    assert trainer(told)["trainer"]["init"]["callbacks"] == [flags]
 
 
 def test_the_verb_writes_notes_what_must_be_known_and_lists_differences(

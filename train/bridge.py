@@ -26,6 +26,7 @@ from train.run import Run
 Json = dict[str, Any]
 State = dict[str, Tensor]
 MDL, SAFE = ".mdl", ".safetensors"
+CSTORCH = "model.mdl"  # in a checkpoint of our cstorch backend
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SHOWN = 3
 
@@ -221,6 +222,8 @@ def _wanted(run: Run | None, place: Path) -> Run:
 def _ours(source: Path, run: Run | None) -> Weights:
     if not (source / folder.STATE).exists():
         raise InputError(f"{source}: is no .mdl, no .safetensors, and no checkpoint of ours")
+    if (source / CSTORCH).exists():
+        return read_mdl(source / CSTORCH)
     return read_checkpoint(source, _wanted(run, source))
 
 

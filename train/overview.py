@@ -52,11 +52,8 @@ def _run(run: Path, build: Path) -> Answer:
         "GROUP BY phase, part ORDER BY phase, part"
     )
     head = ["phase", "steps", "first loss", "last loss", "worst step"]
-    cells = [
-        [s["phase"], s["steps"], *(_told(s[name]) for name in ("first_loss", "last_loss"))]
-        + [_told(s["worst_step"])]
-        for s in steps
-    ]
+    told = ("first_loss", "last_loss", "worst_step")
+    cells = [[s["phase"], s["steps"], *(_told(s[name]) for name in told)] for s in steps]
     lines = [*report.table(cells, head), "", *report.ratio_lines(ratios)]
     return Answer({"steps": steps, "ratios": ratios, "losses": losses}, lines)
 

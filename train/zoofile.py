@@ -34,6 +34,7 @@ LOADER: Json = {  # keys of the loader that have no say in its rows, where a run
     "repeat": True,
     "use_worker_cache": False,
 }
+FABRICS = ("cs2", "cs3")
 HERE = Place()
 OURS = {"attention", "glu_bias_quirk"}  # settings of the model that Model Zoo has no key for
 
@@ -122,7 +123,7 @@ def sections(source: Source, manifest: Manifest, place: Place) -> Json:
         "train_input": {**given, **train_input(manifest, place)},
         "model": {**_model(run, manifest.msl), **_passed(raw, "model")},
         "optimizer": {**_optimizer(run.optimizer), **_passed(raw, "optimizer")},
-        "runconfig": {**_passed(raw, "runconfig"), **_runconfig(run, manifest)},
+        "runconfig": {**_machine(raw), **_runconfig(run, manifest)},
     }
     extra = {name: raw[name] for name in ("cerebras", "eval_input") if raw.get(name)}
     return {**extra, **told}
@@ -132,6 +133,18 @@ def _passed(raw: Json, section: str) -> Json:
     """Return the keys of a run file that this trainer does not use but Model Zoo may."""
     known = params.UNUSED[section].split()
     return {key: value for key, value in (raw.get(section) or {}).items() if key in known}
+
+
+def _machine(raw: Json) -> Json:
+    """Return what a run file says of the machine, in `runconfig`: all that is not of the run."""
+    given: Json = {
+        key: value
+        for key, value in (raw.get("runconfig") or {}).items()
+        if key not in RunSettings.__dataclass_fields__
+    }
+    if fabric := given.pop("fabric", None):
+        given["fabric_type_blacklist"] = [kind for kind in FABRICS if kind != fabric]
+    return given
 
 
 def _model(run: Run, msl: int) -> Json:

@@ -33,6 +33,10 @@ PRECISION = {
     "max_gradient_norm": "max_gradient_norm",
     "log_loss_scale": "log_summaries",
 }
+FLAGS = {
+    "csx.debug.wrk_memory_gi": "wrk_memory_gi",
+    "csx.debug.fabric_type_blacklist": "fabric_type_blacklist",
+}
 GONE = {  # keys of `model` that 2.x has elsewhere or no more
     *("mixed_precision", "use_bfloat16", "boundary_casting", "scale_glu_initialization"),
     *("weight_initialization_seed", "use_position_embedding"),
@@ -126,8 +130,8 @@ def _callbacks(given: Json, optimizer: Json, runconfig: Json) -> list[Json]:
     told: list[Json] = []
     if (size := given.get("micro_batch_size")) is not None:
         told.append({"ScopedTrainFlags": {MICRO: size}})
-    if (memory := runconfig.get("wrk_memory_gi")) is not None:
-        told.append({"GlobalFlags": {"csx.debug.wrk_memory_gi": memory}})
+    if flags := _moved(runconfig, FLAGS):
+        told.append({"GlobalFlags": flags})
     if optimizer.get("log_summaries"):
         told.append({"ComputeNorm": {}})
     if runconfig.get("is_pretrained_checkpoint"):
