@@ -1,5 +1,6 @@
 """A params.yaml for Model Zoo: the published ones come out again; both dialects say the same."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 from corpora import built
 from hubs import fake, params_of, published
 from runs import run_file, write_run
+from zoos import with_cerebras
 
 from cli import Verbs
 from mixtures import manifest as manifests
@@ -18,7 +20,7 @@ from mixtures.importing import ImportSettings, import_shards
 from mixtures.manifest import Manifest
 from mixtures.zooinput import Place
 from prep.errors import DamageError, RecipeError, UsageError
-from train import params, zoofile, zooverbs
+from train import params, zoofile, zootrainer, zooverbs
 from train.zootrainer import trainer
 
 Json = dict[str, Any]
@@ -259,3 +261,54 @@ def test_params_of_the_current_dialect_are_read_with_their_faults(tmp_path: Path
         zooparams.read(path)
     with pytest.raises(UsageError, match="--dialect: must be 1.9 or trainer"):
         zoofile.dialect_of("3")
+
+
+KNOWN_BY_CSTORCH = """
+import inspect, json, sys, yaml
+import cerebras.pytorch as cstorch
+import torch
+from train.optim import Linear, schedule
+backend = cstorch.backend("CPU")
+init = yaml.safe_load(open(sys.argv[1]))["trainer"]["init"]
+[(name, given)] = init["optimizer"].items()
+model = torch.nn.Linear(2, 2)
+factors = given.pop("adjust_learning_rate")
+groups = [{"params": [model.weight], "adjust_learning_rate": factors["decoder_kernel"]},
+          {"params": [model.bias], "adjust_learning_rate": 1.0}]
+optimizer = getattr(cstorch.optim, name)(groups, **given)
+assert optimizer.param_groups[0]["betas"] == [0.9, 0.95]
+lr = cstorch.optim.lr_scheduler
+[(name, given)] = init["schedulers"][0].items()
+[(inner, told)] = given["scheduler"].items()
+lines = [getattr(lr, kind)(optimizer, **line) for each in told["schedulers"]
+         for kind, line in each.items()]
+pieces = [Linear(*line.values()) for each in told["schedulers"] for line in each.values()]
+milestones = [piece.steps for piece in pieces[:-1]]
+scheduler = getattr(lr, name)(optimizer, scheduler=getattr(lr, inner)(optimizer, lines, milestones))
+for step in range(300):
+    rates = [float(rate) for rate in scheduler.get_last_lr()]
+    wanted = schedule(pieces, step)
+    assert abs(rates[1] - wanted) <= 1e-5 * wanted, (step, rates, wanted)
+    assert abs(rates[0] - wanted / 16) <= 1e-5 * wanted, (step, rates, wanted)
+    optimizer.step()
+    scheduler.step()
+known = lambda _, group, name: hasattr(getattr(cstorch.backends.csx, group), name)
+fields = inspect.signature(cstorch.distributed.ClusterConfig).parameters
+print(json.dumps({
+    "cluster": [key for key in json.loads(sys.argv[2]) if key not in fields],
+    "flags": [flag for flag in json.loads(sys.argv[3]) if not known(*flag.split("."))],
+}))
+"""
+
+
+@pytest.mark.golden
+def test_cstorch_knows_every_name_and_gives_the_planned_rates(
+    hub: tuple[dict[str, Path], Path, Path], tmp_path: Path
+) -> None:
+    files, root, out = hub
+    manifest, told = manifests.read(out / "phases/phase3"), tmp_path / "params.yaml"
+    zoofile.write(str(files["phase3"]), manifest, told, "trainer", place(root, out))
+    names = json.dumps([*zootrainer.CLUSTER])
+    flags = json.dumps([*zootrainer.FLAGS, zootrainer.MICRO])
+    found = json.loads(with_cerebras(KNOWN_BY_CSTORCH, told, names, flags).splitlines()[-1])
+    assert found == {"cluster": [], "flags": []}
