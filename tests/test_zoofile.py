@@ -1,6 +1,5 @@
 """A params.yaml for Model Zoo: the published ones come out again; both dialects say the same."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from click.testing import CliRunner, Result
 from corpora import built
 from hubs import fake, params_of, published
 from runs import run_file, write_run
-from zoos import with_cerebras
 
 from cli import Verbs
 from mixtures import manifest as manifests
@@ -20,7 +18,7 @@ from mixtures.importing import ImportSettings, import_shards
 from mixtures.manifest import Manifest
 from mixtures.zooinput import Place
 from prep.errors import DamageError, RecipeError, UsageError
-from train import params, zoofile, zootrainer, zooverbs
+from train import params, zoofile, zooverbs
 from train.zootrainer import trainer
 
 Json = dict[str, Any]
@@ -105,42 +103,6 @@ def test_a_run_that_knows_only_its_settings_gives_the_published_numbers(
     assert zoofile.shared_differences(written, wanted) == KNOWN[phase]
     assert written["train_input"]["micro_batch_size"] == 66
     assert {*wanted["model"]} - {*written["model"]} == {"attention_kernel"}
-
-
-@pytest.mark.golden
-def test_the_current_dialect_says_the_same_in_other_places(
-    hub: tuple[dict[str, Path], Path, Path], tmp_path: Path
-) -> None:
-    files, root, out = hub
-    manifest, told = manifests.read(out / "phases/phase3"), tmp_path / "params.yaml"
-    zoofile.write(str(files["phase3"]), manifest, told, "trainer", place(root, out))
-    old, new = loaded(files["phase3"]), loaded(told)["trainer"]
-    init, fit = new["init"], new["fit"]
-    assert init["schedulers"][0]["ScalePerParamLR"]["scheduler"]["SequentialLR"]["schedulers"] == [
-        {"LinearLR": {"initial_learning_rate": a, "end_learning_rate": b, "total_iters": n}}
-        for a, b, n in ((0.0, 0.002, 276), (0.002, 0.0002, 27452))
-    ]
-    adamw = {"betas": [0.9, 0.95], "eps": 1e-9, "correct_bias": True, "weight_decay": 0.1}
-    assert init["optimizer"] == {
-        "AdamW": {**adamw, "adjust_learning_rate": {"decoder_kernel": 0.0625}}
-    }
-    assert init["precision"] == {
-        **{"enabled": True, "fp16_type": "bfloat16", "precision_opt_level": -1},
-        **{"loss_scaling_factor": 1.0, "max_gradient_norm": 1.0, "log_loss_scale": True},
-    }
-    assert init["loop"] == {"max_steps": 27728, "eval_steps": 19375}
-    assert init["checkpoint"] == {"steps": 1000, "save_initial_checkpoint": False}
-    assert init["backend"]["cluster_config"] == {"mgmt_namespace": "rel-191-g42"}
-    assert {"LoadCheckpointStates": {"load_checkpoint_states": "model"}} in init["callbacks"]
-    assert {"GlobalFlags": {"csx.debug.wrk_memory_gi": 100}} in init["callbacks"]
-    assert init["model"]["name"] == "gpt2"
-    for key in {*old["model"]} & {*init["model"]}:
-        assert init["model"][key] == old["model"][key], key
-    assert zoofile.shared_differences(fit["train_dataloader"], old["train_input"]) == [
-        line.removeprefix("train_input.") for line in KNOWN["phase3"]
-    ]
-    assert "repeat" not in fit["train_dataloader"]
-    assert fit["val_dataloader"]["data_dir"] == old["eval_input"]["data_dir"]
 
 
 @pytest.fixture(scope="module")
@@ -261,54 +223,3 @@ def test_params_of_the_current_dialect_are_read_with_their_faults(tmp_path: Path
         zooparams.read(path)
     with pytest.raises(UsageError, match="--dialect: must be 1.9 or trainer"):
         zoofile.dialect_of("3")
-
-
-KNOWN_BY_CSTORCH = """
-import inspect, json, sys, yaml
-import cerebras.pytorch as cstorch
-import torch
-from train.optim import Linear, schedule
-backend = cstorch.backend("CPU")
-init = yaml.safe_load(open(sys.argv[1]))["trainer"]["init"]
-[(name, given)] = init["optimizer"].items()
-model = torch.nn.Linear(2, 2)
-factors = given.pop("adjust_learning_rate")
-groups = [{"params": [model.weight], "adjust_learning_rate": factors["decoder_kernel"]},
-          {"params": [model.bias], "adjust_learning_rate": 1.0}]
-optimizer = getattr(cstorch.optim, name)(groups, **given)
-assert optimizer.param_groups[0]["betas"] == [0.9, 0.95]
-lr = cstorch.optim.lr_scheduler
-[(name, given)] = init["schedulers"][0].items()
-[(inner, told)] = given["scheduler"].items()
-lines = [getattr(lr, kind)(optimizer, **line) for each in told["schedulers"]
-         for kind, line in each.items()]
-pieces = [Linear(*line.values()) for each in told["schedulers"] for line in each.values()]
-milestones = [piece.steps for piece in pieces[:-1]]
-scheduler = getattr(lr, name)(optimizer, scheduler=getattr(lr, inner)(optimizer, lines, milestones))
-for step in range(300):
-    rates = [float(rate) for rate in scheduler.get_last_lr()]
-    wanted = schedule(pieces, step)
-    assert abs(rates[1] - wanted) <= 1e-5 * wanted, (step, rates, wanted)
-    assert abs(rates[0] - wanted / 16) <= 1e-5 * wanted, (step, rates, wanted)
-    optimizer.step()
-    scheduler.step()
-known = lambda _, group, name: hasattr(getattr(cstorch.backends.csx, group), name)
-fields = inspect.signature(cstorch.distributed.ClusterConfig).parameters
-print(json.dumps({
-    "cluster": [key for key in json.loads(sys.argv[2]) if key not in fields],
-    "flags": [flag for flag in json.loads(sys.argv[3]) if not known(*flag.split("."))],
-}))
-"""
-
-
-@pytest.mark.golden
-def test_cstorch_knows_every_name_and_gives_the_planned_rates(
-    hub: tuple[dict[str, Path], Path, Path], tmp_path: Path
-) -> None:
-    files, root, out = hub
-    manifest, told = manifests.read(out / "phases/phase3"), tmp_path / "params.yaml"
-    zoofile.write(str(files["phase3"]), manifest, told, "trainer", place(root, out))
-    names = json.dumps([*zootrainer.CLUSTER])
-    flags = json.dumps([*zootrainer.FLAGS, zootrainer.MICRO])
-    found = json.loads(with_cerebras(KNOWN_BY_CSTORCH, told, names, flags).splitlines()[-1])
-    assert found == {"cluster": [], "flags": []}
