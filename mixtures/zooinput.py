@@ -167,6 +167,8 @@ def _linked(manifest: Manifest, part: ManifestPart, files: Sequence[Path], place
     folder = place.links / manifest.phase / part.name
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.h5"):
+        if not left.is_symlink():
+            raise RefusalError(f"{left}: is a file, no link; give another folder for --links")
         left.unlink()
     for file in files:
         (folder / file.name).symlink_to(file.resolve())

@@ -210,9 +210,10 @@ def test_a_contradiction_is_one_line_and_nothing_is_written(
 def test_what_is_asked_wrongly_is_one_line(build: Path, manifest: Manifest, tmp_path: Path) -> None:
     model_dir = left(tmp_path / "model_dir", manifest, current, 2)
     (tmp_path / "empty").mkdir()
-    exact = built(tmp_path / "exact")
+    exact, begun = built(tmp_path / "exact"), left(tmp_path / "begun", manifest, current, 0)
     out = tmp_path / "run"
     for words, line, code in (
+        ([begun, "--build", build, "--phase", PHASE], "was saved before the first step", 1),
         ([model_dir, "--build", build], "--phase: say which phase the run trained (there are ", 2),
         ([model_dir, "--build", build, "--phase", "x"], "--phase: no phase is called 'x'", 2),
         ([model_dir, "--build", tmp_path / "empty"], "holds no sealed phase", 1),

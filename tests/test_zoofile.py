@@ -140,6 +140,17 @@ def test_a_phases_own_settings_and_the_micro_batch_are_told(
     assert "micro_batch_size" not in new["fit"]["train_dataloader"]
 
 
+def test_what_is_written_is_a_run_file_of_the_same_settings(
+    tiny_import: Manifest, tmp_path: Path
+) -> None:
+    run, out = params.load(run_file()), tmp_path / "p.yaml"
+    zoofile.write(str(run_file()), tiny_import, out)
+    again = params.load(out)
+    assert (again.model, again.optimizer) == (run.model, run.optimizer)
+    assert again.settings.seed == run.settings.seed
+    assert again.settings.checkpoint_steps == run.settings.checkpoint_steps
+
+
 def test_what_is_said_of_the_machine_is_passed_on(tiny_import: Manifest, tmp_path: Path) -> None:
     machine = {"num_csx": 2, "mount_dirs": ["/m"], "job_labels": ["a=b"], "log_steps": 5}
     machine |= {"keep_checkpoints": 3, "threads": 1}

@@ -162,6 +162,21 @@ def test_a_half_without_a_folder_for_links_is_refused(build: Path) -> None:
         train_input(manifests.read(build / "phases/prose"), Place())
 
 
+def test_links_are_made_anew_and_files_of_others_stay(build: Path, tmp_path: Path) -> None:
+    manifest, place = manifests.read(build / "phases/prose"), Place(links=tmp_path)
+    stale = tmp_path / "prose" / "wiki-even" / "data-00099.h5"
+    stale.parent.mkdir(parents=True)
+    stale.symlink_to("nowhere")
+    made = [train_input(manifest, place) for _ in range(2)]
+    assert made[0] == made[1]
+    assert not stale.is_symlink()
+    assert all(path.resolve().is_file() for path in stale.parent.iterdir())
+    stale.write_bytes(b"rows")
+    with pytest.raises(RefusalError, match="data-00099.h5: is a file, no link"):
+        train_input(manifest, place)
+    assert stale.read_bytes() == b"rows"
+
+
 def test_the_reader_of_1_9_1_is_told_its_own_subset_or_nothing(tmp_path: Path) -> None:
     tiny(tmp_path / "hub/a", [0, 1], 1.0)  # 2 x 50 rows
     tiny(tmp_path / "hub/b", [0], 0.25)

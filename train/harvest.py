@@ -58,6 +58,8 @@ def harvest(
     for line in zoorun.check(found, manifest)[-1:]:
         note(line)
     last = found[-1]
+    if last.step == 0:
+        raise InputError(f"{last.path}: was saved before the first step; wait for the next one")
     place = out / manifest.phase
     with folder.alone(place):
         _claim(place, manifest)

@@ -163,7 +163,8 @@ def write(path: Path, tree: Any) -> None:  # noqa: ANN401  any nesting of tensor
     """
     plugin = _filters()
     written: dict[int, str] = {}
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    # of 1.8 on, files find one of thousands of attributes without reading all
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v110")) as file:
         attributes: Any = file.attrs
         attributes["__spec__"] = mdlspec.dumps(tree)
         attributes["__version__"] = FORMAT
