@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 from click.testing import CliRunner, Result
-from corpora import built, crystalmix
-from runs import recorded, run_file, segments
+from corpora import crystalmix
+from runs import recorded, run_file, segments, small_build
 from zooruns import current, events, first, in_model_zoos_order, log, ours, save, texts
 
 from cli import Verbs
@@ -168,7 +168,7 @@ def test_our_own_checkpoints_of_cstorch_are_found(
     for step in (3, 5):
         save(tmp_path / "p", step, ours(manifest, step), f"checkpoints/step-{step:08d}/model.mdl")
     assert harvest(tmp_path / "p", build, tmp_path / "run", phase=PHASE).steps == 5
-    exact = built(tmp_path / "exact")
+    exact = small_build()
     plan = manifests.read(exact / "phases" / PHASE)
     save(tmp_path / "q", 2, ours(plan, 2), "step-00000002/model.mdl")
     assert harvest(tmp_path / "q", exact, tmp_path / "other", phase=PHASE).steps == 2
@@ -210,7 +210,7 @@ def test_a_contradiction_is_one_line_and_nothing_is_written(
 def test_what_is_asked_wrongly_is_one_line(build: Path, manifest: Manifest, tmp_path: Path) -> None:
     model_dir = left(tmp_path / "model_dir", manifest, current, 2)
     (tmp_path / "empty").mkdir()
-    exact, begun = built(tmp_path / "exact"), left(tmp_path / "begun", manifest, current, 0)
+    exact, begun = small_build(), left(tmp_path / "begun", manifest, current, 0)
     out = tmp_path / "run"
     for words, line, code in (
         ([begun, "--build", build, "--phase", PHASE], "was saved before the first step", 1),

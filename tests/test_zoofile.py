@@ -8,9 +8,8 @@ import orjson
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from corpora import built
 from hubs import fake, params_of, published
-from runs import run_file, write_run
+from runs import run_file, small_build, write_run
 
 from cli import Verbs
 from mixtures import manifest as manifests
@@ -198,7 +197,7 @@ def test_the_verb_writes_notes_what_must_be_known_and_lists_differences(
 
 
 def test_what_can_not_be_written_is_one_line(tmp_path: Path, tiny_import: Manifest) -> None:
-    exact = built(tmp_path / "exact") / "phases/prose"
+    exact = small_build() / "phases/prose"
     out = tmp_path / "p.yaml"
     for words, line in (
         ([run_file(), "--manifest", exact], "phase prose: its order is `exact`"),

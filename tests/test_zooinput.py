@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora import built
 from crystals import golden_folder
 from hubs import ONE, TWO, golden_hub, params_of, tiny, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import run_file
+from runs import run_file, small_build
 from zooruns import PHASES, in_model_zoos_order
 
 from mixtures import manifest as manifests
@@ -151,8 +150,8 @@ def test_mixtures_that_model_zoo_recorded_are_read_back_as_recorded(tmp_path: Pa
     assert compared >= 4
 
 
-def test_another_order_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    manifest = manifests.read(built(tmp_path) / "phases/prose")
+def test_another_order_is_refused_with_the_remedy() -> None:
+    manifest = manifests.read(small_build() / "phases/prose")
     with pytest.raises(RefusalError, match="phase prose: its order is `exact`.*cerebras: {}"):
         train_input(manifest, Place())
 
