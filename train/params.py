@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from mixtures import yamlfile
 from prep.errors import RecipeError, UsageError
+from train.csxsettings import KEYS as CLUSTER_KEYS
+from train.csxsettings import Cluster
 from train.model import CUT, ModelSettings
 from train.optim import Linear, OptimSettings
 from train.run import Run, RunSettings
@@ -47,13 +49,11 @@ UNUSED: dict[str, str] = {
     "model": "attention_kernel attention_softmax_fp32 boundary_casting loss_weight mixed_precision "
     "scale_glu_initialization use_bfloat16 weight_initialization_seed",
     "optimizer": "log_summaries loss_scaling_factor",
-    "runconfig": "checkpoint_path compile_dir compile_only credentials_path debug_args_path "
-    "disable_version_check dist_addr dist_backend enable_distributed eval_steps experimental_api "
-    "init_method is_pretrained_checkpoint job_labels job_time_sec log_steps logging max_steps "
-    "mgmt_address mgmt_namespace mode model_dir mount_dirs num_act_servers num_csx num_epochs "
-    "num_steps num_wgt_servers num_workers_per_csx precision_opt_level python_paths "
-    "save_initial_checkpoint save_losses service_dir target_device use_appliance_data "
-    "use_cs_grad_accum validate_only wrk_memory_gi",
+    "runconfig": "checkpoint_path compile_only debug_args_path disable_version_check dist_addr "
+    "dist_backend enable_distributed eval_steps experimental_api init_method "
+    "is_pretrained_checkpoint log_steps logging max_steps mode model_dir num_act_servers "
+    "num_epochs num_steps num_wgt_servers save_initial_checkpoint save_losses service_dir "
+    "target_device use_appliance_data use_cs_grad_accum validate_only wrk_memory_gi",
 }
 SECTIONS = ("model", "optimizer", "runconfig", "phases")
 UNUSED_SECTIONS = ("cerebras", "train_input", "eval_input")
@@ -90,10 +90,20 @@ def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run
     return reader.run()
 
 
+def cluster(path: Path, phase: str | None = None) -> Cluster:
+    """Read what a run file says of the Wafer-Scale Cluster for one phase."""
+    return _Reader(path, phase).cluster()
+
+
 @lru_cache(maxsize=256)
 def _tell(message: str) -> None:
     # Once, though a file is read for each phase.
     logging.getLogger("crystalmix").warning("%s", message)
+
+
+def _unused(section: str) -> list[str]:
+    """Return the keys that say nothing to the training of a section, those of a cluster too."""
+    return UNUSED.get(section, "").split() + list(CLUSTER_KEYS if section == "runconfig" else ())
 
 
 class _Reader:
@@ -120,6 +130,12 @@ class _Reader:
 
     def run(self) -> Run:
         return Run(self._model(), self._optimizer(), self._settings())
+
+    def cluster(self) -> Cluster:
+        """Return the cluster that runconfig describes."""
+        given = self._given("runconfig").items()
+        told = {key: value for key, value in given if key in CLUSTER_KEYS and value is not None}
+        return self._make(("runconfig",), Cluster, told)
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""
@@ -186,14 +202,17 @@ class _Reader:
     def _settings(self) -> RunSettings:
         return self._make(("runconfig",), RunSettings, self._section("runconfig"))
 
+    def _given(self, name: str) -> Json:
+        base = self._mapping((name,), self.content.get(name))
+        return {**base, **self._mapping((name,), self.over.get(name))}
+
     def _section(self, name: str) -> Json:
         """Return a section with the phase's overrides, fixed keys checked and unused ones told."""
-        base = self._mapping((name,), self.content.get(name))
-        given = {**base, **self._mapping((name,), self.over.get(name))}
+        given = self._given(name)
         for key, only in FIXED.get(name, {}).items():
             if (found := given.pop(key, only)) != only:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
-        unused = [key for key in UNUSED.get(name, "").split() if key in given]
+        unused = [key for key in _unused(name) if key in given]
         self._tell_unused(name, unused)
         return {key: value for key, value in given.items() if key not in unused}
 

@@ -1,0 +1,189 @@
+"""Training on the Wafer-Scale Cluster, or on cstorch's CPU backend: same manifest, same ledger.
+
+The loader runs on the cluster's workers and this process sees its first batch only, so steps are
+taken down by following the plan beside it (`train.csxledger`). A checkpoint is `model.mdl`, whose
+loader state names the manifest and the next position, and `state.json`, written last.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from mixtures.manifest import Manifest
+from prep import receipts
+from prep.errors import InputError, StaleError
+from prep.fanout import progress
+from train import folder
+from train.csxapi import cstorch
+from train.csxbackend import Target, bring_up
+from train.csxledger import Follower
+from train.csxloader import loader
+from train.csxstep import CsxStep, matmul
+from train.loop import METRICS, Outcome
+from train.model import Crystal, initialise
+from train.run import Run
+
+Json = dict[str, Any]
+MDL = "model.mdl"
+ARTIFACTS = "cerebras"
+
+
+class CsxTrainer:
+    """One phase of a run; root: the build, out: the phase's own folder in the run."""
+
+    def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path, target: Target) -> None:
+        self.run, self.manifest, self.root, self.out, self.target = run, manifest, root, out, target
+        rates = run.optimizer.learning_rate
+        self.follower = Follower(manifest, root, out / "ledger", out / METRICS, rates)
+        self.first, self.loss = 0, float("nan")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this phase's checkpoints."""
+        return self.out / "checkpoints"
+
+    def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
+        """Train to the last step (or to `stop`), and leave a checkpoint there."""
+        with folder.alone(self.out):
+            newest = self.begin(init_from)
+            last = max(self.first, min(stop or self.manifest.steps, self.manifest.steps))
+            if self.first < last:
+                step, data = self._restored(newest, init_from)
+                self._execute(step, data, last)
+        state = folder.read_state(self.checkpoints / folder.checkpoint_name(last))
+        return Outcome(self.first, last, self.loss, state["weights"])
+
+    def begin(self, init_from: Path | None) -> Path | None:
+        """Cut everything back to the newest checkpoint, and return that if there is one."""
+        self._claim(init_from)
+        folder.remove_temporaries(self.out)
+        for path in self.checkpoints.glob("step-*"):
+            if not (path / folder.STATE).exists():
+                rmtree(path)
+        newest = folder.latest(self.checkpoints)
+        state = None if newest is None else checked(newest)
+        self.follower.go_back(state)
+        self.first = self.follower.ledger.next_step
+        self._keep_last()
+        return newest
+
+    def _claim(self, init_from: Path | None) -> None:
+        """Say what this folder's training follows from, or refuse to go on with something else."""
+        start = None if init_from is None else checked(init_from)["weights"]
+        wanted: Json = {"manifest": self.manifest.digest, "run": self.run.content(), "init": start}
+        wanted["checkpoints"] = MDL
+        path = self.out / folder.RUN
+        if path.exists():
+            found = folder.read_json(path, f"remove {self.out} and train this phase again")
+            if told := receipts.differences(found, wanted, "run"):
+                raise StaleError(
+                    f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
+                )
+        else:
+            receipts.write_atomic(path, receipts.canonical(wanted))
+        folder.remember(self.out.parent, self.root)
+
+    def _restored(self, newest: Path | None, init_from: Path | None) -> tuple[CsxStep, Any]:
+        """Bring the backend up; return step and loader as a checkpoint left them, or as new."""
+        api = cstorch()
+        backend = bring_up(self.target, self.out / ARTIFACTS)
+        settings, start = matmul(self.run.model), init_from if newest is None else newest
+        if start is None:
+            model = Crystal(settings)
+            initialise(model, self.run.settings.seed)
+        else:
+            with backend.device:  # a cluster's device draws nothing that is loaded anyway
+                model = Crystal(settings)
+        step = CsxStep(model, self.run.optimizer, self.run.settings.dtype)
+        names = (str(self.manifest.folder), self.manifest.digest, str(self.root))
+        data = api.utils.data.DataLoader(loader, *names)
+        if start is not None:
+            state = api.load(str(start / MDL))
+            if newest is None:
+                model.load_state_dict(state["model"])
+            else:
+                step.load(state)
+                data.load_state_dict(state["dataloader"])
+        return step, data
+
+    def _execute(self, step: CsxStep, data: Any, last: int) -> None:  # noqa: ANN401
+        """Do the steps [first, last)."""
+        api = cstorch()
+        executor = api.utils.data.DataExecutor(
+            data, num_steps=last - self.first, checkpoint_steps=self._schedule(last)
+        )
+
+        @api.step_closure
+        def record(**told: Any) -> None:  # noqa: ANN401
+            arrays = {name: api.to_numpy(value) for name, value in told.items()}
+            self.loss = self.follower.record(self.first + executor.iteration, arrays)
+            bar.update()
+            bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
+
+        @api.checkpoint_closure
+        def save() -> None:
+            self._save(self.first + executor.user_iteration, step, data.state_dict())
+
+        @api.trace
+        def traced(batch: Json) -> None:
+            record(**vars(step(batch)))
+
+        with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
+            bar.update(self.first)
+            self.follower.begin()
+            for batch in executor:
+                traced(batch)
+                save()
+
+    def _schedule(self, last: int) -> Any:  # noqa: ANN401
+        """Return which of the steps to do have a checkpoint after them, counted from 0."""
+        every, count = self.run.settings.checkpoint_steps, last - self.first
+        first = min(every - self.first % every, count) - 1
+        schedule = cstorch().utils.data.Schedule
+        return schedule([schedule.Range(first, count, every, include_last=True)])
+
+    def _save(self, finished: int, step: CsxStep, loaders: Json) -> None:
+        """Seal the ledger and write a checkpoint; its state, written last, makes it one."""
+        sealed = self.follower.seal(loaders)
+        path = self.checkpoints / folder.checkpoint_name(finished)
+        rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        state = {**step.state(), "dataloader": loaders, "global_step": finished}
+        cstorch().save(state, str(path / MDL))
+        content: Json = {
+            "manifest": self.manifest.digest,
+            "model": self.run.content()["model"],
+            **sealed,
+            "step": finished,
+            "weights": weights_digest(path / MDL),
+            "files": [receipts.describe(path / MDL)],
+        }
+        folder.write_state(path, content)
+        self._keep_last()
+
+    def _keep_last(self) -> None:
+        kept = folder.checkpoints(self.checkpoints)[-self.run.settings.keep_checkpoints :]
+        for path in set(folder.checkpoints(self.checkpoints)) - set(kept):
+            rmtree(path, ignore_errors=True)
+
+
+def checked(path: Path) -> Json:
+    """Return the state of an .mdl checkpoint after checking the bytes of its files."""
+    state = folder.read_state(path)
+    if not (path / MDL).exists():
+        raise InputError(
+            f"{path}: holds no {MDL} (another backend trained it); go on with --backend torch, or "
+            "train all phases into another --out"
+        )
+    folder.check_files(path, state, "remove this checkpoint to go on from the one before")
+    return state
+
+
+def weights_digest(path: Path) -> str:
+    """Return the sha256 over all parameters of an .mdl file, as `checkpoint.weights_digest`."""
+    api, content = cstorch(), sha256()
+    for key, tensor in sorted(api.load(str(path))["model"].items()):
+        content.update(key.encode())
+        content.update(api.to_numpy(tensor.to("cpu")).tobytes())
+    return content.hexdigest()
