@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mixtures import verbs as mixing
-from train import verbs
+from train import csxverbs, verbs
 
 VERSION = "0.1.0"
 
@@ -74,6 +74,7 @@ for verb in (
     verbs.train,
     verbs.trace,
     verbs.sql,
+    csxverbs.csx,
 ):
     main.add_command(verb)
 

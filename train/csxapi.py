@@ -4,12 +4,13 @@ It has no type stubs, so it is passed on as one untyped object.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from prep.errors import UsageError
+from prep.errors import InputError
 
 VERSION = "2.10.0"  # the release whose behaviour the tests prove
 MISSING = (
@@ -18,19 +19,25 @@ MISSING = (
 )
 
 
+def demand() -> None:
+    """Raise InputError, which says what to install, where the extra is missing; import nothing."""
+    if importlib.util.find_spec("cerebras") is None:
+        raise InputError(MISSING)
+
+
 def cstorch() -> Any:  # noqa: ANN401  a module without types
-    """Return the module `cerebras.pytorch`; UsageError says what to install where it is missing."""
+    """Return the module `cerebras.pytorch`; InputError says what to install where it is missing."""
     return module("cerebras.pytorch")
 
 
 def module(name: str) -> Any:  # noqa: ANN401
-    """Return a module of Cerebras by its full name; UsageError where the extra is missing."""
+    """Return a module of Cerebras by its full name; InputError where the extra is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "cerebras":
             raise
-        raise UsageError(MISSING) from None
+        raise InputError(MISSING) from None
 
 
 def compiler_first() -> None:

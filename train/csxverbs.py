@@ -3,9 +3,11 @@
 Each imports what it needs when it runs, so that `--help` is quick.
 """
 
+import sys
+
 import click
 
-from prep.console import JSON
+from prep.console import JSON, show_json, show_lines
 
 
 @click.group()
@@ -26,3 +28,10 @@ def validate(
 
     RUN is the folder of a run, a run file, or the name of a preset.
     """
+    from dataclasses import asdict
+
+    from train import csxlower
+
+    told = csxlower.validate(run, phase, batch, msl)
+    show_json(asdict(told)) if as_json else show_lines(told.lines())
+    sys.exit(1 if told.findings else 0)
