@@ -20,7 +20,11 @@ GATES = {
     "h5py": {"prep/shards.py", "prep/handles.py"},
     "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py"},
     "torch": {
-        f"train/{name}.py" for name in ("model", "names", "optim", "batches", "loop", "checkpoint")
+        f"train/{name}.py"
+        for name in [
+            *("model", "names", "optim", "batches", "loop", "checkpoint"),
+            *("csxloader", "csxlower", "csxstep"),
+        ]
     },
 }
 STAGES = {"documents", "pack", "fim", "rowfim", "legacyfim", "shuffle"}

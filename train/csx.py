@@ -5,20 +5,24 @@ taken down by following the plan beside it (`train.csxledger`). A checkpoint is 
 loader state names the manifest and the next position, and `state.json`, written last.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
+from traceback import format_exc
 from typing import Any
 
 from mixtures.manifest import Manifest
 from prep import receipts
-from prep.errors import InputError, StaleError
+from prep.errors import CrystalmixError, InputError, StaleError
 from prep.fanout import progress
 from train import folder
 from train.csxapi import cstorch
 from train.csxbackend import Target, bring_up
 from train.csxledger import Follower
 from train.csxloader import loader
+from train.csxproof import ClusterError
 from train.csxstep import CsxStep, matmul
 from train.loop import METRICS, Outcome
 from train.model import Crystal, initialise
@@ -26,7 +30,7 @@ from train.run import Run
 
 Json = dict[str, Any]
 MDL = "model.mdl"
-ARTIFACTS = "cerebras"
+ARTIFACTS, FAILURE = "cerebras", "failure.txt"
 
 
 class CsxTrainer:
@@ -49,10 +53,28 @@ class CsxTrainer:
             newest = self.begin(init_from)
             last = max(self.first, min(stop or self.manifest.steps, self.manifest.steps))
             if self.first < last:
-                step, data = self._restored(newest, init_from)
-                self._execute(step, data, last)
+                with self._told():
+                    step, data = self._restored(newest, init_from)
+                    self._execute(step, data, last)
         state = folder.read_state(self.checkpoints / folder.checkpoint_name(last))
         return Outcome(self.first, last, self.loss, state["weights"])
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """Turn what cstorch and the cluster raise into one line; all of it goes to a file."""
+        try:
+            yield
+        except CrystalmixError:
+            raise
+        except Exception as error:
+            path = self.out / ARTIFACTS / FAILURE
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(format_exc(), "utf-8")
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ClusterError(
+                f"cstorch failed: {first.rstrip('.')} (all of it: {path}); mend it and run the "
+                "same command again to go on from the last checkpoint"
+            ) from error
 
     def begin(self, init_from: Path | None) -> Path | None:
         """Cut everything back to the newest checkpoint, and return that if there is one."""

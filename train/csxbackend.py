@@ -4,7 +4,7 @@ cstorch keeps one backend per process, so each phase trains in a process of its 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ class Target:
     """
 
     kind: Literal["CSX", "CPU"]
-    cluster: Cluster = Cluster()
+    cluster: Cluster = field(default_factory=Cluster)
     micro_batch: int | None = None
     roots: tuple[Path, ...] = ()
 

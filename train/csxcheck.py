@@ -5,7 +5,7 @@ out is read, not the exit code.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ARGUMENT = re.compile(r"%arg\d+: tensor<([^>]*)> \{([^}]*)\}")
@@ -48,7 +48,7 @@ def signature(text: str) -> Signature | None:
     return Signature(inputs, states, frozenset(updated), outputs, precision[1] if precision else "")
 
 
-def wanted(parameters: dict[str, Sequence[int]], batch: int, msl: int, pieces: int) -> Signature:
+def wanted(parameters: Mapping[str, Sequence[int]], batch: int, msl: int, pieces: int) -> Signature:
     """Return the signature that a whole training step must have.
 
     parameters: names and shapes in the optimiser's order; pieces: lines of the schedule.
@@ -63,7 +63,7 @@ def wanted(parameters: dict[str, Sequence[int]], batch: int, msl: int, pieces: i
     names = ("input_ids", "attention_mask", "labels")
     inputs = {f"input_{name}": rows for name in names}
     inputs["input_rows"] = _shape((batch, 2), "i32")
-    outputs = dict.fromkeys(("output_loss", "output_gradient_norm", "output_learning_rate"), "f32")
+    outputs = {f"output_{name}": "f32" for name in ("loss", "gradient_norm", "learning_rate")}
     outputs["output_row_losses"] = _shape((batch,), "f32")
     outputs["output_rows"] = _shape((batch, 2), "i32")
     return Signature(inputs, states, frozenset(states), outputs, "bfloat16")

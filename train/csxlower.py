@@ -99,7 +99,7 @@ def lower(asked: Question) -> Lowered:
         step = CsxStep(model, asked.run.optimizer, "bfloat16")
         try:
             _trace(step, asked)
-        except Exception as error:  # noqa: BLE001  cstorch raises whatever its compiler says
+        except Exception as error:  # cstorch raises whatever its compiler says
             raise RefusalError(_reason(error)) from error
         written = sorted(Path(scratch).glob("executors/0*/cirh.mlir"))
         text = written[-1].read_text("utf-8") if written else ""
@@ -153,15 +153,17 @@ class Zeros:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield batches without end."""
-        shapes = dict.fromkeys(("input_ids", "attention_mask", "labels"), (self.batch, self.msl))
-        shapes["rows"] = (self.batch, 2)
+        names = ("input_ids", "attention_mask", "labels", "rows")
+        shapes = {name: (self.batch, 2 if name == "rows" else self.msl) for name in names}
         while True:
             yield {name: torch.zeros(shape, dtype=torch.int32) for name, shape in shapes.items()}
 
 
 def _reason(error: Exception) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"the step can't be lowered: {first.strip().rstrip('.')}; use operations that cstorch has"
+    return (
+        f"the step can't be lowered: {first.strip().rstrip('.')}; use operations that cstorch has"
+    )
 
 
 def _of_run(run: Path, phase: str | None) -> Question:

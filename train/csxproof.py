@@ -42,7 +42,9 @@ def places(step: int, came: Numbers, digests: Numbers) -> NDArray[np.int64]:
     batch = len(digests)
     wanted = np.arange(step * batch, (step + 1) * batch)
     if came.shape != (batch, 2):
-        raise ClusterError(f"step {step}: {came.shape} row ids came back for {batch} rows; {REMEDY}")
+        raise ClusterError(
+            f"step {step}: {came.shape} row ids came back for {batch} rows; {REMEDY}"
+        )
     order = np.argsort(came[:, 0], kind="stable")
     positions = came[order, 0].astype(np.int64)
     if not np.array_equal(positions, wanted):

@@ -1,4 +1,4 @@
-"""The training step as cstorch runs it: the same model, its AdamW and schedule, one traced function.
+"""The step as cstorch runs it: the same model, its AdamW and schedule, one traced function.
 
 Model Zoo's order: forward, backward, clip, optimiser, schedule. On a CS system the step is traced
 once and compiled; on cstorch's CPU backend it runs as written.
@@ -75,7 +75,9 @@ class CsxStep:
     def _autocast(self) -> AbstractContextManager[Any]:
         api = cstorch()
         # a CS system computes in mixed precision by itself
-        return api.amp.autocast() if self.dtype == "bfloat16" and not api.use_cs() else nullcontext()
+        return (
+            api.amp.autocast() if self.dtype == "bfloat16" and not api.use_cs() else nullcontext()
+        )
 
 
 def matmul(settings: ModelSettings) -> ModelSettings:

@@ -101,11 +101,6 @@ def _tell(message: str) -> None:
     logging.getLogger("crystalmix").warning("%s", message)
 
 
-def _unused(section: str) -> list[str]:
-    """Return the keys that say nothing to the training of a section, those of a cluster too."""
-    return UNUSED.get(section, "").split() + list(CLUSTER_KEYS if section == "runconfig" else ())
-
-
 class _Reader:
     """Reads one run file, remembering where things stand for its messages."""
 
@@ -212,8 +207,9 @@ class _Reader:
         for key, only in FIXED.get(name, {}).items():
             if (found := given.pop(key, only)) != only:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
-        unused = [key for key in _unused(name) if key in given]
+        unused = [key for key in UNUSED.get(name, "").split() if key in given]
         self._tell_unused(name, unused)
+        unused += CLUSTER_KEYS if name == "runconfig" else ()  # `cluster` reads those
         return {key: value for key, value in given.items() if key not in unused}
 
     def _tell_unused(self, where: str, keys: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
@@ -18,10 +19,12 @@ def train(
     phases: Sequence[str] = (),
     stop: int | None = None,
     say: Callable[[str], object],
+    make: Callable[..., Any] = Trainer,
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
-    A phase that `stop` ends early is the last. Raises InputError where there is no build, or where
+    A phase that `stop` ends early is the last. make: makes the trainer of a phase from (run,
+    manifest, build, folder). Raises InputError where there is no build, or where
     a phase's predecessor is not trained yet.
     """
     manifests = read_manifests(build)
@@ -40,7 +43,7 @@ def train(
         if manifest.phase not in read:
             continue
         before = _last_weights(out, manifests[place - 1]) if place else None
-        trainer = Trainer(read[manifest.phase], manifest, build, out / manifest.phase)
+        trainer = make(read[manifest.phase], manifest, build, out / manifest.phase)
         outcome = trainer.train(before, stop)
         say(_line(manifest, outcome))
         if outcome.steps < manifest.steps:

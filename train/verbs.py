@@ -77,16 +77,24 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
-def train(
-    build_: Path, run_file: str, out: Path, phases: tuple[str, ...], stop: int | None
-) -> None:
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "csx", "cstorch-cpu"]),
+    default="torch",
+    help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
+)
+def train(build_: Path, run_file: str, backend: str, **asked: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
     from train.session import train as run
 
-    run(build_, run_file, out, phases=phases, stop=stop, say=click.echo)
+    if backend != "torch":
+        from train.csxphase import maker
+
+        asked["make"] = maker(backend, run_file)
+    run(build_, run_file, say=click.echo, **asked)
 
 
 @click.command()
