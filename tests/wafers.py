@@ -8,17 +8,28 @@ the workers, weights stay as they were and losses are made up, so all but the nu
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
+from mixtures import manifest as manifests
+from mixtures.manifest import Manifest, ManifestPart, PartShard
+from prep import seeds, shards
 from train.csxapart import apart
 from train.csxapi import module
+from train.csxloader import loader
+from train.csxproof import agreed
 from train.optim import Linear, schedule
 
+NEEDS_CSTORCH = pytest.mark.skipif(
+    find_spec("cerebras") is None, reason="cerebras-pytorch is not installed: `make csx` has it"
+)
 Json = dict[str, Any]
 Rows = dict[int, NDArray[np.int32]]  # step of the run -> the (B, 2) rows that were streamed
 States = dict[int, list[Any]]  # steps done -> what each worker's loader said
@@ -51,6 +62,63 @@ class Work:
     msl: int
     steps: int
     checkpoints: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Some steps of a plan on a topology, from where a walk before it stood at a checkpoint."""
+
+    plan: Path
+    topology: Topology
+    steps: int
+    checkpoint: int
+    after: "Walk | None" = None
+
+
+def plan(root: Path, steps: int, batch: int, msl: int = 8, rows: int = 60) -> Manifest:
+    """Write a build of one phase, `root/phases/plan`: shards of random rows and their manifest."""
+    files: list[PartShard] = []
+    for number in range(2):
+        content = seeds.stream(3, "plan", number).integers(0, 99, (rows, 3, msl), dtype=np.int32)
+        content[:, 1] %= 2
+        shards.write(root / f"data-{number:05d}.h5", rows, [content])
+        files.append(PartShard(f"data-{number:05d}.h5", rows, str(number), 0, rows))
+    part = ManifestPart(
+        "only", "only", {"weight": 1}, 1.0, 1, steps * batch, steps * batch * msl, 1.0, 2 * rows,
+        steps * batch / 2 / rows, None, 1, tuple(files), manifests.part_digest(files),
+    )  # fmt: skip
+    sealed = manifests.sealed(
+        Manifest("m", "plan", steps, batch, msl, 1, "exact-1", None, {"vocab": 99}, (part,), None,
+                 None)
+    )  # fmt: skip
+    manifests.write(root / "phases" / "plan" / "manifest.json", sealed)
+    return manifests.read(root / "phases" / "plan")
+
+
+def walked(walks: Sequence[Walk]) -> list[tuple[Rows, Json]]:
+    """Return what the workers of each walk stream and the state they agree on at its checkpoint.
+
+    In a process that may do nothing else.
+    """
+    serialise = module("cerebras.appliance.appliance_client").fw_user_serialize
+    known: dict[Walk, tuple[Rows, Json]] = {}
+    for walk in walks:
+        sealed = manifests.read(walk.plan / "phases" / "plan")
+        given = ((str(sealed.folder), sealed.digest, str(walk.plan)), {})
+        state = (known[walk.after][1], {"strict": True}) if walk.after else None
+        work = Work(
+            serialise(loader, name="builder", recurse=True),
+            serialise(given, name="inputs", recurse=True),
+            serialise(state, name="state") if state else "",
+            sealed.batch,
+            sealed.msl,
+            walk.steps,
+            (walk.checkpoint,),
+        )
+        rows, states = stream(work, walk.topology)
+        said = [state.user_state_dict for state in states[walk.checkpoint]]
+        known[walk] = (rows, agreed(said))
+    return [known[walk] for walk in walks]
 
 
 def stream(work: Work, topology: Topology) -> tuple[Rows, States]:
@@ -103,7 +171,7 @@ def _spec(rows: int, msl: int) -> Any:
 
 
 Lie = Callable[[int, NDArray[np.int32]], NDArray[np.int32]]
-StateLie = Callable[[Sequence[Any]], Sequence[Any]]
+StateLie = Callable[[int], Sequence[Any]]
 
 
 @dataclass
@@ -117,6 +185,7 @@ class Wafers:
     first: int = 0
     lie: Lie | None = None
     state_lie: StateLie | None = None
+    rows: Rows | None = None  # of each step of the run, where no workers are to stream them
     asked: list[Any] = field(default_factory=list)  # the run requests
     fetched: list[tuple[int, str]] = field(default_factory=list)
 
@@ -149,6 +218,9 @@ def _appliance(wafers: Wafers) -> type:
             self._skipped_weights: set[str] = set()
             self.weights = {name: _array(api, value) for name, value in weights.items()}
             wafers.asked.append(run_request)
+            if wafers.rows is not None:
+                self.rows, self.states = wafers.rows, {}
+                return
             steps = run_request.num_iterations
             checkpoints = sorted({steps, *_steps(run_request.checkpoint_schedule.intervals)})
             loader = run_request.dataloader
@@ -168,8 +240,9 @@ def _appliance(wafers: Wafers) -> type:
             return self
 
         def fetch_dataloader_state(self, step: int) -> Sequence[Any]:
-            states = self.states[step]
-            return states if wafers.state_lie is None else wafers.state_lie(states)
+            if wafers.state_lie is not None:
+                return wafers.state_lie(step)
+            return self.states[step]
 
         def receive_output(self, iteration: int, name: str) -> NDArray[Any]:
             wafers.fetched.append((iteration, name))
