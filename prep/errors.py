@@ -9,6 +9,7 @@ CrystalmixError          1
 ├── StaleError           1  an output folder was made by other settings
 ├── DamageError          1  a file is not what its receipt says
 ├── RefusalError         1  what is asked can't be met by the data
+├── DivergenceError      1  a training step gave no numbers
 └── WorkerError          1  a worker process died
 
 A message is one line: file (and record), what was found, what was expected, what to do.
@@ -64,6 +65,10 @@ class DamageError(CrystalmixError):
 
 class RefusalError(CrystalmixError):
     """A mixture, order or run that the data at hand can't give."""
+
+
+class DivergenceError(CrystalmixError):
+    """A loss or gradient of a training step that is no finite number."""
 
 
 class WorkerError(CrystalmixError):

@@ -15,9 +15,17 @@ from runs import PHASES, run_file, small_build
 # What Python tells its audit hooks of a change to the file system, and where the changed path is.
 CHANGES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
 PATIENCE_SECONDS = 120
-PRELOADED = ["train.session", "torch._dynamo", "mixtures.build", "prep.bpe", "zstandard"]
+PRELOADED = [
+    "train.session",
+    "train.loop",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "mixtures.build",
+    "prep.bpe",
+    "zstandard",
+]
 
-Job = tuple[str, str, str, tuple[str, ...]]  # build, run file, out, phases
+Job = tuple[str, str, str, tuple[str, ...], int | None]  # build, run file, out, phases, stop
 Stop = Callable[[str, str, int], bool]  # of an operation, its path below out, how many before it
 
 
@@ -30,8 +38,8 @@ def train(job: Job) -> None:
     from train import session
 
     tqdm.set_lock(RLock())  # its own is a semaphore, which a killed process leaves behind
-    build, run, out, phases = job
-    session.train(Path(build), run, Path(out), phases=phases, say=lambda _: None)
+    build, run, out, phases, stop = job
+    session.train(Path(build), run, Path(out), phases=phases, stop=stop, say=lambda _: None)
 
 
 def train_until_operation(job: Job, number: int) -> None:
@@ -91,7 +99,7 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 
 def job(out: Path, *phases: str) -> Job:
     """Return the job of training phases (all by default) of the small build."""
-    return str(small_build()), str(run_file()), str(out), phases or PHASES
+    return str(small_build()), str(run_file()), str(out), phases or PHASES, None
 
 
 def run(target: Callable[..., None], *arguments: Any) -> int:

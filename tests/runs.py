@@ -63,19 +63,19 @@ def write_run(path: Path, **changes: Any) -> Path:
 @lru_cache(maxsize=1)
 def small_build() -> Path:
     """Return the build of the small corpus, made once per process; nobody may change it."""
-    return built(_scratch())
+    return built(scratch())
 
 
 @lru_cache(maxsize=1)
 def run_file() -> Path:
     """Return the run file RUN."""
-    return write_run(_scratch() / "run.yaml")
+    return write_run(scratch() / "run.yaml")
 
 
 @lru_cache(maxsize=1)
 def undisturbed() -> Path:
     """Return a run of all three phases that nothing stopped; nobody may change it."""
-    out = _scratch() / "run"
+    out = scratch() / "run"
     train(out)
     return out
 
@@ -162,7 +162,8 @@ def lines_of(told: list[str]) -> Iterator[str]:
         yield line
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
+    """Return a folder of its own that goes with this process."""
     path = Path(mkdtemp(prefix="crystalmix-tests-"))
     atexit.register(rmtree, path, ignore_errors=True)
     return path

@@ -21,10 +21,10 @@ GATES = {
     "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py"},
     "torch": {
         f"train/{name}.py"
-        for name in [
-            *("model", "names", "optim", "batches", "loop", "checkpoint"),
-            *("csxloader", "csxlower", "csxstep"),
-        ]
+        for name in (
+            *("model", "names", "optim", "batches", "world", "placing", "gradients"),
+            *("loop", "checkpoint", "csxloader", "csxlower", "csxstep"),
+        )
     },
 }
 STAGES = {"documents", "pack", "fim", "rowfim", "legacyfim", "shuffle"}

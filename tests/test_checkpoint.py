@@ -127,7 +127,7 @@ def test_only_the_newest_are_kept_and_remains_are_cleared(tmp_path: Path) -> Non
         checkpoint.save(tmp_path, step, *trained(1), {})
     (tmp_path / "step-00000001" / folder.STATE).unlink()  # as a kill while it was removed
     (tmp_path / "notes.txt").write_text("mine")
-    checkpoint.keep_last(tmp_path, 2)
+    checkpoint.keep(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "notes.txt",
         "step-00000003",

@@ -36,7 +36,8 @@ from train.csxloader import loader
 from train.csxphase import maker
 from train.csxstep import CsxStep, matmul
 from train.findings import findings
-from train.loop import METRICS, Outcome
+from train.loop import Outcome
+from train.metrics import METRICS
 from train.model import Crystal
 from train.names import from_huggingface, to_huggingface
 from train.optim import Linear, OptimSettings

@@ -28,7 +28,8 @@ from runs import (
 from prep.errors import CrystalmixError, DamageError, RecipeError, RefusalError, StaleError
 from train import folder
 from train.findings import findings
-from train.loop import METRICS, Outcome, Trainer
+from train.loop import Outcome, Trainer
+from train.metrics import METRICS
 from train.optim import schedule
 from train.params import load
 from train.run import Run

@@ -7,24 +7,28 @@ loader state names the manifest and the next position, and `state.json`, written
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 from traceback import format_exc
 from typing import Any
 
+import xxhash
+
 from mixtures.manifest import Manifest
 from prep import receipts
-from prep.errors import CrystalmixError, InputError, StaleError
-from prep.fanout import progress
+from prep.errors import CrystalmixError, InputError
 from train import folder
+from train.checkpoint import Checkpoints
+from train.claim import claim
 from train.csxapi import cstorch
 from train.csxbackend import Target, bring_up
 from train.csxledger import Follower
 from train.csxloader import loader
 from train.csxproof import ClusterError
 from train.csxstep import CsxStep, matmul
-from train.loop import METRICS, Outcome
+from train.loop import Outcome
 from train.model import Crystal, initialise
 from train.run import Run
 
@@ -38,8 +42,7 @@ class CsxTrainer:
 
     def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path, target: Target) -> None:
         self.run, self.manifest, self.root, self.out, self.target = run, manifest, root, out, target
-        rates = run.optimizer.learning_rate
-        self.follower = Follower(manifest, root, out / "ledger", out / METRICS, rates)
+        self.follower = Follower(run, manifest, root, out)
         self.first, self.loss = 0, float("nan")
 
     @property
@@ -78,33 +81,18 @@ class CsxTrainer:
 
     def begin(self, init_from: Path | None) -> Path | None:
         """Cut everything back to the newest checkpoint, and return that if there is one."""
-        self._claim(init_from)
+        if init_from is not None:
+            checked(init_from)
+        claim(self.out, self.root, self.run, self.manifest, init_from, MDL)
         folder.remove_temporaries(self.out)
         for path in self.checkpoints.glob("step-*"):
             if not (path / folder.STATE).exists():
                 rmtree(path)
         newest = folder.latest(self.checkpoints)
-        state = None if newest is None else checked(newest)
-        self.follower.go_back(state)
+        self.follower.ledger.truncate(None if newest is None else checked(newest)["ledger"])
         self.first = self.follower.ledger.next_step
-        self._keep_last()
+        self._keep()
         return newest
-
-    def _claim(self, init_from: Path | None) -> None:
-        """Say what this folder's training follows from, or refuse to go on with something else."""
-        start = None if init_from is None else checked(init_from)["weights"]
-        wanted: Json = {"manifest": self.manifest.digest, "run": self.run.content(), "init": start}
-        wanted["checkpoints"] = MDL
-        path = self.out / folder.RUN
-        if path.exists():
-            found = folder.read_json(path, f"remove {self.out} and train this phase again")
-            if told := receipts.differences(found, wanted, "run"):
-                raise StaleError(
-                    f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
-                )
-        else:
-            receipts.write_atomic(path, receipts.canonical(wanted))
-        folder.remember(self.out.parent, self.root)
 
     def _restored(self, newest: Path | None, init_from: Path | None) -> tuple[CsxStep, Any]:
         """Bring the backend up; return step and loader as a checkpoint left them, or as new."""
@@ -139,9 +127,7 @@ class CsxTrainer:
         @api.step_closure
         def record(**told: Any) -> None:  # noqa: ANN401
             arrays = {name: api.to_numpy(value) for name, value in told.items()}
-            self.loss = self.follower.record(self.first + executor.iteration, arrays)
-            bar.update()
-            bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
+            self.loss = self.follower.record(self.first + executor.iteration, arrays, metrics)
 
         @api.checkpoint_closure
         def save() -> None:
@@ -151,9 +137,7 @@ class CsxTrainer:
         def traced(batch: Json) -> None:
             record(**vars(step(batch)))
 
-        with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
-            bar.update(self.first)
-            self.follower.begin()
+        with self.follower.begin(last) as metrics:
             for batch in executor:
                 traced(batch)
                 save()
@@ -175,19 +159,17 @@ class CsxTrainer:
         cstorch().save(state, str(path / MDL))
         content: Json = {
             "manifest": self.manifest.digest,
-            "model": self.run.content()["model"],
+            "model": asdict(self.run.model),
             **sealed,
             "step": finished,
             "weights": weights_digest(path / MDL),
             "files": [receipts.describe(path / MDL)],
         }
         folder.write_state(path, content)
-        self._keep_last()
+        self._keep()
 
-    def _keep_last(self) -> None:
-        kept = folder.checkpoints(self.checkpoints)[-self.run.settings.keep_checkpoints :]
-        for path in set(folder.checkpoints(self.checkpoints)) - set(kept):
-            rmtree(path, ignore_errors=True)
+    def _keep(self) -> None:
+        Checkpoints(self.checkpoints, self.run.settings).keep()
 
 
 def checked(path: Path) -> Json:
@@ -203,9 +185,9 @@ def checked(path: Path) -> Json:
 
 
 def weights_digest(path: Path) -> str:
-    """Return the sha256 over all parameters of an .mdl file, as `checkpoint.weights_digest`."""
+    """Return the digest of an .mdl file's parameters, the same as `checkpoint.weights_digest`."""
     api, content = cstorch(), sha256()
     for key, tensor in sorted(api.load(str(path))["model"].items()):
-        content.update(key.encode())
-        content.update(api.to_numpy(tensor.to("cpu")).tobytes())
+        values = api.to_numpy(tensor.to("cpu")).tobytes()
+        content.update(f"{key} {xxhash.xxh3_128_hexdigest(values)}\n".encode())
     return content.hexdigest()

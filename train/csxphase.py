@@ -7,12 +7,13 @@ from typing import Literal
 
 from mixtures.manifest import Manifest, read
 from prep.errors import RefusalError, UsageError
-from train import params
+from train import claim, params
 from train.csxapart import apart
 from train.csxapi import demand
 from train.csxbackend import Target
 from train.loop import Outcome
 from train.run import Run
+from train.world import World
 
 KINDS: dict[str, Literal["CSX", "CPU"]] = {"csx": "CSX", "cstorch-cpu": "CPU"}
 POSITIONS = 2**31  # a row's position goes through the step as int32
@@ -33,7 +34,7 @@ class CsxPhase:
         return apart(_train, self, init_from, stop)
 
 
-def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path], CsxPhase]:
+def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, World], CsxPhase]:
     """Return what makes the phases of a session on a backend, given as the command line has it.
 
     Raises InputError, which says what to install, where the extra `csx` is missing.
@@ -43,7 +44,9 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path], 
     demand()
     path = params.find(run_file)
 
-    def make(run: Run, manifest: Manifest, root: Path, out: Path) -> CsxPhase:
+    def make(run: Run, manifest: Manifest, root: Path, out: Path, world: World) -> CsxPhase:
+        if world.size > 1:
+            raise UsageError(f"--backend {backend} is one process; start it without torchrun")
         cluster = params.cluster(path, manifest.phase)
         target = Target(KINDS[backend], cluster, run.settings.micro_batch, (root.resolve(),))
         check_fit(run, manifest, target)
@@ -55,12 +58,7 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path], 
 
 def check_fit(run: Run, manifest: Manifest, target: Target) -> None:
     """Refuse a model, batch or cluster that do not fit the manifest."""
-    for key, need in (("vocab_size", manifest.tokenizer["vocab"]),
-                      ("max_position_embeddings", manifest.msl)):  # fmt: skip
-        if (found := getattr(run.model, key)) < need:
-            raise RefusalError(
-                f"model.{key}: must be at least {need} for phase {manifest.phase}, got {found}"
-            )
+    claim.check_fit(run, manifest, 1)
     if target.kind == "CSX" and manifest.batch < target.cluster.num_csx:
         raise RefusalError(
             f"runconfig.num_csx: must be at most the batch of {manifest.batch} rows, "

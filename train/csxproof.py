@@ -28,9 +28,13 @@ class PlanEndError(ClusterError):
 
 
 def row_digests(rows: Numbers) -> Numbers:
-    """Return a digest of each row's bytes, 31 bits of xxh3-64: rows (B, 3, msl) -> (B,) int32."""
-    told = (xxhash.xxh3_64_intdigest(row.tobytes()) & 0x7FFFFFFF for row in rows)
-    return np.fromiter(told, dtype=np.int32, count=len(rows))
+    """Return a digest of each row's bytes, 31 bits of xxh3-128: rows (B, 3, msl) -> (B,) int32."""
+    return shortened(b"".join(xxhash.xxh3_128_digest(row.tobytes()) for row in rows))
+
+
+def shortened(digests: bytes) -> Numbers:
+    """Cut digests of 16 bytes, as `train.batches.Batch` has them, to 31 bits each: (B,) int32."""
+    return (np.frombuffer(digests, dtype=">u4")[::4] & 0x7FFFFFFF).astype(np.int32)
 
 
 def places(step: int, came: Numbers, digests: Numbers) -> NDArray[np.int64]:

@@ -57,6 +57,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return how many steps are done in a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the whole checkpoints of a folder, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())

@@ -4,28 +4,29 @@ Position in the data, learning rate and numbers follow from (run, manifest, step
 a kill, a resume and n - k steps give the same losses and the same ledger as n steps.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
 from mixtures.manifest import Manifest
-from prep import receipts
-from prep.errors import RecipeError, RefusalError, StaleError
-from prep.fanout import progress
+from prep.errors import DivergenceError
 from train import checkpoint, folder
-from train.batches import Batch, Batches
+from train.batches import Batch, Batches, digest
+from train.checkpoint import Checkpoints
+from train.claim import check_fit, claim
+from train.gradients import accumulate, divergence, part_sums, per_part, strange_rows
 from train.ledger import Ledger, Step
-from train.model import Crystal, batch_loss, initialise, row_losses
+from train.metrics import Metrics
 from train.optim import AdamW, clip, groups, schedule
+from train.placing import place
 from train.run import Run
-
-Json = dict[str, Any]
-METRICS = "metrics.jsonl"
+from train.world import World, alone
 
 
 @dataclass(frozen=True)
@@ -39,205 +40,118 @@ class Outcome:
 
 
 class Trainer:
-    """One phase of a run; root: the build, out: the phase's own folder in the run."""
+    """One phase of a run; root: the build, out: the phase's own folder in the run.
 
-    def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path) -> None:
+    Every process of a world makes one; the first alone writes ledger, metrics and state.
+    """
+
+    def __init__(
+        self, run: Run, manifest: Manifest, root: Path, out: Path, world: World | None = None
+    ) -> None:
         self.run, self.manifest, self.root, self.out = run, manifest, root, out
-        _check_fit(run, manifest)
+        self.world = world or alone()
+        self.world.agree(lambda: check_fit(run, manifest, self.world.size))
         if run.settings.threads is not None:
             torch.set_num_threads(run.settings.threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = Crystal(run.model)
-        initialise(self.model, run.settings.seed)
-        self.model.to(self.device)
+        self.placed = place(run, self.world)
+        self.model = self.placed.model
         self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
-        self.batches = Batches(manifest, root)
+        self.batches = Batches(manifest, root, self.world.share(manifest.batch))
         self.ledger = Ledger(out / "ledger", manifest)
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of this phase's checkpoints."""
-        return self.out / "checkpoints"
-
-    def begin(self, init_from: Path | None) -> int:
-        """Resume from the newest checkpoint, or start with given or fresh weights."""
-        self._claim(init_from)
-        folder.remove_temporaries(self.out)
-        newest = folder.latest(self.checkpoints)
-        if newest is None:
-            self.ledger.truncate()
-            if init_from is not None:
-                checkpoint.load_weights(init_from, self.model)
-            return 0
-        state = checkpoint.load(newest, self.model, self.optimizer)
-        self.ledger.truncate(state["ledger"])
-        checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
-        return int(state["step"])
+        self.tokens = manifest.batch * manifest.msl  # of a step
+        self.checkpoints = Checkpoints(out / "checkpoints", run.settings, self.world)
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""
-        with folder.alone(self.out):
+        with folder.alone(self.out) if self.world.first else nullcontext():
             first = self.begin(init_from)
             last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
-            _cut_metrics(self.out / METRICS, first)
             loss = self._steps(first, last) if first < last else float("nan")
-        return Outcome(first, last, loss, checkpoint.weights_digest(self.model))
+        return Outcome(first, last, loss, checkpoint.weights_digest(self.model, self.world))
+
+    def begin(self, init_from: Path | None) -> int:
+        """Resume from the newest checkpoint, or start with given or fresh weights."""
+        newest = self.world.on_first(lambda: self._claim(init_from))
+        if newest is None:
+            self.world.on_first(self.ledger.truncate)
+            if init_from is not None:
+                checkpoint.load_weights(init_from, self.model, self.world)
+            return 0
+        state = checkpoint.load(newest, self.model, self.optimizer, self.world)
+        self.world.on_first(lambda: self.ledger.truncate(state["ledger"]))
+        self.checkpoints.keep()
+        return int(state["step"])
+
+    def _claim(self, init_from: Path | None) -> Path | None:
+        claim(self.out, self.root, self.run, self.manifest, init_from)
+        folder.remove_temporaries(self.out)
+        return folder.latest(self.checkpoints.folder)
 
     def _steps(self, first: int, last: int) -> float:
         """Do the steps [first, last) and return the loss of the last one."""
-        loss = float("nan")
-        with progress(self.manifest.steps, self.manifest.phase, "step") as bar:
-            bar.update(first)
-            for batch in self.batches.ahead(first):
-                loss = self._one(batch, bar)
-                finished = batch.step + 1
-                if finished % self.run.settings.checkpoint_steps == 0 or finished == last:
-                    self._checkpoint(finished)
-                if finished == last:
-                    break
+        settings, loss = self.run.settings, float("nan")
+        ahead = self.batches.ahead(range(first, last), settings.prefetch, settings.readers)
+        metrics = Metrics(self.out, self.manifest.phase, first, self.manifest.steps)
+        with self.checkpoints, metrics if self.world.first else nullcontext() as told:
+            for number in range(first, last):
+                began = monotonic()
+                step = self.step(*self._read(ahead))
+                loss = step.loss
+                if told is not None:
+                    self.ledger.record(step)
+                    told.step(step, self.tokens / (monotonic() - began))
+                if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
+                    self._checkpoint(number + 1)
         return loss
 
-    def _one(self, batch: Batch, bar: Any) -> float:  # noqa: ANN401  a tqdm bar
-        began = monotonic()
-        step = self.step(batch)
-        self.ledger.record(step)
-        seconds = monotonic() - began
-        self._metrics(step, batch.ids.numel() / seconds)
-        bar.update()
-        bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.2e}", refresh=False)
-        return step.loss
+    def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
+        """Return this process's share of the next batch, and the digest of all shares."""
+        mine: list[Batch] = []
 
-    def step(self, batch: Batch) -> Step:
-        """Do one optimiser step and return what the ledger takes down."""
+        def read() -> bytes:
+            mine.append(next(ahead))
+            return mine[0].digests
+
+        shares = self.world.each(read)
+        return mine[0], digest(shares)
+
+    def step(self, batch: Batch, told: str) -> Step:
+        """Do one optimiser step and return what the ledger takes down; told: the batch's digest.
+
+        Raises DivergenceError, before the weights are touched, where a loss or the norm of the
+        gradients is no number.
+        """
         rate = schedule(self.run.optimizer.learning_rate, batch.step)
-        nll = self._gradients(batch)
-        norm = clip(self.model.parameters(), self.run.optimizer.max_gradient_norm)
+        losses = accumulate(self.placed, batch, self.run.settings, self.world)
+        norm = float(clip(self.model.parameters(), self.run.optimizer.max_gradient_norm))
+        here = part_sums(batch, losses.cpu().numpy(), len(self.manifest.parts))
+        totals = self.world.total(torch.from_numpy(here)).numpy()
+        loss = float(totals[:, 0].sum()) / self.manifest.batch / self.manifest.msl
+        if not math.isfinite(loss + norm):
+            self._diverge(batch, losses, f"loss {loss:g}, gradient norm {norm:g}")
         self.optimizer.set_learning_rate(rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = float(batch_loss(nll.double()))
-        parts = self._parts(batch, nll)
-        return Step(batch.step, batch.refs, batch.digest, loss, float(norm), rate, parts)
-
-    def _gradients(self, batch: Batch) -> Tensor:
-        """Accumulate gradients over micro-batches; return the nll of each token: (B, msl)."""
-        rows = batch.ids.shape[0]
-        size = self.run.settings.micro_batch or rows
-        told: list[Tensor] = []
-        for first in range(0, rows, size):
-            piece = slice(first, first + size)
-            ids, mask, labels = (
-                x[piece].to(self.device) for x in (batch.ids, batch.mask, batch.labels)
-            )
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=self.run.settings.dtype == "bfloat16"
-            ):
-                logits = self.model(ids)
-            nll = row_losses(logits, labels, mask)
-            batch_loss(nll, rows).backward()
-            told.append(nll.detach())
-        return torch.cat(told).cpu()
-
-    def _parts(self, batch: Batch, nll: Tensor) -> tuple[Json, ...]:
-        """Return rows, loss-carrying tokens and mean loss of each part in a batch."""
-        part = torch.from_numpy(batch.refs.part)
-        sums, counts = nll.double().sum(1), batch.mask.sum(1)
-        told: list[Json] = []
-        for number, entry in enumerate(self.manifest.parts):
-            here = part == number
-            rows, tokens = int(here.sum()), int(counts[here].sum())
-            if rows:
-                mean = float(sums[here].sum()) / tokens if tokens else 0.0
-                told.append({"part": entry.name, "rows": rows, "tokens": tokens, "loss": mean})
-        return tuple(told)
+        parts = per_part(self.manifest, batch, totals)
+        return Step(batch.step, batch.refs, told, loss, norm, rate, parts)
 
     def _checkpoint(self, finished: int) -> None:
         state = {
             "manifest": self.manifest.digest,
             "model": asdict(self.run.model),
-            "ledger": self.ledger.seal(),
+            "ledger": self.world.on_first(self.ledger.seal),
         }
-        checkpoint.save(self.checkpoints, finished, self.model, self.optimizer, state)
-        checkpoint.keep_last(self.checkpoints, self.run.settings.keep_checkpoints)
+        self.checkpoints.save(finished, self.model, self.optimizer, state)
 
-    def _metrics(self, step: Step, tokens_per_second: float) -> None:
-        line = {
-            "step": step.step,
-            "loss": step.loss,
-            "gradient_norm": step.gradient_norm,
-            "learning_rate": step.learning_rate,
-            "tokens_per_second": round(tokens_per_second),
-            "parts": {part["part"]: part["loss"] for part in step.parts},
-        }
-        with (self.out / METRICS).open("ab") as file:
-            file.write(orjson.dumps(line) + b"\n")
+    def _diverge(self, batch: Batch, losses: Tensor, told: str) -> None:
+        """Raise DivergenceError with the rows whose losses are no numbers."""
+        rows = [
+            row
+            for share in self.world.each(lambda: strange_rows(self.manifest, batch, losses))
+            for row in share
+        ]
 
-    def _claim(self, init_from: Path | None) -> None:
-        """Say what this folder's training follows from, or refuse to go on with something else."""
-        start = None
-        if init_from is not None:
-            state = folder.read_state(init_from)
-            start = state["weights"]
-            _check_model(init_from, state["model"], self.run)
-        wanted = {"manifest": self.manifest.digest, "run": self.run.content(), "init": start}
-        path = self.out / folder.RUN
-        if path.exists():
-            found = folder.read_json(path, f"remove {self.out} and train this phase again")
-            told = receipts.differences(found, wanted, "run")
-            if told:
-                raise StaleError(
-                    f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
-                )
-        else:
-            receipts.write_atomic(path, receipts.canonical(wanted))
-        folder.remember(self.out.parent, self.root)
+        def tell() -> None:
+            raise DivergenceError(divergence(self.manifest, batch.step, rows, told))
 
-
-def _check_fit(run: Run, manifest: Manifest) -> None:
-    """Refuse a model too small for the manifest's rows or tokens."""
-    if manifest.tokenizer["vocab"] > run.model.vocab_size:
-        raise RecipeError(
-            f"model.vocab_size: must be at least {manifest.tokenizer['vocab']} for phase "
-            f"{manifest.phase}'s tokenizer, got {run.model.vocab_size}"
-        )
-    if manifest.msl > run.model.max_position_embeddings:
-        raise RecipeError(
-            f"model.max_position_embeddings: must be at least {manifest.msl} for phase "
-            f"{manifest.phase}'s rows, got {run.model.max_position_embeddings}"
-        )
-    size = run.settings.micro_batch
-    if size is not None and manifest.batch % size:
-        raise RefusalError(
-            f"runconfig.micro_batch: must divide the batch of {manifest.batch}, got {size}"
-        )
-
-
-def _check_model(init_from: Path, before: Json, run: Run) -> None:
-    """Refuse to go on with the weights of another model."""
-    now = {**asdict(run.model), "attention": before["attention"]}  # a path, not another function
-    told = receipts.differences(before, now, "model")
-    if told:
-        raise StaleError(
-            f"{init_from}: holds another model ({'; '.join(told[:3])}); "
-            "train with its run file, or all phases into another --out"
-        )
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the metrics of steps that are done again, and a line that a crash left half-written."""
-    if not path.exists():
-        return
-    kept: list[bytes] = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or _step_of(line) not in range(step):
-            break
-        kept.append(line)
-    receipts.write_atomic(path, b"".join(kept))
-
-
-def _step_of(line: bytes) -> int | None:
-    """Return the step of a metrics line, or None for a line that a crash garbled."""
-    try:
-        return int(orjson.loads(line)["step"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+        self.world.on_first(tell)

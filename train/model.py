@@ -8,6 +8,7 @@ SwiGLU, tied embeddings, muP scales). The trailing capitals of a tensor's name a
 # ruff: noqa: N803, N806 -- names carry shapes
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -213,8 +214,10 @@ class Crystal(nn.Module):
         return functional.linear(x_BTD, self.embedding.weight)
 
 
-def initialise(model: Crystal, seed: int) -> None:
-    """Fill every parameter as Model Zoo does; call it before the model is sharded.
+def initialise(
+    model: Crystal, seed: int, put: Callable[[Tensor, Tensor], object] = Tensor.copy_
+) -> None:
+    """Fill every parameter as Model Zoo does; `put` fills those that are sharded.
 
     Each parameter has its own stream, keyed by (seed, name): neither the device nor the dtype nor
     the other parameters change what it gets, and no global random state is read or moved.
@@ -223,7 +226,7 @@ def initialise(model: Crystal, seed: int) -> None:
         for name, parameter in model.named_parameters():
             own_seed = int.from_bytes(seeds.key(seed, "initialise", name)[:4], "little")
             generator = torch.Generator().manual_seed(own_seed)
-            parameter.copy_(_draw(name, parameter.shape, model.settings, generator))
+            put(parameter, _draw(name, parameter.shape, model.settings, generator))
 
 
 def _draw(

@@ -9,27 +9,48 @@ from train.optim import OptimSettings
 Json = dict[str, Any]
 
 
+DECISIVE = ("seed", "dtype")  # the settings that numbers follow from; others say how they are got
+DTYPES = ("float32", "bfloat16")
+PARALLEL = ("none", "ddp", "fsdp")
+COUNTS = ("checkpoint_steps", "keep_checkpoints", "keep_every", "micro_batch", "threads")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How a run goes: seed, checkpoints, numbers, memory.
+    """How a run goes: seed, checkpoints, numbers, memory, processes.
 
-    micro_batch: rows per forward pass (all of them if None). threads: of torch on the CPU.
+    keep_checkpoints: how many of the newest stay; keep_every: so do those whose step it divides.
+    async_checkpoints: write them beside the steps, from a copy in memory. micro_batch: rows per
+    forward pass of a process (all of its rows if None). threads: of torch on the CPU. parallel:
+    how several processes share the work; with one process neither does anything. compile: each
+    layer by torch.compile. recompute: activations of each layer again in the backward pass, to
+    spare memory. prefetch: batches read ahead, by as many threads as `readers`.
     """
 
     seed: int = 1
     checkpoint_steps: int = 100
     keep_checkpoints: int = 2
+    keep_every: int | None = None
+    async_checkpoints: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch: int | None = None
     threads: int | None = None
+    parallel: Literal["none", "ddp", "fsdp"] = "ddp"
+    compile: bool = False
+    recompute: bool = False
+    prefetch: int = 2
+    readers: int = 1
 
     def __post_init__(self) -> None:
-        for key in ("checkpoint_steps", "keep_checkpoints", "micro_batch", "threads"):
+        for key in (*COUNTS, "prefetch", "readers"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}: must be positive, got {value}")
-        if self.dtype not in {"float32", "bfloat16"}:
-            raise ValueError(f"dtype: must be float32 or bfloat16, got {self.dtype}")
+        for key, known in (("dtype", DTYPES), ("parallel", PARALLEL)):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"{key}: must be {known[-2]} or {known[-1]}, got {getattr(self, key)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -41,5 +62,6 @@ class Run:
     settings: RunSettings
 
     def content(self) -> Json:
-        """Return the run as JSON."""
-        return asdict(self)
+        """Return as JSON what the numbers follow from; how they are got may change on a resume."""
+        settings = {key: getattr(self.settings, key) for key in DECISIVE}
+        return {**asdict(self), "settings": settings}

@@ -9,6 +9,10 @@ from mixtures.report import read_manifests
 from prep.errors import InputError, StaleError, UsageError
 from train import folder, params
 from train.loop import Outcome, Trainer
+from train.run import Run
+from train.world import joined
+
+EXAMPLE = "run/phase1/checkpoints/step-00001500"
 
 
 def train(
@@ -18,15 +22,34 @@ def train(
     *,
     phases: Sequence[str] = (),
     stop: int | None = None,
+    init_from: Path | None = None,
     say: Callable[[str], object],
     make: Callable[..., Any] = Trainer,
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
-    A phase that `stop` ends early is the last. make: makes the trainer of a phase from (run,
-    manifest, build, folder). Raises InputError where there is no build, or where
-    a phase's predecessor is not trained yet.
+    init_from: a checkpoint whose weights the first of the phases begins with instead. A phase that
+    `stop` ends early is the last. make: makes the trainer of a phase. Raises InputError where
+    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that
+    is trained.
     """
+    with joined() as world:
+        work = world.agree(lambda: _planned(build, run_file, phases, init_from))
+        for place, (run, manifest, before) in enumerate(work):
+            first = init_from if place == 0 else None
+            start = world.on_first(lambda: first or _start(out, manifest, before))  # noqa: B023
+            trainer = make(run, manifest, build, out / manifest.phase, world)
+            outcome = trainer.train(start, stop)
+            if world.first:
+                say(_line(manifest, outcome))
+            if outcome.steps < manifest.steps:
+                return
+
+
+def _planned(
+    build: Path, run_file: str, phases: Sequence[str], init_from: Path | None
+) -> list[tuple[Run, Manifest, Manifest | None]]:
+    """Return the phases to train, each with its run and the manifest of the one before."""
     manifests = read_manifests(build)
     if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
@@ -36,18 +59,28 @@ def train(
         raise UsageError(
             f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
         )
+    if init_from is not None and not (init_from / folder.STATE).exists():
+        raise InputError(f"{init_from}: is no checkpoint; give a folder such as {EXAMPLE}")
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
-    read = {name: params.load(path, name, names) for name in names if not phases or name in phases}
-    for place, manifest in enumerate(manifests):
-        if manifest.phase not in read:
-            continue
-        before = _last_weights(out, manifests[place - 1]) if place else None
-        trainer = make(read[manifest.phase], manifest, build, out / manifest.phase)
-        outcome = trainer.train(before, stop)
-        say(_line(manifest, outcome))
-        if outcome.steps < manifest.steps:
-            return
+    return [
+        (params.load(path, manifest.phase, names), manifest, before)
+        for before, manifest in zip([None, *manifests], manifests, strict=False)
+        if not phases or manifest.phase in phases
+    ]
+
+
+def _start(out: Path, manifest: Manifest, before: Manifest | None) -> Path | None:
+    """Return the last weights of the phase before.
+
+    None where there is no phase before, or where its weights are gone but no longer needed.
+    """
+    if before is None:
+        return None
+    last = out / before.phase / "checkpoints" / folder.checkpoint_name(before.steps)
+    if folder.latest(out / manifest.phase / "checkpoints") and not (last / folder.STATE).exists():
+        return None
+    return _last_weights(out, before)
 
 
 def _last_weights(out: Path, before: Manifest) -> Path:

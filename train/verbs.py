@@ -78,6 +78,9 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 @click.option(
+    "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
+)
+@click.option(
     "--backend",
     type=click.Choice(["torch", "csx", "cstorch-cpu"]),
     default="torch",
