@@ -60,6 +60,9 @@ def _shard(model: Crystal, world: World) -> None:
 
 def _put(parameter: Tensor, values: Tensor) -> None:
     """Fill a parameter, or this process's shard of it, with values that all processes have."""
+    if not hasattr(parameter, "full_tensor"):  # torch 2.4 has DTensor elsewhere
+        parameter.copy_(values)
+        return
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(parameter, DTensor):
