@@ -100,6 +100,7 @@ def test_every_verb_and_option_has_help() -> None:
             "train",
             "trace",
             "sql",
+            "csx",
         ]
     )
     for verb, command in main.commands.items():

@@ -6,6 +6,7 @@ sent. That a CS system has a kernel for each operation and room for them is seen
 
 import resource
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +93,8 @@ def lower(asked: Question) -> Lowered:
     began = monotonic()
     settings = asked.run.settings
     target = Target("CSX", asked.cluster, settings.micro_batch)
-    with TemporaryDirectory(prefix="crystalmix-csx-") as scratch:
+    # cstorch leaves a graph where it is when it fails
+    with TemporaryDirectory(prefix="crystalmix-csx-") as scratch, chdir(scratch):
         backend = bring_up(target, Path(scratch), validate_only=True)
         with backend.device:  # nothing is drawn or held: the device drops all values
             model = Crystal(matmul(asked.run.model))
