@@ -10,11 +10,11 @@ from test_csx_workers import planned
 from wafers import NEEDS_CSTORCH, Lie, StateLie, Topology, Wafers, plan
 
 from mixtures.manifest import read
+from prep.errors import ClusterError
 from train import folder, params
 from train.csx import MDL, CsxTrainer, weights_digest
 from train.csxapart import apart
 from train.csxbackend import Target
-from train.csxproof import ClusterError
 from train.csxsettings import Cluster
 from train.findings import findings
 from train.loop import Outcome

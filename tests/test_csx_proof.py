@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.csxproof import ClusterError, agreed, check_loader, check_rate, places, row_digests
+from prep.errors import ClusterError
+from train.csxproof import agreed, check_loader, check_rate, places, row_digests
 
 Json = dict[str, Any]
 BATCH = 6

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from runs import manifest, run_file, small_build, write_run
+from runs import manifest, run_file, small_build, train, write_run
 from test_params import published
 
 from cli import main
@@ -20,6 +20,7 @@ from train import csxphase, params
 from train.csxapart import apart
 from train.csxapi import MISSING, demand
 from train.csxbackend import Target
+from train.csxlower import question
 from train.csxsettings import Cluster
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,26 @@ def test_a_phase_may_have_a_cluster_of_its_own(tmp_path: Path) -> None:
     over = {"code": {"runconfig": {"num_csx": 8}}}
     path = write_run(tmp_path / "run.yaml", runconfig={"num_csx": 2}, phases=over)
     assert [params.cluster(path, phase).num_csx for phase in ("prose", "code")] == [2, 8]
+
+
+def test_a_step_to_lower_is_that_of_a_run_a_file_or_what_is_asked(tmp_path: Path) -> None:
+    train(tmp_path / "run", "prose", stop=1)
+    of_run = question(str(tmp_path / "run"), None, None, None)
+    run = params.load(run_file())
+    assert (of_run.batch, of_run.msl, of_run.run.model) == (4, 64, run.model)
+    assert of_run.run.optimizer == run.optimizer
+    with pytest.raises(UsageError, match="no phase is called 'none' .* there are prose"):
+        question(str(tmp_path / "run"), "none", None, None)
+    with pytest.raises(UsageError, match="says nothing of a batch .* give --batch"):
+        question(str(run_file()), None, None, None)
+    of_file = question(str(run_file()), None, 8, 16)
+    assert (of_file.batch, of_file.msl) == (8, 16)
+
+
+@pytest.mark.golden
+def test_the_published_step_is_of_2112_rows() -> None:
+    asked = question(str(published(2)), None, None, None)
+    assert (asked.batch, asked.msl, asked.cluster.num_csx) == (2112, 2048, 16)
 
 
 def test_nothing_said_leaves_one_system_of_any_kind() -> None:

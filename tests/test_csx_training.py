@@ -26,7 +26,7 @@ from torch.testing import assert_close
 from wafers import NEEDS_CSTORCH
 
 from mixtures.manifest import read
-from prep.errors import CrystalmixError, InputError, RefusalError, StaleError
+from prep.errors import CrystalmixError, InputError, RecipeError, RefusalError, StaleError
 from train import folder, params, session
 from train.csx import MDL, CsxTrainer, weights_digest
 from train.csxapart import apart
@@ -34,6 +34,7 @@ from train.csxapi import cstorch
 from train.csxbackend import Target, bring_up
 from train.csxloader import loader
 from train.csxphase import maker
+from train.csxsettings import Cluster
 from train.csxstep import CsxStep, matmul
 from train.findings import findings
 from train.loop import Outcome
@@ -222,7 +223,7 @@ def test_another_backends_run_is_not_gone_on_with(whole: Path, tmp_path: Path) -
 def test_a_model_that_is_too_small_and_a_backend_that_is_none_are_refused(tmp_path: Path) -> None:
     small = write_run(tmp_path / "run.yaml", model={"max_position_embeddings": 32})
     make = maker("cstorch-cpu", str(small))
-    with pytest.raises(RefusalError, match="max_position_embeddings: must be at least 64"):
+    with pytest.raises(RecipeError, match="max_position_embeddings: must be at least 64"):
         session.train(small_build(), str(small), tmp_path, say=str, make=make)
     wide = write_run(tmp_path / "wide.yaml", runconfig={"num_csx": 9})
     make = maker("csx", str(wide))
@@ -241,6 +242,12 @@ def test_a_build_that_changes_under_the_workers_ends_the_run(tmp_path: Path) -> 
     rmtree(build / "phases" / "prose")
     with pytest.raises(InputError, match="no such manifest"):
         phase.train()
+
+
+def test_a_folder_that_workers_cannot_see_is_told_as_the_run_files_fault(tmp_path: Path) -> None:
+    target = Target("CSX", Cluster(mount_dirs=(str(tmp_path / "nowhere"),)))
+    with pytest.raises(RecipeError, match="runconfig: Mount dir .*nowhere does not exist; correct"):
+        apart(bring_up, target, tmp_path)
 
 
 def test_without_a_cluster_the_error_is_one_line_and_the_whole_is_in_a_file(

@@ -18,7 +18,7 @@ import xxhash
 
 from mixtures.manifest import Manifest
 from prep import receipts
-from prep.errors import CrystalmixError, InputError
+from prep.errors import ClusterError, CrystalmixError, InputError
 from train import folder
 from train.checkpoint import Checkpoints
 from train.claim import claim
@@ -26,7 +26,6 @@ from train.csxapi import cstorch
 from train.csxbackend import Target, bring_up
 from train.csxledger import Follower
 from train.csxloader import loader
-from train.csxproof import ClusterError
 from train.csxstep import CsxStep, matmul
 from train.loop import Outcome
 from train.model import Crystal, initialise

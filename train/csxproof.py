@@ -12,15 +12,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from prep.errors import CrystalmixError
+from prep.errors import ClusterError
 
 Json = dict[str, Any]
 Numbers = NDArray[np.int32]
 REMEDY = "its rows are not taken down; go on from the last checkpoint, and report the cluster"
-
-
-class ClusterError(CrystalmixError):
-    """A cluster that did something else than the plan says."""
 
 
 class PlanEndError(ClusterError):
