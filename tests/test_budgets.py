@@ -23,7 +23,7 @@ GATES = {
         f"train/{name}.py"
         for name in (
             *("model", "names", "optim", "batches", "world", "placing", "gradients"),
-            *("loop", "checkpoint", "csxledger", "csxloader", "csxlower", "csxstep"),
+            *("loop", "checkpoint", "csx", "csxledger", "csxloader", "csxlower", "csxstep"),
         )
     },
 }

@@ -14,6 +14,7 @@ from shutil import rmtree
 from traceback import format_exc
 from typing import Any
 
+import torch
 import xxhash
 
 from mixtures.manifest import Manifest
@@ -97,6 +98,8 @@ class CsxTrainer:
         """Bring the backend up; return step and loader as a checkpoint left them, or as new."""
         api = cstorch()
         backend = bring_up(self.target, self.out / ARTIFACTS)
+        if self.target.kind == "CPU" and self.run.settings.threads is not None:
+            torch.set_num_threads(self.run.settings.threads)
         settings, start = matmul(self.run.model), init_from if newest is None else newest
         if start is None:
             model = Crystal(settings)
