@@ -50,7 +50,7 @@ def test_the_published_shape_lowers_whole_in_two_minutes_and_two_gigabytes() -> 
     assert told.parameters == 6_575_278_720
     assert (told.batch, told.msl, told.num_csx) == (2112, 2048, 16)
     assert told.states == (32 * 18 + 3) * 5 + 2 + 2
-    assert told.seconds < 120
+    assert told.cpu_seconds < 120  # one thread: on a core of its own as many seconds pass
     assert told.memory_bytes < 2 * GIB
 
 

@@ -47,6 +47,7 @@ pytestmark = [
     NEEDS_CSTORCH,
     # torch 2.4 warns of what its own checkpoints do
     pytest.mark.filterwarnings("ignore:TypedStorage is deprecated"),
+    pytest.mark.filterwarnings("ignore:You are using .torch.load:FutureWarning"),
 ]
 Json = dict[str, Any]
 PHASES = ("prose", "mixed")

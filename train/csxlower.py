@@ -55,6 +55,7 @@ class Lowered:
     states: int
     cirh_bytes: int
     seconds: float
+    cpu_seconds: float
     memory_bytes: int  # the peak of the process that lowered
     findings: tuple[str, ...]
 
@@ -120,9 +121,15 @@ def lower(asked: Question) -> Lowered:
         len(found.states) if found else 0,
         len(text.encode()),
         monotonic() - began,
+        sum(_spent(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)),
         max(_peak(resource.RUSAGE_SELF), _peak(resource.RUSAGE_CHILDREN)),
         tuple(told),
     )
+
+
+def _spent(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
 
 
 def _peak(who: int) -> int:
