@@ -97,9 +97,9 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
     return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
 
 
-def job(out: Path, *phases: str) -> Job:
+def job(out: Path, *phases: str, run: Path | None = None) -> Job:
     """Return the job of training phases (all by default) of the small build."""
-    return str(small_build()), str(run_file()), str(out), phases or PHASES, None
+    return str(small_build()), str(run or run_file()), str(out), phases or PHASES, None
 
 
 def run(target: Callable[..., None], *arguments: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from prep import scatter, shards
 from prep.errors import DamageError
 from prep.handles import Handle, Pool
-from train.batches import Batches
+from train.batches import Batches, digest
 
 
 def batches(phase: str, root: Path | None = None) -> Batches:
@@ -109,3 +109,19 @@ def test_a_missing_or_broken_shard_is_told_at_its_step(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DamageError, match="is missing"):
         list(batches("prose", root).ahead(range(12)))
+
+
+def test_shares_of_a_batch_are_its_rows_and_make_its_digest() -> None:
+    whole = batches("mixed")[3]
+    shares = [Batches(manifest("mixed"), small_build(), slice(i, i + 2))[3] for i in (0, 2)]
+    assert torch.equal(torch.cat([share.ids for share in shares]), whole.ids)
+    assert digest(share.digests for share in shares) == whole.digest
+    assert np.concatenate([share.tokens for share in shares]).tolist() == whole.mask.sum(1).tolist()
+    assert all(np.array_equal(share.refs.row, whole.refs.row) for share in shares)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_only_the_steps_asked_are_read_in_their_order(threads: int) -> None:
+    steps = [1, 4, 5, 11]
+    read = batches("prose").ahead(steps, 2, threads)
+    assert [batch.step for batch in read] == steps

@@ -13,6 +13,7 @@ from prep.errors import CrystalmixError, DamageError
 from train import checkpoint, folder
 from train.model import Crystal, batch_loss, row_losses
 from train.optim import AdamW, Linear, OptimSettings, groups
+from train.run import RunSettings
 
 SETTINGS = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),), decoder_kernel=0.25)
 REMEDY = "remove this checkpoint to go on from the one before"
@@ -133,6 +134,41 @@ def test_only_the_newest_are_kept_and_remains_are_cleared(tmp_path: Path) -> Non
         "step-00000003",
         "step-00000004",
     ]
+
+
+def test_those_of_every_so_many_steps_are_kept_too(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    settings = RunSettings(keep_checkpoints=1, keep_every=4)
+    ours = checkpoint.Checkpoints(tmp_path, settings)
+    for step in range(2, 13, 2):
+        ours.save(step, model, optimizer, {})
+    kept = [folder.step_of(path) for path in folder.checkpoints(tmp_path)]
+    assert kept == [4, 8, 12]
+    ours.save(14, model, optimizer, {})
+    assert [folder.step_of(path) for path in folder.checkpoints(tmp_path)] == [4, 8, 12, 14]
+
+
+def test_what_is_written_beside_the_steps_is_what_was_there_when_it_began(tmp_path: Path) -> None:
+    model, optimizer = trained(2)
+    plain, plains = trained(2)
+    with checkpoint.Checkpoints(tmp_path, RunSettings(async_checkpoints=True)) as ours:
+        ours.save(2, model, optimizer, {"note": "kept"})
+        for number in range(2, 6):
+            one_step(model, optimizer, number)
+    other, others = trained(0, seed=9)
+    state = checkpoint.load(tmp_path / folder.checkpoint_name(2), other, others)
+    assert (state["step"], state["note"]) == (2, "kept")
+    assert_same(other.state_dict(), plain.state_dict())
+    assert_same(others.state_dict()["state"], plains.state_dict()["state"])
+
+
+def test_what_went_wrong_beside_the_steps_is_told_at_the_next_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    (tmp_path / "full").write_text("no folder")
+    ours = checkpoint.Checkpoints(tmp_path / "full", RunSettings(async_checkpoints=True))
+    ours.save(1, model, optimizer, {})
+    with pytest.raises(OSError, match="full"):
+        ours.save(2, model, optimizer, {})
 
 
 def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path) -> None:

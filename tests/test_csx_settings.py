@@ -66,7 +66,7 @@ def test_a_step_to_lower_is_that_of_a_run_a_file_or_what_is_asked(tmp_path: Path
     run = params.load(run_file())
     assert (of_run.batch, of_run.msl, of_run.run.model) == (4, 64, run.model)
     assert of_run.run.optimizer == run.optimizer
-    with pytest.raises(UsageError, match="no phase is called 'none' .* there are prose"):
+    with pytest.raises(UsageError, match="no phase is called 'none' .*there are prose"):
         question(str(tmp_path / "run"), "none", None, None)
     with pytest.raises(UsageError, match="says nothing of a batch .* give --batch"):
         question(str(run_file()), None, None, None)

@@ -42,6 +42,7 @@ from train.metrics import METRICS
 from train.model import Crystal
 from train.names import from_huggingface, to_huggingface
 from train.optim import Linear, OptimSettings
+from train.world import World
 
 pytestmark = [
     NEEDS_CSTORCH,
@@ -236,7 +237,8 @@ def test_a_build_that_changes_under_the_workers_ends_the_run(tmp_path: Path) -> 
     build = copied_build(tmp_path / "build")
     sealed = read(build / "phases" / "prose")
     make = maker("cstorch-cpu", str(run_file()))
-    phase = make(params.load(run_file()), sealed, build, tmp_path / "run" / "prose")
+    run = params.load(run_file())
+    phase = make(run, sealed, build, tmp_path / "run" / "prose", World())
     other = read(build / "phases" / "mixed")
     with pytest.raises(StaleError, match="this worker sees manifest .* mount the same build"):
         apart(loader, str(other.folder), sealed.digest, str(build))

@@ -25,7 +25,13 @@ from runs import (
     write_run,
 )
 
-from prep.errors import CrystalmixError, DamageError, RecipeError, RefusalError, StaleError
+from prep.errors import (
+    CrystalmixError,
+    DamageError,
+    RecipeError,
+    RefusalError,
+    StaleError,
+)
 from train import folder
 from train.findings import findings
 from train.loop import Outcome, Trainer

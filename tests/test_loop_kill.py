@@ -1,5 +1,6 @@
 """Training that is killed with SIGKILL, anywhere and again and again, ends as if it never was."""
 
+import os
 import signal
 from pathlib import Path
 from time import monotonic
@@ -7,13 +8,14 @@ from time import monotonic
 import numpy as np
 import pytest
 from kills import count_operations, job, run, start, train, train_until_operation, train_until_path
-from runs import leftovers, recorded, same_run, small_build, undisturbed, weights
+from runs import leftovers, recorded, same_run, small_build, undisturbed, weights, write_run
 
 from train.findings import findings
 from train.folder import checkpoints, latest
 
+KILLED_PHASES = ("prose", "mixed")
 KILLED = -signal.SIGKILL
-TIMED_KILLS = 6
+KILLS = int(os.environ.get("KILLS", "6")) // 2  # of each kind; KILLS=60 for 30 of each
 OPERATION_KILLS = 9
 REMEDY = "resume the run to cut it"
 
@@ -30,15 +32,18 @@ def assert_only_unsealed(out: Path) -> None:
         assert all(told.endswith(REMEDY) for told in findings(small_build(), out))
 
 
-def test_kills_at_random_instants_leave_no_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["between the steps", "beside the steps"])
+def test_kills_at_random_instants_leave_no_trace(beside: bool, tmp_path: Path) -> None:
+    """Checkpoints are written between the steps or, from a thread of its own, beside them."""
     rng = np.random.default_rng(20)
-    assert run(train, job(tmp_path / "warm")) == 0
+    settings = {"async_checkpoints": beside, "checkpoint_steps": 2}
+    path = write_run(tmp_path / "run.yaml", runconfig=settings)
     began = monotonic()
-    assert run(train, job(tmp_path / "timed")) == 0
+    assert run(train, job(tmp_path / "timed", *KILLED_PHASES, run=path)) == 0
     seconds = monotonic() - began
     outs, kills = [tmp_path / "run-0"], 0
-    while kills < TIMED_KILLS:
-        process = start(train, job(outs[-1]))
+    while kills < KILLS:
+        process = start(train, job(outs[-1], *KILLED_PHASES, run=path))
         process.join(float(rng.uniform(0.1, 0.8)) * seconds)
         process.kill()
         process.join()
@@ -48,9 +53,9 @@ def test_kills_at_random_instants_leave_no_trace(tmp_path: Path) -> None:
         else:
             kills += 1
             assert_only_unsealed(outs[-1])
-    assert run(train, job(outs[-1])) == 0
+    assert run(train, job(outs[-1], *KILLED_PHASES, run=path)) == 0
     for out in outs:
-        assert_as_undisturbed(out)
+        assert_as_undisturbed(out, *KILLED_PHASES)
 
 
 def test_a_kill_before_any_change_to_the_files_leaves_no_trace(tmp_path: Path) -> None:

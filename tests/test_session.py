@@ -202,3 +202,57 @@ def test_a_moved_build_is_remembered_anew_by_training(tmp_path: Path) -> None:
     session.train(tmp_path / "moved", str(run_file()), tmp_path / "run", say=str)
     assert folder.build_of(tmp_path / "run", None) == tmp_path / "moved"
     assert same_run(tmp_path / "run", undisturbed())
+
+
+def test_a_phase_that_was_begun_goes_on_without_the_phase_before(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, "prose")
+    train(out, "mixed", stop=4)
+    rmtree(out / "prose")
+    said = train(out, "mixed")
+    assert said[0].startswith("mixed: resumed at step 4 to 16 of 16")
+    assert same_run(out, undisturbed(), "mixed")
+
+
+def test_a_phase_begins_with_weights_that_are_given(tmp_path: Path) -> None:
+    """Another folder's, so that the phase before need not be here."""
+    given = last_of(undisturbed(), "prose")
+    for stop in (4, None):  # the same command again goes on
+        session.train(
+            small_build(), str(run_file()), tmp_path, phases=["mixed"], stop=stop,
+            init_from=given, say=str,
+        )  # fmt: skip
+    assert same_run(tmp_path, undisturbed(), "mixed")
+    train(tmp_path, "code")
+    assert same_run(tmp_path, undisturbed(), "mixed", "code")
+
+
+def test_given_weights_take_no_moments_and_no_step_with_them(tmp_path: Path) -> None:
+    session.train(
+        small_build(), str(run_file()), tmp_path, phases=["prose"],
+        init_from=last_of(undisturbed(), "code"), say=str,
+    )  # fmt: skip
+    ours, theirs = (recorded(out, "prose")[0] for out in (tmp_path, undisturbed()))
+    assert [step["digest"] for step in ours] == [step["digest"] for step in theirs]
+    assert ours[0]["learning_rate"] == 0.0
+    assert ours[0]["loss"] < theirs[0]["loss"]
+
+
+def test_other_given_weights_are_not_mixed_into_a_phase(tmp_path: Path) -> None:
+    for phase in ("prose", "mixed"):
+        given = last_of(undisturbed(), phase)
+        train_it = lambda given=given: session.train(  # noqa: E731
+            small_build(), str(run_file()), tmp_path, phases=["code"], stop=3,
+            init_from=given, say=str,
+        )  # fmt: skip
+        if phase == "prose":
+            train_it()
+        else:
+            with pytest.raises(StaleError, match=r"run.init: .*; train into another --out"):
+                train_it()
+
+
+def test_what_is_no_checkpoint_is_not_begun_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no checkpoint; give a folder such as"):
+        session.train(small_build(), str(run_file()), tmp_path / "out", init_from=tmp_path, say=str)
+    assert not (tmp_path / "out").exists()

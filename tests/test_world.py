@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import train_until_path
+from kills import train, train_until_path
 from runs import (
     copied_build,
     leftovers,
@@ -22,6 +22,7 @@ from runs import (
     small_build,
     undisturbed,
     weights,
+    write_run,
 )
 from runs import train as train_alone
 from worlds import SHARED_WORK, begin, end, job, run_of, train_together
@@ -29,6 +30,7 @@ from worlds import SHARED_WORK, begin, end, job, run_of, train_together
 from prep.errors import DamageError, RefusalError, UsageError
 from train.claim import check_fit
 from train.findings import findings
+from train.folder import latest, step_of
 from train.params import load
 from train.world import World
 
@@ -76,8 +78,9 @@ def test_two_processes_stopped_and_resumed_are_bit_for_bit_two_that_were_not(
     assert same_run(tmp_path, by_two(parallel), "prose")
 
 
-@pytest.mark.parametrize("parallel", SHARED_WORK)
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("parallel", "first", "then"), [("ddp", 2, 1), ("fsdp", 2, 1), ("fsdp", 1, 2)]
+)
 def test_another_number_of_processes_goes_on(
     parallel: str, first: int, then: int, tmp_path: Path
 ) -> None:
@@ -118,6 +121,18 @@ def test_a_process_that_dies_ends_the_other_and_all_go_on_later(tmp_path: Path) 
     train_together(2, wanted)
     assert same_run(out, by_two("ddp"), "prose")
     assert leftovers(out) == []
+
+
+def test_a_step_without_numbers_ends_all_processes(tmp_path: Path) -> None:
+    steep = {"initial_learning_rate": 1e30, "end_learning_rate": 1e30, "steps": 9}
+    settings = {"parallel": "ddp", "checkpoint_steps": 1}
+    path = write_run(
+        tmp_path / "run.yaml", runconfig=settings, optimizer={"learning_rate": [steep]}
+    )
+    assert end(begin(2, train, job(tmp_path / "run", path))) == [1, 1]
+    newest = latest(tmp_path / "run" / "prose" / "checkpoints")
+    assert newest is not None
+    assert step_of(newest) == len(recorded(tmp_path / "run", "prose")[0]) < 3
 
 
 def torchrun(build: Path, out: Path, run: Path) -> subprocess.CompletedProcess[str]:
@@ -175,8 +190,8 @@ def test_processes_that_have_nothing_to_share_are_refused(
 
 
 def test_slots_are_shared_out_in_order_and_once() -> None:
-    slots = [list(range(12))[World(rank, 4).share(12)] for rank in range(4)]
-    assert sum(slots, []) == list(range(12))
+    slots = [slot for rank in range(4) for slot in range(12)[World(rank, 4).share(12)]]
+    assert slots == list(range(12))
 
 
 def test_alone_there_is_nobody_to_ask() -> None:

@@ -70,7 +70,7 @@ class Batches:
         ids, mask, labels = (
             torch.from_numpy(np.ascontiguousarray(rows[:, channel])) for channel in range(3)
         )
-        tokens = mask.sum(1).numpy()
+        tokens = rows[:, 1].sum(1, dtype=np.int64)
         digests = b"".join(xxhash.xxh3_128_digest(row.data) for row in rows)
         return Batch(step, ids, mask, labels, refs, self.slots, tokens, digests)
 

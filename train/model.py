@@ -19,6 +19,9 @@ from torch.nn import functional
 from prep import seeds
 
 ROTARY_BASE = 10000.0
+SLOW_BACKWARD = (
+    1024  # below so many positions a CPU's bfloat16 attention takes 1 to 5 times as long
+)
 CUT = 2.0  # kernels are drawn from a normal that is cut at this many standard deviations
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (T, R)
@@ -130,6 +133,18 @@ def matmul_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: floa
     return scores_BNTT.softmax(dim=-1).to(v_BNTK.dtype) @ v_BNTK
 
 
+def fused_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: float) -> Tensor:
+    """Attend causally by torch's own kernels; short rows in bfloat16 on a CPU in float32."""
+    dtype, device = v_BNTK.dtype, q_BNTK.device.type
+    if device == "cpu" and dtype == torch.bfloat16 and q_BNTK.shape[-2] < SLOW_BACKWARD:
+        with torch.autocast(device, enabled=False):
+            wide = (x_BNTK.float() for x_BNTK in (q_BNTK, k_BNTK, v_BNTK))
+            return fused_attention(*wide, scale=scale).to(dtype)
+    return functional.scaled_dot_product_attention(
+        q_BNTK, k_BNTK, v_BNTK, is_causal=True, scale=scale
+    )
+
+
 class Attention(nn.Module):
     """Causal self-attention over the whole row: documents within it are not kept apart."""
 
@@ -151,9 +166,7 @@ class Attention(nn.Module):
         if self.settings.attention == "matmul":
             mixed_BNTK = matmul_attention(q_BNTK, k_BNTK, v_BNTK, scale)
         else:
-            mixed_BNTK = functional.scaled_dot_product_attention(
-                q_BNTK, k_BNTK, v_BNTK, is_causal=True, scale=scale
-            )
+            mixed_BNTK = fused_attention(q_BNTK, k_BNTK, v_BNTK, scale)
         return self.out(mixed_BNTK.transpose(1, 2).flatten(-2))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:

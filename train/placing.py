@@ -44,7 +44,7 @@ def place(run: Run, world: World) -> Placed:
     if sharded:
         _shard(model, world)
     model.to_empty(device=world.device)
-    initialise(model, settings.seed, _put)
+    initialise(model, settings.seed, _put if sharded else Tensor.copy_)
     return Placed(model, torch.compile(row_losses) if settings.compile else row_losses, sharded)
 
 
@@ -59,17 +59,9 @@ def _shard(model: Crystal, world: World) -> None:
 
 
 def _put(parameter: Tensor, values: Tensor) -> None:
-    """Fill a parameter, or this process's shard of it, with values that all processes have."""
-    if not hasattr(parameter, "full_tensor"):  # torch 2.4 has DTensor elsewhere
-        parameter.copy_(values)
-        return
+    """Fill this process's shard of a parameter from values that all processes have."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if isinstance(parameter, DTensor):
-        values = distribute_tensor(
-            values.to(parameter.device),
-            parameter.device_mesh,
-            parameter.placements,
-            src_data_rank=None,
-        )
-    parameter.copy_(values)
+    assert isinstance(parameter, DTensor)
+    here, mesh = values.to(parameter.device), parameter.device_mesh
+    parameter.copy_(distribute_tensor(here, mesh, parameter.placements, src_data_rank=None))

@@ -47,10 +47,10 @@ class RunSettings:
             if value is not None and value < 1:
                 raise ValueError(f"{key}: must be positive, got {value}")
         for key, known in (("dtype", DTYPES), ("parallel", PARALLEL)):
-            if getattr(self, key) not in known:
-                raise ValueError(
-                    f"{key}: must be {known[-2]} or {known[-1]}, got {getattr(self, key)}"
-                )
+            value = getattr(self, key)
+            if value not in known:
+                told = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise ValueError(f"{key}: must be {told}, got {value}")
 
 
 @dataclass(frozen=True)
