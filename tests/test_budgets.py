@@ -28,6 +28,7 @@ GATES = {
             *("exporting", "weights", "headloss"),
             "metrics",  # its writer of tensorboard's files, where asked
             *("mdl", "zoonames", "bridge"),
+            *("csx", "csxledger", "csxloader", "csxlower", "csxstep"),
         )
     },
 }
