@@ -37,9 +37,11 @@ wheel: $(VENV)/.dev
 	there=$$(mktemp -d) && cd "$$there" && "$(CURDIR)/$(WHEEL)/bin/crystalmix" --help \
 	  && "$(CURDIR)/$(WHEEL)/bin/crystalmix" demo --tiny --out "$$there/demo" && rm -rf "$$there"
 
-# What needs cstorch: training on its CPU backend, workers, lowering, the flow of a cluster's run.
-csx: $(CSX)/.ready
+# What needs cstorch: training on its CPU backend, workers, lowering, the flow of a cluster's run;
+# and what we and cstorch write for each other, each in its own environment.
+csx: $(CSX)/.ready $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(CSX)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_csx_*.py
+	$(BIN)/python -m pytest -n $(JOBS) tests/test_bridge.py tests/test_mdl.py tests/test_zootrainer.py
 
 $(CSX)/.ready: pyproject.toml constraints/csx.txt
 	$(PYTHON) -m venv $(CSX)
