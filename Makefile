@@ -1,4 +1,5 @@
 # Everything from nothing: each target makes .venv and installs what it needs.
+# `csx` has an environment of its own: cerebras-pytorch needs an old torch and numpy (6 GB).
 # TORCH: which torch to install. A CPU build is enough; on Linux the default index gives CUDA builds.
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
@@ -6,8 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WHEEL := .env-wheel
 JOBS ?= 2
+CSX := .venv-csx
 
-.PHONY: demo test check format wheel clean
+.PHONY: demo test check format wheel csx clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -35,6 +37,18 @@ wheel: $(VENV)/.dev
 	there=$$(mktemp -d) && cd "$$there" && "$(CURDIR)/$(WHEEL)/bin/crystalmix" --help \
 	  && "$(CURDIR)/$(WHEEL)/bin/crystalmix" demo --tiny --out "$$there/demo" && rm -rf "$$there"
 
+# What needs cstorch: training on its CPU backend, workers, lowering, the flow of a cluster's run;
+# and what we and cstorch write for each other, each in its own environment.
+csx: $(CSX)/.ready $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(CSX)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_csx_*.py
+	$(BIN)/python -m pytest -n $(JOBS) tests/test_bridge.py tests/test_mdl.py tests/test_zootrainer.py
+
+$(CSX)/.ready: pyproject.toml constraints/csx.txt
+	$(PYTHON) -m venv $(CSX)
+	$(CSX)/bin/pip install --quiet -c constraints/csx.txt -e '.[csx]' \
+	  pytest pytest-xdist hypothesis safetensors
+	touch $@
+
 $(VENV)/.demo: pyproject.toml constraints/modern.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints/modern.txt "$(TORCH)"
@@ -46,4 +60,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) dist demo
+	rm -rf $(VENV) $(WHEEL) $(CSX) dist demo

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mixtures import verbs as mixing
-from train import ablateverbs, verbs, weightverbs
+from train import ablateverbs, csxverbs, verbs, weightverbs
 
 VERSION = "0.1.0"
 
@@ -77,6 +77,7 @@ for verb in (
     verbs.trace,
     verbs.sql,
     ablateverbs.ablate,
+    csxverbs.csx,
 ):
     main.add_command(verb)
 

@@ -24,6 +24,7 @@ RANGE = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
 SILENT = {
     *("repeat", "use_worker_cache", "num_workers", "prefetch_factor", "persistent_workers"),
     *("micro_batch_size", "drop_last", "max_sequence_length", "mixed_precision", "use_bfloat16"),
+    "sort_files",
 }
 
 
@@ -93,10 +94,15 @@ class ZooParams:
 
 
 def read(path: Path) -> ZooParams:
-    """Read a params.yaml; RecipeError names file, line and key. What is not used is noted."""
+    """Read a params.yaml of 1.9 or 2.x; RecipeError names file, line and key.
+
+    What is not used is noted.
+    """
     content = yamlfile.load(path)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: must hold the sections train_input and runconfig")
+    if "trainer" in content:
+        content = _of_trainer(path, content["trainer"])
     told = yamlfile.check(path, content, ZooParams)
     known = {*SILENT, *TrainInput.__dataclass_fields__}
     unknown = sorted(str(key) for key in content["train_input"] if key not in known)
@@ -105,6 +111,20 @@ def read(path: Path) -> ZooParams:
             "%s: train_input: not used: %s", path, ", ".join(unknown)
         )
     return told
+
+
+def _of_trainer(path: Path, trainer: Any) -> dict[str, Any]:  # noqa: ANN401  as YAML has it
+    """Return the two sections of the dialect of 2.x (`trainer:`) under their names of 1.9."""
+    try:
+        loop, model = trainer["init"]["loop"], trainer["init"]["model"]
+        given = trainer["fit"]["train_dataloader"]
+        given.setdefault("vocab_size", model["vocab_size"])
+        return {"train_input": given, "runconfig": {"max_steps": loop["max_steps"]}}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"{path}: trainer: must have init.loop.max_steps, init.model.vocab_size and "
+            f"fit.train_dataloader ({error} is missing)"
+        ) from None
 
 
 def place(

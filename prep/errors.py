@@ -10,6 +10,7 @@ CrystalmixError          1
 ├── DamageError          1  a file is not what its receipt says
 ├── RefusalError         1  what is asked can't be met by the data
 ├── DivergenceError      1  a training step gave no numbers
+├── ClusterError         1  a cluster did something else than the plan says
 └── WorkerError          1  a worker process died
 
 A message is one line: file (and record), what was found, what was expected, what to do.
@@ -69,6 +70,10 @@ class RefusalError(CrystalmixError):
 
 class DivergenceError(CrystalmixError):
     """A loss or gradient of a training step that is no finite number."""
+
+
+class ClusterError(CrystalmixError):
+    """A cluster of CS systems that failed, or did something else than the plan says."""
 
 
 class WorkerError(CrystalmixError):

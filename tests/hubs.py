@@ -65,7 +65,7 @@ def golden_hub(root: Path) -> Path:
     return root
 
 
-def published(folder: Path) -> tuple[list[Path], Path]:
+def published(folder: Path, msl: int = 4) -> tuple[list[Path], Path]:
     """Return the published params, and tiny shards in folders laid out as on the dataset hub."""
     files = [shared("params") / f"phase{n}.yaml" for n in (1, 2, 3)]
     for number, path in enumerate(files[:2]):
@@ -74,16 +74,16 @@ def published(folder: Path) -> tuple[list[Path], Path]:
             place = folder / f"phase{number + 1}" / (
                 place.name if "StarCoder" in place.name else f"SlimPajama/{place.name}"
             )  # fmt: skip
-            tiny(place, [number, number + 2], each["weight"])
+            tiny(place, [number, number + 2], each["weight"], msl)
     for language in ("css", "javascript", "html", "python"):
         for split in ("train_shuffled_correct_ratio", "valid_correct_ratio"):
-            tiny(folder / "phase3/stage3_fim_0.3" / split / language, [0], 0.2)
+            tiny(folder / "phase3/stage3_fim_0.3" / split / language, [0], 0.2, msl)
     return files, folder
 
 
-def tiny(folder: Path, numbers: list[int], weight: float) -> None:
+def tiny(folder: Path, numbers: list[int], weight: float, msl: int = 4) -> None:
     for number in numbers:
-        rows = np.zeros((10 + round(40 * weight), 3, 4), dtype=np.int32)
+        rows = np.zeros((10 + round(40 * weight), 3, msl), dtype=np.int32)
         shards.write(folder / shards.name(number), len(rows), [rows])
 
 

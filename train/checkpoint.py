@@ -207,8 +207,10 @@ def _check_weights(path: Path, model: nn.Module, state: Json, world: World) -> N
 @contextmanager
 def _quiet() -> Generator[None]:
     with warnings.catch_warnings():
-        # Without a process group torch.distributed.checkpoint warns that it assumes one process.
-        warnings.filterwarnings("ignore", message=".*single process.*|.*torch.distributed.*")
+        # Without a process group torch.distributed.checkpoint warns that it assumes one process;
+        # that of torch 2.4 calls what torch itself has deprecated.
+        told = ".*single process.*|.*torch.distributed.*|.*TypedStorage is deprecated.*"
+        warnings.filterwarnings("ignore", message=told)
         yield
 
 

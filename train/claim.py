@@ -16,11 +16,13 @@ from train.run import Run
 Json = dict[str, Any]
 
 
-def claim(out: Path, root: Path, run: Run, manifest: Manifest, start: Path | None) -> None:
+def claim(
+    out: Path, root: Path, run: Run, manifest: Manifest, start: Path | None, kind: str | None = None
+) -> None:
     """Say what this folder's training follows from, or refuse to go on with something else.
 
     start: the checkpoint whose weights it begins with. A phase that has a checkpoint of its own
-    goes on without one.
+    goes on without one. kind: of its checkpoints, where they are not torch's.
     """
     weights = None
     if start is not None:
@@ -28,6 +30,7 @@ def claim(out: Path, root: Path, run: Run, manifest: Manifest, start: Path | Non
         weights = state["weights"]
         _check_model(start, state["model"], run)
     wanted = {"manifest": manifest.digest, "run": run.content(), "init": weights}
+    wanted |= {} if kind is None else {"checkpoints": kind}
     path = out / folder.RUN
     if path.exists():
         found = folder.read_json(path, f"remove {out} and train this phase again")

@@ -151,5 +151,6 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
     batches = Batches(manifest, root)
     digests = steps["digest"].to_pylist()
     for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
-        if digest != ledger.SKIPPED and batches[step].digest != digest:
+        known = digest not in {None, ledger.SKIPPED}  # None: harvested without reading
+        if known and batches[step].digest != digest:
             yield f"{folder}: step {step} was fed other bytes than the shards hold now"

@@ -67,6 +67,20 @@ class Step:
     skipped: bool = False
 
 
+@dataclass(frozen=True)
+class Consumed:
+    """What a step of another program's run consumed; None for what that run does not tell."""
+
+    step: int
+    refs: RowRefs
+    digest: str | None
+    loss: float | None
+    parts: tuple[Json, ...]
+    gradient_norm: None = None
+    learning_rate: None = None
+    skipped: bool = False
+
+
 class Ledger:
     """The ledger of one phase of one run."""
 
@@ -96,7 +110,7 @@ class Ledger:
         self.chain, self.next_step = sealed["chain"], sealed["steps"]
         self._files, self._rows, self._steps = list(sealed["files"]), [], []
 
-    def record(self, step: Step) -> str:
+    def record(self, step: Step | Consumed) -> str:
         """Take down a finished step and return the chain; steps must come one after the other."""
         if step.step != self.next_step:
             raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
@@ -133,7 +147,7 @@ class Ledger:
             self._rows, self._steps = [], []
         return {"chain": self.chain, "steps": self.next_step, "files": list(self._files)}
 
-    def _row_table(self, step: Step) -> pa.Table:
+    def _row_table(self, step: Step | Consumed) -> pa.Table:
         refs, count = step.refs, len(step.refs.row)
         part, shard = (
             pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), names)
@@ -155,8 +169,8 @@ def first_chain(manifest: str) -> str:
     return sha256(manifest.encode()).hexdigest()
 
 
-def next_chain(chain: str, batch: str) -> str:
-    """Return the chain after a step that consumed the batch with this digest."""
+def next_chain(chain: str, batch: str | None) -> str:
+    """Return the chain after a step that consumed the batch with this digest, if it is known."""
     return sha256(f"{chain} {batch}".encode()).hexdigest()
 
 

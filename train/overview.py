@@ -57,7 +57,11 @@ def _run(run: Path, build: Path) -> Answer:
     )
     head = ["phase", "steps", "first loss", "last loss", "worst step"]
     cells = [
-        [s["phase"], s["steps"], _loss(s["first_loss"]), _loss(s["last_loss"]), s["worst_step"]]
+        [
+            s["phase"],
+            s["steps"],
+            *(_told(s[key]) for key in ("first_loss", "last_loss", "worst_step")),
+        ]
         for s in steps
     ]
     watched, more = _evaluations(run, [s["phase"] for s in steps])
@@ -96,5 +100,8 @@ def _brief(text: str | None) -> str:
     return shown if len(shown) <= WIDTH else shown[: WIDTH - 3] + "..."
 
 
-def _loss(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.4f}"
+def _told(value: float | None) -> str:
+    """Return a loss to four places, or a step; a harvested run need not tell any."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -19,6 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from mixtures import yamlfile
 from prep.errors import RecipeError, UsageError
 from train import inputs
+from train.csxsettings import KEYS as CLUSTER_KEYS
+from train.csxsettings import Cluster
 from train.evaluate import EvaluationSettings
 from train.metrics import MetricsSettings
 from train.model import CUT, ModelSettings
@@ -52,13 +54,11 @@ UNUSED: dict[str, str] = {
     "model": "attention_kernel attention_softmax_fp32 boundary_casting loss_weight mixed_precision "
     "scale_glu_initialization use_bfloat16 weight_initialization_seed",
     "optimizer": "log_summaries loss_scaling_factor",
-    "runconfig": "checkpoint_path compile_dir compile_only credentials_path debug_args_path "
-    "disable_version_check dist_addr dist_backend enable_distributed eval_steps experimental_api "
-    "init_method is_pretrained_checkpoint job_labels job_time_sec log_steps logging "
-    "mgmt_address mgmt_namespace mode model_dir mount_dirs num_act_servers num_csx num_epochs "
-    "num_steps num_wgt_servers num_workers_per_csx precision_opt_level python_paths "
-    "save_initial_checkpoint save_losses service_dir target_device use_appliance_data "
-    "use_cs_grad_accum validate_only wrk_memory_gi",
+    "runconfig": "checkpoint_path compile_only debug_args_path disable_version_check dist_addr "
+    "dist_backend enable_distributed eval_steps experimental_api init_method "
+    "is_pretrained_checkpoint log_steps logging mode model_dir num_act_servers "
+    "num_epochs num_steps num_wgt_servers save_initial_checkpoint save_losses service_dir "
+    "target_device use_appliance_data use_cs_grad_accum validate_only wrk_memory_gi",
 }
 SECTIONS = ("model", "optimizer", "runconfig", "phases", "evaluation", "metrics")
 STDS = {
@@ -93,6 +93,11 @@ def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run
     if known:
         reader.tell_unknown_phases(known)
     return reader.run()
+
+
+def cluster(path: Path, phase: str | None = None) -> Cluster:
+    """Read what a run file says of the Wafer-Scale Cluster for one phase."""
+    return _Reader(path, phase).cluster()
 
 
 @lru_cache(maxsize=256)
@@ -139,6 +144,12 @@ class _Reader:
         return (
             told if told.build is None else replace(told, build=str(self.path.parent / told.build))
         )
+
+    def cluster(self) -> Cluster:
+        """Return the cluster that runconfig describes."""
+        given = self._given("runconfig").items()
+        told = {key: value for key, value in given if key in CLUSTER_KEYS and value is not None}
+        return self._make(("runconfig",), Cluster, told)
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""
@@ -205,15 +216,19 @@ class _Reader:
     def _settings(self) -> RunSettings:
         return self._make(("runconfig",), RunSettings, self._section("runconfig"))
 
+    def _given(self, name: str) -> Json:
+        base = self._mapping((name,), self.content.get(name))
+        return {**base, **self._mapping((name,), self.over.get(name))}
+
     def _section(self, name: str) -> Json:
         """Return a section with the phase's overrides, fixed keys checked and unused ones told."""
-        base = self._mapping((name,), self.content.get(name))
-        given = {**base, **self._mapping((name,), self.over.get(name))}
+        given = self._given(name)
         for key, only in FIXED.get(name, {}).items():
             if (found := given.pop(key, only)) != only:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
         unused = [key for key in UNUSED.get(name, "").split() if key in given]
         self._tell_unused(name, unused)
+        unused += CLUSTER_KEYS if name == "runconfig" else ()  # `cluster` reads those
         held = inputs.HELD.get(name, {})
         return {key: value for key, value in given.items() if key not in {*unused, *held}}
 

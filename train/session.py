@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mixtures.manifest import Manifest
 from mixtures.report import read_manifests
@@ -14,7 +15,7 @@ from train.world import joined
 EXAMPLE = "run/phase1/checkpoints/step-00001500"
 
 
-def train(
+def train(  # noqa: PLR0913  what the command has
     build: Path,
     run_file: str,
     out: Path,
@@ -24,13 +25,14 @@ def train(
     init_from: Path | None = None,
     skip: Sequence[str] = (),
     say: Callable[[str], object],
+    make: Callable[..., Any] = Trainer,
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
     init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
-    to pass over (`skips`). A phase that `stop` ends early is the last. Raises InputError where
-    there is no build, or where a phase has neither a checkpoint of its own nor a predecessor that
-    is trained.
+    to pass over (`skips`). A phase that `stop` ends early is the last. make: makes the trainer of a
+    phase. Raises InputError where there is no build, or where a phase has neither a checkpoint of
+    its own nor a predecessor that is trained.
     """
     with joined() as world:
         work = world.agree(lambda: _planned(build, run_file, phases, init_from))
@@ -38,7 +40,7 @@ def train(
         for place, (run, manifest, before) in enumerate(work):
             first = init_from if place == 0 else None
             start = world.on_first(lambda: first or _start(out, manifest, before))  # noqa: B023
-            trainer = Trainer(run, manifest, build, out / manifest.phase, world)
+            trainer = make(run, manifest, build, out / manifest.phase, world)
             outcome = trainer.train(start, stop)
             if world.first:
                 say(_line(manifest, outcome))

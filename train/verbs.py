@@ -100,6 +100,12 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     metavar="[PHASE:]FIRST:LAST",
     help="Pass these steps over, the last one too, and record that (repeatable).",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "csx", "cstorch-cpu"]),
+    default="torch",
+    help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
+)
 def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
@@ -118,7 +124,11 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
         raise click.UsageError("Missing option '--out'.")
     from train.session import train as run
 
-    run(build_, run_file, out, **asked, say=click.echo)
+    if (backend := asked.pop("backend")) != "torch":
+        from train.csxphase import maker
+
+        asked["make"] = maker(backend, run_file)
+    run(build_, run_file, out, say=click.echo, **asked)
 
 
 @click.command()
