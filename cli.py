@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mixtures import verbs as mixing
-from train import csxverbs, verbs, weightverbs
+from train import ablateverbs, csxverbs, verbs, weightverbs
 
 VERSION = "0.1.0"
 
@@ -76,6 +76,7 @@ for verb in (
     weightverbs.import_weights,
     verbs.trace,
     verbs.sql,
+    ablateverbs.ablate,
     csxverbs.csx,
 ):
     main.add_command(verb)

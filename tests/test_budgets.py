@@ -19,7 +19,7 @@ FILE_LINES, BODY_LINES, MOST_BODY_LINES, PARAMETERS, FEW = 300, 40, 60, 10, 6
 GATES = {
     # mdl: checkpoints of Cerebras are HDF5 too, of another layout than shards
     "h5py": {"prep/shards.py", "prep/handles.py", "train/mdl.py"},
-    "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py"},
+    "duckdb": {"prep/query.py", "prep/scratch.py", "train/trace.py", "train/evidence.py"},
     "torch": {
         f"train/{name}.py"
         for name in (
@@ -29,6 +29,7 @@ GATES = {
             "metrics",  # its writer of tensorboard's files, where asked
             *("mdl", "zoonames", "bridge"),
             *("csx", "csxledger", "csxloader", "csxlower", "csxstep"),
+            *("proxies", "shapes"),
         )
     },
 }

@@ -88,7 +88,7 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     verbs = "demo plan jsonl build import show verify diff train export import-weights trace sql "
-    verbs += "csx"
+    verbs += "ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb

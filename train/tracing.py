@@ -10,8 +10,8 @@ from mixtures.report import ratio_lines, table
 from prep import shards
 from prep.errors import InputError, UsageError
 from prep.tokens import TokenizerSettings, load
+from train import evidence, skips, trace
 from train import repeats as repeating
-from train import skips, trace
 from train import spikes as spiking
 from train.findings import findings
 from train.folder import WHERE, build_of
@@ -72,7 +72,7 @@ def answer(
 def query(path: Path, build: Path | None, asked: str | None) -> Answer:
     """Run SQL over a build or a run; without SQL, list the views and their columns."""
     is_run = (path / WHERE).exists()
-    traced = trace.connect(build_of(path, build), path) if is_run else trace.connect(path)
+    traced = trace.connect(build_of(path, build), path) if is_run else _opened(path)
     if asked is None:
         return _views(traced)
     rows = traced.rows(asked)
@@ -80,6 +80,11 @@ def query(path: Path, build: Path | None, asked: str | None) -> Answer:
     cells = [[_cell(value) for value in row.values()] for row in rows[:MOST_ROWS]]
     more = [f"... {len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
     return Answer(rows, [*table(cells, head), *more] if rows else ["no rows"])
+
+
+def _opened(path: Path) -> Traced:
+    """Open an ablation or a build."""
+    return evidence.connect(path) if (path / evidence.SPEC).exists() else trace.connect(path)
 
 
 def _step(traced: Traced, asked: str) -> Answer:

@@ -1,0 +1,81 @@
+"""Specs of ablations: what they say, what is refused with its line, and the build they lead to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ablations import write_spec
+
+from mixtures import ablation
+from mixtures.ablation import HELD, HELD_OUT, POOL, fim_domain
+from mixtures.pooling import proxy_recipe
+from prep.errors import RecipeError, UsageError
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"proxy": {"steps": 0}}, "proxy.steps: must be positive, got 0"),
+    ({"proxy": {"warmup": 1.0}}, r"warmup: must lie in \[0, 1\), got 1.0"),
+    ({"proxy": {"pace": 1}}, "proxy.pace: is no known key"),
+    ({"domains": {"rust": {}}}, "domains.rust: no domain of .* is called so"),
+    ({"domains": {"wiki": None, "python": None}}, "must name two at least"),
+    ({"domains": {"wiki": {"value": -1}}}, "domains.wiki.value: must be at least 0, got -1"),
+    ({"held_out": 0}, r"held_out: must lie in \(0, 1\), got 0"),
+    ({"current": {"wiki": 1.0}}, "current: must give a share to each of wiki, python"),
+    ({"factors": {"order": ["backwards"]}}, "order: must be of mixed, .* got backwards"),
+    ({"factors": {"epochs": [1, 2]}}, "epochs: must be at least 1, `repeated` naming a domain"),
+    ({"factors": {"epochs": [2], "repeated": "rust"}}, "factors.repeated: is no domain: rust"),
+    ({"factors": {"fim_rate": [1.5]}}, r"fim_rate: must lie in \[0, 1\], got 1.5"),
+    ({"swarm": {"replicates": -1}}, "swarm.replicates: must be at least 0, got -1"),
+    ({"checks": {"seeds": -1}}, "checks.seeds: must be at least 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), REFUSED, ids=[told for _, told in REFUSED])
+def test_a_faulty_spec_is_refused_with_its_line(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    path = write_spec(tmp_path, **changes)
+    with pytest.raises(RecipeError, match=told) as error:
+        ablation.load(str(path))
+    assert str(error.value).startswith(f"{path}:")
+
+
+def test_an_order_of_phases_needs_language_and_code(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, factors={"order": ["mixed"]}, domains={"wiki": {"kind": "code"}})
+    with pytest.raises(RecipeError, match="needs domains of both kinds"):
+        ablation.load(str(path))
+
+
+def test_the_proxies_recipe_holds_out_documents_and_has_short_rows(tmp_path: Path) -> None:
+    spec, recipe = ablation.load(str(write_spec(tmp_path, factors={"fim_rate": [0.0, 0.9]})))
+    made = proxy_recipe(spec, recipe, tmp_path / "small.json")
+    assert made.rows.msl == spec.proxy.msl
+    assert made.valid == spec.held_out
+    assert made.tokenizer.path.endswith("small.json")
+    assert {made.domains[name].split for name in spec.domains} == {"train"}
+    assert {made.domains[name + HELD].split for name in spec.domains} == {"valid"}
+    assert made.domains[fim_domain("python", 0.0)].fim is None
+    changed = made.domains[fim_domain("python", 0.9)].fim
+    assert changed is not None
+    assert changed.rate == 0.9
+    assert fim_domain("wiki", 0.9) not in made.domains
+    assert {part.domain for part in made.phases[HELD_OUT].parts} == {n + HELD for n in spec.domains}
+    assert not any(part.domain.endswith(HELD) for part in made.phases[POOL].parts)
+
+
+def test_values_sum_to_one(tmp_path: Path) -> None:
+    spec, _ = ablation.load(str(write_spec(tmp_path, domains={"wiki": {"value": 3.4}})))
+    assert sum(spec.value.values()) == pytest.approx(1)
+    assert spec.value["wiki"] == pytest.approx(0.85)
+
+
+def test_the_bundled_spec_names_the_bundled_recipe() -> None:
+    spec, recipe = ablation.load("four-groups")
+    assert recipe.name == "four-groups"
+    assert list(spec.domains) == ["language", "python", "javascript", "web"]
+    assert spec.swarm.count == 16
+    assert spec.proxy.size == "0.2M"
+
+
+def test_a_spec_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(UsageError, match="there are four-groups"):
+        ablation.find("five-groups")

@@ -1,0 +1,204 @@
+"""Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
+
+    ablation.json            what the folder follows from: the spec and the recipe
+    tokenizer.json, build/   rows that all proxies share
+    runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
+    tables/*.parquet         what was measured: `evidence`
+    report.json              what follows from it: fits, recommendation, checks, factors
+
+Every stage is done once and remembered, so that the same command goes on where a kill stopped it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixtures import ablation, crossed, pooling, trials, vocabulary
+from mixtures import recipe as recipes
+from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
+from mixtures.build import build
+from mixtures.fitting import KINDS, Fit, FitSettings, fit
+from mixtures.manifest import Manifest
+from mixtures.recipe import Recipe
+from mixtures.recommend import Recommendation, RecommendSettings, recommend
+from mixtures.remix import remix
+from mixtures.trials import Ground, Trial
+from prep import receipts
+from prep.errors import StaleError
+from prep.fanout import Fanout
+from train import evidence, verdicts
+from train.evidence import REPORT, SPEC
+from train.proxies import Held, ProxyRun, train, view
+
+Json = dict[str, Any]
+Say = Callable[[str], object]
+TOKENIZER = "tokenizer.json"
+LANGUAGE_TWICE = 2.0
+
+
+@dataclass
+class Session:
+    """One ablation under way."""
+
+    spec: Ablation
+    recipe: Recipe
+    root: Path
+    out: Path
+    pool: Fanout
+    say: Say
+
+    @property
+    def build(self) -> Path:
+        """The build that all proxies share."""
+        return self.out / "build"
+
+
+def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> Json:
+    """Run an ablation to its end and return its report.
+
+    data: the raw files (beside the recipe by default). Raises StaleError where `out` holds another
+    ablation.
+    """
+    spec, recipe = ablation.load(name)
+    root = data if data is not None else recipes.find(str(recipe.file)).parent
+    out = out.resolve()
+    refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
+    with receipts.alone(out, refusal), Fanout(workers) as pool:
+        _claim(out, spec, recipe)
+        session = Session(spec, recipe, root, out, pool, say)
+        ground = prepare(session)
+        for line in ground.notes():
+            say(f"note: {line}")
+        return _conclude(session, ground)
+
+
+def prepare(session: Session) -> Ground:
+    """Build the rows that all proxies share."""
+    spec, out = session.spec, session.out
+    tokenizer: Path | None = None
+    if spec.proxy.vocab is not None:
+        names = list(spec.domains)
+        tokenizer = vocabulary.train(
+            session.recipe, session.root, names, spec.proxy.vocab, out / TOKENIZER
+        )
+    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
+    made = build(wanted, session.root, session.build, workers=session.pool.workers)
+    pool = next(manifest for manifest in made if manifest.phase == POOL)
+    rows = sum(part.available for part in pool.parts)
+    session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
+    return Ground(spec, pool)
+
+
+def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
+    """Seal the manifests of trials and train them, one core each."""
+    proxies = [_proxy(session, trial) for trial in chosen]
+    for trial, proxy in zip(chosen, proxies, strict=True):
+        sealed: list[Manifest] = []
+        for portion in trial.portions:
+            sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
+        view(proxy, sealed)
+    session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
+    return list(session.pool.map(train, proxies, label))
+
+
+def _conclude(session: Session, ground: Ground) -> Json:
+    """Train, fit, recommend, check; write tables and report."""
+    spec = session.spec
+    names = tuple(spec.domains)
+    designed = trials.design(ground)
+    results = trained(session, ground, designed, "design")
+    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
+    losses = evidence.loss_matrix(results, names)
+    kept = np.array([told["run"]["spikes"] == 0 for told in results])
+    fits = {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+    chosen = fits[spec.law]
+    told = recommended(ground, chosen, spec.value)
+    mixtures = {"recommended": told.shares, "current": ground.current, "uniform": ground.uniform}
+    if spec.checks.pareto and spec.of_kind("language"):
+        mixtures["pareto"] = recommended(ground, chosen, _language_twice(spec)).shares
+    checked = trials.checks(ground, mixtures)
+    check_results = trained(session, ground, checked, "check")
+    varied = crossed.factors(ground)
+    factor_results = trained(session, ground, varied, "factors") if varied else []
+    every = [*designed, *checked, *varied]
+    measured = [*results, *check_results, *factor_results]
+    evidence.write_runs(session.out, every, measured)
+    evidence.write_fits(session.out, list(fits.values()))
+    noise = verdicts.noise(designed, losses, spec.value)
+    report: Json = {
+        "name": spec.name,
+        "target_tokens": ground.target,
+        "tokens": ground.tokens,
+        "caps": ground.caps,
+        "value": spec.value,
+        "evidence": evidence.digest(session.out),
+        "outliers": [t.name for t, m in zip(every, measured, strict=True) if m["run"]["spikes"]],
+        "notes": ground.notes(),
+        "laws": verdicts.laws(fits),
+        "recommendation": told.content(),
+        "noise": noise,
+        "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
+        "factors": verdicts.factors(spec, varied, factor_results),
+    }
+    receipts.write_atomic(session.out / REPORT, receipts.canonical(report))
+    return report
+
+
+def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa: ANN401  arrays
+    """Fit a law to runs; where domains are repeated, their repeats count less."""
+    names = tuple(ground.spec.domains)
+    repeats = bool((shares > np.array(ground.once) * 1.01).any())
+    once = ground.once if repeats and kind != "linear" else None
+    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once))
+
+
+def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
+    """Find the best mixture for a value of each domain."""
+    settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
+    return recommend(chosen, value, ground.caps, ground.current, settings)
+
+
+def _language_twice(spec: Ablation) -> dict[str, float]:
+    """Return values where language counts LANGUAGE_TWICE: another point of the Pareto front."""
+    language = spec.of_kind("language")
+    value = {n: v * (LANGUAGE_TWICE if n in language else 1.0) for n, v in spec.value.items()}
+    return {name: one / sum(value.values()) for name, one in value.items()}
+
+
+def _proxy(session: Session, trial: Trial) -> ProxyRun:
+    proxy = session.spec.proxy
+    return ProxyRun(
+        name=trial.name,
+        pool=str(session.build),
+        out=str(session.out / "runs" / trial.name),
+        phases=tuple(portion.name for portion in trial.portions),
+        size=trial.size,
+        seed=trial.seed,
+        learning_rate=proxy.learning_rate,
+        warmup=proxy.warmup,
+        held_out=HELD_OUT,
+        held=tuple(Held(name, name + HELD, proxy.held_out_rows) for name in session.spec.domains),
+        spike=proxy.spike,
+    )
+
+
+def _claim(out: Path, spec: Ablation, recipe: Recipe) -> None:
+    """Say what this folder follows from; StaleError where it follows from something else."""
+    content = {key: value for key, value in recipe.content().items() if key != "phases"}
+    wanted = {
+        "spec": spec.content(),
+        "recipe": content,
+        "file": str(recipe.file.resolve()) if recipe.file else None,
+    }
+    path = out / SPEC
+    if not path.exists():
+        receipts.write_atomic(path, receipts.canonical(wanted))
+        return
+    told = receipts.differences(receipts.read_json(path), wanted, "ablation")
+    if told:
+        raise StaleError(
+            f"{path}: holds another ablation ({'; '.join(told[:3])}); take another --out"
+        )

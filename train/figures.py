@@ -1,0 +1,297 @@
+"""Figures of the notebooks: bars, flows, curves, matrices, agreement, fronts; light, with units.
+
+Each takes plain numbers and returns a matplotlib Figure; matplotlib is imported when one is drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+Json = dict[str, Any]
+COLOURS = ("#4C78A8", "#F58518", "#54A24B", "#B279A2", "#E45756", "#72B7B2", "#9D755D", "#BAB0AC")
+INK, FAINT = "#333333", "#DDDDDD"
+DOTS = 110
+
+
+def axes(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    **more: Any,  # noqa: ANN401
+) -> tuple["Figure", list[Any]]:
+    """Return a light figure and its axes, row by row."""
+    figure = _shown()(figsize=(width, height), dpi=DOTS, layout="constrained")
+    found = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **more)).ravel().tolist()
+    for axis in found:
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axis.spines[side].set_color(INK)
+        axis.tick_params(colors=INK, labelsize=9)
+        axis.grid(visible=True, color=FAINT, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, found
+
+
+@cache
+def _shown() -> "type[Figure]":
+    """Return a figure that a notebook shows by itself, whatever its backend."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            content = BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
+
+    return Shown
+
+
+def label(axis: Any, x: str, y: str, title: str = "") -> None:  # noqa: ANN401  an Axes
+    """Name the axes, with their units, and the panel."""
+    axis.set_xlabel(x, color=INK, fontsize=10)
+    axis.set_ylabel(y, color=INK, fontsize=10)
+    axis.set_title(title, color=INK, fontsize=11, loc="left")
+
+
+def bars(shares: Mapping[str, Mapping[str, float]], notes: Mapping[str, str]) -> "Figure":
+    """Draw mixtures as stacked bars, one a line; notes stand at their ends."""
+    figure, [axis] = axes(8.5, 0.9 + 0.42 * len(shares))
+    domains = list(dict.fromkeys(name for one in shares.values() for name in one))
+    place = np.arange(len(shares))[::-1]
+    left = np.zeros(len(shares))
+    for number, domain in enumerate(domains):
+        wide = np.array([one.get(domain, 0.0) for one in shares.values()])
+        axis.barh(place, wide, left=left, height=0.68, label=domain, color=_colour(number))
+        for y, x, w in zip(place, left, wide, strict=True):
+            if w >= 0.07:
+                axis.text(x + w / 2, y, f"{w:.0%}", ha="center", va="center", color="white", size=8)
+        left += wide
+    for y, name in zip(place, shares, strict=True):
+        axis.text(1.01, y, notes.get(name, ""), va="center", color=INK, size=8)
+    axis.set_yticks(place, list(shares))
+    axis.set_xlim(0, 1)
+    axis.grid(visible=False)
+    label(axis, "share of tokens", "")
+    figure.legend(loc="outside upper center", ncols=min(6, len(domains)), frameon=False, fontsize=9)
+    return figure
+
+
+def flow(
+    links: Sequence[tuple[str, str, float]],
+    second: Sequence[tuple[str, str, float]],
+    heads: Sequence[str],
+) -> "Figure":
+    """Draw amounts that flow over three columns: links of the first two, then of the last two."""
+    columns = [
+        _stacked([(a, n) for a, _, n in links]),
+        _stacked([(b, n) for _, b, n in links] + [(a, 0.0) for a, _, _ in second]),
+        _stacked([(b, n) for _, b, n in second]),
+    ]
+    figure, [axis] = axes(9.5, 1.2 + 0.34 * max(len(column) for column in columns))
+    colours = {name: _colour(i) for i, name in enumerate(columns[1])}
+    for place, (pairs, left, right) in enumerate(
+        ((links, columns[0], columns[1]), (second, columns[1], columns[2]))
+    ):
+        _ribbons(axis, place, pairs, left, right, colours)
+    for place, (column, head) in enumerate(zip(columns, heads, strict=True)):
+        for name, (low, high) in column.items():
+            colour = colours.get(name, INK) if place == 1 else INK
+            axis.fill_between([place - 0.02, place + 0.02], low, high, color=colour, linewidth=0)
+            side = ("right", -0.035) if place == 0 else ("left", 0.035)
+            axis.text(
+                place + side[1], (low + high) / 2, name, ha=side[0], va="center", size=8, color=INK
+            )
+        axis.text(place, 1.03, head, ha="center", color=INK, size=10)
+    axis.set_xlim(-0.55, 2.5)
+    axis.set_ylim(-0.02, 1.1)
+    axis.axis("off")
+    return figure
+
+
+def curves(
+    lines: Mapping[str, tuple[Floats, Floats]], x: str, y: str, strength: Mapping[str, float]
+) -> "Figure":
+    """Draw lines over steps in one panel; strength in [0, 1] gives each its colour."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, [axis] = axes(8, 3.6)
+    shades = colormaps["viridis"]
+    for name, (steps, values) in lines.items():
+        axis.plot(steps, values, color=shades(strength[name]), linewidth=1.1, alpha=0.9)
+    label(axis, x, y)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), shades), ax=axis, pad=0.01)
+    bar.set_label("share of code", color=INK)
+    return figure
+
+
+def agreement(panels: Mapping[str, Json], unit: str) -> "Figure":
+    """Draw predicted against measured, one panel a domain.
+
+    panels: measured, predicted, low, high (arrays) and the rank correlation rho, by domain.
+    """
+    figure, found = axes(2.9 * len(panels), 3.1, columns=len(panels))
+    for number, (axis, (name, told)) in enumerate(zip(found, panels.items(), strict=True)):
+        measured, mean = told["measured"], told["predicted"]
+        error = np.vstack([mean - told["low"], told["high"] - mean])
+        edges = [min(measured.min(), mean.min()), max(measured.max(), mean.max())]
+        axis.plot(edges, edges, color=FAINT, linewidth=1.4, zorder=1)
+        axis.errorbar(
+            measured, mean, yerr=error, fmt="o", color=_colour(number), markersize=4, linewidth=0.8
+        )
+        title = f"{name}  (rank {told['rho']:.3f})"
+        label(axis, f"measured, {unit}", f"predicted, {unit}" if number == 0 else "", title)
+    return figure
+
+
+def matrix(
+    values: Floats,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    labels: tuple[str, str, str],
+    digits: int = 2,
+) -> "Figure":
+    """Draw a matrix with its numbers; labels: of rows, of columns, of the values."""
+    figure, [axis] = axes(2.6 + 0.95 * len(columns), 1.7 + 0.5 * len(rows))
+    shown = axis.imshow(values, cmap="Blues", aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        colour = "white" if value > middle else INK
+        axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=colour, size=9)
+    axis.set_xticks(range(len(columns)), list(columns))
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.grid(visible=False)
+    label(axis, labels[1], labels[0])
+    figure.colorbar(shown, ax=axis, pad=0.02).set_label(labels[2], color=INK)
+    return figure
+
+
+def front(points: Sequence[Json], x: str, y: str) -> "Figure":
+    """Draw a front of two losses; points: x, y, text, and whether they were measured."""
+    figure, [axis] = axes(6, 4.2)
+    line = sorted((p["x"], p["y"]) for p in points if not p["measured"])
+    axis.plot(*zip(*line, strict=True), color=_colour(0), linewidth=1.5, label="predicted front")
+    for point in points:
+        if point["text"] and not point["measured"]:
+            axis.annotate(
+                point["text"],
+                (point["x"], point["y"]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                size=8,
+                color=_colour(0),
+            )
+    for number, point in enumerate([p for p in points if p["measured"]], start=1):
+        axis.plot(
+            point["x"], point["y"], "o", color=_colour(number), label=f"{point['text']}, measured"
+        )
+    axis.margins(x=0.12, y=0.08)
+    label(axis, x, y)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def levels(groups: Mapping[str, Sequence[Json]], y: str) -> "Figure":
+    """Draw levels of factors side by side: value with its standard error, one panel a factor."""
+    wide = [max(2.4, 0.9 * len(group)) for group in groups.values()]
+    figure, found = axes(1.2 + sum(wide), 3.4, columns=len(groups), sharey=True, width_ratios=wide)
+    for number, (axis, (name, group)) in enumerate(zip(found, groups.items(), strict=True)):
+        place = np.arange(len(group))
+        error = [one["sem"] or 0.0 for one in group]
+        axis.errorbar(
+            place,
+            [one["valued"] for one in group],
+            yerr=error,
+            fmt="o",
+            color=_colour(number),
+            capsize=3,
+        )
+        axis.set_xticks(place, [one["level"].replace("-then-", "\nthen ") for one in group])
+        label(axis, "", y if number == 0 else "", name)
+    return figure
+
+
+def repetition(
+    epochs: Floats, losses: Floats, fitted: tuple[Floats, Floats], title: str
+) -> "Figure":
+    """Draw a repetition curve: measured losses, and the fitted line, over epochs."""
+    figure, [axis] = axes(6, 3.6)
+    axis.plot(*fitted, color=_colour(0), linewidth=1.4, label="fitted")
+    axis.plot(epochs, losses, "o", color=_colour(1), label="measured")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted({*epochs.tolist()}), [f"{e:g}" for e in sorted({*epochs.tolist()})])
+    label(axis, "epochs over the same number of tokens", "held-out loss, nats per token", title)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def trace(steps: Floats, losses: Floats, spikes: Sequence[int]) -> "Figure":
+    """Draw a loss over steps, with the steps that stand out."""
+    figure, [axis] = axes(8, 3.0)
+    axis.plot(steps, losses, color=_colour(0), linewidth=1.1)
+    chosen = np.isin(steps, spikes)
+    axis.plot(steps[chosen], losses[chosen], "o", color=_colour(4), label="stands out")
+    label(axis, "step", "training loss, nats per token")
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _ribbons(
+    axis: Any,  # noqa: ANN401  an Axes
+    place: int,
+    pairs: Sequence[tuple[str, str, float]],
+    left: Json,
+    right: Json,
+    colours: Mapping[str, str],
+) -> None:
+    """Draw the links between two columns, each as wide as its amount at both ends."""
+    way = np.linspace(0, 1, 30)
+    bend = way**2 * (3 - 2 * way)
+    ends: list[Json] = [{}, {}]
+    totals = [{}, {}]
+    for a, b, amount in pairs:
+        for total, name in zip(totals, (a, b), strict=True):
+            total[name] = total.get(name, 0.0) + amount
+    for a, b, amount in pairs:
+        edges: list[tuple[float, float]] = []
+        for end, total, column, name in zip(ends, totals, (left, right), (a, b), strict=True):
+            low, high = column[name]
+            start = end.get(name, low)
+            stop = start + (high - low) * amount / total[name]
+            end[name] = stop
+            edges.append((start, stop))
+        low, high = (edges[0][i] + (edges[1][i] - edges[0][i]) * bend for i in (0, 1))
+        colour = colours.get(b if place == 0 else a, INK)
+        axis.fill_between(
+            place + 0.02 + 0.96 * way, low, high, color=colour, alpha=0.35, linewidth=0
+        )
+
+
+def _stacked(amounts: Sequence[tuple[str, float]]) -> dict[str, tuple[float, float]]:
+    """Stack amounts by name from the top down, with gaps, within [0, 1]."""
+    totals: dict[str, float] = {}
+    for name, amount in amounts:
+        totals[name] = totals.get(name, 0.0) + amount
+    gap = 0.02
+    scale = (1 - gap * (len(totals) - 1)) / sum(totals.values())
+    told: dict[str, tuple[float, float]] = {}
+    top = 1.0
+    for name, amount in totals.items():
+        told[name] = (top - amount * scale, top)
+        top -= amount * scale + gap
+    return told
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
