@@ -51,6 +51,7 @@ def scan(
         with _Scan(source, block, out, screen) as work:
             for batch in read(source, root, block, lines=shape is not None):
                 work.add(batch, shape)
+                del batch  # while the next one is read
     except BrokenFile as error:
         if source.on_error == "stop":
             raise
@@ -201,6 +202,7 @@ def texts(
             draw = int.from_bytes(digest[8:], "big")
             yield Document(rows[0] + done, draw, text, columns[done] if named else ())
             done += 1
+        del batch  # while the next one is read
     if done != len(wanted):
         raise _changed(root / block, wanted[done])
 

@@ -62,6 +62,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.given if isinstance(self.given, pa.Table) else self.given[RECORD])
 
+    def none(self) -> "Batch":
+        """Return a batch of the same columns without a record."""
+        if isinstance(self.given, pa.Table):
+            return Batch(self.given.schema.empty_table())
+        return Batch({name: [] for name in self.given})
+
     @cached_property
     def table(self) -> pa.Table:
         """The records as an Arrow table."""

@@ -6,7 +6,7 @@ work. What is broken in it is counted and told, or refused: never passed over in
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
@@ -165,7 +165,7 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
     more broken records than `max_bad_records`; NoColumn for one without the text's column. With
     `on_error: skip`, garbage after whole frames ends the file, told as the last batch's `fault`.
     """
-    last: Batch | None = None
+    none: Batch | None = None
     first: Bad | None = None
     seen = bad = 0
     try:
@@ -177,12 +177,13 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
                 raise _too_many(source, shown(root, block), batch, bad)
             if bad > max(1, source.max_bad_records) and first:
                 raise _no_record(shown(root, block), first, bad)
-            last = batch
+            none = none or batch.none()
             yield batch
+            del batch  # while the next one is read
     except BrokenFile as error:
-        if error.reason != TRAILING or source.on_error == "stop" or last is None:
+        if error.reason != TRAILING or source.on_error == "stop" or none is None:
             raise
-        yield Batch(last.table.slice(0, 0), fault=error)
+        yield replace(none, fault=error)
     if first and not seen and (bad > 1 or first.reason == "not_object"):
         raise _no_record(shown(root, block), first, bad)
 

@@ -73,6 +73,7 @@ RECIPE: Json = {
         "prose": {
             "steps": 12,
             "batch": 4,
+            "max_shared": 1,  # for tests that change what a source takes
             "parts": [
                 {"domain": "wiki", "weight": 0.3, "half": "even"},
                 {"domain": "book", "weight": 0.2},

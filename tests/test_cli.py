@@ -285,7 +285,7 @@ def test_what_a_run_file_says_in_vain_is_noted_on_stderr(tmp_path: Path) -> None
     assert result.stderr.splitlines() == [
         f"note: {path}: eval_input: not used: x",
         f"note: {path}: model: not used: mixed_precision",
-        f"note: {path}: runconfig: not used: num_csx",
+        f"note: {path}: runconfig: for --backend csx alone: num_csx",
     ]
     assert len(result.stdout.splitlines()) == 1
     assert params.load(path) == params.load(run_file())

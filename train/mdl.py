@@ -140,7 +140,7 @@ class Mdl:
     def _unknown(self, name: str, kind: str) -> DamageError:
         return DamageError(
             f"{self.path}: {name} is a {kind}, which holds no numbers of its own; load and save "
-            "the checkpoint once with cerebras.pytorch"
+            "the checkpoint once with cstorch"
         )
 
 

@@ -228,13 +228,16 @@ class _Reader:
                 raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
         unused = [key for key in UNUSED.get(name, "").split() if key in given]
         self._tell_unused(name, unused)
-        unused += CLUSTER_KEYS if name == "runconfig" else ()  # `cluster` reads those
+        if name == "runconfig":
+            apart = [key for key in given if key in CLUSTER_KEYS]  # `cluster` reads those
+            self._tell_unused(name, apart, "for --backend csx alone")
+            unused += apart
         held = inputs.HELD.get(name, {})
         return {key: value for key, value in given.items() if key not in {*unused, *held}}
 
-    def _tell_unused(self, where: str, keys: list[str]) -> None:
+    def _tell_unused(self, where: str, keys: list[str], how: str = "not used") -> None:
         if keys:
-            _tell(f"{self.path}: {where}: not used: {', '.join(keys)}")
+            _tell(f"{self.path}: {where}: {how}: {', '.join(keys)}")
 
     def _mapping(self, steps: Steps, content: Any) -> Json:  # noqa: ANN401
         """Return what a mapping holds, nothing for an empty one; a fault for anything else."""
