@@ -12,7 +12,7 @@ its file names (see `pieces`); without its `join` rows are windows of single doc
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -85,11 +85,14 @@ class Packed:
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put BOS before and EOS behind a document's ids, as asked."""
     first, last = map(len, controls.around)
-    return replace(
-        document,
-        around=controls.around,
-        controls=document.controls + first + last,
-        loss_from=document.loss_from and document.loss_from + first,
+    return Encoded(
+        document.number,
+        document.ids,
+        document.controls + first + last,
+        document.fim,
+        document.cuts,
+        document.loss_from and document.loss_from + first,
+        controls.around,
     )
 
 

@@ -5,6 +5,7 @@ What is run comes from the standard library: a worker process can import it by n
 
 import math
 import operator
+import os
 import pickle
 import signal
 from multiprocessing import active_children
@@ -14,7 +15,7 @@ import pytest
 
 from prep import fanout, receipts
 from prep.errors import CrystalmixError, DamageError, WorkerError
-from prep.fanout import Fanout, watched
+from prep.fanout import TUNABLES, Fanout, watched
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,15 @@ def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(
     monkeypatch.delenv("CRYSTALMIX_QUIET", raising=False)
     assert list(watched([3, 4], "counting")) == [3, 4]
     assert "counting" in capsys.readouterr().err
+
+
+def test_workers_have_huge_pages_and_what_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TUNABLES, "glibc.malloc.check=1")
+    with Fanout(2) as pool:
+        told = set(pool.map(os.getenv, [TUNABLES] * 3, "tunables"))
+    assert told == {"glibc.malloc.check=1:glibc.malloc.hugetlb=1"}
+    assert os.environ[TUNABLES] == "glibc.malloc.check=1"
+    monkeypatch.delenv(TUNABLES)
+    with Fanout(2) as pool:
+        assert set(pool.map(os.getenv, [TUNABLES] * 2, "tunables")) == {"glibc.malloc.hugetlb=1"}
+    assert TUNABLES not in os.environ
