@@ -4,8 +4,8 @@
 
 One command: it gathers distinct documents (of RAW, a folder of jsonl.zst and parquet files, and of
 this Python's own files), writes 24 MB and 200 MB of them as jsonl.zst, and runs each recipe below
-in a process of its own, cold, three times, of which the median is told. Beside the recipes on 24 MB runs `bench_reference`, the original's
-algorithm, on the same documents.
+in a process of its own, cold, three times, of which the median is told. Beside the recipes on 24 MB
+runs `bench_reference`, the original's algorithm, on the same documents.
 """
 
 import json
