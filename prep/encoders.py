@@ -42,7 +42,7 @@ UNNAMED = "\ue000unnamed\ue000"  # no text gives it: no merge leads to it
 # A fast library remembers words without end; it is loaded anew when the process is so large, and
 # grew by so much since it was loaded last.
 CHECK_CHARACTERS = 4 << 20
-MOST_RESIDENT, LEAST_GROWTH = 480 << 20, 96 << 20
+MOST_RESIDENT, LEAST_GROWTH = 520 << 20, 96 << 20
 
 
 def derived(content: Json, form: Form) -> Json:
