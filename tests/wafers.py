@@ -82,9 +82,11 @@ def plan(root: Path, steps: int, batch: int, msl: int = 8, rows: int = 60) -> Ma
         content = seeds.stream(3, "plan", number).integers(0, 99, (rows, 3, msl), dtype=np.int32)
         content[:, 1] %= 2
         shards.write(root / f"data-{number:05d}.h5", rows, [content])
-        files.append(PartShard(f"data-{number:05d}.h5", rows, str(number), 0, rows))
+        counted = int(content[:, 1].sum())
+        files.append(PartShard(f"data-{number:05d}.h5", rows, str(number), 0, rows, counted))
     part = ManifestPart(
-        "only", "only", {"weight": 1}, 1.0, 1, steps * batch, steps * batch * msl, 1.0, 2 * rows,
+        "only", "only", {"weight": 1}, 1.0, 1, steps * batch, steps * batch * msl, None,
+        1.0, 2 * rows,
         steps * batch / 2 / rows, None, 1, tuple(files), manifests.part_digest(files),
     )  # fmt: skip
     sealed = manifests.sealed(
