@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from mixtures import recipe as recipes
 from mixtures import yamlfile
 from mixtures.recipe import Recipe
-from prep.errors import RecipeError, UsageError
+from prep.errors import RecipeError
 
 Json = dict[str, Any]
 BUNDLED = Path(__file__).parent / "ablations"
@@ -208,13 +208,7 @@ class Ablation:
 
 def find(name: str) -> Path:
     """Return the file of a spec: a path, or the name of a bundled one."""
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
-        return path
-    if (bundled := BUNDLED / f"{name}.yaml").exists():
-        return bundled
-    names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.yaml")))
-    raise UsageError(f"{name}: no such spec file, and no bundled spec (there are {names})")
+    return yamlfile.find(name, BUNDLED, "no such spec file, and no bundled spec")
 
 
 def load(name: str) -> tuple[Ablation, Recipe]:

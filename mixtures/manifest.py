@@ -156,6 +156,18 @@ class Manifest:
         return tables
 
 
+def budgeted(part: ManifestPart, count: int, rows: int, msl: int) -> ManifestPart:
+    """Fill in what follows for a part from the `count` it gets of a phase's `rows`."""
+    return replace(
+        part,
+        rows=count,
+        tokens=count * msl,
+        loss_tokens=loss_tokens_of(part.shards, count),
+        got=count / rows,
+        epochs=count / part.available,
+    )
+
+
 def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
     """Return how many labels count in `rows` rows of a part, None where nobody counted them.
 

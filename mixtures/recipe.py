@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from mixtures import yamlfile
 from mixtures.phase import Phase
 from prep.duplicates import Duplicates
-from prep.errors import RecipeError, UsageError
+from prep.errors import RecipeError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
 from prep.sources import Source
@@ -135,14 +135,7 @@ class Recipe:
 
 def find(name: str) -> Path:
     """Return the file of a recipe: a path, or the name of a bundled one."""
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
-        return path
-    bundled = BUNDLED / f"{name}.yaml"
-    if bundled.exists():
-        return bundled
-    names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.yaml")))
-    raise UsageError(f"{name}: no such recipe file, and no bundled recipe (there are {names})")
+    return yamlfile.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
 
 
 def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:

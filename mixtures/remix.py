@@ -91,7 +91,8 @@ def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Mani
     rows = portion.steps * portion.batch
     counts = draft.order.counts(rows)
     filled = tuple(
-        _filled(part, count, rows, pool.msl) for part, count in zip(parts, counts, strict=True)
+        manifests.budgeted(part, count, rows, pool.msl)
+        for part, count in zip(parts, counts, strict=True)
     )
     return manifests.sealed(replace(draft, parts=filled))
 
@@ -125,8 +126,3 @@ def _part(part: ManifestPart, units: int, weight: int, window: Window | None) ->
         available=sum(shard.last - shard.first for shard in shards),
         digest=manifests.part_digest(shards),
     )
-
-
-def _filled(part: ManifestPart, count: int, rows: int, msl: int) -> ManifestPart:
-    epochs = count / part.available
-    return replace(part, rows=count, tokens=count * msl, got=count / rows, epochs=epochs)

@@ -130,8 +130,8 @@ def choose(
         begin, end = max(0, first - before), min(shard["rows"], last - before)
         if begin < end:
             path = (folder / shard["name"]).as_posix()
-            counts = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
-            chosen.append(PartShard(path, *counts))
+            told = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
+            chosen.append(PartShard(path, *told))
         before += shard["rows"]
     return tuple(chosen)
 
@@ -150,11 +150,4 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> M
             f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
             f"lower its {asked.kind} or the steps, add data, or raise max_epochs"
         )
-    return replace(
-        part,
-        rows=count,
-        tokens=count * draft.msl,
-        loss_tokens=manifests.loss_tokens_of(part.shards, count),
-        got=count / rows,
-        epochs=epochs,
-    )
+    return manifests.budgeted(part, count, rows, draft.msl)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from prep.errors import RecipeError
+from prep.errors import RecipeError, UsageError
 
 Shape = TypeVar("Shape")
 Step = str | int
@@ -115,3 +115,17 @@ def plain(content: Any) -> Any:  # noqa: ANN401
         if isinstance(content, kind):
             return kind(content)
     return content
+
+
+def find(name: str, bundled: Path, what: str) -> Path:
+    """Return a YAML file: a path, or the name of one in the folder of those that we bring.
+
+    what: said where there is neither, such as "no such recipe file, and no bundled recipe".
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path
+    if (known := bundled / f"{name}.yaml").exists():
+        return known
+    names = ", ".join(sorted(each.stem for each in bundled.glob("*.yaml")))
+    raise UsageError(f"{name}: {what} (there are {names})")

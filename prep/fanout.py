@@ -4,6 +4,7 @@ A work item is a small picklable description; its result is a small JSON value. 
 item may depend on which process runs it or when.
 """
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -21,6 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 TUNABLES = "GLIBC_TUNABLES"
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
+SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
 
 class Fanout:
@@ -30,8 +32,10 @@ class Fanout:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._tunables = os.environ.get(TUNABLES)
+        self._thresholds = gc.get_threshold()
 
     def __enter__(self) -> "Fanout":
+        gc.set_threshold(*SELDOM)
         return self
 
     def __exit__(
@@ -40,6 +44,7 @@ class Fanout:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        gc.set_threshold(*self._thresholds)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             if self._tunables is None:
@@ -123,3 +128,4 @@ def _alone() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pa.set_cpu_count(1)
+    gc.set_threshold(*SELDOM)

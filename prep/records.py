@@ -62,7 +62,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.given if isinstance(self.given, pa.Table) else self.given[RECORD])
 
-    def none(self) -> "Batch":
+    def emptied(self) -> "Batch":
         """Return a batch of the same columns without a record."""
         if isinstance(self.given, pa.Table):
             return Batch(self.given.schema.empty_table())

@@ -165,7 +165,7 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
     more broken records than `max_bad_records`; NoColumn for one without the text's column. With
     `on_error: skip`, garbage after whole frames ends the file, told as the last batch's `fault`.
     """
-    none: Batch | None = None
+    empty: Batch | None = None
     first: Bad | None = None
     seen = bad = 0
     try:
@@ -177,13 +177,13 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
                 raise _too_many(source, shown(root, block), batch, bad)
             if bad > max(1, source.max_bad_records) and first:
                 raise _no_record(shown(root, block), first, bad)
-            none = none or batch.none()
+            empty = empty or batch.emptied()
             yield batch
             del batch  # while the next one is read
     except BrokenFile as error:
-        if error.reason != TRAILING or source.on_error == "stop" or none is None:
+        if error.reason != TRAILING or source.on_error == "stop" or empty is None:
             raise
-        yield replace(none, fault=error)
+        yield replace(empty, fault=error)
     if first and not seen and (bad > 1 or first.reason == "not_object"):
         raise _no_record(shown(root, block), first, bad)
 

@@ -3,6 +3,7 @@
 What is run comes from the standard library: a worker process can import it by name.
 """
 
+import gc
 import math
 import operator
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from prep import fanout, receipts
 from prep.errors import CrystalmixError, DamageError, WorkerError
-from prep.fanout import TUNABLES, Fanout, watched
+from prep.fanout import SELDOM, TUNABLES, Fanout, watched
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,11 @@ def test_workers_have_huge_pages_and_what_was_asked_before(monkeypatch: pytest.M
     with Fanout(2) as pool:
         assert set(pool.map(os.getenv, [TUNABLES] * 2, "tunables")) == {"glibc.malloc.hugetlb=1"}
     assert TUNABLES not in os.environ
+
+
+def test_garbage_is_looked_for_seldom_while_documents_are_read() -> None:
+    before = gc.get_threshold()
+    with Fanout(2) as pool:
+        assert gc.get_threshold() == SELDOM
+        assert set(pool.map(operator.call, [gc.get_threshold] * 3, "thresholds")) == {SELDOM}
+    assert gc.get_threshold() == before != SELDOM

@@ -74,6 +74,13 @@ def test_a_window_bounds_the_rows_and_so_the_epochs() -> None:
         assert part.epochs == part.rows / 10
 
 
+def test_labels_that_count_are_counted_for_the_rows_that_a_mixture_takes() -> None:
+    made = remix(pool(), portion())
+    for part in made.parts:
+        assert part.loss_tokens == manifests.loss_tokens_of(part.shards, part.rows)
+        assert 0 < (part.loss_tokens or 0) <= part.tokens
+
+
 def test_windows_one_after_the_other_cover_a_part_once() -> None:
     part = pool().parts[0]
     size = part.available

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mixtures import yamlfile
-from prep.errors import RecipeError, UsageError
+from prep.errors import RecipeError
 from train import inputs
 from train.csxsettings import KEYS as CLUSTER_KEYS
 from train.csxsettings import Cluster
@@ -75,13 +75,7 @@ YAML_KEYS = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.item
 
 def find(name: str) -> Path:
     """Return a run file: a path, or the name of a bundled preset."""
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        return path
-    if (preset := PRESETS / f"{name}.yaml").exists():
-        return preset
-    names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-    raise UsageError(f"{name}: no such run file, and no bundled preset (there are {names})")
+    return yamlfile.find(name, PRESETS, "no such run file, and no bundled preset")
 
 
 def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run:
