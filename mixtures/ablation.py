@@ -79,6 +79,7 @@ class Proxy:
     vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
     matched: draw from prefixes, so that domains are repeated as in the real run. held_out_rows: of
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
+    stack: models that one process trains in one pass, for a GPU; on a CPU that costs more.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -93,9 +94,11 @@ class Proxy:
     matched: bool = True
     held_out_rows: int = 128
     spike: float = 8.0
+    stack: int = 1
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch", "msl", "learning_rate", "vocab", "held_out_rows", "spike")
+        _positive(self, "steps", "batch", "msl", "learning_rate", "vocab", "held_out_rows")
+        _positive(self, "spike", "stack")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup: must lie in [0, 1), got {self.warmup}")
 

@@ -109,14 +109,18 @@ def once(path: Path, wanted: object, compute: Callable[[], Json]) -> Json:
 
     `wanted` is the item's whole description; a `.done` file of another item is overwritten.
     """
-    mark = digest(wanted)
-    if path.exists():
-        found = read_json(path)
-        if found.get("item") == mark:
-            return found["result"]
+    found = done(path, wanted)
+    if found is not None:
+        return found
     result = compute()
-    write_atomic(path, canonical({"item": mark, "result": result}))
+    write_atomic(path, canonical({"item": digest(wanted), "result": result}))
     return result
+
+
+def done(path: Path, wanted: object) -> Json | None:
+    """Return the result of a work item that `path` holds, None where it holds none of this item."""
+    found = read_json(path) if path.exists() else {}
+    return found.get("result") if found.get("item") == digest(wanted) else None
 
 
 def fresh(folder: Path, wanted: Mapping[str, Any]) -> Json | None:

@@ -4,12 +4,14 @@ DIR holds a finished ablation, such as `crystalmix ablate four-groups --data RAW
 Further mixtures, of another swarm, are trained beside it with the same weights and draws (below
 `DIR/held-out`), and every law is held against them: rank correlation by domain and of the valued
 mean, regret of the mixture that the law prefers among them, coverage of its intervals.
+`--stack K` trains K models in one pass, below `DIR/held-out-K`, to compare what that costs.
 """
 
 import argparse
 import sys
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from prep.fanout import Fanout
 from train.ablate import fitted
 from train.evidence import loss_matrix
 from train.insight import Insight
-from train.proxies import Held, ProxyRun, train, view
+from train.measuring import Held
+from train.proxies import ProxyRun, stacked, train, view
 
 Json = dict[str, Any]
 OTHER_SEED = 4711  # of the swarm that nothing was fitted to
@@ -35,10 +38,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mixtures", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--stack", type=int, default=1)
     asked = parser.parse_args()
     seen = Insight(asked.folder.resolve())
     mixtures = fresh(seen, asked.mixtures)
-    results = trained(seen, mixtures, asked.workers)
+    began = monotonic()
+    results = trained(seen, mixtures, asked.workers, asked.stack)
+    wall = monotonic() - began
     names = seen.domains
     shares = np.array([[mixture.shares[name] for name in names] for mixture in mixtures])
     measured = loss_matrix(results, names)
@@ -48,6 +54,7 @@ def main() -> None:
     noise = seen.report["noise"]["sigma"]
     used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
     told = f"{len(mixtures)} mixtures, seed SD of the valued mean {noise:.4f}, {used:.0f} CPU-s"
+    told += f"; training {wall:.0f} s with {asked.workers} workers, {asked.stack} in one pass"
     sys.stdout.write("\n".join([*table(rows, head), told, ""]))
 
 
@@ -67,16 +74,16 @@ def fresh(seen: Insight, count: int) -> list[Mixture]:
     return [Mixture(f"fresh-{i}", one.shares, "check") for i, one in enumerate(chosen[1:])]
 
 
-def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[Json]:
+def trained(seen: Insight, mixtures: list[Mixture], workers: int, stack: int) -> list[Json]:
     """Train them as the design was trained; what is done is not done again."""
-    spec = seen.spec
+    spec, place = seen.spec, "held-out" if stack == 1 else f"held-out-{stack}"
     proxies: list[ProxyRun] = []
     for mixture in mixtures:
         trial = seen.ground.single(mixture, 0)
         proxy = ProxyRun(
             name=trial.name,
             pool=str(seen.folder / "build"),
-            out=str(seen.folder / "held-out" / trial.name),
+            out=str(seen.folder / place / trial.name),
             phases=(trial.name,),
             size=trial.size,
             seed=trial.seed,
@@ -91,7 +98,8 @@ def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[Json]:
         view(proxy, [remix(seen.ground.pool, trial.portions[0])])
         proxies.append(proxy)
     with Fanout(workers) as pool:
-        return list(pool.map(train, proxies, "fresh"))
+        stacks = list(stacked(proxies, stack))
+        return [told for results in pool.map(train, stacks, "fresh") for told in results]
 
 
 def judged(seen: Insight, kind: str, shares: Any, measured: Any, value: Any) -> list[object]:

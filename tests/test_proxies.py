@@ -9,9 +9,10 @@ from ablations import tiny
 from mixtures import manifest as manifests
 from mixtures.order import PREFIX_BOUND
 from mixtures.report import read_manifests
-from train import evidence, ledger, proxies
+from train import evidence, ledger, measuring
 from train.findings import findings
-from train.proxies import VIEW, Held, spikes_of
+from train.measuring import Held
+from train.proxies import VIEW, spikes_of
 
 
 def test_a_spike_is_found_where_it_is_and_nowhere_else() -> None:
@@ -64,7 +65,7 @@ def test_replicates_have_weights_of_their_own() -> None:
 
 def test_bits_per_byte_are_nats_over_the_bytes_that_the_labels_spell() -> None:
     build = tiny() / "build"
-    rows, sizes = proxies.held_rows(build, "held-out", Held("wiki", "wiki.valid", 12))
+    rows, sizes = measuring.held_rows(build, "held-out", Held("wiki", "wiki.valid", 12))
     size = sizes[rows[:, 2]][rows[:, 1] > 0].sum()
     [told] = evidence.connect(tiny()).rows(
         "SELECT * FROM losses WHERE run = 'centre' AND domain = 'wiki'"

@@ -31,7 +31,8 @@ from prep.errors import StaleError
 from prep.fanout import Fanout
 from train import evidence, verdicts
 from train.evidence import REPORT, SPEC
-from train.proxies import Held, ProxyRun, train, view
+from train.measuring import Held
+from train.proxies import ProxyRun, stacked, train, view
 
 Json = dict[str, Any]
 Say = Callable[[str], object]
@@ -93,7 +94,7 @@ def prepare(session: Session) -> Ground:
 
 
 def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
-    """Seal the manifests of trials and train them, one core each."""
+    """Seal the manifests of trials and train them, one core each stack."""
     proxies = [_proxy(session, trial) for trial in chosen]
     for trial, proxy in zip(chosen, proxies, strict=True):
         sealed: list[Manifest] = []
@@ -101,7 +102,13 @@ def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: st
             sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
         view(proxy, sealed)
     session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
-    return list(session.pool.map(train, proxies, label))
+    stacks = list(stacked(proxies, ground.spec.proxy.stack))
+    told = {
+        proxy.name: result
+        for stack, results in zip(stacks, session.pool.map(train, stacks, label), strict=True)
+        for proxy, result in zip(stack, results, strict=True)
+    }
+    return [told[proxy.name] for proxy in proxies]
 
 
 def _conclude(session: Session, ground: Ground) -> Json:

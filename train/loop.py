@@ -132,7 +132,7 @@ class Trainer:
         gradients is no number.
         """
         rate = schedule(self.run.optimizer.learning_rate, batch.step)
-        losses = accumulate(self.placed, batch, self.run.settings, self.world)
+        losses = self.gradients(batch)
         norm = float(clip(self.model.parameters(), self.run.optimizer.max_gradient_norm))
         here = part_sums(batch, losses.cpu().numpy(), len(self.manifest.parts))
         totals = self.world.total(torch.from_numpy(here)).numpy()
@@ -144,6 +144,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         parts = per_part(self.manifest, batch, totals)
         return Step(batch.step, batch.refs, told, loss, norm, rate, parts)
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Add a batch's gradients to the model's; return each row's sum of nll: (rows,) float64."""
+        return accumulate(self.placed, batch, self.run.settings, self.world)
 
     def _checkpoint(self, finished: int) -> None:
         state = {

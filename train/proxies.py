@@ -4,18 +4,17 @@ A proxy is one or more phases, trained by the same loop as everything else, so t
 manifests, ledger and checkpoint below `runs/<name>/`, and `show`, `trace` and `verify` read it. All
 proxies of one seed start from the same weights and read the same permutation of each domain (common
 random numbers), which removes most of the noise from their differences. The learning rate is low
-and falls linearly to zero over all phases; one proxy uses one core.
+and falls linearly to zero over all phases; one proxy, or one stack of them, uses one core.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixtures import manifest as manifests
@@ -23,29 +22,19 @@ from mixtures.build import store, unsealed
 from mixtures.context import TOKENIZER
 from mixtures.manifest import Manifest
 from prep import receipts
-from prep.scatter import gather
-from prep.tokens import TokenizerSettings, load
 from train import folder, ledger
-from train.loop import Trainer
-from train.model import Crystal, parameters_count, row_losses
+from train.measuring import Held, measured
+from train.model import Crystal, parameters_count
 from train.optim import OptimSettings
 from train.run import Run, RunSettings
 from train.shapes import BASE_HIDDEN, decay, model_settings, part_of
+from train.stacked import Training
+from train.stacked import train as train_stack
 
 Json = dict[str, Any]
 RESULT = "result.json"
 VIEW = "build"  # of a run: links to the shared rows, and manifests of its own
-EVALUATED_ROWS = 32  # per forward pass
 SMOOTHED = 25  # steps whose median a loss is held against
-
-
-@dataclass(frozen=True)
-class Held:
-    """Held-out rows of one domain: [first, last) of each shard, as the pool's manifest lists."""
-
-    domain: str
-    part: str
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -94,17 +83,58 @@ def settings_of(proxy: ProxyRun, read: Sequence[Manifest]) -> list[Run]:
     return runs
 
 
-def train(proxy: ProxyRun) -> Json:
-    """Train a proxy to its end and measure it; what is done already is read, not done again.
+def train(stack: Sequence[ProxyRun]) -> list[Json]:
+    """Train proxies to their end, in one pass if several, and measure them.
 
-    Returns {run, losses}: one entry of the run, and one for each domain after each of its phases.
-    Both follow from the spec alone: no times, no paths.
+    stack: of one size, with equal steps and batches phase by phase. What is done already is read,
+    not done again. Returns {run, losses} of each: one entry of the run, and one for each domain
+    after each of its phases. Both follow from the spec alone: no times, no paths.
     """
-    out = Path(proxy.out)
-    build = out / VIEW
-    read = [manifests.read(build / "phases" / phase) for phase in proxy.phases]
-    wanted = [_identity(proxy), [manifest.digest for manifest in read]]
-    return receipts.once(out / RESULT, wanted, lambda: _train(proxy, out, read))
+    works = [_Work.of(proxy) for proxy in stack]
+    waiting = [work for work in works if receipts.done(work.result, work.wanted) is None]
+    told = dict(zip(map(id, waiting), _train(waiting), strict=True)) if waiting else {}
+    return [
+        receipts.once(work.result, work.wanted, lambda work=work: told[id(work)]) for work in works
+    ]
+
+
+def stacked(proxies: Sequence[ProxyRun], most: int) -> Iterator[tuple[ProxyRun, ...]]:
+    """Yield all proxies in stacks of `most` that `train` takes, those of a kind together."""
+    kinds: dict[Any, list[ProxyRun]] = {}
+    for proxy in proxies:
+        read = _Work.of(proxy).read
+        kind = proxy.size, tuple((manifest.steps, manifest.batch) for manifest in read)
+        kinds.setdefault(kind, []).append(proxy)
+    for found in kinds.values():
+        yield from (tuple(found[first : first + most]) for first in range(0, len(found), most))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A proxy to be trained, with the manifests of its phases."""
+
+    proxy: ProxyRun
+    out: Path
+    read: list[Manifest]
+
+    @classmethod
+    def of(cls, proxy: ProxyRun) -> "_Work":
+        out = Path(proxy.out)
+        phases = out / VIEW / "phases"
+        return cls(proxy, out, [manifests.read(phases / phase) for phase in proxy.phases])
+
+    def folder(self, stage: int) -> Path:
+        return self.out / self.read[stage].phase
+
+    @property
+    def result(self) -> Path:
+        return self.out / RESULT
+
+    @property
+    def wanted(self) -> list[Any]:
+        given = asdict(self.proxy)
+        kept = {key: value for key, value in given.items() if key not in {"pool", "out"}}
+        return [kept, [manifest.digest for manifest in self.read]]
 
 
 def view(proxy: ProxyRun, sealed: Sequence[Manifest]) -> None:
@@ -118,32 +148,33 @@ def view(proxy: ProxyRun, sealed: Sequence[Manifest]) -> None:
     store(unsealed({place / "phases" / m.phase / manifests.NAME: m for m in sealed}))
 
 
-def _identity(proxy: ProxyRun) -> Json:
-    return {key: value for key, value in asdict(proxy).items() if key not in {"pool", "out"}}
-
-
-def _train(proxy: ProxyRun, out: Path, read: list[Manifest]) -> Json:
-    model: Crystal | None = None
-    before: Path | None = None
-    losses: list[Json] = []
-    pool = Path(proxy.pool)
-    pairs = zip(read, settings_of(proxy, read), strict=True)
-    for stage, (manifest, run) in enumerate(pairs, start=1):
-        trainer = Trainer(run, manifest, out / VIEW, out / manifest.phase)
-        trainer.train(before)
-        before = folder.latest(out / manifest.phase / "checkpoints")
-        model = trainer.model
-        losses += [
-            {**_measured(model, pool, proxy.held_out, held), "stage": stage} for held in proxy.held
+def _train(works: Sequence[_Work]) -> list[Json]:
+    """Train proxies phase by phase and measure each of them after each phase."""
+    before: list[Path | None] = [None] * len(works)
+    losses: list[list[Json]] = [[] for _ in works]
+    models: list[Crystal] = []
+    settings = [settings_of(work.proxy, work.read) for work in works]
+    for stage in range(len(works[0].read)):
+        trainings = [
+            Training(runs[stage], work.read[stage], work.out / VIEW, work.folder(stage), start)
+            for work, runs, start in zip(works, settings, before, strict=True)
         ]
-    if model is None or before is None:
-        raise ValueError(f"phases: must name at least one phase, got {proxy.phases}")
-    return {"run": _run_entry(proxy, out, read, model, before), "losses": losses}
+        models = train_stack(trainings)
+        before = [folder.latest(each.out / "checkpoints") for each in trainings]
+        for work, model, told in zip(works, models, losses, strict=True):
+            pool, phase = Path(work.proxy.pool), work.proxy.held_out
+            every = [measured(model, pool, phase, held) for held in work.proxy.held]
+            told += [{**one, "stage": stage + 1} for one in every]
+    return [
+        {"run": _run_entry(work, model, newest), "losses": told}
+        for work, model, newest, told in zip(works, models, before, losses, strict=True)
+    ]
 
 
-def _run_entry(
-    proxy: ProxyRun, out: Path, read: list[Manifest], model: Crystal, newest: Path
-) -> Json:
+def _run_entry(work: _Work, model: Crystal, newest: Path | None) -> Json:
+    if newest is None:
+        raise ValueError(f"{work.out}: has no checkpoint after its last phase")
+    proxy, out, read = work.proxy, work.out, work.read
     state = folder.read_state(newest)
     taken = [ledger.read(out / manifest.phase / "ledger", "steps") for manifest in read]
     losses = [steps["loss"].to_numpy() for steps in taken]
@@ -189,62 +220,3 @@ def spikes_of(losses: NDArray[np.float64], robust_z: float) -> list[int]:
     above = (losses - np.median(windows, axis=1))[first:]
     scale = 1.4826 * float(np.median(np.abs(above)))
     return [] if scale == 0 else (first + np.flatnonzero(above > robust_z * scale)).tolist()
-
-
-def _measured(model: Crystal, build: Path, phase: str, held: Held) -> Json:
-    """Measure the loss of a domain's held-out rows: nats per token, bits per byte, their sem.
-
-    sem: of a ratio of sums over rows, which are taken as independent.
-    """
-    rows, sizes = held_rows(build, phase, held)
-    sums: list[NDArray[np.float64]] = []
-    counts: list[NDArray[np.float64]] = []
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        for first in range(0, len(rows), EVALUATED_ROWS):
-            ids, mask, labels = (
-                torch.from_numpy(np.ascontiguousarray(rows[first : first + EVALUATED_ROWS, k])).to(
-                    device
-                )
-                for k in range(3)
-            )
-            nll = row_losses(model(ids), labels, mask).double().sum(1)
-            sums.append(nll.cpu().numpy())
-            counts.append(mask.sum(1).double().cpu().numpy())
-    total, tokens = np.concatenate(sums), np.concatenate(counts)
-    mean = float(total.sum() / tokens.sum())
-    spread = total - mean * tokens
-    n = len(total)
-    sem = float(np.sqrt((spread**2).sum() * n / max(1, n - 1)) / tokens.sum())
-    size = int(sizes[rows[:, 2]][rows[:, 1] > 0].sum())
-    return {
-        "domain": held.domain,
-        "nll": mean,
-        "sem": sem,
-        "bits_per_byte": float(total.sum() / np.log(2) / size),
-        "tokens": int(tokens.sum()),
-        "bytes": size,
-        "rows": n,
-    }
-
-
-def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the first held-out rows of a domain, (rows, 3, msl), and how many bytes each id has.
-
-    Control ids stand for no byte of a text.
-    """
-    manifest = manifests.read(build / "phases" / phase)
-    part = next(part for part in manifest.parts if part.name == held.part)
-    which: list[int] = []
-    where: list[int] = []
-    for number, shard in enumerate(part.shards):
-        for row in range(shard.first, shard.last):
-            if len(where) < held.rows:
-                which.append(number)
-                where.append(row)
-    paths = [build / shard.path for shard in part.shards]
-    rows = gather(paths, np.array(which, np.int64), np.array(where, np.int64))
-    tokenizer = load(TokenizerSettings(str(build / TOKENIZER)))
-    sizes = np.array([len(data) for data in tokenizer.bytes_of], np.int64)
-    sizes[tokenizer.controls.astype(np.int64)] = 0
-    return rows, sizes
