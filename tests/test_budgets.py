@@ -29,7 +29,7 @@ GATES = {
             "metrics",  # its writer of tensorboard's files, where asked
             *("mdl", "zoonames", "bridge"),
             *("csx", "csxledger", "csxloader", "csxlower", "csxstep"),
-            *("proxies", "shapes"),
+            *("measuring", "shapes", "stacked"),
         )
     },
 }

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.repetition import effective, fit_repetition
+from mixtures.fitting import FitSettings, fit
+from mixtures.repetition import effective
+from mixtures.rereading import RepetitionCurve, Steepness, fit_repetition, steepness
 
 EPOCHS = np.array([1.0, 2, 4, 8, 16, 32])
 # Nats above one epoch, of six proxies of 0.2 M parameters that read Python's tokens this often.
@@ -87,3 +89,49 @@ def test_too_few_runs_are_told() -> None:
         fit_repetition(np.array([1.0, 2, 4]), np.zeros(3))
     with pytest.raises(ValueError, match="epochs: needs at least 4 runs of 1 or more"):
         fit_repetition(np.array([0.5, 1, 2, 4]), np.zeros(4))
+
+
+# Losses on Python of ten proxies of 0.2 M parameters that read it 1 to 16 times, two draws each.
+TWICE = np.array([1.0, 2, 4, 8, 16, 1, 2, 4, 8, 16])
+LOSSES = np.array([4.491, 4.499, 4.520, 4.566, 4.662, 4.579, 4.527, 4.547, 4.593, 4.678])
+
+
+def test_how_steep_the_loss_is_decides_what_the_curve_alone_can_not() -> None:
+    alone = fit_repetition(TWICE, LOSSES)
+    assert alone.rstar > 100  # under a loss of many nats for each factor e: no such law is known
+    known = fit_repetition(TWICE, LOSSES, known=Steepness(0.3, 0.05, 0.043, 15.0))
+    assert 5 < known.rstar < 25
+    assert 1 < known.low < known.rstar < known.high < 60
+    assert known.slope == pytest.approx(0.3, abs=0.1)
+    assert RepetitionCurve.of(known.content()) == known
+    assert RepetitionCurve.of(alone.content()) == alone
+
+
+def test_intervals_under_a_known_steepness_hold_as_often_as_they_say() -> None:
+    epochs = np.repeat(EPOCHS[:5], 2)
+    rise = -np.log(effective(np.ones(10), 1 / epochs, np.full(10, 12.0))[0])
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(300):
+        told = Steepness(0.3 + 0.05 * rng.standard_normal(), 0.05, 0.03, 12.0)
+        found = fit_repetition(
+            epochs, 4.5 + 0.3 * rise + 0.03 * rng.standard_normal(10), known=told
+        )
+        held += found.low <= 12.0 <= found.high
+    assert 0.82 <= held / 300 <= 0.97
+
+
+def test_steepness_is_that_of_the_law_where_the_domain_is_fresh() -> None:
+    rng = np.random.default_rng(2)
+    shares = rng.dirichlet(np.ones(3), 40)
+    worth = effective(shares, np.array([0.2, 2, 2]), np.full(3, 10.0))[0]
+    loss = 3 + 0.5 * (worth @ np.array([[1.0], [0.3], [0.1]])) ** -0.3
+    settings = FitSettings(domains=("a", "b", "c"), targets=("a",), once=(0.2, 2.0, 2.0))
+    noisy = loss + 0.002 * rng.standard_normal(loss.shape)
+    centre = np.array([0.4, 0.3, 0.3])
+    told = steepness(fit(shares, noisy, "effective", settings), centre, "a")
+    power = float(centre @ np.array([1.0, 0.3, 0.1]))
+    true = 0.3 * 0.5 * power**-1.3 * centre[0]
+    assert told.slope == pytest.approx(true, abs=3 * told.error)
+    assert 0 < told.error < 0.3 * true
+    assert told.sigma == pytest.approx(0.002, rel=0.5)

@@ -148,7 +148,7 @@ def _conclude(session: Session, ground: Ground) -> Json:
         "recommendation": told.content(),
         "noise": noise,
         "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
-        "factors": verdicts.factors(spec, varied, factor_results),
+        "factors": verdicts.factors(ground, chosen, varied, factor_results),
     }
     receipts.write_atomic(session.out / REPORT, receipts.canonical(report))
     return report

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures import repetition, statistical
+from mixtures import statistical
+from mixtures.rereading import RepetitionCurve
 from prep.errors import InputError
 from train.evidence import connect
 from train.insight import Insight
@@ -87,8 +88,9 @@ def repeated(seen: Insight) -> tuple[Floats, Floats, tuple[Floats, Floats], str]
     ]
     epochs = np.array([float(row["level"]) for row in rows])
     losses = np.array([row["nll"] for row in rows])
-    fitted = repetition.fit_repetition(epochs, losses)
+    [told] = [one["curve"] for one in seen.report["factors"] if one["factor"] == "epochs"]
+    fitted = RepetitionCurve.of(told)
     line = np.geomspace(1, epochs.max(), 60)
     high = "∞" if np.isinf(fitted.high) else f"{fitted.high:.1f}"
-    told = f"{name} repeated: R* = {fitted.rstar:.1f} [{fitted.low:.1f}, {high}]"
-    return epochs, losses, (line, fitted.predict(line)), told
+    what = f"{name} repeated: R* = {fitted.rstar:.1f} [{fitted.low:.1f}, {high}]"
+    return epochs, losses, (line, fitted.predict(line)), what

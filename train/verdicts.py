@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures import repetition, statistical
-from mixtures.ablation import Ablation
+from mixtures import statistical
 from mixtures.fitting import Fit
+from mixtures.rereading import fit_repetition, steepness
 from mixtures.trials import Ground, Trial
 from train.evidence import loss_matrix
 
@@ -79,9 +79,14 @@ def checks(
     }
 
 
-def factors(spec: Ablation, trials: Sequence[Trial], results: Sequence[Json]) -> list[Json]:
-    """Return the mean losses of each level of each factor, and R* of a repetition curve."""
-    names = tuple(spec.domains)
+def factors(
+    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[Json]
+) -> list[Json]:
+    """Return the mean losses of each level of each factor, and R* of a repetition curve.
+
+    fit: the law that tells how steep the loss is in fresh tokens.
+    """
+    spec, names = ground.spec, tuple(ground.spec.domains)
     told: list[Json] = []
     for factor in dict.fromkeys(trial.factor for trial in trials):
         here = [i for i, trial in enumerate(trials) if trial.factor == factor]
@@ -104,8 +109,13 @@ def factors(spec: Ablation, trials: Sequence[Trial], results: Sequence[Json]) ->
             )
         if factor == "epochs" and len(here) >= LEAST_RUNS_OF_A_CURVE:
             epochs = np.array([float(level) for level in levels])
-            at = names.index(spec.factors.repeated or names[0])
-            entry["curve"] = repetition.fit_repetition(epochs, losses[:, at]).content()
+            repeated = spec.factors.repeated or names[0]
+            centre = np.array([ground.uniform[name] for name in names])
+            entry["curve"] = fit_repetition(
+                epochs,
+                losses[:, names.index(repeated)],
+                known=steepness(fit, centre, repeated),
+            ).content()
         told.append(entry)
     return told
 
