@@ -131,6 +131,15 @@ def test_export_writes_a_recipe_that_build_takes_unchanged(tmp_path: Path) -> No
     assert {part.domain for part in manifest.parts} == {"wiki", "python", "javascript"}
 
 
+def test_export_tells_a_prediction_whose_interval_is_not_known(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "")
+    report = receipts.read_json(out / "report.json")
+    report["recommendation"]["predicted"]["wiki"][1:] = [None, None]
+    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    lines = export(out, tmp_path / "mine.yaml", anyway=False)
+    assert any("loss of wiki" in line and "its interval is not known" in line for line in lines)
+
+
 def test_export_gives_weights_where_the_real_run_has_a_number_of_tokens(tmp_path: Path) -> None:
     out = _decided(copied(tmp_path / "out"), "")
     claimed: dict[str, Any] = receipts.read_json(out / "ablation.json")
