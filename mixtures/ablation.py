@@ -18,6 +18,7 @@ BUNDLED = Path(__file__).parent / "ablations"
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
+LATER = {"residual": False}  # keys that came later: an older ablation goes on without them
 ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "crystal-3")
 
 
@@ -160,7 +161,8 @@ class Ablation:
     """A whole ablation; recipe: a path beside the spec, or a bundled name.
 
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
-    held_out: the share of documents that losses are measured on.
+    held_out: the share of documents that losses are measured on. residual: let LightGBM (extra
+    `boost`) learn what the laws leave, where cross-validation says that it helps.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -175,6 +177,7 @@ class Ablation:
     current: dict[str, float] | None = None
     held_out: float = 0.05
     law: str = "effective"
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
@@ -202,8 +205,8 @@ class Ablation:
         return [name for name, group in self.domains.items() if group.kind == kind]
 
     def content(self) -> Json:
-        """Return the spec as JSON."""
-        return asdict(self)
+        """Return the spec as JSON, without what specs had no word for once and still don't say."""
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
 
 
 def find(name: str) -> Path:

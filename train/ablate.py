@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, crossed, pooling, trials, vocabulary
+from mixtures import ablation, crossed, pooling, residual, trials, vocabulary
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
 from mixtures.build import build
-from mixtures.fitting import KINDS, Fit, FitSettings, fit
+from mixtures.fitting import KINDS, Fit, FitSettings, Floats, fit
 from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
 from mixtures.recommend import Recommendation, RecommendSettings, recommend
@@ -63,16 +63,15 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> J
     ablation.
     """
     spec, recipe = ablation.load(name)
+    if spec.residual:
+        residual.lightgbm()  # before hours of training, not after
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
     with receipts.alone(out, refusal), Fanout(workers) as pool:
         _claim(out, spec, recipe)
         session = Session(spec, recipe, root, out, pool, say)
-        ground = prepare(session)
-        for line in ground.notes():
-            say(f"note: {line}")
-        return _conclude(session, ground)
+        return _conclude(session, prepare(session))
 
 
 def prepare(session: Session) -> Ground:
@@ -107,13 +106,12 @@ def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: st
 def _conclude(session: Session, ground: Ground) -> Json:
     """Train, fit, recommend, check; write tables and report."""
     spec = session.spec
-    names = tuple(spec.domains)
     designed = trials.design(ground)
+    for line in [*ground.notes(), *verdicts.untried(spec, len(designed))]:
+        session.say(f"note: {line}")
     results = trained(session, ground, designed, "design")
-    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
-    losses = evidence.loss_matrix(results, names)
-    kept = np.array([told["run"]["spikes"] == 0 for told in results])
-    fits = {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+    losses = evidence.loss_matrix(results, tuple(spec.domains))
+    fits = _fits(ground, designed, results, losses)
     chosen = fits[spec.law]
     told = recommended(ground, chosen, spec.value)
     mixtures = {"recommended": told.shares, "current": ground.current, "uniform": ground.uniform}
@@ -136,8 +134,9 @@ def _conclude(session: Session, ground: Ground) -> Json:
         "value": spec.value,
         "evidence": evidence.digest(session.out),
         "outliers": [t.name for t, m in zip(every, measured, strict=True) if m["run"]["spikes"]],
-        "notes": ground.notes(),
+        "notes": [*ground.notes(), *verdicts.untried(spec, len(chosen.shares))],
         "laws": verdicts.laws(fits),
+        "residual": verdicts.trees(spec, fits),
         "recommendation": told.content(),
         "noise": noise,
         "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
@@ -147,18 +146,30 @@ def _conclude(session: Session, ground: Ground) -> Json:
     return report
 
 
+def _fits(
+    ground: Ground, designed: Sequence[Trial], results: Sequence[Json], losses: Floats
+) -> dict[str, Fit]:
+    """Fit every law to the runs of the design, those left out whose loss spiked."""
+    names = tuple(ground.spec.domains)
+    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
+    kept = np.array([told["run"]["spikes"] == 0 for told in results])
+    return {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+
+
 def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa: ANN401  arrays
     """Fit a law to runs; where domains are repeated, their repeats count less."""
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once))
+    trees = ground.spec.residual
+    asked = FitSettings(domains=names, targets=names, once=once, residual=trees)
+    return fit(shares, losses, kind, asked)
 
 
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
-    """Find the best mixture for a value of each domain."""
+    """Find the best mixture for a value of each domain, by the law alone, which is convex."""
     settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
-    return recommend(chosen, value, ground.caps, ground.current, settings)
+    return recommend(residual.alone(chosen), value, ground.caps, ground.current, settings)
 
 
 def _language_twice(spec: Ablation) -> dict[str, float]:
