@@ -1,7 +1,7 @@
 """Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
 
-    ablation.json            what the folder follows from: the spec and the recipe
-    tokenizer.json, build/   rows that all proxies share
+    ablation.json            what the folder follows from: spec, recipe, the rows of a build
+    tokenizer.json, build/   rows that all proxies share; over a build: links to it
     runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
     tables/*.parquet         what was measured: `evidence`
     report.json              what follows from it: fits, recommendation, checks, factors
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, crossed, pooling, residual, trials, vocabulary
+from mixtures import ablation, crossed, pooling, residual, reusing, trials, vocabulary
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
 from mixtures.build import build
@@ -25,6 +25,7 @@ from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
 from mixtures.recommend import Recommendation, RecommendSettings, recommend
 from mixtures.remix import remix
+from mixtures.reusing import Reused
 from mixtures.trials import Ground, Trial
 from prep import receipts
 from prep.errors import StaleError
@@ -41,7 +42,7 @@ LANGUAGE_TWICE = 2.0
 
 @dataclass
 class Session:
-    """One ablation under way."""
+    """One ablation under way; reused: what it takes of a build, where the spec names one."""
 
     spec: Ablation
     recipe: Recipe
@@ -49,6 +50,7 @@ class Session:
     out: Path
     pool: Fanout
     say: Say
+    reused: Reused | None = None
 
     @property
     def build(self) -> Path:
@@ -65,30 +67,39 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> J
     spec, recipe = ablation.load(name)
     if spec.residual:
         residual.lightgbm()  # before hours of training, not after
+    reused = None if spec.build is None else reusing.reuse(ablation.find(name), spec, recipe)
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
     with receipts.alone(out, refusal), Fanout(workers) as pool:
-        _claim(out, spec, recipe)
-        session = Session(spec, recipe, root, out, pool, say)
+        _claim(out, spec, recipe, reused)
+        session = Session(spec, recipe, root, out, pool, say, reused)
         return _conclude(session, prepare(session))
 
 
 def prepare(session: Session) -> Ground:
-    """Build the rows that all proxies share."""
-    spec, out = session.spec, session.out
-    tokenizer: Path | None = None
-    if spec.proxy.vocab is not None:
-        names = list(spec.domains)
-        tokenizer = vocabulary.train(
-            session.recipe, session.root, names, spec.proxy.vocab, out / TOKENIZER
-        )
-    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
-    made = build(wanted, session.root, session.build, workers=session.pool.workers)
-    pool = next(manifest for manifest in made if manifest.phase == POOL)
+    """Build the rows that all proxies share, or link to those of the build that is named."""
+    reused = session.reused
+    if reused is None:
+        pool = _packed(session)
+    else:
+        reusing.view(reused, session.build)
+        pool = reused.pool
     rows = sum(part.available for part in pool.parts)
     session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
-    return Ground(spec, pool)
+    return Ground(session.spec, pool, () if reused is None else reused.notes)
+
+
+def _packed(session: Session) -> Manifest:
+    """Pack the pool's rows anew, with a tokenizer of the proxies where the spec asks for one."""
+    spec = session.spec
+    tokenizer: Path | None = None
+    if spec.proxy.vocab is not None:
+        names, place = list(spec.domains), session.out / TOKENIZER
+        tokenizer = vocabulary.train(session.recipe, session.root, names, spec.proxy.vocab, place)
+    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
+    made = build(wanted, session.root, session.build, workers=session.pool.workers)
+    return next(manifest for manifest in made if manifest.phase == POOL)
 
 
 def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
@@ -196,7 +207,7 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
     )
 
 
-def _claim(out: Path, spec: Ablation, recipe: Recipe) -> None:
+def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> None:
     """Say what this folder follows from; StaleError where it follows from something else."""
     content = {key: value for key, value in recipe.content().items() if key != "phases"}
     wanted = {
@@ -204,6 +215,8 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe) -> None:
         "recipe": content,
         "file": str(recipe.file.resolve()) if recipe.file else None,
     }
+    if reused is not None:
+        wanted["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
     path = out / SPEC
     if not path.exists():
         receipts.write_atomic(path, receipts.canonical(wanted))
