@@ -152,7 +152,7 @@ class _Base:
             one
             for one in self.every
             if self._side(one.part.domain) == "valid"
-            and self.packed[one.part.domain]["split"] == {**split, "side": "valid"}
+            and self.packed[one.part.domain].get("split") == {**split, "side": "valid"}
             and set(self.packed[one.part.domain]["sources"]) == set(own["sources"])
         ]
         if not found:
@@ -169,10 +169,14 @@ class _Base:
             if one.manifest.msl != self.spec.proxy.msl:
                 told = f"must be {one.manifest.msl}, as the rows of {self.path}"
                 raise self.fault(f"{told}, got {self.spec.proxy.msl}", "proxy", "msl")
-        kinds = {receipts.digest([m.manifest.seed, m.manifest.tokenizer]) for m in drawn}
+        kinds: set[str] = set()
+        for one in drawn:
+            split = {**self.packed[one.part.domain]["split"], "side": None}
+            kinds.add(receipts.digest([one.manifest.seed, one.manifest.tokenizer, split]))
         if len(kinds) > 1:
             raise RefusalError(
-                f"{self.path}: its phases have several seeds or tokenizers; no pool can mix them"
+                f"{self.path}: its domains were built with several seeds, splits or tokenizers; "
+                "no pool can mix them"
             )
 
     def notes(self, name: str, drawn: _Drawn, held: _Drawn) -> Iterator[str]:

@@ -49,6 +49,14 @@ def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
 
+def edited(folder: Path, domain: str, change: Callable[[Json], object]) -> None:
+    """Change the receipt of a folder of a domain, and its digest."""
+    path = folder / "built" / "domains" / domain / receipts.NAME
+    content = {k: v for k, v in receipts.read_json(path).items() if k != "digest"}
+    change(content)
+    receipts.write_atomic(path, receipts.canonical({**content, "digest": receipts.digest(content)}))
+
+
 def resealed(folder: Path, phase: str, change: Callable[[Manifest], Manifest]) -> None:
     """Change the manifest of a phase of the build below a folder, and seal it again."""
     path = folder / "built" / "phases" / phase / manifests.NAME
@@ -147,11 +155,7 @@ def test_rows_that_nobody_shuffled_and_held_out_fim_are_told(tmp_path: Path) -> 
         return replace(manifest, parts=(*others, replace(last, fim={"rate": 0.9})))
 
     folder = copied(tmp_path / "one")
-    receipt = folder / "built" / "domains" / "javascript" / "shuffled" / receipts.NAME
-    content = {k: v for k, v in receipts.read_json(receipt).items() if k != "digest"}
-    content["stage"] = "join"
-    content["digest"] = receipts.digest(content)
-    receipts.write_atomic(receipt, receipts.canonical(content))
+    edited(folder, "javascript/shuffled", lambda receipt: receipt.update(stage="join"))
     resealed(folder, "held", changed)
     assert reused(folder).notes[-2:] == (
         "domain javascript: its held-out rows hold one epoch with FIM at a rate of 0.9",
@@ -235,12 +239,11 @@ def test_a_domain_without_validation_rows_is_refused_with_the_remedy(tmp_path: P
 def test_held_out_rows_of_another_split_are_none(tmp_path: Path) -> None:
     """Texts of another seed's split may be trained on."""
     folder = copied(tmp_path / "one")
-    path = folder / "built" / "domains" / "python-held" / "epoch-0" / receipts.NAME
-    content = {k: v for k, v in receipts.read_json(path).items() if k != "digest"}
-    content["settings"]["split"]["seed"] += 1
-    content["digest"] = receipts.digest(content)
-    receipts.write_atomic(path, receipts.canonical(content))
+    edited(folder, "python-held/epoch-0", lambda one: one["settings"]["split"].update(seed=8))
     with pytest.raises(RefusalError, match="domain python: .* no validation rows"):
+        reused(folder)
+    edited(folder, "python/epoch-0", lambda one: one["settings"]["split"].update(seed=8))
+    with pytest.raises(RefusalError, match="several seeds, splits or tokenizers"):
         reused(folder)
 
 
@@ -256,19 +259,17 @@ def test_imported_rows_are_refused_for_nobody_knows_their_texts(tmp_path: Path) 
 def test_phases_of_several_seeds_are_refused(tmp_path: Path) -> None:
     folder = copied(tmp_path / "one")
     resealed(folder, "late", lambda manifest: replace(manifest, seed=8))
-    with pytest.raises(RefusalError, match="several seeds or tokenizers"):
+    with pytest.raises(RefusalError, match="several seeds, splits or tokenizers"):
         reused(folder)
 
 
 def test_shards_and_tokenizer_must_be_as_the_build_says(tmp_path: Path) -> None:
     folder = copied(tmp_path / "one")
     shard = next((folder / "built" / "domains" / "javascript" / "shuffled").glob("*.h5"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(DamageError, match=rf"{shard.name}: is not as the manifests .* verify"):
-        reused(folder)
-    shard.unlink()
-    with pytest.raises(DamageError, match=rf"{shard.name}: is not as the manifests .* verify"):
-        reused(folder)
+    for damage in (lambda: shard.write_bytes(shard.read_bytes()[:-1]), shard.unlink):
+        damage()
+        with pytest.raises(DamageError, match=rf"{shard.name}: is not as the manifests .* verify"):
+            reused(folder)
     second = copied(tmp_path / "two")
     (second / "built" / "tokenizer.json").unlink()
     with pytest.raises(DamageError, match=r"tokenizer.json: is missing; restore"):
