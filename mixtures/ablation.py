@@ -1,7 +1,7 @@
 """Ablations: which mixtures small proxies are to compare, for which real run: a checked YAML file.
 
 The spec names a recipe whose domains are mixed; the recipe's phases play no part. What all proxies
-share follows from both: see `pooling`.
+share follows from both (see `pooling`), or is what a build of the recipe holds (see `reusing`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -18,6 +18,10 @@ BUNDLED = Path(__file__).parent / "ablations"
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
+LATER = {
+    "residual": False,
+    "build": None,
+}  # keys that came later: an older ablation goes on without them
 ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "crystal-3")
 
 
@@ -162,8 +166,10 @@ class Factors:
 class Ablation:
     """A whole ablation; recipe: a path beside the spec, or a bundled name.
 
+    build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
-    held_out: the share of documents that losses are measured on.
+    held_out: the share of documents that losses are measured on. residual: let LightGBM (extra
+    `boost`) learn what the laws leave, where cross-validation says that it helps.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -178,6 +184,8 @@ class Ablation:
     current: dict[str, float] | None = None
     held_out: float = 0.05
     law: str = "effective"
+    residual: bool = False
+    build: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
@@ -190,6 +198,13 @@ class Ablation:
             raise ValueError(f"current: must give a share to each of {', '.join(self.domains)}")
         if self.factors.repeated not in {None, *self.domains}:
             raise ValueError(f"factors.repeated: is no domain: {self.factors.repeated}")
+        if self.build is not None and self.proxy.vocab is not None:
+            raise ValueError(
+                "proxy.vocab: must be null over a build, whose rows are of its own tokenizer, "
+                f"got {self.proxy.vocab}"
+            )
+        if self.build is not None and self.factors.fim_rate:
+            raise ValueError("factors.fim_rate: needs rows packed anew; drop it, or drop `build`")
         kinds = {group.kind for group in self.domains.values()}
         if (self.factors.order or self.factors.replay) and len(kinds) < 2:
             raise ValueError("factors.order: needs domains of both kinds, language and code")
@@ -205,8 +220,8 @@ class Ablation:
         return [name for name, group in self.domains.items() if group.kind == kind]
 
     def content(self) -> Json:
-        """Return the spec as JSON."""
-        return asdict(self)
+        """Return the spec as JSON, without what specs had no word for once and still don't say."""
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
 
 
 def find(name: str) -> Path:

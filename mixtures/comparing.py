@@ -117,11 +117,14 @@ def _parameters(fitted: Fit) -> Iterator[str]:
     if len(names) > MANY:
         yield "  (too many for a table: see --json)"
         return
-    errors = np.sqrt(np.einsum("tpp->tp", fitted.covariance))
-    for t, target in enumerate(fitted.targets):
-        told = zip(names, fitted.theta[t], errors[t], strict=True)
-        shown = ", ".join(f"{name} {value:.3g} ± {error:.2g}" for name, value, error in told)
+    for target, theta, errors in zip(fitted.targets, fitted.theta, fitted.errors(), strict=True):
+        told = zip(names, theta, errors, strict=True)
+        shown = ", ".join(f"{name} {value:.3g} ± {_error(error)}" for name, value, error in told)
         yield f"  {target}: {shown}"
+
+
+def _error(error: float) -> str:
+    return f"{error:.2g}" if np.isfinite(error) else "?"
 
 
 def _columns(values: Sequence[float | None], widths: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 KINDS = ("effective", "loglinear", "linear", "quadratic")
 ROUNDS = 3  # of fitting and of estimating sigma anew
 FEW = 64  # runs up to which leaving one out means fitting anew
+ROUNDING = 1e-9  # of one run's variance: a variance below 0 by no more is 0
 NORMAL = 0.85926  # weighted mean square of a standard normal under soft-L1's weights
 
 
@@ -91,13 +92,15 @@ class Fit:
     def predict(self, shares: Floats, *, run: bool = True) -> tuple[Floats, Floats, Floats]:
         """Return mean, low and high, each (mixtures, targets), of a new run of each mixture.
 
-        run: False gives the interval of the law itself, without the noise of a run.
+        run: False gives the interval of the law itself, without the noise of a run. Low and high
+        are nan where the runs are too few or too much alike to tell a variance.
         """
         shares = np.atleast_2d(shares)
         jacobian = self.law.jacobian(self.theta, shares)  # (targets, mixtures, parameters)
         spread = np.einsum("tmp,tpq,tmq->mt", jacobian, self.covariance, jacobian)
         wide = np.array([statistical.student(free, self.level) for free in self.freedom])
-        half = wide * np.sqrt(np.maximum(spread, 0) + (self.sigma**2 if run else 0.0))
+        known = np.where(spread >= -ROUNDING * self.sigma**2, np.maximum(spread, 0), np.nan)
+        half = wide * np.sqrt(known + (self.sigma**2 if run else 0.0))
         mean = self.mean(shares)
         return mean, mean - half, mean + half
 
@@ -111,10 +114,17 @@ class Fit:
         weights = np.exp(self.theta[:, 2 : 2 + len(self.domains)])
         return weights / weights.max(axis=1, keepdims=True)
 
+    def errors(self) -> Floats:
+        """Return the parameters' standard errors: (targets, parameters), nan where none follows.
+
+        The runs may decide so little that the curvature can't be inverted in float64.
+        """
+        variance = np.einsum("tpp->tp", self.covariance)
+        return np.sqrt(np.where(variance >= 0, variance, np.nan))
+
     def content(self) -> dict[str, Any]:
         """Return parameters with standard errors and diagnostics as JSON has them."""
-        names = self.law.names(self.domains)
-        errors = np.sqrt(np.einsum("tpp->tp", self.covariance))
+        names, errors = self.law.names(self.domains), self.errors()
         whole = {"kind": self.kind, "level": self.level, "domains": list(self.domains)}
         return {
             **whole,
@@ -123,7 +133,7 @@ class Fit:
             "targets": {
                 target: {
                     "parameters": {
-                        name: {"value": float(v), "error": float(e)}
+                        name: {"value": float(v), "error": _number(e)}
                         for name, v, e in zip(names, self.theta[t], errors[t], strict=True)
                     },
                     "sigma": float(self.sigma[t]),

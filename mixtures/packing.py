@@ -1,13 +1,14 @@
 """The stage from documents to rows: tokenise (with document-level FIM) by block, pack by shard."""
 
 from dataclasses import asdict
+from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from mixtures import counting, stages
 from mixtures.context import Context, Folder, summed, tokenizer_identity
 from mixtures.recipe import Domain
-from prep import fim, pack, pieces
+from prep import fim, pack, pieces, receipts
 from prep.blocks import Block, Stream
 from prep.errors import RefusalError
 from prep.sample import Split
@@ -37,6 +38,14 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
         folder.seal(made, {**account, "sources": sources})
         rmtree(folder.path / TOKENS, ignore_errors=True)
     return folders
+
+
+def settings_of(build: Path, domain: str) -> Json:
+    """Return what a domain of a build was packed with; nothing where no documents were packed."""
+    folder = build / "domains" / domain / "epoch-0"
+    if not (folder / receipts.NAME).exists():
+        return {}
+    return receipts.read(folder).get("settings", {})
 
 
 def _sizes(

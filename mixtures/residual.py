@@ -80,12 +80,23 @@ def add(fit: "Fit", left_out: Floats) -> "Fit":
     return replace(fit, learnt=learnt, sigma=fit.sigma * helped)
 
 
-def _train(shares: Floats, rest: Floats) -> Any:  # noqa: ANN401  LightGBM has no types
+def alone(fit: "Fit") -> "Fit":
+    """Return the law of a fit without its trees, with the noise that it had before them."""
+    return replace(fit, learnt=None, sigma=fit.problems.sigma)
+
+
+def lightgbm() -> Any:  # noqa: ANN401  LightGBM has no types
+    """Return the library; CrystalmixError with the remedy where it is not installed."""
     try:
-        import lightgbm
+        import lightgbm as library
     except ModuleNotFoundError as error:
         raise CrystalmixError(
             "lightgbm is not installed; install crystalmix with its extra `boost`, "
             "or fit without the residual"
         ) from error
-    return lightgbm.train(SETTINGS, lightgbm.Dataset(shares, rest), num_boost_round=TREES)
+    return library
+
+
+def _train(shares: Floats, rest: Floats) -> Any:  # noqa: ANN401
+    library = lightgbm()
+    return library.train(SETTINGS, library.Dataset(shares, rest), num_boost_round=TREES)

@@ -39,10 +39,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ground:
-    """What all trials stand on: the spec and the pool of rows that the proxies share."""
+    """What all trials stand on: the spec and the pool of rows that the proxies share.
+
+    remarks: what there is to know of the pool.
+    """
 
     spec: Ablation
     pool: Manifest
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -115,12 +119,13 @@ class Ground:
 
     def notes(self) -> list[str]:
         """Tell of domains of which proxies have fewer rows than stand for the whole."""
-        return [
+        few = [
             f"domain {name}: {rows:,} rows are there, {self.matched(name):,} would stand for the "
             "real run's; proxies repeat it more often than the real run"
             for name, rows in self.rows.items()
             if self.spec.proxy.matched and rows < self.matched(name)
         ]
+        return [*self.remarks, *few]
 
     def single(self, mixture: Mixture, draw: int) -> Trial:
         """Return the trial of one mixture in one phase; draws have weights of their own."""

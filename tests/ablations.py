@@ -11,6 +11,8 @@ from typing import Any
 from corpora import RECIPE, merged, write_corpus, write_recipe
 from ruamel.yaml import YAML
 
+from mixtures import recipe as recipes
+from mixtures.build import build
 from train import ablate
 
 Json = dict[str, Any]
@@ -55,6 +57,76 @@ FACTORS: Json = {
         "seeds": 2,
     },
 }
+
+SPLIT: Json = {  # a recipe that holds out documents, with halves, FIM and rows of 32 tokens
+    "valid": 0.3,
+    "rows": {"msl": 32, "rows_per_shard": 16},
+    "sources": MORE["sources"],
+    "domains": {
+        **dict.fromkeys(("book", "web", "code")),
+        "wiki": {"split": "train"},
+        "python": {"split": "train", "fim": {"rate": 0.5}, "epochs": 2},
+        "javascript": {"sources": ["javascript"], "split": "train"},
+        "wiki-held": {"sources": ["wiki"], "split": "valid"},
+        "python-held": {"sources": ["python"], "split": "valid"},
+        "javascript-held": {"sources": ["javascript"], "split": "valid", "shuffle": False},
+    },
+    "phases": {
+        **dict.fromkeys(("prose", "mixed", "code")),
+        "early": {
+            "steps": 2,
+            "batch": 4,
+            "parts": [{"domain": "wiki", "weight": 1, "half": "even"}],
+        },
+        "late": {
+            "steps": 4,
+            "batch": 4,
+            "parts": [
+                {"domain": "wiki", "weight": 0.5, "half": "odd"},
+                {"domain": "python", "weight": 0.25},
+                {"domain": "javascript", "weight": 0.25},
+            ],
+        },
+        "held": {
+            "batch": 1,
+            "parts": [
+                {"domain": "wiki-held", "epochs": 1},
+                {"domain": "python-held", "epochs": 1},
+                {"domain": "javascript-held", "epochs": 1},
+            ],
+        },
+    },
+}
+OVER: Json = {
+    "build": "built",
+    "held_out": None,
+    "swarm": {"count": 5, "replicates": 1},
+    "proxy": {"steps": 30, "vocab": None},
+}
+
+
+def write_over(folder: Path, **changes: Any) -> Path:
+    """Write a spec over `folder / "built"`, which is built where it is missing; return its path."""
+    if not (folder / "recipe.yaml").exists():
+        write_corpus(folder)
+        write_recipe(folder, **SPLIT)
+    if not (folder / "built").exists():
+        build(recipes.load(folder / "recipe.yaml"), folder, folder / "built")
+    path = folder / "spec.yaml"
+    content = merged(merged(SPEC, OVER), changes)
+    content = {**content, "proxy": {"vocab": None, **content["proxy"]}}  # merging takes None away
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="rt").dump(content, file)
+    return path
+
+
+@lru_cache(maxsize=1)
+def over() -> Path:
+    """Return a folder with a spec over a build, and `out`, its ablation; nobody may change it."""
+    folder = Path(mkdtemp(prefix="crystalmix-over-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    run(write_over(folder), folder / "out")
+    return folder
 
 
 def write_spec(folder: Path, **changes: Any) -> Path:

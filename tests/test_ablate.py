@@ -12,11 +12,14 @@ import pytest
 from ablations import copied, run, tables, tiny, write_spec
 from corpora import crystalmix
 
+from mixtures import ablation, residual
 from mixtures import recipe as recipes
 from mixtures.build import build
+from mixtures.fitting import KINDS
 from prep import receipts
 from prep.errors import RefusalError, StaleError
-from train import evidence
+from train import ablate, evidence
+from train.ablationreport import report_lines
 from train.decision import export, read_report
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +50,13 @@ def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) ->
     assert not (tmp_path / "out" / "tables").exists()
     run(spec, tmp_path / "out")
     assert tables(tmp_path / "out") == tables(tiny())
+
+
+def test_an_ablation_of_before_a_key_came_goes_on(tmp_path: Path) -> None:
+    claimed = receipts.read_json(tiny() / "ablation.json")
+    assert not {"residual"} & claimed["spec"].keys()
+    spec, _ = ablation.load(str(write_spec(tmp_path, residual=True)))
+    assert spec.content()["residual"] is True
 
 
 def test_a_finished_ablation_is_not_done_again(tmp_path: Path) -> None:
@@ -104,6 +114,58 @@ def test_a_folder_without_tables_is_told(tmp_path: Path) -> None:
     assert "run `crystalmix ablate` to its end" in told.stderr
 
 
+def _with_trees(out: Path, tmp_path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Fit the runs of a copy of the tiny ablation with `residual`; return report and notes."""
+    (out / "ablation.json").unlink()
+    told: list[str] = []
+    spec = str(write_spec(tmp_path, residual=True))
+    report = ablate.run(spec, tmp_path, out, workers=1, say=lambda line: told.append(str(line)))
+    return report, [line for line in told if line.startswith("note: residual")]
+
+
+def test_trees_that_few_runs_can_not_feed_are_told_and_change_nothing(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    report, notes = _with_trees(out, tmp_path)
+    told = "residual: 9 runs are fitted, and trees are tried from 64 on: the laws stand alone"
+    assert [line.startswith(f"note: {told}") for line in notes] == [True]
+    assert report["notes"][-1].startswith(told)
+    assert f"note: {report['notes'][-1]}" in report_lines(report)
+    assert report["residual"] == {}
+    before, after = read_report(tiny()), read_report(out)
+    for key in ("evidence", "recommendation", "checks"):
+        assert after[key] == before[key]
+    assert before["residual"] is None
+
+
+def test_trees_that_are_tried_are_told_by_law_and_domain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightgbm")
+    monkeypatch.setattr(residual, "LEAST", 9)
+    report, notes = _with_trees(copied(tmp_path / "out"), tmp_path)
+    assert notes == []
+    assert list(report["residual"]) == list(KINDS)
+    for told in report["residual"].values():
+        assert list(told["used"]) == list(told["error"]) == ["wiki", "python", "javascript"]
+        assert all(told["used"][name] == (told["error"][name] < 0.95) for name in told["used"])
+    shares = read_report(tiny())["recommendation"]["shares"]
+    assert report["recommendation"]["shares"] == shares
+    lines = "\n".join(report_lines(report))
+    assert "trees' error wiki" in lines
+    assert f"{report['residual']['linear']['error']['python']:.3f}" in lines
+
+
+def test_without_lightgbm_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    told = crystalmix("ablate", write_spec(tmp_path, residual=True), "--out", tmp_path / "out")
+    assert told.exit_code == 1
+    assert told.stderr.count("\n") == 1
+    assert "install crystalmix with its extra `boost`" in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def _decided(out: Path, refusal: str) -> Path:
     """Have the report of a copy refuse for a reason, or recommend."""
     report = receipts.read_json(out / "report.json")
@@ -129,6 +191,15 @@ def test_export_writes_a_recipe_that_build_takes_unchanged(tmp_path: Path) -> No
         real = share * report["target_tokens"] / report["tokens"][name]
         assert epochs[name] == pytest.approx(real, abs=1e-3)
     assert {part.domain for part in manifest.parts} == {"wiki", "python", "javascript"}
+
+
+def test_export_tells_a_prediction_whose_interval_is_not_known(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "")
+    report = receipts.read_json(out / "report.json")
+    report["recommendation"]["predicted"]["wiki"][1:] = [None, None]
+    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    lines = export(out, tmp_path / "mine.yaml", anyway=False)
+    assert any("loss of wiki" in line and "its interval is not known" in line for line in lines)
 
 
 def test_export_gives_weights_where_the_real_run_has_a_number_of_tokens(tmp_path: Path) -> None:

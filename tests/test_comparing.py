@@ -1,6 +1,7 @@
 """Comparing laws: judged on a second table by rank, regret and intervals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,12 @@ def test_figures_are_what_their_names_say(compared: Comparison) -> None:
     assert told["regret"] == pytest.approx(measured[best] - measured.min())
     assert list(told["rho_by_target"]) == list(NAMES)
     assert told["rho"] == pytest.approx(np.mean(list(told["rho_by_target"].values())))
+
+
+def test_an_error_that_is_not_known_is_shown_as_a_question(compared: Comparison) -> None:
+    fitted = replace(compared.fits[0], covariance=-compared.fits[0].covariance)
+    first = next(line for line in Comparison((fitted,), ()).lines() if " ± " in line)
+    assert first.count(" ± ?") == first.count(" ± ") == 6
 
 
 def test_tables_tell_parameters_then_laws_beside_each_other(compared: Comparison) -> None:

@@ -1,6 +1,7 @@
 """Fitting: a known law is found again, and intervals hold as often as they say."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,33 @@ def test_the_content_is_json_with_names() -> None:
     parameters = read["targets"]["w"]["parameters"]
     assert list(parameters) == ["c", "log a", "log w:a", "log w:b", "log w:c", "log w:d"]
     assert read["targets"]["w"]["sigma_pure"] is None
+
+
+def test_an_error_that_the_runs_do_not_tell_is_null_and_warns_of_nothing() -> None:
+    """Warnings are errors here: a variance below 0 must not come to a root."""
+    found = fitted()
+    worse = found.covariance.copy()
+    worse[0] *= -1
+    badly = replace(found, covariance=worse)
+    told = json.loads(json.dumps(badly.content(), allow_nan=False))["targets"]
+    assert {one["error"] for one in told["t0"]["parameters"].values()} == {None}
+    assert told["t1"] == found.content()["targets"]["t1"]
+    mean, low, high = badly.predict(found.shares, run=False)
+    assert np.isnan(low[:, 0]).all()
+    assert np.isnan(high[:, 0]).all()
+    assert np.isfinite(mean).all()
+    assert [side[:, 1:].tolist() for side in (low, high)] == [
+        side[:, 1:].tolist() for side in found.predict(found.shares, run=False)[1:]
+    ]
+
+
+def test_more_parameters_than_runs_give_json_without_a_warning() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(6), 4)
+    for kind in KINDS:
+        found = fit(shares, np.full((4, 2), 3.0), kind)
+        told = json.loads(json.dumps(found.content(), allow_nan=False))
+        assert list(told["targets"]) == ["t0", "t1"]
+        found.predict(shares)
 
 
 def test_a_target_that_never_changes_is_fitted_and_has_no_ranks() -> None:

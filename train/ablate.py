@@ -1,7 +1,7 @@
 """Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
 
-    ablation.json            what the folder follows from: the spec and the recipe
-    tokenizer.json, build/   rows that all proxies share
+    ablation.json            what the folder follows from: spec, recipe, the rows of a build
+    tokenizer.json, build/   rows that all proxies share; over a build: links to it
     runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
     tables/*.parquet         what was measured: `evidence`
     report.json              what follows from it: fits, recommendation, checks, factors
@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, crossed, pooling, trials, vocabulary
+from mixtures import ablation, crossed, pooling, residual, reusing, trials, vocabulary
 from mixtures import recipe as recipes
 from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation
 from mixtures.build import build
-from mixtures.fitting import KINDS, Fit, FitSettings, fit
+from mixtures.fitting import KINDS, Fit, FitSettings, Floats, fit
 from mixtures.manifest import Manifest
 from mixtures.recipe import Recipe
 from mixtures.recommend import Recommendation, RecommendSettings, recommend
 from mixtures.remix import remix
+from mixtures.reusing import Reused
 from mixtures.trials import Ground, Trial
 from prep import receipts
 from prep.errors import StaleError
@@ -42,7 +43,7 @@ LANGUAGE_TWICE = 2.0
 
 @dataclass
 class Session:
-    """One ablation under way."""
+    """One ablation under way; reused: what it takes of a build, where the spec names one."""
 
     spec: Ablation
     recipe: Recipe
@@ -50,6 +51,7 @@ class Session:
     out: Path
     pool: Fanout
     say: Say
+    reused: Reused | None = None
 
     @property
     def build(self) -> Path:
@@ -64,33 +66,41 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> J
     ablation.
     """
     spec, recipe = ablation.load(name)
+    if spec.residual:
+        residual.lightgbm()  # before hours of training, not after
+    reused = None if spec.build is None else reusing.reuse(ablation.find(name), spec, recipe)
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
     with receipts.alone(out, refusal), Fanout(workers) as pool:
-        _claim(out, spec, recipe)
-        session = Session(spec, recipe, root, out, pool, say)
-        ground = prepare(session)
-        for line in ground.notes():
-            say(f"note: {line}")
-        return _conclude(session, ground)
+        _claim(out, spec, recipe, reused)
+        session = Session(spec, recipe, root, out, pool, say, reused)
+        return _conclude(session, prepare(session))
 
 
 def prepare(session: Session) -> Ground:
-    """Build the rows that all proxies share."""
-    spec, out = session.spec, session.out
-    tokenizer: Path | None = None
-    if spec.proxy.vocab is not None:
-        names = list(spec.domains)
-        tokenizer = vocabulary.train(
-            session.recipe, session.root, names, spec.proxy.vocab, out / TOKENIZER
-        )
-    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
-    made = build(wanted, session.root, session.build, workers=session.pool.workers)
-    pool = next(manifest for manifest in made if manifest.phase == POOL)
+    """Build the rows that all proxies share, or link to those of the build that is named."""
+    reused = session.reused
+    if reused is None:
+        pool = _packed(session)
+    else:
+        reusing.view(reused, session.build)
+        pool = reused.pool
     rows = sum(part.available for part in pool.parts)
     session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
-    return Ground(spec, pool)
+    return Ground(session.spec, pool, () if reused is None else reused.notes)
+
+
+def _packed(session: Session) -> Manifest:
+    """Pack the pool's rows anew, with a tokenizer of the proxies where the spec asks for one."""
+    spec = session.spec
+    tokenizer: Path | None = None
+    if spec.proxy.vocab is not None:
+        names, place = list(spec.domains), session.out / TOKENIZER
+        tokenizer = vocabulary.train(session.recipe, session.root, names, spec.proxy.vocab, place)
+    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
+    made = build(wanted, session.root, session.build, workers=session.pool.workers)
+    return next(manifest for manifest in made if manifest.phase == POOL)
 
 
 def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
@@ -114,13 +124,12 @@ def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: st
 def _conclude(session: Session, ground: Ground) -> Json:
     """Train, fit, recommend, check; write tables and report."""
     spec = session.spec
-    names = tuple(spec.domains)
     designed = trials.design(ground)
+    for line in [*ground.notes(), *verdicts.untried(spec, len(designed))]:
+        session.say(f"note: {line}")
     results = trained(session, ground, designed, "design")
-    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
-    losses = evidence.loss_matrix(results, names)
-    kept = np.array([told["run"]["spikes"] == 0 for told in results])
-    fits = {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+    losses = evidence.loss_matrix(results, tuple(spec.domains))
+    fits = _fits(ground, designed, results, losses)
     chosen = fits[spec.law]
     told = recommended(ground, chosen, spec.value)
     mixtures = {"recommended": told.shares, "current": ground.current, "uniform": ground.uniform}
@@ -143,8 +152,9 @@ def _conclude(session: Session, ground: Ground) -> Json:
         "value": spec.value,
         "evidence": evidence.digest(session.out),
         "outliers": [t.name for t, m in zip(every, measured, strict=True) if m["run"]["spikes"]],
-        "notes": ground.notes(),
+        "notes": [*ground.notes(), *verdicts.untried(spec, len(chosen.shares))],
         "laws": verdicts.laws(fits),
+        "residual": verdicts.trees(spec, fits),
         "recommendation": told.content(),
         "noise": noise,
         "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
@@ -154,18 +164,30 @@ def _conclude(session: Session, ground: Ground) -> Json:
     return report
 
 
+def _fits(
+    ground: Ground, designed: Sequence[Trial], results: Sequence[Json], losses: Floats
+) -> dict[str, Fit]:
+    """Fit every law to the runs of the design, those left out whose loss spiked."""
+    names = tuple(ground.spec.domains)
+    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
+    kept = np.array([told["run"]["spikes"] == 0 for told in results])
+    return {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+
+
 def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa: ANN401  arrays
     """Fit a law to runs; where domains are repeated, their repeats count less."""
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once))
+    trees = ground.spec.residual
+    asked = FitSettings(domains=names, targets=names, once=once, residual=trees)
+    return fit(shares, losses, kind, asked)
 
 
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
-    """Find the best mixture for a value of each domain."""
+    """Find the best mixture for a value of each domain, by the law alone, which is convex."""
     settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
-    return recommend(chosen, value, ground.caps, ground.current, settings)
+    return recommend(residual.alone(chosen), value, ground.caps, ground.current, settings)
 
 
 def _language_twice(spec: Ablation) -> dict[str, float]:
@@ -192,7 +214,7 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
     )
 
 
-def _claim(out: Path, spec: Ablation, recipe: Recipe) -> None:
+def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> None:
     """Say what this folder follows from; StaleError where it follows from something else."""
     content = {key: value for key, value in recipe.content().items() if key != "phases"}
     wanted = {
@@ -200,6 +222,8 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe) -> None:
         "recipe": content,
         "file": str(recipe.file.resolve()) if recipe.file else None,
     }
+    if reused is not None:
+        wanted["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
     path = out / SPEC
     if not path.exists():
         receipts.write_atomic(path, receipts.canonical(wanted))

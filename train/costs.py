@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixtures import ablation
+from mixtures import ablation, reusing
 from mixtures.ablation import Ablation
 from mixtures.report import table
 from mixtures.trials import CHECKED
@@ -59,12 +59,14 @@ class Cost:
 
 def cost(name: str, workers: int) -> Cost:
     """Count an ablation's runs and time a few steps of each size on this machine."""
-    spec, _ = ablation.load(name)
+    spec, recipe = ablation.load(name)
+    vocab = spec.proxy.vocab or VOCAB
+    if spec.build is not None:
+        vocab = reusing.reuse(ablation.find(name), spec, recipe).pool.tokenizer["vocab"]
     seconds: dict[str, float] = {}
     told: list[Line] = []
     for kind, runs, size in _runs(spec):
         if size not in seconds:
-            vocab = spec.proxy.vocab or VOCAB
             seconds[size] = seconds_a_step(size, vocab, spec.proxy.batch, spec.proxy.msl)
         hours = runs * spec.proxy.steps * seconds[size] / 3600
         told.append(Line(kind, runs, size, runs * spec.proxy.tokens, hours))

@@ -107,7 +107,9 @@ def _comments(
         for name, (least, most) in told["interval"].items():
             lines.append(f"  share of {name}: {shares[name]:.4f} [{least:.4f}, {most:.4f}]")
     for name, (loss, least, most) in (predicted or {}).items():
-        lines.append(f"  predicted proxy loss of {name}: {loss:.4f} [{least:.4f}, {most:.4f}] nats")
+        known = least is not None and most is not None
+        range_ = f"[{least:.4f}, {most:.4f}] nats" if known else "nats, its interval is not known"
+        lines.append(f"  predicted proxy loss of {name}: {loss:.4f} {range_}")
     if mixture == "recommended" and told["refusal"]:
         lines.append(told["refusal"])
     return lines

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from mixtures import manifest as manifests
 from mixtures.manifest import Manifest, RowRefs
-from prep import receipts, spans
+from mixtures.packing import settings_of
+from prep import spans
 from prep.duplicates import halves
 from prep.errors import RefusalError, UsageError
 from prep.sample import Split
@@ -121,26 +122,19 @@ def is_held_out(build: Path, manifest: Manifest) -> bool:
 
 def _validates(build: Path, domain: str) -> bool:
     split = split_of(build, domain)
-    whole = bool(_packing(build, domain).get("held_out"))
+    whole = bool(settings_of(build, domain).get("held_out"))
     return whole or (split is not None and split.side == "valid")
 
 
 def split_of(build: Path, domain: str) -> Split | None:
     """Return which side of the recipe's split a domain has, None where it has both."""
-    settings = _packing(build, domain).get("split")
+    settings = settings_of(build, domain).get("split")
     return None if settings is None else Split(**settings)
 
 
 def begins_with_bos(build: Path, domain: str) -> bool:
     """Tell whether the documents of a domain begin with BOS."""
-    return bool(_packing(build, domain).get("rows", {}).get("bos"))
-
-
-def _packing(build: Path, domain: str) -> Json:
-    folder = build / "domains" / domain / "epoch-0"
-    if not (folder / receipts.NAME).exists():
-        return {}
-    return receipts.read(folder).get("settings", {})
+    return bool(settings_of(build, domain).get("rows", {}).get("bos"))
 
 
 def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None:

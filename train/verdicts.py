@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures import statistical
+from mixtures import residual, statistical
 from mixtures.fitting import Fit
 from mixtures.rereading import fit_repetition, steepness
 from mixtures.trials import Ground, Trial
@@ -41,6 +41,31 @@ def laws(fits: Mapping[str, Fit]) -> list[Json]:
             "misfit": dict(zip(fit.targets, _finite(fit.misfit), strict=True)),
         }
         for kind, fit in fits.items()
+    ]
+
+
+def trees(spec: Ablation, fits: Mapping[str, Fit]) -> Json | None:
+    """Return for each law which targets use trees, and their error; None where none are asked.
+
+    error: of the law with trees against the law alone, by cross-validation; used from below
+    `residual.HELP`. No law has an entry where the runs were too few to try.
+    """
+    if not spec.residual:
+        return None
+    tried = {kind: fit.learnt.content() for kind, fit in fits.items() if fit.learnt is not None}
+    return {
+        kind: {key: dict(zip(fits[kind].targets, told[key], strict=True)) for key in told}
+        for kind, told in tried.items()
+    }
+
+
+def untried(spec: Ablation, runs: int) -> list[str]:
+    """Tell that the trees that a spec asks are not tried, where the runs are too few for them."""
+    if not spec.residual or runs >= residual.LEAST:
+        return []
+    return [
+        f"residual: {runs} runs are fitted, and trees are tried from {residual.LEAST} on: the laws "
+        "stand alone; raise swarm.count, or drop residual"
     ]
 
 
