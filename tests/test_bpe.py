@@ -65,3 +65,16 @@ def test_little_text_gives_a_little_tokenizer(texts: list[str]) -> None:
     tokenizer = made(bpe.train(texts, 400))
     assert tokenizer.vocab <= 270
     assert tokenizer.decode(tokenizer.encode("日本 x").tolist()) == "日本 x"
+
+
+def test_characters_beyond_the_limit_are_chosen_the_same_way_each_time() -> None:
+    """Of 900 characters that are equally rare the same ones become pieces; the space always is."""
+    rare = [chr(0x4E00 + i) for i in range(900)]
+    texts = [*TRAINING, " ".join(rare), " ".join(reversed(rare))]
+    made = {bpe.train(texts, 700) for _ in range(6)} | {bpe.train(texts[::-1], 700)}
+    assert len(made) == 1
+    vocab = orjson.loads(made.pop())["model"]["vocab"]
+    assert "▁" in vocab
+    assert len([piece for piece in vocab if len(piece) == 1]) == bpe.MOST_CHARACTERS
+    chosen = [character for character in rare if character in vocab]
+    assert chosen == rare[: len(chosen)]

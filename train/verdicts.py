@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures import residual, statistical
+from mixtures.ablation import Ablation
 from mixtures.fitting import Fit
 from mixtures.rereading import fit_repetition, steepness
 from mixtures.trials import Ground, Trial
