@@ -16,6 +16,7 @@ from prep.errors import RecipeError
 Json = dict[str, Any]
 BUNDLED = Path(__file__).parent / "ablations"
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
+HELD_SHARE = 0.05  # of documents, where nothing else is said
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
 LATER = {
@@ -168,7 +169,8 @@ class Ablation:
 
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
-    held_out: the share of documents that losses are measured on. residual: let LightGBM (extra
+    held_out: the share of documents that losses are measured on, where the recipe has no `valid`
+    (None: 0.05). residual: let LightGBM (extra
     `boost`) learn what the laws leave, where cross-validation says that it helps.
     """
 
@@ -182,7 +184,7 @@ class Ablation:
     checks: Checks = field(default_factory=Checks)
     factors: Factors = field(default_factory=Factors)
     current: dict[str, float] | None = None
-    held_out: float = 0.05
+    held_out: float | None = None
     law: str = "effective"
     residual: bool = False
     build: str | None = None
@@ -190,7 +192,7 @@ class Ablation:
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
             raise ValueError(f"domains: must name two at least, got {list(self.domains)}")
-        if not 0 < self.held_out < 1:
+        if self.held_out is not None and not 0 < self.held_out < 1:
             raise ValueError(f"held_out: must lie in (0, 1), got {self.held_out}")
         if not sum(group.value for group in self.domains.values()) > 0:
             raise ValueError("domains: some value must be above 0")
@@ -244,6 +246,10 @@ def load(name: str) -> tuple[Ablation, Recipe]:
             )
         if recipe.domains[domain].split == "valid":
             raise RecipeError(f"{path}: domains.{domain}: is held out by {recipe.file}")
+    if spec.held_out is not None and (spec.build is not None or recipe.valid):
+        line = yamlfile.line_of(yamlfile.load(path), ("held_out",))
+        by = f"`valid` of {recipe.file}" if spec.build is None else f"the build {spec.build}"
+        raise RecipeError(f"{path}:{line}: held_out: {by} decides which documents are; drop it")
     return spec, recipe
 
 

@@ -160,10 +160,16 @@ def fit(
     shares, losses = np.ascontiguousarray(shares), np.ascontiguousarray(losses)
     once = None if settings.once is None else np.array(settings.once)
     law = laws.make(kind, once)
-    problems, theta = _solve(law, shares, losses)
-    data, curved, _ = leastsquares.normal(problems, theta)
-    covariance: Floats = np.linalg.inv(curved).astype(np.float64)
-    left_out = _leave_one_out(problems, theta, covariance)
+    try:
+        problems, theta = _solve(law, shares, losses)
+        data, curved, _ = leastsquares.normal(problems, theta)
+        covariance: Floats = np.linalg.inv(curved).astype(np.float64)
+        left_out = _leave_one_out(problems, theta, covariance)
+    except np.linalg.LinAlgError:
+        raise RefusalError(
+            f"runs: {len(shares)} of them are too few or too alike to fit the {kind} law to "
+            f"{shares.shape[1]} domains; train more mixtures"
+        ) from None
     pure, misfit = _lack_of_fit(shares, losses, problems.sigma, _freedom(problems, data, curved))
     found = Fit(
         kind=kind,

@@ -7,7 +7,7 @@ out, and there is a variant of it for each FIM rate that is asked.
 from dataclasses import replace
 from pathlib import Path
 
-from mixtures.ablation import HELD, HELD_OUT, POOL, Ablation, fim_domain
+from mixtures.ablation import HELD, HELD_OUT, HELD_SHARE, POOL, Ablation, fim_domain
 from mixtures.phase import Part, Phase
 from mixtures.recipe import Domain, Recipe
 from prep.fim import FimSettings
@@ -48,7 +48,7 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
         domains=domains,
         phases=phases,
         rows=rows,
-        valid=recipe.valid or spec.held_out,
+        valid=recipe.valid or spec.held_out or HELD_SHARE,
     )
     object.__setattr__(made, "file", recipe.file)
     return made

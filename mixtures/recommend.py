@@ -14,6 +14,7 @@ from mixtures.fitting import Fit
 from prep.errors import RefusalError
 
 Floats = NDArray[np.float64]
+LEAST_FREEDOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,25 @@ def recommend(
         gain=gain,
         sigma=sigma,
         rho=rho,
-        refusal=refusal(rho, gain, settings.least_rho),
+        refusal=refusal(rho, gain, settings.least_rho, float(fit.freedom @ weights)),
     )
 
 
-def refusal(rho: float, gain: tuple[float, float, float], least_rho: float = 0.9) -> str:
-    """Return why a mixture can't be recommended, or nothing where it can."""
+def refusal(
+    rho: float,
+    gain: tuple[float, float, float],
+    least_rho: float = 0.9,
+    freedom: float = LEAST_FREEDOM,
+) -> str:
+    """Return why a mixture can't be recommended, or nothing where it can.
+
+    freedom: runs less the parameters that they decided; from what is left the noise is told.
+    """
+    if freedom < LEAST_FREEDOM:
+        return (
+            f"not recommended: the law takes all but {freedom:.1f} of the runs' freedom, and what "
+            f"is left (at least {LEAST_FREEDOM:g} is needed) tells no noise; train more mixtures"
+        )
     if not rho >= least_rho:
         return (
             f"not recommended: left-out runs are ranked at rho {rho:.3f}, at least {least_rho:g} "

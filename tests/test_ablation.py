@@ -45,6 +45,28 @@ def test_an_order_of_phases_needs_language_and_code(tmp_path: Path) -> None:
         ablation.load(str(path))
 
 
+def test_a_share_to_hold_out_is_refused_where_the_recipe_or_a_build_has_its_own(
+    tmp_path: Path,
+) -> None:
+    path = write_spec(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text("utf-8") + "valid: 0.2\n", "utf-8")
+    with pytest.raises(RecipeError, match=r"spec.yaml:\d+: held_out: `valid` of .* decides"):
+        ablation.load(str(path))
+    spec, read = ablation.load(str(write_spec(tmp_path, held_out=None)))
+    assert proxy_recipe(spec, read, None).valid == 0.2
+    over = tmp_path / "over.yaml"
+    text = path.read_text("utf-8").replace("vocab: 400", "vocab: null")
+    over.write_text(f"{text}held_out: 0.1\nbuild: built\n", "utf-8")
+    with pytest.raises(RecipeError, match="held_out: the build built decides"):
+        ablation.load(str(over))
+
+
+def test_without_a_word_a_twentieth_of_documents_is_held_out(tmp_path: Path) -> None:
+    spec, recipe = ablation.load(str(write_spec(tmp_path, held_out=None)))
+    assert proxy_recipe(spec, recipe, None).valid == 0.05
+
+
 def test_the_proxies_recipe_holds_out_documents_and_has_short_rows(tmp_path: Path) -> None:
     spec, recipe = ablation.load(str(write_spec(tmp_path, factors={"fim_rate": [0.0, 0.9]})))
     made = proxy_recipe(spec, recipe, tmp_path / "small.json")

@@ -110,6 +110,7 @@ def test_noise_that_hides_the_ranks_is_refused() -> None:
 def test_ranks_that_do_not_exist_are_refused_too() -> None:
     assert "rho nan" in refusal(float("nan"), (0.1, 0.05, 0.2))
     assert refusal(0.95, (0.1, 0.05, 0.2)) == ""
+    assert "train more mixtures" in refusal(0.95, (0.1, 0.05, 0.2), freedom=1.0)
     assert "may be none" in refusal(0.95, (0.1, 0.0, 0.2))
 
 
