@@ -1,6 +1,6 @@
 """Fitting: a law of loss against shares, with intervals, noise, misfit and leave-one-out ranks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,10 @@ class Fit:
         mean = self.mean(shares)
         return mean, mean - half, mean + half
 
+    def alone(self) -> "Fit":
+        """Return the law without its trees, with the noise that it had before them."""
+        return replace(self, learnt=None, sigma=self.problems.sigma)
+
     def transfer(self) -> Floats:
         """Return what a token of each domain is worth in tokens of the best: (targets, domains).
 
@@ -188,7 +192,10 @@ def fit(
         problems=problems,
         level=settings.level,
     )
-    return residual.add(found, left_out) if settings.residual else found
+    learnt = residual.learn(shares, losses, left_out) if settings.residual else None
+    if learnt is None:
+        return found
+    return replace(found, learnt=learnt, sigma=found.sigma * learnt.scale)
 
 
 def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:

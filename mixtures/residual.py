@@ -1,15 +1,12 @@
 """Residual: what a law leaves, learnt by LightGBM (extra `boost`) where that is shown to help."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prep.errors import CrystalmixError
-
-if TYPE_CHECKING:
-    from mixtures.fitting import Fit
 
 Floats = NDArray[np.float64]
 LEAST = 64  # runs below which trees have nothing to split
@@ -43,46 +40,39 @@ class Residual:
         told = [none if b is None else np.asarray(b.predict(shares)) for b in self.boosters]
         return np.column_stack(told)
 
+    @property
+    def scale(self) -> Floats:
+        """What of the law's noise the trees leave: (targets,), 1 where none are used."""
+        pairs = zip(self.boosters, self.error, strict=True)
+        return np.array([1.0 if trees is None else min(1.0, error) for trees, error in pairs])
+
     def content(self) -> dict[str, Any]:
         """Return which targets use trees, as JSON has it."""
         return {"used": [b is not None for b in self.boosters], "error": list(self.error)}
 
 
-def add(fit: "Fit", left_out: Floats) -> "Fit":
-    """Return the fit with trees on the residuals of those targets that they help.
+def learn(shares: Floats, losses: Floats, left_out: Floats) -> Residual | None:
+    """Return trees on the residuals of those targets that they help; None below 64 runs.
 
-    Trees help where, over five folds, they leave less than 0.95 of the leave-one-out error of the
-    law alone. Below 64 runs nothing is tried. Recommendations stay with the law, which is convex.
+    left_out: (runs, targets), each run as the law says it from the others. Trees help where, over
+    five folds, they leave less than 0.95 of that error of the law alone. Recommendations stay with
+    the law, which is convex.
     """
-    if len(fit.shares) < LEAST:
-        return fit
-    rest = fit.losses - left_out  # (runs, targets): honest residuals
+    if len(shares) < LEAST:
+        return None
+    rest = losses - left_out  # (runs, targets): honest residuals
     fold = np.arange(len(rest)) % FOLDS
     boosters: list[Any] = []
     errors: list[float] = []
     for target in range(rest.shape[1]):
         held = np.zeros(len(rest))
         for k in range(FOLDS):
-            held[fold == k] = np.asarray(
-                _train(fit.shares[fold != k], rest[fold != k, target]).predict(
-                    fit.shares[fold == k]
-                )
-            )
+            trees = _train(shares[fold != k], rest[fold != k, target])
+            held[fold == k] = np.asarray(trees.predict(shares[fold == k]))
         error = float(np.std(rest[:, target] - held) / max(np.std(rest[:, target]), 1e-30))
         errors.append(error)
-        boosters.append(_train(fit.shares, rest[:, target]) if error < HELP else None)
-    learnt = Residual(tuple(boosters), tuple(errors))
-    if all(booster is None for booster in boosters):
-        return replace(fit, learnt=learnt)
-    helped = np.array(
-        [min(1.0, e) if b is not None else 1.0 for b, e in zip(boosters, errors, strict=True)]
-    )
-    return replace(fit, learnt=learnt, sigma=fit.sigma * helped)
-
-
-def alone(fit: "Fit") -> "Fit":
-    """Return the law of a fit without its trees, with the noise that it had before them."""
-    return replace(fit, learnt=None, sigma=fit.problems.sigma)
+        boosters.append(_train(shares, rest[:, target]) if error < HELP else None)
+    return Residual(tuple(boosters), tuple(errors))
 
 
 def lightgbm() -> Any:  # noqa: ANN401  LightGBM has no types

@@ -187,7 +187,7 @@ def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa:
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
     """Find the best mixture for a value of each domain, by the law alone, which is convex."""
     settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
-    return recommend(residual.alone(chosen), value, ground.caps, ground.current, settings)
+    return recommend(chosen.alone(), value, ground.caps, ground.current, settings)
 
 
 def _language_twice(spec: Ablation) -> dict[str, float]:
