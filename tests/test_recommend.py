@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import NAMES, Truth
 
-from mixtures import convex
+from mixtures import convex, drawing
 from mixtures.drawing import draw
 from mixtures.fitting import Fit, FitSettings, fit
 from mixtures.presets import uniform
@@ -111,6 +111,17 @@ def test_ranks_that_do_not_exist_are_refused_too() -> None:
     assert "rho nan" in refusal(float("nan"), (0.1, 0.05, 0.2))
     assert refusal(0.95, (0.1, 0.05, 0.2)) == ""
     assert "may be none" in refusal(0.95, (0.1, 0.0, 0.2))
+    assert "may be none" in refusal(0.95, (0.1, float("nan"), float("nan")))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_the_interval_of_a_gain_is_of_the_level_that_was_asked(level: float) -> None:
+    found = recommended(level=level)
+    compared = np.array([list(EVEN.values()), list(found.shares.values())])
+    losses = FITTED.law.value(draw(FITTED, 40, 0), compared)  # (draws, targets, 2)
+    gains = (losses[..., 0] - losses[..., 1]).mean(axis=1)
+    edges = np.quantile(gains, (0.5 - level / 2, 0.5 + level / 2))
+    assert found.gain[1:] == pytest.approx(tuple(edges), rel=1e-9)
 
 
 def test_what_is_valued_more_gets_more() -> None:
@@ -159,6 +170,21 @@ def test_draws_scatter_about_the_fit_as_its_covariance_says() -> None:
     told = np.sqrt(np.einsum("tmp,tpq,tmq->tm", jacobian, FITTED.covariance, jacobian))
     assert 0.8 < np.median(spread / told) < 1.4
     assert draw(FITTED, 300, 0).tobytes() == draws.tobytes()
+
+
+def test_draws_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw(FITTED, 30, 3)
+    monkeypatch.setattr(
+        drawing, "ROOM", 7 * len(FITTED.shares) * 6 * 4
+    )  # seven, and two in the end
+    parts = draw(FITTED, 30, 3)
+    others = Truth(0).others(5)
+    assert FITTED.law.value(parts, others) == pytest.approx(
+        FITTED.law.value(whole, others), abs=1e-5
+    )
+    assert FITTED.law.value(whole[:7], others) != pytest.approx(
+        FITTED.law.value(whole[7:14], others), abs=1e-3
+    )
 
 
 def test_the_content_is_json() -> None:
