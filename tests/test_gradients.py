@@ -12,7 +12,8 @@ from runs import leftovers, manifest, run_file, same_run, small_build, undisturb
 from mixtures.manifest import RowRefs
 from prep.errors import DivergenceError
 from train import metrics
-from train.gradients import part_sums, per_part
+from train.batches import Batches
+from train.gradients import part_sums, per_part, strange_rows
 from train.loop import Trainer
 from train.params import load
 from train.run import Run
@@ -43,6 +44,28 @@ def test_parts_without_rows_are_left_out_and_those_without_labels_lose_nothing()
         {"part": "a", "rows": 1, "tokens": 0, "loss": 0.0},
         {"part": "c", "rows": 3, "tokens": 7, "loss": 6.5 / 7},
     )
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_rows_without_a_finite_loss_are_named_by_the_slots_they_have(first: int) -> None:
+    """A process has only its own slots of a batch; an infinite loss is as strange as none."""
+    sealed = manifest("prose")
+    refs = sealed.step(3)
+    named = [
+        (sealed.parts[part].name, sealed.paths[shard], row)
+        for part, shard, row in zip(
+            refs.part.tolist(), refs.shard.tolist(), refs.row.tolist(), strict=True
+        )
+    ]
+    batch = Batches(sealed, small_build(), slice(first, first + 2))[3]
+    for losses, places in (
+        ([5.0, float("inf")], [1]),
+        ([float("nan"), 5.0], [0]),
+        ([float("-inf"), float("nan")], [0, 1]),
+        ([5.0, 0.0], []),
+    ):
+        told = strange_rows(sealed, batch, torch.tensor(losses, dtype=torch.float64))
+        assert told == [named[first + place] for place in places]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradients"])
