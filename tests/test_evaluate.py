@@ -1,6 +1,7 @@
 """Evaluation: the mean nll of held-out labels by part and kind, and no trace of it in training."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -200,6 +201,37 @@ def test_what_the_model_can_not_take_is_refused(tmp_path: Path) -> None:
     assert small.due(100)
     assert not small.due(99)
     assert not Evaluator(None, watched.manifest(), small_build(), tmp_path, run.model).due(100)
+
+
+def test_rows_that_the_model_would_misread_are_refused() -> None:
+    """Of another tokenizer, or one token longer than the model; and prompts that just fit."""
+    run, settings = load(run_file()), EvaluationSettings(phase="held")
+    sealed, build, out = watched.manifest(), watched.split_build(), Path("unused")
+    other = replace(sealed, tokenizer={**sealed.tokenizer, "fingerprint": "another"})
+    with pytest.raises(RefusalError, match="held was made with another tokenizer than mixed"):
+        Evaluator(settings, other, build, out, run.model)
+    short = replace(run.model, max_position_embeddings=63)
+    with pytest.raises(RecipeError, match="must be at least 64 for the rows of .* held, got 63"):
+        Evaluator(settings, sealed, build, out, short)
+    assert evaluator(prompts=("",), new_tokens=63).job is not None
+    with pytest.raises(RefusalError, match="take 65 positions, the model has 64"):
+        evaluator(prompts=("",), new_tokens=64)
+
+
+def test_an_evaluation_computes_in_the_numbers_of_the_run(tmp_path: Path) -> None:
+    trainer = watched.trainer(tmp_path)
+    (tmp_path / "mixed").mkdir()
+    whole, half = (
+        trainer.evaluator.after(5, trainer.model, trainer.world, dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    with torch.no_grad():
+        plain = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            short = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+    for told, wanted in ((whole, plain), (half, short)):
+        assert [entry["loss"] for entry in told] == [entry["loss"] for entry in wanted]
+    assert half != whole
 
 
 def test_faults_of_the_section_are_told_with_file_and_line(tmp_path: Path) -> None:
