@@ -87,6 +87,11 @@ def test_opt_out_lists_are_matched_and_counted(tmp_path: Path) -> None:
     lists = [{"file": "digests.txt", "match": each} for each in ("digest", "name")]
     told = scan(tmp_path, "other", **select(opt_out=lists))
     assert {k: v.get("opt_out") for k, v in dropped(told).items()} == {"web": 2, "book": 1}
+    # the first entry is the digest of one in book, the second the name of one in web
+    unmatched = {
+        k: [each["unmatched"] for each in v["account"]["opt_out"]] for k, v in told.items()
+    }
+    assert unmatched == {"web": [2, 1], "book": [1, 2]}
 
 
 def test_contaminated_documents_are_dropped_with_the_file_they_share(tmp_path: Path) -> None:
