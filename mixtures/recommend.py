@@ -150,7 +150,7 @@ def refusal(
             f"not recommended: left-out runs are ranked at rho {rho:.3f}, at least {least_rho:g} "
             "is needed; train more mixtures, or at a lower learning rate"
         )
-    if gain[1] <= 0:
+    if not gain[1] > 0:
         return (
             f"not distinguishable: the gain over the current mixture, {gain[0]:.4f} nats "
             f"[{gain[1]:.4f}, {gain[2]:.4f}], may be none; keep it, or train more mixtures"

@@ -142,6 +142,9 @@ def test_a_block_that_is_missing_or_cut_off_is_damage(tmp_path: Path) -> None:
     assert stream.slice(0, 5).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(DamageError, match=r"block-00001.ids: is not as it was written"):
         stream.slice(0, 6)
+    (tmp_path / "block-00001.ids").write_bytes(bytes(2 * 5 + 2))  # of more ids than there were
+    with pytest.raises(DamageError, match=r"block-00001.ids: .* \(12 bytes for 5 tokens\)"):
+        stream.slice(5, 10)
     (tmp_path / "block-00001.ids").unlink()
     with pytest.raises(DamageError, match=r"remove .* and build again"):
         stream.slice(5, 10)

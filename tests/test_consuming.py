@@ -54,6 +54,7 @@ def test_the_parts_of_a_range_are_those_of_its_rows(
         )
         assert each["got"] == count / len(rows)
         assert each["asked"] == part.asked
+        assert each["loss_tokens"] == loss_tokens_of(part.shards, count)
 
 
 def test_tokens_with_loss_of_a_whole_epoch_are_those_of_the_masks(small: Path) -> None:
@@ -86,6 +87,14 @@ def test_rows_that_are_alike_have_equal_shares(sizes: list[tuple[int, int]], row
     told = loss_tokens_of(mixed, rows)
     assert told == rows * sum(n * k for n, k in sizes) // there
     assert loss_tokens_of((*mixed, PartShard("u", 3, "", 0, 3, None)), rows) is None
+
+
+def test_tokens_with_loss_are_exact_however_many_there_are() -> None:
+    """A float of 53 bits would be off by some at the scale of a real run."""
+    size, labels_ = 10**9 + 7, 2_047_999_999_999
+    shard = PartShard("big", size, "", 0, size, labels_)
+    for rows in (1, 3 * size - 1, 21 * size, 27 * size):
+        assert loss_tokens_of((shard,), rows) == rows * labels_ // size
 
 
 def test_a_range_is_shown_as_a_table_and_as_json(small: Path) -> None:

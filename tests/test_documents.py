@@ -87,6 +87,13 @@ def test_what_is_no_text_is_dropped_and_counted(tmp_path: Path, suffix: str) -> 
     assert [d.text for d in made.texts()] == ["one", "zwei é 日本", "three"]
 
 
+def test_a_text_of_nothing_is_no_document_even_where_blank_ones_are_kept(tmp_path: Path) -> None:
+    records = [{"text": text} for text in ("", " ", "a", "\ufeff", None)]
+    made = scanned(tmp_path, records, blank="keep")
+    assert [d.text for d in made.texts()] == [" ", "a", "\ufeff"]
+    assert made.dropped == {"blank": 1, "no_text": 1}
+
+
 def test_every_record_is_a_document_or_counted_under_a_reason(tmp_path: Path) -> None:
     records = [*MIXED, b"{", b"[]", b"", {"text": 5, "n": 9}, {"n": 0}]
     made = scanned(tmp_path, records, where="n <> 1", max_bad_records=2)

@@ -1,6 +1,7 @@
 """Evaluation: the mean nll of held-out labels by part and kind, and no trace of it in training."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -202,6 +203,37 @@ def test_what_the_model_can_not_take_is_refused(tmp_path: Path) -> None:
     assert not Evaluator(None, watched.manifest(), small_build(), tmp_path, run.model).due(100)
 
 
+def test_rows_that_the_model_would_misread_are_refused() -> None:
+    """Of another tokenizer, or one token longer than the model; and prompts that just fit."""
+    run, settings = load(run_file()), EvaluationSettings(phase="held")
+    sealed, build, out = watched.manifest(), watched.split_build(), Path("unused")
+    other = replace(sealed, tokenizer={**sealed.tokenizer, "fingerprint": "another"})
+    with pytest.raises(RefusalError, match="held was made with another tokenizer than mixed"):
+        Evaluator(settings, other, build, out, run.model)
+    short = replace(run.model, max_position_embeddings=63)
+    with pytest.raises(RecipeError, match="must be at least 64 for the rows of .* held, got 63"):
+        Evaluator(settings, sealed, build, out, short)
+    assert evaluator(prompts=("",), new_tokens=63).job is not None
+    with pytest.raises(RefusalError, match="take 65 positions, the model has 64"):
+        evaluator(prompts=("",), new_tokens=64)
+
+
+def test_an_evaluation_computes_in_the_numbers_of_the_run(tmp_path: Path) -> None:
+    trainer = watched.trainer(tmp_path)
+    (tmp_path / "mixed").mkdir()
+    whole, half = (
+        trainer.evaluator.after(5, trainer.model, trainer.world, dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    with torch.no_grad():
+        plain = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            short = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+    for told, wanted in ((whole, plain), (half, short)):
+        assert [entry["loss"] for entry in told] == [entry["loss"] for entry in wanted]
+    assert half != whole
+
+
 def test_faults_of_the_section_are_told_with_file_and_line(tmp_path: Path) -> None:
     for key, value, rule in (
         ("steps", 0, "must be positive, got 0"),
@@ -224,9 +256,13 @@ def together(run: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("parallel", SHARED_WORK)
 def test_two_processes_evaluate_as_one_does(parallel: str, tmp_path: Path) -> None:
-    """The rows are shared out batch by batch; no process waits for another in vain."""
+    """The rows are shared out batch by batch; no process waits for another in vain.
+
+    Of three batches one process has two, the other one: it goes through the last again, uncounted.
+    """
     settings = {"parallel": parallel, "checkpoint_steps": 5}
-    run = write_run(tmp_path / "run.yaml", runconfig=settings, evaluation=watched.EVALUATION)
+    uneven = {**watched.EVALUATION, "batch": 4}
+    run = write_run(tmp_path / "run.yaml", runconfig=settings, evaluation=uneven)
     together(run, tmp_path / "run")
     wanted = [entry for entry in lines(watched.watched()) if entry["step"] <= 10]
     found = lines(tmp_path / "run")

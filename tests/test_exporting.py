@@ -133,6 +133,8 @@ def test_bfloat16_is_the_nearest_of_each_number(tmp_path: Path) -> None:
     export(newest(), tmp_path / "half", ExportSettings("bfloat16"))
     config, half = exported(tmp_path / "half")
     assert config["torch_dtype"] == "bfloat16"
+    provenance = json.loads((tmp_path / "half" / exporting.PROVENANCE).read_text("utf-8"))
+    assert provenance["dtype"] == "bfloat16"
     whole = exported(tmp_path / "whole")[1]
     assert_close(half, {name: x.bfloat16() for name, x in whole.items()}, atol=0, rtol=0)
 

@@ -1,5 +1,6 @@
 """Gradients: what the parts lost adds up, and a step without numbers stops the training."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from runs import leftovers, manifest, run_file, same_run, small_build, undisturbed, write_run
+from torch.testing import assert_close
 
 from mixtures.manifest import RowRefs
 from prep.errors import DivergenceError
 from train import metrics
-from train.gradients import part_sums, per_part
+from train.batches import Batches
+from train.gradients import accumulate, part_sums, per_part, strange_rows
 from train.loop import Trainer
 from train.params import load
 from train.run import Run
@@ -43,6 +46,46 @@ def test_parts_without_rows_are_left_out_and_those_without_labels_lose_nothing()
         {"part": "a", "rows": 1, "tokens": 0, "loss": 0.0},
         {"part": "c", "rows": 3, "tokens": 7, "loss": 6.5 / 7},
     )
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_rows_without_a_finite_loss_are_named_by_the_slots_they_have(first: int) -> None:
+    """A process has only its own slots of a batch; an infinite loss is as strange as none."""
+    sealed = manifest("prose")
+    refs = sealed.step(3)
+    named = [
+        (sealed.parts[part].name, sealed.paths[shard], row)
+        for part, shard, row in zip(
+            refs.part.tolist(), refs.shard.tolist(), refs.row.tolist(), strict=True
+        )
+    ]
+    batch = Batches(sealed, small_build(), slice(first, first + 2))[3]
+    for losses, places in (
+        ([5.0, float("inf")], [1]),
+        ([float("nan"), 5.0], [0]),
+        ([float("-inf"), float("nan")], [0, 1]),
+        ([5.0, 0.0], []),
+    ):
+        told = strange_rows(sealed, batch, torch.tensor(losses, dtype=torch.float64))
+        assert told == [named[first + place] for place in places]
+
+
+def test_rows_lose_what_the_model_says_in_the_numbers_that_are_asked(tmp_path: Path) -> None:
+    """In bfloat16 other losses than in float32; each row's are added up in float64."""
+    run, told = load(run_file()), dict[str, torch.Tensor]()
+    for dtype in ("float32", "bfloat16"):
+        ours = trainer(tmp_path, replace(run, settings=replace(run.settings, dtype=dtype)))
+        batch = ours.batches[0]
+        told[dtype] = accumulate(ours.placed, batch, ours.run.settings, ours.world)
+        given = [p.grad.clone() for p in ours.model.parameters() if p.grad is not None]
+        ours.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            nll = ours.model(batch.ids, batch.labels, batch.mask)
+        assert_close(told[dtype], nll.detach().double().sum(1), rtol=1e-14, atol=0)
+        (nll.sum() / nll.numel()).backward()
+        assert_close(given, [p.grad for p in ours.model.parameters() if p.grad is not None])
+    assert not torch.allclose(*told.values(), rtol=1e-6, atol=0)
+    assert torch.allclose(*told.values(), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradients"])

@@ -123,6 +123,8 @@ EDITS: list[tuple[Callable[[Json], object], str]] = [
     (of_part("tokens", 1), "part code-0-0.5: says tokens 1, its rows and shards give 768"),
     (of_part("got", 0.4), "part code-0-0.5: says got 0.4, its rows and shards give 0.3"),
     (of_part("epochs", 3.0), "part code-0-0.5: says epochs 3.0, its rows and shards give 0.1176"),
+    (of_part("loss_tokens", 1), "part code-0-0.5: says loss_tokens 1, its rows and shards give "),
+    (of_shard("loss_tokens", 1), "part code-0-0.5: domains/code/shuffled/data-00003.h5 has "),
     (of_part("available", 99), "part code-0-0.5: says available 99, its rows and shards give 102"),
     (of_part("fim", None), "part code-0-0.5: says fim None, its rows were made with {"),
     (of_part("variants", 1), "part code-0-0.5: says variants 1, its rows were made with 2"),

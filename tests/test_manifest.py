@@ -95,6 +95,8 @@ def test_positions_lists_where_a_row_is_consumed_and_a_step_is_its_positions(
         consumed[row].append(position)
     assert {row: manifest.positions(*row) for row in consumed} == consumed
     assert manifest.positions("no/such/shard.h5", 0) == []
+    beside = {(path, row) for path in manifest.paths for row in range(-1, 11)} - consumed.keys()
+    assert [row for row in beside if manifest.positions(*row)] == []
     steps = [manifest.step(step) for step in range(manifest.steps)]
     whole = manifest.rows(0, total)
     assert np.array_equal(np.concatenate([step.row for step in steps]), whole.row)

@@ -1,6 +1,7 @@
 """Recommend: near the true optimum, within caps, with honest intervals, or refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import NAMES, Truth
 
-from mixtures import convex
+from mixtures import convex, drawing
 from mixtures.drawing import draw
 from mixtures.fitting import Fit, FitSettings, fit
 from mixtures.presets import uniform
@@ -112,6 +113,43 @@ def test_ranks_that_do_not_exist_are_refused_too() -> None:
     assert refusal(0.95, (0.1, 0.05, 0.2)) == ""
     assert "train more mixtures" in refusal(0.95, (0.1, 0.05, 0.2), freedom=1.0)
     assert "may be none" in refusal(0.95, (0.1, 0.0, 0.2))
+    assert "may be none" in refusal(0.95, (0.1, float("nan"), float("nan")))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_what_is_told_is_of_the_targets_that_are_valued_and_of_the_level(level: float) -> None:
+    """Held against the draws and residuals themselves; targets without value have no say."""
+    weights = np.array([0.25, 0.75, 0, 0])
+    ranked = replace(FITTED, rho=np.array([0.95, 0.99, np.nan, 0.1]))
+    found = recommended(ranked, value={"language": 1.0, "python": 3.0}, level=level)
+    compared = np.array([list(EVEN.values()), list(found.shares.values())])
+    losses = FITTED.law.value(draw(FITTED, 40, 0), compared)  # (draws, targets, 2)
+    gains = weights @ (losses[..., 0] - losses[..., 1]).T
+    edges = np.quantile(gains, (0.5 - level / 2, 0.5 + level / 2))
+    assert found.gain[1:] == pytest.approx(tuple(edges), rel=1e-9)
+    told = weights @ FITTED.law.value(FITTED.theta, compared)
+    assert (found.current_loss, found.loss) == pytest.approx(tuple(told))
+    rest = (FITTED.losses - FITTED.law.value(FITTED.theta, FITTED.shares).T) @ weights
+    assert found.sigma**2 == pytest.approx((rest**2).sum() / (FITTED.freedom @ weights))
+    assert found.rho == pytest.approx(0.25 * 0.95 + 0.75 * 0.99)
+    assert found.distinguishable
+
+
+def test_beyond_the_flat_region_no_mixture_is_within_one_sigma_of_the_optimum() -> None:
+    found = recommended()
+
+    def aim(shares: Any) -> Any:
+        losses = FITTED.law.value(FITTED.theta, shares[None])
+        return float(losses.mean()), FITTED.law.slope(FITTED.theta, shares[None])[:, 0].mean(axis=0)
+
+    for place, (low, high) in enumerate(found.flat.values()):
+        assert 0.04 < low < high < 0.9
+        for share, near in ((low - 0.01, False), (low + 0.01, True), (high + 0.01, False)):
+            bounds = np.full(4, 0.02), np.ones(4)
+            for bound in bounds:
+                bound[place] = share
+            best = aim(convex.optimum(aim, bounds))[0]
+            assert (best <= found.loss + found.sigma) == near
 
 
 def test_what_is_valued_more_gets_more() -> None:
@@ -162,6 +200,59 @@ def test_draws_scatter_about_the_fit_as_its_covariance_says() -> None:
     assert draw(FITTED, 300, 0).tobytes() == draws.tobytes()
 
 
+def test_few_runs_draw_as_wide_as_students_distribution_says() -> None:
+    """Seven runs of a law of four parameters; linear, so that its intervals are exact."""
+    truth = Truth(0)
+    shares = truth.swarm(count=6, replicates=1)
+    found = fit(shares, truth.measured(shares, 0.02), "linear")
+    assert found.freedom == pytest.approx(3, abs=0.01)
+    edges = np.quantile(found.law.value(draw(found, 400, 0), truth.others(8)), (0.05, 0.95), axis=0)
+    _, low, high = found.predict(truth.others(8), run=False)
+    assert np.median((edges[1] - edges[0]) / (high - low).T) == pytest.approx(1, abs=0.12)
+
+
+def test_where_runs_tell_nothing_draws_are_those_of_the_prior() -> None:
+    found = fitted(kind="linear")
+    targets, count = found.theta.shape
+    turn = np.random.default_rng(3).standard_normal((count, count))
+    prior = np.linalg.inv(turn @ turn.T + np.eye(count))
+    nothing = {"sigma": np.full(targets, 1e6), "mean": found.theta}
+    precision = np.repeat(np.linalg.inv(prior)[None], targets, axis=0)
+    loose = replace(found.problems, precision=precision, **nothing)
+    draws = draw(replace(found, problems=loose, sigma=loose.sigma), 4000, 0)
+    for target in range(targets):
+        told = np.cov(draws[:, target].T)
+        assert told == pytest.approx(prior, abs=0.1 * prior.diagonal().max())
+        assert draws[:, target].mean(axis=0) == pytest.approx(found.theta[target], abs=0.1)
+
+
+def test_draws_of_targets_move_together_as_far_as_their_residuals_do() -> None:
+    truth, rng = Truth(1), np.random.default_rng(5)
+    shares = truth.swarm()
+    together = 0.05 * rng.standard_normal((len(shares), 1))  # of a run, bad for all or for none
+    found = fit(shares, truth.measured(shares, 0.02) + together, "linear")
+    rest = found.losses.T - found.law.value(found.theta, shares)
+    rest /= np.sqrt((rest**2).sum(axis=1, keepdims=True))
+    values = found.law.value(draw(found, 1000, 0), truth.others(1))[..., 0]  # (draws, targets)
+    assert np.corrcoef(values.T) == pytest.approx(rest @ rest.T, abs=0.1)
+    assert (rest @ rest.T).min() > 0.3
+
+
+def test_draws_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw(FITTED, 30, 3)
+    monkeypatch.setattr(
+        drawing, "ROOM", 7 * len(FITTED.shares) * 6 * 4
+    )  # seven, and two in the end
+    parts = draw(FITTED, 30, 3)
+    others = Truth(0).others(5)
+    assert FITTED.law.value(parts, others) == pytest.approx(
+        FITTED.law.value(whole, others), abs=1e-5
+    )
+    assert FITTED.law.value(whole[:7], others) != pytest.approx(
+        FITTED.law.value(whole[7:14], others), abs=1e-3
+    )
+
+
 def test_the_content_is_json() -> None:
     told = json.loads(json.dumps(recommended().content()))
     assert told["shares"].keys() == set(NAMES)
@@ -197,6 +288,8 @@ def test_caps_that_leave_no_mixture_are_refused() -> None:
         recommended(caps=dict.fromkeys(NAMES, 0.2))
     with pytest.raises(RefusalError, match="no mixture lies between"):
         recommended(minimum=0.3)
+    # a cap below the least share of all is the least share of its domain
+    assert recommended(caps={"web": 0.01}).shares["web"] == pytest.approx(0.01)
 
 
 def test_uniform_is_a_mixture_to_compare_with() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures import manifest as manifests
-from mixtures.manifest import Manifest
+from mixtures.manifest import Manifest, PartShard
 from mixtures.order import PREFIX_BOUND
 from mixtures.remix import UNITS, Portion, Window, cut, remix, whole_shares
 from prep.errors import RefusalError
@@ -33,6 +33,12 @@ def test_shares_become_whole_millionths_that_sum_to_one(found: list[float]) -> N
     assert sum(whole.values()) == UNITS
     for name, share in shares.items():
         assert abs(whole[name] / UNITS - share / sum(found)) <= 1 / UNITS
+
+
+def test_what_is_nearest_to_the_next_millionth_is_rounded_up() -> None:
+    assert whole_shares({"a": 1, "b": 2}) == {"a": 333_333, "b": 666_667}
+    sevenths = whole_shares({"a": 1, "b": 2, "c": 4})
+    assert sevenths == {"a": 142_857, "b": 285_714, "c": 571_429}
 
 
 @pytest.mark.parametrize("shares", [{}, {"a": 0.0}, {"a": -0.5, "b": 1.5}])
@@ -79,6 +85,7 @@ def test_labels_that_count_are_counted_for_the_rows_that_a_mixture_takes() -> No
     for part in made.parts:
         assert part.loss_tokens == manifests.loss_tokens_of(part.shards, part.rows)
         assert 0 < (part.loss_tokens or 0) <= part.tokens
+        assert part.got == part.rows / 120  # of 30 steps of 4
 
 
 def test_windows_one_after_the_other_cover_a_part_once() -> None:
@@ -94,6 +101,30 @@ def test_windows_one_after_the_other_cover_a_part_once() -> None:
     ]
     whole = [(s.path, row) for s in part.shards for row in range(s.first, s.last)]
     assert rows == whole
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), min_size=1, max_size=5), st.data())
+def test_a_window_over_several_shards_has_the_rows_of_a_naive_listing(
+    ranges: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    shards = tuple(
+        PartShard(str(i), 99, str(i), first, first + size, 1)
+        for i, (first, size) in enumerate(ranges)
+    )
+    whole = [(s.path, row) for s in shards for row in range(s.first, s.last)]
+    first = data.draw(st.integers(0, len(whole) - 1))
+    last = data.draw(st.integers(first + 1, len(whole)))
+    found = cut(replace(pool().parts[0], shards=shards), Window(first, last))
+    assert [(s.path, row) for s in found for row in range(s.first, s.last)] == whole[first:last]
+
+
+def test_a_mixture_says_what_was_asked_of_it_and_which_rows_it_has() -> None:
+    made = remix(pool(), portion({"wiki": 2.0, "python": 1.0, "javascript": 1.0}))
+    assert [part.budget for part in made.parts] == [{"weight": w} for w in (0.5, 0.25, 0.25)]
+    assert [part.asked for part in made.parts] == [0.5, 0.25, 0.25]
+    before = {part.domain: part for part in pool().parts}
+    for part in made.parts:
+        assert part.digest == manifests.part_digest(part.shards) != before[part.domain].digest
 
 
 def test_a_domain_without_a_share_is_no_part() -> None:

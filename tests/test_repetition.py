@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from mixtures.fitting import FitSettings, fit
 from mixtures.repetition import effective
-from mixtures.rereading import RepetitionCurve, Steepness, fit_repetition, steepness
+from mixtures.rereading import GRID, RepetitionCurve, Steepness, fit_repetition, steepness
 
 EPOCHS = np.array([1.0, 2, 4, 8, 16, 32])
 # Nats above one epoch, of six proxies of 0.2 M parameters that read Python's tokens this often.
@@ -69,6 +70,31 @@ def test_intervals_of_rstar_hold_as_often_as_they_say() -> None:
         found = fit_repetition(epochs, 2.5 + 0.2 * rise + 0.02 * rng.standard_normal(12))
         held += found.low <= 7.0 <= found.high
     assert 0.82 <= held / 200 <= 0.97
+
+
+@pytest.mark.parametrize(("turns", "level"), [(1, 0.9), (2, 0.9), (2, 0.6)])
+def test_the_interval_ends_where_fishers_test_of_one_parameter_says(
+    turns: int, level: float
+) -> None:
+    epochs = np.repeat(EPOCHS, turns)
+    free = len(epochs) - 3  # base, slope and R*
+
+    def rise(rstar: float) -> np.ndarray:
+        return -np.log(effective(np.ones(len(epochs)), 1 / epochs, np.full(len(epochs), rstar))[0])
+
+    noise = 0.003 * np.random.default_rng(2).standard_normal(len(epochs))
+    losses = 2.5 + 0.2 * rise(7.0) + noise
+
+    def squares(rstar: float) -> float:
+        design = np.stack([np.ones(len(epochs)), rise(rstar)], axis=1)
+        return float(np.linalg.lstsq(design, losses, rcond=None)[1][0])
+
+    found = fit_repetition(epochs, losses, level=level)
+    assert found.sigma**2 == pytest.approx(squares(found.rstar) / free)
+    most = squares(found.rstar) * (1 + stats.f.ppf(level, 1, free) / free)
+    step = GRID[1] / GRID[0]
+    assert squares(found.low) <= most < squares(found.low / step)
+    assert squares(found.high) <= most < squares(found.high * step)
 
 
 def test_the_measured_curve_has_an_rstar_of_single_digits() -> None:

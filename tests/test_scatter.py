@@ -138,7 +138,11 @@ def test_rows_of_two_lengths_are_refused(tmp_path: Path) -> None:
         list(scatter.packed(paths, which, numbers))
 
 
-def test_a_broken_row_is_told_with_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [1, 10**9])
+def test_a_broken_row_is_told_with_its_file(
+    held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "HELD_BYTES", held)
     paths = sources(tmp_path)
     which, numbers = np.array([0, 1, 2, 3, 1, 0]), np.array([1, 2, 3, 4, 5, 6])
     with h5py.File(paths[1], "r+") as file:

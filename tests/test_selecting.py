@@ -82,11 +82,19 @@ def test_opt_out_lists_are_matched_and_counted(tmp_path: Path) -> None:
     assert lists["web"] == [{"file": "out.txt", "entries": 3, "unmatched": 2}]
     [row] = pq.read_table(tmp_path / "build/sources/book/dropped.parquet").to_pylist()
     assert (row["name"], row["detail"]) == ("25", "out.txt:4")
+    scan(tmp_path, "whole")
+    every = pq.read_table(tmp_path / "whole/sources/book/documents.parquet").to_pylist()
+    assert [r["record"] for r in every if r["name"] == "25"] == [row["record"]]
     digest = row["digest"].hex()
     (tmp_path / "digests.txt").write_text(f"{digest.upper()}\n7\n")
     lists = [{"file": "digests.txt", "match": each} for each in ("digest", "name")]
     told = scan(tmp_path, "other", **select(opt_out=lists))
     assert {k: v.get("opt_out") for k, v in dropped(told).items()} == {"web": 2, "book": 1}
+    # the first entry is the digest of one in book, the second the name of one in web
+    unmatched = {
+        k: [each["unmatched"] for each in v["account"]["opt_out"]] for k, v in told.items()
+    }
+    assert unmatched == {"web": [2, 1], "book": [1, 2]}
 
 
 def test_contaminated_documents_are_dropped_with_the_file_they_share(tmp_path: Path) -> None:

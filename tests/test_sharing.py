@@ -135,6 +135,27 @@ def test_a_split_of_both_sides_shares_nothing(tmp_path: Path) -> None:
     assert [line for line in told.notes if " b and c " in line] == []
 
 
+def test_texts_of_a_later_phase_and_of_one_side_of_a_split_are_looked_for(tmp_path: Path) -> None:
+    recipe_of(tmp_path, {"split": "train"})
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    content = YAML().load(path)
+    content["domains"]["b"]["split"] = "train"
+    content["domains"]["a"]["sources"] = ["a", "b"]
+    halves = [{"domain": name, "weight": 0.5} for name in ("b", "c")]
+    content["phases"] = {
+        "one": {"steps": 2, "batch": 4, "parts": [{"domain": "a", "weight": 1}]},
+        "two": {"steps": 2, "batch": 4, "parts": halves, "max_shared": 1},
+    }
+    YAML().dump(content, path)
+    recipe = recipes.load(path)
+    build(recipe, tmp_path, out)
+    told = ("phase two: domains b and c have 10 texts in common, 100.0% of c's",)
+    assert sharing.find(recipe, ["one", "two"], out).notes == told
+    assert sharing.find(recipe, ["two"], out).notes == told
+    (out / "sources" / "a" / "documents.parquet").unlink()  # half of a domain is not scanned
+    assert sharing.find(recipe, ["one", "two"], out).notes == told
+
+
 def test_the_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     recipe_of(tmp_path)
     told = crystalmix("build", tmp_path / "recipe.yaml", "--out", tmp_path / "out", "--workers", 1)

@@ -95,6 +95,11 @@ def test_a_run_goes_back_to_a_checkpoint_to_skip_what_it_did(run: Path, tmp_path
     skipping(tmp_path, stop=6)
     with pytest.raises(StaleError, match=r"step 4 is done already \(newest checkpoint: 6 steps\)"):
         skipping(tmp_path, "4:4", "7:9")
+    with pytest.raises(StaleError, match="step 5 is done already"):
+        skips.ask(tmp_path, [watched.manifest()], ["5:6"])
+    skips.ask(tmp_path, [watched.manifest()], ["6:6"])  # the next step is not done yet
+    assert skips.read(tmp_path / PHASE) == {6}
+    (tmp_path / PHASE / skips.NAME).unlink()
     rmtree(tmp_path / PHASE / "checkpoints" / folder.checkpoint_name(6))
     skipping(tmp_path, "4:4", "7:9")
     assert recorded(tmp_path, PHASE) == recorded(run, PHASE)

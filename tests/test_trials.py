@@ -13,7 +13,7 @@ from mixtures import ablation, crossed, trials
 from mixtures import manifest as manifests
 from mixtures.ablation import Ablation, Factors, Group
 from mixtures.manifest import Manifest
-from mixtures.remix import remix
+from mixtures.remix import Window, remix
 from mixtures.trials import Ground, Trial
 
 
@@ -125,6 +125,37 @@ def test_language_then_code_has_no_code_before_its_last_row_of_language() -> Non
     assert set(trial.portions[1].shares) == {"python", "javascript"}
 
 
+def rows_of(trial: Trial, domain: str) -> list[int]:
+    """Return how many rows of a domain each of a trial's manifests consumes."""
+    return [
+        sum(part.rows for part in remix(pool(), portion).parts if part.domain == domain)
+        for portion in trial.portions
+    ]
+
+
+def test_crystals_phases_have_their_parts_of_language_and_code() -> None:
+    two, three = factors(order=("crystal", "crystal-3"))
+    wiki, python = rows_of(three, "wiki"), rows_of(three, "python")
+    for rows, parts in ((wiki, (0.5, 0.4, 0.1)), (python, (0.0, 0.5, 0.5))):
+        assert rows == pytest.approx([sum(rows) * part for part in parts], abs=2)
+    wiki, python = rows_of(two, "wiki"), rows_of(two, "python")
+    for rows, parts in ((wiki, (0.5, 0.5)), (python, (0.0, 1.0))):
+        assert rows == pytest.approx([sum(rows) * part for part in parts], abs=2)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_share_of_replay_is_that_of_the_last_third(share: float) -> None:
+    [trial] = factors(replay=(share,))
+    last = {name: rows_of(trial, name)[1] for name in spec().domains}
+    steps = [portion.steps for portion in trial.portions]
+    assert sum(last.values()) == steps[1] * spec().proxy.batch
+    assert last["wiki"] == pytest.approx(share * sum(last.values()), abs=2)
+    assert last["python"] == pytest.approx(last["javascript"], abs=2)
+    whole = steps[0] / sum(steps) * ground().uniform["wiki"] + steps[1] / sum(steps) * share
+    assert trial.shares["wiki"] == pytest.approx(whole)
+    assert sum(trial.shares.values()) == pytest.approx(1)
+
+
 def test_replay_reads_rows_of_language_that_were_read_before() -> None:
     [trial] = factors(replay=(0.5,))
     first, last = (remix(pool(), portion) for portion in trial.portions)
@@ -146,6 +177,44 @@ def test_no_replay_leaves_language_out_of_the_last_third() -> None:
     [trial] = factors(replay=(0.0,))
     assert "wiki" not in trial.portions[1].shares
     assert trial.portions[1].steps == pytest.approx(spec().proxy.steps / 3, abs=1)
+
+
+def test_each_draw_of_a_factor_has_a_seed_and_rows_of_its_own() -> None:
+    told = factors(order=("mixed",), replay=(0.2,), epochs=(2,), repeated="python", seeds=2)
+    assert [trial.factor for trial in told] == ["order", "replay", "epochs"] * 2
+    assert [trial.seed - spec().proxy.seed for trial in told] == [0] * 3 + [1] * 3
+    assert [trial.draw for trial in told] == [0] * 3 + [1] * 3
+    assert len({trial.name for trial in told}) == 6
+    for one, other in zip(told[:3], told[3:], strict=True):
+        assert one.portions[0].windows["wiki"] != other.portions[0].windows["wiki"]
+
+
+def test_phases_go_on_where_the_one_before_ended_and_read_no_row_twice() -> None:
+    proxy = replace(spec().proxy, steps=20, matched=False)  # fewer rows than there are
+    made = ground(proxy=proxy, factors=Factors(order=ablation.ORDERS))
+    for trial in crossed.factors(made):
+        seen: list[tuple[str, int]] = []
+        for portion in trial.portions:
+            manifest = remix(pool(), portion)
+            refs = manifest.rows(0, manifest.steps * manifest.batch)
+            pairs = zip(refs.shard.tolist(), refs.row.tolist(), strict=True)
+            seen += [(manifest.paths[shard], row) for shard, row in pairs]
+        assert len(seen) == 80
+        assert len({*seen}) == len(seen), trial.level
+
+
+def test_a_run_of_more_rows_than_there_are_stays_within_them() -> None:
+    """Domains are then gone through again and again; no window lies past the pool's rows."""
+    made = ground(
+        proxy=replace(spec().proxy, steps=400, matched=False),
+        factors=Factors(order=ablation.ORDERS, replay=(0.5,), epochs=(1, 9), repeated="python"),
+    )
+    for trial in crossed.factors(made):
+        for portion in trial.portions:
+            for part in remix(pool(), portion).parts:  # refuses a window past the rows
+                assert part.available <= made.rows[part.domain]
+        if trial.level == "1":
+            assert trial.portions[0].windows["python"] == Window(0, made.rows["python"])
 
 
 def test_epochs_cut_one_domain_and_leave_the_others() -> None:

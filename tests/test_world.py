@@ -25,7 +25,7 @@ from runs import (
     write_run,
 )
 from runs import train as train_alone
-from worlds import SHARED_WORK, begin, end, job, run_of, train_together
+from worlds import SHARED_WORK, begin, end, in_buckets, job, run_of, train_together
 
 from prep.errors import DamageError, RefusalError, UsageError
 from train.claim import check_fit
@@ -102,6 +102,11 @@ def test_four_processes_with_micro_batches_resume_bit_for_bit_too(tmp_path: Path
         train_together(4, job(tmp_path / "parts", run, stop=stop))
     one, other = (recorded(tmp_path / name, "prose") for name in ("whole", "parts"))
     assert one == other
+
+
+def test_gradients_are_added_up_once_in_however_many_buckets(tmp_path: Path) -> None:
+    assert end(begin(2, in_buckets, 500, job(tmp_path, run_of("ddp")))) == [0, 0]
+    assert same_run(tmp_path, by_two("ddp"), "prose")
 
 
 def test_checkpoints_beside_the_steps_are_those_between_them(tmp_path: Path) -> None:

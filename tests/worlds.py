@@ -11,6 +11,8 @@ from typing import Any
 from kills import PATIENCE_SECONDS, Job, start, train
 from runs import run_file, scratch, small_build, write_run
 
+from train import world
+
 SHARED_WORK = ("ddp", "fsdp")
 
 
@@ -54,6 +56,12 @@ def end(processes: list[BaseProcess]) -> list[int | None]:
             process.kill()
             process.join()
     return codes
+
+
+def in_buckets(numbers: int, wanted: Job) -> None:
+    """Train as one of several processes that add up so many numbers of gradients at once."""
+    world.BUCKET = numbers
+    train(wanted)
 
 
 def train_together(size: int, wanted: Job) -> None:
