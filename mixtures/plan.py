@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mixtures import zoo
 from mixtures.order import VERSION, Interleave
-from mixtures.overlaps import Taken, seen
+from mixtures.overlaps import Taken, notes, seen
 from mixtures.phase import Kind, Part, Phase, shares
 from mixtures.recipe import Domain, Recipe
 from prep import receipts
@@ -74,13 +74,17 @@ class Planner:
         steps, weights, counts, refusals = self._counts(phase, [rows for rows, _ in there])
         asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
         told = [
-            self._part(part, share, count, count / max(1, sum(counts)), rows)
+            self._part(part, share, count, count / max(1, sum(counts)), rows, _walk(phase))
             for part, share, count, rows in zip(phase.parts, asked, counts, there, strict=True)
         ]
         pairs = list(zip(phase.parts, told, strict=True))
         if steps:
             refusals += [line for part, one in pairs for line in _refusals(one, part)]
-        self.taken += [Taken(part, one.rows, one.epochs or 0.0) for part, one in pairs]
+        walk = _walk(phase)
+        again = [line for part, one in pairs for line in notes(part, one.rows, self.taken, walk)]
+        self.taken += [
+            Taken(part, one.rows, one.epochs or 0.0, walk, phase.name) for part, one in pairs
+        ]
         msl, rows = self.recipe.rows.msl, steps * phase.batch
         zoos = phase.cerebras is not None and steps > 0
         return PhasePlan(
@@ -92,11 +96,11 @@ class Planner:
             tokens=rows * msl,
             kind=phase.kind,
             asked_sum=sum(part.asked for part in phase.parts),
-            order=VERSION if phase.cerebras is None else zoo.VERSION,
+            order=_order(phase),
             order_bytes=sum(_slots(phase, [rows or 0 for rows, _ in there])) if zoos else 0,
             parts=tuple(told),
             refusals=tuple(refusals),
-            notes=tuple(_notes(phase)),
+            notes=(*_notes(phase), *again),
         )
 
     def _counts(
@@ -122,7 +126,13 @@ class Planner:
             return 0, *nothing, [str(error)]
 
     def _part(
-        self, part: Part, asked: float, rows: int, got: float, there: tuple[int | None, Known]
+        self,
+        part: Part,
+        asked: float,
+        rows: int,
+        got: float,
+        there: tuple[int | None, Known],
+        walk: str,
     ) -> PartPlan:
         available, known = there
         return PartPlan(
@@ -134,7 +144,7 @@ class Planner:
             available=available,
             epochs=rows / available if available else None,
             known=known,
-            seen=seen(part, rows, self.taken) if available else None,
+            seen=seen(part, rows, self.taken, walk) if available else None,
         )
 
     def _available(self, part: Part, phase: Phase) -> tuple[int | None, Known]:
@@ -207,6 +217,14 @@ def _built(domain: Domain, out: Path, name: str) -> Json | None:
         last = "shuffled" if domain.shuffle else "joined"
     folder = out / "domains" / name / last
     return receipts.read(folder) if (folder / receipts.NAME).exists() else None
+
+
+def _order(phase: Phase) -> str:
+    return VERSION if phase.cerebras is None else zoo.VERSION
+
+
+def _walk(phase: Phase) -> str:
+    return f"{_order(phase)}, subsets as {_version(phase)}"
 
 
 def _notes(phase: Phase) -> list[str]:
