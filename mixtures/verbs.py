@@ -59,6 +59,9 @@ def build(
     workers: int,
 ) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
+    from prep.fanout import without_pandas
+
+    without_pandas()
     from mixtures import recipe as recipes
     from mixtures import report
     from mixtures.build import build as run

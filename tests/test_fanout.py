@@ -9,6 +9,9 @@ import operator
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import time
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -17,6 +20,8 @@ import pytest
 from prep import fanout, receipts
 from prep.errors import CrystalmixError, DamageError, WorkerError
 from prep.fanout import SELDOM, TUNABLES, Fanout, watched
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +122,56 @@ def test_garbage_is_looked_for_seldom_while_documents_are_read() -> None:
         assert gc.get_threshold() == SELDOM
         assert set(pool.map(operator.call, [gc.get_threshold] * 3, "thresholds")) == {SELDOM}
     assert gc.get_threshold() == before != SELDOM
+
+
+STARTED = """
+import time
+from prep.fanout import Fanout
+if __name__ == "__main__":
+    try:
+        with Fanout(3) as pool:
+            print("begun", flush=True)
+            list(pool.map(time.sleep, [0.2] * 60, "naps"))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+BARE = """
+import sys
+from prep.fanout import without_pandas
+without_pandas()
+import numpy as np
+import pyarrow as pa
+assert pa.array([1, 2]).to_numpy().tolist() == pa.array(np.array([1, 2])).to_pylist()
+assert "pandas" not in sys.modules
+import pandas
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.4, 0.8])
+def test_an_interrupt_while_workers_start_is_told_once(after: float, tmp_path: Path) -> None:
+    """It goes to the whole group, as Ctrl-C does; workers are then importing, and say nothing."""
+    script = tmp_path / "naps.py"  # a file: each worker looks at it again
+    script.write_text(STARTED, "utf-8")
+    work = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    assert work.stdout is not None
+    assert work.stdout.readline() == "begun\n"
+    time.sleep(after)
+    os.killpg(work.pid, signal.SIGINT)
+    out, err = work.communicate(timeout=60)
+    assert (out, err) == ("interrupted\n", "")
+
+
+def test_arrow_does_without_pandas_where_it_is_asked_to() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", BARE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, "")
