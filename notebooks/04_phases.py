@@ -12,7 +12,7 @@
 # # 04 · Phases, FIM, replay and repetition
 # Factors other than shares, at the centre mixture and at equal tokens, as `crystalmix ablate phases
 # --data RAW --out phases` leaves them; `CRYSTALMIX_PHASES` names another folder. The pictures
-# beside it are of proxies of 20,000 parameters: they show what is told, they settle nothing.
+# beside it are of proxies of 200,000 parameters and two draws each: small effects drown in them.
 
 # %%
 import os
