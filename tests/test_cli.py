@@ -139,7 +139,7 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         ["trace", run, "--step", "code:3"],
         ["trace", run, "--document", "src/python/3.txt"],
         ["trace", run, "--document", "/"],
-        ["trace", run, "--ratios", "0:99"],
+        ["trace", run, "--ratios", "0:15"],
         ["trace", run, "--repeats", "code"],
         ["show", build, "--step", "code:3"],
         ["show", run, "--step", "code:3"],

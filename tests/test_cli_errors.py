@@ -114,6 +114,45 @@ def test_a_range_that_is_none_is_told_how_to_say_it(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("3:2", "--ratios: FIRST must not be after LAST, got 3:2"),
+        ("0:16", "--ratios: the recorded steps are 0 to 15, got 0:16"),
+    ],
+)
+def test_a_range_that_is_none_or_has_steps_that_are_not_recorded_is_refused(
+    asked: str, wanted: str
+) -> None:
+    assert trouble(2, "trace", undisturbed(), "--ratios", asked) == wanted
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ("COPY (SELECT 1) TO '{place}'", "COPY"),
+        ("SELECT 1; COPY parts TO '{place}'", "COPY"),
+        ("EXPLAIN ANALYZE COPY parts TO '{place}'", "EXPLAIN"),
+        ("EXPORT DATABASE '{place}'", "EXPORT"),
+        ("ATTACH '{place}'", "ATTACH"),
+        ("CREATE TABLE t AS SELECT 1", "CREATE"),
+    ],
+)
+def test_sql_that_writes_is_refused_and_writes_nothing(
+    query: str, kind: str, tmp_path: Path
+) -> None:
+    line = trouble(2, "sql", small_build(), query.format(place=tmp_path / "x.csv"))
+    assert line == f"sql: only reads (SELECT and the like), got {kind}"
+    assert list(tmp_path.iterdir()) == []
+    for reads in ("EXPLAIN FROM parts", "PIVOT parts ON phase USING sum(rows)", "SHOW TABLES"):
+        assert call("sql", small_build(), reads).exit_code == 0
+
+
+def test_a_step_that_a_phase_does_not_have_is_the_same_fault_for_show_and_trace() -> None:
+    lines = {trouble(2, verb, undisturbed(), "--step", "prose:12") for verb in ("show", "trace")}
+    assert lines == {"--step: phase prose has the steps 0 to 11, got 12"}
+
+
+@pytest.mark.parametrize(
     "words", [[], ["--findings", "--ratios", "0:1"], ["--step", "a:1", "--findings"]]
 )
 def test_a_trace_asks_one_question(words: list[str]) -> None:
@@ -123,8 +162,8 @@ def test_a_trace_asks_one_question(words: list[str]) -> None:
 def test_unknown_phases_steps_and_documents_are_told_with_what_there_is(tmp_path: Path) -> None:
     run = undisturbed()
     assert "there are code, mixed, prose" in trouble(2, "trace", run, "--step", "phase9:0")
-    assert "recorded: 0 to 11" in trouble(1, "trace", run, "--step", "prose:12")
-    assert "recorded: 0 to 11" in trouble(1, "trace", run, "--step", f"prose:{10**30}")
+    assert "the steps 0 to 11" in trouble(2, "trace", run, "--step", "prose:12")
+    assert "the steps 0 to 11" in trouble(2, "trace", run, "--step", f"prose:{10**30}")
     assert "'nothing'" in trouble(1, "trace", run, "--document", "nothing")
     words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
     assert "there are prose, mixed, code" in trouble(2, *words, "--phase", "phase9")
