@@ -75,7 +75,7 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
     """Builds and runs are looked at where only the core is installed."""
     run = str(undisturbed())
     words = [["show", run], ["sql", run], ["trace", run, "--findings"]]
-    words += [["trace", run, "--step", "code:3"], ["train", str(small_build()), "--out", "/none"]]
+    words += [["trace", run, "--step", "code:3"], ["train", run, "--run", "mini", "--out", "/none"]]
     code = (
         "import sys, json, click.testing; sys.modules['torch'] = None; import cli;"
         "told = [click.testing.CliRunner().invoke(cli.main, w) for w in json.loads(sys.argv[1])];"

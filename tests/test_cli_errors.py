@@ -147,6 +147,31 @@ def test_sql_that_writes_is_refused_and_writes_nothing(
         assert call("sql", small_build(), reads).exit_code == 0
 
 
+@pytest.mark.parametrize("option", [["--speed", 4], ["--ranks", 2], ["--json"]])
+def test_options_of_a_dry_run_are_refused_where_something_would_be_trained(
+    option: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
+    assert trouble(2, *words, *option) == f"{option[0]}: needs --dry-run"
+    assert not (tmp_path / "out").exists()
+    assert call(*words, *option, "--dry-run").exit_code == 0
+    monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun's own word is no option that was written
+    assert call(*words, "--phase", "prose", "--stop", 1).exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--window", "--threshold"])
+def test_options_of_spikes_are_refused_without_them(option: str) -> None:
+    line = trouble(2, "trace", undisturbed(), "--findings", option, 20)
+    assert line == f"{option}: needs --spikes"
+
+
+def test_a_run_file_that_nobody_named_is_named(tmp_path: Path) -> None:
+    words = ["train", small_build(), "--dry-run"]
+    assert call(*words).stderr.splitlines()[0] == "note: no --run: taking the preset mini"
+    assert call(*words, "--run", "mini").stderr == call(*words, "--run", run_file()).stderr == ""
+    assert "default: the preset mini" in " ".join(call("train", "--help").stdout.split())
+
+
 def test_a_step_that_a_phase_does_not_have_is_the_same_fault_for_show_and_trace() -> None:
     lines = {trouble(2, verb, undisturbed(), "--step", "prose:12") for verb in ("show", "trace")}
     assert lines == {"--step: phase prose has the steps 0 to 11, got 12"}
