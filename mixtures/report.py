@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures import manifest as manifests
-from mixtures.context import sealed_folders
+from mixtures.context import rows_files, sealed_folders
 from mixtures.differing import order_lines
 from mixtures.manifest import Manifest
 from mixtures.plan import PhasePlan
@@ -146,6 +146,16 @@ def account_lines(build: Path) -> list[str]:
         "",
         *statistics_lines(build),
     ]
+
+
+def checked(build: Path) -> str:
+    """Return in words what there is of a build to check: phases by name, shards of all stages."""
+    phases = [manifest.phase for manifest in read_manifests(build)]
+    files = [e for folder in sealed_folders(build) for e in rows_files(receipts.read(folder))]
+    return (
+        f"{len(phases)} phase{'s' * (len(phases) != 1)} ({', '.join(phases)}), "
+        f"{len(files):,} shards, {sum(entry['rows'] for entry in files):,} rows"
+    )
 
 
 def _notes(place: str, account: Json) -> list[str]:

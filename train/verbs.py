@@ -66,20 +66,24 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
     """
     from mixtures import foreign
+    from mixtures.report import checked
     from mixtures.verify import verify as check
 
     if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
         show_json(asdict(files)) if as_json else show_lines(files.lines())
         sys.exit(1 if files.faults else 0)
     told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
+    read = [] if told else [checked(build_)]
     if run is not None:
-        from train.findings import findings
+        from train import findings
         from train.skips import lines, recorded
 
-        told += findings(build_, run, batches=True)
+        told += findings.findings(build_, run, batches=True)
+        read += [] if told else [findings.checked(run)]
         for line in lines(recorded(run)) if not told else ():
             click.echo(f"note: {line}", err=True)
-    show_findings(told, as_json, "sound: every file, count, digest and order agrees")
+    sound = f"sound: every file, count, digest and order agrees: {', '.join(read)}"
+    show_findings(told, as_json, sound)
 
 
 @click.command()
