@@ -114,19 +114,6 @@ def test_a_range_that_is_none_is_told_how_to_say_it(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
-    [
-        ("3:2", "--ratios: FIRST must not be after LAST, got 3:2"),
-        ("0:16", "--ratios: the recorded steps are 0 to 15, got 0:16"),
-    ],
-)
-def test_a_range_that_is_none_or_has_steps_that_are_not_recorded_is_refused(
-    asked: str, wanted: str
-) -> None:
-    assert trouble(2, "trace", undisturbed(), "--ratios", asked) == wanted
-
-
-@pytest.mark.parametrize(
     ("query", "kind"),
     [
         ("COPY (SELECT 1) TO '{place}'", "COPY"),
@@ -147,36 +134,6 @@ def test_sql_that_writes_is_refused_and_writes_nothing(
         assert call("sql", small_build(), reads).exit_code == 0
 
 
-@pytest.mark.parametrize("option", [["--speed", 4], ["--ranks", 2], ["--json"]])
-def test_options_of_a_dry_run_are_refused_where_something_would_be_trained(
-    option: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
-    assert trouble(2, *words, *option) == f"{option[0]}: needs --dry-run"
-    assert not (tmp_path / "out").exists()
-    assert call(*words, *option, "--dry-run").exit_code == 0
-    monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun's own word is no option that was written
-    assert call(*words, "--phase", "prose", "--stop", 1).exit_code == 0
-
-
-@pytest.mark.parametrize("option", ["--window", "--threshold"])
-def test_options_of_spikes_are_refused_without_them(option: str) -> None:
-    line = trouble(2, "trace", undisturbed(), "--findings", option, 20)
-    assert line == f"{option}: needs --spikes"
-
-
-def test_a_run_file_that_nobody_named_is_named(tmp_path: Path) -> None:
-    words = ["train", small_build(), "--dry-run"]
-    assert call(*words).stderr.splitlines()[0] == "note: no --run: taking the preset mini"
-    assert call(*words, "--run", "mini").stderr == call(*words, "--run", run_file()).stderr == ""
-    assert "default: the preset mini" in " ".join(call("train", "--help").stdout.split())
-
-
-def test_a_step_that_a_phase_does_not_have_is_the_same_fault_for_show_and_trace() -> None:
-    lines = {trouble(2, verb, undisturbed(), "--step", "prose:12") for verb in ("show", "trace")}
-    assert lines == {"--step: phase prose has the steps 0 to 11, got 12"}
-
-
 @pytest.mark.parametrize(
     "words", [[], ["--findings", "--ratios", "0:1"], ["--step", "a:1", "--findings"]]
 )
@@ -187,8 +144,13 @@ def test_a_trace_asks_one_question(words: list[str]) -> None:
 def test_unknown_phases_steps_and_documents_are_told_with_what_there_is(tmp_path: Path) -> None:
     run = undisturbed()
     assert "there are code, mixed, prose" in trouble(2, "trace", run, "--step", "phase9:0")
-    assert "the steps 0 to 11" in trouble(2, "trace", run, "--step", "prose:12")
-    assert "the steps 0 to 11" in trouble(2, "trace", run, "--step", f"prose:{10**30}")
+    for verb, step in (("trace", 12), ("show", 12), ("trace", 10**30)):
+        line = trouble(2, verb, run, "--step", f"prose:{step}")
+        assert line == f"--step: phase prose has the steps 0 to 11, got {step}"
+    backwards = "--ratios: FIRST must not be after LAST, got 3:2"
+    assert trouble(2, "trace", run, "--ratios", "3:2") == backwards
+    beyond = "--ratios: the recorded steps are 0 to 15, got 0:16"
+    assert trouble(2, "trace", run, "--ratios", "0:16") == beyond
     assert "'nothing'" in trouble(1, "trace", run, "--document", "nothing")
     words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
     assert "there are prose, mixed, code" in trouble(2, *words, "--phase", "phase9")

@@ -78,7 +78,7 @@ class Traced:
 
         Raises DamageError where it can't read a file of the build or the run.
         """
-        with _told():
+        with explained():
             # None, whatever its stub says, for a statement that gives no rows
             found: Any = self.connection.sql(query, params=parameters or None)
             return pa.table({}) if found is None else _distinct(found.to_arrow_table())
@@ -100,7 +100,7 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     connection = duckdb.connect()
     connection.register("parts", _parts(read))
     connection.register("shards", _shards(read))
-    with _told():
+    with explained():
         _documents(connection, build)
         _spans(connection, build)
         if run is not None:
@@ -289,7 +289,7 @@ def _distinct(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _told() -> Generator[None]:
+def explained() -> Generator[None]:
     """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
     try:
         yield
