@@ -71,6 +71,17 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
     return lines[:-1]
 
 
+def hours_told(hours: float) -> str:
+    """Return hours with as many digits as say something.
+
+    >>> hours_told(1234.56), hours_told(0.0123), hours_told(1e-6)
+    ('1,234.6', '0.012', 'under 0.001')
+    """
+    if hours >= 1:
+        return f"{hours:,.1f}"
+    return f"{hours:.2g}" if hours >= 0.001 else "under 0.001"
+
+
 def _asked(phase: PhasePlan) -> str:
     if phase.kind == "weight":
         return f"weights sum to {phase.asked_sum!r}"

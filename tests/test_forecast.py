@@ -11,6 +11,7 @@ from runs import PHASES, RUN, manifest, run_file, small_build, write_run
 from test_params import published
 
 from cli import main
+from mixtures.report import hours_told
 from prep.errors import CrystalmixError, InputError, UsageError
 from train.forecast import Asked, PhaseForecast, forecast, lines
 from train.loop import Trainer
@@ -153,7 +154,7 @@ def test_json_holds_what_the_tables_show() -> None:
     assert [each["phase"] for each in content] == list(PHASES)
     for each in content:
         assert f"{each['parameters']:,} parameters" in shown
-        assert f"= {each['tokens']:,} tokens, {each['hours']:,.1f} hours" in shown
+        assert f"= {each['tokens']:,} tokens, {hours_told(each['hours'])} hours" in shown
         assert set(each["memory"]) == {"one process"}
     assert f"all phases: {sum(each['tokens'] for each in content):,} tokens" in shown
 
