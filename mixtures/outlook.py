@@ -10,7 +10,7 @@ from mixtures import recipe as recipes
 from mixtures.context import rows_files, sealed_folders
 from mixtures.plan import PhasePlan, plan
 from mixtures.recipe import Domain, Recipe
-from mixtures.report import plan_lines
+from mixtures.report import hours_told, plan_lines
 from mixtures.sharing import Findings
 from prep import receipts
 from prep.errors import UsageError
@@ -49,10 +49,10 @@ class Outlook:
         told += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
             each = ", ".join(
-                f"{phase.name} {hours:,.1f}"
+                f"{phase.name} {hours_told(hours)}"
                 for phase, hours in zip(self.phases, self.hours, strict=True)
             )
-            told.append(f"hours of training: {sum(self.hours):,.1f} ({each})")
+            told.append(f"hours of training: {hours_told(sum(self.hours))} ({each})")
         return told
 
 

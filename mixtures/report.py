@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures import manifest as manifests
-from mixtures.context import sealed_folders
+from mixtures.context import rows_files, sealed_folders
 from mixtures.differing import order_lines
 from mixtures.manifest import Manifest
 from mixtures.plan import PhasePlan
@@ -69,6 +69,17 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
         lines += [f"  refused: {told}" for told in phase.refusals]
         lines.append("")
     return lines[:-1]
+
+
+def hours_told(hours: float) -> str:
+    """Return hours with as many digits as say something.
+
+    >>> hours_told(1234.56), hours_told(0.0123), hours_told(1e-6)
+    ('1,234.6', '0.012', 'under 0.001')
+    """
+    if hours >= 1:
+        return f"{hours:,.1f}"
+    return f"{hours:.2g}" if hours >= 0.001 else "under 0.001"
 
 
 def _asked(phase: PhasePlan) -> str:
@@ -146,6 +157,16 @@ def account_lines(build: Path) -> list[str]:
         "",
         *statistics_lines(build),
     ]
+
+
+def checked(build: Path) -> str:
+    """Return in words what there is of a build to check: phases by name, shards of all stages."""
+    phases = [manifest.phase for manifest in read_manifests(build)]
+    files = [e for folder in sealed_folders(build) for e in rows_files(receipts.read(folder))]
+    return (
+        f"{len(phases)} phase{'s' * (len(phases) != 1)} ({', '.join(phases)}), "
+        f"{len(files):,} shards, {sum(entry['rows'] for entry in files):,} rows"
+    )
 
 
 def _notes(place: str, account: Json) -> list[str]:

@@ -43,7 +43,12 @@ def jsonl(folder: Path, out: Path) -> None:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", type=PATH, default=None, help="Folder of the raw files (the recipe's own).")
+@click.option(
+    "--data",
+    type=PATH,
+    default=None,
+    help="Folder of the raw files (default: the recipe's folder).",
+)
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")

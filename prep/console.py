@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
@@ -19,6 +20,21 @@ WORKERS = click.option(
     default=os.cpu_count() or 1,
     help="Worker processes (default: one per core). The result does not depend on it.",
 )
+
+
+def given(name: str) -> bool:
+    """Tell whether an option was written, not left to its default or to the environment."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
+def refuse_without(needed: str, *names: str) -> None:
+    """Refuse options that say nothing without the one that they need: UsageError names both."""
+    from prep.errors import UsageError
+
+    for option in click.get_current_context().command.params:
+        if option.name in names and given(option.name):
+            raise UsageError(f"{option.opts[0]}: needs {needed}")
 
 
 def show_json(value: object) -> None:

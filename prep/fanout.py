@@ -25,6 +25,7 @@ from prep.errors import WorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TUNABLES = "GLIBC_TUNABLES"
+COLUMNS, LINES = 80, 24  # of a terminal that does not know its own
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
@@ -137,9 +138,26 @@ def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
     """Return the progress bar, on stderr; silent where stderr is no terminal."""
     quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
-        total=total, desc=label, unit=unit, disable=quiet, leave=False, dynamic_ncols=True
+        total=total,
+        desc=label,
+        unit=unit,
+        disable=quiet,
+        leave=False,
+        **_size(),
     )
     return bar
+
+
+def _size() -> dict[str, Any]:
+    """Return the size of a terminal that says it has none; else tqdm shall ask it, always anew.
+
+    `script`, `ssh -tt` and containers make such terminals, and there tqdm would show nothing.
+    """
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:  # what stands for stderr is no file
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": COLUMNS, "nrows": LINES}
 
 
 def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:

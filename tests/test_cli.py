@@ -75,7 +75,7 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
     """Builds and runs are looked at where only the core is installed."""
     run = str(undisturbed())
     words = [["show", run], ["sql", run], ["trace", run, "--findings"]]
-    words += [["trace", run, "--step", "code:3"], ["train", str(small_build()), "--out", "/none"]]
+    words += [["trace", run, "--step", "code:3"], ["train", run, "--run", "mini", "--out", "/none"]]
     code = (
         "import sys, json, click.testing; sys.modules['torch'] = None; import cli;"
         "told = [click.testing.CliRunner().invoke(cli.main, w) for w in json.loads(sys.argv[1])];"
@@ -139,7 +139,7 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         ["trace", run, "--step", "code:3"],
         ["trace", run, "--document", "src/python/3.txt"],
         ["trace", run, "--document", "/"],
-        ["trace", run, "--ratios", "0:99"],
+        ["trace", run, "--ratios", "0:15"],
         ["trace", run, "--repeats", "code"],
         ["show", build, "--step", "code:3"],
         ["show", run, "--step", "code:3"],
@@ -247,7 +247,10 @@ def test_a_closed_pipe_is_no_error() -> None:
 def test_verify_and_diff_exit_with_one_where_there_is_something(tmp_path: Path) -> None:
     build, run = copied_build(tmp_path / "build"), copied_run(tmp_path / "run")
     words = ["verify", build, "--run", run, "--workers", 1]
-    assert call(*words).stdout == "sound: every file, count, digest and order agrees\n"
+    sound = call(*words).stdout
+    assert sound.startswith("sound: every file, count, digest and order agrees: 3 phases (prose, ")
+    assert sound.endswith(", a run of 38 steps (code 10, mixed 16, prose 12)\n")
+    assert json.loads(call(*words, "--json").stdout) == []
     assert call("diff", build, small_build()).stdout == "equal\n"
     next((build / "domains" / "web").glob("*/data-00000.h5")).unlink()
     result = call(*words, "--json")

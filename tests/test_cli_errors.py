@@ -114,6 +114,27 @@ def test_a_range_that_is_none_is_told_how_to_say_it(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ("COPY (SELECT 1) TO '{place}'", "COPY"),
+        ("SELECT 1; COPY parts TO '{place}'", "COPY"),
+        ("EXPLAIN ANALYZE COPY parts TO '{place}'", "EXPLAIN"),
+        ("EXPORT DATABASE '{place}'", "EXPORT"),
+        ("ATTACH '{place}'", "ATTACH"),
+        ("CREATE TABLE t AS SELECT 1", "CREATE"),
+    ],
+)
+def test_sql_that_writes_is_refused_and_writes_nothing(
+    query: str, kind: str, tmp_path: Path
+) -> None:
+    line = trouble(2, "sql", small_build(), query.format(place=tmp_path / "x.csv"))
+    assert line == f"sql: only reads (SELECT and the like), got {kind}"
+    assert list(tmp_path.iterdir()) == []
+    for reads in ("EXPLAIN FROM parts", "PIVOT parts ON phase USING sum(rows)", "SHOW TABLES"):
+        assert call("sql", small_build(), reads).exit_code == 0
+
+
+@pytest.mark.parametrize(
     "words", [[], ["--findings", "--ratios", "0:1"], ["--step", "a:1", "--findings"]]
 )
 def test_a_trace_asks_one_question(words: list[str]) -> None:
@@ -123,8 +144,13 @@ def test_a_trace_asks_one_question(words: list[str]) -> None:
 def test_unknown_phases_steps_and_documents_are_told_with_what_there_is(tmp_path: Path) -> None:
     run = undisturbed()
     assert "there are code, mixed, prose" in trouble(2, "trace", run, "--step", "phase9:0")
-    assert "recorded: 0 to 11" in trouble(1, "trace", run, "--step", "prose:12")
-    assert "recorded: 0 to 11" in trouble(1, "trace", run, "--step", f"prose:{10**30}")
+    for verb, step in (("trace", 12), ("show", 12), ("trace", 10**30)):
+        line = trouble(2, verb, run, "--step", f"prose:{step}")
+        assert line == f"--step: phase prose has the steps 0 to 11, got {step}"
+    backwards = "--ratios: FIRST must not be after LAST, got 3:2"
+    assert trouble(2, "trace", run, "--ratios", "3:2") == backwards
+    beyond = "--ratios: the recorded steps are 0 to 15, got 0:16"
+    assert trouble(2, "trace", run, "--ratios", "0:16") == beyond
     assert "'nothing'" in trouble(1, "trace", run, "--document", "nothing")
     words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
     assert "there are prose, mixed, code" in trouble(2, *words, "--phase", "phase9")

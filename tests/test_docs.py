@@ -9,9 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
+from prep.errors import RecipeError
+from train import params
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
@@ -53,6 +56,28 @@ def test_every_verb_and_option_has_help(verb: str) -> None:
     for option in command.params:
         if isinstance(option, click.Option):  # arguments are told in the verb's own help
             assert option.help, f"{verb} {option.name}"
+
+
+def test_the_run_file_of_the_readme_is_whole_and_has_nothing_to_spare(tmp_path: Path) -> None:
+    [shown] = [block for block in YAML.findall(README) if block.startswith("model:")]
+    path = tmp_path / "run.yaml"
+    path.write_text(shown, "utf-8")
+    assert params.load(path).model == params.load(params.find("mini")).model
+    model, _, _ = shown.partition("optimizer:")
+    needed = re.findall(r"^  (\w+):", model, re.MULTILINE)
+    assert len(needed) == 11
+    for key in needed:
+        lines = shown.splitlines(keepends=True)
+        path.write_text("".join(e for e in lines if not e.startswith(f"  {key}:")), "utf-8")
+        with pytest.raises(RecipeError, match=rf": model\.{key}: is missing"):
+            params.load(path)
+    path.write_text(re.sub(r"^  (num_heads|initializer):.*\n", "", shown, flags=re.M), "utf-8")
+    told = rf": model\.num_heads: is missing, so is initializer; {params.PRESETS / 'mini.yaml'} has"
+    with pytest.raises(RecipeError, match=told):
+        params.load(path)
+    path.write_text("model: {vocab_size: 9}\n" + shown[shown.index("optimizer:") :], "utf-8")
+    with pytest.raises(RecipeError, match="is missing, so are num_hidden_layers, (.*, ){7}output_"):
+        params.load(path)
 
 
 def test_the_readme_names_its_two_commands() -> None:

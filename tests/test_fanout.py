@@ -3,14 +3,18 @@
 What is run comes from the standard library: a worker process can import it by name.
 """
 
+import fcntl
 import gc
 import math
 import operator
 import os
 import pickle
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from multiprocessing import active_children
 from pathlib import Path
@@ -91,6 +95,22 @@ def test_the_bar_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str])
     with fanout.progress(3, "rows") as bar:
         bar.update(3)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("columns", [0, 60])
+def test_a_terminal_shows_a_bar_from_its_beginning_whatever_width_it_tells(columns: int) -> None:
+    there, here = pty.openpty()
+    size = struct.pack("HHHH", 24 if columns else 0, columns, 0, 0)
+    fcntl.ioctl(here, termios.TIOCSWINSZ, size)
+    code = "from prep.fanout import progress\nwith progress(3, 'rows'): pass"
+    environ = {k: v for k, v in os.environ.items() if k not in {"CRYSTALMIX_QUIET", "COLUMNS"}}
+    subprocess.run([sys.executable, "-c", code], stderr=here, env=environ, check=True)
+    os.close(here)
+    shown = os.read(there, 9999).decode()
+    os.close(there)
+    assert "rows:   0%|" in shown
+    assert "| 0/3 [" in shown
+    assert max(map(len, shown.split("\r"))) <= (columns or fanout.COLUMNS)
 
 
 def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(

@@ -11,6 +11,7 @@ from runs import PHASES, RUN, manifest, run_file, small_build, write_run
 from test_params import published
 
 from cli import main
+from mixtures.report import hours_told
 from prep.errors import CrystalmixError, InputError, UsageError
 from train.forecast import Asked, PhaseForecast, forecast, lines
 from train.loop import Trainer
@@ -153,7 +154,7 @@ def test_json_holds_what_the_tables_show() -> None:
     assert [each["phase"] for each in content] == list(PHASES)
     for each in content:
         assert f"{each['parameters']:,} parameters" in shown
-        assert f"= {each['tokens']:,} tokens, {each['hours']:,.1f} hours" in shown
+        assert f"= {each['tokens']:,} tokens, {hours_told(each['hours'])} hours" in shown
         assert set(each["memory"]) == {"one process"}
     assert f"all phases: {sum(each['tokens'] for each in content):,} tokens" in shown
 
@@ -196,3 +197,24 @@ def test_the_published_recipe_is_told_without_what_it_holds_out() -> None:
     told = call("train", "crystalcoder", "--run", run_file(), "--dry-run", "--json")
     phases = [phase["phase"] for phase in json.loads(told.stdout)]
     assert phases == ["phase1", "phase2", "phase3"]
+
+
+@pytest.mark.parametrize("option", [["--speed", 4], ["--ranks", 2], ["--json"]])
+def test_options_of_a_dry_run_are_refused_where_something_would_be_trained(
+    option: list[object], tmp_path: Path
+) -> None:
+    words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "out"]
+    refused = call(*words, *option)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == f"crystalmix: {option[0]}: needs --dry-run\n"
+    assert not (tmp_path / "out").exists()
+    assert call(*words, *option, "--dry-run").exit_code == 0
+    # torchrun's own word is no option that was written
+    assert call(*words, "--phase", "prose", "--stop", 1, WORLD_SIZE="1").exit_code == 0
+
+
+def test_a_run_file_that_nobody_named_is_named() -> None:
+    words = ["train", small_build(), "--dry-run"]
+    assert call(*words).stderr.splitlines()[0] == "note: no --run: taking the preset mini"
+    assert call(*words, "--run", "mini").stderr == call(*words, "--run", run_file()).stderr == ""
+    assert "default: the preset mini" in " ".join(call("train", "--help").stdout.split())

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def test_the_progress_line_has_loss_rate_speed_and_eta(
     for word in ("prose:", "5/12", "ETA", "loss=2.250", "lr=1.25e-02", "tokens/s=1,234,568"):
         assert word in line
     assert any("6/12" in each and "skipped" in each for each in shown)
+
+
+def test_each_step_shows_its_own_loss_even_after_fast_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Metrics(tmp_path, MetricsSettings(), manifest("prose"), 0) as told:
+        told.bar.mininterval = 0
+        for number in range(4):
+            told.step(replace(step(number), loss=float(number)), 1.0)
+    lines = [each for each in screen.getvalue().split("\r") if "loss" in each]
+    for number in range(4):
+        assert any(f"{number + 1}/12" in each and f"loss={number}.000" in each for each in lines)
+    assert told.bar.miniters == 1
+    assert not told.bar.dynamic_miniters
 
 
 @given(

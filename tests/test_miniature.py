@@ -83,10 +83,10 @@ def test_three_phases_from_raw_files_to_a_proven_training(tmp_path: Path) -> Non
         "phase2: from step 0 to 12 of 12",
         "phase3: from step 0 to 16 of 16",
     ]
-    sound = "sound: every file, count, digest and order agrees\n"
-    assert call("verify", build, "--run", run, "--workers", 2) == sound
+    told = call("verify", build, "--run", run, "--workers", 2)
+    assert told.startswith("sound: every file, count, digest and order agrees: 3 phases (phase1, ")
     assert leftovers(run) == []
-    ratios = json.loads(call("trace", run, "--ratios", "0:99", "--json"))
+    ratios = json.loads(call("trace", run, "--ratios", "0:15", "--json"))
     for phase, steps in STEPS.items():
         sealed = read(build / "phases" / phase)
         got = {e["part"]: e["rows"] for e in ratios if e["phase"] == phase}

@@ -172,6 +172,8 @@ def test_the_command_tells_spikes_as_tables_and_as_json(tmp_path: Path) -> None:
         (("--spikes", "--window", "3"), "--window: must be at least 16 steps, got 3"),
         (("--spikes", "--threshold", "0"), "--threshold: must be positive, got 0.0"),
         (("--spikes", "--findings"), "ask one of"),
+        (("--findings", "--window", "20"), "--window: needs --spikes"),
+        (("--findings", "--threshold", "6"), "--threshold: needs --spikes"),
     ],
 )
 def test_faults_of_the_question_are_one_line(

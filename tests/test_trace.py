@@ -26,6 +26,7 @@ from prep import shards
 from prep.errors import DamageError, InputError, UsageError
 from prep.tokens import Tokenizer, TokenizerSettings, load
 from train import trace
+from train.findings import findings
 from train.trace import Traced
 
 Json = dict[str, Any]
@@ -190,13 +191,28 @@ def test_a_range_without_steps_has_no_shares() -> None:
 
 
 def test_an_unknown_step_or_phase_is_told_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"phase prose has no step 12 \(recorded: 0 to 11\)"):
+    with pytest.raises(UsageError, match="--step: phase prose has the steps 0 to 11, got 12"):
         trace.documents(traced(), "prose", 12)
     with pytest.raises(UsageError, match=r"no phase is called 'p' in .*there are code, mixed, pr"):
         trace.documents(traced(), "p", 0)
     train(tmp_path, "prose", stop=1)
     with pytest.raises(InputError, match=r"phase code has no step 0 \(recorded: none\)"):
         trace.documents(trace.connect(small_build(), tmp_path), "code", 0)
+    with pytest.raises(InputError, match=r"phase prose has no step 1 \(recorded: 0 to 0\)"):
+        trace.documents(trace.connect(small_build(), tmp_path), "prose", 1)
+
+
+def test_rows_that_are_gone_from_the_ledger_are_told_apart_from_steps_that_are_not_there(
+    tmp_path: Path,
+) -> None:
+    run = copied_run(tmp_path / "run")
+    first, *others = sorted((run / "prose" / "ledger").glob("rows-*.parquet"))
+    first.unlink()
+    assert others
+    with pytest.raises(DamageError, match=r"ledger's rows of step 0 .* are missing; .*--run"):
+        trace.rows(trace.connect(small_build(), run), "prose", 0)
+    [told] = [line for line in findings(small_build(), run) if "is missing" in line]
+    assert first.name in told
 
 
 def test_a_document_is_found_by_name_by_record_and_by_part_of_a_name() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mixtures import recipe as recipes
 from mixtures.build import build
+from mixtures.report import checked
 from mixtures.verify import verify
 from prep import receipts, shards, shuffle
 from prep.errors import InputError
@@ -90,7 +91,19 @@ def test_of_a_sound_build_nothing_is_told(made: Path, workers: int) -> None:
     assert verify(made, workers=workers) == []
     result = corpora.crystalmix("verify", made, "--workers", 1)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "sound: every file, count, digest and order agrees\n"
+    assert result.stdout.startswith("sound: every file, count, digest and order agrees: 3 phases (")
+
+
+def test_a_build_is_sound_as_far_as_it_is_there_and_says_how_far(out: Path) -> None:
+    counts = [len(shards.read(path)) for path in out.glob("domains/*/*/*.h5")]
+    size = f"{len(counts):,} shards, {sum(counts):,} rows"
+    assert checked(out) == f"3 phases (prose, mixed, code), {size}"
+    shutil.rmtree(out / "phases" / "code")
+    result = corpora.crystalmix("verify", out, "--workers", 1)
+    assert result.exit_code == 0
+    assert result.stdout.strip().endswith(f"agrees: 2 phases (prose, mixed), {size}")
+    shutil.rmtree(out / "phases" / "mixed")
+    assert checked(out) == f"1 phase (prose), {size}"
 
 
 def test_a_flipped_bit_of_any_shard_or_table_is_found(out: Path) -> None:

@@ -30,7 +30,12 @@ def ablate() -> None:
 
 @ablate.command(DEFAULT)
 @click.argument("spec")
-@click.option("--data", type=PATH, default=None, help="Folder of the raw files (the recipe's own).")
+@click.option(
+    "--data",
+    type=PATH,
+    default=None,
+    help="Folder of the raw files (default: the recipe's folder).",
+)
 @OUT
 @click.option("--dry-run", is_flag=True, help="Tell the runs, tokens and hours; train nothing.")
 @WORKERS

@@ -39,6 +39,17 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
     return told
 
 
+def checked(run: Path) -> str:
+    """Return in words what there is of a run to check: recorded steps, phase by phase."""
+    steps = {
+        phase.name: ledger.read(phase / "ledger", "steps").num_rows
+        for phase in folders.phases(run)
+        if ledger.segments(phase / "ledger", "steps")
+    }
+    each = ", ".join(f"{phase} {count:,}" for phase, count in steps.items())
+    return f"a run of {sum(steps.values()):,} steps ({each})"
+
+
 def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]:
     begun = folders.read_json(folder / folders.RUN, "train this phase again").get("manifest")
     if begun != manifest.digest:

@@ -12,7 +12,7 @@ from typing import Any
 from mixtures import recipe as recipes
 from mixtures.manifest import Manifest
 from mixtures.plan import PhasePlan, plan
-from mixtures.report import read_manifests, table
+from mixtures.report import hours_told, read_manifests, table
 from prep.errors import CrystalmixError, InputError, UsageError
 from train import inputs, params
 from train.claim import check_fit
@@ -99,7 +99,7 @@ def lines(told: Sequence[PhaseForecast]) -> list[str]:
     """Return a forecast as tables."""
     shown: list[str] = []
     for each in told:
-        hours = "" if each.hours is None else f", {each.hours:,.1f} hours"
+        hours = "" if each.hours is None else f", {hours_told(each.hours)} hours"
         shown += [
             f"{each.phase}: {each.steps:,} steps x {each.batch:,} rows x {each.msl:,} tokens = "
             f"{each.tokens:,} tokens{hours}",
@@ -124,7 +124,10 @@ def lines(told: Sequence[PhaseForecast]) -> list[str]:
     disk = sum(each.disk for each in told)
     total = f"all phases: {sum(each.tokens for each in told):,} tokens, {_size(disk)}"
     hours = [each.hours for each in told if each.hours is not None]
-    return [*shown, f"{total} of checkpoints" + (f", {sum(hours):,.1f} hours" if hours else "")]
+    return [
+        *shown,
+        f"{total} of checkpoints" + (f", {hours_told(sum(hours))} hours" if hours else ""),
+    ]
 
 
 def _phase(

@@ -22,7 +22,8 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.jsonl"
 SAMPLES = "samples.jsonl"
 BOARD = "tensorboard"
-BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}]"
+# What a narrow terminal cuts off stands last.
+BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
 Json = dict[str, Any]
 
 
@@ -50,6 +51,8 @@ class Metrics:
             self.board = summary_writer()(str(self.out / BOARD), purge_step=self.first)
         self.bar: Any = progress(self.manifest.steps, self.manifest.phase, "step")
         self.bar.bar_format = BAR
+        # Else tqdm asks its clock less often after fast steps, and is silent over slow ones.
+        self.bar.miniters, self.bar.dynamic_miniters = 1, False
         self.bar.update(self.first)
         return self
 
@@ -62,9 +65,9 @@ class Metrics:
         """Tell of a finished step."""
         line = line_of(step, tokens_per_second)
         append(self.path, [line])
-        self.bar.update()
         if step.skipped:
             self.bar.set_postfix_str("skipped", refresh=False)
+            self.bar.update()
             return
         told = {
             "loss": f"{step.loss:.3f}",
@@ -72,6 +75,7 @@ class Metrics:
             "tokens/s": f"{tokens_per_second:,.0f}",
         }
         self.bar.set_postfix(told, refresh=False)
+        self.bar.update()  # after its words, so that the line is of one step
         if self.board is not None:
             names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second")
             self.scalars(step.step, {name: line[name] for name in names})

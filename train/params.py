@@ -94,6 +94,15 @@ def cluster(path: Path, phase: str | None = None) -> Cluster:
     return _Reader(path, phase).cluster()
 
 
+def _missing(names: Sequence[str]) -> str:
+    """Return what is told of the first of several keys that are missing."""
+    _, *others = names
+    if not others:
+        return "is missing"
+    verb = "so are" if len(others) > 1 else "so is"
+    return f"is missing, {verb} {', '.join(others)}; {PRESETS / 'mini.yaml'} has them"
+
+
 @lru_cache(maxsize=256)
 def _tell(message: str) -> None:
     # Once, though a file is read for each phase.
@@ -254,13 +263,15 @@ class _Reader:
         try:
             return TypeAdapter(kind).validate_python(values)
         except ValidationError as error:
-            fault = error.errors()[0]
+            faults = error.errors()
+        fault = faults[0]
         key = str(fault["loc"][0]) if fault["loc"] else ""
         message = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
         if fault["type"] == "value_error":
             key, _, message = str(fault.get("ctx", {})["error"]).partition(": ")
         elif fault["type"] == "missing":
-            message = "is missing"
+            names = [str(each["loc"][0]) for each in faults if each["type"] == "missing"]
+            message = _missing([YAML_KEYS.get(name, name) for name in names])
         raise self._fault((*steps, YAML_KEYS.get(key, key)), message)
 
     def _fault(self, steps: Steps, message: str) -> RecipeError:

@@ -78,7 +78,7 @@ class Traced:
 
         Raises DamageError where it can't read a file of the build or the run.
         """
-        with _told():
+        with explained():
             # None, whatever its stub says, for a statement that gives no rows
             found: Any = self.connection.sql(query, params=parameters or None)
             return pa.table({}) if found is None else _distinct(found.to_arrow_table())
@@ -100,7 +100,7 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     connection = duckdb.connect()
     connection.register("parts", _parts(read))
     connection.register("shards", _shards(read))
-    with _told():
+    with explained():
         _documents(connection, build)
         _spans(connection, build)
         if run is not None:
@@ -109,12 +109,16 @@ def connect(build: Path, run: Path | None = None) -> Traced:
 
 
 def documents(traced: Traced, phase: str, step: int) -> list[Json]:
-    """Return the document pieces of a step, slot by slot; InputError if it is not recorded."""
+    """Return the document pieces of a step, slot by slot; errors as of `rows`."""
     return _of_step(traced, DOCUMENTS, phase, step)
 
 
 def rows(traced: Traced, phase: str, step: int) -> list[Json]:
-    """Return the rows of a step as recorded, slot by slot; InputError if it is not."""
+    """Return the rows of a step as recorded, slot by slot.
+
+    Raises UsageError for a step that the phase does not have, InputError for one that is not
+    recorded, DamageError where it is, but its rows are gone.
+    """
     return _of_step(traced, ROWS, phase, step)
 
 
@@ -122,15 +126,21 @@ def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    found = traced.rows(query, [phase, step])
-    if not found:
-        [last] = traced.rows("SELECT max(step) AS last FROM steps WHERE phase = ?", [phase])
-        skipped = "SELECT skipped FROM steps WHERE phase = ? AND step = ? AND skipped"
-        if traced.rows(skipped, [phase, step]):
-            raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
-        recorded = "none" if last["last"] is None else f"0 to {last['last']}"
+    if found := traced.rows(query, [phase, step]):
+        return found
+    if step >= (planned := traced.manifests[phase].steps):
+        raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
+    entries = traced.rows("SELECT step, skipped FROM steps WHERE phase = ?", [phase])
+    skipped = {entry["step"]: entry["skipped"] for entry in entries}
+    if step not in skipped:
+        recorded = f"0 to {max(skipped)}" if skipped else "none"
         raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
-    return found
+    if skipped[step]:
+        raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
+    raise DamageError(
+        f"{traced.run}: the ledger's rows of step {step} of phase {phase} are missing; "
+        f"`crystalmix verify {traced.build} --run {traced.run}` tells which file to restore"
+    )
 
 
 def find_documents(traced: Traced, name: str) -> list[Json]:
@@ -279,7 +289,7 @@ def _distinct(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _told() -> Generator[None]:
+def explained() -> Generator[None]:
     """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
     try:
         yield

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 FIM = ("", "PSM", "SPM")
 SNIPPET = 72
 MOST_ROWS = 1000
+READING = ("SELECT", "EXPLAIN", "PRAGMA", "SET", "MULTI")  # statements of DuckDB; MULTI: a PIVOT
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def answer(
     if repeats is not None:
         parts = repeating.repeats(traced, repeats)
         return Answer(parts, repeating.repeat_lines(parts, repeats))
-    first, last = _range(ratios or "")
+    first, last = _range(traced, ratios or "")
     told = trace.ratios(traced, first, last)
     return Answer(told, ratio_lines(told))
 
@@ -75,11 +76,23 @@ def query(path: Path, build: Path | None, asked: str | None) -> Answer:
     traced = trace.connect(build_of(path, build), path) if is_run else _opened(path)
     if asked is None:
         return _views(traced)
+    _check_reads(traced, asked)
     rows = traced.rows(asked)
     head = list(rows[0]) if rows else []
     cells = [[_cell(value) for value in row.values()] for row in rows[:MOST_ROWS]]
     more = [f"... {len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
     return Answer(rows, [*table(cells, head), *more] if rows else ["no rows"])
+
+
+def _check_reads(traced: Traced, asked: str) -> None:
+    """Refuse SQL that writes: a build, a run and the folder here are only looked at."""
+    with trace.explained():
+        statements = traced.connection.extract_statements(asked)
+    for statement in statements:
+        kind = statement.type.name
+        # EXPLAIN ANALYZE does what it explains.
+        if kind not in READING or (kind == "EXPLAIN" and "analyze" in asked.lower()):
+            raise UsageError(f"sql: only reads (SELECT and the like), got {kind}")
 
 
 def _opened(path: Path) -> Traced:
@@ -152,10 +165,17 @@ def _candidates(name: str, found: list[Json]) -> Answer:
     return Answer({"documents": shown, "steps": None}, [told, *lines])
 
 
-def _range(asked: str) -> tuple[int, int]:
+def _range(traced: Traced, asked: str) -> tuple[int, int]:
+    """Return the first and the last step of a range in which steps are recorded, all of it."""
     first, _, last = asked.partition(":")
     if not (first.isdecimal() and last.isdecimal()):
         raise UsageError(f"--ratios: must be FIRST:LAST such as 0:999, got {asked!r}")
+    if int(first) > int(last):
+        raise UsageError(f"--ratios: FIRST must not be after LAST, got {asked}")
+    [told] = traced.rows("SELECT max(step) AS last FROM steps")
+    if told["last"] is None or int(last) > told["last"]:
+        recorded = "none" if told["last"] is None else f"0 to {told['last']}"
+        raise UsageError(f"--ratios: the recorded steps are {recorded}, got {asked}")
     return int(first), int(last)
 
 

@@ -15,6 +15,8 @@ from prep.console import (
     MOVED,
     PATH,
     WORKERS,
+    given,
+    refuse_without,
     show_answer,
     show_findings,
     show_json,
@@ -64,25 +66,29 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
     """
     from mixtures import foreign
+    from mixtures.report import checked
     from mixtures.verify import verify as check
 
     if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
         show_json(asdict(files)) if as_json else show_lines(files.lines())
         sys.exit(1 if files.faults else 0)
     told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
+    read = [] if told else [checked(build_)]
     if run is not None:
-        from train.findings import findings
+        from train import findings
         from train.skips import lines, recorded
 
-        told += findings(build_, run, batches=True)
+        told += findings.findings(build_, run, batches=True)
+        read += [] if told else [findings.checked(run)]
         for line in lines(recorded(run)) if not told else ():
             click.echo(f"note: {line}", err=True)
-    show_findings(told, as_json, "sound: every file, count, digest and order agrees")
+    sound = f"sound: every file, count, digest and order agrees: {', '.join(read)}"
+    show_findings(told, as_json, sound)
 
 
 @click.command()
 @click.argument("build_", metavar="BUILD", type=PATH)
-@click.option("--run", "run_file", default="mini", help="Run file or preset (mini).")
+@click.option("--run", "run_file", default="mini", help="Run file (default: the preset mini).")
 @click.option("--out", type=PATH, help="Folder to write into.")
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
@@ -114,12 +120,15 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
     dry_run, ranks, speed, as_json = (
         asked.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
     )
+    if not given("run_file"):
+        click.echo(f"note: no --run: taking the preset {run_file}", err=True)
     if dry_run:
         from train.forecast import Asked, answer
 
         told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
         show_answer(told, as_json)
         return
+    refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:
         raise click.UsageError("Missing option '--out'.")
     from train.session import train as run
@@ -156,7 +165,9 @@ def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None: 
     from train.spikes import SpikeSettings
 
     measure = {name: asked.pop(name) for name in ("window", "threshold")}
-    if asked["spikes"] is not None:
+    if asked["spikes"] is None:
+        refuse_without("--spikes", *measure)
+    else:
         asked["spikes"] = SpikeSettings(phase=asked["spikes"] or None, **measure)
     show_answer(tracing.answer(run, build_, **asked), as_json)
 
