@@ -82,7 +82,7 @@ def rewritten(path: Path, change: Any) -> None:
 def test_a_changed_raw_file_is_refused(folder: Path) -> None:
     rewritten(folder / PYTHON, lambda rows: rows[0].update(content="x = 1\n"))
     told = stale(folder)
-    assert told.startswith("build/sources/code: was built otherwise (inputs.files: [{")
+    assert told.startswith(f"build/sources/code: was built otherwise (inputs.files: {PYTHON}: ")
     assert told.endswith("build into another --out or remove this folder")
 
 
