@@ -193,6 +193,22 @@ def test_what_a_tokenizer_lacks_is_told_with_the_place_that_asks_for_it(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("raw", [None, b"{}"])
+def test_a_tokenizer_that_is_given_instead_is_blamed_by_its_option(
+    tmp_path: Path, raw: bytes | None
+) -> None:
+    corpora.write_corpus(tmp_path)
+    path, given = corpora.write_recipe(tmp_path), tmp_path / "given.json"
+    if raw is not None:
+        given.write_bytes(raw)
+    words = ("build", path, "--out", tmp_path / "out", "--tokenizer", given)
+    result = corpora.crystalmix(*words)
+    assert result.stderr.startswith(f"crystalmix: --tokenizer: {given}: ")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    given.write_bytes(without("</s>"))  # sound, but the recipe asks for more
+    assert f"{path}:" in corpora.crystalmix(*words).stderr
+
+
 def test_a_token_that_the_recipe_names_in_vain_is_told_with_its_line(tmp_path: Path) -> None:
     corpora.write_corpus(tmp_path)
     path = corpora.write_recipe(tmp_path, tokenizer={"bos": "<begin>"})
