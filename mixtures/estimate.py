@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mixtures import dropnotes
 from mixtures.recipe import Recipe
 from prep import documents, query, sources
 from prep.records import TEXT
@@ -28,11 +29,10 @@ def sampled(recipe: Recipe, root: Path) -> dict[str, int]:
     around = recipe.rows.bos + recipe.rows.eos
     local = {name: one for name, one in recipe.sources.items() if one.hub is None}
     drawn = {name for domain in recipe.domains.values() for name in domain.sources}
-    known = {
-        name: _tokens(source, root, tokenizer, around)
-        for name, source in local.items()
-        if name in drawn
-    }
+    known: dict[str, float] = {}
+    for name in (name for name in local if name in drawn):
+        dropnotes.tell_unread(recipe, root, local[name], sources.listing(local[name], root))
+        known[name] = _tokens(local[name], root, tokenizer, around)
     told: dict[str, int] = {}
     for name, domain in recipe.domains.items():
         if all(source in known for source in domain.sources):
@@ -51,6 +51,7 @@ def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> fl
     with TemporaryDirectory(prefix="crystalmix-") as scratch:
         out = Path(scratch) / "documents.parquet"
         found = [documents.scan(source, root, block, shape, out) for block in chosen]
+    dropnotes.tell_sampled(source, found)
     raw = sum(sizes[block] for block in chosen)
     scale = sum(sizes.values()) / max(1, raw) * (source.select.sample or 1.0)
     count = sum(told["documents"] for told in found) * scale

@@ -5,6 +5,7 @@ domains by weight. *Where* and *how fast* are flags.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,11 +13,12 @@ from typing import Any, ClassVar, Literal
 from mixtures import yamlfile
 from mixtures.phase import Phase
 from prep.duplicates import Duplicates
-from prep.errors import RecipeError
+from prep.errors import InputError, RecipeError, UsageError
 from prep.fim import FimSettings
 from prep.pack import PackSettings
 from prep.sources import Source
 from prep.tokens import TokenizerSettings
+from prep.tokens import load as load_tokenizer
 from prep.zooshuffle import ZooShuffleSettings
 
 BUNDLED = Path(__file__).parent / "recipes"
@@ -141,7 +143,8 @@ def find(name: str) -> Path:
 def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
     """Load a recipe by path or bundled name; `tokenizer` replaces the tokenizer's path.
 
-    Raises RecipeError with file, line and path of the first fault.
+    Raises RecipeError with file, line and path of the first fault, UsageError for a tokenizer
+    given instead that is none.
     """
     path = find(str(name))
     content = yamlfile.load(path)
@@ -149,6 +152,8 @@ def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
     recipe = yamlfile.check(path, content, Recipe)
     _check_names(path, content, recipe)
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
+    if tokenizer is not None:
+        _check_given(chosen)
     recipe = replace(recipe, tokenizer=chosen)
     object.__setattr__(recipe, "file", path)  # a field that YAML can't set
     return recipe
@@ -159,6 +164,15 @@ def _tokenizer(path: Path, recipe: Recipe, given: Path | None) -> Path | str:
         return given
     beside = path.parent / recipe.tokenizer.path
     return beside if beside.exists() else recipe.tokenizer.path
+
+
+def _check_given(settings: TokenizerSettings) -> None:
+    """Blame the option, not the recipe's line, for a tokenizer that can't be loaded."""
+    with suppress(RecipeError):  # what the recipe asks of it is told with its place in the recipe
+        try:
+            load_tokenizer(settings)
+        except InputError as error:
+            raise UsageError(f"--tokenizer: {error}") from None
 
 
 def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401

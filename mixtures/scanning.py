@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import selecting, stages
+from mixtures import dropnotes, selecting, stages
 from mixtures.context import Context, summed
 from mixtures.recipe import Recipe
 from mixtures.seen import Seen
@@ -48,6 +48,8 @@ def scan(context: Context, names: list[str]) -> dict[str, Json]:
     with _at(context):
         works = [_Work(context, context.recipe.sources[name]) for name in names]
         todo = [work for work in works if work.receipt is None]
+        for work in todo:
+            dropnotes.tell_unread(context.recipe, context.root, work.source, work.found)
         groups = context.run(stages.scan, [work.items() for work in todo], "documents")
     results = {work.source.name: group for work, group in zip(todo, groups, strict=True)}
     done: dict[str, Json] = {}
@@ -90,8 +92,8 @@ class _Work:
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
         self.folder = context.out / "sources" / source.name
-        found = sources.listing(source, context.root)
-        self.blocks, self.skipped = list(found.names), found.skipped
+        self.found = sources.listing(source, context.root)
+        self.blocks = list(self.found.names)
         self.seen = Seen(source, context.root, self.folder)
         self.evaluations: Json | None = None
         self.recipe = self._recipe()
@@ -135,7 +137,7 @@ class _Work:
             "blocks": [{"block": b, **{k: e[k] for k in BLOCK_KEYS}} for b, e in entries],
             "content": receipts.digest([[e["text_digest"], e["documents"]] for e in kept]),
             "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
-            "skipped": [{"file": name, "why": why} for name, why in self.skipped],
+            "skipped": [{"file": name, "why": why} for name, why in self.found.skipped],
             "seen": self.seen.entries,
         }
         names = [out.name, dropped.NAME, *([numbering.NEAR] if choice.width else [])]
@@ -143,6 +145,7 @@ class _Work:
         receipt = receipts.seal(self.folder, wanted, files, content)
         for part in self.folder.glob("block-*"):
             part.unlink()
+        dropnotes.tell_dropped(self.source, account, self.context.out)
         return receipt
 
     def _parts(self) -> list[Path]:

@@ -13,7 +13,7 @@ from mixtures import zoo
 from mixtures.context import Context, Folder, rows_files, tokenizer_identity
 from mixtures.manifest import Manifest, ManifestPart, PartShard
 from mixtures.order import VERSION
-from mixtures.phase import Part, Phase, shares
+from mixtures.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
 from prep import pack
 from prep.errors import RefusalError
 
@@ -38,7 +38,14 @@ def draft(
     """Return a phase's manifest; RefusalError if the data can't give it."""
     recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
     basis = Basis(recipe.name, recipe.seed, recipe.rows.msl, tokenizer, context.out)
-    return compose(basis, phase, folders, previous)
+    try:
+        return compose(basis, phase, folders, previous)
+    except RefusalError as error:
+        told = str(error).removeprefix(f"phase {phase.name}: ")
+        word = told.removeprefix("part ").split(" ")[0].removesuffix(":")
+        found = (i for i, part in enumerate(phase.parts) if part.name == word)
+        steps = [step for i in found for step in ("parts", i)][:2]
+        raise RefusalError(str(recipe.fault(told, "phases", phase.name, *steps))) from None
 
 
 def compose(
@@ -144,10 +151,11 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> M
             f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
             f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out"
         )
-    if epochs > asked.max_epochs:
+    if epochs > (most := asked.max_epochs):
+        usual = " (the default)" if most == DEFAULT_MAX_EPOCHS else ""
         raise RefusalError(
             f"phase {draft.phase}: part {part.name} would be repeated {epochs:.2f} times "
-            f"({count} rows asked, {part.available} there), over max_epochs {asked.max_epochs:g}; "
+            f"({count} rows asked, {part.available} there), over max_epochs {most:g}{usual}; "
             f"lower its {asked.kind} or the steps, add data, or raise max_epochs"
         )
     return manifests.budgeted(part, count, rows, draft.msl)

@@ -48,7 +48,7 @@ def verify(
     """
     folders = sealed_folders(out)
     if not folders:
-        raise InputError(f"{out}: holds no build (no {receipts.NAME} below it)")
+        raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")
     told = list(_check_unfinished(out))
     sealed: dict[Path, Json] = {}
     for folder in folders:

@@ -5,8 +5,12 @@ errors everywhere.
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -20,13 +24,13 @@ Step = str | int
 # A dataclass that is read from YAML says `__pydantic_config__ = STRICT`.
 STRICT: dict[str, Any] = {"extra": "forbid"}
 
-REMEDIES = {
-    "missing": "is missing",
-    "unexpected_keyword_argument": "is no known key",
-    "extra_forbidden": "is no known key",
-}
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+REMEDIES = {"missing": "is missing", **dict.fromkeys(UNKNOWN, "is no known key")}
 PLACE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # of a field: `rate`, `parts.1.weight`
-RULES = {"dataclass_type": "must be a mapping", "dict_type": "must be a mapping"}
+RULES = {
+    **dict.fromkeys(("dataclass_type", "dict_type"), "must be a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+}
 
 
 def read(path: Path, shape: type[Shape]) -> Shape:
@@ -60,7 +64,7 @@ def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN40
         # Of several faults the one that stands first in the file is told; what is missing last,
         # since a misspelt key is told as unknown and as missing.
         told = sorted(error.errors(), key=lambda fault: _place(content, fault))
-        raise _fault(path, content, told[0]) from None
+        raise _fault(path, content, told[0], shape) from None
 
 
 def _place(content: Any, fault: Any) -> tuple[bool, int]:  # noqa: ANN401
@@ -84,7 +88,7 @@ def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
     return line
 
 
-def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
+def _fault(path: Path, content: Any, fault: Any, shape: Any) -> RecipeError:  # noqa: ANN401
     steps: tuple[Step, ...] = fault["loc"]
     message = str(REMEDIES.get(fault["type"], fault["msg"]))
     if fault["type"] == "value_error":
@@ -96,11 +100,50 @@ def _fault(path: Path, content: Any, fault: Any) -> RecipeError:  # noqa: ANN401
             steps, message = (*steps, *inner), rest
         else:
             message = str(fault["ctx"]["error"])
+    elif fault["type"] in UNKNOWN:
+        message += _others(content, steps, shape)
     elif fault["type"] not in REMEDIES:
-        message = RULES.get(fault["type"], f"{message[:1].lower()}{message[1:]}")
-        message = f"{message}, got {plain(fault['input'])!r}"
+        given, message = plain(fault["input"]), f"{message[:1].lower()}{message[1:]}"
+        rule = RULES.get(fault["type"], message)
+        message = f"{rule}, got {given!r}"
+        if rule == RULES["list_type"] and isinstance(given, str | int | float):
+            message += f"; write [{given}]"
     where = ".".join(str(step) for step in steps)
     return RecipeError(f"{path}:{line_of(content, steps)}: {where or 'the file'}: {message}")
+
+
+def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: ANN401
+    """Return what may be meant by an unknown key: the known one like it, else all there are."""
+    for step in steps[:-1]:
+        shape = _inner(shape, step)
+        content = _value(content, step)
+    shape = _inner(shape, "")
+    keys = [each.name for each in fields(shape) if each.init] if is_dataclass(shape) else []
+    if isinstance(content, CommentedMap):  # without those that no line of the file gives
+        keys = [key for key in keys if key not in content or key in content.lc.data]
+    if like := get_close_matches(str(steps[-1]), keys, 1):
+        return f"; did you mean {like[0]}?"
+    return f" (there are {', '.join(keys)})" if keys else ""
+
+
+def _value(content: Any, step: Step) -> Any:  # noqa: ANN401
+    found: Any = content.items() if isinstance(content, dict) else ()
+    if isinstance(content, list):
+        found = enumerate(content)
+    return next((value for key, value in found if str(key) == str(step)), None)
+
+
+def _inner(shape: Any, step: Step) -> Any:  # noqa: ANN401
+    """Return the type of what stands at a step below a type; at no step (""), the type itself."""
+    kinds: Sequence[Any] = [kind for kind in get_args(shape) if kind not in (NoneType, ...)]
+    if hasattr(shape, "__origin__"):  # dict[str, X], tuple[X, ...]
+        return kinds[-1] if step != "" else shape
+    if kinds:  # a union: its member that has keys; pydantic may name it in a step of its own
+        member = next((kind for kind in kinds if is_dataclass(kind)), kinds[0])
+        return member if step in ("", getattr(member, "__name__", "")) else _inner(member, step)
+    if step != "" and is_dataclass(shape):
+        return get_type_hints(shape).get(str(step))
+    return shape
 
 
 def plain(content: Any) -> Any:  # noqa: ANN401

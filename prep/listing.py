@@ -2,7 +2,8 @@
 
 Files are listed in the order of the patterns, sorted by name within one. Hidden files are litter
 (`.DS_Store`, `._x`) and never listed. Links are followed to files, not to folders, and a file is
-listed once, under its own name where that is listed too. What is left out is told.
+listed once, under its own name where that is listed too. What is left out is told, and which files
+of a folder or glob no suffix makes data.
 """
 
 import os
@@ -26,6 +27,7 @@ FAMILIES = {
 FORMATS = (*FAMILIES, *(f"jsonl{suffix}" for suffix in PACKINGS))
 RECORDS = ("jsonl", "parquet", "arrow")  # what a suffix alone tells
 PACKED = ("jsonl", "text")
+OTHER = "is of another kind"
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Listing:
-    """The names of files, and what was left out, each with the reason."""
+    """The names of files, and what was left out, each with the reason.
+
+    others: files that are no data by their suffix, so that nobody looks at them.
+    """
 
     names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def kind(name: str, wanted: str | None) -> Kind | None:
@@ -77,23 +83,40 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, wanted: str | Non
     """
     names: dict[str, None] = {}
     skipped: dict[str, str] = {}
+    others: dict[str, None] = {}
     for pattern in patterns:
         found = _remote(pattern, wanted) if is_url(pattern) else _local(pattern, root, wanted)
-        fine = sorted(path for path, why in found if not why)
-        skipped |= {escaped(path): why for path, why in sorted(found) if why}
+        found.sort()
+        if not is_url(pattern):
+            found = [(escaped(path), why) for path, why in found]
+        fine = [path for path, why in found if not why]
+        skipped |= {path: why for path, why in found if why not in ("", OTHER)}
+        others |= {path: None for path, why in found if why == OTHER}
         if not fine:
             where = pattern if is_url(pattern) else root / pattern
-            left = "; ".join(f"{name} {why}" for name, why in list(skipped.items())[:3])
+            hint = _hint([f"{name} {why}" for name, why in skipped.items()], list(others), wanted)
             raise InputError(
                 f"source {source}: {where} matches no file ({suffixes(wanted)}); "
-                f"{f'left out: {left}; ' if left else ''}check the path or --data"
+                f"{hint}check the path or --data"
             )
-        names.update(dict.fromkeys(fine if is_url(pattern) else map(escaped, fine)))
+        names.update(dict.fromkeys(fine))
     for name, why in _twice(list(names), root):
         del names[name]
         skipped[name] = why
     left = {name: why for name, why in skipped.items() if name not in names}
-    return Listing(tuple(names), tuple(left.items()))
+    unread = (name for name in others if name not in names)
+    return Listing(tuple(names), tuple(left.items()), tuple(unread))
+
+
+def _hint(skipped: list[str], others: list[str], wanted: str | None) -> str:
+    """Return what there is where no file is data, and how it may be read."""
+    told = f"left out: {'; '.join(skipped[:3])}; " if skipped else ""
+    texts = [name for name in others if fits(name, "text")]
+    if texts and wanted is None:
+        return f"{told}set `format: text` to read {texts[0]} and the like, a document each, or "
+    if others:
+        told += f"there are files of other kinds ({', '.join(others[:3])}): set `format`, or "
+    return told
 
 
 def _is_of(low: str, family: str) -> bool:
@@ -125,9 +148,9 @@ def _local(pattern: str, root: Path, wanted: str | None) -> list[tuple[str, str]
             return [_named(literal, path, wanted)]
     globbed = ((path, _unfit(path)) for path in _glob(pattern, root))
     return [
-        (_below(path, root), why)
+        (_below(path, root), why if wanted is not None or fits(path.name, wanted) else OTHER)
         for path, why in globbed
-        if fits(path.name, wanted) or (wanted is not None and not path.is_dir())
+        if fits(path.name, wanted) or not path.is_dir()
     ]
 
 
@@ -157,7 +180,7 @@ def _glob(pattern: str, root: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path, wanted: str | None) -> Iterator[tuple[Path, str]]:
-    """Yield the files below a folder, and links and odd things with why they are left out."""
+    """Yield the files below a folder; links, odd things and files that are no data with why."""
     stack = [folder]
     while stack:
         try:
@@ -172,6 +195,8 @@ def _walk(folder: Path, wanted: str | None) -> Iterator[tuple[Path, str]]:
                 stack.append(Path(entry.path))
             if is_data or (why and entry.is_symlink()):
                 yield Path(entry.path), why
+            elif not why:
+                yield Path(entry.path), OTHER
 
 
 def _unfit(path: Path) -> str:
@@ -231,9 +256,10 @@ def _remote(url: str, wanted: str | None) -> list[tuple[str, str]]:
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{url}: can't be listed ({brief}); check the url and access") from None
     names = [file_system.unstrip_protocol(each) for each in found]
+    paths = ((name, urlsplit(name).path) for name in names)
     return [
-        (name, "")
-        for name in names
-        if not PurePosixPath(urlsplit(name).path).name.startswith(".")
-        and (fits(urlsplit(name).path, wanted) or (magic and wanted is not None))
+        (name, "" if fits(path, wanted) or (magic and wanted is not None) else OTHER)
+        for name, path in paths
+        if not PurePosixPath(path).name.startswith(".")
+        and (not magic or wanted is not None or fits(path, wanted))  # a glob gives folders too
     ]

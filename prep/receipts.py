@@ -180,7 +180,10 @@ def damages(folder: Path, receipt: Json) -> list[str]:
 
 
 def differences(found: object, wanted: object, path: str) -> list[str]:
-    """Return where two JSON values differ, as `path: found -> wanted` lines."""
+    """Return where two JSON values differ, as `path: found -> wanted` lines.
+
+    Of lists of files the first file that differs is named.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted})
         return [
@@ -192,7 +195,34 @@ def differences(found: object, wanted: object, path: str) -> list[str]:
         wanted, option=orjson.OPT_SORT_KEYS
     ):
         return []
+    before, after = _files(found), _files(wanted)
+    if before is not None and after is not None:
+        return [f"{path}: {_first_file(before, after)}"]
     return [f"{path}: {_brief(found)}, now {_brief(wanted)}"]
+
+
+def _files(value: Any) -> dict[str, Json] | None:  # noqa: ANN401  any JSON
+    """Return a list of entries of files by name; None if it is none."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return None
+    entries: list[Json] = value
+    named = {str(each.get("file", each.get("name"))): each for each in entries if "xxh3" in each}
+    return named if len(named) == len(entries) else None
+
+
+def _first_file(found: Mapping[str, Json], wanted: Mapping[str, Json]) -> str:
+    """Return how the first file that differs between two lists does."""
+    for name in dict.fromkeys([*found, *wanted]):
+        if name not in wanted:
+            return f"{name}: was there, is no more"
+        if name not in found:
+            return f"{name}: is new"
+        old, new = found[name], wanted[name]
+        if old.get("bytes") != new.get("bytes"):
+            return f"{name}: {old.get('bytes')} bytes, now {new.get('bytes')}"
+        if told := differences(old, new, name):
+            return told[0].replace(f"{name}.", f"{name}: ", 1)
+    return "the same files in another order"
 
 
 def _brief(value: object) -> str:

@@ -145,7 +145,7 @@ def listing(source: Source, root: Path) -> Listing:
             f"source {source.name}: none of its {len(found.names)} files has an {source.half} "
             "number; drop `half` or add files"
         )
-    return Listing(chosen, found.skipped)
+    return replace(found, names=chosen)
 
 
 def blocks(source: Source, root: Path) -> list[str]:
@@ -192,17 +192,20 @@ def identity(source: Source, root: Path, block: str) -> Stamp:
     """Return what a block looks like from outside: a file, or all files of a folder."""
     if source.format != "text":
         return rawfiles.stamp(root, block)
-    names = textfiles.names(root, block, "text")
-    return rawfiles.together({name: rawfiles.stamp(root, name) for name in names})
+    return rawfiles.together({name: rawfiles.stamp(root, name) for name in files(root, block)})
 
 
 def digest(source: Source, root: Path, block: str) -> str:
     """Return the xxh3-128 of a block's bytes, in hex; of a folder, over names and digests."""
     if source.format != "text":
         return rawfiles.digest(root, block)
-    names = textfiles.names(root, block, "text")
-    told = [[name, rawfiles.digest(root, name)] for name in names]
+    told = [[name, rawfiles.digest(root, name)] for name in files(root, block)]
     return xxhash.xxh3_128_hexdigest(orjson.dumps(told))
+
+
+def files(root: Path, block: str) -> list[str]:
+    """Return the files of a block of texts, sorted."""
+    return textfiles.names(root, block, "text")
 
 
 def wanted(source: Source, root: Path, block: str) -> Wanted:

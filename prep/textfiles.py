@@ -22,9 +22,11 @@ def blocks(source: str, patterns: tuple[str, ...], root: Path, wanted: str) -> L
     """List the blocks of patterns; RecipeError where two patterns name one file."""
     found: dict[str, str] = {}
     skipped: dict[str, str] = {}
+    others: dict[str, None] = {}
     for pattern in patterns:
         listing = listed(source, (pattern,), root, wanted)
         skipped |= dict(listing.skipped)
+        others |= dict.fromkeys(listing.others)
         for name in listing.names:
             if not is_url(name) and path_of(root, name).is_symlink():
                 skipped[name] = "is a link, and a text file is read under its own name"
@@ -32,7 +34,8 @@ def blocks(source: str, patterns: tuple[str, ...], root: Path, wanted: str) -> L
             block = _block(pattern, name, root)
             if found.setdefault(name, block) != block:
                 raise RecipeError(f"source {source}: files: {name} is named twice; name it once")
-    return Listing(tuple(dict.fromkeys(found.values())), tuple(skipped.items()))
+    unread = (name for name in others if name not in found)
+    return Listing(tuple(dict.fromkeys(found.values())), tuple(skipped.items()), tuple(unread))
 
 
 def names(root: Path, block: str, wanted: str) -> list[str]:

@@ -77,7 +77,10 @@ class Tokenizer:
 
     def __init__(self, settings: TokenizerSettings, raw: bytes) -> None:
         self.settings, self.raw = settings, raw
-        self.json: Json = orjson.loads(raw)
+        held: object = orjson.loads(raw)
+        if not isinstance(held, dict):
+            raise TypeError(f"it holds a {type(held).__name__}, not an object")
+        self.json: Json = held
         self.fingerprint = sha256(raw).hexdigest()
         if self.json["model"].get("type", "BPE") != "BPE":
             raise ValueError(f"its model is {self.json['model']['type']}")
@@ -261,8 +264,13 @@ def load(settings: TokenizerSettings) -> Tokenizer:
         raise InputError(f"{path}: no such tokenizer file; give a tokenizer.json or a hub id")
     try:
         return _loaded(settings, raw)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is no tokenizer.json of BPE kind ({error})") from None
+    except KeyError as error:
+        fault = f"it lacks the key {error}"
+    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+        fault = str(error)
+    raise InputError(
+        f"{path}: is no tokenizer.json of BPE kind ({fault}); give one that `tokenizers` saved"
+    )
 
 
 @lru_cache(maxsize=8)

@@ -163,6 +163,13 @@ def refused(tmp_path: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
+def at(tmp_path: Path, line: str, place: str) -> str:
+    """Return how a refusal names its place in the recipe."""
+    path = tmp_path / "recipe.yaml"
+    lines = path.read_text().splitlines()
+    return f"{path}:{1 + lines.index(f'    {line}')}: phases.{place}: "
+
+
 def part(weight: float, domain: str = "web", **more: Any) -> Json:
     return {"domain": domain, "weight": weight, **more}
 
@@ -173,29 +180,32 @@ def phase(*parts: Json, steps: int = 10) -> Json:
 
 def test_more_epochs_than_allowed_are_refused_with_numbers_and_remedy(tmp_path: Path) -> None:
     told = refused(tmp_path, phases=phase(part(1.0, max_epochs=1.5), steps=25))
-    assert told == (
-        "phase prose: part web would be repeated 2.00 times (100 rows asked, 50 there), over "
+    assert told == at(tmp_path, "- domain: web", "prose.parts.0") + (
+        "part web would be repeated 2.00 times (100 rows asked, 50 there), over "
         "max_epochs 1.5; lower its weight or the steps, add data, or raise max_epochs"
     )
+    told = refused(tmp_path / "more", phases=phase(part(1.0), steps=70))
+    assert "would be repeated 5.60 times" in told
+    assert ", over max_epochs 4 (the default); " in told
 
 
 def test_a_part_that_gets_no_row_is_refused(tmp_path: Path) -> None:
     told = refused(tmp_path, phases=phase(part(0.999), part(0.001, "book")))
-    assert told == (
-        "phase prose: part book gets none of 40 rows (weight 0.001); "
+    assert told == at(tmp_path, "- domain: book", "prose.parts.1") + (
+        "part book gets none of 40 rows (weight 0.001); "
         "raise its weight or the steps, or leave it out"
     )
 
 
 def test_an_empty_subset_and_an_empty_half_are_refused(tmp_path: Path) -> None:
     told = refused(tmp_path, phases=phase(part(1.0, subset=[0.5, 0.501])))
-    assert told == (
+    assert told == at(tmp_path, "- domain: web", "prose.parts.0") + (
         "part web-0.5-0.501: is empty: rows 25 to 25 of 50 in 7 shards; "
         "widen the subset, add data or lower rows.rows_per_shard"
     )
     rows = {"rows_per_shard": 4096}
     told = refused(tmp_path / "half", rows=rows, phases=phase(part(1.0, half="odd")))
-    assert told.startswith("part web-odd: is empty: rows 0 to 0 of 0 in 0 odd shards; ")
+    assert "parts.0: part web-odd: is empty: rows 0 to 0 of 0 in 0 odd shards; " in told
 
 
 def test_a_domain_without_a_whole_row_is_refused(tmp_path: Path) -> None:

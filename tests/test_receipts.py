@@ -74,6 +74,42 @@ def test_a_difference_names_its_path_and_both_values() -> None:
     assert len(long) < 80
 
 
+FILES: list[Json] = [
+    {"file": f"prose/{name}.jsonl", "bytes": 323583, "xxh3": name * 32} for name in "abc"
+]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ([FILES[0], {**FILES[1], "bytes": 412000}], "prose/b.jsonl: 323583 bytes, now 412000"),
+        (
+            [FILES[0], {**FILES[1], "xxh3": "d" * 32}, FILES[2]],
+            f'prose/b.jsonl: xxh3: "{"b" * 32}", now "{"d" * 32}"',
+        ),
+        (FILES[1:], "prose/a.jsonl: was there, is no more"),
+        ([*FILES, {**FILES[0], "file": "z"}], "z: is new"),
+        ([], "prose/a.jsonl: was there, is no more"),
+        (FILES[::-1], "the same files in another order"),
+    ],
+)
+def test_of_lists_of_files_the_first_that_differs_is_named(now: list[Json], told: str) -> None:
+    found = {"files": FILES}
+    assert receipts.differences(found, {"files": now}, "inputs") == [f"inputs.files: {told}"]
+    named = [[{**entry, "name": entry["file"]} for entry in each] for each in (FILES, now)]
+    for entry in [*named[0], *named[1]]:
+        del entry["file"]
+    assert receipts.differences(*named, "files") == [f"files: {told}".replace(".file:", ".name:")]
+
+
+def test_lists_of_anything_else_are_told_as_they_are() -> None:
+    assert receipts.differences([{"file": "a"}], [{"file": "b"}], "at") == [
+        'at: [{"file":"a"}], now [{"file":"b"}]'
+    ]
+    twice = [FILES[0], FILES[0]]
+    assert receipts.differences(twice, FILES[:1], "at")[0].startswith('at: [{"file":"prose/a')
+
+
 def test_a_finished_folder_of_the_same_recipe_is_fresh(sealed: Path) -> None:
     found = receipts.fresh(sealed, WANTED)
     assert found is not None

@@ -18,7 +18,7 @@ from prep.tokens import TokenizerSettings
 
 # What is replaced in the recipe, by what (@: where the fault is told), and what is told.
 FAULTS = [
-    ("seed: 7", "@sed: 7", "sed: is no known key"),
+    ("seed: 7", "@sed: 7", "sed: is no known key; did you mean seed?"),
     ("seed: 7\n", "", "seed: is missing"),
     (
         "seed: 7",
@@ -26,22 +26,24 @@ FAULTS = [
         "seed: input should be a valid integer, unable to parse string as an integer, got 'many'",
     ),
     ("name: small", "@name: [a]", "name: input should be a valid string, got ['a']"),
-    ("path: tokenizer.json", "path: tokenizer.json\n  @bas: <s>", "tokenizer.bas: is no known key"),
+    ("path: tokenizer.json", "path: tokenizer.json\n  @bas: <s>",
+     "tokenizer.bas: is no known key; did you mean bos?"),
     ("\n  path: tokenizer.json", " x.json", "tokenizer: must be a mapping, got 'x.json'"),
-    ("msl: 64", "msl: 64\n  @mask: 1", "rows.mask: is no known key"),
+    ("msl: 64", "msl: 64\n  @mask: 1", "rows.mask: is no known key (there are msl, bos, "),
     ("msl: 64", "@msl: 0", "rows.msl: must be positive, got 0"),
     (
         "  web:\n    files",
         "  web:\n    @file: x\n    files",
-        "sources.web.file: is no known key",
+        "sources.web.file: is no known key; did you mean files?",
     ),
     ("  web:\n", "  web:\n    @name: x\n", "sources.web.name: is no known key"),
     (
         "  web:\n    files:\n    - slimpajama/train",
         "  web:\n    @files: slimpajama",
-        "sources.web.files: input should be a valid tuple, got 'slimpajama'",
+        "sources.web.files: must be a list, got 'slimpajama'; write [slimpajama]",
     ),
-    ("shuffle: false", "@shufle: false", "domains.book.shufle: is no known key"),
+    ("shuffle: false", "@shufle: false",
+     "domains.book.shufle: is no known key; did you mean shuffle?"),
     (
         "shuffle: false",
         "@epochs: 3",
@@ -51,7 +53,7 @@ FAULTS = [
     ("epochs: 2", "@epochs: 0", "domains.code.epochs: must be at least 1, got 0"),
     ("rate: 0.9", "@rate: 1.9", "domains.code.fim.rate: must lie in [0, 1], got 1.9"),
     ("rate: 0.9", "@rate: .nan", "domains.code.fim.rate: must lie in [0, 1], got nan"),
-    ("rate: 0.9", "@rat: 0.9", "domains.code.fim.rat: is no known key"),
+    ("rate: 0.9", "@rat: 0.9", "domains.code.fim.rat: is no known key; did you mean rate?"),
     (
         "level: row",
         "@level: rows",
@@ -69,7 +71,10 @@ FAULTS = [
         "domains.web.sources: must name at least one source, got none",
     ),
     ("steps: 12", "@steps: 0", "phases.prose.steps: must be positive, got 0"),
-    ("batch: 4", "batch: 4\n    @stepz: 1", "phases.prose.stepz: is no known key"),
+    ("batch: 4", "batch: 4\n    @stepz: 1",
+     "phases.prose.stepz: is no known key; did you mean steps?"),
+    ("batch: 4", "batch: 4\n    @nam: x",
+     "phases.prose.nam: is no known key (there are batch, parts, "),
     (
         "weight: 0.2\n",
         "@weight: 0\n",
@@ -186,6 +191,22 @@ def test_what_a_tokenizer_lacks_is_told_with_the_place_that_asks_for_it(
     assert result.stderr.startswith(f"crystalmix: {path}:{line}: {told.format(name)}")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("raw", [None, b"{}"])
+def test_a_tokenizer_that_is_given_instead_is_blamed_by_its_option(
+    tmp_path: Path, raw: bytes | None
+) -> None:
+    corpora.write_corpus(tmp_path)
+    path, given = corpora.write_recipe(tmp_path), tmp_path / "given.json"
+    if raw is not None:
+        given.write_bytes(raw)
+    words = ("build", path, "--out", tmp_path / "out", "--tokenizer", given)
+    result = corpora.crystalmix(*words)
+    assert result.stderr.startswith(f"crystalmix: --tokenizer: {given}: ")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    given.write_bytes(without("</s>"))  # sound, but the recipe asks for more
+    assert f"{path}:" in corpora.crystalmix(*words).stderr
 
 
 def test_a_token_that_the_recipe_names_in_vain_is_told_with_its_line(tmp_path: Path) -> None:

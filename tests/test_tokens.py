@@ -231,6 +231,17 @@ def test_what_is_no_bpe_tokenizer_is_refused_by_name(tmp_path: Path, content: by
         load(TokenizerSettings(str(tmp_path / "tokenizer.json")))
 
 
+@pytest.mark.parametrize(
+    ("content", "key"), [(b"{}", "model"), (b'{"model": {}}', "added_tokens"), (b"[]", "object")]
+)
+def test_what_a_tokenizer_lacks_is_told(tmp_path: Path, content: bytes, key: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load(TokenizerSettings(str(tmp_path / "tokenizer.json")))
+    fault = f"it lacks the key {key!r}" if content != b"[]" else "it holds a list, not an object"
+    assert f"BPE kind ({fault}); give one that `tokenizers` saved" in str(caught.value)
+
+
 def test_a_file_a_folder_and_a_file_written_anew_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(small().raw)

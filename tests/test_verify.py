@@ -286,5 +286,7 @@ def test_a_shard_of_no_receipt_is_told(out: Path) -> None:
 
 
 def test_what_is_no_build_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no build \(no receipt.json below it\)"):
+    with pytest.raises(
+        InputError, match=r"holds no build \(no receipt.json below it; is it for --run[?]\)"
+    ):
         verify(tmp_path)

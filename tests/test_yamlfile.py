@@ -52,10 +52,13 @@ def fault(path: Path, text: str) -> str:
     [
         ("", "1: the file: must be a mapping, got None"),
         ("- a\n", "1: the file: must be a mapping, got ['a']"),
-        ("rooms: {}\nroof: red\n", "2: roof: is no known key"),
+        ("rooms: {}\nattic: red\n", "2: attic: is no known key (there are rooms, floors, owner)"),
         ("floors: []\n", "1: rooms: is missing"),
         # A misspelt key is told by its own name, not as the one that is missing.
-        ("rooms:\n  hall:\n    door: elm\n    sise: 3\n", "4: rooms.hall.sise: is no known key"),
+        (
+            "rooms:\n  hall:\n    door: elm\n    sise: 3\n",
+            "4: rooms.hall.sise: is no known key; did you mean size?",
+        ),
         ("rooms:\n  hall:\n    door: elm\n", "2: rooms.hall.size: is missing"),
         ("rooms:\n  hall: 3\n", "2: rooms.hall: must be a mapping, got 3"),
         ("rooms:\n  hall:\n", "2: rooms.hall: must be a mapping, got None"),
@@ -74,6 +77,17 @@ def fault(path: Path, text: str) -> str:
             "rooms: {}\nfloors:\n- size: 1\n- size: 1\n  door: none\n",
             "4: floors.1: a room without a door is none",
         ),
+        (
+            "rooms: {a: {size: 1}}\nowner: {size: 1, dor: elm}\n",
+            "2: owner.dor: is no known key; did you mean door?",
+        ),
+        (
+            "rooms: {a: {size: 1}}\nfloors: [{size: 1}, {size: 1, x: 2}]\n",
+            "2: floors.1.x: is no known key (there are size, door)",
+        ),
+        ("rooms: {}\nfloors: hall\n", "2: floors: must be a list, got 'hall'; write [hall]"),
+        ("rooms: {}\nfloors: {a: 1}\n", "2: floors: must be a list, got {'a': 1}"),
+        ("rooms: [a]\n", "1: rooms: must be a mapping, got ['a']"),
         ("rooms: {a: {size: 1, door: [a]}}\n", "1: rooms.a.door: input should be a valid string, "
          "got ['a']"),
     ],
