@@ -129,6 +129,12 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def unnoted(told: str) -> str:
+    """Return what a command said on stderr, but for its notes."""
+    lines = told.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("note: "))
+
+
 def built(folder: Path, workers: int = 1) -> Path:
     """Build the recipe of a folder (both are written where missing); return `folder / "build"`."""
     if not (folder / "tokenizer.json").exists():
