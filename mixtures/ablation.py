@@ -84,7 +84,7 @@ class Proxy:
     vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
     matched: draw from prefixes, so that domains are repeated as in the real run. held_out_rows: of
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
-    stack: models that one process trains in one pass, for a GPU; on a CPU that costs more.
+    stack: models that one process trains in one pass, for a GPU; a CPU gains nothing.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -170,8 +170,8 @@ class Ablation:
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
     held_out: the share of documents that losses are measured on, where the recipe has no `valid`
-    (None: 0.05). residual: let LightGBM (extra
-    `boost`) learn what the laws leave, where cross-validation says that it helps.
+    (None: 0.05). residual: let LightGBM (extra `boost`) learn what the laws leave, where
+    cross-validation says that it helps.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT

@@ -73,14 +73,14 @@ class Planner:
         there = [self._available(part, phase) for part in phase.parts]
         steps, weights, counts, refusals = self._counts(phase, [rows for rows, _ in there])
         asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
+        walk = _walk(phase)
         told = [
-            self._part(part, share, count, count / max(1, sum(counts)), rows, _walk(phase))
+            self._part(part, share, count, count / max(1, sum(counts)), rows, walk)
             for part, share, count, rows in zip(phase.parts, asked, counts, there, strict=True)
         ]
         pairs = list(zip(phase.parts, told, strict=True))
         if steps:
             refusals += [line for part, one in pairs for line in _refusals(one, part)]
-        walk = _walk(phase)
         again = [line for part, one in pairs for line in notes(part, one.rows, self.taken, walk)]
         self.taken += [
             Taken(part, one.rows, one.epochs or 0.0, walk, phase.name) for part, one in pairs

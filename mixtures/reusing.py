@@ -5,7 +5,7 @@ has most rows, of any phase; its losses are measured on rows of the same sources
 of the recipe's split (`valid`). What the proxies see as their build are links, and two manifests.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -70,14 +70,14 @@ def reuse(file: Path, spec: Ablation, recipe: Recipe) -> Reused:
     return Reused(base.path, pool, held_out, tuple(notes))
 
 
-def view(reused: Reused, place: Path) -> None:
-    """Make `place` a view of the build: links to its folders, and the pool's manifests.
+def view(build: Path, sealed: Sequence[Manifest], place: Path) -> None:
+    """Make `place` a view of a build: links to its folders, and manifests of its own.
 
     Raises StaleError where something else than such a view lies there.
     """
     place.mkdir(parents=True, exist_ok=True)
     for name in LINKED:
-        link, target = place / name, reused.build / name
+        link, target = place / name, build / name
         if link.is_symlink():
             if link.resolve() == target.resolve():
                 continue
@@ -86,7 +86,6 @@ def view(reused: Reused, place: Path) -> None:
             raise StaleError(f"{link}: is no link to a build's; take another --out")
         if target.exists():
             link.symlink_to(relpath(target, place))
-    sealed = (reused.pool, reused.held_out)
     store(unsealed({place / "phases" / m.phase / manifests.NAME: m for m in sealed}))
 
 

@@ -20,6 +20,14 @@ from prep.errors import RefusalError
 Json = dict[str, Any]
 
 
+class PartRefusalError(RefusalError):
+    """What the data can't give one part of a phase, by the part's name."""
+
+    def __init__(self, part: str, told: str) -> None:
+        super().__init__(told)
+        self.part = part
+
+
 @dataclass(frozen=True)
 class Basis:
     """What all manifests of a build have in common."""
@@ -42,10 +50,9 @@ def draft(
         return compose(basis, phase, folders, previous)
     except RefusalError as error:
         told = str(error).removeprefix(f"phase {phase.name}: ")
-        word = told.removeprefix("part ").split(" ")[0].removesuffix(":")
-        found = (i for i, part in enumerate(phase.parts) if part.name == word)
-        steps = [step for i in found for step in ("parts", i)][:2]
-        raise RefusalError(str(recipe.fault(told, "phases", phase.name, *steps))) from None
+        names = [part.name for part in phase.parts]
+        at = ("parts", names.index(error.part)) if isinstance(error, PartRefusalError) else ()
+        raise RefusalError(str(recipe.fault(told, "phases", phase.name, *at))) from None
 
 
 def compose(
@@ -126,10 +133,11 @@ def choose(
     total = sum(shard["rows"] for shard in shards)
     first, last = zoo.subset_bounds(total, part.subset or (0.0, 1.0), version)
     if first >= last:
-        raise RefusalError(
+        raise PartRefusalError(
+            part.name,
             f"part {part.name}: is empty: rows {first} to {last} of {total} in "
             f"{len(shards)} {f'{part.half} ' if part.half else ''}shards; "
-            "widen the subset, add data or lower rows.rows_per_shard"
+            "widen the subset, add data or lower rows.rows_per_shard",
         )
     chosen: list[PartShard] = []
     before = 0
@@ -147,15 +155,17 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> M
     """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
     rows, epochs = draft.steps * draft.batch, count / part.available
     if count == 0 and asked.asked and draft.imported is None:  # an import tells what happened
-        raise RefusalError(
+        raise PartRefusalError(
+            part.name,
             f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
-            f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out"
+            f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out",
         )
     if epochs > (most := asked.max_epochs):
         usual = " (the default)" if most == DEFAULT_MAX_EPOCHS else ""
-        raise RefusalError(
+        raise PartRefusalError(
+            part.name,
             f"phase {draft.phase}: part {part.name} would be repeated {epochs:.2f} times "
             f"({count} rows asked, {part.available} there), over max_epochs {most:g}{usual}; "
-            f"lower its {asked.kind} or the steps, add data, or raise max_epochs"
+            f"lower its {asked.kind} or the steps, add data, or raise max_epochs",
         )
     return manifests.budgeted(part, count, rows, draft.msl)

@@ -5,11 +5,10 @@ errors everywhere.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -115,9 +114,8 @@ def _fault(path: Path, content: Any, fault: Any, shape: Any) -> RecipeError:  # 
 def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: ANN401
     """Return what may be meant by an unknown key: the known one like it, else all there are."""
     for step in steps[:-1]:
-        shape = _inner(shape, step)
-        content = _value(content, step)
-    shape = _inner(shape, "")
+        shape, content = _below(shape, step), _value(content, step)
+    shape = _keyed(shape)
     keys = [each.name for each in fields(shape) if each.init] if is_dataclass(shape) else []
     if isinstance(content, CommentedMap):  # without those that no line of the file gives
         keys = [key for key in keys if key not in content or key in content.lc.data]
@@ -133,17 +131,25 @@ def _value(content: Any, step: Step) -> Any:  # noqa: ANN401
     return next((value for key, value in found if str(key) == str(step)), None)
 
 
-def _inner(shape: Any, step: Step) -> Any:  # noqa: ANN401
-    """Return the type of what stands at a step below a type; at no step (""), the type itself."""
-    kinds: Sequence[Any] = [kind for kind in get_args(shape) if kind not in (NoneType, ...)]
-    if hasattr(shape, "__origin__"):  # dict[str, X], tuple[X, ...]
-        return kinds[-1] if step != "" else shape
-    if kinds:  # a union: its member that has keys; pydantic may name it in a step of its own
-        member = next((kind for kind in kinds if is_dataclass(kind)), kinds[0])
-        return member if step in ("", getattr(member, "__name__", "")) else _inner(member, step)
-    if step != "" and is_dataclass(shape):
+def _below(shape: Any, step: Step) -> Any:  # noqa: ANN401
+    """Return the type of what stands at a step below a type, None where it has no steps."""
+    if is_dataclass(shape):
         return get_type_hints(shape).get(str(step))
-    return shape
+    if hasattr(shape, "__origin__"):  # dict[str, X], tuple[X, ...]
+        return next(kind for kind in reversed(get_args(shape)) if kind is not ...)
+    member = _keyed(shape)
+    if member is shape:
+        return None
+    # pydantic may name the member of a union in a step of its own
+    return member if step == getattr(member, "__name__", "") else _below(member, step)
+
+
+def _keyed(shape: Any) -> Any:  # noqa: ANN401
+    """Return the member of a union that has keys, else its first; any other type as it is."""
+    if not isinstance(shape, UnionType):
+        return shape
+    members = [kind for kind in get_args(shape) if kind is not NoneType]
+    return next((kind for kind in members if is_dataclass(kind)), members[0])
 
 
 def plain(content: Any) -> Any:  # noqa: ANN401

@@ -26,7 +26,7 @@ def train(texts: Iterable[str], vocab: int) -> bytes:
     """
     model = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     model.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
     )
     model.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated")
     held = list(texts)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, swarm
+from mixtures import ablation, reusing, swarm
 from mixtures.fitting import KINDS
 from mixtures.remix import remix
 from mixtures.report import table
@@ -27,7 +27,7 @@ from train.ablate import fitted
 from train.evidence import loss_matrix
 from train.insight import Insight
 from train.measuring import Held
-from train.proxies import ProxyRun, stacked, train, view
+from train.proxies import VIEW, ProxyRun, stacked, train
 
 Json = dict[str, Any]
 OTHER_SEED = 4711  # of the swarm that nothing was fitted to
@@ -95,7 +95,8 @@ def trained(seen: Insight, mixtures: list[Mixture], workers: int, stack: int) ->
             ),
             spike=spec.proxy.spike,
         )
-        view(proxy, [remix(seen.ground.pool, trial.portions[0])])
+        sealed = [remix(seen.ground.pool, trial.portions[0])]
+        reusing.view(seen.folder / "build", sealed, Path(proxy.out) / VIEW)
         proxies.append(proxy)
     with Fanout(workers) as pool:
         stacks = list(stacked(proxies, stack))

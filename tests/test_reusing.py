@@ -279,14 +279,15 @@ def test_shards_and_tokenizer_must_be_as_the_build_says(tmp_path: Path) -> None:
 def test_a_view_follows_a_build_that_moved_and_replaces_no_folder(tmp_path: Path) -> None:
     found = reused(copied(tmp_path / "one"))
     place = tmp_path / "out" / "build"
-    reusing.view(found, place)
+    sealed = (found.pool, found.held_out)
+    reusing.view(found.build, sealed, place)
     (tmp_path / "one" / "built").rename(tmp_path / "moved")
-    reusing.view(replace(found, build=tmp_path / "moved"), place)
+    reusing.view(tmp_path / "moved", sealed, place)
     assert (place / "domains").resolve() == tmp_path / "moved" / "domains"
     (place / "domains").unlink()
     (place / "domains").mkdir()
     with pytest.raises(StaleError, match="domains: is no link to a build's; take another --out"):
-        reusing.view(found, place)
+        reusing.view(found.build, sealed, place)
 
 
 def test_a_dry_run_takes_the_vocabulary_of_the_build(

@@ -33,7 +33,7 @@ from prep.fanout import Fanout
 from train import evidence, verdicts
 from train.evidence import REPORT, SPEC
 from train.measuring import Held
-from train.proxies import ProxyRun, stacked, train, view
+from train.proxies import VIEW, ProxyRun, stacked, train
 
 Json = dict[str, Any]
 Say = Callable[[str], object]
@@ -84,7 +84,7 @@ def prepare(session: Session) -> Ground:
     if reused is None:
         pool = _packed(session)
     else:
-        reusing.view(reused, session.build)
+        reusing.view(reused.build, (reused.pool, reused.held_out), session.build)
         pool = reused.pool
     rows = sum(part.available for part in pool.parts)
     session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
@@ -110,7 +110,7 @@ def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: st
         sealed: list[Manifest] = []
         for portion in trial.portions:
             sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
-        view(proxy, sealed)
+        reusing.view(session.build, sealed, Path(proxy.out) / VIEW)
     session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
     stacks = list(stacked(proxies, ground.spec.proxy.stack))
     told = {

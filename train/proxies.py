@@ -10,7 +10,6 @@ and falls linearly to zero over all phases; one proxy, or one stack of them, use
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures import manifest as manifests
-from mixtures.build import store, unsealed
-from mixtures.context import TOKENIZER
 from mixtures.manifest import Manifest
 from prep import receipts
 from train import folder, ledger
@@ -135,17 +132,6 @@ class _Work:
         given = asdict(self.proxy)
         kept = {key: value for key, value in given.items() if key not in {"pool", "out"}}
         return [kept, [manifest.digest for manifest in self.read]]
-
-
-def view(proxy: ProxyRun, sealed: Sequence[Manifest]) -> None:
-    """Give a run a build of its own: links to the pool's folders, and its manifests."""
-    place, pool = Path(proxy.out) / VIEW, Path(proxy.pool)
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("domains", "sources", TOKENIZER):
-        link = place / name
-        if not link.is_symlink() and (pool / name).exists():
-            link.symlink_to(relpath(pool / name, place))
-    store(unsealed({place / "phases" / m.phase / manifests.NAME: m for m in sealed}))
 
 
 def _train(works: Sequence[_Work]) -> list[Json]:

@@ -4,7 +4,7 @@ A proxy's kernels are too small for a GPU, which waits for their launches; K mod
 launch as many as one. Each model keeps a trainer of its own: batches, ledger, clipping, optimiser
 and checkpoints are those of any run. Only the gradients of a step are taken together, over tensors
 of the parameters of all models, (K, ...), of which each model has views (`torch.vmap`).
-On a CPU nothing is launched, and one pass costs more than K apart (docs/BENCHMARKS.md).
+On a CPU nothing is launched, and one pass costs what K apart cost (docs/BENCHMARKS.md).
 """
 # ruff: noqa: N806 -- names carry shapes, as in `model`: K models
 
@@ -136,7 +136,7 @@ class Meeting:
             parameter.grad = None
         with torch.autocast(device.type, torch.bfloat16, enabled=self.short):
             nll_KBT = torch.vmap(self._losses)(self.parameters, *given)
-        torch.stack([batch_loss(nll_BT) for nll_BT in nll_KBT]).sum().backward()
+        batch_loss(nll_KBT.flatten(0, 1), nll_KBT.shape[1]).backward()  # the sum of K losses
         self.sums = nll_KBT.detach().sum(2, dtype=torch.float64)
         for place, model in enumerate(models):
             for name, parameter in model.named_parameters():
