@@ -10,8 +10,11 @@ from typing import Any
 
 import click
 
-from mixtures import verbs as mixing
-from train import ablateverbs, csxverbs, verbs, weightverbs
+from train.commands import data as mixing
+from train.commands import ablate as ablateverbs
+from train.commands import csx as csxverbs
+from train.commands import train as verbs
+from train.commands import weights as weightverbs
 
 VERSION = "0.1.0"
 
@@ -26,7 +29,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click's
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""
-        from prep.errors import CrystalmixError
+        from prep.runtime.errors import CrystalmixError
 
         try:
             return super().invoke(ctx)

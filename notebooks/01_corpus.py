@@ -17,8 +17,10 @@
 import os
 from pathlib import Path
 
-from mixtures import report
-from train import corpus, figures, trace
+from mixtures.manifest import report
+from train.trace import corpus
+from train.figures import charts as figures
+from train.record import views as trace
 
 BUILD = Path(os.environ.get("CRYSTALMIX_BUILD", "demo/build"))
 traced = trace.connect(BUILD)

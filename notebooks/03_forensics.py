@@ -17,8 +17,12 @@
 import os
 from pathlib import Path
 
-from mixtures import build, recipe, report
-from train import figures, forensics, trace
+from mixtures.build import build
+from mixtures.recipes import recipe
+from mixtures.manifest import report
+from train.figures import charts as figures
+from train.trace import forensics
+from train.record import views as trace
 
 BUILD = Path(os.environ.get("CRYSTALMIX_BUILD", "demo/build"))
 RUN = Path(os.environ.get("CRYSTALMIX_RUN", "demo/run"))

@@ -18,7 +18,10 @@
 import os
 from pathlib import Path
 
-from train import ablationreport, factors, figures, insight
+from train.ablations import report as ablationreport
+from train.ablations import factor_results as factors
+from train.figures import charts as figures
+from train.ablations import results as insight
 
 FOLDER = Path(os.environ.get("CRYSTALMIX_PHASES", "phases"))
 seen = insight.Insight(FOLDER)

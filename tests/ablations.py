@@ -11,9 +11,9 @@ from typing import Any
 from corpora import RECIPE, merged, write_corpus, write_recipe
 from ruamel.yaml import YAML
 
-from mixtures import recipe as recipes
-from mixtures.build import build
-from train import ablate
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from train.ablations import ablate
 
 Json = dict[str, Any]
 SPEC: Json = {

@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from mixtures import ablation, reusing, swarm
-from mixtures.fitting import KINDS
-from mixtures.remix import remix
-from mixtures.report import table
-from mixtures.statistical import spearman
-from mixtures.swarm import Mixture
-from prep.fanout import Fanout
-from train.ablate import fitted
-from train.evidence import loss_matrix
-from train.insight import Insight
-from train.measuring import Held
-from train.proxies import VIEW, ProxyRun, stacked, train
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import pool_of_build as reusing
+from mixtures.ablations import design as swarm
+from mixtures.laws.fit import KINDS
+from mixtures.ablations.small_manifest import remix
+from mixtures.manifest.report import table
+from mixtures.laws.distributions import spearman
+from mixtures.ablations.design import Mixture
+from prep.runtime.workers import Fanout
+from train.ablations.ablate import fitted
+from train.ablations.tables import loss_matrix
+from train.ablations.results import Insight
+from train.ablations.measure import Held
+from train.ablations.proxies import VIEW, ProxyRun, stacked, train
 
 Json = dict[str, Any]
 OTHER_SEED = 4711  # of the swarm that nothing was fitted to

@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import tokenizers
 import xxhash
 
-from prep import rowfim
-from prep.fim import DocumentFim, FimSettings
-from prep.legacyfim import LegacyFim, Turn
-from prep.legacytext import decode
-from prep.rowspans import BLOCK_ROWS
-from prep.segments import Segments
-from prep.sources import Document
-from prep.tokens import Tokenizer, TokenizerSettings, load
+from prep.fim import row_fim as rowfim
+from prep.fim.document_fim import DocumentFim, FimSettings
+from prep.crystalcoder.original_row_fim import LegacyFim, Turn
+from prep.crystalcoder.original_row_text import decode
+from prep.fim.row_spans import BLOCK_ROWS
+from prep.fim.segments import Segments
+from prep.documents.source import Document
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
 Result = TypeVar("Result")
 MSL, ROWS, MEGABYTES, ROUNDS = 2048, 2400, 24, 3

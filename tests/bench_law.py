@@ -14,11 +14,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from truths import Truth
 
-from mixtures import convex
-from mixtures.fitting import KINDS, fit
-from mixtures.recommend import RecommendSettings, recommend
-from mixtures.statistical import regret, spearman
-from mixtures.swarm import design
+from mixtures.laws import convex_search as convex
+from mixtures.laws.fit import KINDS, fit
+from mixtures.laws.recommend import RecommendSettings, recommend
+from mixtures.laws.distributions import regret, spearman
+from mixtures.ablations.design import design
 
 NOISE = 0.02  # nats
 

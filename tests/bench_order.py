@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest, ManifestPart, PartShard
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
 
 ROWS, BATCH, PARTS, SHARD = 680_000_000, 2112, 40, 50_000
 

@@ -110,10 +110,12 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def ours(folder: Path, tokenizer: str, rows: dict[str, Any], *, ftfy: bool) -> dict[str, float]:
     """Run the stages of a build on a folder; return the CPU-seconds of each, and the tokens."""
-    from mixtures import packing, recipe, scanning
-    from mixtures.context import Context
-    from prep.fanout import Fanout
-    from prep.tokens import load
+    from mixtures.build import pack as packing
+    from mixtures.recipes import recipe
+    from mixtures.build import scan as scanning
+    from mixtures.build.context import Context
+    from prep.runtime.workers import Fanout
+    from prep.tokenizer.tokenizer import load
 
     with tempfile.TemporaryDirectory() as scratch, Fanout(1) as pool:
         path = Path(scratch) / "recipe.yaml"
@@ -153,7 +155,7 @@ def alone(task: dict[str, Any]) -> dict[str, float]:
 
     Return the run with the median of CPU-seconds: a machine that is shared gives no two alike.
     """
-    from prep.fanout import TUNABLES, tunables
+    from prep.runtime.workers import TUNABLES, tunables
 
     command = [sys.executable, __file__, "--task", json.dumps(task)]
     environment = {**os.environ, TUNABLES: tunables(os.environ.get(TUNABLES))}

@@ -21,10 +21,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prep import scatter, shards, shuffle
-from prep.pack import cut
-from prep.shards import Rows
-from prep.tokens import TokenizerSettings, load
+from prep.rows import scattered_rows as scatter
+from prep.rows import shards
+from prep.rows import shuffle
+from prep.rows.pack import cut
+from prep.rows.shards import Rows
+from prep.tokenizer.tokenizer import TokenizerSettings, load
 
 MSL = 2048
 H5PY: dict[str, Any] = {"chunks": (1, 3, MSL), "compression": "gzip", "compression_opts": 4}

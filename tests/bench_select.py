@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prep import decontaminate, duplicates, near
-from prep.decontaminate import Decontaminate, Index
-from prep.near import Near, Stored
-from prep.records import TEXT
-from prep.scratch import scratch
-from prep.sources import Source, blocks, read
+from prep.filters import decontaminate
+from prep.filters import exact_duplicates as duplicates
+from prep.filters import near_duplicates as near
+from prep.filters.decontaminate import Decontaminate, Index
+from prep.filters.near_duplicates import Near, Stored
+from prep.readers.batch import TEXT
+from prep.runtime.scratch_db import scratch
+from prep.documents.source import Source, blocks, read
 
 DIGESTS = (1_000_000, 10_000_000)
 

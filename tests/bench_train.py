@@ -26,12 +26,13 @@ from bench_rows import rows as some_rows
 from rivals import BETAS, CLIP, DECAY, EPS, adamw, eager, is_finite, plain
 from torch import Tensor, nn
 
-from mixtures.manifest import Manifest, ManifestPart, PartShard, RowRefs, part_digest, sealed
-from prep import scatter, shards
-from train.batches import Batches
-from train.ledger import Ledger, Step
-from train.model import Crystal, ModelSettings, batch_loss, initialise, parameters_count
-from train.optim import AdamW, Linear, OptimSettings, clip, groups
+from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard, RowRefs, part_digest, sealed
+from prep.rows import scattered_rows as scatter
+from prep.rows import shards
+from train.trainer.batches import Batches
+from train.record.ledger import Ledger, Step
+from train.model.crystal import Crystal, ModelSettings, batch_loss, initialise, parameters_count
+from train.model.optimizer import AdamW, Linear, OptimSettings, clip, groups
 
 BATCH, MSL = 2112, 2048  # CrystalCoder's
 say = sys.stdout.write

@@ -19,9 +19,10 @@ from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
 from cli import main
-from mixtures import recipe as recipes
-from mixtures.build import build
-from prep import bpe, seeds
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from prep.tokenizer import train_bpe as bpe
+from prep.runtime import randomness as seeds
 
 Json = dict[str, Any]
 TALE = """crystal lattice quartz grain amber river stone ember willow thicket copper lantern

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.model import Crystal, ModelSettings, initialise
+from train.model.crystal import Crystal, ModelSettings, initialise
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "golden" / "model"
 

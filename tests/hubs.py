@@ -9,7 +9,7 @@ from corpora import merged
 from materials import shared
 from ruamel.yaml import YAML
 
-from prep import shards
+from prep.rows import shards
 
 Json = dict[str, Any]
 ONE: Json = {

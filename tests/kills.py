@@ -16,12 +16,12 @@ from runs import PHASES, run_file, small_build
 CHANGES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
 PATIENCE_SECONDS = 120
 PRELOADED = [
-    "train.session",
-    "train.loop",
+    "train.trainer.session",
+    "train.trainer.trainer",
     "torch._dynamo",
     "torch.distributed.fsdp",
-    "mixtures.build",
-    "prep.bpe",
+    "mixtures.build.build",
+    "prep.tokenizer.train_bpe",
     "zstandard",
 ]
 
@@ -35,7 +35,7 @@ def train(job: Job) -> None:
 
     from tqdm import tqdm
 
-    from train import session
+    from train.trainer import session
 
     tqdm.set_lock(RLock())  # its own is a semaphore, which a killed process leaves behind
     build, run, out, phases, stop = job

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from isal import igzip
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from prep import bpe
-from prep.blocks import Encoded
-from prep.tokens import Tokenizer, TokenizerSettings, load
+from prep.tokenizer import train_bpe as bpe
+from prep.rows.token_blocks import Encoded
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "reference"
 SPECIALS = ("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")

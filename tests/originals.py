@@ -6,7 +6,7 @@ import orjson
 import tokenizers
 from materials import shared
 
-from prep.tokens import Tokenizer, TokenizerSettings
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 
 @lru_cache(maxsize=1)

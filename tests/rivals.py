@@ -1,6 +1,6 @@
 """The same model as others write it: what bench_train measures our step against.
 
-Own words of three ways, each with the mathematics of `train.model` and its weights: as the eager
+Own words of three ways, each with the mathematics of `train.model.crystal` and its weights: as the eager
 GPT-2 path of transformers composes it, as nanochat's, and as litgpt's. None is compiled.
 """
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.model import Crystal, ModelSettings
-from train.names import to_huggingface
+from train.model.crystal import Crystal, ModelSettings
+from train.weights.hf_names import to_huggingface
 
 BETAS, EPS, DECAY, CLIP = (0.9, 0.95), 1e-9, 0.1, 1.0
 

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from corpora import built, merged
 from ruamel.yaml import YAML
 
-from mixtures.manifest import Manifest, read
-from train import folder, ledger, session
+from mixtures.manifest.manifest import Manifest, read
+from train.record import run_folder as folder
+from train.record import ledger
+from train.trainer import session
 
 Json = dict[str, Any]
 PHASES = ("prose", "mixed", "code")

@@ -8,10 +8,10 @@ import orjson
 import pyarrow.parquet as pq
 from materials import raw
 
-from mixtures import recipe as recipes
-from mixtures import scanning
-from mixtures.context import Context
-from prep.fanout import Fanout
+from mixtures.recipes import recipe as recipes
+from mixtures.build import scan as scanning
+from mixtures.build.context import Context
+from prep.runtime.workers import Fanout
 
 Json = dict[str, Any]
 EVALUATION = "how many clips did Natalia sell in April and May if she sold half as many in May"

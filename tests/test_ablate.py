@@ -12,15 +12,17 @@ import pytest
 from ablations import copied, run, tables, tiny, write_spec
 from corpora import crystalmix
 
-from mixtures import ablation, residual
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.fitting import KINDS
-from prep import receipts
-from prep.errors import RefusalError, StaleError
-from train import ablate, evidence
-from train.ablationreport import report_lines
-from train.decision import export, read_report
+from mixtures.ablations import spec as ablation
+from mixtures.laws import boosted_residual as residual
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.laws.fit import KINDS
+from prep.runtime import receipts
+from prep.runtime.errors import RefusalError, StaleError
+from train.ablations import ablate
+from train.ablations import tables as evidence
+from train.ablations.report import report_lines
+from train.ablations.export_recipe import export, read_report
 
 ROOT = Path(__file__).parents[1]
 # Dies before a file of its own is renamed for the n-th time from the first run's ledger on.

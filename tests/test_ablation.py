@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from ablations import write_spec
 
-from mixtures import ablation
-from mixtures.ablation import HELD, HELD_OUT, POOL, fim_domain
-from mixtures.pooling import proxy_recipe
-from prep.errors import RecipeError, UsageError
+from mixtures.ablations import spec as ablation
+from mixtures.ablations.spec import HELD, HELD_OUT, POOL, fim_domain
+from mixtures.ablations.pool_recipe import proxy_recipe
+from prep.runtime.errors import RecipeError, UsageError
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"proxy": {"steps": 0}}, "proxy.steps: must be positive, got 0"),

@@ -10,10 +10,11 @@ import torch
 from runs import PHASES, manifest, small_build
 from torch import Tensor
 
-from prep import scatter, shards
-from prep.errors import DamageError
-from prep.handles import Handle, Pool
-from train.batches import Batches, digest
+from prep.rows import scattered_rows as scatter
+from prep.rows import shards
+from prep.runtime.errors import DamageError
+from prep.rows.open_shards import Handle, Pool
+from train.trainer.batches import Batches, digest
 
 
 def batches(phase: str, root: Path | None = None) -> Batches:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import names
 
-from prep import blocks
-from prep.blocks import Block, Encoded, Stream
-from prep.errors import DamageError
+from prep.rows import token_blocks as blocks
+from prep.rows.token_blocks import Block, Encoded, Stream
+from prep.runtime.errors import DamageError
 
 Lengths = list[list[int]]  # of each document of each block
 lengths = st.lists(st.lists(st.integers(0, 7), max_size=5), min_size=1, max_size=5)

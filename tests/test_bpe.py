@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from materials import TRAINING, made, small, texts
 
-from prep import bpe
+from prep.tokenizer import train_bpe as bpe
 
 
 def test_the_layout_is_that_of_llama() -> None:

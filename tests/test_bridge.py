@@ -13,11 +13,17 @@ from torch import Tensor
 from zoos import OPTIM, RUN, STEPS, gpt2, moved, same, trained, with_cerebras, zoo_groups
 
 from cli import Verbs
-from prep.errors import DamageError, InputError, RefusalError, UsageError
-from train import bridge, checkpoint, folder, mdl, params, zoonames, zooverbs
-from train.bridge import Weights
-from train.model import Crystal
-from train.optim import AdamW, groups
+from prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from train.modelzoo import convert_checkpoint as bridge
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.weights import mdl
+from train.runfile import run_file as params
+from train.modelzoo import parameter_names as zoonames
+from train.commands import modelzoo as zooverbs
+from train.modelzoo.convert_checkpoint import Weights
+from train.model.crystal import Crystal
+from train.model.optimizer import AdamW, groups
 
 Json = dict[str, Any]
 

@@ -8,14 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mixtures import manifest as manifests
-from mixtures import recipe as recipes
-from mixtures.build import alone, build
-from mixtures.manifest import Manifest
-from mixtures.verify import verify
-from prep import receipts, shards, spans
-from prep.errors import InputError, RefusalError, UsageError
-from prep.tokens import TokenizerSettings, load
+from mixtures.manifest import manifest as manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import alone, build
+from mixtures.manifest.manifest import Manifest
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
+from prep.rows import shards
+from prep.rows import spans
+from prep.runtime.errors import InputError, RefusalError, UsageError
+from prep.tokenizer.tokenizer import TokenizerSettings, load
 
 Json = dict[str, Any]
 

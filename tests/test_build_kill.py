@@ -14,12 +14,12 @@ import corpora
 import numpy as np
 import pytest
 
-from mixtures import build as builds
-from mixtures import manifest as manifests
-from mixtures import packing
-from mixtures import recipe as recipes
-from mixtures.verify import verify
-from prep.errors import InputError
+from mixtures.build import build as builds
+from mixtures.manifest import manifest as manifests
+from mixtures.build import pack as packing
+from mixtures.recipes import recipe as recipes
+from mixtures.verify.verify import verify
+from prep.runtime.errors import InputError
 
 KILLS = 50  # at least, of each number of workers
 # The clock starts when everything is imported, so that the kills fall into the work.

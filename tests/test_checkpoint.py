@@ -9,11 +9,12 @@ import torch
 from crystals import TINY, fresh
 from runs import leftovers
 
-from prep.errors import CrystalmixError, DamageError
-from train import checkpoint, folder
-from train.model import Crystal, batch_loss, row_losses
-from train.optim import AdamW, Linear, OptimSettings, groups
-from train.run import RunSettings
+from prep.runtime.errors import CrystalmixError, DamageError
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.model.crystal import Crystal, batch_loss, row_losses
+from train.model.optimizer import AdamW, Linear, OptimSettings, groups
+from train.runfile.settings import RunSettings
 
 SETTINGS = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),), decoder_kernel=0.25)
 REMEDY = "remove this checkpoint to go on from the one before"

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import shared
 
-from prep import chunks, shards
+from prep.rows import hdf5_layout as chunks
+from prep.rows import shards
 
 MSL = 2
 

@@ -25,8 +25,8 @@ from runs import (
 )
 
 from cli import VERSION, main
-from mixtures.report import read_manifests
-from train import params
+from mixtures.manifest.report import read_manifests
+from train.runfile import run_file as params
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "duckdb", "pyarrow", "h5py", "datasets", "numpy", "pydantic", "tokenizers")

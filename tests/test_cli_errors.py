@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from runs import copied_build, copied_run, run_file, small_build, undisturbed, write_run
 
 from cli import main
-from train import overview
+from train.trace import overview
 
 BUILD, RUN = "<build>", "<run>"  # stand for the paths of copies
 

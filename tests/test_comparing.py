@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from truths import NAMES, Truth
 
-from mixtures.comparing import Comparison, compare
-from mixtures.fitting import KINDS, FitSettings
-from mixtures.losstable import LossTable
-from prep.errors import InputError, UsageError
+from mixtures.laws.compare import Comparison, compare
+from mixtures.laws.fit import KINDS, FitSettings
+from mixtures.laws.loss_table import LossTable
+from prep.runtime.errors import InputError, UsageError
 
 TRUTH = Truth(2)
 FIRST = TRUTH.table(TRUTH.swarm(), 0.02)

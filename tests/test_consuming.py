@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures import consuming
-from mixtures.manifest import Manifest, PartShard, loss_tokens_of
-from mixtures.report import read_manifests
-from prep import shards
+from mixtures.manifest import rows_of_steps as consuming
+from mixtures.manifest.manifest import Manifest, PartShard, loss_tokens_of
+from mixtures.manifest.report import read_manifests
+from prep.rows import shards
 
 
 @pytest.fixture(scope="module")

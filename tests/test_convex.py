@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import Truth
 
-from mixtures import convex
-from mixtures.swarm import fill
+from mixtures.laws import convex_search as convex
+from mixtures.ablations.design import fill
 
 FEW = settings(max_examples=15)
 

@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from materials import raw, small
 
-from mixtures import recipe as recipes
-from mixtures import report
-from mixtures.build import build
-from mixtures.verify import verify
-from prep import receipts, spans
-from prep.errors import InputError, RecipeError
-from prep.spans import path_of
-from prep.tokens import Tokenizer
+from mixtures.recipes import recipe as recipes
+from mixtures.manifest import report
+from mixtures.build.build import build
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
+from prep.rows import spans
+from prep.runtime.errors import InputError, RecipeError
+from prep.rows.spans import path_of
+from prep.tokenizer.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 TEXTS = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.csxcheck import Signature, findings, signature, wanted
+from train.cerebras.lowered_step import Signature, findings, signature, wanted
 
 PARAMETERS = {"layers.0.kernel": (3, 2), "embedding.weight": (5, 2), "norm.bias": (2,)}
 

@@ -9,16 +9,17 @@ from runs import recorded, write_run
 from test_csx_workers import planned
 from wafers import NEEDS_CSTORCH, Lie, StateLie, Topology, Wafers, plan
 
-from mixtures.manifest import read
-from prep.errors import ClusterError
-from train import folder, params
-from train.csx import MDL, CsxTrainer, weights_digest
-from train.csxapart import apart
-from train.csxbackend import Target
-from train.csxsettings import Cluster
-from train.findings import findings
-from train.loop import Outcome
-from train.model import Crystal, initialise
+from mixtures.manifest.manifest import read
+from prep.runtime.errors import ClusterError
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.cerebras.trainer import MDL, CsxTrainer, weights_digest
+from train.cerebras.own_process import apart
+from train.cerebras.backend import Target
+from train.runfile.cluster import Cluster
+from train.trace.findings import findings
+from train.trainer.trainer import Outcome
+from train.model.crystal import Crystal, initialise
 
 pytestmark = NEEDS_CSTORCH
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ def wafers(build: Path, topology: Topology, first: int = 0, **changes: Any) -> W
 
 
 def digest_of_fresh_weights(build: Path) -> str:
-    from train.checkpoint import weights_digest as digest_of
+    from train.trainer.checkpoint import weights_digest as digest_of
 
     run = params.load(build / "run.yaml")
     model = Crystal(run.model)

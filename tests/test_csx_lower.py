@@ -14,14 +14,16 @@ from test_params import published
 from torch import Tensor
 from wafers import NEEDS_CSTORCH
 
-from prep.errors import RefusalError, UsageError
-from train import csxbackend, csxlower, csxstep
-from train.csxapart import apart
-from train.csxlower import Lowered, lower, question, validate
-from train.csxsettings import Cluster
-from train.model import batch_loss, parameters_count
-from train.optim import Linear, OptimSettings
-from train.run import Run, RunSettings
+from prep.runtime.errors import RefusalError, UsageError
+from train.cerebras import backend as csxbackend
+from train.cerebras import lower as csxlower
+from train.cerebras import step as csxstep
+from train.cerebras.own_process import apart
+from train.cerebras.lower import Lowered, lower, question, validate
+from train.runfile.cluster import Cluster
+from train.model.crystal import batch_loss, parameters_count
+from train.model.optimizer import Linear, OptimSettings
+from train.runfile.settings import Run, RunSettings
 
 pytestmark = NEEDS_CSTORCH
 GIB = 1 << 30

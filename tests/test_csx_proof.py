@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from runs import manifest, recorded, run_file, small_build
 
-from prep.errors import ClusterError, DivergenceError
-from prep.scatter import gather
-from train.csxledger import Follower
-from train.csxproof import agreed, check_loader, check_rate, places, row_digests, shortened
-from train.params import load
+from prep.runtime.errors import ClusterError, DivergenceError
+from prep.rows.scattered_rows import gather
+from train.cerebras.follower import Follower
+from train.cerebras.proof import agreed, check_loader, check_rate, places, row_digests, shortened
+from train.runfile.run_file import load
 
 Json = dict[str, Any]
 BATCH = 6

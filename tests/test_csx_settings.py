@@ -15,13 +15,14 @@ from runs import manifest, run_file, small_build, train, write_run
 from test_params import published
 
 from cli import main
-from prep.errors import InputError, RecipeError, RefusalError, UsageError, WorkerError
-from train import csxphase, params
-from train.csxapart import apart
-from train.csxapi import MISSING, demand
-from train.csxbackend import Target
-from train.csxlower import question
-from train.csxsettings import Cluster
+from prep.runtime.errors import InputError, RecipeError, RefusalError, UsageError, WorkerError
+from train.cerebras import phase as csxphase
+from train.runfile import run_file as params
+from train.cerebras.own_process import apart
+from train.cerebras.csxapi_ import MISSING, demand
+from train.cerebras.backend import Target
+from train.cerebras.lower import question
+from train.runfile.cluster import Cluster
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "prep").rglob("*.py"), *(ROOT / "mixtures").rglob("*.py"), ROOT / "cli.py"]

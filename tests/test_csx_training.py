@@ -25,24 +25,26 @@ from torch import Tensor
 from torch.testing import assert_close
 from wafers import NEEDS_CSTORCH
 
-from mixtures.manifest import read
-from prep.errors import CrystalmixError, InputError, RecipeError, RefusalError, StaleError
-from train import folder, params, session
-from train.csx import MDL, CsxTrainer, weights_digest
-from train.csxapart import apart
-from train.csxapi import cstorch
-from train.csxbackend import Target, bring_up
-from train.csxloader import loader
-from train.csxphase import maker
-from train.csxsettings import Cluster
-from train.csxstep import CsxStep, matmul
-from train.findings import findings
-from train.loop import Outcome
-from train.metrics import METRICS
-from train.model import Crystal
-from train.names import from_huggingface, to_huggingface
-from train.optim import Linear, OptimSettings
-from train.world import World
+from mixtures.manifest.manifest import read
+from prep.runtime.errors import CrystalmixError, InputError, RecipeError, RefusalError, StaleError
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.trainer import session
+from train.cerebras.trainer import MDL, CsxTrainer, weights_digest
+from train.cerebras.own_process import apart
+from train.cerebras.csxapi_ import cstorch
+from train.cerebras.backend import Target, bring_up
+from train.cerebras.loader import loader
+from train.cerebras.phase import maker
+from train.runfile.cluster import Cluster
+from train.cerebras.step import CsxStep, matmul
+from train.trace.findings import findings
+from train.trainer.trainer import Outcome
+from train.record.metrics import METRICS
+from train.model.crystal import Crystal
+from train.weights.hf_names import from_huggingface, to_huggingface
+from train.model.optimizer import Linear, OptimSettings
+from train.model.processes import World
 
 pytestmark = [
     NEEDS_CSTORCH,

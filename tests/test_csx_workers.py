@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from wafers import NEEDS_CSTORCH, Rows, Topology, Walk, plan, walked
 
-from mixtures.manifest import read
-from prep.scatter import gather
-from train.csxapart import apart
-from train.csxproof import PlanEndError, row_digests
+from mixtures.manifest.manifest import read
+from prep.rows.scattered_rows import gather
+from train.cerebras.own_process import apart
+from train.cerebras.proof import PlanEndError, row_digests
 
 pytestmark = NEEDS_CSTORCH
 STEPS, STOP = 12, 6

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import raw
 
-from prep import decontaminate
-from prep.decontaminate import Decontaminate, Index
-from prep.errors import CrystalmixError, InputError, RecipeError
+from prep.filters import decontaminate
+from prep.filters.decontaminate import Decontaminate, Index
+from prep.runtime.errors import CrystalmixError, InputError, RecipeError
 
 QUESTION = (
     "Natalia sold clips to forty eight of her friends in April and then she sold half as many "

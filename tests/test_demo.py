@@ -10,8 +10,8 @@ import orjson
 from click.testing import CliRunner
 
 from cli import main
-from train.demo import KILLED, TINY
-from train.findings import findings
+from train.demo.demo import KILLED, TINY
+from train.trace.findings import findings
 
 ROOT = Path(__file__).parents[1]
 PHASES = ("phase1", "phase2", "phase3")

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import differing, manifest, zoo
-from mixtures.differing import order_lines
-from mixtures.manifest import Manifest, ManifestPart, PartShard
-from mixtures.order import VERSION
-from mixtures.zoo import ZooSettings
+from mixtures.manifest import moved_rows as differing
+from mixtures.manifest import manifest
+from mixtures.manifest import cerebras_order as zoo
+from mixtures.manifest.moved_rows import order_lines
+from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from mixtures.manifest.exact_order import VERSION
+from mixtures.manifest.cerebras_order import ZooSettings
 
 SAME = "none of its rows moved: its own sequence is the same"
 

@@ -11,7 +11,7 @@ from typing import Any
 import corpora
 import pytest
 
-from mixtures.verify import verify
+from mixtures.verify.verify import verify
 
 # What grows with rows_per_shard: shards of some kilobytes, larger than anything else.
 CHANGES: dict[str, Any] = {"rows": {"msl": 256, "rows_per_shard": 64}, "phases": {"mixed": None}}

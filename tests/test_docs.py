@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from prep.errors import RecipeError
-from train import params
+from prep.runtime.errors import RecipeError
+from train.runfile import run_file as params
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from materials import names, raw
 from materials import texts as nasty
 
-from prep import documents, identity, numbering, query, sources
-from prep.errors import InputError, RecipeError
-from prep.records import is_blank
-from prep.sources import Document, Source
+from prep.documents import scan as documents
+from prep.documents import schema as identity
+from prep.documents import merge as numbering
+from prep.documents import source_sql as query
+from prep.documents import source as sources
+from prep.runtime.errors import InputError, RecipeError
+from prep.readers.batch import is_blank
+from prep.documents.source import Document, Source
 
 Json = dict[str, Any]
 KINDS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")

@@ -8,9 +8,9 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from mixtures import droplist
-from prep import receipts
-from prep.errors import UsageError
+from mixtures.build import droplist_ as droplist
+from prep.runtime import receipts
+from prep.runtime.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from materials import raw
 from selections import EVERYTHING, PLAIN, Json, corpus, dropped, scan
 
-from mixtures import dropnotes
-from mixtures import recipe as recipes
-from mixtures.estimate import sampled
-from prep.errors import InputError
-from prep.sources import Source, listing
+from mixtures.build import drop_report as dropnotes
+from mixtures.recipes import recipe as recipes
+from mixtures.plan.sample_sources import sampled
+from prep.runtime.errors import InputError
+from prep.documents.source import Source, listing
 
 TEXTS: list[Json | bytes] = [{"text": f"a text with the number {i}"} for i in range(6)]
 

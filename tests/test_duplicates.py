@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import duplicates
-from prep.duplicates import RECORDS, Duplicates
-from prep.errors import RefusalError
-from prep.near import Near
-from prep.scratch import NAME, scratch
+from prep.filters import exact_duplicates as duplicates
+from prep.filters.exact_duplicates import RECORDS, Duplicates
+from prep.runtime.errors import RefusalError
+from prep.filters.near_duplicates import Near
+from prep.runtime.scratch_db import NAME, scratch
 
 DOCUMENTS = 1_000_000
 # A process of its own: a million digests, half of them repeated, in 64 MB beside the libraries.

@@ -25,10 +25,11 @@ from materials import (
 )
 from tokenizers import models
 
-from prep import canary, encoders
-from prep.encoders import Ids
-from prep.errors import InputError, RecipeError
-from prep.tokens import Tokenizer, TokenizerSettings
+from prep.tokenizer import canary_texts as canary
+from prep.tokenizer import backends as encoders
+from prep.tokenizer.backends import Ids
+from prep.runtime.errors import InputError, RecipeError
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)

@@ -14,13 +14,16 @@ from corpora import crystalmix
 from runs import recorded, run_file, small_build, write_run
 from worlds import SHARED_WORK, train_together
 
-from prep import scatter
-from prep.errors import RecipeError, RefusalError, UsageError
-from train import evaluate, folder, metrics, session
-from train.evaluate import EvaluationSettings, Evaluator
-from train.heldout import KINDS
-from train.loop import Trainer
-from train.params import load
+from prep.rows import scattered_rows as scatter
+from prep.runtime.errors import RecipeError, RefusalError, UsageError
+from train.evaluation import evaluate
+from train.record import run_folder as folder
+from train.record import metrics
+from train.trainer import session
+from train.evaluation.evaluate import EvaluationSettings, Evaluator
+from train.evaluation.held_out import KINDS
+from train.trainer.trainer import Trainer
+from train.runfile.run_file import load
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from ablations import copied, tiny, varied
 
-from prep.errors import InputError
-from train import evidence
-from train.evidence import FITS, LOSSES, RUNS
+from prep.runtime.errors import InputError
+from train.ablations import tables as evidence
+from train.ablations.tables import FITS, LOSSES, RUNS
 
 
 @pytest.mark.parametrize(("name", "schema"), [("runs", RUNS), ("losses", LOSSES), ("fits", FITS)])

@@ -29,12 +29,15 @@ from tokenizers import Tokenizer
 from torch.testing import assert_close
 
 from cli import main
-from prep.errors import InputError, UsageError
-from train import checkpoint, exporting, folder, published
-from train.exporting import ExportSettings, export, find
-from train.model import Crystal, ModelSettings
-from train.names import from_huggingface
-from train.optim import AdamW, Linear, OptimSettings, groups
+from prep.runtime.errors import InputError, UsageError
+from train.trainer import checkpoint
+from train.weights import hf_export as exporting
+from train.record import run_folder as folder
+from train.weights import hf_config as published
+from train.weights.hf_export import ExportSettings, export, find
+from train.model.crystal import Crystal, ModelSettings
+from train.weights.hf_names import from_huggingface
+from train.model.optimizer import AdamW, Linear, OptimSettings, groups
 
 PLAIN = ExportSettings()
 

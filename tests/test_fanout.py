@@ -21,9 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from prep import fanout, receipts
-from prep.errors import CrystalmixError, DamageError, WorkerError
-from prep.fanout import SELDOM, TUNABLES, Fanout, watched
+from prep.runtime import workers as fanout
+from prep.runtime import receipts
+from prep.runtime.errors import CrystalmixError, DamageError, WorkerError
+from prep.runtime.workers import SELDOM, TUNABLES, Fanout, watched
 
 ROOT = Path(__file__).parents[1]
 

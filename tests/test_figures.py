@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train import figures, ternary
+from train.figures import charts as figures
+from train.figures import ternary
 
 EVERY = np.arange(6.0)
 POINTS = [

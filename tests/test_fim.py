@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from materials import FIM_TOKENIZERS, byte_level, llama, small, texts
 from numpy.typing import NDArray
 
-from prep import fim
-from prep.blocks import Encoded
-from prep.errors import RecipeError
-from prep.fim import LEFT_TO_RIGHT, PSM, SPM, DocumentFim, FimSettings, Plan, Sentinels
-from prep.sources import Document
-from prep.tokens import Tokenizer
+from prep.fim import document_fim as fim
+from prep.rows.token_blocks import Encoded
+from prep.runtime.errors import RecipeError
+from prep.fim.document_fim import LEFT_TO_RIGHT, PSM, SPM, DocumentFim, FimSettings, Plan, Sentinels
+from prep.documents.source import Document
+from prep.tokenizer.tokenizer import Tokenizer
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", FIM_TOKENIZERS.values(), ids=FIM_TOKENIZERS)

@@ -21,10 +21,12 @@ from runs import (
 )
 
 from cli import main
-from prep import receipts, shards
-from prep.errors import InputError
-from train import folder, session
-from train.findings import MOST, findings
+from prep.runtime import receipts
+from prep.rows import shards
+from prep.runtime.errors import InputError
+from train.record import run_folder as folder
+from train.trainer import session
+from train.trace.findings import MOST, findings
 
 PHASE = "mixed"  # 16 steps of 4 rows, sealed after 3, 6, 9, 12, 15 and 16
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import Truth
 
-from mixtures import leastsquares
-from mixtures.fitting import FEW, KINDS, Fit, FitSettings, fit
-from mixtures.repetition import effective
-from prep.errors import RefusalError
+from mixtures.laws import least_squares as leastsquares
+from mixtures.laws.fit import FEW, KINDS, Fit, FitSettings, fit
+from mixtures.laws.repeated_tokens import effective
+from prep.runtime.errors import RefusalError
 
 
 def fitted(seed: int = 0, noise: float = 0.02, kind: str = "effective", **size: Any) -> Fit:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from runs import copied_run, small_build, undisturbed
 
-from prep import receipts
-from prep.errors import DamageError, InputError, RefusalError
-from train import folder
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, InputError, RefusalError
+from train.record import run_folder as folder
 
 
 def test_a_run_remembers_its_build_relative_to_itself(tmp_path: Path) -> None:

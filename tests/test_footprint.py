@@ -10,11 +10,12 @@ from runs import run_file, undisturbed
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from train import folder, params
-from train import model as models
-from train.exporting import find
-from train.footprint import Memory, Pass, activations, checkpoint_bytes, memory
-from train.model import Crystal, ModelSettings, batch_loss, parameters_count
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.model import crystal as models
+from train.weights.hf_export import find
+from train.trainer.footprint import Memory, Pass, activations, checkpoint_bytes, memory
+from train.model.crystal import Crystal, ModelSettings, batch_loss, parameters_count
 
 MIDDLE = replace(
     TINY, hidden_size=128, filter_size=340, rotary_dim=8, num_hidden_layers=3, vocab_size=700

@@ -11,12 +11,12 @@ from runs import PHASES, RUN, manifest, run_file, small_build, write_run
 from test_params import published
 
 from cli import main
-from mixtures.report import hours_told
-from prep.errors import CrystalmixError, InputError, UsageError
-from train.forecast import Asked, PhaseForecast, forecast, lines
-from train.loop import Trainer
-from train.model import flops_per_row
-from train.params import load
+from mixtures.manifest.report import hours_told
+from prep.runtime.errors import CrystalmixError, InputError, UsageError
+from train.trainer.forecast import Asked, PhaseForecast, forecast, lines
+from train.trainer.trainer import Trainer
+from train.model.crystal import flops_per_row
+from train.runfile.run_file import load
 
 LINE = {"initial_learning_rate": 0.0, "end_learning_rate": 0.012, "steps": 4}
 

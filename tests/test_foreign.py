@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from materials import SHARED
 
 from cli import main
-from mixtures import foreign
-from prep import shards
-from prep.pack import cut
+from mixtures.verify import foreign_shards as foreign
+from prep.rows import shards
+from prep.rows.pack import cut
 
 NASTY = SHARED.parent / "corpora" / "nasty.tar.gz"
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from runs import small_build, undisturbed
 
-from mixtures import recipe as recipes
-from mixtures.build import build
-from prep.errors import InputError
-from train import corpus, forensics, trace
-from train.trace import Traced
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from prep.runtime.errors import InputError
+from train.trace import corpus
+from train.trace import forensics
+from train.record import views as trace
+from train.record.views import Traced
 
 PHASE = "code"
 

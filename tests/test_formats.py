@@ -8,9 +8,10 @@ import pytest
 from materials import raw, squeezed
 from test_documents import Scanned
 
-from prep import listing, sources
-from prep.errors import BrokenFile, InputError, NoColumn, RecipeError
-from prep.sources import Source
+from prep.readers import listing
+from prep.documents import source as sources
+from prep.runtime.errors import BrokenFile, InputError, NoColumn, RecipeError
+from prep.documents.source import Source
 
 Json = dict[str, Any]
 ROWS = [{"text": f"text {i} é", "n": i, "m": {"set": "ab"[i % 2]}} for i in range(2500)]

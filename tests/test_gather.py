@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-import prep.gather as stage
-from prep.errors import InputError, StaleError, UsageError
-from prep.gather import DOMAINS, LANGUAGES, NAME, PROSE, TINY, GatherSettings, gather, installation
+import train.demo.python_corpus as stage
+from prep.runtime.errors import InputError, StaleError, UsageError
+from train.demo.python_corpus import DOMAINS, LANGUAGES, NAME, PROSE, TINY, GatherSettings, gather, installation
 
 Roots = stage.Roots
 AMPLE = GatherSettings(dict.fromkeys(DOMAINS, 100_000))

@@ -14,10 +14,11 @@ import pytest
 from materials import shared
 from originals import library, tokenizer
 
-from prep import shards, spans
-from prep.fim import FimSettings
-from prep.legacyfim import LegacyFim, Turn, seed_of
-from prep.legacytext import decode
+from prep.rows import shards
+from prep.rows import spans
+from prep.fim.document_fim import FimSettings
+from prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
+from prep.crystalcoder.original_row_text import decode
 
 pytestmark = pytest.mark.golden
 LANGUAGES = ("python", "css", "html", "javascript")  # the order that stage 3 numbers files in

@@ -14,11 +14,12 @@ import pytest
 from materials import shared
 from originals import tokenizer
 
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.verify import verify
-from prep import shards, spans
-from prep.shards import Rows
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.verify.verify import verify
+from prep.rows import shards
+from prep.rows import spans
+from prep.rows.shards import Rows
 
 pytestmark = pytest.mark.golden
 LANGUAGES = ("css", "html", "javascript", "python")  # the order of lists/star.txt

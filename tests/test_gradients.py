@@ -11,14 +11,14 @@ import torch
 from runs import leftovers, manifest, run_file, same_run, small_build, undisturbed, write_run
 from torch.testing import assert_close
 
-from mixtures.manifest import RowRefs
-from prep.errors import DivergenceError
-from train import metrics
-from train.batches import Batches
-from train.gradients import accumulate, part_sums, per_part, strange_rows
-from train.loop import Trainer
-from train.params import load
-from train.run import Run
+from mixtures.manifest.manifest import RowRefs
+from prep.runtime.errors import DivergenceError
+from train.record import metrics
+from train.trainer.batches import Batches
+from train.trainer.gradients import accumulate, part_sums, per_part, strange_rows
+from train.trainer.trainer import Trainer
+from train.runfile.run_file import load
+from train.runfile.settings import Run
 
 Json = dict[str, Any]
 CHECKPOINT_STEPS = 3

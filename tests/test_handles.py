@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from prep import handles, shards
-from prep.errors import DamageError
-from prep.handles import Handle, Pool, Rows
+from prep.rows import open_shards as handles
+from prep.rows import shards
+from prep.runtime.errors import DamageError
+from prep.rows.open_shards import Handle, Pool, Rows
 
 MSL = 8
 

@@ -13,12 +13,14 @@ from runs import recorded, run_file, segments, small_build
 from zooruns import current, events, first, in_model_zoos_order, log, ours, save, texts
 
 from cli import Verbs
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest
-from prep.errors import CrystalmixError, StaleError
-from train import folder, session, zooverbs
-from train.findings import findings
-from train.harvest import harvest
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest
+from prep.runtime.errors import CrystalmixError, StaleError
+from train.record import run_folder as folder
+from train.trainer import session
+from train.commands import modelzoo as zooverbs
+from train.trace.findings import findings
+from train.modelzoo.harvest import harvest
 
 Json = dict[str, Any]
 Told = Callable[[Manifest, int], Json]

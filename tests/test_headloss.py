@@ -12,9 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.testing import assert_close
 
-from train import headloss
-from train.headloss import head_losses
-from train.model import batch_loss, row_losses
+from train.model import head_loss as headloss
+from train.model.head_loss import head_losses
+from train.model.crystal import batch_loss, row_losses
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 

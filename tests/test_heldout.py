@@ -12,12 +12,13 @@ import watched
 from runs import copied_build, small_build
 from runs import manifest as small_manifest
 
-from mixtures.context import TOKENIZER
-from prep import scatter, spans
-from prep.errors import RefusalError, UsageError
-from prep.tokens import TokenizerSettings, load
-from train import heldout
-from train.heldout import KINDS, HeldOut
+from mixtures.build.context import TOKENIZER
+from prep.rows import scattered_rows as scatter
+from prep.rows import spans
+from prep.runtime.errors import RefusalError, UsageError
+from prep.tokenizer.tokenizer import TokenizerSettings, load
+from train.evaluation import held_out as heldout
+from train.evaluation.held_out import KINDS, HeldOut
 
 Json = dict[str, Any]
 LTR, FIM, UNKNOWN = range(len(KINDS))

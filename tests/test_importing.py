@@ -14,12 +14,12 @@ from corpora import crystalmix, merged
 from hubs import ONE, TWO, fake, golden_hub, params_of, write
 from runs import run_file
 
-from mixtures import manifest as manifests
-from mixtures import report
-from mixtures.importing import ImportSettings, import_shards
-from mixtures.verify import verify
-from mixtures.zoo import ZooMixture, subset_rows
-from prep.errors import CrystalmixError, InputError, RefusalError, StaleError, UsageError
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest import report
+from mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from mixtures.verify.verify import verify
+from mixtures.manifest.cerebras_order import ZooMixture, subset_rows
+from prep.runtime.errors import CrystalmixError, InputError, RefusalError, StaleError, UsageError
 
 Json = dict[str, Any]
 

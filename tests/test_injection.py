@@ -12,10 +12,10 @@ from materials import (
     crystal,
 )
 
-from prep import seeds
-from prep.fim import DocumentFim, FimSettings, sentinels
-from prep.sources import Document
-from prep.tokens import KNOWN, Tokenizer
+from prep.runtime import randomness as seeds
+from prep.fim.document_fim import DocumentFim, FimSettings, sentinels
+from prep.documents.source import Document
+from prep.tokenizer.tokenizer import KNOWN, Tokenizer
 
 STRINGS = 100_000
 LITERALS = sorted(

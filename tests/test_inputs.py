@@ -10,9 +10,10 @@ import pytest
 from runs import manifest, write_run
 from test_params import published
 
-from mixtures import yamlfile
-from mixtures.manifest import Manifest
-from train import inputs, params
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.manifest.manifest import Manifest
+from train.runfile import data_sections as inputs
+from train.runfile import run_file as params
 
 # Keys of the published files that steer the training, or that are held to the only value they have.
 USED = {

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from ablations import tiny, varied
 
-from prep.errors import InputError
-from train import factors, figures, ternary
-from train.insight import Insight
+from prep.runtime.errors import InputError
+from train.ablations import factor_results as factors
+from train.figures import charts as figures
+from train.figures import ternary
+from train.ablations.results import Insight
 
 
 def test_the_law_fitted_anew_is_that_of_the_report() -> None:

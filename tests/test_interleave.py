@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures.order import LIMIT, PREFIX_BOUND, Interleave
+from mixtures.manifest.exact_order import LIMIT, PREFIX_BOUND, Interleave
 
 BOUND = Fraction(str(PREFIX_BOUND))
 

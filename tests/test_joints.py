@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import byte_level, crystal, llama, made, small, texts
 
-from prep import joints
-from prep.joints import Joints
-from prep.tokens import Tokenizer
+from prep.tokenizer import safe_cuts as joints
+from prep.tokenizer.safe_cuts import Joints
+from prep.tokenizer.tokenizer import Tokenizer
 
 LOCAL = {"llama": llama, "crystal": crystal, "small": small}
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import raw, squeezed, texts
 
-from prep import jsonlines
-from prep.errors import NoColumn
-from prep.jsonlines import batches, widened
-from prep.records import RECORD, TEXT, Batch, Wanted
-from prep.unpacked import pieces
+from prep.readers import jsonlines
+from prep.runtime.errors import NoColumn
+from prep.readers.jsonlines import batches, widened
+from prep.readers.batch import RECORD, TEXT, Batch, Wanted
+from prep.readers.decompress import pieces
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
 Found = tuple[list[tuple[int, str | None]], list[tuple[int, str]]]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import Truth
 
-from mixtures import laws
-from mixtures.fitting import KINDS
+from mixtures.laws import families as laws
+from mixtures.laws.fit import KINDS
 
 ONCE = np.array([0.1, 0.3, 0.2, 0.5])
 EVERY = [(kind, once) for kind in KINDS for once in (None, ONCE)]

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from truths import Truth
 
-from mixtures import losstable
-from mixtures.fitting import KINDS
-from mixtures.lawverbs import fit
-from mixtures.losstable import LossTable
-from prep.errors import InputError, UsageError
+from mixtures.laws import loss_table as losstable
+from mixtures.laws.fit import KINDS
+from train.commands.lawverbs_ import fit
+from mixtures.laws.loss_table import LossTable
+from prep.runtime.errors import InputError, UsageError
 
 
 def call(*words: object) -> Result:

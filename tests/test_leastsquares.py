@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from truths import Truth
 
-from mixtures import laws, leastsquares
-from mixtures.leastsquares import Problems
+from mixtures.laws import families as laws
+from mixtures.laws import least_squares as leastsquares
+from mixtures.laws.least_squares import Problems
 
 
 def problems(kind: str = "effective", noise: float = 0.02, **changes: Any) -> Problems:

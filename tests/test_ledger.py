@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import leftovers, manifest
 
-from prep.errors import DamageError
-from train import ledger
-from train.ledger import Ledger, Step, first_chain, next_chain, read, segments
+from prep.runtime.errors import DamageError
+from train.record import ledger
+from train.record.ledger import Ledger, Step, first_chain, next_chain, read, segments
 
 PHASE = "mixed"
 STEPS = 8

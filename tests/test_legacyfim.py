@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from materials import crystal, texts
 from originals import tokenizer
 
-from prep import blocks, pack, shards, spans
-from prep.blocks import Block, Encoded, Stream
-from prep.fim import LEFT_TO_RIGHT, FimSettings
-from prep.legacyfim import LegacyFim, Turn, seed_of
-from prep.pack import Controls, PackSettings
-from prep.rowspans import Account
-from prep.shards import Rows
-from prep.tokens import Tokenizer
+from prep.rows import token_blocks as blocks
+from prep.rows import pack
+from prep.rows import shards
+from prep.rows import spans
+from prep.rows.token_blocks import Block, Encoded, Stream
+from prep.fim.document_fim import LEFT_TO_RIGHT, FimSettings
+from prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
+from prep.rows.pack import Controls, PackSettings
+from prep.fim.row_spans import Account
+from prep.rows.shards import Rows
+from prep.tokenizer.tokenizer import Tokenizer
 
 CHOSEN: dict[str, Any] = {"level": "row", "dialect": "cerebras"}
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from materials import byte_level, crystal, made, small, texts
 from originals import library, tokenizer
 
-from prep.legacytext import Text, byte_ids, decode, facts
-from prep.segments import PSM, Piece, Plans, Segments
+from prep.crystalcoder.original_row_text import Text, byte_ids, decode, facts
+from prep.fim.segments import PSM, Piece, Plans, Segments
 
 SPELT = ("<filename>", "<reponame>", "<gh_stars>", "<fim_prefix>", "<s>", "</s>", "<unk>")
 words = st.sampled_from([" ", "  ", "      ", " " * 17, " " * 40, "x", "(", "\n", "<", ">", "a b"])

@@ -9,12 +9,12 @@ import corpora
 import orjson
 import pytest
 
-from mixtures import manifest as manifests
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.report import read_manifests
-from mixtures.verify import verify
-from prep import receipts
+from mixtures.manifest import manifest as manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.manifest.report import read_manifests
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep.literals import Literals
+from prep.tokenizer.special_spellings import Literals
 
 NAMES = ("<s>", "</s>", "<unk>", "<|fim_prefix|>", "<|fim|>", "[INST]", "  ", "<s", "é", "a.b")
 words = st.lists(st.sampled_from([*NAMES, "<", "s>", " ", "x", "|", "fim", ".b"]), max_size=20)

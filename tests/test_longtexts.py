@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from materials import PIECES, byte_level, crystal, llama, llama_3_like, qwen_like, shared, small
 from numpy.typing import NDArray
 
-from prep import seeds
-from prep.longtexts import way_of
-from prep.tokens import Tokenizer
+from prep.runtime import randomness as seeds
+from prep.tokenizer.long_texts import way_of
+from prep.tokenizer.tokenizer import Tokenizer
 
 Make = Callable[[], Tokenizer]
 PAIRS = {"llama": llama, "crystal": crystal, "small": small}

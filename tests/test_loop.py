@@ -25,20 +25,14 @@ from runs import (
     write_run,
 )
 
-from prep.errors import (
-    CrystalmixError,
-    DamageError,
-    RecipeError,
-    RefusalError,
-    StaleError,
-)
-from train import folder
-from train.findings import findings
-from train.loop import Outcome, Trainer
-from train.metrics import METRICS
-from train.optim import schedule
-from train.params import load
-from train.run import Run
+from prep.runtime.errors import CrystalmixError, DamageError, RecipeError, RefusalError, StaleError
+from train.record import run_folder as folder
+from train.trace.findings import findings
+from train.trainer.trainer import Outcome, Trainer
+from train.record.metrics import METRICS
+from train.model.optimizer import schedule
+from train.runfile.run_file import load
+from train.runfile.settings import Run
 
 STEPS = 12  # of the phase `prose`
 Json = dict[str, Any]

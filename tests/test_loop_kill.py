@@ -10,8 +10,8 @@ import pytest
 from kills import count_operations, job, run, start, train, train_until_operation, train_until_path
 from runs import leftovers, recorded, same_run, small_build, undisturbed, weights, write_run
 
-from train.findings import findings
-from train.folder import checkpoints, latest
+from train.trace.findings import findings
+from train.record.run_folder import checkpoints, latest
 
 KILLED_PHASES = ("prose", "mixed")
 KILLED = -signal.SIGKILL

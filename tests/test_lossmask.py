@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from materials import crystal, texts, whole
 from test_fim import document
 
-from prep import blocks, pack, shards, spans
-from prep.blocks import Block, Encoded, Stream
-from prep.fim import PSM, DocumentFim, FimSettings
-from prep.pack import Controls, PackSettings
-from prep.rowfim import RowFim
-from prep.shards import Rows
+from prep.rows import token_blocks as blocks
+from prep.rows import pack
+from prep.rows import shards
+from prep.rows import spans
+from prep.rows.token_blocks import Block, Encoded, Stream
+from prep.fim.document_fim import PSM, DocumentFim, FimSettings
+from prep.rows.pack import Controls, PackSettings
+from prep.fim.row_fim import RowFim
+from prep.rows.shards import Rows
 
 MIDDLE = 32001
 

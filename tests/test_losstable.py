@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import NAMES, Truth
 
-from mixtures import losstable
-from mixtures.losstable import LossTable
-from prep.errors import InputError
+from mixtures.laws import loss_table as losstable
+from mixtures.laws.loss_table import LossTable
+from prep.runtime.errors import InputError
 
 HEADER = "run,share:a,share:b,loss:x\n"
 

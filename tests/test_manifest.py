@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest, ManifestPart, PartShard
-from prep import receipts
-from prep.errors import DamageError, InputError
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, InputError
 
 Row = tuple[str, int]  # shard, row
 

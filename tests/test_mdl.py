@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from zoos import with_cerebras
 
-from prep.errors import DamageError, InputError, UsageError
-from train import mdl, mdlspec
+from prep.runtime.errors import DamageError, InputError, UsageError
+from train.weights import mdl
+from train.weights import mdl_tree as mdlspec
 
 Json = dict[str, Any]
 DTYPES = list(mdl.RTFX)

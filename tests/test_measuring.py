@@ -8,10 +8,10 @@ import torch
 from ablations import tiny
 from torch.nn import functional
 
-from mixtures import manifest as manifests
-from train.measuring import EVALUATED_ROWS, Held, held_rows, measured
-from train.model import Crystal, initialise
-from train.shapes import model_settings
+from mixtures.manifest import manifest as manifests
+from train.ablations.measure import EVALUATED_ROWS, Held, held_rows, measured
+from train.model.crystal import Crystal, initialise
+from train.ablations.proxy_sizes import model_settings
 
 HELD = Held("wiki", "wiki.valid", 12)
 
@@ -66,7 +66,7 @@ def test_bits_per_byte_do_not_depend_on_how_many_rows_go_at_once(
     of = model(1)
     whole = measured(of, build(), "held-out", HELD)
     assert HELD.rows < EVALUATED_ROWS
-    monkeypatch.setattr("train.measuring.EVALUATED_ROWS", 5)
+    monkeypatch.setattr("train.ablations.measure.EVALUATED_ROWS", 5)
     some = measured(of, build(), "held-out", HELD)
     assert some["bits_per_byte"] == pytest.approx(whole["bits_per_byte"], rel=1e-6)
     assert {key: some[key] for key in ("tokens", "bytes", "rows")} == {

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import byte_level, made, small, texts
 
-from prep import fim
-from prep.blocks import Encoded
-from prep.errors import RecipeError
-from prep.fim import DocumentFim, FimSettings
-from prep.metadata import HeadEncoder, Metadata
-from prep.sources import Document, Source
-from prep.tokens import Tokenizer
+from prep.fim import document_fim as fim
+from prep.rows.token_blocks import Encoded
+from prep.runtime.errors import RecipeError
+from prep.fim.document_fim import DocumentFim, FimSettings
+from prep.tokenizer.metadata_head import HeadEncoder, Metadata
+from prep.documents.source import Document, Source
+from prep.tokenizer.tokenizer import Tokenizer
 
 TOKENS = ("<reponame>", "<filename>", "<gh_stars>")
 MARKS = re.compile("<reponame>|<filename>|<gh_stars>")

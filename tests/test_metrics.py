@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from runs import manifest, recorded, run_file, undisturbed, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mixtures.manifest import RowRefs
-from prep.errors import UsageError
-from train import metrics, skips
-from train.ledger import Step
-from train.metrics import Metrics, MetricsSettings
-from train.params import load
+from mixtures.manifest.manifest import RowRefs
+from prep.runtime.errors import UsageError
+from train.record import metrics
+from train.record import skips
+from train.record.ledger import Step
+from train.record.metrics import Metrics, MetricsSettings
+from train.runfile.run_file import load
 
 NONE = np.empty(0, np.int64)
 PARTS = ({"part": "web", "rows": 2, "tokens": 9, "loss": 2.5},)

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from runs import leftovers
 
 from cli import main
-from mixtures.manifest import read
-from mixtures.recipe import BUNDLED
-from train import folder
+from mixtures.manifest.manifest import read
+from mixtures.recipes.recipe import BUNDLED
+from train.record import run_folder as folder
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 TOKENIZER = SHARED / "reference" / "tokenizer" / "crystal-32022.json"

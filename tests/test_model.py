@@ -13,15 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from train.model import (
-    Crystal,
-    batch_loss,
-    flops_per_row,
-    initialise,
-    parameters_count,
-    row_losses,
-)
-from train.names import from_huggingface, to_huggingface
+from train.model.crystal import Crystal, batch_loss, flops_per_row, initialise, parameters_count, row_losses
+from train.weights.hf_names import from_huggingface, to_huggingface
 
 PATHS = pytest.mark.parametrize("attention", ["sdpa", "matmul"])
 WIDTHS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

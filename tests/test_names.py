@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from train.model import Crystal
-from train.names import from_huggingface, to_huggingface
+from train.model.crystal import Crystal
+from train.weights.hf_names import from_huggingface, to_huggingface
 
 
 def some_state() -> dict[str, Tensor]:

@@ -12,9 +12,10 @@ from corpora import crystalmix, tokenizer
 from materials import SHARED, nasty
 from test_documents import Scanned
 
-from prep import receipts, sources
-from prep.errors import BrokenFile, CrystalmixError, InputError
-from prep.sources import Source
+from prep.runtime import receipts
+from prep.documents import source as sources
+from prep.runtime.errors import BrokenFile, CrystalmixError, InputError
+from prep.documents.source import Source
 
 Json = dict[str, Any]
 ARCHIVE = SHARED.parent / "corpora" / "nasty.tar.gz"

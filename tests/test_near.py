@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import shared
 
-from prep import near
-from prep.errors import UsageError
-from prep.near import Near, Stored
-from prep.scratch import scratch
+from prep.filters import near_duplicates as near
+from prep.runtime.errors import UsageError
+from prep.filters.near_duplicates import Near, Stored
+from prep.runtime.scratch_db import scratch
 
 pytest.importorskip("datasketch")
 RNG = np.random.Generator(np.random.Philox(11))

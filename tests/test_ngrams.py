@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import texts as nasty
 
-from prep import ngrams
+from prep.filters import ngrams
 
 WORDS = st.lists(
     st.sampled_from(["quartz", "amber", "ember", "42", "7", "a", "é", "日", "river"]), max_size=30

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.testing import assert_close
 
-from train.model import Crystal, batch_loss, row_losses
-from train.names import from_huggingface, to_huggingface
-from train.optim import AdamW, Linear, OptimSettings, clip, groups, schedule
+from train.model.crystal import Crystal, batch_loss, row_losses
+from train.weights.hf_names import from_huggingface, to_huggingface
+from train.model.optimizer import AdamW, Linear, OptimSettings, clip, groups, schedule
 
 PHASES = {
     "phase1": (Linear(0.0, 0.012, 86), Linear(0.012, 0.00012408, 294337)),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep.errors import InputError
-from prep.optout import OptOut
+from prep.runtime.errors import InputError
+from prep.filters.opt_out import OptOut
 
 LIST = "# repositories whose owners wrote to us\nada/engine\n\n  bob/forms \r\nAda/Engine\n"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mixtures.order import VERSION, Order, OrderPart, Refs, integer_weights
+from mixtures.manifest.exact_order import VERSION, Order, OrderPart, Refs, integer_weights
 
 Triple = tuple[int, int, int]
 

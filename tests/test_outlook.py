@@ -7,13 +7,13 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from mixtures import recipe as recipes
-from mixtures.context import rows_files
-from mixtures.estimate import sampled
-from mixtures.outlook import outlook
-from mixtures.plan import plan
-from prep import receipts
-from prep.errors import UsageError
+from mixtures.recipes import recipe as recipes
+from mixtures.build.context import rows_files
+from mixtures.plan.sample_sources import sampled
+from mixtures.plan.outlook import outlook
+from mixtures.plan.plan import plan
+from prep.runtime import receipts
+from prep.runtime.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.manifest import Manifest
-from mixtures.overlaps import Taken, notes, seen
-from mixtures.phase import Part
-from mixtures.report import read_manifests
+from mixtures.manifest.manifest import Manifest
+from mixtures.plan.overlaps import Taken, notes, seen
+from mixtures.recipes.phase import Part
+from mixtures.manifest.report import read_manifests
 
 EARLY: dict[str, Any] = {
     "steps": 3,

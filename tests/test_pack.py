@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import whole
 
-from prep import blocks, pack, shards, spans
-from prep.blocks import Block, Encoded, Stream
-from prep.pack import Controls, Packed, PackSettings
-from prep.pieces import CerebrasSettings
+from prep.rows import token_blocks as blocks
+from prep.rows import pack
+from prep.rows import shards
+from prep.rows import spans
+from prep.rows.token_blocks import Block, Encoded, Stream
+from prep.rows.pack import Controls, Packed, PackSettings
+from prep.crystalcoder.lmdata import CerebrasSettings
 
 PAD, BOS, EOS = 3, 1, 2
 lengths = st.lists(st.lists(st.integers(0, 15), max_size=4), min_size=1, max_size=3)

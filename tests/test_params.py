@@ -10,10 +10,10 @@ import pytest
 from crystals import PUBLISHED
 from runs import write_run
 
-from prep.errors import RecipeError, UsageError
-from train import params
-from train.model import parameters_count
-from train.optim import Linear
+from prep.runtime.errors import RecipeError, UsageError
+from train.runfile import run_file as params
+from train.model.crystal import parameters_count
+from train.model.optimizer import Linear
 
 PARAMS = Path(__file__).parents[1].parent / "shared" / "reference" / "params"
 LINE = {"initial_learning_rate": 0.0, "end_learning_rate": 0.012, "steps": 4}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prep.permutation import LARGEST, VERSION, Permutation, forward_each
+from prep.runtime.permutation import LARGEST, VERSION, Permutation, forward_each
 
 keys = st.binary(max_size=100)
 

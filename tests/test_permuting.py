@@ -10,11 +10,11 @@ import orjson
 import pytest
 from corpora import built, contents, crystalmix, write_corpus, write_recipe
 
-from prep import shards
-from prep.fim import FimSettings
-from prep.legacyfim import LegacyFim, Turn, seed_of
-from prep.rowfim import RowFim
-from prep.tokens import Tokenizer, TokenizerSettings, load
+from prep.rows import shards
+from prep.fim.document_fim import FimSettings
+from prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
+from prep.fim.row_fim import RowFim
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
 One = Callable[[str, int], Path]
 CEREBRAS = {"rate": 0.9, "level": "row", "dialect": "cerebras", "processes": 2, "first_seed": 5}

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures import manifest as manifests
-from mixtures import recipe as recipes
-from mixtures import zoo
-from mixtures.manifest import Manifest
-from mixtures.overlaps import Taken, common, seen
-from mixtures.phase import Part, Phase, shares
-from mixtures.plan import plan
-from mixtures.verify import verify
-from prep.errors import DamageError, RefusalError
+from mixtures.manifest import manifest as manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.manifest import cerebras_order as zoo
+from mixtures.manifest.manifest import Manifest
+from mixtures.plan.overlaps import Taken, common, seen
+from mixtures.recipes.phase import Part, Phase, shares
+from mixtures.plan.plan import plan
+from mixtures.verify.verify import verify
+from prep.runtime.errors import DamageError, RefusalError
 
 AMOUNTS = st.lists(st.decimals("0.01", 9, places=2), min_size=1, max_size=6)
 

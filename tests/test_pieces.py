@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from materials import llama, texts
 
-from prep.pieces import CerebrasSettings, PieceEncoder, cut, slices
-from prep.sources import Document
+from prep.crystalcoder.lmdata import CerebrasSettings, PieceEncoder, cut, slices
+from prep.documents.source import Document
 
 
 @given(text=texts, size=st.integers(1, 9))

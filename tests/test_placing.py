@@ -8,12 +8,12 @@ import torch
 from crystals import TINY, fresh
 from torch.testing import assert_close
 
-from train.checkpoint import weights_digest
-from train.model import Crystal, fused_attention, initialise
-from train.optim import Linear, OptimSettings
-from train.placing import Placed, place
-from train.run import Run, RunSettings
-from train.world import World
+from train.trainer.checkpoint import weights_digest
+from train.model.crystal import Crystal, fused_attention, initialise
+from train.model.optimizer import Linear, OptimSettings
+from train.trainer.placement import Placed, place
+from train.runfile.settings import Run, RunSettings
+from train.model.processes import World
 
 OPTIMIZER = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),))
 

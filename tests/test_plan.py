@@ -7,9 +7,9 @@ import corpora
 import orjson
 import pytest
 
-from mixtures import recipe as recipes
-from mixtures.plan import PhasePlan, plan
-from mixtures.report import read_manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.plan.plan import PhasePlan, plan
+from mixtures.manifest.report import read_manifests
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import watched
 from corpora import crystalmix
 from runs import PHASES, manifest, recorded, small_build, undisturbed
 
-from prep.errors import InputError, UsageError
-from train import metrics, plot
+from prep.runtime.errors import InputError, UsageError
+from train.record import metrics
+from train.figures import run_plot as plot
 
 
 def test_a_picture_is_drawn_with_all_panels(tmp_path: Path) -> None:

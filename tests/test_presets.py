@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import presets
-from mixtures import recipe as recipes
-from mixtures.swarm import caps
-from prep.errors import RefusalError
+from mixtures.ablations import published_mixtures as presets
+from mixtures.recipes import recipe as recipes
+from mixtures.ablations.design import caps
+from prep.runtime.errors import RefusalError
 
 GROUPS = {"language": 40_000_000, "python": 10_000_000, "javascript": 11_000_000, "web": 12_000_000}
 SETS = dict.fromkeys([*presets.PROSE, *presets.CODE], 1_000_000)

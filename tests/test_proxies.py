@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from ablations import tiny
 
-from mixtures import manifest as manifests
-from mixtures.order import PREFIX_BOUND
-from mixtures.report import read_manifests
-from train import evidence, ledger, measuring
-from train.findings import findings
-from train.measuring import Held
-from train.proxies import VIEW, spikes_of
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.exact_order import PREFIX_BOUND
+from mixtures.manifest.report import read_manifests
+from train.ablations import tables as evidence
+from train.record import ledger
+from train.ablations import measure as measuring
+from train.trace.findings import findings
+from train.ablations.measure import Held
+from train.ablations.proxies import VIEW, spikes_of
 
 
 def test_a_spike_is_found_where_it_is_and_nowhere_else() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from materials import raw
 
-from prep import documents, query
-from prep.errors import RecipeError
-from prep.optout import OptOut
-from prep.selection import Selection
-from prep.sources import Source
+from prep.documents import scan as documents
+from prep.documents import source_sql as query
+from prep.runtime.errors import RecipeError
+from prep.filters.opt_out import OptOut
+from prep.filters.screen import Selection
+from prep.documents.source import Source
 
 RECORDS = [{"text": "one", "n": 1, "tags": ["a", "b"]}, {"text": "two", "n": 2, "tags": ["b"]}]
 

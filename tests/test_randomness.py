@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures import randomness
-from mixtures.randomness import DEVIATIONS, ascents, repeated, sampled
+from mixtures.verify import shuffle_test as randomness
+from mixtures.verify.shuffle_test import DEVIATIONS, ascents, repeated, sampled
 
 
 @given(numbers=st.lists(st.integers(0, 50), max_size=60), cut=st.integers(1, 9))

@@ -17,9 +17,10 @@ from materials import raw
 from test_documents import Scanned
 from test_formats import ROWS, TEXTS, arrow_file, texts
 
-from prep import rawfiles, sources
-from prep.errors import BrokenFile, InputError, RecipeError
-from prep.sources import Source
+from prep.readers import files as rawfiles
+from prep.documents import source as sources
+from prep.runtime.errors import BrokenFile, InputError, RecipeError
+from prep.documents.source import Source
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixtures import manifest as manifests
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.manifest import Manifest
-from mixtures.verify import verify
-from prep import rawfiles
-from prep.errors import DamageError, InputError, StaleError, UsageError
-from prep.shards import read as read_rows
-from prep.shards import write as write_rows
+from mixtures.manifest import manifest as manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.manifest.manifest import Manifest
+from mixtures.verify.verify import verify
+from prep.readers import files as rawfiles
+from prep.runtime.errors import DamageError, InputError, StaleError, UsageError
+from prep.rows.shards import read as read_rows
+from prep.rows.shards import write as write_rows
 
 PYTHON = "starcoderdata/python/train-00000-of-00002.parquet"
 

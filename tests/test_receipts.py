@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import names
 
-from prep import receipts
-from prep.errors import DamageError, StaleError
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, StaleError
 
 Json = dict[str, Any]
 WANTED: Json = {

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import recipe as recipes
-from mixtures.phase import Part, Phase
-from mixtures.recipe import Domain, Recipe
-from prep.errors import UsageError
-from prep.tokens import TokenizerSettings
+from mixtures.recipes import recipe as recipes
+from mixtures.recipes.phase import Part, Phase
+from mixtures.recipes.recipe import Domain, Recipe
+from prep.runtime.errors import UsageError
+from prep.tokenizer.tokenizer import TokenizerSettings
 
 # What is replaced in the recipe, by what (@: where the fault is told), and what is told.
 FAULTS = [

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from truths import NAMES, Truth
 
-from mixtures import convex, drawing
-from mixtures.drawing import draw
-from mixtures.fitting import Fit, FitSettings, fit
-from mixtures.presets import uniform
-from mixtures.recommend import Recommendation, RecommendSettings, recommend, refusal
-from mixtures.repetition import effective
-from prep.errors import RefusalError
+from mixtures.laws import convex_search as convex
+from mixtures.laws import resample as drawing
+from mixtures.laws.resample import draw
+from mixtures.laws.fit import Fit, FitSettings, fit
+from mixtures.ablations.published_mixtures import uniform
+from mixtures.laws.recommend import Recommendation, RecommendSettings, recommend, refusal
+from mixtures.laws.repeated_tokens import effective
+from prep.runtime.errors import RefusalError
 
 EVEN = dict.fromkeys(NAMES, 0.25)
 FREE = dict.fromkeys(NAMES, 1.0)

@@ -8,11 +8,11 @@ from ablations import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest, PartShard
-from mixtures.order import PREFIX_BOUND
-from mixtures.remix import UNITS, Portion, Window, cut, remix, whole_shares
-from prep.errors import RefusalError
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest, PartShard
+from mixtures.manifest.exact_order import PREFIX_BOUND
+from mixtures.ablations.small_manifest import UNITS, Portion, Window, cut, remix, whole_shares
+from prep.runtime.errors import RefusalError
 
 SHARES = {"wiki": 0.5, "python": 0.3, "javascript": 0.2}
 

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import PIECES
 
-from prep import canary, repair, seeds
-from prep.repair import repaired
+from prep.tokenizer import canary_texts as canary
+from prep.documents import repair_text as repair
+from prep.runtime import randomness as seeds
+from prep.documents.repair_text import repaired
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "corpora" / "dev"
 # What ftfy acts on: mojibake of several layers, entities, quotes, widths, controls, line breaks.

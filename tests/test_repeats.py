@@ -8,9 +8,9 @@ import pytest
 from corpora import crystalmix
 from runs import PHASES, manifest, recorded, small_build, train, undisturbed
 
-from prep.errors import InputError, UsageError
-from train import trace
-from train.repeats import repeats
+from prep.runtime.errors import InputError, UsageError
+from train.record import views as trace
+from train.trace.repeats import repeats
 
 Json = dict[str, Any]
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mixtures.fitting import FitSettings, fit
-from mixtures.repetition import effective
-from mixtures.rereading import GRID, RepetitionCurve, Steepness, fit_repetition, steepness
+from mixtures.laws.fit import FitSettings, fit
+from mixtures.laws.repeated_tokens import effective
+from mixtures.laws.fit_repetition import GRID, RepetitionCurve, Steepness, fit_repetition, steepness
 
 EPOCHS = np.array([1.0, 2, 4, 8, 16, 32])
 # Nats above one epoch, of six proxies of 0.2 M parameters that read Python's tokens this often.

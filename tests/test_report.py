@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import recipe as recipes
-from mixtures import report
-from mixtures.build import build
-from mixtures.plan import plan
-from prep.errors import DamageError, InputError
+from mixtures.recipes import recipe as recipes
+from mixtures.manifest import report
+from mixtures.build.build import build
+from mixtures.plan.plan import plan
+from prep.runtime.errors import DamageError, InputError
 
 cells = st.one_of(st.integers(0, 10**12).map("{:,}".format), st.text("abc d", max_size=8))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from truths import Truth
 
-from mixtures import residual
-from mixtures.fitting import FitSettings, fit
-from mixtures.recommend import RecommendSettings, recommend
-from prep.errors import CrystalmixError
+from mixtures.laws import boosted_residual as residual
+from mixtures.laws.fit import FitSettings, fit
+from mixtures.laws.recommend import RecommendSettings, recommend
+from prep.runtime.errors import CrystalmixError
 
 WITH = FitSettings(residual=True)
 

@@ -12,21 +12,23 @@ from ablations import SPLIT, over, run, tables, write_over
 from click.testing import Result
 from corpora import crystalmix, merged, write_recipe
 
-from mixtures import ablation, reusing
-from mixtures import manifest as manifests
-from mixtures import recipe as recipes
-from mixtures.ablation import HELD_OUT, POOL
-from mixtures.build import build
-from mixtures.manifest import Manifest
-from mixtures.order import PREFIX_BOUND
-from mixtures.reusing import Reused
-from mixtures.verify import verify
-from prep import receipts
-from prep.errors import DamageError, RecipeError, RefusalError, StaleError
-from train import costs, evidence
-from train.decision import read_report
-from train.findings import findings
-from train.heldout import hold_out
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import pool_of_build as reusing
+from mixtures.manifest import manifest as manifests
+from mixtures.recipes import recipe as recipes
+from mixtures.ablations.spec import HELD_OUT, POOL
+from mixtures.build.build import build
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.exact_order import PREFIX_BOUND
+from mixtures.ablations.pool_of_build import Reused
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
+from train.ablations import costs
+from train.ablations import tables as evidence
+from train.ablations.export_recipe import read_report
+from train.trace.findings import findings
+from train.evaluation.held_out import hold_out
 
 Json = dict[str, Any]
 BATCH, DOMAINS = 4, ("wiki", "python", "javascript")

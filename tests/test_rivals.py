@@ -6,7 +6,7 @@ from crystals import TINY, fresh
 from rivals import adamw, eager, plain
 from torch.testing import assert_close
 
-from train.model import batch_loss, row_losses
+from train.model.crystal import batch_loss, row_losses
 
 
 @pytest.mark.parametrize("kind", ["eager", "nanochat", "litgpt"])

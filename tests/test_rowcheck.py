@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import shared
 
-from prep import rowcheck, shards
-from prep.errors import DamageError
-from prep.pack import cut
-from prep.shards import Rows
+from prep.rows import check_rows as rowcheck
+from prep.rows import shards
+from prep.runtime.errors import DamageError
+from prep.rows.pack import cut
+from prep.rows.shards import Rows
 
 
 def packed(count: int, msl: int = 16, tokens: int | None = None) -> Rows:

@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from materials import FIM_TOKENIZERS, crystal, small, texts
 from numpy.typing import NDArray
 
-from prep import blocks, pack, shards, spans
-from prep.blocks import Block, Encoded, Stream
-from prep.fim import LEFT_TO_RIGHT, PSM, FimSettings
-from prep.pack import Controls, PackSettings
-from prep.rowfim import RowFim
-from prep.rowspans import Account, segments_of
-from prep.runs import lay
-from prep.shards import Rows
-from prep.tokens import Tokenizer
+from prep.rows import token_blocks as blocks
+from prep.rows import pack
+from prep.rows import shards
+from prep.rows import spans
+from prep.rows.token_blocks import Block, Encoded, Stream
+from prep.fim.document_fim import LEFT_TO_RIGHT, PSM, FimSettings
+from prep.rows.pack import Controls, PackSettings
+from prep.fim.row_fim import RowFim
+from prep.fim.row_spans import Account, segments_of
+from prep.fim.runs_ import lay
+from prep.rows.shards import Rows
+from prep.tokenizer.tokenizer import Tokenizer
 
 Make = Callable[[], Tokenizer]
 Json = dict[str, Any]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import sample
+from prep.filters import sample
 
 GOLDEN = [3, 4, 8, 12, 15, 16, 18, 19, 20, 21, 31]
 DIGESTS = np.random.Generator(np.random.Philox(5)).integers(0, 2**63, 100_000).astype(np.uint64)

@@ -8,11 +8,11 @@ import torch
 from materials import crystal, small
 from watched import PROMPTS
 
-from prep.errors import RefusalError
-from prep.fim import sentinels
-from prep.tokens import Tokenizer
-from train.model import Crystal, ModelSettings, initialise
-from train.sampling import Prompt, greedy, prompt_ids, samples
+from prep.runtime.errors import RefusalError
+from prep.fim.document_fim import sentinels
+from prep.tokenizer.tokenizer import Tokenizer
+from train.model.crystal import Crystal, ModelSettings, initialise
+from train.evaluation.sampling import Prompt, greedy, prompt_ids, samples
 
 Json = dict[str, Any]
 

@@ -11,13 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 from selections import BASE, EVERYTHING, PLAIN, Json, corpus, dropped, kept, scan
 
-from mixtures import droplist, scanning
-from mixtures import recipe as recipes
-from mixtures.build import sweep
-from mixtures.verify import verify
-from prep import duplicates, near, numbering, receipts, sources
-from prep.documents import texts
-from prep.errors import InputError, RecipeError, StaleError
+from mixtures.build import droplist_ as droplist
+from mixtures.build import scan as scanning
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import sweep
+from mixtures.verify.verify import verify
+from prep.filters import exact_duplicates as duplicates
+from prep.filters import near_duplicates as near
+from prep.documents import merge as numbering
+from prep.runtime import receipts
+from prep.documents import source as sources
+from prep.documents.scan import texts
+from prep.runtime.errors import InputError, RecipeError, StaleError
 
 pytest.importorskip("datasketch")
 

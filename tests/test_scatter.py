@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import scatter, shards
-from prep.errors import DamageError
-from prep.handles import Handle, Pool, Rows
+from prep.rows import scattered_rows as scatter
+from prep.rows import shards
+from prep.runtime.errors import DamageError
+from prep.rows.open_shards import Handle, Pool, Rows
 
 MSL = 8
 LAYOUTS: tuple[dict[str, Any] | None, ...] = (

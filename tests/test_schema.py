@@ -7,9 +7,9 @@ import corpora
 import orjson
 from pydantic import TypeAdapter
 
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest
-from prep import receipts
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest
+from prep.runtime import receipts
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "manifest.schema.json"
 KINDS: dict[str, Any] = {

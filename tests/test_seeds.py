@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prep import seeds
+from prep.runtime import randomness as seeds
 
 words = st.integers(0, 2**64 - 1)
 names = st.lists(st.one_of(st.integers(0, 99), st.text(max_size=5)), max_size=4).map(tuple)

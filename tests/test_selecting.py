@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from selections import BASE, PLAIN, corpus, dropped, kept, scan, select
 
-from prep import receipts
+from prep.runtime import receipts
 
 pytest.importorskip("datasketch")
 

@@ -21,12 +21,14 @@ from runs import (
     write_run,
 )
 
-from prep import receipts
-from prep.errors import InputError, RecipeError, StaleError, UsageError
-from train import checkpoint, folder, session
-from train.findings import findings
-from train.loop import Trainer
-from train.params import load
+from prep.runtime import receipts
+from prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.trainer import session
+from train.trace.findings import findings
+from train.trainer.trainer import Trainer
+from train.runfile.run_file import load
 
 
 def last_of(run: Path, phase: str) -> Path:

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from train.model import flops_per_row, parameters_count
-from train.optim import Linear, schedule
-from train.shapes import SHAPES, decay, model_settings, part_of, seconds_a_step
+from train.model.crystal import flops_per_row, parameters_count
+from train.model.optimizer import Linear, schedule
+from train.ablations.proxy_sizes import SHAPES, decay, model_settings, part_of, seconds_a_step
 
 
 @pytest.mark.parametrize(

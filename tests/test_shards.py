@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import names
 
-from prep import receipts, seeds, shards
-from prep.errors import DamageError
-from prep.shards import Rows
+from prep.runtime import receipts
+from prep.runtime import randomness as seeds
+from prep.rows import shards
+from prep.runtime.errors import DamageError
+from prep.rows.shards import Rows
 
 
 def rows(count: int, msl: int = 16, seed: int = 1) -> Rows:

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from mixtures import recipe as recipes
-from mixtures import sharing
-from mixtures.build import build
-from mixtures.phase import Part, common
-from prep import duplicates
-from prep.errors import RecipeError, RefusalError
-from prep.sample import Split
-from prep.scratch import scratch
-from train.heldout import is_held_out
+from mixtures.recipes import recipe as recipes
+from mixtures.build import shared_texts as sharing
+from mixtures.build.build import build
+from mixtures.recipes.phase import Part, common
+from prep.filters import exact_duplicates as duplicates
+from prep.runtime.errors import RecipeError, RefusalError
+from prep.filters.sample import Split
+from prep.runtime.scratch_db import scratch
+from train.evaluation.held_out import is_held_out
 
 NAMES = ("a", "b", "c")
 

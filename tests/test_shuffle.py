@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import scatter, shards, shuffle, spans
-from prep.errors import DamageError
-from prep.shards import Rows
-from prep.shuffle import Input
+from prep.rows import scattered_rows as scatter
+from prep.rows import shards
+from prep.rows import shuffle
+from prep.rows import spans
+from prep.runtime.errors import DamageError
+from prep.rows.shards import Rows
+from prep.rows.shuffle import Input
 
 MSL = 4
 

@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import recorded, rewrite, run_file
 
-from prep import receipts
-from prep.errors import InputError, StaleError, UsageError
-from train import folder, metrics, skips, trace
-from train.findings import findings
-from train.ledger import SKIPPED
-from train.optim import schedule
-from train.params import load
+from prep.runtime import receipts
+from prep.runtime.errors import InputError, StaleError, UsageError
+from train.record import run_folder as folder
+from train.record import metrics
+from train.record import skips
+from train.record import views as trace
+from train.trace.findings import findings
+from train.record.ledger import SKIPPED
+from train.model.optimizer import schedule
+from train.runfile.run_file import load
 
 PHASE = "mixed"  # 16 steps of 4 rows, a checkpoint after every third
 

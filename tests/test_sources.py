@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from materials import raw
 
-from prep import sources
-from prep.errors import InputError, RecipeError
-from prep.records import BATCH_ROWS, RECORD, TEXT
-from prep.sources import Source, blocks, read
+from prep.documents import source as sources
+from prep.runtime.errors import InputError, RecipeError
+from prep.readers.batch import BATCH_ROWS, RECORD, TEXT
+from prep.documents.source import Source, blocks, read
 
 LISTED = [
     "a/part-0.jsonl",

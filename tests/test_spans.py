@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from materials import names
 from numpy.typing import NDArray
 
-from prep import spans
+from prep.rows import spans
 
 Int64s = NDArray[np.int64]
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from materials import crystal, made, small, texts
 from originals import tokenizer as original
 
-from prep.joints import joints
-from prep.spellings import Spellings
-from prep.tokens import Tokenizer
+from prep.tokenizer.safe_cuts import joints
+from prep.crystalcoder.added_tokens import Spellings
+from prep.tokenizer.tokenizer import Tokenizer
 
 MAKES = {"crystal": crystal, "original": original}
 NORMALIZED = ("<s>", "</s>", "<unk>")  # matched after a space only

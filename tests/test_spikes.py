@@ -12,12 +12,15 @@ from corpora import crystalmix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import seeds
-from prep.errors import UsageError
-from train import folder, skips, spikes, trace
-from train.ledger import Ledger, Step
-from train.spikes import HISTORY, NORMAL, SpikeSettings, robust_z
-from train.trace import Traced
+from prep.runtime import randomness as seeds
+from prep.runtime.errors import UsageError
+from train.record import run_folder as folder
+from train.record import skips
+from train.trace import spikes
+from train.record import views as trace
+from train.record.ledger import Ledger, Step
+from train.trace.spikes import HISTORY, NORMAL, SpikeSettings, robust_z
+from train.record.views import Traced
 
 STEPS = 60
 QUIET = 0.02  # standard deviation of losses and norms that do not stand out

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.verify import verify
-from prep import receipts, shards, spans
-from prep.errors import RecipeError
-from prep.sample import Split
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
+from prep.rows import shards
+from prep.rows import spans
+from prep.runtime.errors import RecipeError
+from prep.filters.sample import Split
 
 HELD: dict[str, Any] = {
     "code": {"split": "train"},

@@ -14,14 +14,15 @@ from corpora import merged
 from runs import leftovers, manifest, recorded, run_file, small_build, weights
 from test_ablate import DIE, ROOT
 
-from prep.errors import DivergenceError
-from train import evidence, folder
-from train.loop import Trainer
-from train.model import Crystal
-from train.optim import Linear
-from train.params import load
-from train.run import Run
-from train.stacked import Training, train
+from prep.runtime.errors import DivergenceError
+from train.ablations import tables as evidence
+from train.record import run_folder as folder
+from train.trainer.trainer import Trainer
+from train.model.crystal import Crystal
+from train.model.optimizer import Linear
+from train.runfile.run_file import load
+from train.runfile.settings import Run
+from train.ablations.stacked import Training, train
 
 STACK = 5
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures import statistical
-from prep.errors import CrystalmixError
+from mixtures.laws import distributions as statistical
+from prep.runtime.errors import CrystalmixError
 
 VALUES = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep import statistics
-from prep.statistics import Lengths
+from mixtures.build import statistics_ as statistics
+from mixtures.build.statistics_ import Lengths
 
 lengths = st.lists(st.integers(0, 40), max_size=60)
 

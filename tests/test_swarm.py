@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures.swarm import Mixture, caps, design, fill, maximin
-from prep.errors import RefusalError
+from mixtures.ablations.design import Mixture, caps, design, fill, maximin
+from prep.runtime.errors import RefusalError
 
 TOKENS = {"language": 40_000_000, "python": 10_000_000, "javascript": 11_000_000, "web": 12_000_000}
 FEW = settings(max_examples=12)

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import FIM_TOKENIZERS, byte_level, crystal, small, texts
 
-from prep import tokencuts
-from prep.joints import joints
-from prep.runs import lay
-from prep.segments import PSM, Permuted, Plans, Segments, Sentinels
-from prep.textcuts import Local, Plain, TextCuts, core, text_cuts
-from prep.tokens import Tokenizer
+from prep.fim import token_cuts as tokencuts
+from prep.tokenizer.safe_cuts import joints
+from prep.fim.runs_ import lay
+from prep.fim.segments import PSM, Permuted, Plans, Segments, Sentinels
+from prep.fim.text_cuts import Local, Plain, TextCuts, core, text_cuts
+from prep.tokenizer.tokenizer import Tokenizer
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", FIM_TOKENIZERS.values(), ids=FIM_TOKENIZERS)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from materials import shared, texts
 
-from prep import tojsonl
-from prep.errors import InputError
+from prep.crystalcoder import parquet_to_jsonl as tojsonl
+from prep.runtime.errors import InputError
 
 LANGUAGES = ("css", "html", "javascript", "python")
 

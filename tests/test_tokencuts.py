@@ -4,10 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep import fim, tokencuts
-from prep.fim import FimSettings
-from prep.runs import lay
-from prep.segments import LEFT_TO_RIGHT, PSM, Segments, Sentinels
+from prep.fim import document_fim as fim
+from prep.fim import token_cuts as tokencuts
+from prep.fim.document_fim import FimSettings
+from prep.fim.runs_ import lay
+from prep.fim.segments import LEFT_TO_RIGHT, PSM, Segments, Sentinels
 
 MARKS = Sentinels(900, 901, 902)
 # Rows as segments of (control ids before, text, control ids behind).

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from materials import PIECES, TOKENIZERS, byte_level, crystal, llama, made, small, texts
 from tokenizers import models
 
-from prep import bpe, seeds
-from prep.canary import DOCUMENTS
-from prep.errors import InputError, RecipeError
-from prep.tokens import KNOWN, Tokenizer, TokenizerSettings, load
+from prep.tokenizer import train_bpe as bpe
+from prep.runtime import randomness as seeds
+from prep.tokenizer.canary_texts import DOCUMENTS
+from prep.runtime.errors import InputError, RecipeError
+from prep.tokenizer.tokenizer import KNOWN, Tokenizer, TokenizerSettings, load
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)

@@ -21,13 +21,13 @@ from runs import (
     undisturbed,
 )
 
-from mixtures.context import TOKENIZER
-from prep import shards
-from prep.errors import DamageError, InputError, UsageError
-from prep.tokens import Tokenizer, TokenizerSettings, load
-from train import trace
-from train.findings import findings
-from train.trace import Traced
+from mixtures.build.context import TOKENIZER
+from prep.rows import shards
+from prep.runtime.errors import DamageError, InputError, UsageError
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
+from train.record import views as trace
+from train.trace.findings import findings
+from train.record.views import Traced
 
 Json = dict[str, Any]
 Piece = tuple[int, int, str, int]  # start, stop, source, document

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from ablations import tiny, write_spec
 
-from mixtures import ablation, crossed, trials
-from mixtures import manifest as manifests
-from mixtures.ablation import Ablation, Factors, Group
-from mixtures.manifest import Manifest
-from mixtures.remix import Window, remix
-from mixtures.trials import Ground, Trial
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import factor_trials as crossed
+from mixtures.ablations import trials
+from mixtures.manifest import manifest as manifests
+from mixtures.ablations.spec import Ablation, Factors, Group
+from mixtures.manifest.manifest import Manifest
+from mixtures.ablations.small_manifest import Window, remix
+from mixtures.ablations.trials import Ground, Trial
 
 
 @lru_cache(maxsize=1)

@@ -9,10 +9,10 @@ import zstandard
 from materials import raw, squeezed
 from test_jsonlines import SUFFIXES, found, read
 
-from prep.errors import BrokenFile, InputError
-from prep.jsonlines import batches
-from prep.records import TEXT, Wanted
-from prep.unpacked import pieces
+from prep.runtime.errors import BrokenFile, InputError
+from prep.readers.jsonlines import batches
+from prep.readers.batch import TEXT, Wanted
+from prep.readers.decompress import pieces
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])

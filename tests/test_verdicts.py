@@ -7,16 +7,17 @@ import pytest
 from ablations import tiny, varied
 from truths import Truth
 
-from mixtures import ablation
-from mixtures import manifest as manifests
-from mixtures.ablation import POOL
-from mixtures.fitting import Fit
-from mixtures.trials import Ground
-from train import ablate, verdicts
-from train.ablationreport import report_lines
-from train.decision import read_report
-from train.evidence import connect
-from train.verdicts import half_width
+from mixtures.ablations import spec as ablation
+from mixtures.manifest import manifest as manifests
+from mixtures.ablations.spec import POOL
+from mixtures.laws.fit import Fit
+from mixtures.ablations.trials import Ground
+from train.ablations import ablate
+from train.ablations import conclusions as verdicts
+from train.ablations.report import report_lines
+from train.ablations.export_recipe import read_report
+from train.ablations.tables import connect
+from train.ablations.conclusions import half_width
 
 
 def test_the_noise_is_that_of_the_centre_under_other_seeds() -> None:

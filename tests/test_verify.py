@@ -10,12 +10,14 @@ import numpy as np
 import orjson
 import pytest
 
-from mixtures import recipe as recipes
-from mixtures.build import build
-from mixtures.report import checked
-from mixtures.verify import verify
-from prep import receipts, shards, shuffle
-from prep.errors import InputError
+from mixtures.recipes import recipe as recipes
+from mixtures.build.build import build
+from mixtures.manifest.report import checked
+from mixtures.verify.verify import verify
+from prep.runtime import receipts
+from prep.rows import shards
+from prep.rows import shuffle
+from prep.runtime.errors import InputError
 
 Json = dict[str, Any]
 

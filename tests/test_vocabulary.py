@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from ablations import write_spec
 
-from mixtures import ablation, vocabulary
-from prep.errors import InputError
-from prep.tokens import TokenizerSettings, load
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import proxy_tokenizer as vocabulary
+from prep.runtime.errors import InputError
+from prep.tokenizer.tokenizer import TokenizerSettings, load
 
 
 def test_a_vocabulary_is_as_large_as_asked_and_spells_what_it_never_saw(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cli import main
-from prep.errors import CrystalmixError, DamageError, InputError, StaleError
-from train import checkpoint, folder, params
-from train.exporting import ExportSettings, export, find
-from train.loop import Trainer
-from train.model import Crystal
-from train.weights import import_weights
+from prep.runtime.errors import CrystalmixError, DamageError, InputError, StaleError
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.weights.hf_export import ExportSettings, export, find
+from train.trainer.trainer import Trainer
+from train.model.crystal import Crystal
+from train.weights.hf_import import import_weights
 
 SHARDED = ExportSettings(shard_bytes=8000)
 EMBEDDING = "transformer.wte.weight"

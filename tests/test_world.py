@@ -27,12 +27,12 @@ from runs import (
 from runs import train as train_alone
 from worlds import SHARED_WORK, begin, end, in_buckets, job, run_of, train_together
 
-from prep.errors import DamageError, RefusalError, UsageError
-from train.claim import check_fit
-from train.findings import findings
-from train.folder import latest, step_of
-from train.params import load
-from train.world import World
+from prep.runtime.errors import DamageError, RefusalError, UsageError
+from train.trainer.claim import check_fit
+from train.trace.findings import findings
+from train.record.run_folder import latest, step_of
+from train.runfile.run_file import load
+from train.model.processes import World
 
 CLOSE = 1e-6
 ROOT = Path(__file__).parents[1]

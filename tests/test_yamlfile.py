@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from mixtures import yamlfile
-from prep.errors import RecipeError
+from prep.runtime import yaml_settings as yamlfile
+from prep.runtime.errors import RecipeError
 
 
 @dataclass(frozen=True)

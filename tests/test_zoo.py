@@ -9,17 +9,9 @@ from crystals import golden_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures.order import OrderPart
-from mixtures.zoo import (
-    ZooMixture,
-    ZooOrder,
-    ZooSettings,
-    batches,
-    slots,
-    subset_bounds,
-    subset_rows,
-)
-from prep.errors import RefusalError
+from mixtures.manifest.exact_order import OrderPart
+from mixtures.manifest.cerebras_order import ZooMixture, ZooOrder, ZooSettings, batches, slots, subset_bounds, subset_rows
+from prep.runtime.errors import RefusalError
 
 SHAPES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 50)), min_size=1, max_size=6)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from zooruns import events, log
 
-from train.zooevents import losses
+from train.modelzoo.losses import losses
 
 EVENTS = "train/events.out.tfevents.1.host"
 

@@ -12,13 +12,15 @@ from hubs import fake, params_of, published
 from runs import run_file, small_build, write_run
 
 from cli import Verbs
-from mixtures import manifest as manifests
-from mixtures.importing import ImportSettings, import_shards
-from mixtures.manifest import Manifest
-from mixtures.zooinput import Place
-from prep.errors import DamageError, RecipeError, UsageError
-from train import params, zoofile, zooverbs
-from train.zootrainer import trainer
+from mixtures.manifest import manifest as manifests
+from mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from mixtures.manifest.manifest import Manifest
+from mixtures.modelzoo.train_input import Place
+from prep.runtime.errors import DamageError, RecipeError, UsageError
+from train.runfile import run_file as params
+from train.modelzoo import write_params as zoofile
+from train.commands import modelzoo as zooverbs
+from train.modelzoo.write_params_2x import trainer
 
 Json = dict[str, Any]
 CODE = "StarCoder_fim_train_shuffled=phase2/StarCoder_fim_shuffled"
@@ -218,7 +220,7 @@ def test_what_can_not_be_written_is_one_line(tmp_path: Path, tiny_import: Manife
 
 
 def test_params_of_the_current_dialect_are_read_with_their_faults(tmp_path: Path) -> None:
-    from mixtures import zooparams
+    from mixtures.modelzoo import read_params as zooparams
 
     path = tmp_path / "p.yaml"
     path.write_text("trainer: {init: {loop: {max_steps: 3}}}\n")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from runs import run_file, small_build
 from zooruns import PHASES, in_model_zoos_order
 
-from mixtures import manifest as manifests
-from mixtures import zooparams
-from mixtures.importing import ImportSettings, import_shards
-from mixtures.manifest import Manifest
-from mixtures.zoo import ZooMixture, batches, subset_rows
-from mixtures.zooinput import Place, _decimal, train_input
-from prep import shards
-from prep.errors import RefusalError, UsageError
-from train import zoofile
+from mixtures.manifest import manifest as manifests
+from mixtures.modelzoo import read_params as zooparams
+from mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.cerebras_order import ZooMixture, batches, subset_rows
+from mixtures.modelzoo.train_input import Place, _decimal, train_input
+from prep.rows import shards
+from prep.runtime.errors import RefusalError, UsageError
+from train.modelzoo import write_params as zoofile
 
 Json = dict[str, Any]
 Row = tuple[Path, int]

@@ -5,10 +5,10 @@ import torch
 from crystals import TINY, fresh, golden_folder
 from zoos import OPTIM, gpt2, same, zoo_groups
 
-from prep.errors import DamageError
-from train import zoonames
-from train.names import from_huggingface, to_huggingface
-from train.optim import groups
+from prep.runtime.errors import DamageError
+from train.modelzoo import parameter_names as zoonames
+from train.weights.hf_names import from_huggingface, to_huggingface
+from train.model.optimizer import groups
 
 LAYERS = TINY.num_hidden_layers
 

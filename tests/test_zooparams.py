@@ -10,11 +10,11 @@ from corpora import crystalmix, merged
 from hubs import ONE, fake, params_of, published, write
 from ruamel.yaml import YAML
 
-from mixtures.importing import ImportSettings, import_shards
-from mixtures.verify import verify
-from mixtures.zoo import ZooMixture
-from prep import shards
-from prep.errors import CrystalmixError, InputError
+from mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from mixtures.verify.verify import verify
+from mixtures.manifest.cerebras_order import ZooMixture
+from prep.rows import shards
+from prep.runtime.errors import CrystalmixError, InputError
 
 Json = dict[str, Any]
 BAD: list[tuple[Json, str]] = [

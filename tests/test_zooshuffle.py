@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep.zooshuffle import ZooShuffleSettings, order
+from prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings, order
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=7)
 

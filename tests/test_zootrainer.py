@@ -10,9 +10,10 @@ from hubs import fake, params_of
 from materials import shared
 from zoos import with_cerebras
 
-from mixtures import manifest as manifests
-from mixtures.importing import ImportSettings, import_shards
-from train import zoofile, zootrainer
+from mixtures.manifest import manifest as manifests
+from mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from train.modelzoo import write_params as zoofile
+from train.modelzoo import write_params_2x as zootrainer
 
 Json = dict[str, Any]
 

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.losstable import LossTable
-from mixtures.swarm import design, fill
+from mixtures.laws.loss_table import LossTable
+from mixtures.ablations.design import design, fill
 
 Floats = NDArray[np.float64]
 NAMES = ("language", "python", "javascript", "web")

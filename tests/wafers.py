@@ -18,14 +18,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mixtures import manifest as manifests
-from mixtures.manifest import Manifest, ManifestPart, PartShard
-from prep import seeds, shards
-from train.csxapart import apart
-from train.csxapi import module
-from train.csxloader import loader
-from train.csxproof import agreed
-from train.optim import Linear, schedule
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from prep.runtime import randomness as seeds
+from prep.rows import shards
+from train.cerebras.own_process import apart
+from train.cerebras.csxapi_ import module
+from train.cerebras.loader import loader
+from train.cerebras.proof import agreed
+from train.model.optimizer import Linear, schedule
 
 NEEDS_CSTORCH = pytest.mark.skipif(
     find_spec("cerebras") is None, reason="cerebras-pytorch is not installed: `make csx` has it"

@@ -7,10 +7,10 @@ from typing import Any
 from corpora import built, write_corpus, write_recipe
 from runs import scratch, write_run
 
-from mixtures.manifest import Manifest, read
-from train import session
-from train.loop import Trainer
-from train.params import load
+from mixtures.manifest.manifest import Manifest, read
+from train.trainer import session
+from train.trainer.trainer import Trainer
+from train.runfile.run_file import load
 
 Json = dict[str, Any]
 SPLIT: Json = {

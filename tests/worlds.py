@@ -11,7 +11,7 @@ from typing import Any
 from kills import PATIENCE_SECONDS, Job, start, train
 from runs import run_file, scratch, small_build, write_run
 
-from train import world
+from train.model import processes as world
 
 SHARED_WORK = ("ddp", "fsdp")
 

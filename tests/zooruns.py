@@ -8,8 +8,8 @@ import torch
 from corpora import built, write_corpus, write_recipe
 from ruamel.yaml import YAML
 
-from mixtures.manifest import Manifest
-from train import mdl
+from mixtures.manifest.manifest import Manifest
+from train.weights import mdl
 
 Json = dict[str, Any]
 PHASES: dict[str, Json] = {

@@ -13,9 +13,9 @@ import torch
 from crystals import TINY, fresh
 from torch import Tensor, nn
 
-from train.model import ModelSettings
-from train.optim import AdamW, Linear, OptimSettings, groups
-from train.run import Run, RunSettings
+from train.model.crystal import ModelSettings
+from train.model.optimizer import AdamW, Linear, OptimSettings, groups
+from train.runfile.settings import Run, RunSettings
 
 ROOT = Path(__file__).parents[1]
 OPTIM = OptimSettings(

@@ -1,0 +1,147 @@
+"""Crossed: trials of what varies besides shares, at the centre mixture and at equal tokens.
+
+FIM rate of code; order of language and code; replay of language in a last third of code; how often
+one domain is gone through. Each level is run once for each draw.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mixtures.ablations.spec import fim_domain
+from mixtures.ablations.small_manifest import Portion, Window
+from mixtures.ablations.design import Mixture
+from mixtures.ablations.trials import Ground, Trial
+
+Shares = Mapping[str, float]
+REPLAYED = 3  # the last third of a run is the one that replays
+REPLAY = 0.1  # of the language, in the third phase of `crystal-3`
+ROUNDED = 2  # rows that a part may get beyond its share: mixtures.order.PREFIX_BOUND
+
+
+def factors(ground: Ground) -> list[Trial]:
+    """Return the trials of all factors at the centre mixture."""
+    asked = ground.spec.factors
+    told: list[Trial] = []
+    for number in range(asked.seeds):
+        told += [_fim(ground, rate, number) for rate in asked.fim_rate]
+        told += [_order(ground, order, number) for order in asked.order]
+        told += [_replay(ground, share, number) for share in asked.replay]
+        told += [_epochs(ground, epochs, number) for epochs in asked.epochs]
+    return told
+
+
+def _fim(ground: Ground, rate: float, draw: int) -> Trial:
+    """Return the centre with all code permuted at a rate."""
+    code = ground.spec.of_kind("code")
+    shares = {
+        fim_domain(name, rate) if name in code else name: share
+        for name, share in ground.uniform.items()
+    }
+    return _staged(ground, "fim", f"{rate:g}", draw, [(shares, 1.0)])
+
+
+def _order(ground: Ground, order: str, draw: int) -> Trial:
+    """Return the centre, its domains in an order, the totals always the same.
+
+    `mixed` has two phases too, for comparison. `crystal`: half of the language alone, then all
+    else. `crystal-3`: the code in two phases, the last with a tenth of the language.
+    """
+    language = {n: ground.uniform[n] for n in ground.spec.of_kind("language")}
+    code = {n: ground.uniform[n] for n in ground.spec.of_kind("code")}
+    half = {name: share / 2 for name, share in language.items()}
+    some, few = (
+        {**{n: s * part for n, s in language.items()}, **{n: s / 2 for n, s in code.items()}}
+        for part in (1 / 2 - REPLAY, REPLAY)
+    )
+    stages = {
+        "mixed": [{n: s / 2 for n, s in ground.uniform.items()}] * 2,
+        "language-then-code": [language, code],
+        "code-then-language": [code, language],
+        "crystal": [half, {**half, **code}],
+        "crystal-3": [half, some, few],
+    }[order]
+    weighed = [(stage, sum(stage.values())) for stage in stages]
+    return _staged(ground, "order", order, draw, weighed)
+
+
+def _replay(ground: Ground, share: float, draw: int) -> Trial:
+    """Return the centre, then a third of code in which a share of language is replayed."""
+    of_kind = ground.spec.of_kind
+    language, code = (
+        {name: ground.uniform[name] for name in of_kind(kind)} for kind in ("language", "code")
+    )
+    scale = {"language": share / sum(language.values()), "code": (1 - share) / sum(code.values())}
+    last = {name: value * scale["language"] for name, value in language.items()} if share else {}
+    last |= {name: value * scale["code"] for name, value in code.items() if share < 1}
+    stages = [(ground.uniform, (REPLAYED - 1) / REPLAYED), (last, 1 / REPLAYED)]
+    return _staged(ground, "replay", f"{share:g}", draw, stages, replayed=tuple(language))
+
+
+def _epochs(ground: Ground, epochs: int, draw: int) -> Trial:
+    """Return the centre with one domain cut to so few rows that it is gone through `epochs` times.
+
+    All other domains, and the shares, stay as they are.
+    """
+    proxy, name = ground.spec.proxy, ground.spec.factors.repeated or ""
+    asked = ground.uniform[name] * proxy.steps * proxy.batch
+    last = max(1, min(ground.rows[name], round(asked / epochs)))
+    mixture = Mixture(f"epochs-{epochs}-{draw + 1}", ground.uniform, "design")
+    trial = ground.single(mixture, draw)
+    portions = tuple(
+        replace(portion, windows={**portion.windows, name: Window(0, last)})
+        for portion in trial.portions
+    )
+    level = str(epochs)
+    return replace(trial, role="factor", factor="epochs", level=level, portions=portions)
+
+
+def _staged(
+    ground: Ground,
+    factor: str,
+    level: str,
+    draw: int,
+    stages: Sequence[tuple[Shares, float]],
+    replayed: tuple[str, ...] = (),
+) -> Trial:
+    """Return a trial of one phase after the other; each goes on where the one before ended.
+
+    stages: shares, and how much of the run. replayed: domains whose rows the last phase sees again.
+    """
+    name = f"{factor}-{level}-{draw + 1}"
+    portions = tuple(_portions(ground, name, draw, stages, replayed))
+    total = sum(portion.steps for portion in portions)
+    shares: dict[str, float] = {}
+    for portion in portions:
+        for domain, share in portion.shares.items():
+            part = share / sum(portion.shares.values()) * portion.steps / total
+            shares[domain] = shares.get(domain, 0.0) + part
+    proxy = ground.spec.proxy
+    seed, size = proxy.seed + draw, proxy.size
+    return Trial(name, "factor", shares, seed, size, portions, draw, factor, level)
+
+
+def _portions(
+    ground: Ground,
+    name: str,
+    draw: int,
+    stages: Sequence[tuple[Shares, float]],
+    replayed: tuple[str, ...],
+) -> Iterator[Portion]:
+    proxy, whole = ground.spec.proxy, ground.windows(draw)
+    taken = {name: window.first for name, window in whole.items()}
+    gone, done = 0.0, 0
+    for number, (shares, size) in enumerate(stages, start=1):
+        gone += size
+        steps = round(proxy.steps * gone) - done
+        done += steps
+        windows = dict(whole)
+        for domain, share in shares.items():
+            rows = round(share / sum(shares.values()) * steps * proxy.batch) + ROUNDED
+            first, last = taken[domain], taken[domain] + rows
+            if domain in replayed and number == len(stages):
+                windows[domain] = Window(whole[domain].first, max(whole[domain].first + 1, first))
+            elif last <= whole[domain].last:
+                windows[domain] = Window(first, last)
+            taken[domain] = min(last, whole[domain].last)
+        phase = name if len(stages) == 1 else f"{name}-{number}"
+        yield Portion(phase, shares, steps, proxy.batch, windows)

@@ -1,0 +1,64 @@
+"""Pooling: the recipe of the rows that all proxies of an ablation share.
+
+Each domain is packed anew with short rows and a small tokenizer, a share of its documents is held
+out, and there is a variant of it for each FIM rate that is asked.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mixtures.ablations.spec import HELD, HELD_OUT, HELD_SHARE, POOL, Ablation, fim_domain
+from mixtures.recipes.phase import Part, Phase
+from mixtures.recipes.recipe import Domain, Recipe
+from prep.fim.document_fim import FimSettings
+from prep.tokenizer.tokenizer import TokenizerSettings
+
+
+def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Recipe:
+    """Return the recipe of what all proxies share: phases POOL and HELD_OUT over each domain.
+
+    tokenizer: of the proxies, where they have one of their own.
+    """
+    domains: dict[str, Domain] = {}
+    for name in spec.domains:
+        # one pass without fresh FIM cuts: a proxy sees a small part of a domain
+        trained = replace(recipe.domains[name], split="train", tokens=None, shuffle=True, epochs=1)
+        domains[name] = trained
+        domains[name + HELD] = Domain(trained.sources, split="valid")
+        for rate in _rates(spec, name):
+            fim = FimSettings(rate) if rate else None
+            domains[fim_domain(name, rate)] = replace(trained, fim=fim)
+    trained = [name for name in domains if not name.endswith(HELD)]
+    phases = {
+        POOL: _everything(POOL, trained),
+        HELD_OUT: _everything(HELD_OUT, [name + HELD for name in spec.domains]),
+    }
+    drawn = {source for domain in domains.values() for source in domain.sources}
+    sources = {name: one for name, one in recipe.sources.items() if name in drawn}
+    settings = recipe.tokenizer
+    if tokenizer is not None:  # which has none of the tokens that metadata or names may ask for
+        settings = TokenizerSettings(str(tokenizer))
+        sources = {name: replace(one, metadata=()) for name, one in sources.items()}
+    rows = replace(recipe.rows, msl=spec.proxy.msl, rows_per_shard=1024, cerebras=None)
+    made = replace(
+        recipe,
+        name=spec.name,
+        tokenizer=settings,
+        sources=sources,
+        domains=domains,
+        phases=phases,
+        rows=rows,
+        valid=recipe.valid or spec.held_out or HELD_SHARE,
+    )
+    object.__setattr__(made, "file", recipe.file)
+    return made
+
+
+def _rates(spec: Ablation, name: str) -> tuple[float, ...]:
+    return spec.factors.fim_rate if spec.domains[name].kind == "code" else ()
+
+
+def _everything(name: str, domains: list[str]) -> Phase:
+    parts = tuple(Part(domain, epochs=1.0) for domain in domains)
+    # variants of a domain with other FIM rates are of the same texts; no run draws from two of them
+    return Phase(batch=1, parts=parts, max_shared=1.0, name=name)

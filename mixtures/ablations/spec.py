@@ -1,0 +1,265 @@
+"""Ablations: which mixtures small proxies are to compare, for which real run: a checked YAML file.
+
+The spec names a recipe whose domains are mixed; the recipe's phases play no part. What all proxies
+share follows from both (see `pooling`), or is what a build of the recipe holds (see `reusing`).
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mixtures.recipes import recipe as recipes
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.recipes.recipe import Recipe
+from prep.runtime.errors import RecipeError
+
+Json = dict[str, Any]
+BUNDLED = Path(__file__).parent
+POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
+HELD_SHARE = 0.05  # of documents, where nothing else is said
+HELD = ".valid"  # what a held-out domain's name ends in
+FIM = ".fim-"
+LATER = {
+    "residual": False,
+    "build": None,
+}  # keys that came later: an older ablation goes on without them
+ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "crystal-3")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One domain of the simplex.
+
+    kind: what it counts as where code is weighed against language, or comes after it. max_epochs:
+    how often the real run may go through it. tokens: how many the real run has of it, where the
+    recipe's raw files are a sample only. value: its weight in what is minimised.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    kind: Literal["language", "code"] = "code"
+    max_epochs: float = 4.0
+    tokens: float | None = None
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_epochs", "tokens")
+        if not self.value >= 0:
+            raise ValueError(f"value: must be at least 0, got {self.value}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The real run: its tokens (None: as many as all domains hold), rows per step, its phase."""
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    tokens: float | None = None
+    batch: int = 2112
+    phase: str = "recommended"
+
+    def __post_init__(self) -> None:
+        _positive(self, "tokens", "batch")
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """Mixtures of the design, further runs of its centre under other seeds, and its seed."""
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    count: int = 16
+    replicates: int = 4
+    seed: int = 0
+    alpha: float = 0.7
+    minimum: float = 0.01
+
+    def __post_init__(self) -> None:
+        _positive(self, "count", "alpha")
+        if self.replicates < 0:
+            raise ValueError(f"replicates: must be at least 0, got {self.replicates}")
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """What every proxy is: a size, steps of `batch` rows of `msl` tokens, a low learning rate.
+
+    vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
+    matched: draw from prefixes, so that domains are repeated as in the real run. held_out_rows: of
+    each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
+    stack: models that one process trains in one pass, for a GPU; a CPU gains nothing.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    size: str = "0.2M"
+    steps: int = 300
+    batch: int = 8
+    msl: int = 128
+    learning_rate: float = 0.004
+    warmup: float = 0.05
+    vocab: int | None = 1024
+    seed: int = 1
+    matched: bool = True
+    held_out_rows: int = 128
+    spike: float = 8.0
+    stack: int = 1
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch", "msl", "learning_rate", "vocab", "held_out_rows")
+        _positive(self, "spike", "stack")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup: must lie in [0, 1), got {self.warmup}")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a proxy is trained on."""
+        return self.steps * self.batch * self.msl
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Runs that check a recommendation: mixtures x seeds at the proxy's size, and other sizes.
+
+    pareto: also the best mixture where language counts twice as much. sizes: of the recommended,
+    the uniform and the natural mixture again, such as ["1M"].
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    seeds: int = 1
+    pareto: bool = True
+    sizes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seeds < 0:
+            raise ValueError(f"seeds: must be at least 0, got {self.seeds}")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What is varied at the centre mixture besides shares; nothing where a list is empty.
+
+    fim_rate: of documents of code. order: of language and code, at equal totals. replay: share of
+    language in a last third of code. epochs: how often `repeated` is gone through for one share.
+    seeds: runs of each level.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    fim_rate: tuple[float, ...] = ()
+    order: tuple[str, ...] = ()
+    replay: tuple[float, ...] = ()
+    epochs: tuple[int, ...] = ()
+    repeated: str | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.order if name not in ORDERS]
+        if unknown:
+            raise ValueError(f"order: must be of {', '.join(ORDERS)}, got {unknown[0]}")
+        for key in ("fim_rate", "replay"):
+            for value in getattr(self, key):
+                if not 0 <= value <= 1:
+                    raise ValueError(f"{key}: must lie in [0, 1], got {value}")
+        if self.epochs and (min(self.epochs) < 1 or self.repeated is None):
+            raise ValueError(
+                f"epochs: must be at least 1, `repeated` naming a domain, got {list(self.epochs)}"
+            )
+        _positive(self, "seeds")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A whole ablation; recipe: a path beside the spec, or a bundled name.
+
+    build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
+    current: shares of the mixture in use, which a recommendation has to beat (None: natural).
+    held_out: the share of documents that losses are measured on, where the recipe has no `valid`
+    (None: 0.05). residual: let LightGBM (extra `boost`) learn what the laws leave, where
+    cross-validation says that it helps.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    name: str
+    recipe: str
+    domains: dict[str, Group]
+    target: Target = field(default_factory=Target)
+    swarm: Swarm = field(default_factory=Swarm)
+    proxy: Proxy = field(default_factory=Proxy)
+    checks: Checks = field(default_factory=Checks)
+    factors: Factors = field(default_factory=Factors)
+    current: dict[str, float] | None = None
+    held_out: float | None = None
+    law: str = "effective"
+    residual: bool = False
+    build: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.domains) < 2:
+            raise ValueError(f"domains: must name two at least, got {list(self.domains)}")
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ValueError(f"held_out: must lie in (0, 1), got {self.held_out}")
+        if not sum(group.value for group in self.domains.values()) > 0:
+            raise ValueError("domains: some value must be above 0")
+        if self.current is not None and set(self.current) != set(self.domains):
+            raise ValueError(f"current: must give a share to each of {', '.join(self.domains)}")
+        if self.factors.repeated not in {None, *self.domains}:
+            raise ValueError(f"factors.repeated: is no domain: {self.factors.repeated}")
+        if self.build is not None and self.proxy.vocab is not None:
+            raise ValueError(
+                "proxy.vocab: must be null over a build, whose rows are of its own tokenizer, "
+                f"got {self.proxy.vocab}"
+            )
+        if self.build is not None and self.factors.fim_rate:
+            raise ValueError("factors.fim_rate: needs rows packed anew; drop it, or drop `build`")
+        kinds = {group.kind for group in self.domains.values()}
+        if (self.factors.order or self.factors.replay) and len(kinds) < 2:
+            raise ValueError("factors.order: needs domains of both kinds, language and code")
+
+    @property
+    def value(self) -> dict[str, float]:
+        """The weight of each domain in what is minimised; they sum to 1."""
+        total = sum(group.value for group in self.domains.values())
+        return {name: group.value / total for name, group in self.domains.items()}
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Return the domains of a kind."""
+        return [name for name, group in self.domains.items() if group.kind == kind]
+
+    def content(self) -> Json:
+        """Return the spec as JSON, without what specs had no word for once and still don't say."""
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
+
+
+def find(name: str) -> Path:
+    """Return the file of a spec: a path, or the name of a bundled one."""
+    return yamlfile.find(name, BUNDLED, "no such spec file, and no bundled spec")
+
+
+def load(name: str) -> tuple[Ablation, Recipe]:
+    """Load a spec and the recipe that it names; RecipeError names line, key, rule and value."""
+    path = find(name)
+    spec = yamlfile.read(path, Ablation)
+    beside = path.parent / spec.recipe
+    recipe = recipes.load(beside if beside.exists() else spec.recipe)
+    for domain in spec.domains:
+        if domain not in recipe.domains:
+            line = yamlfile.line_of(yamlfile.load(path), ("domains", domain))
+            raise RecipeError(
+                f"{path}:{line}: domains.{domain}: no domain of {recipe.file} is called so "
+                f"(there are {', '.join(recipe.domains)})"
+            )
+        if recipe.domains[domain].split == "valid":
+            raise RecipeError(f"{path}: domains.{domain}: is held out by {recipe.file}")
+    if spec.held_out is not None and (spec.build is not None or recipe.valid):
+        line = yamlfile.line_of(yamlfile.load(path), ("held_out",))
+        by = f"`valid` of {recipe.file}" if spec.build is None else f"the build {spec.build}"
+        raise RecipeError(f"{path}:{line}: held_out: {by} decides which documents are; drop it")
+    return spec, recipe
+
+
+def fim_domain(name: str, rate: float) -> str:
+    """Return the name of the variant of a domain with another FIM rate."""
+    return f"{name}{FIM}{rate:g}"
+
+
+def _positive(settings: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and not value > 0:
+            raise ValueError(f"{key}: must be positive, got {value}")

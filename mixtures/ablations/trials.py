@@ -1,0 +1,176 @@
+"""Trials: the runs of an ablation, as portions of the pool that all of them share.
+
+The swarm's design and repeats of its centre, and the checks of a recommendation. Factors other than
+shares stand in `crossed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from mixtures.ablations import published_mixtures as presets
+from mixtures.ablations import design as swarm
+from mixtures.ablations.spec import Ablation, fim_domain
+from mixtures.manifest.manifest import Manifest
+from mixtures.ablations.small_manifest import Portion, Window
+from mixtures.ablations.design import Mixture
+
+Shares = Mapping[str, float]
+CHECKED = 3  # mixtures that are checked at every size: recommended, current, uniform
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: shares of all it consumes, seed of weights, size, and its phases.
+
+    draw: which rows of each domain it draws from, 0 being the first. factor, level: what is varied
+    besides shares, and how; empty in the swarm.
+    """
+
+    name: str
+    role: str
+    shares: dict[str, float]
+    seed: int
+    size: str
+    portions: tuple[Portion, ...]
+    draw: int = 0
+    factor: str = ""
+    level: str = ""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials stand on: the spec and the pool of rows that the proxies share.
+
+    remarks: what there is to know of the pool.
+    """
+
+    spec: Ablation
+    pool: Manifest
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows that the pool holds of each of its domains."""
+        return {part.domain: part.available for part in self.pool.parts}
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """Tokens that the real run has of each domain: as declared, or as the pool holds."""
+        return {
+            name: int(group.tokens or self.rows[name] * self.pool.msl)
+            for name, group in self.spec.domains.items()
+        }
+
+    @cached_property
+    def target(self) -> float:
+        """Tokens of the real run."""
+        return self.spec.target.tokens or float(sum(self.tokens.values()))
+
+    @cached_property
+    def epochs(self) -> dict[str, float]:
+        """How often each domain may be repeated."""
+        return {name: group.max_epochs for name, group in self.spec.domains.items()}
+
+    @cached_property
+    def caps(self) -> dict[str, float]:
+        """The largest share that each domain may have."""
+        return swarm.caps(self.tokens, self.target, self.epochs)
+
+    def windows(self, draw: int = 0) -> dict[str, Window]:
+        """Return which rows of each domain of the pool a run draws from.
+
+        Draw 0 is the prefix. Each other one lies one row further: about the same documents, but in
+        another order, for the order follows from what a part holds.
+        """
+        told: dict[str, Window] = {}
+        for name, rows in self.rows.items():
+            size = min(rows, self.matched(name))
+            first = draw % (rows - size + 1)
+            told[name] = Window(first, first + size)
+        return told
+
+    def matched(self, domain: str) -> int:
+        """Return how many rows of a domain stand for the whole of it in a proxy's run."""
+        if not self.spec.proxy.matched:
+            return self.rows[domain]
+        tokens = self.tokens[next(n for n in self.tokens if domain in (n, *self._variants(n)))]
+        scale = self.spec.proxy.tokens / self.target
+        return max(1, round(tokens * scale / self.spec.proxy.msl))
+
+    @cached_property
+    def once(self) -> tuple[float, ...]:
+        """The share at which a proxy has read a domain once, by domain."""
+        total = self.spec.proxy.steps * self.spec.proxy.batch
+        windows = self.windows()
+        return tuple(windows[name].last / total for name in self.spec.domains)
+
+    @cached_property
+    def current(self) -> dict[str, float]:
+        """The mixture in use: as the spec says, or all domains as they are, under their caps."""
+        if self.spec.current is not None:
+            total = sum(self.spec.current.values())
+            return {name: self.spec.current[name] / total for name in self.spec.domains}
+        return presets.natural(self.tokens)
+
+    @cached_property
+    def uniform(self) -> dict[str, float]:
+        """The uniform mixture, as far as caps let it."""
+        return presets.unimax(self.tokens, self.target, self.epochs)
+
+    def notes(self) -> list[str]:
+        """Tell of domains of which proxies have fewer rows than stand for the whole."""
+        few = [
+            f"domain {name}: {rows:,} rows are there, {self.matched(name):,} would stand for the "
+            "real run's; proxies repeat it more often than the real run"
+            for name, rows in self.rows.items()
+            if self.spec.proxy.matched and rows < self.matched(name)
+        ]
+        return [*self.remarks, *few]
+
+    def single(self, mixture: Mixture, draw: int) -> Trial:
+        """Return the trial of one mixture in one phase; draws have weights of their own."""
+        proxy, seed = self.spec.proxy, self.spec.proxy.seed + draw
+        windows = self.windows(draw)
+        portion = Portion(mixture.name, mixture.shares, proxy.steps, proxy.batch, windows)
+        return Trial(mixture.name, mixture.role, mixture.shares, seed, proxy.size, (portion,), draw)
+
+    def _variants(self, name: str) -> list[str]:
+        return [fim_domain(name, rate) for rate in self.spec.factors.fim_rate]
+
+
+def design(ground: Ground) -> list[Trial]:
+    """Return the trials that the law is fitted to; all but the replicates are of one draw."""
+    plan = ground.spec.swarm
+    mixtures = swarm.design(
+        ground.tokens,
+        target=ground.target,
+        epochs=ground.epochs,
+        count=plan.count,
+        replicates=plan.replicates,
+        seed=plan.seed,
+        alpha=plan.alpha,
+        minimum=plan.minimum,
+    )
+    again = iter(range(1, 1 + plan.replicates))
+    return [
+        ground.single(mixture, next(again) if mixture.role == "replicate" else 0)
+        for mixture in mixtures
+    ]
+
+
+def checks(ground: Ground, chosen: Mapping[str, Shares]) -> list[Trial]:
+    """Return trials of chosen mixtures, of draws that no run of the fit has, and at other sizes."""
+    asked = ground.spec.checks
+    told: list[Trial] = []
+    for number in range(asked.seeds):
+        for name, shares in chosen.items():
+            mixture = Mixture(f"check-{name}-{number + 1}", dict(shares), "check")
+            trial = ground.single(mixture, ground.spec.swarm.replicates + 1 + number)
+            told.append(replace(trial, factor="check", level=name))
+            if name != "pareto":
+                told += [
+                    replace(told[-1], name=f"{trial.name}-{size}", size=size)
+                    for size in asked.sizes
+                ]
+    return told

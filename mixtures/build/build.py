@@ -1,0 +1,200 @@
+"""Build: a recipe's phases from raw files to sealed manifests.
+
+Layout of a build:
+
+    sources/<source>/documents.parquet               what was kept of a source
+    domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
+    domains/<domain>/epoch-<n>-fim/...               row-level FIM, where asked
+    domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
+    phases/<phase>/manifest.json
+    tokenizer.json                                   the tokenizer, byte for byte
+
+Every folder is sealed by a receipt. What is fresh is skipped, what is unfinished goes on where it
+stopped, and what was built otherwise is refused.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from mixtures.build import droplist_ as droplist
+from mixtures.build import pack as packing
+from mixtures.build import row_fim as permuting
+from mixtures.build import scan as scanning
+from mixtures.build import seal as sealing
+from mixtures.build import shared_texts as sharing
+from mixtures.build import shuffle as shuffling
+from mixtures.manifest import manifest as manifests
+from mixtures.build.context import TOKENIZER, Context, Folder, sealed_folders
+from mixtures.manifest.manifest import Manifest
+from mixtures.recipes.recipe import Recipe
+from mixtures.build.work_items import naming
+from mixtures.manifest.cerebras_order import KEPT, ZooOrder
+from prep.fim import document_fim as fim
+from prep.runtime import receipts
+from prep.runtime import scratch_db as scratch
+from prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
+from prep.runtime.workers import Fanout
+from prep.tokenizer.metadata_head import Metadata
+from prep.tokenizer.tokenizer import Tokenizer, load
+
+Json = dict[str, Any]
+LEFT = ("*.done", ".*.tmp", "block-*")
+
+
+def build(
+    recipe: Recipe,
+    root: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    phases: Sequence[str] = (),
+    dropped: Path | None = None,
+) -> list[Manifest]:
+    """Build phases (all, in order, by default) and return their manifests.
+
+    root: where the raw files are. dropped: a file for every record that was dropped.
+    Raises StaleError where `out` holds something built otherwise, RefusalError where the data
+    can't give the mixture.
+    """
+    names = [name for name in recipe.phases if not phases or name in phases]
+    unknown = sorted(set(phases) - set(names))
+    if unknown:
+        raise UsageError(
+            f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
+        )
+    droplist.check(dropped)
+    _check_lineage(recipe, names, out)
+    wanted = {part.domain for name in names for part in recipe.phases[name].parts}
+    domains = [name for name in recipe.domains if name in wanted]
+    drawn = {source for name in domains for source in recipe.domains[name].sources}
+    tokenizer = _tokenizer(recipe, domains)
+    with naming(out), alone(out), Fanout(workers) as pool:
+        context = Context(recipe, root, out, pool, tokenizer)
+        scanned = scanning.scan(context, scanning.needed(recipe, drawn))
+        sharing.check(recipe, names, out)
+        if dropped is not None:
+            droplist.write([out / "sources" / name for name in scanned], dropped)
+        packed = packing.run(context, domains, scanned)
+        folders = shuffling.run(context, permuting.run(context, packed))
+        sealed = _seal(context, names, folders)
+        sweep(out)
+    return sealed
+
+
+def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
+    """Refuse a phase whose predecessor is neither asked nor sealed: it could not name it."""
+    for before, name in pairwise(recipe.phases):
+        sealed = (out / "phases" / before / manifests.NAME).exists()
+        if name in names and before not in names and not sealed:
+            raise UsageError(
+                f"phase {name} follows {before}, which is not sealed in {out}; "
+                f"build it first or too (--phase {before} --phase {name})"
+            )
+
+
+def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
+    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe asks."""
+    with _at(recipe, "tokenizer", "path"):
+        tokenizer = load(recipe.tokenizer)
+    for part in ("bos", "eos"):
+        if getattr(recipe.rows, part):
+            with _at(recipe, "rows", part):
+                tokenizer.id_of(part)
+    for name in domains:
+        if recipe.domains[name].fim is not None:
+            with _at(recipe, "domains", name, "fim"):
+                fim.sentinels(tokenizer)
+        for source in recipe.domains[name].sources:
+            with _at(recipe, "sources", source, "metadata"):
+                if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
+                    raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
+                Metadata(tokenizer, recipe.sources[source])
+    return tokenizer
+
+
+@contextmanager
+def _at(recipe: Recipe, *steps: str) -> Generator[None]:
+    """Give an error about the tokenizer the place in the recipe that asks for it."""
+    try:
+        yield
+    except (InputError, RecipeError) as error:
+        key, _, rest = str(error).removeprefix("tokenizer.").partition(": ")
+        if hasattr(recipe.tokenizer, key):  # `tokenizer.bos: ...`: it names its place
+            raise recipe.fault(rest, "tokenizer", key) from None
+        raise recipe.fault(str(error), *steps) from None
+
+
+def alone(out: Path) -> AbstractContextManager[None]:
+    """Hold a build's folder; RefusalError while another process does. Its death lets go."""
+    return receipts.alone(
+        out,
+        f"{out}: another build is writing here; wait for its end or build into another --out",
+    )
+
+
+def sweep(out: Path) -> None:
+    """Remove what killed builds left in sealed folders: marks, blocks, temporary files."""
+    for folder in [out, *out.glob("phases/*"), *sealed_folders(out)]:
+        for pattern in LEFT:
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        for left in (packing.TOKENS, scratch.NAME):
+            rmtree(folder / left, ignore_errors=True)
+
+
+def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:
+    """Write the tokenizer and the manifests, each naming the one before it; none if one can't."""
+    every = list(context.recipe.phases)
+    drafts: dict[str, Manifest] = {}
+    for name in names:
+        before = every[every.index(name) - 1] if every.index(name) else None
+        previous = None if before is None else _digest_of(context.out, before, drafts)
+        drafts[name] = sealing.draft(context, context.recipe.phases[name], folders, previous)
+    places = {context.out / "phases" / name / manifests.NAME: drafts[name] for name in names}
+    missing = unsealed(places)
+    tokenizer = context.out / TOKENIZER
+    if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
+        receipts.write_atomic(tokenizer, context.tokenizer.raw)
+    store(missing)
+    return list(drafts.values())
+
+
+def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:
+    """Return the manifests that are not there yet; StaleError where another one is."""
+    return {path: manifest for path, manifest in places.items() if not _is_sealed(path, manifest)}
+
+
+def store(places: dict[Path, Manifest]) -> None:
+    """Write manifests, long orders of Model Zoo beside them.
+
+    The last comes first: whoever is killed in between leaves one that names what is not there, so
+    that half a seal is never taken for a whole one.
+    """
+    for path, manifest in reversed(places.items()):
+        if isinstance(order := manifest.order, ZooOrder):
+            order.keep(path.with_name(KEPT))
+        manifests.write(path, manifest)
+
+
+def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:
+    if phase in drafts:
+        return drafts[phase].digest
+    path = out / "phases" / phase / manifests.NAME
+    return manifests.read(path).digest if path.exists() else None
+
+
+def _is_sealed(path: Path, manifest: Manifest) -> bool:
+    """Tell whether a manifest is there already; StaleError if another one is."""
+    if not path.exists():
+        return False
+    told = manifests.compare(manifests.read(path), manifest)
+    if told:
+        raise StaleError(
+            f"{path}: was sealed otherwise ({'; '.join(told[:3])}); "
+            "move it away or build into another --out"
+        )
+    return True

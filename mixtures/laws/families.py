@@ -1,0 +1,296 @@
+"""Laws: families of curves from a mixture's shares to a loss, with their derivatives.
+
+Every law takes parameters (..., parameters) and shares (..., runs, domains), leading axes (targets,
+starts, runs left out) being independent problems, and has a weak prior so that few runs suffice.
+
+effective    c + (sum_j w_j p_j)^-a         a cousin of Apple's 2507.09404; convex for w, a > 0
+loglinear    c + exp(sum_j t_j p_j)         Ye et al. 2403.16952, Olmix's default; convex
+linear       sum_j t_j p_j                  a baseline: its optimum is always a corner
+quadratic    sum_j t_j p_j + sum_i<j t_ij p_i p_j      Scheffe's polynomial; a baseline
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.laws import repeated_tokens as repetition
+
+Floats = NDArray[np.float64]
+STARTS = ((0.5, 0.3), (0.25, 1.0), (1.0, 0.1), (0.5, 2.0))  # a; (least loss - c) / spread
+EXPONENT = (np.log(0.5), 1.0)  # prior of log a: mean, standard deviation
+WEIGHT_SPREAD = 3.0  # prior of log w about their mean, of t about their mean
+RSTAR = (np.log(15.4), 1.0)  # prior of log R*: as published; six tiny runs gave 7.0
+
+
+class Law(Protocol):
+    """A family of curves."""
+
+    @property
+    def convex(self) -> bool:
+        """Whether a sum of such laws has one least mixture."""
+        ...
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        ...
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess parameters: (starts, targets, parameters) from losses (runs, targets)."""
+        ...
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return its mean (targets, parameters) and precision (targets, parameters, parameters)."""
+        ...
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return losses (..., runs)."""
+        ...
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by parameters: (..., runs, parameters)."""
+        ...
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by shares: (..., runs, domains)."""
+        ...
+
+
+def make(kind: str, once: Floats | None = None) -> Law:
+    """Return the law of a kind; with `once` repeated tokens count less (mixtures/repetition.py)."""
+    law = {"effective": Effective, "loglinear": Loglinear, "linear": Linear, "quadratic": Quadratic}
+    if kind not in law:
+        raise ValueError(f"law: must be one of {', '.join(law)}, got {kind}")
+    return law[kind]() if once is None else Repeated(law[kind](), once)
+
+
+def _spread(losses: Floats) -> Floats:
+    return np.maximum(losses.max(axis=0) - losses.min(axis=0), 1e-6)
+
+
+def _about_mean(count: int) -> Floats:
+    """Return the precision that pulls parameters to their common mean, wherever that is."""
+    return (np.eye(count) - 1 / count) / WEIGHT_SPREAD**2
+
+
+@dataclass(frozen=True)
+class Effective:
+    """The effective-data law; parameters c, log a, log w_j."""
+
+    convex: bool = True
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        return ["c", "log a", *(f"log w:{name}" for name in domains)]
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess c and a, then w from what is linear in it."""
+        found: list[Floats] = []
+        for a, below in STARTS:
+            c = losses.min(axis=0) - below * _spread(losses)
+            data = (losses - c) ** (-1 / a)  # = sum_j w_j p_j
+            w = np.linalg.lstsq(shares, data, rcond=None)[0].T  # (targets, domains)
+            w = np.maximum(w, 0.02 * data.mean(axis=0)[:, None])
+            found.append(np.column_stack([c, np.full(len(c), np.log(a)), np.log(w)]))
+        return np.stack(found)
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return a prior of log a and of the spread of log w; c and the scale of w are free."""
+        count, targets = shares.shape[1], losses.shape[1]
+        precision = np.zeros((count + 2, count + 2))
+        precision[1, 1] = EXPONENT[1] ** -2
+        precision[2:, 2:] = _about_mean(count)
+        mean = np.zeros((targets, count + 2))
+        mean[:, 1] = EXPONENT[0]
+        return mean, np.repeat(precision[None], targets, axis=0)
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return c + (w . p)^-a."""
+        return theta[..., :1] + self._power(theta, shares)[1]
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivatives by c, log a, log w."""
+        data, power = self._power(theta, shares)
+        a, w = np.exp(theta[..., 1:2]), np.exp(theta[..., 2:])
+        by_w = (-a * power / data)[..., None] * (w[..., None, :] * shares)
+        by_a = -a * power * np.log(data)
+        return np.concatenate([np.ones_like(power)[..., None], by_a[..., None], by_w], axis=-1)
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by shares, everywhere below 0."""
+        data, power = self._power(theta, shares)
+        a, w = np.exp(theta[..., 1:2]), np.exp(theta[..., 2:])
+        return (-a * power / data)[..., None] * w[..., None, :]
+
+    def _power(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats]:
+        data = (shares @ np.exp(theta[..., 2:, None]))[..., 0]
+        return data, np.exp(-np.exp(theta[..., 1:2]) * np.log(data))
+
+
+@dataclass(frozen=True)
+class Loglinear:
+    """The mixing law; parameters c, t_j (shares sum to 1, so that t holds the factor too)."""
+
+    convex: bool = True
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        return ["c", *(f"t:{name}" for name in domains)]
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess c, then t from the logarithm of the rest."""
+        found: list[Floats] = []
+        for below in (0.1, 0.3, 1.0, 3.0):
+            c = losses.min(axis=0) - below * _spread(losses)
+            t = np.linalg.lstsq(shares, np.log(losses - c), rcond=None)[0].T
+            found.append(np.column_stack([c, t]))
+        return np.stack(found)
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return a prior of t about their mean, and a weaker one of that mean."""
+        count, targets = shares.shape[1], losses.shape[1]
+        precision = np.zeros((count + 1, count + 1))
+        precision[1:, 1:] = _about_mean(count) + 1 / count**2 / WEIGHT_SPREAD**2
+        mean = np.zeros((targets, count + 1))
+        mean[:, 1:] = np.log(_spread(losses))[:, None]
+        return mean, np.repeat(precision[None], targets, axis=0)
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return c + exp(t . p)."""
+        return theta[..., :1] + self._power(theta, shares)
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivatives by c and t."""
+        power = self._power(theta, shares)[..., None]
+        return np.concatenate([np.ones_like(power), power * shares], axis=-1)
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by shares."""
+        return self._power(theta, shares)[..., None] * theta[..., None, 1:]
+
+    def _power(self, theta: Floats, shares: Floats) -> Floats:
+        return np.exp((shares @ theta[..., 1:, None])[..., 0])
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A plane over the simplex; parameters t_j, the loss of domain j alone."""
+
+    convex: bool = True
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        return [f"t:{name}" for name in domains]
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Solve by least squares."""
+        found: Floats = np.linalg.lstsq(self.terms(shares), losses, rcond=None)[0].astype(
+            np.float64
+        )
+        return found.T[None]
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return a prior so wide that it only keeps what no run tells from growing."""
+        count = self.terms(shares).shape[1]
+        mean = np.zeros((losses.shape[1], count))
+        mean[:, : shares.shape[1]] = losses.mean(axis=0)[:, None]
+        wide = (10 * _spread(losses)) ** -2.0
+        return mean, wide[:, None, None] * np.eye(count)
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return t . p (and the products, where there are any)."""
+        return (self.terms(shares) @ theta[..., None])[..., 0]
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the terms themselves."""
+        terms = self.terms(shares)
+        return np.broadcast_to(terms, (*theta.shape[:-1], *terms.shape[-2:]))
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return t."""
+        return np.broadcast_to(
+            theta[..., None, :], (*theta.shape[:-1], shares.shape[-2], theta.shape[-1])
+        )
+
+    def terms(self, shares: Floats) -> Floats:
+        """Return what the parameters multiply."""
+        return shares
+
+
+@dataclass(frozen=True)
+class Quadratic(Linear):
+    """Scheffe's quadratic polynomial; parameters t_j, then t_ij for i < j."""
+
+    convex: bool = False
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        pairs = combinations(domains, 2)
+        return [*super().names(domains), *(f"t:{one}*{two}" for one, two in pairs)]
+
+    def terms(self, shares: Floats) -> Floats:
+        """Return shares, then the products of any two."""
+        first, second = np.triu_indices(shares.shape[-1], 1)
+        return np.concatenate([shares, shares[..., first] * shares[..., second]], axis=-1)
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return t_j + sum_i t_ij p_i."""
+        count = shares.shape[-1]
+        first, second = np.triu_indices(count, 1)
+        pairs = np.zeros((*theta.shape[:-1], count, count))
+        pairs[..., first, second] = theta[..., count:]
+        return theta[..., None, :count] + shares @ (pairs + np.swapaxes(pairs, -1, -2))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Any law over effective shares; its last parameter is log R*. Convex laws stay convex."""
+
+    law: Law
+    once: Floats
+
+    @property
+    def convex(self) -> bool:
+        """Whether the law falls with every share, so that concave shares keep it convex."""
+        return isinstance(self.law, Effective)
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        return [*self.law.names(domains), "log R*"]
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess with the published R*."""
+        worth = repetition.effective(shares, self.once, np.exp(RSTAR[:1]))[0]
+        inner = self.law.starts(worth, losses)
+        return np.concatenate([inner, np.full((*inner.shape[:-1], 1), RSTAR[0])], axis=-1)
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return the law's, and one of log R*."""
+        mean, precision = self.law.prior(shares, losses)
+        count = mean.shape[1]
+        wider = np.zeros((len(mean), count + 1, count + 1))
+        wider[:, :count, :count] = precision
+        wider[:, count, count] = RSTAR[1] ** -2
+        return np.column_stack([mean, np.full(len(mean), RSTAR[0])]), wider
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the law of effective shares."""
+        return self.law.value(theta[..., :-1], self._effective(theta, shares)[0])
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the law's derivatives, and that by log R*."""
+        worth, _, by_rstar = self._effective(theta, shares)
+        inner = self.law.jacobian(theta[..., :-1], worth)
+        last = (self.law.slope(theta[..., :-1], worth) * by_rstar).sum(axis=-1)
+        return np.concatenate([inner, last[..., None]], axis=-1)
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by shares as they are asked."""
+        worth, by_share, _ = self._effective(theta, shares)
+        return self.law.slope(theta[..., :-1], worth) * by_share
+
+    def _effective(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
+        return repetition.effective(shares, self.once, np.exp(theta[..., -1:, None]))

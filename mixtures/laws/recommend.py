@@ -1,0 +1,221 @@
+"""Recommend: the mixture of least valued loss under caps, how sure that is, or a refusal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.laws import convex_search as convex
+from mixtures.laws.resample import draw
+from mixtures.laws.fit import Fit
+from prep.runtime.errors import RefusalError
+
+Floats = NDArray[np.float64]
+LEAST_FREEDOM = 2.0
+
+
+@dataclass(frozen=True)
+class RecommendSettings:
+    """How a mixture is sought.
+
+    standardise: divide each target's loss by its spread over the runs before it is valued.
+    minimum: the least share of a domain. draws, seed: of the parametric bootstrap. level: of
+    intervals. least_rho: leave-one-out rank correlation below which nothing is recommended.
+    kl: weight (nats) of the divergence from the current mixture, added to the valued loss.
+    """
+
+    standardise: bool = False
+    minimum: float = 0.0
+    draws: int = 200
+    seed: int = 0
+    level: float = 0.9
+    least_rho: float = 0.9
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.minimum < 0:
+            raise ValueError(f"minimum: must be at least 0, got {self.minimum}")
+        if self.draws < 20:
+            raise ValueError(f"draws: must be at least 20, got {self.draws}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level: must lie in (0, 1), got {self.level}")
+        if self.kl < 0:
+            raise ValueError(f"kl: must be at least 0, got {self.kl}")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best mixture and how sure it is.
+
+    shares: the optimum. interval: of each share, from the bootstrap. flat: the least and greatest
+    share of each domain among all allowed mixtures within one sigma of the optimum. predicted: loss
+    of each target in a run at the optimum as (mean, low, high). loss, current_loss: valued, nats.
+    gain: of the optimum over the current mixture as (mean, low, high), nats. sigma: nats, of the
+    valued loss of one run about the law. rho: valued mean of the targets' leave-one-out rank
+    correlations. refusal: why nothing is recommended, empty where `distinguishable`.
+    """
+
+    shares: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    flat: dict[str, tuple[float, float]]
+    predicted: dict[str, tuple[float, float, float]]
+    current: dict[str, float]
+    loss: float
+    current_loss: float
+    gain: tuple[float, float, float]
+    sigma: float
+    rho: float
+    refusal: str
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the optimum is better than the current mixture beyond its interval."""
+        return not self.refusal
+
+    def content(self) -> dict[str, Any]:
+        """Return everything as JSON has it."""
+        return {**asdict(self), "distinguishable": self.distinguishable}
+
+
+def recommend(
+    fit: Fit,
+    value: Mapping[str, float],
+    caps: Mapping[str, float],
+    current: Mapping[str, float],
+    settings: RecommendSettings | None = None,
+) -> Recommendation:
+    """Find the mixture of least valued loss under caps.
+
+    value: weight of each target (those left out: 0), scaled to sum to 1. caps: largest share by
+    domain, as from mixtures/swarm.py (those left out: 1). current: the mixture to be better than;
+    it may lie outside the caps. The problem is convex, so the optimum is one, whatever the start.
+    RefusalError where the law is not convex or the caps leave no mixture.
+    """
+    settings = settings or RecommendSettings()
+    weights = _valued(fit, value, settings.standardise)
+    region = _region(fit.domains, caps, settings.minimum)
+    now = _vector(current, fit.domains, "current", 0.0)
+    if abs(now.sum() - 1) > 1e-6:
+        raise ValueError(f"current: must sum to 1, got {now.sum()}")
+    if not fit.law.convex:
+        raise RefusalError(f"law {fit.kind}: has no single optimum; fit effective or loglinear")
+    aim = partial(_aim, fit, weights, now, settings.kl)
+    best = convex.optimum(aim(fit.theta), region)
+    draws = draw(fit, settings.draws, settings.seed)  # (draws, targets, parameters)
+    places = np.array([convex.optimum(aim(theta), region, best) for theta in draws])
+    both = fit.law.value(draws, np.stack([now, best])) * weights[:, None]
+    gains = both[..., 0].sum(axis=1) - both[..., 1].sum(axis=1)
+    edges = ((1 - settings.level) / 2, (1 + settings.level) / 2)
+    losses = fit.law.value(fit.theta, np.stack([best, now])).T @ weights
+    gain = (float(losses[1] - losses[0]), *_quantiles(gains, edges))
+    rho = float(fit.rho[weights > 0] @ weights[weights > 0])
+    sigma = _sigma(fit, weights)
+    flat = convex.extent(aim(fit.theta), region, best, sigma)
+    told = [np.ravel(side).tolist() for side in fit.predict(best[None])]
+    return Recommendation(
+        shares=_named(fit.domains, best.tolist()),
+        interval=_named(fit.domains, [_quantiles(column, edges) for column in places.T]),
+        flat=_named(fit.domains, [(float(low), float(high)) for low, high in flat]),
+        predicted=_named(fit.targets, list(zip(*told, strict=True))),
+        current=_named(fit.domains, now.tolist()),
+        loss=float(losses[0]),
+        current_loss=float(losses[1]),
+        gain=gain,
+        sigma=sigma,
+        rho=rho,
+        refusal=refusal(rho, gain, settings.least_rho, float(fit.freedom @ weights)),
+    )
+
+
+def refusal(
+    rho: float,
+    gain: tuple[float, float, float],
+    least_rho: float = 0.9,
+    freedom: float = LEAST_FREEDOM,
+) -> str:
+    """Return why a mixture can't be recommended, or nothing where it can.
+
+    freedom: runs less the parameters that they decided; from what is left the noise is told.
+    """
+    if freedom < LEAST_FREEDOM:
+        return (
+            f"not recommended: the law takes all but {freedom:.1f} of the runs' freedom, and what "
+            f"is left (at least {LEAST_FREEDOM:g} is needed) tells no noise; train more mixtures"
+        )
+    if not rho >= least_rho:
+        return (
+            f"not recommended: left-out runs are ranked at rho {rho:.3f}, at least {least_rho:g} "
+            "is needed; train more mixtures, or at a lower learning rate"
+        )
+    if not gain[1] > 0:
+        return (
+            f"not distinguishable: the gain over the current mixture, {gain[0]:.4f} nats "
+            f"[{gain[1]:.4f}, {gain[2]:.4f}], may be none; keep it, or train more mixtures"
+        )
+    return ""
+
+
+def _aim(fit: Fit, weights: Floats, now: Floats, kl: float, theta: Floats) -> convex.Aim:
+    """Return the valued loss and its slope as a function of shares (domains,)."""
+    towards = np.maximum(now, 1e-4)
+
+    def valued(shares: Floats) -> tuple[float, Floats]:
+        point = shares[None]
+        loss = float(weights @ fit.law.value(theta, point)[:, 0])
+        slope = weights @ fit.law.slope(theta, point)[:, 0]
+        if kl > 0:
+            ratio = np.log(np.maximum(shares, 1e-9) / towards)
+            loss, slope = loss + kl * float(shares @ ratio), slope + kl * (ratio + 1)
+        return loss, slope
+
+    return valued
+
+
+def _valued(fit: Fit, value: Mapping[str, float], standardise: bool) -> Floats:
+    weights = _vector(value, fit.targets, "value", 0.0)
+    if weights.sum() <= 0:
+        raise ValueError(f"value: must be above 0 for some target, got {dict(value)}")
+    if standardise:
+        weights = weights / np.maximum(fit.losses.std(axis=0), 1e-12)
+    return weights / weights.sum()
+
+
+def _region(
+    domains: Sequence[str], caps: Mapping[str, float], minimum: float
+) -> tuple[Floats, Floats]:
+    high = np.minimum(_vector(caps, domains, "caps", 1.0), 1.0)
+    low = np.minimum(minimum, high)
+    if high.sum() < 1 - 1e-9 or low.sum() > 1 + 1e-9:
+        raise RefusalError(
+            f"caps: sum to {high.sum():.4f}, the least shares to {low.sum():.4f}: no mixture lies "
+            "between; allow more epochs or a smaller minimum"
+        )
+    return low, high
+
+
+def _vector(given: Mapping[str, float], names: Sequence[str], what: str, missing: float) -> Floats:
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"{what}: names must be of {', '.join(names)}, got {', '.join(unknown)}")
+    found = np.array([given.get(name, missing) for name in names], dtype=np.float64)
+    if not (found >= 0).all():
+        raise ValueError(f"{what}: must be at least 0, got {dict(given)}")
+    return found
+
+
+def _sigma(fit: Fit, weights: Floats) -> float:
+    """Return the scatter of one run's valued loss about the law."""
+    rest = (fit.losses - fit.law.value(fit.theta, fit.shares).T) @ weights
+    return float(np.sqrt(rest @ rest / (fit.freedom @ weights)))
+
+
+def _quantiles(values: Floats, edges: tuple[float, float]) -> tuple[float, float]:
+    low, high = np.quantile(values, edges)
+    return float(low), float(high)
+
+
+def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))

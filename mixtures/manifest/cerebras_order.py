@@ -1,0 +1,291 @@
+"""Model Zoo 1.9's interleaved mixture, bit for bit: the order that trained CrystalCoder.
+
+Facts (found by running it, `shuffle: false`): weights are normalised and zero weights left out; an
+epoch has n = max(rows / weight) positions over the parts that weigh more than 5 %, each part
+int(n * weight) of them; `numpy.random.default_rng(seed)` shuffles them, and each part's rows come
+in order, starting again at its end. The next epoch has the same order. So it is not the order to
+choose (a part of 4 % is repeated or cut short without a word) but the one to audit.
+
+Memory: one byte a position (8 in the original's dataset array and 22 in its others), and a count
+of each part every 65,536 positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.manifest.exact_order import OrderPart, Refs
+from prep.runtime.errors import DamageError, RefusalError
+from prep.runtime.receipts import replacing
+
+VERSION: Final = "cerebras-1.9"
+HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch
+STRIDE = 1 << 16  # positions between two counts
+MOST_PARTS = 255  # a part's number is one byte
+LONG = 1 << 24  # positions of an order that is kept in a file
+KEPT = "order.u8"  # its name, beside the manifest
+Int64s = NDArray[np.int64]
+Zeros = Literal["aligned", "misaligned"]
+
+
+@dataclass(frozen=True)
+class ZooSettings:
+    """What Model Zoo was told, and which of its faults to reproduce.
+
+    seed: `shuffle_seed`. subset: what `data_subset` means, as in 1.9.1 (other rows than asked) or
+    in 2.0.3 (the rows asked). zeros: what a part of weight 0 does, as in ZooMixture.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    seed: int = 1
+    subset: Literal["1.9.1", "2.0.3"] = "2.0.3"
+    zeros: Zeros = "aligned"
+
+
+def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned") -> list[int]:
+    """Return how many positions of an epoch of the mixture each part has.
+
+    Raises RefusalError where no part is heavy enough to tell the length of an epoch.
+    """
+    scaled = np.array(weights, dtype=np.float64)
+    scaled = scaled / scaled.sum()
+    kept = [i for i, weight in enumerate(weights) if weight > 0]
+    measured = [rows[i] for i in kept] if zeros == "aligned" else rows[: len(kept)]
+    shares = scaled[kept].tolist()
+    long = [n / share for n, share in zip(measured, shares, strict=True) if share > HEAVY]
+    if not long:
+        raise RefusalError(
+            f"order cerebras: no part weighs more than {HEAVY:.0%}, so Model Zoo 1.9 can't "
+            "tell the length of an epoch (it raises ValueError); use the exact order"
+        )
+    told = [0] * len(weights)
+    for i, share in zip(kept, shares, strict=True):
+        told[i] = int(max(long) * share)
+    return told
+
+
+class ZooMixture:
+    """Position -> (part, epoch, row) and back, as GptHDF5MapDataProcessor of Model Zoo 1.9.1.
+
+    zeros: what a part of weight 0 does. `aligned` leaves it out whole; `misaligned` reproduces
+    1.9.1, which pairs the weights that are left with the lengths of the first parts. kept: a file
+    of the order, one byte a position, used where it is there.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        zeros: Zeros = "aligned",
+        kept: Path | None = None,
+    ) -> None:
+        self.kept: Final = [i for i, weight in enumerate(weights) if weight > 0]
+        if len(self.kept) > MOST_PARTS:
+            raise RefusalError(f"order cerebras: holds at most {MOST_PARTS} parts, got {len(rows)}")
+        self.rows: Final = np.array([rows[i] for i in self.kept], dtype=np.int64)
+        given = slots(rows, weights, zeros)
+        self.slots: Final = [given[i] for i in self.kept]
+        self.length: Final = sum(self.slots)
+        self.order: Final = self._saved(kept) if kept and kept.exists() else self._shuffled(seed)
+        self._counts: Final = self._count()
+        if self._counts[-1].tolist() != self.slots:
+            raise DamageError(f"{kept}: is not the order of its manifest; remove it")
+
+    def _shuffled(self, seed: int) -> NDArray[np.uint8]:
+        order = np.repeat(np.arange(len(self.slots), dtype=np.uint8), self.slots)
+        np.random.default_rng(seed).shuffle(order)
+        return order
+
+    def _saved(self, path: Path) -> NDArray[np.uint8]:
+        if path.stat().st_size != self.length:
+            raise DamageError(f"{path}: is not the order of its manifest; remove it")
+        return np.memmap(path, dtype=np.uint8, mode="r")
+
+    def _count(self) -> Int64s:
+        """Return how many positions each part has before every STRIDE-th one: (n + 1, parts)."""
+        blocks = range(0, self.length, STRIDE)
+        counts = [
+            np.bincount(self.order[low : low + STRIDE], minlength=len(self.slots)) for low in blocks
+        ]
+        return np.cumsum([np.zeros(len(self.slots), np.int64), *counts], axis=0)
+
+    def refs(self, start: int, stop: int) -> Refs:
+        """Return what the positions [start, stop) consume; `part` as the caller listed them."""
+        found = [
+            self._epoch(e, max(start, low), min(stop, low + self.length))
+            for e, low in self._epochs(start, stop)
+        ]
+        part, epoch, row = (np.concatenate(column) for column in zip(*found, strict=True))
+        return Refs(np.array(self.kept, dtype=np.int64)[part], epoch, row)
+
+    def _epochs(self, start: int, stop: int) -> list[tuple[int, int]]:
+        first, last = start // self.length, max(start, stop - 1) // self.length
+        return [(epoch, epoch * self.length) for epoch in range(first, last + 1)]
+
+    def _epoch(self, epoch: int, start: int, stop: int) -> tuple[Int64s, Int64s, Int64s]:
+        """Return part, repeat of the part and row of positions within one epoch of the mixture."""
+        low, high = start - epoch * self.length, stop - epoch * self.length
+        part = self.order[low:high].astype(np.int64)
+        before = self.counts_within(low)
+        draw = np.empty_like(part)
+        for i, base in enumerate(before):
+            here = part == i
+            draw[here] = base + np.arange(int(here.sum()))
+        rows = self.rows[part]
+        repeats = -(-np.array(self.slots) // self.rows)[part]  # of a part in an epoch, begun ones
+        return part, epoch * repeats + draw // rows, draw % rows
+
+    def counts_within(self, position: int) -> list[int]:
+        """Return how many of an epoch's first `position` positions each kept part has."""
+        block = position // STRIDE
+        rest = np.bincount(self.order[block * STRIDE : position], minlength=len(self.slots))
+        return (self._counts[block] + rest).tolist()
+
+    def counts(self, position: int, parts: int) -> list[int]:
+        """Return how many of the first `position` positions each of the listed parts has."""
+        epochs, rest = divmod(position, self.length)
+        within = self.counts_within(rest)
+        told = [0] * parts
+        for i, part in enumerate(self.kept):
+            told[part] = epochs * self.slots[i] + within[i]
+        return told
+
+    def positions(self, part: int, row: int, stop: int) -> list[int]:
+        """Return all positions below `stop` that consume a row of a part, ascending."""
+        if part not in self.kept:
+            return []
+        kept = self.kept.index(part)
+        draws = range(row, self.slots[kept], int(self.rows[kept]))
+        within = [self._find(kept, draw) for draw in draws]
+        epochs = range(-(-stop // self.length))
+        every = (epoch * self.length + position for epoch in epochs for position in within)
+        return [position for position in every if position < stop]
+
+    def _find(self, kept: int, draw: int) -> int:
+        """Return the position of a part's draw-th draw within an epoch."""
+        block = int(np.searchsorted(self._counts[:, kept], draw, side="right")) - 1
+        low = block * STRIDE
+        here = np.flatnonzero(self.order[low : low + STRIDE] == kept)
+        return low + int(here[draw - int(self._counts[block, kept])])
+
+
+@dataclass(frozen=True)
+class ZooOrder:
+    """The `cerebras` order behind the interface of mixtures.order.Order.
+
+    shares: the weights as Model Zoo would be given them.
+    """
+
+    parts: tuple[OrderPart, ...]
+    shares: tuple[float, ...]
+    settings: ZooSettings
+    kept: Path | None = None
+
+    @cached_property
+    def mixture(self) -> ZooMixture:
+        """The mixture, made when it is first asked for."""
+        rows = [part.rows for part in self.parts]
+        seed, zeros = self.settings.seed, self.settings.zeros
+        return ZooMixture(rows, self.shares, seed, zeros, self.kept)
+
+    def is_as_drawn(self) -> bool:
+        """Tell whether the order, if it is kept in a file, is the one that its seed draws."""
+        if self.kept is None or not self.kept.exists():
+            return True
+        drawn = ZooOrder(self.parts, self.shares, self.settings).mixture.order
+        return np.array_equal(drawn, np.fromfile(self.kept, dtype=np.uint8))
+
+    def keep(self, path: Path) -> None:
+        """Write a long order to a file, so that those who follow it need not draw it again."""
+        if self.mixture.length >= LONG and not path.exists():
+            with replacing(path) as temporary:
+                self.mixture.order.tofile(temporary)
+
+    def refs(self, start: int, stop: int) -> Refs:
+        """Return what the positions [start, stop) consume."""
+        return self.mixture.refs(start, stop)
+
+    def positions(self, part: int, row: int, stop: int) -> list[int]:
+        """Return all positions below `stop` that consume a row of a part."""
+        return self.mixture.positions(part, row, stop)
+
+    def counts(self, position: int) -> list[int]:
+        """Return how many of the first `position` positions each part has."""
+        return self.mixture.counts(position, len(self.parts))
+
+
+def subset_rows(
+    rows: int, ranges: Sequence[tuple[float, float]], version: Literal["1.9.1", "2.0.3"]
+) -> Int64s:
+    """Return the rows that `data_subset` takes, in order.
+
+    2.0.3 takes the rows [int(n * a), int(n * b)) of each range. 1.9.1 swaps the ends of the ranges
+    in the subset with their offsets in the data: `0.0-0.1` gives the second tenth, `0.0-0.5` and
+    `0.5-1.0` the same rows, `0.0-1.0` rows that are not there (IndexError; a RefusalError here).
+    """
+    bounds = [(int(rows * low), int(rows * high)) for low, high in ranges]
+    ends = np.cumsum([high - low for low, high in bounds])
+    offsets = np.array([low for low, _ in bounds]) - np.concatenate([[0], ends[:-1]])
+    taken = np.arange(int(ends[-1]), dtype=np.int64)
+    edges, shifts = (ends, offsets) if version == "2.0.3" else (offsets, ends)
+    found = taken + shifts[np.searchsorted(edges[:-1], taken, side="right")]
+    if len(found) and int(found.max()) >= rows:
+        raise _beyond(rows, ranges, int(found.max()))
+    return found
+
+
+def _beyond(rows: int, ranges: Sequence[tuple[float, float]], row: int) -> RefusalError:
+    return RefusalError(
+        f"data_subset {list(ranges)} of {rows} rows as in Model Zoo 1.9.1 asks for row {row} "
+        "(IndexError there); use the meaning of 2.0.3"
+    )
+
+
+def subset_bounds(
+    rows: int, part: tuple[float, float], version: Literal["1.9.1", "2.0.3"]
+) -> tuple[int, int]:
+    """Return the rows [first, last) that one range of `data_subset` takes; all of them are whole.
+
+    Raises RefusalError where 1.9.1 asks for rows that are not there.
+    """
+    first, last = int(rows * part[0]), int(rows * part[1])
+    if version == "2.0.3" or part == (0.0, 1.0):  # all of them: no `data_subset` there
+        return first, last
+    first, last = last - first, 2 * (last - first)  # its size is taken for its first row
+    if last > rows:
+        raise _beyond(rows, [part], last - 1)
+    return first, last
+
+
+def batches(
+    length: int, batch: int, *, csx: int = 1, worker: int = 0, epochs: int = 1
+) -> list[list[list[int]]]:
+    """Return the row numbers of each batch of one worker, epoch by epoch (CBSampler of Model Zoo).
+
+    The index stream runs over the epochs; micro-batches of batch / csx go to the workers in turn,
+    and each worker joins csx of its own to a batch. What does not fill a batch is carried on.
+    """
+    micro, told = batch // csx, []
+    carried: list[int] = []
+    pending: list[int] = []
+    number = 0
+    for _ in range(epochs):
+        stream = [*carried, *range(length)]
+        whole = len(stream) // micro * micro
+        carried = stream[whole:]
+        made: list[list[int]] = []
+        for first in range(0, whole, micro):
+            if number % csx == worker:
+                pending += stream[first : first + micro]
+                if len(pending) == batch:
+                    made.append(pending)
+                    pending = []
+            number += 1
+        told.append(made)
+    return told

@@ -1,0 +1,243 @@
+"""Manifests: the seal of a phase, from which every row of every step follows.
+
+`manifest.json` is canonical JSON (the same content gives the same bytes): steps, batch, order,
+seed, tokenizer, and for each part the asked weight and the got share, rows budgeted and available,
+epochs, FIM settings, and every shard with its rows and the digest of its decoded array. It names
+the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what a step consumes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.manifest.exact_order import Order, OrderPart
+from mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, InputError
+
+SCHEMA = 3
+NAME = "manifest.json"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PartShard:
+    """The rows [first, last) that a part draws from one shard; path relative to the build.
+
+    loss_tokens: labels of the whole shard that count, None where it was imported unread.
+    """
+
+    path: str
+    rows: int
+    digest: str
+    first: int
+    last: int
+    loss_tokens: int | None
+
+
+@dataclass(frozen=True)
+class ManifestPart:
+    """One part: what was asked, what there is, and what the phase takes."""
+
+    name: str
+    domain: str
+    budget: Json  # what was asked, as written: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
+    asked: float  # the share of rows that it comes to
+    weight: int
+    rows: int  # budgeted: what the phase consumes
+    tokens: int
+    loss_tokens: int | None  # of them those that count as labels: `loss_tokens_of`
+    got: float  # rows / rows of the phase
+    available: int
+    epochs: float
+    fim: Json | None
+    variants: int  # FIM epochs that the domain's rows hold
+    shards: tuple[PartShard, ...]
+    digest: str  # over the shards' digests and row ranges
+
+
+@dataclass(frozen=True)
+class RowRefs:
+    """Which rows a range of positions consumes: equally long int64 arrays.
+
+    part: index into the manifest's parts; shard: index into `Manifest.paths`; row: in that shard.
+    """
+
+    part: NDArray[np.int64]
+    epoch: NDArray[np.int64]
+    shard: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A sealed phase."""
+
+    name: str
+    phase: str
+    steps: int
+    batch: int
+    msl: int
+    seed: int
+    order_version: str
+    cerebras: Json | None  # the settings of Model Zoo's order, where that is asked
+    tokenizer: Json
+    parts: tuple[ManifestPart, ...]
+    previous: str | None
+    imported: Json | None  # of shards that another program wrote: from what, how well known
+    digest: str = ""
+    folder: Path | None = field(default=None, compare=False)  # where it was read
+
+    def content(self) -> Json:
+        """Return the manifest as JSON without its own digest."""
+        value = asdict(self)
+        del value["digest"], value["folder"]
+        return {"schema": SCHEMA, **value}
+
+    @cached_property
+    def order(self) -> Order | ZooOrder:
+        """The order of rows that this manifest fixes."""
+        parts = [OrderPart(p.name, p.weight, p.available, p.digest) for p in self.parts]
+        if self.cerebras is None:
+            return Order(parts, self.seed)
+        # as Model Zoo was given them: it normalises weights in floats of its own
+        shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
+        kept = None if self.folder is None else self.folder / KEPT
+        return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Every shard file of every part, in part order; `RowRefs.shard` points here."""
+        return [shard.path for part in self.parts for shard in part.shards]
+
+    def rows(self, start: int, stop: int) -> RowRefs:
+        """Predict the rows at positions [start, stop); step s is [s * batch, (s + 1) * batch)."""
+        refs = self.order.refs(start, stop)
+        shard, row = np.empty_like(refs.row), np.empty_like(refs.row)
+        for i, (base, ends, lasts) in enumerate(self._tables):
+            here = refs.part == i
+            which = np.searchsorted(ends, refs.row[here], side="right")
+            shard[here] = base + which
+            row[here] = refs.row[here] - (ends[which] - lasts[which])
+        return RowRefs(refs.part, refs.epoch, shard, row)
+
+    def step(self, step: int) -> RowRefs:
+        """Predict the rows of one step."""
+        return self.rows(step * self.batch, (step + 1) * self.batch)
+
+    def positions(self, path: str, row: int) -> list[int]:
+        """Return every position of the phase that consumes a row of a shard, ascending."""
+        found: list[int] = []
+        for i, part in enumerate(self.parts):
+            before = 0
+            for shard in part.shards:
+                if shard.path == path and shard.first <= row < shard.last:
+                    number = before + row - shard.first
+                    found += self.order.positions(i, number, self.steps * self.batch)
+                before += shard.last - shard.first
+        return sorted(found)
+
+    @cached_property
+    def _tables(self) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Per part: index of its first shard; rows up to each shard's end; its last."""
+        tables: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+        base = 0
+        for part in self.parts:
+            ends = np.cumsum([shard.last - shard.first for shard in part.shards])
+            lasts = np.array([shard.last for shard in part.shards], dtype=np.int64)
+            tables.append((base, ends, lasts))
+            base += len(part.shards)
+        return tables
+
+
+def budgeted(part: ManifestPart, count: int, rows: int, msl: int) -> ManifestPart:
+    """Fill in what follows for a part from the `count` it gets of a phase's `rows`."""
+    return replace(
+        part,
+        rows=count,
+        tokens=count * msl,
+        loss_tokens=loss_tokens_of(part.shards, count),
+        got=count / rows,
+        epochs=count / part.available,
+    )
+
+
+def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
+    """Return how many labels count in `rows` rows of a part, None where nobody counted them.
+
+    Exact over whole epochs of whole shards, and wherever rows are alike; else as expected of rows
+    in a random order, rounded down.
+    """
+    there, counted = 0, Fraction(0)
+    for shard in shards:
+        if shard.loss_tokens is None:
+            return None
+        there += shard.last - shard.first
+        counted += Fraction(shard.loss_tokens * (shard.last - shard.first), shard.rows)
+    return int(rows * counted / there)
+
+
+def part_digest(shards: Sequence[PartShard]) -> str:
+    """Return the digest of a part's content: its shards' digests and row ranges, no names."""
+    return receipts.digest([[shard.digest, shard.first, shard.last] for shard in shards])
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """Return the manifest with its digest."""
+    return replace(manifest, digest=receipts.digest(manifest.content()))
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    """Write a sealed manifest."""
+    content = {**manifest.content(), "digest": manifest.digest}
+    receipts.write_atomic(path, receipts.canonical(content))
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest (a file, or a folder that holds one) and check its own digest."""
+    file = path / NAME if path.is_dir() else path
+    if not file.exists():
+        raise InputError(f"{file}: no such manifest; build the phase first")
+    content = receipts.read_json(file)
+    told = content.pop("digest", None)
+    if receipts.digest(content) != told:
+        raise DamageError(
+            f"{file}: was edited (its digest does not match its content); "
+            "restore it, or remove it and build again"
+        )
+    if content.pop("schema", None) != SCHEMA:
+        raise DamageError(f"{file}: has another schema than {SCHEMA}; build again")
+    try:
+        content["parts"] = tuple(_part(part) for part in content["parts"])
+        return Manifest(**content, digest=told, folder=file.parent)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{file}: is no manifest ({error}); restore it") from None
+
+
+def _part(content: Json) -> ManifestPart:
+    shards = tuple(PartShard(**shard) for shard in content.pop("shards"))
+    return ManifestPart(**content, shards=shards)
+
+
+def compare(old: Manifest, new: Manifest) -> list[str]:
+    """Return one line for each difference between two manifests; none if they are equal."""
+    before, after = old.content(), new.content()
+    parts_before = {part["name"]: part for part in before.pop("parts")}
+    parts_after = {part["name"]: part for part in after.pop("parts")}
+    told = [line for key in before for line in receipts.differences(before[key], after[key], key)]
+    for name in sorted({*parts_before, *parts_after}):
+        if name not in parts_after:
+            told.append(f"parts.{name}: is gone")
+        elif name not in parts_before:
+            told.append(f"parts.{name}: is new")
+        else:
+            told += receipts.differences(parts_before[name], parts_after[name], f"parts.{name}")
+    if parts_before.keys() == parts_after.keys():
+        told += receipts.differences([*parts_before], [*parts_after], "parts: listed as")
+    return told

@@ -1,0 +1,112 @@
+"""Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixtures.plan import sample_sources as estimate
+from mixtures.build import shared_texts as sharing
+from mixtures.recipes import recipe as recipes
+from mixtures.build.context import rows_files, sealed_folders
+from mixtures.plan.plan import PhasePlan, plan
+from mixtures.recipes.recipe import Domain, Recipe
+from mixtures.manifest.report import hours_told, plan_lines
+from mixtures.build.shared_texts import Findings
+from prep.runtime import receipts
+from prep.runtime.errors import UsageError
+
+Json = dict[str, Any]
+BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
+
+    hours: of training, phase by phase, at the tokens a second that were given. shared: texts that
+    domains have in common, where they are scanned.
+    """
+
+    phases: tuple[PhasePlan, ...]
+    disk: int | None
+    hours: tuple[float, ...]
+    shared: Findings = field(default_factory=Findings)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the recipe can't be built like this."""
+        return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
+
+    def content(self) -> Json:
+        """Return it as JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return it as tables."""
+        size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
+        told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
+        told += [f"refused: {line}" for line in self.shared.refusals]
+        told += [f"note: {line}" for line in self.shared.notes]
+        if self.hours:
+            each = ", ".join(
+                f"{phase.name} {hours_told(hours)}"
+                for phase, hours in zip(self.phases, self.hours, strict=True)
+            )
+            told.append(f"hours of training: {hours_told(sum(self.hours))} ({each})")
+        return told
+
+
+def outlook(name: str, out: Path | None, data: Path | None, speed: float | None) -> Outlook:
+    """Plan a recipe by path or bundled name.
+
+    out: a build whose measured rows are taken. data: raw files, from a few of which the rest is
+    estimated. speed: tokens a second. Raises UsageError for a speed that is none.
+    """
+    if speed is not None and not speed > 0:
+        raise UsageError(f"--speed: must be positive, got {speed:g}")
+    recipe = recipes.load(name)
+    sampled = {} if data is None else estimate.sampled(recipe, data)
+    phases = plan(recipe, out, sampled)
+    hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
+    shared = Findings() if out is None else sharing.find(recipe, list(recipe.phases), out)
+    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
+
+
+def _size(count: int) -> str:
+    """Return bytes as people read them.
+
+    >>> _size(3_420_100_000_000), _size(4_600_000), _size(999)
+    ('3,420 GB', '4.6 MB', '999 bytes')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            shown = count / unit
+            return f"{shown:,.0f} {name}" if shown >= 100 else f"{shown:,.1f} {name}"
+    return f"{count:,} bytes"
+
+
+def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int | None:
+    """Return the bytes of all shards: as written, where a domain is built, else estimated."""
+    written: dict[str, int] = {}
+    for folder in [] if out is None else sealed_folders(out):
+        if folder.parent.parent.name == "domains":
+            size = sum(entry["bytes"] for entry in rows_files(receipts.read(folder)))
+            written[folder.parent.name] = written.get(folder.parent.name, 0) + size
+    total = 0.0
+    for name, domain in recipe.domains.items():
+        tokens = sampled.get(name, domain.tokens)
+        if name in written:
+            total += written[name]
+        elif tokens is None:
+            return None
+        else:
+            total += tokens * BYTES_A_TOKEN * _copies(domain)
+    return round(total)
+
+
+def _copies(domain: Domain) -> int:
+    """Return how often a domain's rows are written: packed, permuted, shuffled or joined."""
+    permuted = domain.fim is not None and domain.fim.level == "row"
+    last = bool(domain.shuffle) or domain.epochs > 1
+    return 1 + permuted + last

@@ -1,0 +1,64 @@
+"""Overlaps: how much of what a phase consumes, earlier phases consumed already.
+
+Every phase walks through a part from the beginning, in an order that follows from what the part
+holds: two phases with the same part read the same rows first, and that is exact. Parts that share
+rows otherwise (halves, subsets) give expected values from counts alone: a part of which an earlier
+one took e < 1 epochs was seen to that share, for rows of a subset lie evenly in an order. Within
+one phase nothing counts as seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixtures.recipes.phase import Part, common
+
+NOTED = 0.5  # of a part's rows, read before though others are there: what is worth a note
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a phase took of a part: rows consumed, epochs of what there is, and by which walk."""
+
+    part: Part
+    rows: int
+    epochs: float
+    walk: str = ""
+    phase: str = ""
+
+
+def seen(part: Part, rows: int, before: Sequence[Taken], walk: str = "") -> int:
+    """Return how many of the `rows` that a part consumes were consumed before.
+
+    walk: how the phase walks through a part; two ways of walking meet by chance only.
+    """
+    same = _same_walk(part, before, walk)
+    share = sum(
+        common(part, taken.part) * min(1.0, taken.epochs) for taken in before if taken not in same
+    )
+    longest = max(same, key=lambda taken: taken.rows, default=None)
+    known = 0.0
+    if longest is not None and longest.rows:
+        there = longest.rows / longest.epochs  # rows of an epoch
+        first = min(rows, there)
+        known = min(first, longest.rows) + (rows - first) * min(1.0, longest.epochs)
+    return round(known + (rows - known) * min(1.0, share))
+
+
+def notes(part: Part, rows: int, before: Sequence[Taken], walk: str = "") -> list[str]:
+    """Tell of rows that a part reads again although others are there."""
+    return [
+        f"part {part.name} begins with the rows that phase {taken.phase} began with, "
+        f"{min(rows, taken.rows):,} of its {rows:,}: each phase walks through a part from the "
+        "beginning; give the phases subsets apart (0.0-0.5, 0.5-1.0) to read others"
+        for taken in _same_walk(part, before, walk)
+        if rows and taken.epochs < 1 and min(rows, taken.rows) >= NOTED * rows
+    ]
+
+
+def _same_walk(part: Part, before: Sequence[Taken], walk: str) -> list[Taken]:
+    wanted = part.domain, part.half, part.subset
+    return [
+        taken
+        for taken in before
+        if taken.walk == walk and (taken.part.domain, taken.part.half, taken.part.subset) == wanted
+    ]

@@ -1,0 +1,256 @@
+"""Plans: what a recipe asks of its data, from counts alone, before a byte is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mixtures.manifest import cerebras_order as zoo
+from mixtures.manifest.exact_order import VERSION, Interleave
+from mixtures.plan.overlaps import Taken, notes, seen
+from mixtures.recipes.phase import Kind, Part, Phase, shares
+from mixtures.recipes.recipe import Domain, Recipe
+from prep.runtime import receipts
+from prep.runtime.errors import RefusalError
+
+Json = dict[str, Any]
+Known = Literal["built", "sampled", "declared", "unknown"]
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """What a phase takes of one part, and how often that repeats what there is.
+
+    asked: its share of the rows. available: rows of the part, None where nobody knows yet. known:
+    where that number is from. seen: rows that earlier phases consumed already, as expected.
+    """
+
+    name: str
+    asked: float
+    rows: int
+    tokens: int
+    got: float
+    available: int | None
+    epochs: float | None
+    known: Known
+    seen: int | None
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What a phase takes. order_bytes: memory that its order needs, none for our own."""
+
+    name: str
+    steps: int
+    batch: int
+    msl: int
+    rows: int
+    tokens: int
+    kind: Kind
+    asked_sum: float
+    order: str
+    order_bytes: int
+    parts: tuple[PartPlan, ...]
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Planner:
+    """Plans the phases of a recipe in order, each knowing what those before it took.
+
+    out: a build whose sealed domains give the rows there are. sampled: tokens of domains, as
+    estimated from their sources.
+    """
+
+    recipe: Recipe
+    out: Path | None = None
+    sampled: Mapping[str, int] = field(default_factory=dict[str, int])
+    taken: list[Taken] = field(default_factory=list[Taken])
+
+    def phase(self, phase: Phase) -> PhasePlan:
+        """Plan one phase."""
+        there = [self._available(part, phase) for part in phase.parts]
+        steps, weights, counts, refusals = self._counts(phase, [rows for rows, _ in there])
+        asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
+        walk = _walk(phase)
+        told = [
+            self._part(part, share, count, count / max(1, sum(counts)), rows, walk)
+            for part, share, count, rows in zip(phase.parts, asked, counts, there, strict=True)
+        ]
+        pairs = list(zip(phase.parts, told, strict=True))
+        if steps:
+            refusals += [line for part, one in pairs for line in _refusals(one, part)]
+        again = [line for part, one in pairs for line in notes(part, one.rows, self.taken, walk)]
+        self.taken += [
+            Taken(part, one.rows, one.epochs or 0.0, walk, phase.name) for part, one in pairs
+        ]
+        msl, rows = self.recipe.rows.msl, steps * phase.batch
+        zoos = phase.cerebras is not None and steps > 0
+        return PhasePlan(
+            name=phase.name,
+            steps=steps,
+            batch=phase.batch,
+            msl=msl,
+            rows=rows,
+            tokens=rows * msl,
+            kind=phase.kind,
+            asked_sum=sum(part.asked for part in phase.parts),
+            order=_order(phase),
+            order_bytes=sum(_slots(phase, [rows or 0 for rows, _ in there])) if zoos else 0,
+            parts=tuple(told),
+            refusals=tuple(refusals),
+            notes=(*_notes(phase), *again),
+        )
+
+    def _counts(
+        self, phase: Phase, there: list[int | None]
+    ) -> tuple[int, list[int], list[int], list[str]]:
+        """Return steps, weights, rows of each part, and why there are none."""
+        nothing = [1] * len(there), [0] * len(there)
+        unknown = [part.name for part, rows in zip(phase.parts, there, strict=True) if rows is None]
+        if unknown and (phase.kind == "epochs" or phase.cerebras is not None):
+            told = (
+                f"nobody knows how many rows part {unknown[0]} has, on which all depends: "
+                "build its domain, declare its `tokens` or give --data"
+            )
+            return 0, *nothing, [told]
+        available = [rows or 0 for rows in there]
+        try:
+            weights = phase.weights(available)
+            steps = phase.steps_of(available, self.recipe.rows.msl)
+            if phase.cerebras is not None:
+                return steps, weights, _zoo_counts(phase, available, steps), []
+            return steps, weights, _exact_counts(phase, weights, steps), []
+        except (RefusalError, ValueError) as error:
+            return 0, *nothing, [str(error)]
+
+    def _part(
+        self,
+        part: Part,
+        asked: float,
+        rows: int,
+        got: float,
+        there: tuple[int | None, Known],
+        walk: str,
+    ) -> PartPlan:
+        available, known = there
+        return PartPlan(
+            name=part.name,
+            asked=asked,
+            rows=rows,
+            tokens=rows * self.recipe.rows.msl,
+            got=got,
+            available=available,
+            epochs=rows / available if available else None,
+            known=known,
+            seen=seen(part, rows, self.taken, walk) if available else None,
+        )
+
+    def _available(self, part: Part, phase: Phase) -> tuple[int | None, Known]:
+        """Return the rows a part can draw from, and how that is known."""
+        domain = self.recipe.domains[part.domain]
+        built = None if self.out is None else _built(domain, self.out, part.domain)
+        if built is not None:
+            from mixtures.build.seal import choose
+
+            try:
+                shards = choose(part, built, Path(), _version(phase))
+            except RefusalError:
+                return 0, "built"
+            return sum(shard.last - shard.first for shard in shards), "built"
+        tokens, known = self.sampled.get(part.domain), "sampled"
+        if tokens is None:
+            tokens, known = domain.tokens, "declared"
+        if tokens is None:
+            return None, "unknown"
+        low, high = part.subset or (0.0, 1.0)
+        share = (high - low) / (2 if part.half else 1)
+        return int(tokens * share / self.recipe.rows.msl), known
+
+
+def plan(
+    recipe: Recipe, out: Path | None = None, sampled: Mapping[str, int] | None = None
+) -> list[PhasePlan]:
+    """Plan every phase; out: a build that is there; sampled: estimated tokens of domains."""
+    planner = Planner(recipe, out, sampled or {})
+    return [planner.phase(phase) for phase in recipe.phases.values()]
+
+
+def _version(phase: Phase) -> Literal["1.9.1", "2.0.3"]:
+    return "2.0.3" if phase.cerebras is None else phase.cerebras.subset
+
+
+def _exact_counts(phase: Phase, weights: Sequence[int], steps: int) -> list[int]:
+    # The order ranks parts by weight and name; counts need the same ranking.
+    ranked = sorted(range(len(weights)), key=lambda i: (weights[i], phase.parts[i].name))
+    counts = Interleave([weights[i] for i in ranked]).counts(steps * phase.batch)
+    told = dict(zip(ranked, counts, strict=True))
+    return [told[i] for i in range(len(weights))]
+
+
+def _zoo_counts(phase: Phase, available: Sequence[int], steps: int) -> list[int]:
+    """Return rows of each part as expected in Model Zoo's order: exact at the ends of its epochs.
+
+    Between them its order is random; nothing is drawn for a plan.
+    """
+    slots = _slots(phase, available)
+    rows = steps * phase.batch
+    counts = [rows * slot // sum(slots) for slot in slots]
+    counts[slots.index(max(slots))] += rows - sum(counts)
+    return counts
+
+
+def _slots(phase: Phase, available: Sequence[int]) -> list[int]:
+    shares = [part.asked for part in phase.parts]
+    if phase.kind == "epochs":
+        shares = [share * rows for share, rows in zip(shares, available, strict=True)]
+    zeros = "aligned" if phase.cerebras is None else phase.cerebras.zeros
+    return zoo.slots(available, shares, zeros)
+
+
+def _built(domain: Domain, out: Path, name: str) -> Json | None:
+    """Return the receipt of the folder that a build draws from, once it is sealed."""
+    row_fim = domain.fim is not None and domain.fim.level == "row"
+    last = "epoch-0-fim" if row_fim else "epoch-0"
+    if domain.shuffle or domain.epochs > 1:
+        last = "shuffled" if domain.shuffle else "joined"
+    folder = out / "domains" / name / last
+    return receipts.read(folder) if (folder / receipts.NAME).exists() else None
+
+
+def _order(phase: Phase) -> str:
+    return VERSION if phase.cerebras is None else zoo.VERSION
+
+
+def _walk(phase: Phase) -> str:
+    return f"{_order(phase)}, subsets as {_version(phase)}"
+
+
+def _notes(phase: Phase) -> list[str]:
+    """Return what a user should know, though nothing is refused."""
+    if not any(part.subset for part in phase.parts):
+        return []
+    if _version(phase) == "2.0.3":
+        return [
+            "subsets take the rows they name, as data_subset of Model Zoo 2.0.3; 1.9.1 takes others"
+            " (0.0-0.1 gives the second tenth there): set cerebras.subset to 1.9.1 to audit that"
+        ]
+    return [
+        "subsets take other rows than they name, as data_subset of Model Zoo 1.9.1 does "
+        "(0.0-0.1 gives the second tenth, 0.0-0.5 and 0.5-1.0 the same rows)"
+    ]
+
+
+def _refusals(part: PartPlan, asked: Part) -> list[str]:
+    told: list[str] = []
+    if part.rows == 0 and asked.asked:
+        told.append(f"part {part.name} gets no row: raise its {asked.kind} or the steps")
+    if part.available == 0:
+        told.append(f"part {part.name} has no row to draw from: add data or widen its subset")
+    if part.epochs is not None and part.epochs > asked.max_epochs:
+        told.append(
+            f"part {part.name} would be repeated {part.epochs:.2f} times, over max_epochs "
+            f"{asked.max_epochs:g}: lower its {asked.kind}, add data or raise max_epochs"
+        )
+    return told

@@ -1,0 +1,78 @@
+"""Estimates: about how many tokens a domain will have, from a few of its raw files.
+
+The smallest files of each source are scanned whole: what their documents keep of each raw byte
+stands for all files. The first megabytes of text are encoded: their bytes a token stand for all.
+Duplicates and lists are not looked for, so a domain may come out smaller.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mixtures.build import drop_report as dropnotes
+from mixtures.recipes.recipe import Recipe
+from prep.documents import scan as documents
+from prep.documents import source_sql as query
+from prep.documents import source as sources
+from prep.readers.batch import TEXT
+from prep.documents.source import Source
+from prep.tokenizer.tokenizer import Tokenizer, load
+
+FILES = 2
+SAMPLE_CHARACTERS = 4_000_000
+
+
+def sampled(recipe: Recipe, root: Path) -> dict[str, int]:
+    """Return the tokens that each domain is estimated to have; hub datasets are left out.
+
+    Raises InputError where raw files are missing or broken.
+    """
+    tokenizer = load(recipe.tokenizer)
+    around = recipe.rows.bos + recipe.rows.eos
+    local = {name: one for name, one in recipe.sources.items() if one.hub is None}
+    drawn = {name for domain in recipe.domains.values() for name in domain.sources}
+    known: dict[str, float] = {}
+    for name in (name for name in local if name in drawn):
+        dropnotes.tell_unread(recipe, root, local[name], sources.listing(local[name], root))
+        known[name] = _tokens(local[name], root, tokenizer, around)
+    told: dict[str, int] = {}
+    for name, domain in recipe.domains.items():
+        if all(source in known for source in domain.sources):
+            side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
+            total = sum(known[source] for source in domain.sources)
+            told[name] = round(total * side * domain.epochs)
+    return told
+
+
+def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> float:
+    """Return the tokens of a source's documents; around: control ids put around each."""
+    blocks = sources.blocks(source, root)
+    sizes = {block: sources.identity(source, root, block).bytes for block in blocks}
+    chosen = sorted((b for b in blocks if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
+    shape = query.structure(source, root, blocks)
+    with TemporaryDirectory(prefix="crystalmix-") as scratch:
+        out = Path(scratch) / "documents.parquet"
+        found = [documents.scan(source, root, block, shape, out) for block in chosen]
+    dropnotes.tell_sampled(source, found)
+    raw = sum(sizes[block] for block in chosen)
+    scale = sum(sizes.values()) / max(1, raw) * (source.select.sample or 1.0)
+    count = sum(told["documents"] for told in found) * scale
+    text = sum(told["bytes"] for told in found) * scale
+    kept = min(1.0, (source.select.limit or count) / max(1.0, count))
+    each = _tokens_a_byte(source, root, chosen, tokenizer)
+    return kept * (text * each + count * around)
+
+
+def _tokens_a_byte(source: Source, root: Path, blocks: list[str], tokenizer: Tokenizer) -> float:
+    """Encode the first texts of some files; return how many tokens a byte has."""
+    tokens = size = 0
+    for block in blocks:
+        for batch in sources.read(source, root, block):
+            column: Any = batch.table[TEXT]
+            for text in column.to_pylist():
+                if text and size < SAMPLE_CHARACTERS:
+                    tokens += len(tokenizer.encode(text))
+                    size += len(text.encode())
+            if size >= SAMPLE_CHARACTERS:
+                return tokens / size
+    return tokens / max(1, size)

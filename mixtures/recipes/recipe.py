@@ -1,0 +1,216 @@
+"""Recipes: what to build, as checked dataclasses read from YAML.
+
+A recipe says *what*: sources, domains (packed and shuffled folders of rows), and phases that mix
+domains by weight. *Where* and *how fast* are flags.
+"""
+
+import re
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.recipes.phase import Phase
+from prep.filters.exact_duplicates import Duplicates
+from prep.runtime.errors import InputError, RecipeError, UsageError
+from prep.fim.document_fim import FimSettings
+from prep.rows.pack import PackSettings
+from prep.documents.source import Source
+from prep.tokenizer.tokenizer import TokenizerSettings
+from prep.tokenizer.tokenizer import load as load_tokenizer
+from prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
+
+BUNDLED = Path(__file__).parent
+NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
+NAME_RULE = "use letters, digits and _ . + -, no dot first"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
+
+    epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
+    our own order, or as the original's shuffle would have with its settings. split: only the
+    documents that the recipe's `valid` share holds out, or only the others. held_out: all of its
+    documents are there to validate on, and no text of theirs may be trained on. tokens: how many
+    tokens the domain is expected to hold, for `plan` before anything is built.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    sources: tuple[str, ...]
+    fim: FimSettings | None = None
+    epochs: int = 1
+    shuffle: bool | ZooShuffleSettings = True
+    split: Literal["train", "valid"] | None = None
+    held_out: bool = False
+    tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: must be at least 1, got {self.epochs}")
+        if self.epochs > 1 and self.fim is None:
+            raise ValueError(
+                "epochs: without fim every epoch would hold the same rows; "
+                "a part repeats by its weight: drop epochs or set fim"
+            )
+        if not self.sources:
+            raise ValueError("sources: must name at least one source, got none")
+        if self.held_out and self.split is not None:
+            raise ValueError(
+                "held_out: a split says already which documents are held out; drop one of the two"
+            )
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
+
+    @property
+    def validates(self) -> bool:
+        """Whether its documents are there to validate on."""
+        return self.held_out or self.split == "valid"
+
+    @property
+    def zoo_shuffle(self) -> ZooShuffleSettings | None:
+        """The settings of the original's shuffle, where that is asked."""
+        return self.shuffle if isinstance(self.shuffle, ZooShuffleSettings) else None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole build."""
+
+    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    name: str
+    seed: int
+    tokenizer: TokenizerSettings
+    sources: dict[str, Source]
+    domains: dict[str, Domain]
+    phases: dict[str, Phase]
+    rows: PackSettings = field(default_factory=PackSettings)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    valid: float = 0.0  # share of all documents that domains with a split hold out
+    file: Path | None = field(default=None, init=False, compare=False)  # where it was read
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases: must have at least one phase, got none")
+        for section in ("sources", "domains", "phases"):
+            for name in getattr(self, section):
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
+        self._check_split()
+        for name, domain in self.domains.items():
+            if self.rows.cerebras and domain.fim and domain.fim.level == "document":
+                raise ValueError(
+                    f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
+                    "are cut in pieces; set level: row"
+                )
+
+    def _check_split(self) -> None:
+        """Refuse a split of nothing, and a whole domain beside the part of it that is held out."""
+        if not 0 <= self.valid < 1:
+            raise ValueError(f"valid: must lie in [0, 1), got {self.valid}")
+        held = [one for one in self.domains.values() if one.split == "valid"]
+        sources = {source for one in held for source in one.sources}
+        for name, domain in self.domains.items():
+            if domain.split is not None and not self.valid:
+                raise ValueError(
+                    f"domains.{name}.split: needs a share to hold out; set `valid` of the recipe"
+                )
+            if domain.split is None and (shared := sources & {*domain.sources}):
+                raise ValueError(
+                    f"domains.{name}.split: documents of source {min(shared)} are held out for "
+                    "validation by another domain, and here too; set split: train"
+                )
+
+    def content(self) -> dict[str, Any]:
+        """Return the recipe as JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "file"}
+
+    def fault(self, message: str, *steps: str | int) -> RecipeError:
+        """Return an error about a value that proved wrong after loading, with file and line."""
+        where = ".".join(map(str, steps))
+        if self.file is None:
+            return RecipeError(f"{where}: {message}")
+        line = yamlfile.line_of(yamlfile.load(self.file), steps)
+        return RecipeError(f"{self.file}:{line}: {where}: {message}")
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe: a path, or the name of a bundled one."""
+    return yamlfile.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
+
+
+def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
+    """Load a recipe by path or bundled name; `tokenizer` replaces the tokenizer's path.
+
+    Raises RecipeError with file, line and path of the first fault, UsageError for a tokenizer
+    given instead that is none.
+    """
+    path = find(str(name))
+    content = yamlfile.load(path)
+    _name_entries(path, content)
+    recipe = yamlfile.check(path, content, Recipe)
+    _check_names(path, content, recipe)
+    chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
+    if tokenizer is not None:
+        _check_given(chosen)
+    recipe = replace(recipe, tokenizer=chosen)
+    object.__setattr__(recipe, "file", path)  # a field that YAML can't set
+    return recipe
+
+
+def _tokenizer(path: Path, recipe: Recipe, given: Path | None) -> Path | str:
+    if given is not None:
+        return given
+    beside = path.parent / recipe.tokenizer.path
+    return beside if beside.exists() else recipe.tokenizer.path
+
+
+def _check_given(settings: TokenizerSettings) -> None:
+    """Blame the option, not the recipe's line, for a tokenizer that can't be loaded."""
+    with suppress(RecipeError):  # what the recipe asks of it is told with its place in the recipe
+        try:
+            load_tokenizer(settings)
+        except InputError as error:
+            raise UsageError(f"--tokenizer: {error}") from None
+
+
+def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401
+    """Give sources and phases the name of their key."""
+    for section in ("sources", "phases"):
+        entries = content.get(section) if isinstance(content, dict) else None
+        for name, entry in (entries or {}).items() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict):
+                if "name" in entry:
+                    line = yamlfile.line_of(content, (section, name, "name"))
+                    raise RecipeError(f"{path}:{line}: {section}.{name}.name: is no known key")
+                entry["name"] = str(name)
+
+
+def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN401
+    """Refuse a domain of an unknown source and a part of an unknown domain."""
+    for name, domain in recipe.domains.items():
+        for i, source in enumerate(domain.sources):
+            if source not in recipe.sources:
+                steps = ("domains", name, "sources", i)
+                raise _unknown(path, content, steps, source, recipe.sources)
+    for name, phase in recipe.phases.items():
+        for i, part in enumerate(phase.parts):
+            if part.domain not in recipe.domains:
+                steps = ("phases", name, "parts", i, "domain")
+                raise _unknown(path, content, steps, part.domain, recipe.domains)
+
+
+def _unknown(
+    path: Path,
+    content: Any,  # noqa: ANN401
+    steps: tuple[str | int, ...],
+    found: str,
+    known: dict[str, Any],
+) -> RecipeError:
+    where = ".".join(map(str, steps))
+    kind = "source" if steps[0] == "domains" else "domain"
+    return RecipeError(
+        f"{path}:{yamlfile.line_of(content, steps)}: {where}: "
+        f"no {kind} is called {found!r} (there are {', '.join(known)})"
+    )

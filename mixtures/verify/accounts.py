@@ -1,0 +1,240 @@
+"""Conservation: a folder's account against itself, against its files, and against its inputs.
+
+Each function takes receipts and returns one line for each disagreement. A line names the numbers;
+the caller names the folder. `recount` reads the files: what it finds is never taken from a receipt.
+"""
+
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from mixtures.build.context import rows_files
+from mixtures.verify.shuffle_test import sampled
+from prep.documents import dropped
+from prep.runtime import receipts
+from prep.rows import shards
+from prep.rows import spans
+from prep.runtime.errors import DamageError
+
+Json = dict[str, Any]
+DOCUMENTS = "documents.parquet"
+IMPORT = "import"  # the stage of folders whose rows another program wrote
+FILE_KEYS = ("name", "bytes", "xxh3")
+SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file to read again: a shard, a source's documents, or what it dropped.
+
+    tokenizer: whose control ids to count, None where there are no spans. blocks: documents in each
+    block of a source. folder_rows: rows of all shards of the folder.
+    """
+
+    path: Path
+    entry: Json
+    tokenizer: Json | None
+    blocks: tuple[int, ...] = ()
+    folder_rows: int = 0
+
+
+def check_whole(folder: Path, receipt: Json) -> None:
+    """Raise DamageError for a receipt that lacks what every receipt has."""
+    lacks = [key for key in (*receipts.RECIPE_KEYS, "account", "content") if key not in receipt]
+    if receipt.get("stage") == "documents":
+        lacks += [key for key in ("blocks", "broken", "skipped") if key not in receipt]
+    for entry in receipt.get("files", [{}]):
+        kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
+        lacks += [f"files.{key}" for key in kind if key not in entry]
+    if lacks:
+        raise DamageError(
+            f"{folder / receipts.NAME}: is no whole receipt (it lacks {lacks[0]}); build again"
+        )
+
+
+def checks(folder: Path, receipt: Json) -> list[Check]:
+    """Return what there is to read again in a folder."""
+    if receipt["stage"] == "documents":
+        blocks = tuple(block["documents"] for block in receipt["blocks"])
+        entries = {entry["name"]: entry for entry in receipt["files"]}
+        return [
+            Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
+            Check(folder / dropped.NAME, entries[dropped.NAME], None),
+        ]
+    tokenizer = receipt["settings"].get("tokenizer")
+    rows = receipt["account"]["rows"]
+    known = [entry for entry in rows_files(receipt) if entry["xxh3"] is not None]  # else: imported
+    return [Check(folder / entry["name"], entry, tokenizer, (), rows) for entry in known]
+
+
+def recount(check: Check) -> Json:
+    """Read a file again and count: rows, digests, tokens, control ids, documents."""
+    if check.path.name == DOCUMENTS:
+        return _recount_documents(check)
+    if check.path.name == dropped.NAME:
+        records, files = dropped.counts(check.path)
+        return {"dropped": records, "broken_files": files}
+    content = sha256()
+    hashes: list[int] = []
+    rows, msl = shards.shape(check.path)
+    tokens = controls = counted = 0
+    wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
+    for block in shards.blocks(check.path):
+        content.update(np.ascontiguousarray(block, dtype="<i4").data)
+        hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
+        controls += int(np.isin(block[:, 0], wanted).sum())
+        counted += int(np.count_nonzero(block[:, 1]))
+    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": sum(hashes)}
+    told["loss_tokens"] = counted
+    told["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
+    if check.tokenizer is None:
+        return told
+    table = spans.read(spans.path_of(check.path))
+    first = table["offset"].to_numpy() == 0
+    tokens = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
+    padding = rows * msl - tokens
+    return {
+        **told,
+        "tokens": tokens,
+        "padding": padding,
+        "controls": controls - (padding if check.tokenizer["pad"] in wanted else 0),
+        "documents": int(first.sum()),
+        "permuted": int((first & (table["fim"].to_numpy() > 0)).sum()),
+    }
+
+
+def _recount_documents(check: Check) -> Json:
+    """Count a source's documents, and digest the texts' digests of each block."""
+    counted = {"documents": 0, "characters": 0, "bytes": 0}
+    blocks: list[list[Any]] = []
+    rows = pq.read_table(check.path, columns=["document", "digest", "characters", "bytes"])
+    for size in check.blocks:
+        first = counted["documents"]
+        block = rows.slice(first, size)
+        digests = b"".join(digest or b"" for digest in block["digest"].to_pylist())
+        blocks.append([xxhash.xxh3_128_hexdigest(digests), block.num_rows])
+        counted["documents"] += block.num_rows
+    counted["documents"] = rows.num_rows
+    for key in ("characters", "bytes"):
+        counted[key] = int(rows[key].to_numpy().sum())
+    dense = np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows))
+    repeated = rows.num_rows - int(pc.count_distinct(rows["digest"]).as_py())
+    content = receipts.digest(blocks)
+    return {**counted, "content": content, "dense": dense, "repeated": repeated}
+
+
+def changed(check: Check, found: Json) -> list[str]:
+    """Return where a shard is not what its entry in the receipt says."""
+    told: list[str] = []
+    if "digest" not in found:
+        return told if found.get("dense", True) else ["documents are not numbered 0, 1, 2, ..."]
+    wanted = check.entry
+    if found["digest"] != wanted["digest"]:
+        told.append(f"its rows changed (sha256 {found['digest']}, receipt has {wanted['digest']})")
+    for key in ("rows", "msl", "loss_tokens"):
+        if found[key] != wanted[key]:
+            told.append(f"has {key} {found[key]}, its receipt says {wanted[key]}")
+    if found["rows_sum"] % 2**64 != wanted["rows_sum"]:
+        told.append("the sum over its rows is not what its receipt says")
+    return told
+
+
+def miscounted(receipt: Json, found: list[Json]) -> list[str]:
+    """Return where an account is not what its files hold; found: `recount` of each file."""
+    account = receipt["account"]
+    if receipt["stage"] == "documents":
+        wanted = {key: account[key] for key in ("documents", "characters", "bytes")}
+        wanted |= {key: account[key] for key in ("dropped", "broken_files")}
+        if receipt["settings"]["duplicates"]["exact"] != "none":
+            wanted["repeated"] = 0
+        return _unequal({**found[0], **found[1]}, {**wanted, "content": receipt["content"]})
+    sums = {key: sum(each.get(key, 0) for each in found) for key in ("rows", "padding")}
+    content = receipts.digest([[each["rows"], each["digest"]] for each in found])
+    wanted = {"rows": account["rows"], "content": receipt["content"]}
+    if "tokens" in found[0]:
+        sums |= {f"{key}_out": sum(each[key] for each in found) for key in ("tokens", "controls")}
+        wanted |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
+    if receipt["stage"] == "pack" and not account["dropped"]["tail"]:
+        sums |= {key: sum(each[key] for each in found) for key in ("documents", "permuted")}
+        wanted |= {key: account[key] for key in ("documents", "permuted")}
+    return _unequal({**sums, "content": content}, wanted)
+
+
+def _unequal(found: Json, wanted: Json) -> list[str]:
+    return [
+        f"holds {key} {found[key]}, its account says {value}"
+        for key, value in wanted.items()
+        if found[key] != value
+    ]
+
+
+def unbalanced(receipt: Json) -> list[str]:
+    """Return where a receipt's account breaks conservation."""
+    account = receipt["account"]
+    if receipt["stage"] == IMPORT:
+        rows = sum(entry["rows"] for entry in rows_files(receipt))
+        return [] if rows == account["rows"] else [f"rows {account['rows']} are not the {rows}"]
+    gone = sum(account["dropped"].values())
+    if receipt["stage"] == "documents":
+        if account["records"] != account["documents"] + gone:
+            return [
+                f"records {account['records']} are not documents {account['documents']} "
+                f"+ dropped {gone}"
+            ]
+        return []
+    told: list[str] = []
+    given = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
+    if given != account["tokens_out"] + gone:
+        told.append(
+            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {gone}"
+        )
+    if receipt["stage"] == "pack" and account["tokens_in"] != (
+        account["text_tokens"] + account["controls"]
+    ):
+        told.append(
+            f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
+            f"+ controls {account['controls']}"
+        )
+    if receipt["stage"] == "pack" and not gone and account["controls"] != account["controls_out"]:
+        told.append(
+            f"controls {account['controls']} are not controls out {account['controls_out']}"
+        )
+    if receipt["stage"] == "fim" and account["sentinels"] != 3 * account["permuted"]:
+        told.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
+    return told
+
+
+def inherited(receipt: Json) -> dict[str, str]:
+    """Return the folders that a folder was made from, and the digests of their contents."""
+    inputs = receipt["inputs"]
+    return inputs["earlier"] if receipt["stage"] == "documents" else inputs
+
+
+def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
+    """Return where a folder does not follow from the folders it names as its inputs."""
+    told: list[str] = []
+    for name, content in inherited(receipt).items():
+        found = inputs[name]
+        if found is None:
+            told.append(f"was made from {name}, which is not here")
+        elif found["content"] != content:
+            told.append(f"was made from another {name} than the one here; build again")
+    known = [found["account"] for found in inputs.values() if found is not None]
+    if told or not known or receipt["stage"] == "documents":
+        return told
+    kept, given = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
+    pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
+    if receipt["stage"] != "pack":
+        pairs["tokens_in"] = "tokens_out"
+    for own, theirs in pairs.items():
+        total = sum(account[theirs] for account in known)
+        found = given[own] + (given["held_out"] if own == "documents" else 0)
+        if found != total:
+            told.append(f"its account has {own} {found}, its inputs have {theirs} {total}")
+    return told

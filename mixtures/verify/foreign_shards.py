@@ -1,0 +1,52 @@
+"""Verify files of rows that no build of ours made: each by itself, there being no receipt."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mixtures.manifest.report import table
+from prep.rows import check_rows as rowcheck
+from prep.runtime.errors import DamageError
+from prep.runtime.workers import Fanout
+
+Json = dict[str, Any]
+BUILD = ("sources", "domains", "phases")  # what a build's folder holds
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was found: an entry for each sound file, a line for each fault."""
+
+    files: list[Json]
+    faults: list[str]
+
+    def lines(self) -> list[str]:
+        """Return the table of the sound files and the faults."""
+        keys = ("path", "rows", "msl", "tokens")
+        rows = [[*(file[key] for key in keys), f"sha256 {file['digest']}"] for file in self.files]
+        shown = table(rows, [*keys, "digest"]) if rows else []
+        total = (sum(file[key] for file in self.files) for key in ("rows", "tokens"))
+        sound = "sound: {} files, {:,} rows, {:,} tokens".format(len(rows), *total)
+        return [*shown, *(self.faults or [sound])]
+
+
+def verify(path: Path, *, workers: int = 1) -> Told | None:
+    """Check an HDF5 file, or a folder of them; None where the path holds a build, or neither."""
+    if any((path / place).exists() for place in BUILD):
+        return None
+    files = rowcheck.find(path)
+    if not files:
+        return None
+    with Fanout(workers) as pool:
+        found = list(pool.map(_check, files, "verify"))
+    return Told(
+        [each for each in found if "fault" not in each],
+        [each["fault"] for each in found if "fault" in each],
+    )
+
+
+def _check(path: Path) -> Json:
+    try:
+        return asdict(rowcheck.check(path))
+    except DamageError as error:
+        return {"fault": str(error)}

@@ -1,0 +1,86 @@
+"""Randomness: does a shuffled folder look shuffled, and do rows occur more than once?
+
+A shuffle that did nothing leaves every digest right. So the ascents of the rows' origins are
+counted: of n rows in random order (n - 1) / 2 follow a row that stood before them, with variance
+(n + 1) / 12 (the runs-up test; Knuth, The Art of Computer Programming 2, 3.3.2 G).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mixtures.build.context import rows_files
+from prep.rows import spans
+
+Json = dict[str, Any]
+FEWEST = 40  # rows from which the test says something
+DEVIATIONS = 6.0  # one in 500 million honest shuffles strays so far
+MOST_HASHES = 1 << 24  # kept at once to find equal rows; of more rows a share is looked at
+
+
+def unshuffled(folder: Path, receipt: Json, sealed: Mapping[Path, Json]) -> Iterator[str]:
+    """Yield a line if a shuffled folder's rows are not in random order.
+
+    sealed: the receipts of a build, those of the folders that were shuffled among them.
+    """
+    if receipt["stage"] != "shuffle":
+        return
+    inputs = [folder.parent / name for name in receipt["inputs"]]
+    if any(path not in sealed for path in inputs):
+        return  # told by those who look at what a folder was made from
+    files = [(path.name, entry["name"]) for path in inputs for entry in rows_files(sealed[path])]
+    rank = {f"{epoch}/{name}": i for i, (epoch, name) in enumerate(files)}
+    try:
+        rows, up = ascents(_origins(folder, receipt, rank))
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
+        return  # a side file is damaged: its digest tells
+    if rows < FEWEST:
+        return
+    strays = (up - (rows - 1) / 2) / sqrt((rows + 1) / 12)
+    if abs(strays) > DEVIATIONS:
+        yield (
+            f"is hardly shuffled: {up} of {rows - 1} rows follow a row that stood before them, "
+            f"about {(rows - 1) / 2:.0f} would in random order; build it again"
+        )
+
+
+def ascents(parts: Iterable[NDArray[np.int64]]) -> tuple[int, int]:
+    """Return how many numbers there are, and how many are greater than the one before."""
+    count = up = 0
+    last = np.empty(0, np.int64)
+    for part in parts:
+        joined = np.concatenate([last, part])
+        up += int((joined[1:] > joined[:-1]).sum())
+        count += len(part)
+        last = joined[-1:]
+    return count, up
+
+
+def _origins(folder: Path, receipt: Json, rank: Mapping[str, int]) -> Iterator[NDArray[np.int64]]:
+    """Yield where the rows of each shard stood before: numbers in the order of shards and rows."""
+    for entry in rows_files(receipt):
+        table = spans.read(spans.path_of(folder / entry["name"], "origin"))
+        column: Any = table["origin"].combine_chunks()
+        ranks = np.array([rank[name] for name in column.dictionary.to_pylist()], dtype=np.int64)
+        which = column.indices.to_numpy(zero_copy_only=False)
+        yield (ranks[which] << 32) + table["origin_row"].to_numpy()
+
+
+def sampled(hashes: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
+    """Return the hashes to look at of a folder of so many rows: all, or every k-th by value.
+
+    Equal rows have equal hashes, so all of them are looked at or none.
+    """
+    step = -(-rows // MOST_HASHES)
+    return hashes if step < 2 else hashes[hashes % np.uint64(step) == 0]
+
+
+def repeated(hashes: Iterable[NDArray[np.uint64]]) -> tuple[int, int]:
+    """Return how many hashes there are, and how many of them are equal to an earlier one."""
+    joined = np.concatenate([np.empty(0, np.uint64), *hashes])
+    return len(joined), len(joined) - len(np.unique(joined))

@@ -1,0 +1,296 @@
+"""Verify: check a build from its files up to its manifests, and tell every disagreement.
+
+Everything is read again: the bytes of every file against its receipt, every shard's decoded array
+against its digest, rows, tokens, control ids and documents counted anew against the accounts
+(conservation), each folder against those it was made from, receipts and manifests against their own
+digests, each manifest against the folders it draws from, against its order and against the manifest
+before it, and the tokenizer against its fingerprint and canary.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mixtures.verify import accounts as conservation
+from mixtures.modelzoo import import_shards as importing
+from mixtures.verify import shuffle_test as randomness
+from mixtures.manifest import cerebras_order as zoo
+from mixtures.manifest import manifest as manifests
+from mixtures.verify.accounts import Check
+from mixtures.build.context import TOKENIZER, rows_files, sealed_folders, shard_files, tokenizer_identity
+from mixtures.manifest.manifest import Manifest, ManifestPart
+from mixtures.manifest.exact_order import VERSION, integer_weights
+from mixtures.recipes.phase import fraction, shares
+from mixtures.verify.shuffle_test import repeated
+from mixtures.manifest.cerebras_order import ZooOrder
+from prep.runtime import receipts
+from prep.runtime.errors import CrystalmixError, DamageError, InputError
+from prep.runtime.workers import Fanout, watched
+from prep.rows.spans import path_of
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
+
+Json = dict[str, Any]
+# What a receipt or manifest raises that lacks a key or has a value of another kind.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
+
+
+def verify(
+    out: Path, *, workers: int = 1, note: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """Return one line for each fault of a build; none if it is sound.
+
+    note: takes lines about what is no fault but worth knowing.
+    """
+    folders = sealed_folders(out)
+    if not folders:
+        raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")
+    told = list(_check_unfinished(out))
+    sealed: dict[Path, Json] = {}
+    for folder in folders:
+        try:
+            receipt = receipts.read_json(folder / receipts.NAME)
+            conservation.check_whole(folder, receipt)
+            sealed[folder] = receipt
+            receipts.read(folder)
+        except DamageError as error:
+            told.append(str(error))
+    broken = _check_files(sealed, told)
+    told += _check_contents(sealed, broken, workers, note)
+    for folder, receipt in sealed.items():
+        told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
+    told += _check_manifests(out, sealed)
+    importing.tell_unread(out, sealed.values(), note)
+    return told
+
+
+def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Yield the lines about a file, or that it can't be checked."""
+    try:
+        yield from (f"{place}: {line}" for line in lines)
+    except MALFORMED as error:
+        yield f"{place}: can't be checked ({type(error).__name__}: {error}); build again"
+
+
+def _check_unfinished(out: Path) -> Iterator[str]:
+    """Tell folders that hold files but no receipt."""
+    for folder in sorted([*out.glob("sources/*"), *out.glob("domains/*/*")]):
+        if not (folder / receipts.NAME).exists() and any(p.is_file() for p in folder.rglob("*")):
+            yield (
+                f"{folder}: holds files but no {receipts.NAME}: it is unfinished; "
+                "build again to go on, or remove it"
+            )
+
+
+def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
+    """Check size and bytes of every file; return those that are broken."""
+    broken: set[Path] = set()
+    for folder, receipt in watched(sealed.items(), "files", "folder"):
+        for entry in receipt["files"]:
+            lines = importing.damages(folder, entry)
+            told += lines
+            if lines:
+                broken.add(folder / entry["name"])
+        known = {entry["name"] for entry in receipt["files"]}
+        told += [
+            f"{path}: is in no receipt; remove it"
+            for path in shard_files(folder)
+            if path.name not in known
+        ]
+    return broken
+
+
+def _check_contents(
+    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Callable[[str], None]
+) -> Iterator[str]:
+    """Count the files of every folder again and hold them against its receipt."""
+    damaged = {path.parent for path in broken}
+    whole: list[tuple[Path, Check]] = []
+    for folder, receipt in sealed.items():
+        checks = conservation.checks(folder, receipt)
+        whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]
+    found: dict[Path, list[Json]] = {}
+    with Fanout(workers) as pool:
+        results = pool.map(recount, [check for _, check in whole], "verify")
+        for (folder, check), result in zip(whole, results, strict=True):
+            found.setdefault(folder, []).append(result)
+            if "fault" in result:
+                yield result["fault"]
+            else:
+                yield from _guarded(check.path, _changed(check, result))
+    for folder, results in found.items():
+        if folder not in damaged and not any("fault" in result for result in results):
+            yield from _guarded(folder, _miscounted(sealed[folder], results))
+            rows, again = repeated(result["hashes"] for result in results if "hashes" in result)
+            if again:
+                note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
+
+
+def _changed(check: Check, result: Json) -> Iterator[str]:
+    yield from conservation.changed(check, result)
+
+
+def _miscounted(receipt: Json, results: list[Json]) -> Iterator[str]:
+    # A generator, so that what a malformed receipt raises is raised where it is told.
+    yield from conservation.miscounted(receipt, results)
+
+
+def recount(check: Check) -> Json:
+    """Read one file again: `fault`, or what it holds."""
+    try:
+        return conservation.recount(check)
+    except DamageError as error:
+        return {"fault": str(error)}
+    except (pa.ArrowException, OSError, *MALFORMED) as error:
+        return {"fault": f"{check.path}: can't be read ({error}); build again or restore it"}
+
+
+def _check_account(
+    out: Path, folder: Path, receipt: Json, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a receipt against itself and against the folders it names as its inputs."""
+    yield from conservation.unbalanced(receipt)
+    yield from randomness.unshuffled(folder, receipt, sealed)
+    place = out / "sources" if receipt["stage"] == "pack" else folder.parent
+    inputs = {name: sealed.get(place / name) for name in conservation.inherited(receipt)}
+    yield from conservation.disinherited(receipt, inputs)
+
+
+def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:
+    read: dict[str, Manifest] = {}
+    for path in sorted(out.glob(f"phases/*/{manifests.NAME}")):
+        try:
+            read[path.parent.name] = manifests.read(path)
+        except CrystalmixError as error:
+            yield str(error)
+    if not any(out.glob(f"phases/*/{manifests.NAME}")):
+        yield f"{out / 'phases'}: holds no manifest: the build is unfinished; build again to go on"
+    digests = {manifest.digest for manifest in read.values()}
+    for name, manifest in read.items():
+        place = out / "phases" / name / manifests.NAME
+        yield from _guarded(place, _manifest_faults(out, name, manifest, sealed))
+        if manifest.previous is not None and manifest.previous not in digests:
+            yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
+    yield from _check_tokenizer(out, read)
+
+
+def _manifest_faults(
+    out: Path, name: str, manifest: Manifest, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a manifest against the folders it draws from and against its own order."""
+    if manifest.phase != name:
+        yield f"is of phase {manifest.phase}, its folder says {name}"
+    for part in manifest.parts:
+        lines = [*_shard_faults(out, manifest, part, sealed), *_part_faults(manifest, part)]
+        yield from (f"part {part.name}: {line}" for line in lines)
+    yield from _asked_faults(manifest)
+    version = VERSION if manifest.cerebras is None else zoo.VERSION
+    if manifest.order_version != version:
+        yield f"is ordered by {manifest.order_version}; only {version} can be checked here"
+        return
+    if isinstance(manifest.order, ZooOrder) and not manifest.order.is_as_drawn():
+        yield f"{zoo.KEPT} beside it is another order; remove it"
+        return
+    counts = manifest.order.counts(manifest.steps * manifest.batch)
+    for part, count in zip(manifest.parts, counts, strict=True):
+        if part.rows != count:
+            yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _asked_faults(manifest: Manifest) -> Iterator[str]:
+    """Hold weights and shares against what was asked, as it was written."""
+    kinds = {kind for part in manifest.parts for kind in part.budget}
+    [kind] = kinds
+    written = [part.budget[kind] for part in manifest.parts]
+    scales = [part.available if kind == "epochs" else 1 for part in manifest.parts]
+    pairs = zip(written, scales, strict=True)
+    rounded = manifest.cerebras is not None
+    weights = integer_weights([fraction(value, rounded=rounded) * scale for value, scale in pairs])
+    if [part.weight for part in manifest.parts] != weights:
+        yield "its integer weights are not those of what was asked"
+    if [part.asked for part in manifest.parts] != shares(kind, written, weights):
+        yield "its asked shares are not those of what was asked"
+
+
+def _shard_faults(
+    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a part's shards against the receipts of their folders."""
+    for shard in part.shards:
+        path = out / shard.path
+        files = rows_files(sealed.get(path.parent, {"files": []}))
+        entry = next((e for e in files if e["name"] == path.name), None)
+        if entry is None:
+            yield f"{shard.path} is in no receipt"
+        elif entry["digest"] != shard.digest:
+            yield f"{shard.path} has another digest than the manifest says"
+        elif (entry["rows"], entry["msl"]) != (shard.rows, manifest.msl):
+            yield f"{shard.path} has {entry['rows']} rows of {entry['msl']} tokens, not as it says"
+        elif entry["loss_tokens"] != shard.loss_tokens:
+            yield f"{shard.path} has {entry['loss_tokens']} loss-carrying tokens, not as it says"
+        if not 0 <= shard.first < shard.last <= shard.rows:
+            yield f"{shard.path}: no rows {shard.first} to {shard.last} of {shard.rows}"
+    for folder in sorted({(out / shard.path).parent for shard in part.shards}):
+        yield from _settings_faults(manifest, part, folder, sealed)
+
+
+def _settings_faults(
+    manifest: Manifest, part: ManifestPart, folder: Path, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold seed, tokenizer and FIM of a part against the receipts along its way."""
+    if folder not in sealed or folder.parent.name != part.domain:
+        yield f"draws from {folder.name} of {folder.parent.name}, not of {part.domain}"
+        return
+    last = sealed[folder]
+    joined = last["stage"] in {"shuffle", "join"}
+    epochs = [sealed[folder.parent / n] for n in last["inputs"] if folder.parent / n in sealed]
+    way = [last, *epochs] if joined else [last]
+    fim = next((each["settings"]["fim"] for each in way if "fim" in each["settings"]), None)
+    found: Json = {"variants": len(last["inputs"]) if joined else 1, "fim": fim}
+    for key, value in found.items():
+        if getattr(part, key) != value:
+            yield f"says {key} {getattr(part, key)}, its rows were made with {value}"
+    for receipt in way:
+        if receipt["seed"] not in {None, manifest.seed}:
+            yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
+        if receipt["settings"].get("tokenizer", manifest.tokenizer) != manifest.tokenizer:
+            yield "says another tokenizer than its rows were made with"
+
+
+def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
+    """Hold a part's numbers against each other."""
+    if manifests.part_digest(part.shards) != part.digest:
+        yield "its digest does not follow from its shards"
+    available = sum(shard.last - shard.first for shard in part.shards)
+    follow = {
+        "available": available,
+        "tokens": part.rows * manifest.msl,
+        "loss_tokens": manifests.loss_tokens_of(part.shards, part.rows),
+        "got": part.rows / (manifest.steps * manifest.batch),
+        "epochs": part.rows / available,
+    }
+    for key, value in follow.items():
+        if getattr(part, key) != value:
+            yield f"says {key} {getattr(part, key)}, its rows and shards give {value}"
+
+
+def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
+    path = out / TOKENIZER
+    if read and all(manifest.imported for manifest in read.values()):
+        return
+    if not path.exists():
+        yield f"{path}: is missing; restore the tokenizer of this build"
+        return
+    try:
+        identity = tokenizer_identity(Tokenizer(TokenizerSettings(str(path)), path.read_bytes()))
+    except (CrystalmixError, *MALFORMED) as error:
+        yield f"{path}: can't be loaded ({error}); restore the tokenizer of this build"
+        return
+    for name, manifest in read.items():
+        for key in ("fingerprint", "canary", "vocab"):
+            if manifest.tokenizer[key] != identity[key]:
+                yield (
+                    f"{path}: has another {key} than phase {name} was built with "
+                    f"({identity[key]}, manifest has {manifest.tokenizer[key]})"
+                )

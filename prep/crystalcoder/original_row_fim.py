@@ -1,0 +1,174 @@
+"""Row-level FIM as crystalcoder-data-prep did it, bit for bit, its faults with it.
+
+A row is split at EOS; each part that is not empty, and always the last, is permuted as text: with
+random numbers of numpy's legacy generator, seeded anew for every shard by the number of the process
+that had it, all epochs of a row in turn; characters cut with the dummy spaces and U+FFFD that
+decoding and encoding make; the row cut off at its length or padded, EOS for its last label. See
+PIPELINE.md section 2 and faults B3 to B8, B12, B13. Epoch e's rows are made by drawing the other
+epochs' numbers too and using e's alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prep.rows import shards
+from prep.fim.document_fim import FimSettings, sentinels
+from prep.crystalcoder.original_row_text import Text
+from prep.fim.row_spans import BLOCK_ROWS, Account, Pieces, permuted, segments_of
+from prep.fim.runs_ import Ints, lay
+from prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Permuted, Plans, Segments, Writer
+from prep.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which draws are a shard's: its seed, how many epochs take turns, and which one is asked."""
+
+    seed: int
+    epochs: int
+    epoch: int
+
+
+def seed_of(settings: FimSettings, number: int, shards: int) -> int:
+    """Return the seed of a folder's shard: its process, or its number, from first_seed on.
+
+    >>> [seed_of(FimSettings(0.9, processes=2, level="row", dialect="cerebras"), i, 5) for i in
+    ...  range(5)]
+    [0, 0, 0, 1, 1]
+    """
+    each = 1 if settings.processes is None else -(-shards // settings.processes)
+    return settings.first_seed + number // each
+
+
+class LegacyFim:
+    """Permute the rows of one shard in one epoch; local: without decoding, where proven equal."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, settings: FimSettings, turn: Turn, *, local: bool = True
+    ) -> None:
+        self.tokenizer, self.settings, self.turn, self.local = tokenizer, settings, turn, local
+        self.marks, self.eos = sentinels(tokenizer), tokenizer.id_of("eos")
+
+    def apply(self, shard: Path, out: Path) -> tuple[shards.Shard, Account]:
+        """Write the permuted rows of a shard, and their spans, to `out`."""
+        return permuted(shard, out, self._blocks)
+
+    def _blocks(
+        self, shard: Path, table: pa.Table, account: Account, pieces: Pieces
+    ) -> Iterator[shards.Rows]:
+        # The original's own generator: its streams are what is reproduced.
+        random = np.random.RandomState(self.turn.seed)
+        first = 0
+        for block in shards.blocks(shard, BLOCK_ROWS):
+            documents, origin = segments_of(block, table, first)
+            used = np.zeros(len(block), dtype=np.int64)
+            np.maximum.at(used, documents.row, documents.stop - documents.row * block.shape[2])
+            segments, made, left_out = self.permute(block, used, random)
+            yield self.rebuild(block, used, made)
+            whole = _by_document(documents, segments, made)
+            pieces.add(first, origin, documents, whole, block.shape[2])
+            account.add(documents, made, block.shape[2], left_out)
+            first += len(block)
+
+    def permute(
+        self, block: shards.Rows, used: Ints, random: np.random.RandomState
+    ) -> tuple[Segments, Permuted, int]:
+        """Permute a block's rows up to what is used of each.
+
+        Returns the parts between EOS, what became of them, and how many EOS were left out.
+        """
+        segments, ended = self._parts(block, used)
+        text = Text(self.tokenizer, segments, local=self.local)
+        drawn = ~ended | (segments.start < segments.stop)
+        plans = self._draw(segments, drawn, text.lengths, random)
+        writer, pieces = Writer(segments, self.marks), text.pieces(plans)
+        stops = (segments.stop + (ended & drawn)).tolist()
+        told = zip(plans.form.tolist(), segments.start.tolist(), stops, strict=True)
+        for i, (form, start, stop) in enumerate(told):
+            if form == LEFT_TO_RIGHT:
+                writer.keep(start, stop if drawn[i] else start)
+                writer.end()
+                continue
+            number, parts = next(pieces)
+            assert number == i
+            end = int(segments.stop[i])
+            size = writer.permute(form, *parts)
+            writer.keep(end, stop)
+            writer.end(size + stop - end)
+        return segments, writer.permuted(plans), int((~drawn).sum())
+
+    def _parts(self, block: shards.Rows, used: Ints) -> tuple[Segments, NDArray[np.bool_]]:
+        """Return the parts of rows between EOS, empty ones too, and whether an EOS follows."""
+        rows, _, msl = block.shape
+        ids = np.ascontiguousarray(block[:, 0]).reshape(-1)
+        ends = np.arange(rows) * msl + used
+        places = np.flatnonzero(ids == self.eos)
+        places = places[places < ends[places // msl]]
+        row = np.concatenate([places // msl, np.arange(rows)])
+        stop, ended = np.concatenate([places, ends]), np.arange(len(row)) < len(places)
+        order = np.lexsort((~ended, stop, row))
+        row, stop, ended = row[order], stop[order], ended[order]
+        follows = np.concatenate([[False], row[1:] == row[:-1]])
+        start = np.where(follows, np.concatenate([[0], stop[:-1] + 1]), row * msl)
+        return Segments(ids, rows, row, start, stop, np.zeros(len(row), dtype=np.bool_)), ended
+
+    def _draw(
+        self,
+        segments: Segments,
+        drawn: NDArray[np.bool_],
+        lengths: Ints,
+        random: np.random.RandomState,
+    ) -> Plans:
+        """Draw for each row, its epochs in turn, and keep one epoch's numbers."""
+        settings, sizes = self.settings, lengths.tolist()
+        form, first, second = [LEFT_TO_RIGHT] * len(sizes), [-1] * len(sizes), [-1] * len(sizes)
+        wanted = np.split(np.arange(len(sizes)), segments.ends[:-1])
+        for row in wanted:
+            parts = row[drawn[row]].tolist()
+            for epoch in range(self.turn.epochs):
+                for i in parts:
+                    if not random.binomial(1, settings.rate):
+                        continue
+                    cuts = random.randint(0, sizes[i] + 1, size=2)
+                    spm = random.binomial(1, settings.spm_rate)
+                    if epoch == self.turn.epoch:
+                        form[i] = SPM if spm else PSM
+                        first[i], second[i] = sorted(cuts.tolist())
+        return Plans(np.array(form, np.int8), np.array(first), np.array(second))
+
+    def rebuild(self, block: shards.Rows, used: Ints, made: Permuted) -> shards.Rows:
+        """Lay rows out as the original did: (rows, 3, msl) int32."""
+        _, _, msl = block.shape
+        ids, length = lay(made.runs, msl + 1, self.tokenizer.pad)
+        out = np.empty_like(block)
+        out[:, 0], out[:, 2] = ids[:, :-1], ids[:, 1:]
+        row = np.flatnonzero((length > 0) & (length <= msl))
+        out[row, 2, length[row] - 1] = self.eos
+        # Rows that were not full, which it never had, get their mask as long as they are now.
+        old = block[:, 1] | (used < msl)[:, None]
+        out[:, 1] = old * (np.arange(msl) < length[:, None])
+        return out
+
+
+def _by_document(documents: Segments, segments: Segments, made: Permuted) -> Permuted:
+    """Gather parts to the pieces of documents that hold their first tokens.
+
+    A piece's form and cuts are those of its first part; where texts spelt EOS it has several.
+    """
+    count = len(documents.start)
+    last = documents.ends[segments.row] - 1
+    owner = np.minimum(np.searchsorted(documents.start, segments.start, side="right") - 1, last)
+    held = owner >= 0
+    first = np.full(count, -1)
+    first[owner[held][::-1]] = np.flatnonzero(held)[::-1]
+    lengths = np.bincount(owner[held], made.lengths[held], count).astype(np.int64)
+    plans = made.plans
+    chosen = (np.where(first < 0, -1, part[first]) for part in (plans.first, plans.second))
+    form = np.where(first < 0, LEFT_TO_RIGHT, plans.form[first]).astype(np.int8)
+    middles = np.where(first < 0, 0, made.middles[first])
+    return Permuted(made.runs, Plans(form, *chosen), lengths, middles)

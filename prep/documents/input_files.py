@@ -1,0 +1,72 @@
+"""Seen files: sizes and digests of the files that a source is made of, and that they stay so."""
+
+from pathlib import Path
+from typing import Any
+
+from prep.readers import files as rawfiles
+from prep.runtime import receipts
+from prep.documents import source as sources
+from prep.runtime.errors import BrokenFile, InputError
+from prep.runtime.workers import watched
+from prep.documents.source import Source, Stamp
+
+Json = dict[str, Any]
+
+
+class Seen:
+    """The files of a source, and lists beside it, as they were when they were first looked at.
+
+    entries: what the receipt keeps of each, so that the next build need not read what looks
+    untouched. folder: of the source in a build.
+    """
+
+    def __init__(self, source: Source, root: Path, folder: Path) -> None:
+        self.source, self.root = source, root
+        self.entries: list[Json] = []
+        self.known: dict[str, Json] = {}
+        if (folder / receipts.NAME).exists():
+            self.known = {entry["file"]: entry for entry in receipts.read(folder)["seen"]}
+
+    def look(self, names: list[str], *, raw: bool) -> list[Json]:
+        """Return size and digest of each file; raw: of the source itself, else a list beside it."""
+        told: list[Json] = []
+        for name in watched(names, f"{self.source.name}: raw files", "file"):
+            told.append(self._entry(name, self.known.get(name, {}), raw=raw))
+        self.entries += told
+        return [{k: v for k, v in each.items() if k not in ("modified", "raw")} for each in told]
+
+    def check_untouched(self) -> None:
+        """Refuse files that changed since their digests were taken."""
+        for entry in self.entries:
+            if entry["xxh3"] is None:
+                continue
+            stamp = self._stamp(entry["file"], raw=entry["raw"])
+            if (stamp.bytes, stamp.modified) != (entry["bytes"], entry["modified"]):
+                where = rawfiles.shown(self.root, entry["file"])
+                raise InputError(f"{where}: changed while it was read; build again")
+
+    def _entry(self, name: str, before: Json, *, raw: bool) -> Json:
+        try:
+            stamp = self._stamp(name, raw=raw)
+            looks = (stamp.bytes, stamp.modified)
+            same = stamp.modified is not None and looks == (
+                before.get("bytes"),
+                before.get("modified"),
+            )
+            digest = before["xxh3"] if same else self._digest(name, raw=raw)
+        except BrokenFile:
+            if not raw or self.source.on_error == "stop":
+                raise
+            stamp, digest = Stamp(0, None), None  # scanning tells why
+        told = {"file": name, "bytes": stamp.bytes, "xxh3": digest}
+        return {**told, "modified": stamp.modified, "raw": raw}
+
+    def _stamp(self, name: str, *, raw: bool) -> Stamp:
+        if raw:
+            return sources.identity(self.source, self.root, name)
+        return rawfiles.stamp(self.root, name)
+
+    def _digest(self, name: str, *, raw: bool) -> str:
+        if raw:
+            return sources.digest(self.source, self.root, name)
+        return rawfiles.digest(self.root, name)

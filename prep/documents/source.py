@@ -1,0 +1,298 @@
+"""Sources: which raw files there are, and their records as Arrow batches.
+
+A block is one raw file, a folder of text files, or one shard of a hub dataset: the unit of parallel
+work. What is broken in it is counted and told, or refused: never passed over in silence.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+import orjson
+import xxhash
+
+from prep.readers import columnar
+from prep.readers import hub
+from prep.readers import jsonlines
+from prep.readers import files as rawfiles
+from prep.readers import batch as records
+from prep.readers import textfiles
+from prep.runtime.errors import BrokenFile, InputError
+from prep.readers.listing import FORMATS, Kind, Listing, kind, listed
+from prep.readers.files import Stamp, is_url, path_of, shown
+from prep.readers.batch import TRAILING, Bad, Batch, Wanted, place
+from prep.filters.screen import Selection
+from prep.readers.decompress import pieces
+
+NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Raw files of one kind and how to read them.
+
+    files: paths, folders (read to any depth), globs or urls, paths relative to the data root; or
+    `hub`, a dataset that `datasets` loads (a hub id, or a builder such as `json` with
+    `data_files`). format: one of FORMATS, where a file's suffix does not tell it; `text` makes each
+    file a document. encoding: what to decode from, if not UTF-8.
+    text: the column of the text, dotted where nested. columns: our name -> theirs, dotted where
+    nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
+    document's name. keep: SQL columns to keep as text beside each document.
+    half: only the files with an even or odd number. ftfy: repair the text before tokenising.
+    metadata: literals at a text's head that become special ids, `TOKEN` or `TOKEN=KEPT COLUMN`.
+    blank: what becomes of a text without a visible character (an empty one is always dropped).
+    on_error: what a broken file does: stop the build, or be left out and counted.
+    max_bad_records: broken records of a file to count before the file is broken.
+    max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
+    select: what is wanted of its documents.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    name: str
+    files: tuple[str, ...] = ()
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    data_files: tuple[str, ...] = ()
+    format: str | None = None
+    encoding: str | None = None
+    text: str = "text"
+    columns: dict[str, str] = field(default_factory=dict[str, str])
+    where: str | None = None
+    identity: str | None = None
+    keep: tuple[str, ...] = ()
+    half: Literal["even", "odd"] | None = None
+    ftfy: bool = False
+    metadata: tuple[str, ...] = ()
+    blank: Literal["drop", "keep"] = "drop"
+    on_error: Literal["stop", "skip"] = "stop"
+    max_bad_records: int = 100
+    max_record_bytes: int = 32 << 20
+    max_window_log: int = 28
+    select: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        if self.hub is not None and self.files:
+            raise ValueError("files: stands beside hub; name one of the two")
+        if self.hub is not None and self.half is not None:
+            raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
+        if self.format is not None and (self.format not in FORMATS or self.hub is not None):
+            raise ValueError(f"format: must be of {', '.join(FORMATS)}, of files: {self.format!r}")
+        if self.format == "text" and self.half is not None:
+            raise ValueError("half: goes by the numbers of files, not of texts; drop it")
+        if self.format == "text" and self.identity is None:
+            object.__setattr__(self, "identity", "path")
+        if "text" in self.columns:
+            if self.text not in ("text", self.columns["text"]):
+                raise ValueError("columns: names the text, and so does `text`; drop one of them")
+            object.__setattr__(self, "text", self.columns["text"])
+        for key, least, most in (
+            ("max_bad_records", 0, 1 << 62),
+            ("max_record_bytes", 1, 1 << 30),
+            ("max_window_log", 10, 31),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
+
+    @property
+    def metadata_entries(self) -> list[tuple[str, str]]:
+        """The literal and the column (or nothing) of each entry of `metadata`."""
+        parts = [entry.partition("=") for entry in self.metadata]
+        return [(literal.strip(), column.strip()) for literal, _, column in parts]
+
+    @property
+    def text_name(self) -> str:
+        """The name by which the source's SQL knows the text; empty where it is nested."""
+        return "text" if "text" in self.columns else "" if "." in self.text else self.text
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        b"a".decode(name)
+    except LookupError as error:
+        raise ValueError(f"encoding: {error}") from None
+    except UnicodeDecodeError:
+        pass  # half a character of a known encoding
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and what identifies it."""
+
+    number: int
+    digest: int  # low 64 bits of the text's xxh3-128: what its random draws are keyed by
+    text: str
+    columns: tuple[str | None, ...] = ()  # those that the source's metadata name
+
+
+def label(column: str) -> str:
+    """Return the column name of a kept expression: the last step of a dotted path."""
+    return column.rsplit(".", 1)[-1].strip('"')
+
+
+def listing(source: Source, root: Path) -> Listing:
+    """List a source's blocks, and the files that were left out with the reasons."""
+    if source.hub is not None:
+        return Listing(tuple(str(i) for i in range(_hub(source, root).num_shards)))
+    if source.format == "text":
+        return textfiles.blocks(source.name, source.files, root, "text")
+    found = listed(source.name, source.files, root, source.format)
+    if source.half is None:
+        return found
+    parity = 0 if source.half == "even" else 1
+    chosen = tuple(name for name in found.names if _number(source, name) % 2 == parity)
+    if not chosen:
+        raise InputError(
+            f"source {source.name}: none of its {len(found.names)} files has an {source.half} "
+            "number; drop `half` or add files"
+        )
+    return replace(found, names=chosen)
+
+
+def blocks(source: Source, root: Path) -> list[str]:
+    """List a source's blocks: names of files or folders, or numbers of hub shards."""
+    return list(listing(source, root).names)
+
+
+def is_json(source: Source, block: str) -> bool:
+    """Tell whether a block is read as JSON lines (columns come from the JSON)."""
+    return source.hub is None and _kind(source, block).family == "jsonl"
+
+
+def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iterator[Batch]:
+    """Yield a block's records as batches; with `lines`, JSON records have what the SQL names.
+
+    Raises BrokenFile for a file that can't be read to its end, is not what it is read as, or has
+    more broken records than `max_bad_records`; NoColumn for one without the text's column. With
+    `on_error: skip`, garbage after whole frames ends the file, told as the last batch's `fault`.
+    """
+    empty: Batch | None = None
+    first: Bad | None = None
+    seen = bad = 0
+    try:
+        for batch in _batches(source, root, block, lines=lines):
+            seen += len(batch)
+            bad += len(batch.bad)
+            first = first or next(iter(batch.bad), None)
+            if bad > source.max_bad_records and seen:
+                raise _too_many(source, shown(root, block), batch, bad)
+            if bad > max(1, source.max_bad_records) and first:
+                raise _no_record(shown(root, block), first, bad)
+            empty = empty or batch.emptied()
+            yield batch
+            del batch  # while the next one is read
+    except BrokenFile as error:
+        if error.reason != TRAILING or source.on_error == "stop" or empty is None:
+            raise
+        yield replace(empty, fault=error)
+    if first and not seen and (bad > 1 or first.reason == "not_object"):
+        raise _no_record(shown(root, block), first, bad)
+
+
+def identity(source: Source, root: Path, block: str) -> Stamp:
+    """Return what a block looks like from outside: a file, or all files of a folder."""
+    if source.format != "text":
+        return rawfiles.stamp(root, block)
+    return rawfiles.together({name: rawfiles.stamp(root, name) for name in files(root, block)})
+
+
+def digest(source: Source, root: Path, block: str) -> str:
+    """Return the xxh3-128 of a block's bytes, in hex; of a folder, over names and digests."""
+    if source.format != "text":
+        return rawfiles.digest(root, block)
+    told = [[name, rawfiles.digest(root, name)] for name in files(root, block)]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(told))
+
+
+def files(root: Path, block: str) -> list[str]:
+    """Return the files of a block of texts, sorted."""
+    return textfiles.names(root, block, "text")
+
+
+def wanted(source: Source, root: Path, block: str) -> Wanted:
+    """Return what a reader of a block is asked for."""
+    where = shown(root, block) if source.hub is None else f"dataset {source.hub}"
+    return Wanted(
+        source=source.name,
+        place=where,
+        text=source.text,
+        columns=source.columns,
+        named=records.named(
+            (source.where, source.identity, *source.keep, *source.select.columns.values())
+        ),
+        hidden=source.text_name,
+        max_record_bytes=source.max_record_bytes,
+    )
+
+
+def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator[Batch]:
+    asked = wanted(source, root, block)
+    if source.hub is not None:
+        yield from _read_hub(source, root, int(block), asked)
+        return
+    how = _kind(source, block)
+    if how.family == "jsonl":
+        raw = pieces(root, block, how.packing, source.encoding, source.max_window_log)
+        yield from jsonlines.batches(raw, asked, keep_lines=lines)
+    elif how.family == "text":
+        yield from textfiles.batches(root, block, asked, "text", source.encoding)
+    else:
+        read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
+        if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
+            with rawfiles.seekable(root, block) as file:
+                yield from read_file(file, asked)
+        else:
+            yield from read_file(str(path_of(root, block)), asked)
+
+
+def _read_hub(source: Source, root: Path, number: int, asked: Wanted) -> Iterator[Batch]:
+    first = 0
+    where = f"source {source.name}: dataset {source.hub}, shard {number}"
+    for table in hub.tables(_hub(source, root), number, where):
+        yield columnar.dressed(table, asked, first)
+        first += table.num_rows
+
+
+def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no types
+    name = source.hub or ""
+    return hub.load(source.name, root, name, source.config, source.split, source.data_files)
+
+
+def _kind(source: Source, block: str) -> Kind:
+    found = kind(block, source.format)
+    if found is None:
+        raise InputError(f"source {source.name}: {block}: its name tells no format; set `format`")
+    return found
+
+
+def _number(source: Source, name: str) -> int:
+    numbers = NUMBER.findall(PurePosixPath(name).name)
+    if not numbers:
+        raise InputError(
+            f"source {source.name}: {name} has no number, so `half: {source.half}` can't place it; "
+            "rename the file or drop `half`"
+        )
+    return int(numbers[-1])
+
+
+def _too_many(source: Source, where: str, batch: Batch, bad: int) -> BrokenFile:
+    past = batch.bad[source.max_bad_records - bad]  # the first past the limit, from the end
+    return BrokenFile(
+        f"{past.place or place(where, past.record)}: {past.reason} ({past.detail}); mend it, set "
+        f"max_bad_records above {source.max_bad_records} in source {source.name}, "
+        "or `on_error: skip` to leave such files out",
+        "too_many_bad_records",
+    )
+
+
+def _no_record(where: str, first: Bad, bad: int) -> BrokenFile:
+    return BrokenFile(
+        f"{where}: none of its first {bad} records can be read ({first.place or first.record + 1}: "
+        f"{first.reason}, {first.detail}); check `format` and `encoding`, "
+        "or set `on_error: skip` to leave such files out",
+        "no_record",
+    )

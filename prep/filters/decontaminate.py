@@ -1,0 +1,225 @@
+"""Decontamination: documents that share a run of words with evaluation files are dropped.
+
+The runs of the evaluation files are hashed once to an index, a sorted array on disk; a document is
+contaminated if one of its own runs is in it. Runs of few distinct words are left out of the index:
+numbers and single letters count as one word together, so that counting is no contamination.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from prep.filters import ngrams
+from prep.runtime.errors import InputError, RecipeError
+from prep.readers.listing import fits, kind
+from prep.filters.ngrams import Words
+from prep.runtime.receipts import replacing
+from prep.readers.decompress import lines, pieces
+
+VERSION = 1
+TEXT = ".txt"
+LINE_BYTES = 64 << 20  # the longest line of an evaluation file
+WINDOW_LOG = 28
+MOST_BITS = 26  # of the table that is looked at before the index
+LETTERS = np.array([i < 48 or i >= 58 for i in range(256)])  # bytes of a word that are no digits
+LETTERS[ngrams.SPACE] = False
+
+
+@dataclass(frozen=True)
+class Decontaminate:
+    """Evaluation files, and how much of them a document may share.
+
+    files: paths, folders or globs relative to the data root (JSON lines, plain or packed, parquet,
+    txt: one text a file).
+    columns: dotted columns of their records, all their strings by default. ngram: words in a run.
+    distinct: runs with fewer distinct words are no contamination.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    files: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    ngram: int = 13
+    distinct: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files: must name at least one evaluation file, got none")
+        if self.ngram < 1:
+            raise ValueError(f"ngram: must be positive, got {self.ngram}")
+        if not 1 <= self.distinct <= self.ngram:
+            raise ValueError(f"distinct: must lie in [1, {self.ngram}], got {self.distinct}")
+
+
+def files(settings: Decontaminate, root: Path) -> list[str]:
+    """List the evaluation files relative to the root, sorted within each pattern."""
+    found: dict[str, None] = {}
+    for pattern in settings.files:
+        if Path(pattern).is_absolute():
+            raise RecipeError(
+                f"decontaminate: files: {pattern} is absolute; give it relative to the data root"
+            )
+        path = root / pattern
+        names = [path] if path.is_file() else path.rglob("*") if path.is_dir() else ()
+        names = [*(names or root.glob(pattern))]
+        kept = sorted(p.relative_to(root).as_posix() for p in names if _is_evaluation(p))
+        if not kept:
+            raise InputError(
+                f"{path}: matches no evaluation file (JSON lines, parquet, txt); check the path"
+            )
+        found.update(dict.fromkeys(kept))
+    return list(found)
+
+
+def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int]:
+    """Write the index of the evaluation files; return its counts.
+
+    The index: (2, runs) uint64, hashes in order and the file each is found in first. Counts: texts,
+    runs, `short` (texts with fewer words than a run: they protect nothing), `plain` (runs left out
+    for their few distinct words).
+    """
+    counts = {"texts": 0, "runs": 0, "short": 0, "plain": 0}
+    hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for number, name in enumerate(files(settings, root)):
+        for texts in _texts(root, name, settings.columns):
+            found = ngrams.words(texts)
+            runs, places = ngrams.ngrams(found, settings.ngram)
+            varied = _distinct(found, places, settings.ngram) >= settings.distinct
+            hashes.append(runs[varied])
+            owners.append(np.full(int(varied.sum()), number, np.uint64))
+            counts["texts"] += len(texts)
+            counts["short"] += int((np.diff(found.bounds) < settings.ngram).sum())
+            counts["plain"] += int((~varied).sum())
+    unique, first = np.unique(np.concatenate(hashes), return_index=True)
+    counts["runs"] = len(unique)
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack([unique, np.concatenate(owners)[first]]))
+    return counts
+
+
+class Index:
+    """An index as it is asked: which of these texts are contaminated, and by which file."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.size = size
+        self.hashes, self.owners = np.load(path, mmap_mode="r")
+        bits = min(MOST_BITS, max(8, len(self.hashes).bit_length() + 4))
+        self.shift = np.uint64(64 - bits)
+        self.table = np.zeros(1 << bits, np.bool_)  # whether a hash with these first bits is there
+        self.table[self.hashes >> self.shift] = True
+
+    def hits(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return for each text the number of the evaluation file it shares a run with, or -1."""
+        told = np.full(len(texts), -1, np.int64)
+        for part in ngrams.groups(texts):
+            found = ngrams.words(texts[part])
+            runs, places = ngrams.ngrams(found, self.size)
+            likely = np.flatnonzero(self.table[runs >> self.shift])
+            at = np.searchsorted(self.hashes, runs[likely]).clip(0, max(0, len(self.hashes) - 1))
+            sure = self.hashes[at] == runs[likely] if len(likely) else np.empty(0, np.bool_)
+            owners = np.searchsorted(found.bounds, places[likely[sure]], side="right") - 1
+            documents, first = np.unique(owners, return_index=True)
+            told[part.start + documents] = self.owners[at[sure][first]].astype(np.int64)
+        return told
+
+
+@lru_cache(maxsize=2)
+def index(path: Path, size: int, _mark: str) -> Index:
+    """Open an index once per process; the mark tells one from another at the same path."""
+    return Index(path, size)
+
+
+def settings_of(settings: Decontaminate) -> dict[str, Any]:
+    """Return the settings that an index follows from, beside its files' bytes."""
+    return {"version": VERSION, **asdict(settings)}
+
+
+def _distinct(found: Words, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Count the distinct words of each run; numbers and single letters are one word together."""
+    told = np.empty(len(places), np.int64)
+    if len(places) == 0:
+        return told
+    letters = LETTERS[np.frombuffer(found.data, np.uint8)]
+    before = np.concatenate([[0], np.cumsum(letters)])
+    plain = before[found.stops] == before[found.starts]  # numbers
+    plain |= found.stops - found.starts == 1
+    windows = sliding_window_view(np.where(plain, np.uint64(0), found.hashes), size)
+    for first in range(0, len(places), 1 << 15):
+        some = places[first : first + (1 << 15)]
+        rows = np.sort(windows[some], axis=1)
+        told[first : first + len(some)] = 1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1)
+    return told
+
+
+def _is_evaluation(path: Path) -> bool:
+    return path.is_file() and (fits(path.name, None) or path.name.endswith(TEXT))
+
+
+def _texts(root: Path, name: str, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    """Yield the texts of an evaluation file in pieces; InputError where it can't be read."""
+    path = root / name
+    if path.name.endswith(TEXT):
+        try:
+            yield [path.read_text("utf-8-sig")]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
+        return
+    seen = False
+    for records in _records(root, name):
+        texts = [text for record in records for text in _strings(record, columns)]
+        seen = seen or bool(texts)
+        for part in ngrams.groups(texts):
+            yield texts[part]
+    if not seen:
+        asked = ", ".join(columns) or "any column"
+        raise InputError(f"{path}: has no text in {asked}; check decontaminate.columns")
+
+
+def _records(root: Path, name: str) -> Iterator[list[Any]]:
+    how = kind(name, None)
+    if how is not None and how.family == "jsonl":
+        raw = pieces(root, name, how.packing, None, WINDOW_LOG)
+        for number, line in enumerate(lines(raw, LINE_BYTES)):
+            if line is None or line.strip():
+                yield [_parsed(f"{root / name}:{number + 1}", line)]
+        return
+    try:
+        with pq.ParquetFile(root / name) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        brief = str(error).splitlines()[0]
+        raise InputError(f"{root / name}: can't be read as parquet ({brief})") from None
+
+
+def _parsed(place: str, line: bytes | None) -> Any:  # noqa: ANN401  JSON
+    try:
+        return orjson.loads(line or b"")
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{place}: is no JSON ({error}); mend the evaluation file") from None
+
+
+def _strings(value: Any, columns: tuple[str, ...]) -> Iterator[str]:  # noqa: ANN401
+    """Yield the strings of a record: of some columns, or all of them."""
+    if columns:
+        for column in columns:
+            found = value
+            for step in column.split("."):
+                found = found.get(step) if isinstance(found, dict) else None
+            yield from _strings(found, ())
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner, ())
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, ())

@@ -1,0 +1,85 @@
+"""Opt-out lists: repositories, urls or texts that must not be used, one a line."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from prep.runtime.errors import InputError
+
+NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
+
+
+@dataclass(frozen=True)
+class OptOut:
+    """A list of what its owners want left out, and what of a document it is matched with.
+
+    file: relative to the data root; one entry a line, `#` begins a comment line.
+    match: `name` (the source's identity), `digest` (xxh3-128 of the text, in hex), or SQL over the
+    source's columns. ignore_case: entries and values are compared in lower case.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    file: str
+    match: str = NAME
+    ignore_case: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.match.strip():
+            raise ValueError("match: must be name, digest or SQL, got nothing")
+
+    @property
+    def sql(self) -> str | None:
+        """The SQL that a record is matched by, None where none is needed."""
+        return None if self.match in (NAME, DIGEST) else self.match
+
+    def matched(self, root: Path, values: list[str | None]) -> NDArray[np.int64]:
+        """Return the number of the entry that each value is, -1 where it is none.
+
+        Values are compared by 64-bit hashes: of a billion values and a million entries, one in
+        twenty thousand builds leaves out one document too many.
+        """
+        hashes, entries = _entries(root / self.file, self.ignore_case, stamp(root / self.file))
+        asked = np.array([_hash(value or "", self.ignore_case) for value in values], np.uint64)
+        places = np.searchsorted(hashes, asked).clip(0, max(0, len(hashes) - 1))
+        if len(hashes) == 0 or len(asked) == 0:
+            return np.full(len(asked), -1, np.int64)
+        there = np.array([value is not None for value in values])
+        return np.where((hashes[places] == asked) & there, entries[places], -1)
+
+    def entries(self, root: Path) -> int:
+        """Return how many different entries the list has."""
+        return len(_entries(root / self.file, self.ignore_case, stamp(root / self.file))[0])
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of a list or evaluation file; InputError where it is missing."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: {os.strerror(error.errno or 2)}; check the path") from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _entries(path: Path, ignore_case: bool, _stamp: Any) -> Any:  # noqa: ANN401
+    """Return the sorted hashes of a list's entries, and the number of each (its line)."""
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+    numbered = [(i, line.strip()) for i, line in enumerate(lines)]
+    numbered = [(i, line) for i, line in numbered if line and not line.startswith("#")]
+    hashes = np.array([_hash(line, ignore_case) for _, line in numbered], np.uint64)
+    unique, first = np.unique(hashes, return_index=True)
+    return unique, np.array([i for i, _ in numbered], np.int64)[first]
+
+
+def _hash(value: str, ignore_case: bool) -> int:
+    value = value.strip()
+    return xxhash.xxh3_64_intdigest((value.lower() if ignore_case else value).encode())

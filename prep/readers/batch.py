@@ -1,0 +1,200 @@
+"""Records as readers give them: batches of texts, what was asked of a reader, what was broken."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prep.runtime.errors import BrokenFile, NoColumn
+
+RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
+BATCH_ROWS = 1024
+BATCH_BYTES = 8 << 20
+PLACES = 5  # how many places an account names for each reason
+TRAILING = "trailing_garbage"  # the one fault that leaves the records before it sound
+WORDS = re.compile(r'"((?:[^"]|"")+)"|([^\W\d]\w*)')
+# What shows nothing: white space, format characters, fillers, controls and NUL.
+UNSEEN = "".join(
+    [
+        *(c for c in map(chr, range(0x3001)) if c.isspace() or c < " "),
+        *map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070))),
+        *map(
+            chr, (0x7F, 0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810))
+        ),
+        *map(chr, (0x2800, 0x3164, 0xFEFF, 0xFFA0, *range(0xFE00, 0xFE10))),
+    ]
+)
+
+
+class Bad(NamedTuple):
+    """A record that can't be read: its number from 0, a reason in one word, and details.
+
+    place: where it stands, if file and number do not tell.
+    """
+
+    record: int
+    reason: str
+    detail: str
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one block, and what could not be read.
+
+    given: columns RECORD (int64) and TEXT (large_string, null where it is none), then the columns
+    that the source's SQL names, or `line`, those of a JSON record as JSON; an Arrow table, or
+    lists of the same, which are made one where it is asked for. blank_lines: lines without a
+    record. fault: what made a reader leave out the rest of the file.
+    """
+
+    given: pa.Table | dict[str, list[Any]]
+    bad: tuple[Bad, ...] = ()
+    blank_lines: int = 0
+    fault: BrokenFile | None = None
+
+    def __len__(self) -> int:
+        return len(self.given if isinstance(self.given, pa.Table) else self.given[RECORD])
+
+    def emptied(self) -> "Batch":
+        """Return a batch of the same columns without a record."""
+        if isinstance(self.given, pa.Table):
+            return Batch(self.given.schema.empty_table())
+        return Batch({name: [] for name in self.given})
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The records as an Arrow table."""
+        if isinstance(self.given, pa.Table):
+            return self.given
+        kinds = {RECORD: pa.int64()}
+        return pa.table(
+            {
+                name: pa.array(values, kinds.get(name, pa.large_string()))
+                for name, values in self.given.items()
+            }
+        )
+
+    @cached_property
+    def records(self) -> NDArray[np.int64]:
+        """The number of each record in its block: (n,), ascending."""
+        if isinstance(self.given, pa.Table):
+            return self.given[RECORD].to_numpy()
+        return np.array(self.given[RECORD], np.int64)
+
+    @cached_property
+    def texts(self) -> list[str | None]:
+        """The text of each record."""
+        given: Any = self.given
+        return given[TEXT].to_pylist() if isinstance(given, pa.Table) else given[TEXT]
+
+
+class Drops(Counter[str]):
+    """What was dropped of a block: records by reason, and the first places of each.
+
+    broken: the error for which the block is left out, if it is.
+    """
+
+    def __init__(self, block: str, broken: BrokenFile | None = None) -> None:
+        super().__init__()
+        self.block, self.broken = block, broken
+        self.places: dict[str, list[str]] = {}
+        self.blank_lines = 0
+
+    def at(self, reason: str, record: int, where: str = "") -> None:
+        """Count one record, and keep its place if it is among the first."""
+        self[reason] += 1
+        known = self.places.setdefault(reason, [])
+        if len(known) < PLACES:
+            known.append(where or place(self.block, record))
+
+    def take(self, batch: "Batch") -> None:
+        """Count what a reader could not read."""
+        for bad in batch.bad:
+            self.at(bad.reason, bad.record, bad.place)
+        self.blank_lines += batch.blank_lines
+        self.broken = batch.fault or self.broken
+
+    def told(self) -> dict[str, Any]:
+        """Return the counts as a part of the block's account."""
+        broken = self.broken
+        return {
+            "dropped": dict(sorted(self.items())),
+            "places": dict(sorted(self.places.items())),
+            "blank_lines": self.blank_lines,
+            "broken": {"reason": broken.reason, "told": str(broken)} if broken else None,
+        }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader is asked for.
+
+    place: the file, for messages. text: dotted path of the text. columns: our name -> dotted path.
+    named: columns that the SQL names, in lower case -> as written there; None for every one.
+    hidden: the name under which the SQL knows the text; a reader gives no other column of it.
+    """
+
+    source: str
+    place: str
+    text: str
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    named: Mapping[str, str] | None = None
+    hidden: str = ""
+    max_record_bytes: int = 1 << 62
+
+    def name(self, column: str) -> str | None:
+        """Return the name under which the SQL asks for a column of the source, or None."""
+        low = column.lower()
+        if low == self.hidden.lower() or low in {ours.lower() for ours in self.columns}:
+            return None
+        return column if self.named is None else self.named.get(low)
+
+    def asks(self, ours: str) -> bool:
+        """Tell whether the SQL asks for a column by this name of ours."""
+        return self.named is None or ours.lower() in self.named
+
+    def no_column(self, path: str, has: Iterable[str]) -> NoColumn:
+        """Return the error of a file that lacks a column."""
+        found = ", ".join(list(has)[:20]) or "nothing below it"
+        setting = "text" if path == self.text else "columns"
+        return NoColumn(
+            f"source {self.source}: {self.place} has no column {path!r} (it has {found}); "
+            f"set `{setting}`, or `on_error: skip` to leave such files out"
+        )
+
+
+def named(expressions: Iterable[str | None]) -> dict[str, str] | None:
+    """Return the words of SQL that may be columns, in lower case -> as written.
+
+    Returns None where the SQL asks for every column (`COLUMNS(...)`).
+
+    >>> named(["meta.Set = 'a'", '"odd name" > 3'])
+    {'meta': 'meta', 'set': 'Set', 'a': 'a', 'odd name': 'odd name'}
+    """
+    found: dict[str, str] = {}
+    for expression in expressions:
+        for quoted, word in WORDS.findall(expression or ""):
+            name = quoted.replace('""', '"') or word
+            found.setdefault(name.lower(), name)
+    return None if "columns" in found else found
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether a text shows no character: white space, zero widths, BOM, NUL alone.
+
+    >>> is_blank(" \\ufeff\\u200b\\x00\\n"), is_blank("\\u200ba")
+    (True, False)
+    """
+    return not text[:1].isalnum() and not text.strip(UNSEEN)
+
+
+def place(block: str, record: int) -> str:
+    """Return where a record stands, counted from 1."""
+    return f"{block}:{record + 1}"

@@ -1,0 +1,198 @@
+"""Columnar files: parquet and Arrow IPC in bounded batches, and any Arrow table as records.
+
+Only the text and what the source's SQL names is read. A cell that is no UTF-8 or too long is a
+broken record, counted; the rows beside it are kept.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prep.runtime.errors import BrokenFile
+from prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
+
+# A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
+STEP_ROWS = 4
+LONG_ROW = 1 << 18  # bytes: of a row group with longer rows, one at a time
+TEXT_KINDS = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+)
+LOOSE = pc.CastOptions(target_type=pa.large_string(), allow_invalid_utf8=True)
+Raw = Iterator[Any]  # of pa.RecordBatch
+
+
+def parquet(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
+    """Yield a parquet file's rows; BrokenFile where it can't be read, NoColumn without a text."""
+    try:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened:
+            columns = _chosen(opened.schema_arrow.names, wanted)
+            rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
+            yield from _batches(rows, wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(wanted, "parquet", error) from None
+
+
+def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
+    """Yield the rows of an Arrow IPC file or stream; errors as of `parquet`."""
+    try:
+        with (
+            pa.memory_map(file)
+            if isinstance(file, str)
+            else pa.PythonFile(cast(Any, file), mode="r") as opened
+        ):
+            is_file = opened.read(6) == b"ARROW1"
+            opened.seek(0)
+            reader = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
+            columns = _chosen(reader.schema.names, wanted)
+            yield from _batches(_steps(reader, columns), wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(wanted, "Arrow IPC", error) from None
+
+
+def dressed(table: pa.Table, wanted: Wanted, first: int) -> Batch:
+    """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
+    columns = {name: table.column(name) for name in _chosen(table.column_names, wanted)}
+    text = _found(table, wanted.text, wanted)
+    texts: Any = text.cast(options=LOOSE) if _is_text(text.type) else _nulls(len(table))
+    asked: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
+    asked[TEXT] = texts
+    for name, column in columns.items():
+        ours = wanted.name(name)
+        if ours is not None and (ours == name or ours not in asked):
+            asked[ours] = column
+    for ours, path in wanted.columns.items():
+        if wanted.asks(ours) and ours != wanted.hidden:
+            asked[ours] = _found(table, path, wanted)
+    if wanted.hidden and wanted.asks(wanted.hidden):
+        asked[wanted.hidden] = texts
+    return _without_bad(pa.table(asked), wanted, first)
+
+
+def _chosen(names: list[str], wanted: Wanted) -> list[str]:
+    """Return the columns to read; NoColumn where the text's is not there, or there twice."""
+    roots = {path.split(".")[0] for path in (wanted.text, *wanted.columns.values())}
+    for path in (wanted.text, *wanted.columns.values()):
+        if names.count(path.split(".")[0]) != 1:
+            raise wanted.no_column(path, names)
+    every = wanted.named is None
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name in roots or ((every or wanted.name(name)) and names.count(name) == 1)
+    ]
+
+
+def _found(table: pa.Table, path: str, wanted: Wanted) -> Any:  # noqa: ANN401  a column
+    column: Any = table
+    for step in path.split("."):
+        names = _names(column)
+        if step not in names:
+            raise wanted.no_column(path, names)
+        column = column.column(step) if column is table else pc.struct_field(column, step)
+    return column
+
+
+def _names(column: Any) -> list[str]:  # noqa: ANN401  a table or one of its columns
+    if isinstance(column, pa.Table):
+        return column.column_names
+    return [field.name for field in column.type] if pa.types.is_struct(column.type) else []
+
+
+def _is_text(kind: Any) -> bool:  # noqa: ANN401  an Arrow type
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return any(is_kind(kind) for is_kind in TEXT_KINDS)
+
+
+def _nulls(rows: int) -> Any:  # noqa: ANN401  a column
+    return pa.nulls(rows, pa.large_string())
+
+
+def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
+    """Join small batches to larger ones, bounded in rows and bytes."""
+    held: list[Any] = []
+    first = count = size = 0
+    for batch, taken in (part for each in rows for part in _parts(each)):
+        held.append(batch)
+        count += batch.num_rows
+        size += taken
+        if count >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
+            held, first, count, size = [], first + count, 0, 0
+    if held:
+        yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
+
+
+def _step(file: pq.ParquetFile) -> int:
+    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    longest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0)
+    return 1 if longest > LONG_ROW else STEP_ROWS
+
+
+def _parts(batch: Any) -> Iterator[tuple[Any, int]]:  # noqa: ANN401  a pa.RecordBatch
+    """Yield a batch and its bytes; one of long rows row by row, for what follows copies them."""
+    size = batch.nbytes
+    if size > BATCH_BYTES:
+        yield from ((batch.slice(i, 1), size // batch.num_rows) for i in range(batch.num_rows))
+    elif batch.num_rows:
+        yield batch, size
+
+
+def _steps(reader: Any, columns: list[str]) -> Raw:  # noqa: ANN401  a reader of IPC
+    many = getattr(reader, "num_record_batches", None)
+    batches = (reader.get_batch(i) for i in range(many)) if many is not None else iter(reader)
+    for whole in batches:
+        batch = whole.select(columns)
+        batch.validate()  # offsets that lead out of their buffers crash who follows them
+        for start in range(0, batch.num_rows, STEP_ROWS):
+            yield batch.slice(start, STEP_ROWS)
+
+
+def _without_bad(table: pa.Table, wanted: Wanted, first: int) -> Batch:
+    bad: dict[int, Bad] = {}
+    sizes = pc.binary_length(table[TEXT]).fill_null(0).to_numpy()
+    for row in np.flatnonzero(sizes > wanted.max_record_bytes).tolist():
+        detail = f"over max_record_bytes, {wanted.max_record_bytes}"
+        bad[row] = Bad(first + row, "too_long", detail)
+    for name in table.column_names:
+        for row in _not_utf8(table[name]):
+            bad.setdefault(row, Bad(first + row, "not_utf8", f"column {_shown(name, wanted)}"))
+    if not bad:
+        return Batch(table)
+    good = [row for row in range(len(table)) if row not in bad]
+    return Batch(table.take(pa.array(good, pa.int64())), tuple(bad[row] for row in sorted(bad)))
+
+
+def _not_utf8(column: Any) -> list[int]:  # noqa: ANN401  a column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error).upper().replace("-", ""):
+            raise
+    else:
+        return []
+    found: list[int] = []
+    for row in range(len(column)):
+        try:
+            column[row].as_py()
+        except UnicodeDecodeError:
+            found.append(row)
+    return found
+
+
+def _shown(name: str, wanted: Wanted) -> str:
+    return wanted.text if name == TEXT else name
+
+
+def _broken(wanted: Wanted, kind: str, error: Exception) -> BrokenFile:
+    brief = (str(error).splitlines() or [type(error).__name__])[0]
+    missing = isinstance(error, FileNotFoundError)
+    return BrokenFile(
+        f"{wanted.place}: can't be read as {kind} ({brief}); restore the file",
+        "unreadable" if missing else "corrupt",
+    )

@@ -1,0 +1,223 @@
+"""Unpacking: the bytes and lines of a raw file, decompressed in bounded pieces, as UTF-8.
+
+What is cut short or damaged is refused, never taken for the end: frames and streams are followed
+by hand where the libraries take a missing end for an end.
+"""
+
+import bz2
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+from isal import igzip, isal_zlib
+
+from prep.runtime.errors import BrokenFile
+from prep.readers.files import opened, shown
+from prep.readers.batch import TRAILING
+
+PIECE = 1 << 20
+# A zstd block of 4 bytes may stand for 128 KiB: this many bytes give 128 MiB at most.
+ZSTD_PIECE = 1 << 12
+BOM = codecs.BOM_UTF8
+MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PAR1": "parquet"}
+SHIFTS = 3  # sequences after which plain ASCII is taken for UTF-7
+# The stubs type ISA-L's error as an instance.
+CORRUPT: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error)
+
+
+def lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | None]:
+    r"""Yield lines without their `\n`; None for a line longer than `limit`, never held whole.
+
+    Lines end at `\n` only: U+2028, `\r` and the like belong to a text.
+    """
+    rest: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
+    size, fault = 0, None
+    try:
+        for piece in pieces:
+            first, *others = piece.split(b"\n")
+            size += len(first)
+            if size <= limit:
+                rest.append(first)
+            else:
+                rest.clear()
+            if others:
+                yield b"".join(rest) if size <= limit else None
+                yield from others[:-1]
+                rest, size = [others[-1]], len(others[-1])
+    except BrokenFile as error:
+        if error.reason != TRAILING:
+            raise
+        fault = error
+    if size:
+        yield b"".join(rest) if size <= limit else None
+    if fault is not None:
+        raise fault
+
+
+def pieces(
+    root: Path, name: str, packing: str, encoding: str | None, window_log: int
+) -> Iterator[bytes]:
+    """Yield a file's content in pieces of at most 1 MiB, without a BOM, as UTF-8.
+
+    encoding: what to decode from; without one, UTF-8 is expected (a reader of it tells what is
+    not) and a file that is plainly in another encoding is refused.
+    """
+    where = shown(root, name)
+    with opened(root, name) as file:
+        unpack = {"": _plain, "gz": _gzip, "bz2": _bzip2}.get(packing)
+        raw = unpack(where, file) if unpack else _zstd(where, file, window_log)
+        small = (
+            piece[i : i + PIECE] if len(piece) > PIECE else piece
+            for piece in raw
+            for i in range(0, len(piece), PIECE)
+        )
+        yield from _decoded(where, small, encoding) if encoding else _checked(where, small)
+
+
+def _checked(where: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for first in pieces:
+        if other := _encoding(first):
+            raise BrokenFile(
+                f"{where}: is not UTF-8 but {other}, it seems; set `encoding` to read it, "
+                "or `encoding: utf-8` if it is",
+                "encoding",
+            )
+        yield first.removeprefix(BOM)
+        break
+    yield from pieces
+
+
+def _encoding(first: bytes) -> str | None:
+    """Tell the encoding of a file from its first bytes, where it is plainly not UTF-8."""
+    for mark, name in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32")):
+        if first.startswith(mark):
+            return name
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    if b"\0" in first[:4] and first[:1] in b"{[\0":  # JSON begins with ASCII
+        return "UTF-32" if b"\0\0" in first[:4] else "UTF-16"
+    return "UTF-7" if first.isascii() and first.count(b"+") >= SHIFTS and _shifts(first) else None
+
+
+def _shifts(first: bytes) -> bool:
+    """Tell whether every `+` of a text begins a sequence of UTF-7."""
+    whole = first[: first.rfind(b"\n") + 1] or first
+    try:
+        text = whole.decode("utf-7")
+    except UnicodeDecodeError:
+        return False
+    return not text.isascii() and "+" not in text
+
+
+def _decoded(where: str, pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    first = True
+    try:
+        for piece in pieces:
+            text = decoder.decode(piece)
+            yield (text.removeprefix("\ufeff") if first else text).encode()
+            first = first and not text
+        yield decoder.decode(b"", True).encode()
+    except UnicodeError as error:
+        raise BrokenFile(
+            f"{where}: is not {encoding} ({error}); mend `encoding`", "encoding"
+        ) from None
+
+
+def _plain(where: str, file: BinaryIO) -> Iterator[bytes]:
+    first = True
+    while piece := file.read(PIECE):
+        if first:
+            for magic, kind in MAGIC.items():
+                if piece.startswith(magic):
+                    raise BrokenFile(f"{where}: is {kind} by its content; set `format`", "format")
+        first = False
+        yield piece
+
+
+def _gzip(where: str, file: BinaryIO) -> Iterator[bytes]:
+    empty = True
+    try:
+        with igzip.IGzipFile(fileobj=file) as plain:
+            while piece := plain.read(PIECE):
+                empty = False
+                yield piece
+    except CORRUPT as error:
+        raise _corrupt(where, error) from None
+    if empty and file.seekable() and file.tell() == 0:
+        raise _empty(where, "gzip")
+
+
+def _bzip2(where: str, file: BinaryIO) -> Iterator[bytes]:
+    decoder, fed, ever = bz2.BZ2Decompressor(), False, False
+    try:
+        while piece := file.read(PIECE):
+            ever = True
+            while piece or not decoder.needs_input:
+                out, fed = decoder.decompress(piece, PIECE), True
+                if out:
+                    yield out
+                piece = b""
+                if decoder.eof:
+                    piece, fed, decoder = decoder.unused_data, False, bz2.BZ2Decompressor()
+    except CORRUPT as error:
+        raise _corrupt(where, error) from None
+    if fed:
+        raise _cut(where, "bzip2 stream")
+    if not ever:
+        raise _empty(where, "bzip2")
+
+
+def _zstd(where: str, file: BinaryIO, window_log: int) -> Iterator[bytes]:
+    # The stream reader of the library takes a truncated file for its end.
+    library = zstandard.ZstdDecompressor(max_window_size=1 << window_log)
+    decoder, fed, frames = library.decompressobj(), False, 0
+    try:
+        while piece := file.read(ZSTD_PIECE):
+            while piece:
+                fed = True
+                out = decoder.decompress(piece)
+                if out:
+                    yield out
+                piece = b""
+                if decoder.eof:
+                    piece, fed, decoder = decoder.unused_data, False, library.decompressobj()
+                    frames += 1
+    except CORRUPT as error:
+        if "too much memory" in str(error):
+            raise BrokenFile(
+                f"{where}: needs a window of over {1 << window_log >> 20} MiB (zstd --long); "
+                "set max_window_log: 31, at the cost of as much memory",
+                "window",
+            ) from None
+        if frames and "Unknown frame" in str(error):
+            raise BrokenFile(
+                f"{where}: {frames} whole zstd frames, then bytes that are none; fetch the file "
+                "again, or set `on_error: skip` to keep the frames",
+                TRAILING,
+            ) from None
+        raise _corrupt(where, error) from None
+    if fed:
+        raise _cut(where, "zstd frame")
+    if not frames:
+        raise _empty(where, "zstd")
+
+
+def _corrupt(where: str, error: Exception) -> BrokenFile:
+    cut = isinstance(error, EOFError)
+    return BrokenFile(
+        f"{where}: can't be read to its end ({error}); fetch the file again",
+        "truncated" if cut else "corrupt",
+    )
+
+
+def _cut(where: str, what: str) -> BrokenFile:
+    return BrokenFile(
+        f"{where}: is truncated (a {what} does not end); fetch the file again", "truncated"
+    )
+
+
+def _empty(where: str, what: str) -> BrokenFile:
+    return BrokenFile(f"{where}: is empty, not even a {what} header; fetch the file again", "empty")

@@ -1,0 +1,159 @@
+"""Raw files by name: below the data root or behind a url; opened, stamped and digested.
+
+A name is a path relative to the data root, with `/`, or a url that fsspec opens. What can't be
+shown in a path (bytes that are no UTF-8, control characters) is written `\\xff`, a backslash
+twice, so that every name is text on one line and leads back to its file.
+"""
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
+
+import orjson
+import xxhash
+
+from prep.runtime.errors import BrokenFile, CrystalmixError, RecipeError
+
+PIECE = 1 << 20
+ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
+HIDDEN = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
+# What servers and stores tell of a file's version, by fsspec's names for it.
+VERSIONS = ("etag", "last-modified", "lastmodified", "mtime", "created", "updated", "version_id")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file looks like from outside: size in bytes, and its time or version if told."""
+
+    bytes: int
+    modified: int | str | None
+
+
+def is_url(name: str) -> bool:
+    """Tell whether a name is a url."""
+    return "://" in name
+
+
+def escaped(path: str) -> str:
+    r"""Return a path as a name.
+
+    >>> escaped("new\nline"), escaped("a\\b"), escaped("\udcff")
+    ('new\\x0aline', 'a\\\\b', '\\xff')
+    """
+    return HIDDEN.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\x{ord(m[0]) & 0xFF:02x}", path)
+
+
+def unescaped(name: str) -> str:
+    """Return the path of a name: the inverse of `escaped`."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] == "\\":
+            return "\\"
+        byte = int(match[1][1:], 16)
+        return chr(byte if byte < 0x80 else 0xDC00 + byte)
+
+    return ESCAPE.sub(one, name)
+
+
+def path_of(root: Path, name: str) -> Path:
+    """Return the local path of a name."""
+    return root / unescaped(name)
+
+
+def shown(root: Path, name: str) -> str:
+    """Return a name as messages show it: with the data root, on one line."""
+    return name if is_url(name) else escaped(str(root)) + "/" + name
+
+
+@contextmanager
+def opened(root: Path, name: str) -> Generator[BinaryIO]:
+    """Open a file for reading bytes; BrokenFile where it, or the way to it, fails."""
+    try:
+        if is_url(name):
+            with remote(name)[0].open(remote(name)[1], "rb", **_streamed(name)) as file:
+                yield file
+        else:
+            with path_of(root, name).open("rb") as file:
+                yield file
+    except (CrystalmixError, MemoryError):
+        raise
+    except Exception as error:
+        if not (is_url(name) or isinstance(error, OSError)):
+            raise
+        brief = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise BrokenFile(
+            f"{shown(root, name)}: can't be read to its end ({brief}); fetch the file again"
+        ) from None
+
+
+@contextmanager
+def seekable(root: Path, name: str) -> Generator[BinaryIO]:
+    """Open a file for reading here and there; what a web server gives is copied to disk first."""
+    with opened(root, name) as file:
+        if not _streamed(name):
+            yield file
+            return
+        with TemporaryFile() as copy:
+            while piece := file.read(PIECE):
+                copy.write(piece)
+            copy.seek(0)
+            yield copy
+
+
+def remote(url: str) -> tuple[Any, str]:
+    """Return the file system and the path of a url."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        brief = str(error).splitlines()[0]
+        raise RecipeError(f"files: {url}: can't be opened ({brief})") from None
+
+
+def stamp(root: Path, name: str) -> Stamp:
+    """Return what a file looks like from outside; BrokenFile where there is none."""
+    try:
+        if not is_url(name):
+            stat = path_of(root, name).stat()
+            return Stamp(stat.st_size, stat.st_mtime_ns)
+        file_system, path = remote(name)
+        file_system.invalidate_cache()
+        told = file_system.info(path)
+    except CrystalmixError:
+        raise
+    except Exception as error:  # noqa: BLE001  every file system raises its own kinds
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BrokenFile(f"{shown(root, name)}: can't be found ({brief})") from None
+    return Stamp(int(told.get("size") or 0), _version(told))
+
+
+def digest(root: Path, name: str) -> str:
+    """Return the xxh3-128 of a file's bytes, in hex."""
+    state = xxhash.xxh3_128()
+    with opened(root, name) as file:
+        while piece := file.read(PIECE):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def together(stamps: Mapping[str, Stamp]) -> Stamp:
+    """Return the stamp of several files as one."""
+    told = [[name, each.bytes, each.modified] for name, each in stamps.items()]
+    known = all(each.modified is not None for each in stamps.values())
+    mark = xxhash.xxh3_128_hexdigest(orjson.dumps(told)) if known else None
+    return Stamp(sum(each.bytes for each in stamps.values()), mark)
+
+
+def _version(told: dict[str, Any]) -> str | None:
+    found = {key: str(told[key]) for key in sorted(told) if key.lower() in VERSIONS}
+    return xxhash.xxh3_64_hexdigest(orjson.dumps(found)) if found else None
+
+
+def _streamed(url: str) -> dict[str, Any]:
+    # A server need not answer in ranges; what is read from its beginning to its end is streamed.
+    return {"block_size": 0} if url.startswith(("http://", "https://")) else {}

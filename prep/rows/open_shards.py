@@ -1,0 +1,235 @@
+"""Handles: shards open for reading, few at a time, never one whose file was replaced.
+
+A row of ours or of Model Zoo's is read and inflated here, without HDF5; rows of any other layout
+(other chunks, filters or versions of the format) are read by h5py.
+"""
+
+import errno
+import math
+import os
+import resource
+from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from weakref import finalize
+
+import deflate
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from prep.rows import hdf5_layout as chunks
+from prep.rows.hdf5_layout import CHANNELS
+from prep.runtime.errors import DamageError
+
+Rows = NDArray[np.int32]  # (rows, 3, msl)
+FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
+MOST_CHUNK_BYTES = 1 << 27  # HDF5 inflates a chunk whole, so this bounds the memory
+FOREIGN_WEIGHT = 8  # of what HDF5 opens, in the pool
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
+UNREADABLE = (
+    *(OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError),
+    deflate.DeflateError,
+)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Turn what is raised on a missing or broken shard into a DamageError that names it."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno in SHORT_OF:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise damage(path, error) from None
+
+
+def damage(path: Path, error: BaseException) -> DamageError:
+    """Return the DamageError for what reading a shard raised."""
+    if isinstance(error, FileNotFoundError):
+        return DamageError(f"{path}: is missing; build again or restore it")
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DamageError(f"{path}: is not a readable shard ({first}); build again or restore it")
+
+
+def inflated(packed: bytes, skipped: int, size: int) -> bytes | bytearray:
+    """Return the `size` bytes of a row from its chunk; its checksum (Adler-32) is checked."""
+    if skipped > 1:
+        raise ValueError(f"a row that skipped filters {skipped:#x}")
+    data = packed if skipped else deflate.zlib_decompress(packed, size)
+    if len(data) != size:
+        raise ValueError(f"a row of {len(data)} bytes, expected {size}")
+    return data
+
+
+class Handle:
+    """One open shard. It is closed when the last who uses it lets go of it.
+
+    identity: inode, time and size: a file that replaced another under its name has another inode,
+    even within one tick of the clock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        finalize(self, os.close, self._fd)
+        stat = os.fstat(self._fd)
+        self.identity = identity(stat)
+        self._chunks = chunks.read(self._fd, stat.st_size)
+        self._dataset: Any = None
+        if self._chunks is None:
+            self._dataset = _foreign(path)
+            self.rows, _, self.msl = map(int, self._dataset.shape)
+        else:
+            self.rows, self.msl = self._chunks.rows, self._chunks.msl
+        self.row_bytes = CHANNELS * self.msl * 4
+
+    @property
+    def weight(self) -> int:
+        """Return what the handle costs in the pool."""
+        return 1 if self._dataset is None else FOREIGN_WEIGHT
+
+    def check(self, rows: NDArray[np.integer]) -> None:
+        """Raise DamageError for row numbers, ascending, that the shard does not have."""
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < self.rows:
+            raise DamageError(
+                f"{self.path}: has {self.rows} rows, but rows {rows[0]} to {rows[-1]} are asked; "
+                "build again or restore it"
+            )
+
+    def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
+        """Return where each row lies (`chunks.ENTRY`), None if HDF5 must read it; ascending."""
+        return None if self._chunks is None else self._chunks.locate(self._fd, rows)
+
+    def packed(self, at: int, size: int) -> bytes:
+        """Read the bytes of one chunk, as they are."""
+        if size > 2 * self.row_bytes + 1024:  # deflate adds far less: spare the memory
+            raise ValueError(f"a row of {size} bytes deflated, {self.row_bytes} plain")
+        data = os.pread(self._fd, size, at)
+        if len(data) != size:
+            raise ValueError(f"a row ends past the end of the file, at byte {at + size}")
+        return data
+
+    def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
+        """Read rows, ascending, to the places out[places]."""
+        found = self.locate(rows)
+        if found is None:
+            for first, last in _runs(rows):
+                here = slice(int(rows[first]), int(rows[last - 1]) + 1)
+                out[places[first:last]] = self._dataset[here]
+            return
+        flat, size = out.reshape(-1).data.cast("B"), self.row_bytes
+        where = zip(
+            (places * size).tolist(),
+            found["at"].tolist(),
+            found["size"].tolist(),
+            found["skipped"].tolist(),
+            strict=True,
+        )
+        for place, at, length, skipped in where:
+            flat[place : place + size] = inflated(self.packed(at, length), skipped, size)
+
+
+def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of runs of consecutive rows."""
+    return pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)])
+
+
+def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
+    """Open a shard of another layout; ValueError for what is no whole (rows, 3, msl) int32."""
+    file = h5py.File(path, "r", rdcc_nbytes=FOREIGN_CACHE)
+    if "data" not in file:
+        raise ValueError("has no dataset `data`")
+    dataset: Any = file["data"]
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.shape[1] != CHANNELS:
+        raise ValueError(f"`data` is not of shape (rows, {CHANNELS}, msl)")
+    if dataset.dtype != np.dtype("<i4"):
+        raise ValueError(f"`data` is {dataset.dtype}, not int32")
+    _check_stored(dataset)
+    told = file.attrs.get("n_examples", dataset.shape[0])
+    if told != dataset.shape[0]:
+        raise ValueError(f"n_examples is {told}, but `data` has {dataset.shape[0]} rows")
+    return dataset
+
+
+def _check_stored(dataset: Any) -> None:  # noqa: ANN401
+    """Raise ValueError where HDF5 would give zeros, or memory, for rows that are not there."""
+    chunk: tuple[int, ...] | None = dataset.chunks
+    size = 4 * math.prod(dataset.shape)
+    if chunk is not None:
+        if 4 * math.prod(chunk) > MOST_CHUNK_BYTES:
+            raise ValueError(f"its chunks of {chunk} are too large: repack it in chunks of a row")
+        wanted = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
+        if dataset.id.get_num_chunks() != wanted:
+            raise ValueError(f"holds {dataset.id.get_num_chunks()} chunks of {wanted}")
+        size = 4 * wanted * math.prod(chunk)
+    stored = dataset.id.get_storage_size()
+    if dataset.id.get_create_plist().get_nfilters() == 0 and stored != size:
+        raise ValueError(f"holds {stored} bytes of rows, expected {size}")
+
+
+def identity(stat: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from another that has, or had, its name."""
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+class Pool:
+    """Open handles by path, the latest used kept; whoever holds an evicted one may go on."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.weight = 0
+        self._handles: OrderedDict[Path, Handle] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def get(self, path: Path) -> Handle:
+        """Return an open handle of the file that has this name now."""
+        now = identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
+        with self._lock:
+            found = self._handles.get(path)
+            if found is not None and found.identity == now:
+                self._handles.move_to_end(path)
+                return found
+        made = self._open(path)
+        with self._lock:
+            self._drop(path)
+            self._handles[path] = made
+            self.weight += made.weight
+            while self.weight > self.most and len(self._handles) > 1:
+                self._drop(next(iter(self._handles)))
+        return made
+
+    def clear(self) -> None:
+        """Close every file that nobody reads from."""
+        with self._lock:
+            for path in list(self._handles):
+                self._drop(path)
+
+    def _open(self, path: Path) -> Handle:
+        try:
+            return Handle(path)
+        except OSError as error:
+            if error.errno not in SHORT_OF:
+                raise
+            self.clear()  # others took the descriptors that were free
+            return Handle(path)
+
+    def _drop(self, path: Path) -> None:
+        dropped = self._handles.pop(path, None)
+        self.weight -= 0 if dropped is None else dropped.weight
+
+
+def _most() -> int:
+    """Return how many files to keep open: a quarter of what this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(512, soft // 4))
+
+
+POOL = Pool(_most())

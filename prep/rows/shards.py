@@ -1,0 +1,206 @@
+"""Shards: HDF5 files of rows that Cerebras Model Zoo and plain h5py read as they are.
+
+One dataset `data`, int32, (rows, 3, msl): [0] input ids, [1] loss mask, [2] labels; one chunk per
+row, standard deflate; attribute `n_examples`. Chunks are deflated here (ISA-L) and handed to HDF5
+whole, and read and inflated whole (libdeflate): the file stays standard, the copying goes away.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from prep.rows import scattered_rows as scatter
+from prep.rows.hdf5_layout import CHANNELS
+from prep.rows.open_shards import POOL, Rows, reading
+from prep.runtime.receipts import file_digest, replacing
+from prep.rows.scattered_rows import gather
+
+LEVEL = 1
+BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
+AHEAD = 2  # blocks that wait, deflated or to be
+ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one written shard.
+
+    digest: sha256 over the decoded array (little-endian int32), independent of compression.
+    rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
+    loss_tokens: labels that count, those whose mask is not 0.
+    """
+
+    name: str
+    rows: int
+    msl: int
+    digest: str
+    rows_sum: int
+    loss_tokens: int
+    bytes: int
+    xxh3: str
+
+    def entry(self) -> dict[str, str | int]:
+        """Return the shard as a receipt's file entry."""
+        return asdict(self)
+
+
+def name(number: int) -> str:
+    """Return the file name of a shard: `data-00007.h5`."""
+    return f"data-{number:05d}.h5"
+
+
+def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
+    """Write a shard from blocks of rows, under a temporary name that is renamed at the end.
+
+    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least; not to be changed
+    once given, for they are deflated in a thread where there is a second core.
+    """
+    beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
+    deflated = _ahead(blocks) if beside else map(_deflated, blocks)
+    return _write(path, rows, chain.from_iterable(deflated))
+
+
+def copy(
+    path: Path, sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]
+) -> Shard:
+    """Write rows of other shards, row rows[i] of sources[which[i]], as one shard.
+
+    Deflated rows are copied as they are, and inflated to be digested and checked. Raises
+    DamageError for a source that is broken, lacks a row, or is replaced meanwhile.
+    """
+    return _write(path, len(rows), map(_repacked, scatter.packed(sources, which, rows)))
+
+
+def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shard:
+    """Write a shard from its rows: plain bytes and deflated bytes of each."""
+    content, total, counted, written, size = sha256(), 0, 0, 0, 0
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            dataset: Any = None
+            for plain, packed in given:
+                if dataset is None:
+                    size = len(plain)
+                    dataset = _create(file, rows, size // ROW_TOKEN_BYTES)
+                elif len(plain) != size:
+                    raise ValueError(f"{path}: rows of {size} and of {len(plain)} bytes")
+                content.update(plain)
+                total += xxhash.xxh3_64_intdigest(plain)
+                mask = np.frombuffer(plain, "<i4", size // ROW_TOKEN_BYTES, size // CHANNELS)
+                counted += int(np.count_nonzero(mask))
+                if written < rows:
+                    dataset.id.write_direct_chunk((written, 0, 0), packed, filter_mask=0)
+                written += 1
+            if written != rows or not rows:
+                raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
+        return Shard(
+            name=path.name,
+            rows=rows,
+            msl=size // ROW_TOKEN_BYTES,
+            digest=content.hexdigest(),
+            rows_sum=total % 2**64,
+            loss_tokens=counted,
+            bytes=temporary.stat().st_size,
+            xxh3=file_digest(temporary),
+        )
+
+
+def _deflated(given: Rows) -> list[tuple[Buffer, bytes]]:
+    block = np.ascontiguousarray(given, dtype="<i4")
+    if not len(block):
+        return []
+    flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
+    plain = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return [(row, isal_zlib.compress(row, LEVEL)) for row in plain]
+
+
+def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, bytes]]]:
+    """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
+    with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
+        waiting: deque[Future[list[tuple[Buffer, bytes]]]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(_deflated, block))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, bytes]:
+    plain, packed = row
+    return plain, isal_zlib.compress(plain, LEVEL) if packed is None else packed
+
+
+def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:
+    dataset = file.create_dataset(
+        "data",
+        shape=(rows, CHANNELS, msl),
+        dtype="<i4",
+        chunks=(1, CHANNELS, msl),
+        compression="gzip",
+        compression_opts=LEVEL,
+    )
+    file.attrs["n_examples"] = rows
+    return dataset
+
+
+def read(path: Path, start: int = 0, stop: int | None = None) -> Rows:
+    """Read the rows [start, stop) of a shard: (n, 3, msl) int32."""
+    total = shape(path)[0]
+    return take(path, np.arange(start, total if stop is None else min(stop, total)))
+
+
+def blocks(path: Path, size: int | None = None) -> Iterator[Rows]:
+    """Yield a shard's rows in order, `size` rows at a time (as memory allows, if not given)."""
+    total, msl = shape(path)
+    size = block_rows(msl) if size is None else size
+    for start in range(0, total, size):
+        yield read(path, start, start + size)
+
+
+def block_rows(msl: int) -> int:
+    """Return how many rows to hold at once: BLOCK_ROWS, or fewer where they are long.
+
+    >>> block_rows(2048), block_rows(32_768), block_rows(10_000_000)
+    (256, 16, 1)
+    """
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // (ROW_TOKEN_BYTES * msl)))
+
+
+def take(path: Path, rows: NDArray[np.integer]) -> Rows:
+    """Read rows by number, in the order given: (len(rows), 3, msl) int32."""
+    if len(rows):
+        return gather([path], np.zeros(len(rows), np.int64), rows)
+    return np.empty((0, CHANNELS, shape(path)[1]), dtype=np.int32)
+
+
+def shape(path: Path) -> tuple[int, int]:
+    """Return (rows, msl) of a shard."""
+    with reading(path):
+        handle = POOL.get(path)
+    return handle.rows, handle.msl
+
+
+def content_digest(path: Path) -> str:
+    """Return the sha256 over the decoded array, read again from the file."""
+    content = sha256()
+    for block in blocks(path):
+        content.update(np.ascontiguousarray(block, dtype="<i4").data)
+    return content.hexdigest()
+
+
+def folder(path: Path) -> list[Path]:
+    """Return the shards of a folder, sorted by name."""
+    return sorted(path.glob("*.h5"))

@@ -1,0 +1,60 @@
+"""Shuffling: the rows of one domain, over all its shards and epochs, in a keyed random order.
+
+Output row i is input row P(i) of a keyed permutation (a formula, not a list), so each output shard
+is made on its own, in bounded memory, and the result is the same for any number of workers. The
+shuffle of the original moves rows through temporary files and depends on its workers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prep.runtime import randomness as seeds
+from prep.rows import shards
+from prep.rows import spans
+from prep.runtime.permutation import Permutation
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Input:
+    """One shard to shuffle: its name as spans will find it, its path and rows."""
+
+    name: str
+    path: Path
+    rows: int
+
+
+def order(
+    inputs: tuple[Input, ...], rows: tuple[int, int], seed: int | None, domain: str
+) -> NDArray[np.int64]:
+    """Return the numbers of the rows that come [first, last) in the shuffled order.
+
+    Without a seed the rows keep their order: the inputs are joined.
+    """
+    numbers = np.arange(*rows, dtype=np.int64)
+    if seed is None:
+        return numbers
+    total = sum(item.rows for item in inputs)
+    return Permutation(total, seeds.key(seed, "shuffle", domain)).forward(numbers)
+
+
+def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> shards.Shard:
+    """Write rows as one shard, with their origin.
+
+    order: the numbers of the rows, which count on over all inputs.
+    """
+    starts = np.cumsum([0, *(item.rows for item in inputs)])
+    which = np.searchsorted(starts, order, side="right") - 1
+    within = order - starts[which]
+    names = pa.DictionaryArray.from_arrays(
+        pa.array(which, pa.int32()), pa.array([item.name for item in inputs])
+    )
+    numbers = pa.array(np.arange(len(order)), pa.int32())
+    table = pa.table([numbers, names, pa.array(within, pa.int32())], schema=spans.ORIGIN)
+    spans.write(spans.path_of(out, "origin"), table)
+    return shards.copy(out, [item.path for item in inputs], which, within)

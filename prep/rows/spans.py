@@ -1,0 +1,85 @@
+"""Spans: which piece of which document each row holds, beside every shard.
+
+`data-00007.spans.parquet` has one line per document piece in a row of `data-00007.h5`. A shuffled
+folder has no spans of its own but `data-00007.origin.parquet`: for each row the shard and row it
+came from, so that spans are found by one join and never copied.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prep.runtime.receipts import replacing
+
+SPANS = pa.schema(
+    [
+        ("row", pa.int32()),  # row within the shard
+        ("start", pa.int32()),  # first token of the piece in the row
+        ("stop", pa.int32()),
+        ("source", pa.dictionary(pa.int16(), pa.string())),
+        ("document", pa.int64()),  # dense number within the source
+        ("offset", pa.int64()),  # first token of the piece in the document's tokens
+        ("fim", pa.int8()),  # 0 left to right, 1 PSM, 2 SPM
+        ("cut1", pa.int64()),  # where prefix | middle and middle | suffix were cut;
+        ("cut2", pa.int64()),  # characters or tokens as the FIM settings say, -1 without FIM
+    ]
+)
+ORIGIN = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("origin", pa.dictionary(pa.int32(), pa.string())),  # folder/shard it came from
+        ("origin_row", pa.int32()),
+    ]
+)
+
+
+def path_of(shard: Path, kind: str = "spans") -> Path:
+    """Return the side file of a shard: `data-00007.spans.parquet`."""
+    return shard.with_suffix(f".{kind}.parquet")
+
+
+def cut(starts: NDArray[np.int64], first: int, last: int, msl: int) -> dict[str, NDArray[np.int64]]:
+    """Cut the tokens [first, last) of a stream at document starts and at multiples of msl.
+
+    starts: ascending first tokens of the documents, of which starts[0] <= first.
+    Returns columns `row` (counted from first // msl), `start`, `stop`, `document` (index into
+    starts) and `offset`, one entry per piece.
+
+    >>> pieces = cut(np.array([0, 3]), 0, 6, 4)
+    >>> [pieces[name].tolist() for name in ("row", "start", "stop", "document", "offset")]
+    [[0, 0, 1], [0, 3, 0], [3, 4, 2], [0, 1, 1], [0, 0, 1]]
+    """
+    inside = starts[(starts >= first) & (starts < last)]
+    rows = np.arange(first, last, msl, dtype=np.int64)
+    begins = np.unique(np.concatenate([inside, rows]))
+    ends = np.append(begins[1:], last)
+    document = np.searchsorted(starts, begins, side="right") - 1
+    row = (begins - first) // msl
+    start = (begins - first) % msl
+    return {
+        "row": row,
+        "start": start,
+        "stop": start + (ends - begins),
+        "document": document,
+        "offset": begins - starts[document],
+    }
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a side file (spans, origin, documents) under a temporary name and rename it."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", version="2.6")
+
+
+def read(path: Path) -> pa.Table:
+    """Read a side file."""
+    return pq.read_table(path)
+
+
+def tokens(path: Path) -> int:
+    """Return how many tokens the spans of a shard cover: its inputs without the padding."""
+    table = pq.read_table(path, columns=["start", "stop"])
+    return int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())

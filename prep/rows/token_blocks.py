@@ -1,0 +1,200 @@
+"""Tokenised blocks: the ids of one block of documents, and where each document begins.
+
+The intermediate store between tokenising (parallel by block) and packing (parallel by shard). The
+blocks of a folder, in order, are one stream of tokens; a row may begin in one block and end in the
+next, so nothing is lost at a block's end.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prep.runtime.errors import DamageError
+from prep.runtime.receipts import replacing
+from prep.rows.spans import write as write_table
+
+HELD_TOKENS = 1 << 18
+NOTHING = np.empty(0, np.uint32)
+INDEX = pa.schema(
+    [
+        ("document", pa.int64()),
+        ("tokens", pa.int64()),
+        ("fim", pa.int8()),
+        ("cut1", pa.int64()),
+        ("cut2", pa.int64()),
+        ("loss_from", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The ids of one document, control ids included, and how FIM permuted it.
+
+    ids: (n,) integers. controls: how many of all ids are control ids. fim: 0 left to right, 1 PSM,
+    2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM. loss_from:
+    the first of all ids that counts as a label. around: ids before and behind, which count as the
+    document's; apart, so that a long document is not copied for the sake of two of them.
+    """
+
+    number: int
+    ids: NDArray[np.integer]
+    controls: int
+    fim: int = 0
+    cuts: tuple[int, int] = (-1, -1)
+    loss_from: int = 0
+    around: tuple[NDArray[np.integer], NDArray[np.integer]] = (NOTHING, NOTHING)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One written block: its source, size, and the file of its ids."""
+
+    path: Path
+    source: str
+    tokens: int
+    wide: bool
+
+
+def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, Any]:
+    """Write a block's ids to `path` and its index beside it; return the block's account.
+
+    The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
+    """
+    wide = vocab > 1 << 16
+    rows: list[tuple[int, ...]] = []
+    controls = 0
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            held = _Held(file, np.dtype("<u4" if wide else "<u2"))
+            for document in documents:
+                size = held.add(document)
+                told = (document.fim, *document.cuts, document.loss_from)
+                rows.append((document.number, size, *told))
+                controls += document.controls
+            held.flush()
+        columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
+        arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
+        write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
+    return {
+        "documents": len(rows),
+        "tokens": int(columns[:, 1].sum()),
+        "controls": controls,
+        "permuted": int((columns[:, 2] > 0).sum()),
+        "wide": wide,
+    }
+
+
+class _Held:
+    """Ids on their way to a file, converted and written many documents at a time."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype[Any]) -> None:
+        self.file, self.dtype = file, dtype
+        self.ids: list[NDArray[np.integer]] = []
+        self.size = 0
+
+    def add(self, document: Encoded) -> int:
+        """Take a document's ids; return how many they are."""
+        first, last = document.around
+        self.ids += (first, document.ids, last)
+        size = len(first) + len(document.ids) + len(last)
+        self.size += size
+        if self.size >= HELD_TOKENS:
+            self.flush()
+        return size
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self.ids:
+            joined = np.concatenate(self.ids, dtype=self.dtype, casting="unsafe")
+            self.file.write(joined.data if len(joined) else b"")
+            self.ids, self.size = [], 0
+
+
+class Stream:
+    """The concatenation of blocks: tokens by position, and the documents they belong to.
+
+    base: the position of the first block's first token, where the blocks are a part of a stream.
+    """
+
+    def __init__(self, blocks: tuple[Block, ...], base: int = 0) -> None:
+        self.blocks = blocks
+        self.starts = base + np.cumsum([0, *(block.tokens for block in blocks)])  # (blocks + 1,)
+        self.tokens = int(self.starts[-1])
+
+    @cached_property
+    def lengths(self) -> tuple[NDArray[np.int64], ...]:
+        """The tokens of every document that has some, in order, block by block."""
+        return tuple(_lengths(block) for block in self.blocks)
+
+    def part(self, start: int, stop: int) -> "Stream":
+        """Return the stream of the blocks that hold positions of [start, stop), places kept."""
+        touched = [i for i, _, _ in self._overlaps(start, min(stop, self.tokens))]
+        if not touched:
+            return Stream((), start)
+        first, last = touched[0], touched[-1] + 1
+        return Stream(self.blocks[first:last], int(self.starts[first]))
+
+    def slice(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Return the ids at positions [start, stop): int32."""
+        out = np.empty(stop - start, dtype=np.int32)
+        for i, low, high in self._overlaps(start, stop):
+            base = int(self.starts[i])
+            out[low - start : high - start] = _ids(self.blocks[i], low - base, high - base)
+        return out
+
+    def documents(self, start: int, stop: int) -> pa.Table:
+        """Return the documents that touch [start, stop): `source`, INDEX, `first` token."""
+        tables: list[pa.Table] = []
+        for i, low, high in self._overlaps(start, stop):
+            block = self.blocks[i]
+            index = pq.read_table(block.path.with_suffix(".parquet"))
+            ends = int(self.starts[i]) + np.cumsum(index["tokens"].to_numpy())
+            first = ends - index["tokens"].to_numpy()
+            touched = np.flatnonzero((ends > np.maximum(first, low)) & (first < high))
+            table = index.append_column("first", pa.array(first)).take(touched)
+            name = pa.array([block.source] * len(table), pa.string())
+            tables.append(table.append_column("source", name))
+        return pa.concat_tables(tables)
+
+    def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return (block, low, high) for each block that holds positions of [start, stop)."""
+        if stop <= start:
+            return []
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        pairs = [
+            (i, max(start, int(self.starts[i])), min(stop, int(self.starts[i + 1])))
+            for i in range(first, last)
+        ]
+        return [pair for pair in pairs if pair[1] < pair[2]]
+
+
+def _lengths(block: Block) -> NDArray[np.int64]:
+    index = pq.read_table(block.path.with_suffix(".parquet"), columns=["tokens"])
+    tokens = index["tokens"].to_numpy()
+    return tokens[tokens > 0]
+
+
+def _ids(block: Block, start: int, stop: int) -> NDArray[np.integer]:
+    """Read the ids [start, stop) of a block; not mapped, for what is mapped counts as memory."""
+    dtype = np.dtype("<u4" if block.wide else "<u2")
+    try:
+        with block.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != block.tokens * dtype.itemsize:
+                raise ValueError(f"{size} bytes for {block.tokens} tokens")
+            return np.fromfile(file, dtype, stop - start, offset=start * dtype.itemsize)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamageError(
+            f"{block.path}: is not as it was written ({error}); "
+            f"remove {block.path.parent} and build again"
+        ) from None

@@ -1,0 +1,200 @@
+"""Fan-out: run many independent work items over processes, results in order, one progress bar.
+
+A work item is a small picklable description; its result is a small JSON value. Nothing about an
+item may depend on which process runs it or when.
+"""
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from prep.runtime.errors import WorkerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+TUNABLES = "GLIBC_TUNABLES"
+COLUMNS, LINES = 80, 24  # of a terminal that does not know its own
+QUIET_VARIABLE = "CRYSTALMIX_QUIET"
+SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
+
+
+class Fanout:
+    """A pool of worker processes, kept for a whole build. With one worker, work runs here."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._tunables = os.environ.get(TUNABLES)
+        self._thresholds = gc.get_threshold()
+
+    def __enter__(self) -> "Fanout":
+        gc.set_threshold(*SELDOM)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        gc.set_threshold(*self._thresholds)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            if self._tunables is None:
+                os.environ.pop(TUNABLES, None)
+            else:
+                os.environ[TUNABLES] = self._tunables
+
+    def map(
+        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]:
+        """Yield work(item) for each item, in order; an item's error is raised at its turn.
+
+        Raises WorkerError when a worker process is killed.
+        """
+        with progress(len(items), label) as bar:
+            for result in self._results(work, items):
+                bar.update()
+                yield result
+
+    def _results(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        if self.workers <= 1 or len(items) <= 1:
+            yield from map(work, items)
+            return
+        pool = self._start()
+        futures: list[Future[Result]] = []
+        try:
+            with _unheard():
+                futures.extend(pool.submit(work, item) for item in items)
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool:
+            self._pool = None  # what is asked next gets a new pool
+            raise WorkerError(
+                "a worker process was killed (out of memory, or by hand); "
+                "run the same command again to go on, with fewer --workers if memory is short"
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Spawn: Arrow, DuckDB and tokenizers keep threads that a fork would break.
+        if self._pool is None:
+            os.environ[TUNABLES] = tunables(self._tunables)
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_alone)
+        return self._pool
+
+
+def tunables(given: str | None = None) -> str:
+    """Return what a worker's `GLIBC_TUNABLES` is: what was given, and huge pages for malloc.
+
+    An encoder looks words up all over its memory: in huge pages that costs a tenth to a fifth less
+    time (BENCHMARKS). Where the C library or the kernel knows no huge pages, nothing happens.
+    """
+    return ":".join([*filter(None, [given]), "glibc.malloc.hugetlb=1"])
+
+
+def without_pandas() -> None:
+    """Keep Arrow from importing pandas in this process, for which it looks at its first array.
+
+    That costs 0.4 s of each process, and an interrupt meanwhile is lost. Only for processes that
+    are ours alone: `to_pandas` finds no pandas afterwards, though `import pandas` does.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    hidden = _Hidden()
+    sys.meta_path.insert(0, hidden)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(hidden)
+
+
+class _Hidden(MetaPathFinder):
+    """Says of pandas that it is not there."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is hidden", name=fullname)
+
+
+def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
+    """Return the progress bar, on stderr; silent where stderr is no terminal."""
+    quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
+    bar: tqdm[Any] = tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        disable=quiet,
+        leave=False,
+        **_size(),
+    )
+    return bar
+
+
+def _size() -> dict[str, Any]:
+    """Return the size of a terminal that says it has none; else tqdm shall ask it, always anew.
+
+    `script`, `ssh -tt` and containers make such terminals, and there tqdm would show nothing.
+    """
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:  # what stands for stderr is no file
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": COLUMNS, "nrows": LINES}
+
+
+def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:
+    """Yield items one by one under a progress bar."""
+    with progress(len(items), label, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+@contextmanager
+def _unheard() -> Generator[None]:
+    """Keep Ctrl-C waiting; a process that is started meanwhile never hears it.
+
+    It goes to the whole group, and would end in a traceback of each that is still importing.
+    """
+    heard: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # the mask is for the processes to come; other threads here may be given the signal
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _alone() -> None:
+    # One process is one core's worth of work: libraries must not start threads of their own.
+    # Ctrl-C goes to the whole group: the main process alone answers it, and ends the pool.
+    import pyarrow as pa
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    without_pandas()
+    pa.set_cpu_count(1)
+    gc.set_threshold(*SELDOM)

@@ -1,0 +1,109 @@
+"""Metadata: what stands before a document's text as special tokens, each with a value.
+
+StarCoder's texts begin `<reponame>NAME<filename>PATH<gh_stars>N` and a line's end. A source that
+asks for it (`metadata: [<reponame>, <filename>, <gh_stars>]`) has these literals, at the head of a
+text and in this order, as the special ids they are; the values between are ordinary text.
+`<reponame>=COLUMN` takes the value from a kept column where the text lacks the literal. The head
+stays before the document, whatever FIM does to the rest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prep.rows.token_blocks import Encoded
+from prep.runtime.errors import RecipeError
+from prep.documents.source import Document, Source, label
+from prep.tokenizer.tokenizer import Tokenizer
+
+Ids = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The ids before a document's body.
+
+    ids: (n,) uint32. controls: how many of them are special ids. stop: where the text's own head
+    ends, in characters: the body begins there.
+    """
+
+    ids: Ids
+    controls: int
+    stop: int
+
+
+class Metadata:
+    """Make the heads of a source's documents."""
+
+    def __init__(self, tokenizer: Tokenizer, source: Source) -> None:
+        """Raise RecipeError where tokenizer or source lack what the entries name."""
+        self.tokenizer, self.entries = tokenizer, source.metadata_entries
+        added = tokenizer.added
+        lacking = [literal for literal, _ in self.entries if literal not in added]
+        if lacking:
+            raise RecipeError(
+                f"{lacking[0]!r} is no added token of {tokenizer.settings.path}; "
+                "name tokens it has, or leave metadata out"
+            )
+        kept = [label(column) for column in source.keep]
+        lacking = [column for _, column in self.entries if column and column not in kept]
+        if lacking:
+            raise RecipeError(
+                f"{lacking[0]!r} is no kept column of source {source.name} "
+                f"(it has {', '.join(kept) or 'none'}); add it to `keep`"
+            )
+        self.ids = {literal: added[literal] for literal, _ in self.entries}
+
+    def head(self, document: Document) -> Head | None:
+        """Return a document's head; None where neither its text nor its columns give one."""
+        told, stop = self._told(document.text)
+        kept = iter(document.columns)
+        values: list[tuple[str, str]] = []
+        for literal, column in self.entries:
+            given = next(kept) if column else None
+            value = told.get(literal, given)
+            if value is not None:
+                values.append((literal, value))
+        if not values:
+            return None
+        ended = stop == 0 or document.text[stop - 1] == "\n"
+        values[-1] = (values[-1][0], values[-1][1] + ("\n" if ended else ""))
+        parts: list[Ids] = []
+        for literal, value in values:
+            parts.append(np.array([self.ids[literal]], np.uint32))
+            parts.append(self.tokenizer.encode_piece(value))
+        return Head(np.concatenate(parts), len(values), stop)
+
+    def _told(self, text: str) -> tuple[dict[str, str], int]:
+        """Return the values at the head of a text, and where its line ends; ({}, 0) without."""
+        told: dict[str, str] = {}
+        if not any(text.startswith(literal) for literal, _ in self.entries):
+            return told, 0
+        stop = text.find("\n") + 1 or len(text)
+        line = text[:stop].removesuffix("\n")
+        place, last = 0, ""
+        for literal, _ in self.entries:
+            found = line.find(literal, place)
+            if found < 0 or (not last and found > 0):
+                continue
+            if last:
+                told[last] = line[place:found]
+            last, place = literal, found + len(literal)
+        told[last] = line[place:]
+        return told, stop
+
+
+class HeadEncoder:
+    """Encode documents with what stands before them, nothing permuted."""
+
+    def __init__(self, tokenizer: Tokenizer, metadata: Metadata) -> None:
+        self.tokenizer, self.metadata = tokenizer, metadata
+
+    def __call__(self, document: Document) -> Encoded:
+        """Encode one document."""
+        head = self.metadata.head(document)
+        if head is None:
+            return Encoded(document.number, self.tokenizer.encode(document.text), 0)
+        body = self.tokenizer.encode_piece(document.text[head.stop :])
+        return Encoded(document.number, np.concatenate([head.ids, body]), head.controls)

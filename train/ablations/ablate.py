@@ -1,0 +1,242 @@
+"""Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
+
+    ablation.json            what the folder follows from: spec, recipe, the rows of a build
+    tokenizer.json, build/   rows that all proxies share; over a build: links to it
+    runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
+    tables/*.parquet         what was measured: `evidence`
+    report.json              what follows from it: fits, recommendation, checks, factors
+
+Every stage is done once and remembered, so that the same command goes on where a kill stopped it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import factor_trials as crossed
+from mixtures.ablations import pool_recipe as pooling
+from mixtures.laws import boosted_residual as residual
+from mixtures.ablations import pool_of_build as reusing
+from mixtures.ablations import trials
+from mixtures.ablations import proxy_tokenizer as vocabulary
+from mixtures.recipes import recipe as recipes
+from mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
+from mixtures.build.build import build
+from mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
+from mixtures.manifest.manifest import Manifest
+from mixtures.recipes.recipe import Recipe
+from mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
+from mixtures.ablations.small_manifest import remix
+from mixtures.ablations.pool_of_build import Reused
+from mixtures.ablations.trials import Ground, Trial
+from prep.runtime import receipts
+from prep.runtime.errors import StaleError
+from prep.runtime.workers import Fanout
+from train.ablations import tables as evidence
+from train.ablations import conclusions as verdicts
+from train.ablations.tables import REPORT, SPEC
+from train.ablations.measure import Held
+from train.ablations.proxies import VIEW, ProxyRun, stacked, train
+
+Json = dict[str, Any]
+Say = Callable[[str], object]
+TOKENIZER = "tokenizer.json"
+LANGUAGE_TWICE = 2.0
+
+
+@dataclass
+class Session:
+    """One ablation under way; reused: what it takes of a build, where the spec names one."""
+
+    spec: Ablation
+    recipe: Recipe
+    root: Path
+    out: Path
+    pool: Fanout
+    say: Say
+    reused: Reused | None = None
+
+    @property
+    def build(self) -> Path:
+        """The build that all proxies share."""
+        return self.out / "build"
+
+
+def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> Json:
+    """Run an ablation to its end and return its report.
+
+    data: the raw files (beside the recipe by default). Raises StaleError where `out` holds another
+    ablation.
+    """
+    spec, recipe = ablation.load(name)
+    if spec.residual:
+        residual.lightgbm()  # before hours of training, not after
+    reused = None if spec.build is None else reusing.reuse(ablation.find(name), spec, recipe)
+    root = data if data is not None else recipes.find(str(recipe.file)).parent
+    out = out.resolve()
+    refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
+    with receipts.alone(out, refusal), Fanout(workers) as pool:
+        _claim(out, spec, recipe, reused)
+        session = Session(spec, recipe, root, out, pool, say, reused)
+        return _conclude(session, prepare(session))
+
+
+def prepare(session: Session) -> Ground:
+    """Build the rows that all proxies share, or link to those of the build that is named."""
+    reused = session.reused
+    if reused is None:
+        pool = _packed(session)
+    else:
+        reusing.view(reused.build, (reused.pool, reused.held_out), session.build)
+        pool = reused.pool
+    rows = sum(part.available for part in pool.parts)
+    session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
+    return Ground(session.spec, pool, () if reused is None else reused.notes)
+
+
+def _packed(session: Session) -> Manifest:
+    """Pack the pool's rows anew, with a tokenizer of the proxies where the spec asks for one."""
+    spec = session.spec
+    tokenizer: Path | None = None
+    if spec.proxy.vocab is not None:
+        names, place = list(spec.domains), session.out / TOKENIZER
+        tokenizer = vocabulary.train(session.recipe, session.root, names, spec.proxy.vocab, place)
+    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
+    made = build(wanted, session.root, session.build, workers=session.pool.workers)
+    return next(manifest for manifest in made if manifest.phase == POOL)
+
+
+def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
+    """Seal the manifests of trials and train them, one core each stack."""
+    proxies = [_proxy(session, trial) for trial in chosen]
+    for trial, proxy in zip(chosen, proxies, strict=True):
+        sealed: list[Manifest] = []
+        for portion in trial.portions:
+            sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
+        reusing.view(session.build, sealed, Path(proxy.out) / VIEW)
+    session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
+    stacks = list(stacked(proxies, ground.spec.proxy.stack))
+    told = {
+        proxy.name: result
+        for stack, results in zip(stacks, session.pool.map(train, stacks, label), strict=True)
+        for proxy, result in zip(stack, results, strict=True)
+    }
+    return [told[proxy.name] for proxy in proxies]
+
+
+def _conclude(session: Session, ground: Ground) -> Json:
+    """Train, fit, recommend, check; write tables and report."""
+    spec = session.spec
+    designed = trials.design(ground)
+    for line in [*ground.notes(), *verdicts.untried(spec, len(designed))]:
+        session.say(f"note: {line}")
+    results = trained(session, ground, designed, "design")
+    losses = evidence.loss_matrix(results, tuple(spec.domains))
+    fits = _fits(ground, designed, results, losses)
+    chosen = fits[spec.law]
+    told = recommended(ground, chosen, spec.value)
+    mixtures = {"recommended": told.shares, "current": ground.current, "uniform": ground.uniform}
+    if spec.checks.pareto and spec.of_kind("language"):
+        mixtures["pareto"] = recommended(ground, chosen, _language_twice(spec)).shares
+    checked = trials.checks(ground, mixtures)
+    check_results = trained(session, ground, checked, "check")
+    varied = crossed.factors(ground)
+    factor_results = trained(session, ground, varied, "factors") if varied else []
+    every = [*designed, *checked, *varied]
+    measured = [*results, *check_results, *factor_results]
+    evidence.write_runs(session.out, every, measured)
+    evidence.write_fits(session.out, list(fits.values()))
+    noise = verdicts.noise(designed, losses, spec.value)
+    report: Json = {
+        "name": spec.name,
+        "target_tokens": ground.target,
+        "tokens": ground.tokens,
+        "caps": ground.caps,
+        "value": spec.value,
+        "evidence": evidence.digest(session.out),
+        "outliers": [t.name for t, m in zip(every, measured, strict=True) if m["run"]["spikes"]],
+        "notes": [*ground.notes(), *verdicts.untried(spec, len(chosen.shares))],
+        "laws": verdicts.laws(fits),
+        "residual": verdicts.trees(spec, fits),
+        "recommendation": told.content(),
+        "noise": noise,
+        "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
+        "factors": verdicts.factors(ground, chosen, varied, factor_results),
+    }
+    receipts.write_atomic(session.out / REPORT, receipts.canonical(report))
+    return report
+
+
+def _fits(
+    ground: Ground, designed: Sequence[Trial], results: Sequence[Json], losses: Floats
+) -> dict[str, Fit]:
+    """Fit every law to the runs of the design, those left out whose loss spiked."""
+    names = tuple(ground.spec.domains)
+    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
+    kept = np.array([told["run"]["spikes"] == 0 for told in results])
+    return {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+
+
+def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa: ANN401  arrays
+    """Fit a law to runs; where domains are repeated, their repeats count less."""
+    names = tuple(ground.spec.domains)
+    repeats = bool((shares > np.array(ground.once) * 1.01).any())
+    once = ground.once if repeats and kind != "linear" else None
+    trees = ground.spec.residual
+    asked = FitSettings(domains=names, targets=names, once=once, residual=trees)
+    return fit(shares, losses, kind, asked)
+
+
+def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
+    """Find the best mixture for a value of each domain, by the law alone, which is convex."""
+    settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
+    return recommend(chosen.alone(), value, ground.caps, ground.current, settings)
+
+
+def _language_twice(spec: Ablation) -> dict[str, float]:
+    """Return values where language counts LANGUAGE_TWICE: another point of the Pareto front."""
+    language = spec.of_kind("language")
+    value = {n: v * (LANGUAGE_TWICE if n in language else 1.0) for n, v in spec.value.items()}
+    return {name: one / sum(value.values()) for name, one in value.items()}
+
+
+def _proxy(session: Session, trial: Trial) -> ProxyRun:
+    proxy = session.spec.proxy
+    return ProxyRun(
+        name=trial.name,
+        pool=str(session.build),
+        out=str(session.out / "runs" / trial.name),
+        phases=tuple(portion.name for portion in trial.portions),
+        size=trial.size,
+        seed=trial.seed,
+        learning_rate=proxy.learning_rate,
+        warmup=proxy.warmup,
+        held_out=HELD_OUT,
+        held=tuple(Held(name, name + HELD, proxy.held_out_rows) for name in session.spec.domains),
+        spike=proxy.spike,
+    )
+
+
+def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> None:
+    """Say what this folder follows from; StaleError where it follows from something else."""
+    content = {key: value for key, value in recipe.content().items() if key != "phases"}
+    wanted = {
+        "spec": spec.content(),
+        "recipe": content,
+        "file": str(recipe.file.resolve()) if recipe.file else None,
+    }
+    if reused is not None:
+        wanted["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
+    path = out / SPEC
+    if not path.exists():
+        receipts.write_atomic(path, receipts.canonical(wanted))
+        return
+    told = receipts.differences(receipts.read_json(path), wanted, "ablation")
+    if told:
+        raise StaleError(
+            f"{path}: holds another ablation ({'; '.join(told[:3])}); take another --out"
+        )

@@ -1,0 +1,89 @@
+"""Costs: the runs of an ablation, their tokens and their hours, before anything is trained."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mixtures.ablations import spec as ablation
+from mixtures.ablations import pool_of_build as reusing
+from mixtures.ablations.spec import Ablation
+from mixtures.manifest.report import table
+from mixtures.ablations.trials import CHECKED
+from train.ablations.proxy_sizes import seconds_a_step
+
+Json = dict[str, Any]
+VOCAB = 32_032  # assumed where the proxies take the recipe's own tokenizer
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs of one kind: how many, of which size, tokens of all, core-hours of all."""
+
+    kind: str
+    runs: int
+    size: str
+    tokens: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an ablation costs; hours: of this machine with that many workers, training alone."""
+
+    lines_: tuple[Line, ...]
+    workers: int
+
+    @property
+    def hours(self) -> float:
+        """Hours from the first run to the last."""
+        return sum(line.hours for line in self.lines_) / self.workers
+
+    def content(self) -> Json:
+        """Return it as JSON."""
+        return {
+            "runs": [asdict(line) for line in self.lines_],
+            "tokens": sum(line.tokens for line in self.lines_),
+            "workers": self.workers,
+            "hours": self.hours,
+        }
+
+    def lines(self) -> list[str]:
+        """Return it as a table."""
+        rows = [[x.kind, x.runs, x.size, f"{x.tokens:,}", f"{x.hours:.3f}"] for x in self.lines_]
+        tokens = sum(line.tokens for line in self.lines_)
+        return [
+            *table(rows, ["runs of", "runs", "size", "tokens", "core-hours"]),
+            "",
+            f"{sum(line.runs for line in self.lines_)} runs, {tokens:,} tokens, about "
+            f"{self.hours:.2f} hours on {self.workers} cores here, the build not counted",
+        ]
+
+
+def cost(name: str, workers: int) -> Cost:
+    """Count an ablation's runs and time a few steps of each size on this machine."""
+    spec, recipe = ablation.load(name)
+    vocab = spec.proxy.vocab or VOCAB
+    if spec.build is not None:
+        vocab = reusing.reuse(ablation.find(name), spec, recipe).pool.tokenizer["vocab"]
+    seconds: dict[str, float] = {}
+    told: list[Line] = []
+    for kind, runs, size in _runs(spec):
+        if size not in seconds:
+            seconds[size] = seconds_a_step(size, vocab, spec.proxy.batch, spec.proxy.msl)
+        hours = runs * spec.proxy.steps * seconds[size] / 3600
+        told.append(Line(kind, runs, size, runs * spec.proxy.tokens, hours))
+    return Cost(tuple(told), workers)
+
+
+def _runs(spec: Ablation) -> list[tuple[str, int, str]]:
+    """Return the runs of each kind and size, those kinds left out that have none."""
+    size, checks, asked = spec.proxy.size, spec.checks, spec.factors
+    pareto = int(checks.pareto and bool(spec.of_kind("language")))
+    levels = {name: len(getattr(asked, name)) for name in ("fim_rate", "order", "replay", "epochs")}
+    told = [
+        ("design", spec.swarm.count, size),
+        ("replicates", spec.swarm.replicates, size),
+        ("checks", checks.seeds * (CHECKED + pareto), size),
+        *((f"checks at {other}", checks.seeds * CHECKED, other) for other in checks.sizes),
+        *((f"factor {name}", asked.seeds * count, size) for name, count in levels.items()),
+    ]
+    return [line for line in told if line[1]]

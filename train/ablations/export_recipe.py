@@ -1,0 +1,122 @@
+"""Decision: a checked mixture of an ablation as a recipe that `build` takes unchanged.
+
+The recipe is the one that the ablation mixed, with one phase. What it rests on stands above it in
+comments: the digest of the tables, predicted losses with their intervals, and what was measured.
+"""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from mixtures.recipes import recipe as recipes
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.ablations.spec import Ablation
+from mixtures.ablations.small_manifest import UNITS, whole_shares
+from prep.runtime.yaml_settings import check
+from prep.runtime import receipts
+from prep.runtime.errors import InputError, RefusalError, UsageError
+from train.ablations.tables import REPORT, SPEC
+
+Json = dict[str, Any]
+SLACK = 1.01  # of epochs: rows come whole, and so do steps
+
+
+def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: bool) -> list[str]:
+    """Write a recipe with one phase of the mixture; return its comments.
+
+    Raises RefusalError where the report does not recommend it, unless `anyway`.
+    """
+    report = read_report(folder)
+    claimed = receipts.read_json(folder / SPEC)
+    spec = check(folder / SPEC, claimed["spec"], Ablation)
+    refusal = report["recommendation"]["refusal"]
+    if mixture == "recommended" and refusal and not anyway:
+        raise RefusalError(f"{folder}: {refusal}; write it with --anyway, or another --mixture")
+    shares, predicted = _mixture(report, mixture)
+    content = yamlfile.load(Path(claimed["file"]))
+    _keep_tokenizer(content, Path(claimed["file"]))
+    content["phases"] = {spec.target.phase: _phase(spec, report, shares, content)}
+    comments = _comments(report, mixture, shares, predicted)
+    text = StringIO()
+    yaml = YAML(typ="rt")
+    yaml.width = 4096
+    yaml.dump(dict(content), text)
+    head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    receipts.write_atomic(out, (head + text.getvalue()).encode())
+    recipes.load(out)  # what is written must be what `build` takes
+    return comments
+
+
+def read_report(folder: Path) -> Json:
+    """Return the report of an ablation that came to its end."""
+    if not (folder / REPORT).exists():
+        raise InputError(f"{folder}: holds no report; run `crystalmix ablate` to its end")
+    return receipts.read_json(folder / REPORT)
+
+
+def _mixture(report: Json, name: str) -> tuple[dict[str, float], Json | None]:
+    """Return a checked mixture's shares and its predicted losses."""
+    told = report["recommendation"]
+    if name == "recommended":
+        return told["shares"], told["predicted"]
+    for run in report["checks"]["runs"]:
+        if run["mixture"] == name:
+            return run["shares"], run["predicted"]
+    known = dict.fromkeys(run["mixture"] for run in report["checks"]["runs"])
+    raise UsageError(f"--mixture: must be one of {', '.join(known)}, got {name}")
+
+
+def _phase(spec: Ablation, report: Json, shares: dict[str, float], content: Any) -> Json:  # noqa: ANN401  YAML
+    """Return the phase: by weight where the real run's tokens were told, else by epochs.
+
+    Without them tokens are those of the proxies' tokenizer, and only epochs stay what they are.
+    """
+    units = whole_shares(shares)
+    whole = {name: units[name] for name in spec.domains if units[name]}
+    phase: Json = {"batch": spec.target.batch}
+    msl = (content.get("rows") or {}).get("msl", 2048)
+    if spec.target.tokens is not None:
+        phase["steps"] = max(1, int(spec.target.tokens // (spec.target.batch * msl)))
+        asked = {name: {"weight": one / UNITS} for name, one in whole.items()}
+    else:
+        scale = report["target_tokens"] / UNITS
+        asked = {
+            name: {"epochs": round(one * scale / report["tokens"][name], 6)}
+            for name, one in whole.items()
+        }
+    phase["parts"] = [
+        {"domain": name, **one, "max_epochs": round(spec.domains[name].max_epochs * SLACK, 4)}
+        for name, one in asked.items()
+    ]
+    return phase
+
+
+def _comments(
+    report: Json, mixture: str, shares: dict[str, float], predicted: Json | None
+) -> list[str]:
+    told = report["recommendation"]
+    mean, low, high = told["gain"]
+    lines = [
+        f"Mixture `{mixture}` of ablation {report['name']}, evidence {report['evidence']}.",
+        f"Shares: {', '.join(f'{name} {share:.4f}' for name, share in shares.items())}.",
+    ]
+    if mixture == "recommended":
+        lines.append(f"Gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}].")
+        for name, (least, most) in told["interval"].items():
+            lines.append(f"  share of {name}: {shares[name]:.4f} [{least:.4f}, {most:.4f}]")
+    for name, (loss, least, most) in (predicted or {}).items():
+        known = least is not None and most is not None
+        range_ = f"[{least:.4f}, {most:.4f}] nats" if known else "nats, its interval is not known"
+        lines.append(f"  predicted proxy loss of {name}: {loss:.4f} {range_}")
+    if mixture == "recommended" and told["refusal"]:
+        lines.append(told["refusal"])
+    return lines
+
+
+def _keep_tokenizer(content: Any, file: Path) -> None:  # noqa: ANN401  YAML
+    """Name a tokenizer that lies beside the old recipe by its whole path."""
+    beside = file.parent / content["tokenizer"]["path"]
+    if beside.exists():
+        content["tokenizer"]["path"] = str(beside.resolve())

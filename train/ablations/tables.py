@@ -1,0 +1,150 @@
+"""Evidence: what an ablation measured, as Parquet tables that DuckDB reads.
+
+    tables/runs.parquet     one line a run: role, factor, size, seeds, asked and got shares, digests
+    tables/losses.parquet   one line a run, phase and domain: nats per token, bits per byte, sem
+    tables/fits.parquet     one line a law and domain: noise, misfit, rank correlation, parameters
+
+The same spec gives the same bytes, however often it was killed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mixtures.laws.fit import Fit
+from mixtures.ablations.trials import Trial
+from prep.runtime import receipts
+from prep.runtime.errors import InputError
+from prep.rows.spans import write as write_table
+from train.record.views import Traced
+
+Json = dict[str, Any]
+SPEC = "ablation.json"
+REPORT = "report.json"
+TABLES = ("runs", "losses", "fits")
+SHARES = pa.map_(pa.string(), pa.float64())
+RUNS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("role", pa.string()),  # centre, design, replicate, check or factor
+        ("factor", pa.string()),
+        ("level", pa.string()),
+        ("size", pa.string()),
+        ("parameters", pa.int64()),
+        ("seed", pa.int64()),  # of the initial weights
+        ("draw", pa.int64()),  # which rows of each domain
+        ("steps", pa.int64()),
+        ("tokens", pa.int64()),
+        ("asked", SHARES),
+        ("got", SHARES),  # of the ledger's rows
+        ("final_loss", pa.float64()),  # mean training loss of the last steps
+        ("spikes", pa.int64()),
+        ("outlier", pa.bool_()),
+        ("manifests", pa.list_(pa.string())),
+        ("chain", pa.string()),  # of the ledger
+        ("weights", pa.string()),
+    ]
+)
+LOSSES = pa.schema(
+    [
+        ("run", pa.string()),
+        ("stage", pa.int64()),  # how many phases were done
+        ("last", pa.bool_()),  # whether the run was at its end
+        ("domain", pa.string()),
+        ("nll", pa.float64()),  # nats per token
+        ("sem", pa.float64()),
+        ("bits_per_byte", pa.float64()),
+        ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
+        ("rows", pa.int64()),
+    ]
+)
+FITS = pa.schema(
+    [
+        ("law", pa.string()),
+        ("domain", pa.string()),
+        ("sigma", pa.float64()),  # of one run about the law, nats
+        ("pure", pa.float64()),  # of runs of one mixture about their mean, nats
+        ("misfit", pa.float64()),  # probability of so great a lack of fit
+        ("rho", pa.float64()),  # Spearman, left-out against measured
+        ("parameters", pa.string()),  # JSON
+    ]
+)
+
+
+def write_runs(out: Path, trials: Sequence[Trial], results: Sequence[Json]) -> None:
+    """Write the tables of runs and losses, in the order of the trials."""
+    runs = [_run(trial, told["run"]) for trial, told in zip(trials, results, strict=True)]
+    losses = [
+        {"run": trial.name, "last": loss["stage"] == len(trial.portions), **loss}
+        for trial, told in zip(trials, results, strict=True)
+        for loss in told["losses"]
+    ]
+    write_table(_table(out, "runs"), pa.Table.from_pylist(runs, RUNS))
+    write_table(_table(out, "losses"), pa.Table.from_pylist(losses, LOSSES))
+
+
+def write_fits(out: Path, fits: Sequence[Fit]) -> None:
+    """Write the table of fits: all laws side by side."""
+    entries = [
+        {
+            "law": fit.kind,
+            "domain": domain,
+            **{key: float(getattr(fit, key)[i]) for key in ("sigma", "pure", "misfit", "rho")},
+            "parameters": orjson.dumps(fit.content(), option=orjson.OPT_SORT_KEYS).decode(),
+        }
+        for fit in fits
+        for i, domain in enumerate(fit.targets)
+    ]
+    write_table(_table(out, "fits"), pa.Table.from_pylist(entries, FITS))
+
+
+def digest(out: Path) -> str:
+    """Return the digest of all tables: what a recommendation rests on."""
+    return receipts.digest([receipts.describe(_table(out, name)) for name in TABLES])
+
+
+def connect(out: Path) -> Traced:
+    """Open an ablation's tables as DuckDB views `runs`, `losses`, `fits`."""
+    if not _table(out, "runs").exists():
+        raise InputError(f"{out}: holds no tables yet; run `crystalmix ablate` to its end")
+    connection = duckdb.connect()
+    for name in TABLES:
+        if _table(out, name).exists():
+            path = _table(out, name).resolve().as_posix().replace("'", "''")
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{path}')")
+    return Traced(connection, out / "build", None, {})
+
+
+def loss_matrix(
+    results: Sequence[Json], domains: Sequence[str], key: str = "nll"
+) -> NDArray[np.float64]:
+    """Return losses (runs, domains) at the end, in nats per token, or another measure of theirs."""
+    # of several stages the last one stays
+    by_domain = [{loss["domain"]: loss[key] for loss in told["losses"]} for told in results]
+    return np.array([[one[domain] for domain in domains] for one in by_domain], dtype=np.float64)
+
+
+def _run(trial: Trial, told: Json) -> Json:
+    total = sum(told["rows"].values())
+    got = {domain: rows / total for domain, rows in told["rows"].items()}
+    kept = ("role", "factor", "level", "size", "seed", "draw")
+    same = ("parameters", "steps", "tokens", "final_loss", "spikes")
+    return {
+        "run": trial.name,
+        **{key: getattr(trial, key) for key in kept},
+        **{key: told[key] for key in (*same, "manifests", "chain", "weights")},
+        "asked": sorted(trial.shares.items()),
+        "got": sorted(got.items()),
+        "outlier": told["spikes"] > 0,
+    }
+
+
+def _table(out: Path, name: str) -> Path:
+    return out / "tables" / f"{name}.parquet"

@@ -1,0 +1,203 @@
+"""Lower a whole training step to CIRH without a cluster, and check what comes out.
+
+cstorch traces the step and its compiler's front end turns it into CIRH: what a cluster would be
+sent. That a CS system has a kernel for each operation and room for them is seen there only.
+"""
+
+import resource
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.report import read_manifests
+from prep.runtime.errors import InputError, RefusalError, UsageError
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.cerebras.own_process import apart
+from train.cerebras.csxapi_ import cstorch, demand
+from train.cerebras.backend import Target, bring_up
+from train.cerebras.lowered_step import findings, signature, wanted
+from train.runfile.cluster import Cluster
+from train.cerebras.step import CsxStep, matmul
+from train.model.crystal import Crystal, parameters_count
+from train.runfile.settings import Run
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A step to lower: its run, rows of a batch, tokens of a row, and the cluster it is for."""
+
+    run: Run
+    batch: int
+    msl: int
+    cluster: Cluster
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering gave; findings: what is wrong with it, nothing in a sound step."""
+
+    parameters: int
+    batch: int
+    msl: int
+    num_csx: int
+    states: int
+    cirh_bytes: int
+    seconds: float
+    cpu_seconds: float
+    memory_bytes: int  # the peak of the process that lowered
+    findings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Tell it in lines."""
+        return [
+            f"{self.parameters:,} parameters, a batch of {self.batch:,} rows of {self.msl:,} "
+            f"tokens on {self.num_csx} CS systems",
+            f"lowered to {self.cirh_bytes / 1e6:.1f} MB of CIRH with {self.states:,} states in "
+            f"{self.seconds:.0f} s and {self.memory_bytes / 1e9:.2f} GB",
+            *(self.findings or ("sound: every parameter, optimiser state and output is there",)),
+        ]
+
+
+def validate(name: str, phase: str | None, batch: int | None, msl: int | None) -> Lowered:
+    """Lower the step of a run folder, a run file or a preset; raise RefusalError where it can't be.
+
+    batch, msl: in place of the run's own.
+    """
+    demand()
+    asked = question(name, phase, batch, msl)
+    return apart(lower, asked)
+
+
+def question(name: str, phase: str | None, batch: int | None, msl: int | None) -> Question:
+    """Return what to lower for a run folder, a run file or a preset."""
+    if folder.phases(Path(name)):
+        asked = _of_run(Path(name), phase)
+    else:
+        asked = _of_file(params.find(name), phase, batch)
+    return replace(asked, batch=batch or asked.batch, msl=msl or asked.msl)
+
+
+def lower(asked: Question) -> Lowered:
+    """Lower a step in this process, which may not have used cstorch yet."""
+    began = monotonic()
+    settings = asked.run.settings
+    target = Target("CSX", asked.cluster, settings.micro_batch)
+    # cstorch leaves a graph where it is when it fails
+    with TemporaryDirectory(prefix="crystalmix-csx-") as scratch, chdir(scratch):
+        backend = bring_up(target, Path(scratch), validate_only=True)
+        with backend.device:  # nothing is drawn or held: the device drops all values
+            model = Crystal(matmul(asked.run.model))
+        step = CsxStep(model, asked.run.optimizer, "bfloat16")
+        try:
+            _trace(step, asked)
+        except Exception as error:  # cstorch raises whatever its compiler says
+            raise RefusalError(_reason(error)) from error
+        written = sorted(Path(scratch).glob("executors/0*/cirh.mlir"))
+        text = written[-1].read_text("utf-8") if written else ""
+        left = sorted(Path(scratch).glob("executors/0*/traceback_*.json"))
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    listed = [tensor for group in step.optimizer.param_groups for tensor in group["params"]]
+    shapes = {names[id(tensor)]: tuple(tensor.shape) for tensor in listed}
+    whole = wanted(shapes, asked.batch, asked.msl, len(asked.run.optimizer.learning_rate))
+    told = findings(text, whole) + [f"the compiler left {path.name}" for path in left]
+    found = signature(text)
+    return Lowered(
+        parameters_count(asked.run.model),
+        asked.batch,
+        asked.msl,
+        asked.cluster.num_csx,
+        len(found.states) if found else 0,
+        len(text.encode()),
+        monotonic() - began,
+        sum(_spent(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)),
+        max(_peak(resource.RUSAGE_SELF), _peak(resource.RUSAGE_CHILDREN)),
+        tuple(told),
+    )
+
+
+def _spent(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def _peak(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * 1024
+
+
+def _trace(step: CsxStep, asked: Question) -> None:
+    api = cstorch()
+    executor = api.utils.data.DataExecutor(
+        api.utils.data.DataLoader(Zeros, asked.batch, asked.msl), num_steps=1
+    )
+
+    @api.step_closure
+    def gave(**told: Any) -> None:  # noqa: ANN401
+        del told  # being asked for makes them outputs
+
+    @api.trace
+    def traced(batch: Json) -> None:
+        gave(**vars(step(batch)))
+
+    for batch in executor:
+        traced(batch)
+
+
+class Zeros:
+    """A loader of empty batches in the shape of `train.cerebras.loader`'s."""
+
+    def __init__(self, batch: int, msl: int) -> None:
+        self.batch, self.msl = batch, msl
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield batches without end."""
+        names = ("input_ids", "attention_mask", "labels", "rows")
+        shapes = {name: (self.batch, 2 if name == "rows" else self.msl) for name in names}
+        while True:
+            yield {name: torch.zeros(shape, dtype=torch.int32) for name, shape in shapes.items()}
+
+
+def _reason(error: Exception) -> str:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"the step can't be lowered: {first.strip().rstrip('.')}; use operations that cstorch has"
+    )
+
+
+def _of_run(run: Path, phase: str | None) -> Question:
+    names = [path.name for path in folder.phases(run)]
+    chosen = names[0] if phase is None else phase
+    if chosen not in names:
+        raise UsageError(f"no phase is called {chosen!r} in {run} (there are {', '.join(names)})")
+    content = folder.read_json(run / chosen / folder.RUN, "train this phase again")
+    manifest = _manifest(folder.build_of(run, None), chosen)
+    made = TypeAdapter(Run).validate_python(content["run"])
+    return Question(made, manifest.batch, manifest.msl, Cluster())
+
+
+def _manifest(build: Path, phase: str) -> Manifest:
+    for manifest in read_manifests(build):
+        if manifest.phase == phase:
+            return manifest
+    raise InputError(f"{build}: holds no phase {phase}; give the build that the run was trained on")
+
+
+def _of_file(path: Path, phase: str | None, batch: int | None) -> Question:
+    run, cluster = params.load(path, phase), params.cluster(path, phase)
+    given = yamlfile.plain(yamlfile.load(path)).get("train_input") or {}
+    rows = batch or given.get("batch_size")
+    if not isinstance(rows, int):
+        raise UsageError(f"{path}: says nothing of a batch (train_input.batch_size); give --batch")
+    return Question(run, rows, run.model.max_position_embeddings, cluster)

@@ -1,0 +1,173 @@
+"""The verbs that train, look and prove: demo, show, verify, train, trace, sql.
+
+Each imports what it needs when it runs, so that `--help` is quick.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from train.commands.options import JSON, MOVED, PATH, WORKERS, given, refuse_without, show_answer, show_findings, show_json, show_lines
+
+
+@click.command()
+@click.option("--out", type=PATH, default=Path("demo"), help="Folder to write into (demo).")
+@click.option("--tiny", is_flag=True, help="A smaller demo, for a first check.")
+@WORKERS
+def demo(out: Path, tiny: bool, workers: int) -> None:
+    """Run everything on documents of your own Python: build, train, kill, resume, prove."""
+    from train.demo.demo import run
+
+    if not run(out, tiny=tiny, workers=workers, say=click.echo):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
+@click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
+@MOVED
+@JSON
+def show(
+    path: Path, step: str | None, plot: Path | None, build_: Path | None, as_json: bool
+) -> None:
+    """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
+    from train.trace import overview
+
+    if plot is not None:
+        from train.figures.run_plot import draw
+
+        click.echo(draw(path, build_, plot), err=True)
+    show_answer(overview.look(path, build_, step), as_json)
+
+
+@click.command()
+@click.argument("build_", metavar="PATH", type=PATH)
+@click.option("--run", type=PATH, help="Check this run's ledger against its plan too.")
+@WORKERS
+@JSON
+def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
+    """Read everything again and tell every disagreement; exit code 1 if there is one.
+
+    PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
+    """
+    from mixtures.verify import foreign_shards as foreign
+    from mixtures.manifest.report import checked
+    from mixtures.verify.verify import verify as check
+
+    if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
+        show_json(asdict(files)) if as_json else show_lines(files.lines())
+        sys.exit(1 if files.faults else 0)
+    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
+    read = [] if told else [checked(build_)]
+    if run is not None:
+        from train.trace import findings
+        from train.record.skips import lines, recorded
+
+        told += findings.findings(build_, run, batches=True)
+        read += [] if told else [findings.checked(run)]
+        for line in lines(recorded(run)) if not told else ():
+            click.echo(f"note: {line}", err=True)
+    sound = f"sound: every file, count, digest and order agrees: {', '.join(read)}"
+    show_findings(told, as_json, sound)
+
+
+@click.command()
+@click.argument("build_", metavar="BUILD", type=PATH)
+@click.option("--run", "run_file", default="mini", help="Run file (default: the preset mini).")
+@click.option("--out", type=PATH, help="Folder to write into.")
+@click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
+@click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
+@click.option(
+    "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what it takes; BUILD may be a recipe.")
+@click.option("--ranks", type=int, envvar="WORLD_SIZE", default=1, help="With it: processes (1).")
+@click.option("--speed", type=float, help="With it: tokens a second, to tell the hours.")
+@click.option("--json", "as_json", is_flag=True, help="With it: JSON instead of tables.")
+@click.option(
+    "--skip-steps",
+    "skip",
+    multiple=True,
+    metavar="[PHASE:]FIRST:LAST",
+    help="Pass these steps over, the last one too, and record that (repeatable).",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "csx", "cstorch-cpu"]),
+    default="torch",
+    help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
+)
+def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
+    """Train on a build's phases in order, each from the last weights of the one before.
+
+    Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
+    """
+    dry_run, ranks, speed, as_json = (
+        asked.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
+    )
+    if not given("run_file"):
+        click.echo(f"note: no --run: taking the preset {run_file}", err=True)
+    if dry_run:
+        from train.trainer.forecast import Asked, answer
+
+        told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
+        show_answer(told, as_json)
+        return
+    refuse_without("--dry-run", "ranks", "speed", "as_json")
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
+    from train.trainer.session import train as run
+
+    if (backend := asked.pop("backend")) != "torch":
+        from train.cerebras.phase import maker
+
+        asked["make"] = maker(backend, run_file)
+    run(build_, run_file, out, say=click.echo, **asked)
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@MOVED
+@click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
+@click.option("--document", default=None, help="A document's name: the steps that consumed it.")
+@click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
+@click.option("--repeats", default=None, help="PHASE: what it repeated of the phases before it.")
+@click.option("--findings", is_flag=True, help="Where ledger and plan disagree.")
+@click.option(
+    "--spikes",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[PHASE]",
+    help="The steps whose loss or gradient norm stands out, with their parts and documents.",
+)
+@click.option("--window", default=128, help="With --spikes: steps before that a step is held to.")
+@click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
+@JSON
+def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
+    """From a step of RUN to its documents, from a document to its steps."""
+    from train.trace import answers as tracing
+    from train.trace.spikes import SpikeSettings
+
+    measure = {name: asked.pop(name) for name in ("window", "threshold")}
+    if asked["spikes"] is None:
+        refuse_without("--spikes", *measure)
+    else:
+        asked["spikes"] = SpikeSettings(phase=asked["spikes"] or None, **measure)
+    show_answer(tracing.answer(run, build_, **asked), as_json)
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.argument("query", required=False)
+@MOVED
+@JSON
+def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> None:
+    """Run QUERY over a build or run; without one, list the views and their columns."""
+    from train.trace import answers as tracing
+
+    show_answer(tracing.query(path, build_, query), as_json)

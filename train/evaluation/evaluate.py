@@ -1,0 +1,235 @@
+"""Evaluation in the loop: held-out loss per part and kind, and samples, every so many steps.
+
+Nothing of it reaches the training: no draw, no gradient, no parameter. Every process evaluates
+its share of the batches and all add up the same numbers, however many they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mixtures.build.context import TOKENIZER
+from mixtures.manifest.manifest import Manifest
+from prep.runtime.errors import RecipeError, RefusalError
+from prep.rows.scattered_rows import gather
+from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
+from train.evaluation import held_out as heldout
+from train.record import metrics
+from train.evaluation.held_out import KINDS, HeldOut
+from train.model.crystal import ModelSettings, row_losses
+from train.evaluation.sampling import Forward, Prompt, Sample, prompt_ids, samples
+from train.model.processes import World
+
+Json = dict[str, Any]
+ALONE = World()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is evaluated, and when: after every `steps` steps and after a phase's last one.
+
+    phase: a phase of held-out documents, which is not trained on. build: another build that has
+    it, beside the run file. rows: the first so many of its order (all of them if None). batch:
+    rows per forward pass. prompts: texts to continue, `{prefix, suffix}` for FIM. new_tokens: of
+    each sample at most.
+    """
+
+    phase: str
+    build: str | None = None
+    steps: int = 100
+    rows: int | None = None
+    batch: int = 8
+    prompts: tuple[str | Prompt, ...] = ()
+    new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "rows", "batch", "new_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}: must be positive, got {value}")
+
+    @property
+    def asked(self) -> tuple[Prompt, ...]:
+        """The prompts, plain texts as prompts without a suffix."""
+        return tuple(Prompt(p) if isinstance(p, str) else p for p in self.prompts)
+
+    def root(self, build: Path) -> Path:
+        """Return the build that holds the phase."""
+        return build if self.build is None else Path(self.build)
+
+
+class Evaluator:
+    """Evaluates the model of one phase; without settings, never.
+
+    manifest: of the phase that is trained, root: its build, out: its folder in the run.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings | None,
+        manifest: Manifest,
+        root: Path,
+        out: Path,
+        model: ModelSettings,
+    ) -> None:
+        self.manifest, self.out = manifest, out
+        self.job = None if settings is None else _job(settings, manifest, root, model)
+
+    def due(self, finished: int) -> bool:
+        """Tell whether to evaluate after this many steps."""
+        if self.job is None:
+            return False
+        return finished % self.job.settings.steps == 0 or finished == self.manifest.steps
+
+    def after(self, finished: int, model: nn.Module, world: World, dtype: str) -> list[Json]:
+        """Evaluate where it is due, and write it down; return an entry per part and kind.
+
+        dtype: of the run. All processes must call it: each returns the same, the first writes.
+        """
+        if self.job is None or not self.due(finished):
+            return []
+        device = _device(model)
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
+        ):
+            losses = held_out_losses(model, self.job.held, self.job.settings.batch, world)
+            made = self.job.samples(lambda ids: model(ids.to(device)))
+        told = [{"step": finished, **entry} for entry in losses]
+        if world.first:
+            lines = [{"step": finished, **sample.content()} for sample in made]
+            metrics.append(self.out / metrics.SAMPLES, lines)
+            metrics.append(self.out / metrics.EVALUATION, told, flush=True)
+        return told
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is evaluated: rows, and prompts with their ids."""
+
+    settings: EvaluationSettings
+    held: HeldOut
+    tokenizer: Tokenizer | None
+    prompts: list[list[int]]
+
+    def samples(self, forward: Forward) -> list[Sample]:
+        if self.tokenizer is None:
+            return []
+        asked, new = self.settings.asked, self.settings.new_tokens
+        return samples(forward, asked, self.prompts, new, self.tokenizer)
+
+
+def _job(
+    settings: EvaluationSettings, trained: Manifest, build: Path, model: ModelSettings
+) -> _Job:
+    """Read what is evaluated, and refuse what the model can't take."""
+    root, most = settings.root(build), model.max_position_embeddings
+    held = heldout.hold_out(root, settings.phase, settings.rows)
+    _check_fit(held.manifest, trained, most)
+    if not settings.prompts:
+        return _Job(settings, held, None, [])
+    tokenizer = load(TokenizerSettings(str(root / TOKENIZER)))
+    bos = heldout.begins_with_bos(root, held.manifest.parts[0].domain)
+    special = held.manifest.tokenizer["special"]
+    ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.asked]
+    longest = max(map(len, ids)) + settings.new_tokens
+    if longest > most:
+        raise RefusalError(
+            f"evaluation.prompts: the longest and its new_tokens take {longest} positions, "
+            f"the model has {most}; shorten one of them"
+        )
+    return _Job(settings, held, tokenizer, ids)
+
+
+def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], build: Path) -> None:
+    """Refuse what can't be evaluated beside phases of training, before the first of them begins."""
+    if settings is not None:
+        held = heldout.hold_out(settings.root(build), settings.phase, settings.rows)
+        heldout.check_apart(held, build, trained)
+
+
+def held_out_losses(
+    model: nn.Module, held: HeldOut, batch: int, world: World = ALONE
+) -> list[Json]:
+    """Return part, kind, rows, loss-carrying tokens and mean nll (nats) of held-out rows.
+
+    A row counts for each kind that it has labels of; the mean is over tokens.
+    """
+    sums, counts = _by_row(model, held, batch, world)
+    told: list[Json] = []
+    for number, part in enumerate(held.manifest.parts):
+        here = held.refs.part == number
+        for kind, name in enumerate(KINDS):
+            tokens = int(counts[here, kind].sum())
+            if tokens:
+                rows = int((counts[here, kind] > 0).sum())
+                loss = float(sums[here, kind].sum()) / tokens
+                told.append(
+                    {"part": part.name, "kind": name, "rows": rows, "tokens": tokens, "loss": loss}
+                )
+    return told
+
+
+def _by_row(
+    model: nn.Module, held: HeldOut, batch: int, world: World
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return nll and loss-carrying tokens of each row and kind: (rows, kinds) each.
+
+    Batch i is of process i modulo their number; those whose batches have run out go through the
+    last one again, so that all of them enter the same collectives.
+    """
+    rows, device = len(held.refs.row), _device(model)
+    told = torch.zeros((2, rows, len(KINDS)), dtype=torch.float64)
+    batches = -(-rows // batch)
+    for turn in range(-(-batches // world.size)):
+        number = turn * world.size + world.rank
+        first = min(number, batches - 1) * batch
+        here = slice(first, min(first + batch, rows))
+        read = world.agree(lambda here=here: _read(held, here))
+        nll, mask = _nll(model, read, device)
+        kind = torch.from_numpy(held.kind[here])
+        for value in range(len(KINDS)) if number < batches else ():
+            told[0, here, value] = (nll * (kind == value)).sum(1)
+            told[1, here, value] = (mask * (kind == value)).sum(1).double()
+    sums, counts = world.total(told).numpy()
+    return sums, counts
+
+
+def _read(held: HeldOut, here: slice) -> Tensor:
+    paths = [held.root / path for path in held.manifest.paths]
+    return torch.from_numpy(gather(paths, held.refs.shard[here], held.refs.row[here]))
+
+
+def _nll(model: nn.Module, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the nll of rows' labels, float64, and their mask, on the CPU: (rows, msl) each.
+
+    rows: ids, mask and labels, (rows, 3, msl) int32.
+    """
+    ids, mask, labels = rows.unbind(1)
+    logits = model(ids.to(device))
+    nll = row_losses(logits, labels.to(device), mask.to(device))
+    return nll.double().cpu(), mask
+
+
+def _check_fit(held: Manifest, trained: Manifest, positions: int) -> None:
+    """Refuse held-out rows that the model can't read."""
+    if held.tokenizer != trained.tokenizer:
+        raise RefusalError(
+            f"evaluation.phase: {held.phase} was made with another tokenizer than {trained.phase}; "
+            "build it with the same"
+        )
+    if held.msl > positions:
+        raise RecipeError(
+            f"model.max_position_embeddings: must be at least {held.msl} for the rows of "
+            f"evaluation.phase {held.phase}, got {positions}"
+        )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

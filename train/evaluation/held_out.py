@@ -1,0 +1,186 @@
+"""Held-out rows: which an evaluation reads, which of their tokens are FIM's, and none trained on.
+
+The rows are the first ones of a validation manifest's order, the same at every evaluation. From
+their spans follows for each label whether it is of a permuted document, and of which text; a text
+that training draws from too is refused.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest, RowRefs
+from mixtures.build.pack import settings_of
+from prep.rows import spans
+from prep.filters.exact_duplicates import halves
+from prep.runtime.errors import RefusalError, UsageError
+from prep.filters.sample import Split
+from train.record import views as trace
+
+Json = dict[str, Any]
+Ints = NDArray[np.int64]
+KINDS = ("left_to_right", "fim", "unknown")  # unknown: of rows without spans
+MOST_NAMED = 3
+SHARED = """
+    SELECT DISTINCT p.phase, p.part, s.source, coalesce(d.name, d.file || '#' || d.record) AS name
+    FROM (SELECT * FROM documents WHERE digest IN (SELECT digest FROM held_out)) d
+    JOIN spans s USING (source, document)
+    JOIN shards p ON p.shard = s.shard AND s."row" BETWEEN p.first AND p.last - 1
+    WHERE list_contains($phases, p.phase) ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that an evaluation reads.
+
+    kind: of each label, an index into KINDS: (rows, msl). documents: the pieces' (source,
+    document), None where rows have no spans.
+    """
+
+    manifest: Manifest
+    root: Path
+    refs: RowRefs
+    kind: NDArray[np.int8]
+    documents: frozenset[tuple[str, int]] | None
+
+
+def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
+    """Return the first rows of a phase (all of them if None); RefusalError for more than it has."""
+    path = root / "phases" / phase
+    if not (path / manifests.NAME).exists():
+        known = ", ".join(sorted(p.name for p in root.glob("phases/*"))) or "none"
+        raise UsageError(f"evaluation.phase: {root} has no phase {phase!r} (there are {known})")
+    manifest = manifests.read(path)
+    most = manifest.steps * manifest.batch
+    if rows is not None and rows > most:
+        raise RefusalError(f"evaluation.rows: phase {phase} has {most:,} rows, got {rows:,}")
+    refs = manifest.rows(0, most if rows is None else rows)
+    kind = np.full((len(refs.row), manifest.msl), KINDS.index("unknown"), np.int8)
+    documents: set[tuple[str, int]] | None = set()
+    for shard in np.unique(refs.shard).tolist():
+        places = np.flatnonzero(refs.shard == shard)
+        table = pieces(root / manifest.paths[shard], refs.row[places])
+        if table is None:
+            documents = None
+            continue
+        _mark(kind, places, refs.row[places], table)
+        if documents is not None:
+            columns: list[list[Any]] = [table[c].to_pylist() for c in ("source", "document")]
+            documents.update(zip(*columns, strict=True))
+    return HeldOut(manifest, root, refs, kind, None if documents is None else frozenset(documents))
+
+
+def pieces(shard: Path, rows: Ints) -> pa.Table | None:
+    """Return the document pieces of some rows of a shard (`spans.SPANS`); None where none are."""
+    own, origin = spans.path_of(shard), spans.path_of(shard, "origin")
+    wanted = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
+    if own.exists():
+        return pq.read_table(own, filters=wanted)
+    if not origin.exists():
+        return None
+    came = pq.read_table(origin, filters=wanted)
+    names: list[Any] = came["origin"].to_pylist()
+    before = came["origin_row"].to_numpy()
+    now, told = came["row"].to_numpy(), list[pa.Table]()
+    for name in sorted(set(names)):
+        here = np.array([other == name for other in names])
+        table = pieces(shard.parents[1] / name, before[here])
+        if table is None:
+            return None
+        row_of = dict(zip(before[here].tolist(), now[here].tolist(), strict=True))
+        moved = pa.array([row_of[row] for row in table["row"].to_pylist()], pa.int32())
+        table = table.set_column(0, table.schema.field(0), moved)
+        told.append(table.cast(spans.SPANS))
+    return pa.concat_tables(told).unify_dictionaries()
+
+
+def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> None:
+    """Give each label the kind of the piece that it is of; of the last one, that of its input."""
+    columns = ("row", "start", "stop", "fim")
+    for row, start, stop, fim in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        value = KINDS.index("fim" if fim else "left_to_right")
+        for place in places[rows == row].tolist():
+            kind[place, max(start - 1, 0) : stop - 1] = value
+            if stop == kind.shape[1]:
+                kind[place, -1] = value
+
+
+def is_held_out(build: Path, manifest: Manifest) -> bool:
+    """Tell whether all parts of a phase are of documents that the recipe holds out."""
+    return all(_validates(build, part.domain) for part in manifest.parts)
+
+
+def _validates(build: Path, domain: str) -> bool:
+    split = split_of(build, domain)
+    whole = bool(settings_of(build, domain).get("held_out"))
+    return whole or (split is not None and split.side == "valid")
+
+
+def split_of(build: Path, domain: str) -> Split | None:
+    """Return which side of the recipe's split a domain has, None where it has both."""
+    settings = settings_of(build, domain).get("split")
+    return None if settings is None else Split(**settings)
+
+
+def begins_with_bos(build: Path, domain: str) -> bool:
+    """Tell whether the documents of a domain begin with BOS."""
+    return bool(settings_of(build, domain).get("rows", {}).get("bos"))
+
+
+def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None:
+    """Refuse held-out texts that a phase of training draws from; nothing else is looked at."""
+    if held.documents is None or any(each.imported for each in trained):
+        logging.getLogger("crystalmix").warning(
+            "evaluation.phase: %s or a phase of training has no spans: whether they have texts in "
+            "common can't be told",
+            held.manifest.phase,
+        )
+        return
+    digests = _digests(held.root, held.documents)
+    numbers = halves(digests)[:, 1].tolist()
+    if all(
+        _apart(split_of(build, d), numbers) for d in {p.domain for m in trained for p in m.parts}
+    ):
+        return
+    traced = trace.connect(build)
+    traced.connection.register("held_out", pa.table({"digest": digests}))
+    found = traced.rows(SHARED, {"phases": [each.phase for each in trained]})
+    if found:
+        names = sorted({entry["name"] for entry in found})
+        more = ", ..." if len(names) > MOST_NAMED else ""
+        raise RefusalError(
+            f"evaluation.phase: {len(names):,} texts of {held.manifest.phase} are trained on too: "
+            f"{', '.join(names[:MOST_NAMED])}{more} (part {found[0]['part']} of phase "
+            f"{found[0]['phase']}); hold them out with `valid` and `split` of the recipe"
+        )
+
+
+def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> Any:  # noqa: ANN401
+    """Return the digests of documents' texts: (n,) binary(16)."""
+    wanted: dict[str, list[int]] = {}
+    for source, document in documents:
+        wanted.setdefault(source, []).append(document)
+    found: list[Any] = []
+    for source, numbers in sorted(wanted.items()):
+        table = pq.read_table(
+            root / "sources" / source / "documents.parquet",
+            columns=["digest"],
+            filters=pc.field("document").isin(pa.array(numbers, pa.int64())),
+        )
+        found += table["digest"].to_pylist()
+    return pa.array(sorted(set(found)), pa.binary(16))
+
+
+def _apart(split: Split | None, numbers: Iterable[int]) -> bool:
+    """Tell whether a domain's side of a split has none of some texts."""
+    return split is not None and not any(split.takes(number) for number in numbers)

@@ -1,0 +1,102 @@
+"""Sampling: greedy continuations of a few prompts, FIM prompts included, to look at a model.
+
+A prompt with a suffix is put as FIM documents are in training (PSM): [PRE] prefix [SUF] suffix
+[MID], and what follows is the middle. Nothing is drawn: the same weights give the same ids.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prep.runtime.errors import RefusalError
+from prep.fim.document_fim import Plan, arrange
+from prep.fim.segments import PSM, Sentinels
+from prep.tokenizer.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+Forward = Callable[[Tensor], Tensor]  # ids (B, T) -> logits (B, T, V)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be continued; suffix: what comes after the middle, for a FIM prompt."""
+
+    prefix: str
+    suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what the model made of it; ended: by EOS, which is not among the ids."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    text: str
+    ended: bool
+
+    def content(self) -> Json:
+        """Return the sample as JSON."""
+        told = {"prefix": self.prompt.prefix, "suffix": self.prompt.suffix}
+        return {**told, "text": self.text, "ids": list(self.ids), "ended": self.ended}
+
+
+def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, special: Json, *, bos: bool) -> list[int]:
+    """Return the ids of a prompt; RefusalError for a FIM prompt without the tokenizer's sentinels.
+
+    special: the ids of control tokens as a manifest has them. bos: whether documents begin with it.
+    """
+    first = [special["bos"]] if bos and special.get("bos") is not None else []
+    prefix = tokenizer.encode(prompt.prefix)
+    if prompt.suffix is None:
+        return [*first, *prefix.tolist()]
+    ids = [special.get(part) for part in ("fim_prefix", "fim_middle", "fim_suffix")]
+    if None in ids:
+        raise RefusalError("evaluation.prompts: the tokenizer has no FIM tokens; drop the suffix")
+    middle = np.empty(0, np.int64)
+    pieces = (prefix, middle, tokenizer.encode_piece(prompt.suffix))
+    marks = Sentinels(*(int(i) for i in ids if i is not None))
+    return [*first, *arrange(Plan(PSM, 0, 0), pieces, marks).tolist()]
+
+
+def greedy(forward: Forward, prompts: Sequence[list[int]], new: int, eos: int) -> list[list[int]]:
+    """Return the most likely continuation of each prompt, at most `new` ids, EOS left out.
+
+    All prompts go through one forward pass per id, in one shape: what is right of a prompt's end
+    is padding, which a causal model does not look at. Of equal logits the lowest id is taken.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    ids = torch.full((len(prompts), max(lengths) + new), eos, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    rows = torch.arange(len(prompts))
+    ends = torch.tensor(lengths)
+    going = torch.ones(len(prompts), dtype=torch.bool)
+    for _ in range(new):
+        logits = forward(ids)
+        chosen = logits[rows.to(logits.device), (ends - 1).to(logits.device)].argmax(-1).cpu()
+        going &= chosen != eos
+        if not bool(going.any()):
+            break
+        ids[rows[going], ends[going]] = chosen[going]
+        ends += going
+    return [ids[row, length : int(ends[row])].tolist() for row, length in enumerate(lengths)]
+
+
+def samples(
+    forward: Forward,
+    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
+    new: int,
+    tokenizer: Tokenizer,
+) -> list[Sample]:
+    """Return a greedy sample of each prompt; ids: of the prompts, as `prompt_ids` gives them."""
+    known = tokenizer.vocab  # a model may have room for more
+    made = greedy(lambda x: forward(x)[..., :known], ids, new, tokenizer.id_of("eos"))
+    return [
+        Sample(prompt, tuple(told), tokenizer.decode(told, whole=False), len(told) < new)
+        for prompt, told in zip(prompts, made, strict=True)
+    ]

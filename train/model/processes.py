@@ -1,0 +1,154 @@
+"""The world: the processes that train together, and how they add, share and fail as one.
+
+torchrun starts the processes and says in their environment who they are. Small things and errors
+go by gloo over the CPU, so that an error of any process ends all of them with one line; gradients
+and shards of weights go by what suits the device.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from prep.runtime.errors import CrystalmixError, WorkerError
+
+T = TypeVar("T")
+SHARED = (CrystalmixError, OSError)  # errors that are told to the other processes
+BUCKET = 1 << 24  # numbers that are added up over processes at once
+CPU = torch.device("cpu")
+LOST = "a process of this training died; run the same command again to go on"
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among those that train together; alone by default.
+
+    background: a process group for what goes on beside the steps (writing checkpoints).
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+    background: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Tell whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, rows: int) -> slice:
+        """Return this process's slots of a batch of `rows`, which `size` must divide."""
+        each = rows // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add up a tensor on the CPU over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of parameters over all processes, in place.
+
+        In buckets that never change: torch's DDP sorts its own anew after the first step of a
+        process, so that with more than two a resume would add in another order.
+        """
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for bucket in _buckets(gradients):
+            whole = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(whole)
+            pieces = whole.split([gradient.numel() for gradient in bucket])
+            for gradient, piece in zip(bucket, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))
+
+    def each(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
+        """Do work on every process and return all results, small ones, in order of rank.
+
+        An error of any process is raised on the first; the others leave without a word.
+        """
+        if self.size == 1:
+            return [work()]
+        mine: tuple[T | None, Exception | None]
+        try:
+            mine = work(), None
+        except SHARED as error:
+            mine = None, error
+        told: list[tuple[T, Exception | None]] = [None] * self.size  # pyright: ignore[reportAssignmentType]
+        dist.all_gather_object(told, mine, group=group)
+        for rank, (_, error) in enumerate(told):
+            if error is not None:
+                raise self._shared(error, rank)
+        return [result for result, _ in told]
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """Do work on every process, each keeping its own result; an error of any ends all."""
+        kept: list[T] = []
+        self.each(lambda: kept.append(work()))
+        return kept[0]
+
+    def on_first(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+        """Do work on the first process alone and return its small result on all."""
+        return self.each(lambda: work() if self.first else None, group)[0]  # pyright: ignore[reportReturnType]
+
+    def _shared(self, error: Exception, rank: int) -> BaseException:
+        if not self.first:
+            return SystemExit(getattr(error, "exit_code", 1))
+        if rank and isinstance(error, CrystalmixError):
+            return type(error)(f"process {rank}: {error}")
+        return error
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        bucket.append(gradient)
+        if sum(one.numel() for one in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def alone() -> World:
+    """Return the world of a process that trains by itself, on a GPU where there is one."""
+    return World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def joined() -> Generator[World]:
+    """Join the processes that torchrun started, if it did, until the end of the block.
+
+    Where one of them dies the others raise WorkerError, or leave without a word.
+    """
+    size, rank = (
+        int(os.environ.get(key, value)) for key, value in (("WORLD_SIZE", 1), ("RANK", 0))
+    )
+    if size == 1:
+        yield alone()
+        return
+    device = CPU
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("gloo" if device == CPU else "cpu:gloo,cuda:nccl")
+    try:
+        beside: Any = dist.new_group(backend="gloo")
+        yield World(rank, size, device, beside)
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise (WorkerError(LOST) if rank == 0 else SystemExit(1)) from None
+    dist.destroy_process_group()
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Tell whether an error says that another process is gone: gloo has no class for it."""
+    told = str(error)
+    return isinstance(error, dist.DistError) or "gloo" in told or "onnection" in told

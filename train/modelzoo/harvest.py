@@ -1,0 +1,157 @@
+"""Harvest: a run of Model Zoo as a ledger of ours, so that trace, show and verify work on it.
+
+What each step consumed follows from the manifest and the number of steps, which the run's
+checkpoints prove by the state of their loaders. A running run is harvested up to its last
+checkpoint; harvesting it again goes on from there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.report import read_manifests
+from prep.runtime import receipts
+from prep.runtime.errors import InputError, StaleError, UsageError
+from prep.runtime.workers import watched
+from train.record import run_folder as folder
+from train.modelzoo import losses as zooevents
+from train.modelzoo import run_dir as zoorun
+from train.trainer.batches import Batches
+from train.record.ledger import Consumed, Ledger
+
+Json = dict[str, Any]
+TOGETHER = 256  # steps in one segment of the ledger
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """What was harvested: of which phase, from which step on, how many there are, with losses."""
+
+    phase: str
+    first: int
+    steps: int
+    planned: int
+    losses: int
+
+
+def harvest(
+    model_dir: Path,
+    build: Path,
+    out: Path,
+    *,
+    phase: str | None = None,
+    state: Path | None = None,
+    digests: bool = True,
+    note: Callable[[str], object] = str,
+) -> Harvest:
+    """Write the ledger of a Model Zoo run into `out`, up to its last checkpoint.
+
+    phase: which of the build's, where it has several. state: as `zoorun.checkpoints`. digests:
+    read every row for the digest of each batch; without it `verify` can't hold their bytes against
+    the shards. Raises StaleError, RefusalError or DamageError, in one line, for a contradiction.
+    """
+    manifest = _manifest(build, phase)
+    found = zoorun.checkpoints(model_dir, state)
+    for line in zoorun.check(found, manifest)[-1:]:
+        note(line)
+    last = found[-1]
+    if last.step == 0:
+        raise InputError(f"{last.path}: was saved before the first step; wait for the next one")
+    place = out / manifest.phase
+    with folder.alone(place):
+        _claim(place, manifest)
+        folder.remember(out, build)
+        folder.remove_temporaries(place)
+        ledger = Ledger(place / "ledger", manifest)
+        newest = folder.latest(place / "checkpoints")
+        ledger.truncate(None if newest is None else folder.read_state(newest)["ledger"])
+        first = ledger.next_step
+        if first > last.step:
+            raise StaleError(
+                f"{place}: holds {first} steps, {model_dir} has {last.step} now; harvest into "
+                "another --out"
+            )
+        told = zooevents.losses(model_dir)
+        _record(
+            ledger, Batches(manifest, build) if digests else None, range(first, last.step), told
+        )
+        _seal(place, manifest, last, ledger)
+    known = sum(step in told for step in range(1, last.step + 1))
+    return Harvest(manifest.phase, first, last.step, manifest.steps, known)
+
+
+def _manifest(build: Path, phase: str | None) -> Manifest:
+    """Return the phase that a run followed."""
+    manifests = read_manifests(build) if build.exists() else []
+    if not manifests:
+        raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
+    names = ", ".join(manifest.phase for manifest in manifests)
+    if phase is None and len(manifests) > 1:
+        raise UsageError(f"--phase: say which phase the run trained (there are {names})")
+    for manifest in manifests:
+        if phase in {None, manifest.phase}:
+            return manifest
+    raise UsageError(f"--phase: no phase is called {phase!r} in {build} (there are {names})")
+
+
+def _claim(place: Path, manifest: Manifest) -> None:
+    """Say that this folder is of a harvested run, or refuse to mix it with another."""
+    wanted = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
+    path = place / folder.RUN
+    if not path.exists():
+        receipts.write_atomic(path, receipts.canonical(wanted))
+        return
+    found = folder.read_json(path, f"remove {place} and harvest again")
+    if told := receipts.differences(found, wanted, "run"):
+        raise StaleError(
+            f"{path}: is of another run ({'; '.join(told[:2])}); harvest into another --out"
+        )
+
+
+def _record(
+    ledger: Ledger, batches: Batches | None, steps: range, losses: dict[int, float]
+) -> None:
+    """Take down steps as they were planned, and seal them by and by."""
+    for step in watched(list(steps), f"harvest {ledger.manifest.phase}", "step"):
+        ledger.record(_consumed(ledger.manifest, batches, step, losses.get(step + 1)))
+        if (step + 1) % TOGETHER == 0:
+            ledger.seal()
+
+
+def _consumed(
+    manifest: Manifest, batches: Batches | None, step: int, loss: float | None
+) -> Consumed:
+    batch = None if batches is None else batches[step]
+    refs = manifest.step(step) if batch is None else batch.refs
+    counts = None if batch is None else batch.mask.sum(1).numpy()
+    parts: list[Json] = []
+    for number, entry in enumerate(manifest.parts):
+        here = refs.part == number
+        if rows := int(np.count_nonzero(here)):
+            tokens = None if counts is None else int(counts[here].sum())
+            parts.append({"part": entry.name, "rows": rows, "tokens": tokens, "loss": None})
+    return Consumed(step, refs, None if batch is None else batch.digest, loss, tuple(parts))
+
+
+def _seal(place: Path, manifest: Manifest, last: zoorun.Left, ledger: Ledger) -> None:
+    """Seal the ledger in a checkpoint that holds no weights, and remove those before it."""
+    path = place / "checkpoints" / folder.checkpoint_name(last.step)
+    content = {
+        "manifest": manifest.digest,
+        "model": None,
+        "ledger": ledger.seal(),
+        "step": last.step,
+        "weights": None,
+        "files": [],
+        "harvested": {"file": last.path.name, "bytes": last.path.stat().st_size},
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    folder.write_state(path, content)
+    for left in folder.checkpoints(path.parent):
+        if left != path:
+            rmtree(left)

@@ -1,0 +1,239 @@
+"""A params.yaml for Model Zoo's GPT runner: a run's settings over a manifest, in two dialects.
+
+`1.9` is the dialect of the published files (train_input, model, optimizer, runconfig), `trainer`
+that of Model Zoo 2.x (`trainer: {init, fit}`), whose keys are those of 1.9 in other places: see
+`convert_legacy_params_to_trainer_params` of Model Zoo. What a run file says beside what we use
+(cluster, logging, evaluation) is passed on as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ruamel.yaml import YAML
+
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.manifest.manifest import Manifest
+from mixtures.modelzoo.train_input import Place, train_input
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, UsageError
+from train.record import run_folder as folder
+from train.runfile import run_file as params
+from train.model.crystal import CUT, ModelSettings
+from train.model.optimizer import Linear, OptimSettings
+from train.runfile.settings import Run, RunSettings
+from train.modelzoo.write_params_2x import trainer
+
+Json = dict[str, Any]
+Dialect = Literal["1.9", "trainer"]
+LOADER: Json = {  # keys of the loader that have no say in its rows, where a run file has none
+    "num_workers": 1,
+    "persistent_workers": True,
+    "prefetch_factor": 10,
+    "repeat": True,
+    "use_worker_cache": False,
+}
+FABRICS = ("cs2", "cs3")
+HERE = Place()
+OURS = {"attention", "glu_bias_quirk"}  # settings of the model that Model Zoo has no key for
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's settings for a phase, and the whole of its run file where there is one."""
+
+    run: Run
+    raw: Json
+
+
+def dialect_of(asked: str) -> Dialect:
+    """Return a dialect by its name."""
+    for known in get_args(Dialect):
+        if asked == known:
+            return known
+    raise UsageError(f"--dialect: must be {' or '.join(get_args(Dialect))}, got {asked!r}")
+
+
+def write(
+    asked: str, manifest: Manifest, out: Path, dialect: Dialect = "1.9", place: Place = HERE
+) -> Json:
+    """Write a params.yaml of a run (a run file, a preset or a run's folder); return its content.
+
+    Raises RefusalError where Model Zoo can't consume the manifest in its order.
+    """
+    if place.reader is None and dialect == "trainer":
+        place = replace(place, reader="2.0.3")  # all that read this dialect
+    content = sections(source(asked, manifest.phase), manifest, place)
+    if dialect == "trainer":
+        content = trainer(content)
+    text = StringIO()
+    yaml = YAML(typ="rt")
+    yaml.width = 4096
+    yaml.representer.add_representer(float, _float)
+    yaml.dump(content, text)
+    head = f"# phase {manifest.phase} of {manifest.name}, manifest {manifest.digest}\n"
+    receipts.write_atomic(out, (head + text.getvalue()).encode())
+    return content
+
+
+def _float(representer: Any, value: float) -> Any:  # noqa: ANN401  as ruamel has it
+    """Write 1e-09 as 1.0e-09: YAML 1.1, which Model Zoo reads, takes the other for a text."""
+    told = repr(value)
+    mantissa, e, exponent = told.partition("e")
+    dotted = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else told
+    return representer.represent_scalar("tag:yaml.org,2002:float", dotted)
+
+
+def source(asked: str, phase: str) -> Source:
+    """Read a run's settings: of a run file or preset, or of a run's folder."""
+    told = Path(asked) / phase / folder.RUN
+    if not told.exists():
+        path = params.find(asked)
+        return Source(params.load(path, phase), _raw(path, phase))
+    found = folder.read_json(told, "give its run file")
+    try:
+        content: Json = found["run"]
+        model, optimizer = ModelSettings(**content["model"]), dict(content["optimizer"])
+        lines = tuple(Linear(**piece) for piece in optimizer.pop("learning_rate"))
+        rates = OptimSettings(learning_rate=lines, **optimizer)
+        return Source(Run(model, rates, RunSettings(**content["settings"])), {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamageError(f"{told}: tells no run ({error}); give its run file") from None
+
+
+def _raw(path: Path, phase: str) -> Json:
+    """Return what a run file says, with the overrides of a phase."""
+    content = yamlfile.plain(yamlfile.load(path))
+    over = ((content.pop("phases", None) or {}).get(phase)) or {}
+    for section, values in over.items():
+        content[section] = {**(content.get(section) or {}), **(values or {})}
+    return content
+
+
+def sections(source: Source, manifest: Manifest, place: Place) -> Json:
+    """Return the content of a params.yaml in the dialect of 1.9."""
+    run, raw = source.run, source.raw
+    given: Json = {**LOADER, **(raw.get("train_input") or {})}
+    for key in ("data_dir", "mixture", "data_subset"):
+        given.pop(key, None)
+    if run.settings.micro_batch is not None:
+        given["micro_batch_size"] = run.settings.micro_batch
+    told: Json = {
+        "train_input": {**given, **train_input(manifest, place)},
+        "model": {**_model(run, manifest.msl), **_passed(raw, "model")},
+        "optimizer": {**_optimizer(run.optimizer), **_passed(raw, "optimizer")},
+        "runconfig": {**_machine(raw), **_runconfig(run, manifest)},
+    }
+    extra = {name: raw[name] for name in ("cerebras", "eval_input") if raw.get(name)}
+    return {**extra, **told}
+
+
+def _passed(raw: Json, section: str) -> Json:
+    """Return the keys of a run file that this trainer does not use but Model Zoo may."""
+    known = params.UNUSED[section].split()
+    return {key: value for key, value in (raw.get(section) or {}).items() if key in known}
+
+
+def _machine(raw: Json) -> Json:
+    """Return what a run file says of the machine, in `runconfig`: all that is not of the run."""
+    given: Json = {
+        key: value
+        for key, value in (raw.get("runconfig") or {}).items()
+        if key not in RunSettings.__dataclass_fields__
+    }
+    if fabric := given.pop("fabric", None):
+        given["fabric_type_blacklist"] = [kind for kind in FABRICS if kind != fabric]
+    return given
+
+
+def _model(run: Run, msl: int) -> Json:
+    settings = run.model
+    half = run.settings.dtype == "bfloat16"
+    values: Json = {
+        key: value
+        for key, value in vars(settings).items()
+        if key not in OURS and key not in params.STDS.values()
+    }
+    for key, name in params.STDS.items():
+        std = getattr(settings, name)
+        cut = {"a": -CUT * std, "b": CUT * std}
+        values[key] = {"name": "truncated_normal", "mean": 0.0, "std": std, **cut}
+    fixed = {"boundary_casting": False, "scale_glu_initialization": True}
+    return {
+        **params.FIXED["model"],
+        **values,
+        **fixed,
+        "attention_softmax_fp32": True,
+        "loss_weight": 1 / msl,
+        "mixed_precision": half,
+        "use_bfloat16": half,
+        "weight_initialization_seed": run.settings.seed,
+    }
+
+
+def _optimizer(settings: OptimSettings) -> Json:
+    lines = [
+        {
+            "scheduler": "Linear",
+            "initial_learning_rate": line.start,
+            "end_learning_rate": line.end,
+            "steps": line.steps,
+            "decay_steps": line.steps,
+        }
+        for line in settings.learning_rate
+    ]
+    names = ("beta1", "beta2", "eps", "weight_decay_rate", "max_gradient_norm")
+    return {
+        **params.FIXED["optimizer"],
+        **{name: getattr(settings, name) for name in names},
+        "loss_scaling_factor": 1.0,
+        "learning_rate": lines,
+        "adjust_learning_rate": {"decoder_kernel": settings.decoder_kernel},
+    }
+
+
+def _runconfig(run: Run, manifest: Manifest) -> Json:
+    return {
+        "max_steps": manifest.steps,
+        "seed": run.settings.seed,
+        "checkpoint_steps": run.settings.checkpoint_steps,
+    }
+
+
+def notes(manifest: Manifest, content: Json) -> list[str]:
+    """Return what a user of a params.yaml must know of the Model Zoo that reads it."""
+    old = "trainer" not in content
+    told: list[str] = []
+    if old:
+        told.append(
+            "the public Model Zoo 1.9.1 reads the files of a folder in the file system's order; "
+            "the rows follow only where it is that of their names (2.0.2 and later sort them)"
+        )
+    mixture = [] if not old else content["train_input"]["mixture"]
+    cut = [line for line in mixture if "data_subset" in line]
+    if cut and (manifest.cerebras or {}).get("subset") == "2.0.3":
+        told.append(
+            "data_subset is written for 2.0.2 and later; the public 1.9.1 would take other rows: "
+            "--reader 1.9.1 tells whether it can be told at all"
+        )
+    return told
+
+
+def shared_differences(found: Any, published: Any, where: str = "") -> list[str]:  # noqa: ANN401
+    """Return where two params.yaml differ in keys that both have, one line for each."""
+    if isinstance(found, dict) and isinstance(published, dict):
+        keys = [key for key in published if key in found]
+        pairs: Sequence[tuple[Any, Any, Any]] = [(key, found[key], published[key]) for key in keys]
+    elif isinstance(found, list) and isinstance(published, list):
+        pairs = [(i, *both) for i, both in enumerate(zip(found, published, strict=False))]
+        if len(found) != len(published):
+            return [f"{where}: has {len(found)} entries, the other {len(published)}"]
+    else:
+        return [] if found == published else [f"{where}: {found!r}, the other {published!r}"]
+    return [
+        line
+        for key, one, other in pairs
+        for line in shared_differences(one, other, f"{where}.{key}".lstrip("."))
+    ]

@@ -1,0 +1,202 @@
+"""The ledger: which rows each step consumed, and what came of it.
+
+Steps are recorded after the optimiser step and held until the next checkpoint, when they are
+sealed as `ledger/rows-<first>-<last>.parquet` and `ledger/steps-<first>-<last>.parquet`, so that a
+crash never records a step that no checkpoint covers. On resume, segments past the checkpoint are
+cut, and those it sealed must be as they were. Each step's digest is chained to the one before:
+chain = sha256(previous chain, batch digest). A skipped step has no rows, and SKIPPED as its digest.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixtures.manifest.manifest import Manifest, RowRefs
+from prep.runtime.errors import DamageError
+from prep.runtime.receipts import describe
+from prep.rows.spans import write as write_table
+from train.record.run_folder import check_files
+
+Json = dict[str, Any]
+SKIPPED = "skipped"  # the digest of a step that was skipped as asked
+NAMES = pa.dictionary(pa.int32(), pa.string())
+ROWS = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("slot", pa.int32()),  # place in the batch
+        ("part", NAMES),
+        ("shard", NAMES),  # path relative to the build
+        ("row", pa.int32()),
+        ("epoch", pa.int32()),
+    ]
+)
+PART = pa.struct(
+    [("part", pa.string()), ("rows", pa.int32()), ("tokens", pa.int64()), ("loss", pa.float64())]
+)
+STEPS = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("loss", pa.float64()),  # sum of masked nll / batch / msl
+        ("gradient_norm", pa.float64()),  # before clipping
+        ("learning_rate", pa.float64()),
+        ("digest", pa.string()),  # of the batch's bytes
+        ("chain", pa.string()),
+        ("parts", pa.list_(PART)),  # rows, loss-carrying tokens, mean nll of those
+        ("skipped", pa.bool_()),  # no rows, and null in loss, norm and rate
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step consumed and gave; parts: per part of the manifest, those with rows."""
+
+    step: int
+    refs: RowRefs
+    digest: str
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    parts: tuple[Json, ...]
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """What a step of another program's run consumed; None for what that run does not tell."""
+
+    step: int
+    refs: RowRefs
+    digest: str | None
+    loss: float | None
+    parts: tuple[Json, ...]
+    gradient_norm: None = None
+    learning_rate: None = None
+    skipped: bool = False
+
+
+class Ledger:
+    """The ledger of one phase of one run."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.chain = first_chain(manifest.digest)
+        self.next_step = 0
+        self._names = pa.array([part.name for part in manifest.parts], pa.string())
+        self._paths = pa.array(manifest.paths, pa.string())
+        self._files: list[Json] = []  # of the sealed segments, as described when they were sealed
+        self._rows: list[pa.Table] = []
+        self._steps: list[Json] = []
+
+    def truncate(self, sealed: Json | None = None) -> None:
+        """Go back to what a checkpoint sealed (to nothing without one): all else is cut.
+
+        Raises DamageError where a sealed segment is not what it was.
+        """
+        start = {"chain": first_chain(self.manifest.digest), "steps": 0, "files": []}
+        sealed = start if sealed is None else sealed
+        again = f"restore it, or remove {self.folder.parent} and train this phase again"
+        check_files(self.folder, sealed, again)
+        names = {entry["name"] for entry in sealed["files"]}
+        for path in segments(self.folder):
+            if path.name not in names:
+                path.unlink()
+        self.chain, self.next_step = sealed["chain"], sealed["steps"]
+        self._files, self._rows, self._steps = list(sealed["files"]), [], []
+
+    def record(self, step: Step | Consumed) -> str:
+        """Take down a finished step and return the chain; steps must come one after the other."""
+        if step.step != self.next_step:
+            raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
+        self.chain = next_chain(self.chain, step.digest)
+        if not step.skipped:
+            self._rows.append(self._row_table(step))
+        self._steps.append(
+            {
+                "step": step.step,
+                "loss": None if step.skipped else step.loss,
+                "gradient_norm": None if step.skipped else step.gradient_norm,
+                "learning_rate": None if step.skipped else step.learning_rate,
+                "digest": step.digest,
+                "chain": self.chain,
+                "parts": list(step.parts),
+                "skipped": step.skipped,
+            }
+        )
+        self.next_step += 1
+        return self.chain
+
+    def seal(self) -> Json:
+        """Write what was recorded since the last seal; return the state for a checkpoint."""
+        if self._steps:
+            first, last = self._steps[0]["step"], self._steps[-1]["step"]
+            rows = pa.concat_tables(
+                [ROWS.empty_table(), *self._rows], promote_options="default"
+            ).unify_dictionaries()
+            steps = pa.Table.from_pylist(self._steps, schema=STEPS)
+            for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
+                path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
+                write_table(path, table)
+                self._files.append(describe(path))
+            self._rows, self._steps = [], []
+        return {"chain": self.chain, "steps": self.next_step, "files": list(self._files)}
+
+    def _row_table(self, step: Step | Consumed) -> pa.Table:
+        refs, count = step.refs, len(step.refs.row)
+        part, shard = (
+            pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), names)
+            for numbers, names in ((refs.part, self._names), (refs.shard, self._paths))
+        )
+        columns = {
+            "step": pa.array(np.full(count, step.step), pa.int32()),
+            "slot": pa.array(np.arange(count), pa.int32()),
+            "part": part,
+            "shard": shard,
+            "row": pa.array(refs.row, pa.int32()),
+            "epoch": pa.array(refs.epoch, pa.int32()),
+        }
+        return pa.table(columns, schema=ROWS)
+
+
+def first_chain(manifest: str) -> str:
+    """Return the chain before step 0: it hangs on the manifest's digest."""
+    return sha256(manifest.encode()).hexdigest()
+
+
+def next_chain(chain: str, batch: str | None) -> str:
+    """Return the chain after a step that consumed the batch with this digest, if it is known."""
+    return sha256(f"{chain} {batch}".encode()).hexdigest()
+
+
+def segments(folder: Path, kind: str = "*") -> list[Path]:
+    """Return the sealed files of a ledger, sorted: `rows`, `steps` or both."""
+    return sorted(folder.glob(f"{kind}-*-*.parquet"))
+
+
+def read(folder: Path, kind: str, only: Collection[str] | None = None) -> pa.Table:
+    """Read all `rows` or `steps` of a ledger in order; DamageError names a broken segment.
+
+    only: the names of the segments to read, all by default.
+    """
+    paths = [path for path in segments(folder, kind) if only is None or path.name in only]
+    if not paths:
+        raise DamageError(f"{folder}: holds no {kind}; train first")
+    return pa.concat_tables([_read(path, {"rows": ROWS, "steps": STEPS}[kind]) for path in paths])
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        brief = str(error).splitlines()[0]
+        raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
+    if not table.schema.equals(schema):
+        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise DamageError(f"{path}: is no ledger (it has {found}); restore it or train again")
+    return table

@@ -1,0 +1,174 @@
+"""Metrics: what a training shows of itself: lines of JSON, the progress line, tensorboard.
+
+`metrics.jsonl` has a line per step, `evaluation.jsonl` and `samples.jsonl` lines per evaluation.
+They are for looking; what counts is the ledger. A resume cuts the lines of steps done again.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from mixtures.manifest.manifest import Manifest
+from prep.runtime import receipts
+from prep.runtime.errors import UsageError
+from prep.runtime.workers import progress
+from train.record.ledger import Step
+
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.jsonl"
+SAMPLES = "samples.jsonl"
+BOARD = "tensorboard"
+# What a narrow terminal cuts off stands last.
+BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """Where metrics go beside their lines; tensorboard: into `<phase>/tensorboard` too."""
+
+    tensorboard: bool = False
+
+
+class Metrics:
+    """The metrics of one phase in one process, while it trains: use it as a context."""
+
+    def __init__(
+        self, out: Path, settings: MetricsSettings, manifest: Manifest, first: int
+    ) -> None:
+        self.out, self.settings, self.manifest, self.first = out, settings, manifest, first
+        self.path = out / METRICS
+        self.board: Any = None
+
+    def __enter__(self) -> Self:
+        """Cut what steps from `first` on left behind, and begin the progress line."""
+        cut_all(self.out, self.first)
+        if self.settings.tensorboard:
+            self.board = summary_writer()(str(self.out / BOARD), purge_step=self.first)
+        self.bar: Any = progress(self.manifest.steps, self.manifest.phase, "step")
+        self.bar.bar_format = BAR
+        # Else tqdm asks its clock less often after fast steps, and is silent over slow ones.
+        self.bar.miniters, self.bar.dynamic_miniters = 1, False
+        self.bar.update(self.first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+    def step(self, step: Step, tokens_per_second: float) -> None:
+        """Tell of a finished step."""
+        line = line_of(step, tokens_per_second)
+        append(self.path, [line])
+        if step.skipped:
+            self.bar.set_postfix_str("skipped", refresh=False)
+            self.bar.update()
+            return
+        told = {
+            "loss": f"{step.loss:.3f}",
+            "lr": f"{step.learning_rate:.2e}",
+            "tokens/s": f"{tokens_per_second:,.0f}",
+        }
+        self.bar.set_postfix(told, refresh=False)
+        self.bar.update()  # after its words, so that the line is of one step
+        if self.board is not None:
+            names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second")
+            self.scalars(step.step, {name: line[name] for name in names})
+            self.scalars(step.step, {f"loss/{name}": v for name, v in line["parts"].items()})
+
+    def evaluation(self, told: Iterable[Json]) -> None:
+        """Tell of an evaluation (`evaluate`): an entry per part and kind."""
+        for entry in told:
+            name = f"held_out/{entry['part']}/{entry['kind']}"
+            self.scalars(entry["step"], {name: entry["loss"]})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Give numbers to tensorboard, where it is asked."""
+        if self.board is None:
+            return
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+
+def line_of(step: Step, tokens_per_second: float) -> Json:
+    """Return the line of a step: of a skipped one, that it was."""
+    if step.skipped:
+        return {"step": step.step, "skipped": True}
+    return {
+        "step": step.step,
+        "loss": step.loss,
+        "gradient_norm": step.gradient_norm,
+        "learning_rate": step.learning_rate,
+        "tokens_per_second": round(tokens_per_second),
+        "parts": {part["part"]: part["loss"] for part in step.parts},
+    }
+
+
+def append(path: Path, entries: Iterable[Json], *, flush: bool = False) -> None:
+    """Append entries as lines; flush: to the disk, where a checkpoint will count on them."""
+    with path.open("ab") as file:
+        file.write(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Json]:
+    """Return the whole lines of a file, none where it is not there; what is garbled ends them."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    told: list[Json] = []
+    for line in lines:
+        if _step_of(line) is None:
+            break
+        told.append(orjson.loads(line))
+    return told
+
+
+def cut_all(out: Path, first: int) -> None:
+    """Drop from the lines of a phase what comes after `first` finished steps."""
+    cut(out / METRICS, first)
+    for name in (EVALUATION, SAMPLES):
+        cut(out / name, first + 1)  # their steps are counted as finished
+
+
+def cut(path: Path, stop: int) -> None:
+    """Keep the lines of steps below `stop`, up to one that a crash left half-written."""
+    if not path.exists():
+        return
+    kept: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if _step_of(line) not in range(stop):
+            break
+        kept.append(line)
+    receipts.write_atomic(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a line, or None for a line that a crash garbled."""
+    try:
+        return int(orjson.loads(line)["step"]) if line.endswith(b"\n") else None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def summary_writer() -> Any:  # noqa: ANN401
+    """Return tensorboard's writer; UsageError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError(
+            "metrics.tensorboard: tensorboard is not installed; "
+            "install crystalmix with its extra `tensorboard`"
+        ) from None
+    return SummaryWriter
+
+
+def check(settings: MetricsSettings) -> None:
+    """Refuse before a training what could not be written in it."""
+    if settings.tensorboard:
+        summary_writer()

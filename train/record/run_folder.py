@@ -1,0 +1,125 @@
+"""The folder of a run: its build, its phases, and their checkpoints as files.
+
+    build.json                   where the build is, relative to the run
+    <phase>/run.json             what the phase's training follows from
+    <phase>/metrics.jsonl        one line per step, to watch it
+    <phase>/ledger/*.parquet     what each step consumed: `ledger`
+    <phase>/checkpoints/step-*/  weights and moments: `checkpoint`
+
+Nothing here needs torch, so a run can be looked at without it.
+"""
+
+import re
+from contextlib import AbstractContextManager
+from os.path import relpath
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError, InputError
+
+WHERE = "build.json"
+RUN = "run.json"
+STATE = "state.json"
+BUILD_REMEDY = re.compile("; [^;]*build again$")
+Json = dict[str, Any]
+
+
+def remember(run: Path, build: Path) -> None:
+    """Write down where the run's build is, relative to the run."""
+    where = {"build": relpath(build.resolve(), run.resolve())}
+    receipts.write_atomic(run / WHERE, receipts.canonical(where))
+
+
+def build_of(run: Path, build: Path | None) -> Path:
+    """Return a run's build: the one given, or the one it remembers."""
+    if build is not None:
+        return build
+    path = run / WHERE
+    if not path.exists():
+        raise InputError(f"{run}: holds no run; give the --out of `crystalmix train`")
+    where = read_json(path, "say where the build is with --build").get("build")
+    if not isinstance(where, str):
+        raise DamageError(f"{path}: names no build; say where it is with --build")
+    if not (run / where).is_dir():
+        raise DamageError(f"{run}: its build is not at {run / where}; say where with --build")
+    return (run / where).resolve()
+
+
+def phases(run: Path) -> list[Path]:
+    """Return the folders of the phases that a run has begun, sorted by name."""
+    return sorted({path.parent for name in (RUN, "ledger") for path in run.glob(f"*/{name}")})
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return how many steps are done in a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the whole checkpoints of a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a folder, or None."""
+    return max(checkpoints(folder), default=None)
+
+
+def write_state(checkpoint: Path, content: Json) -> None:
+    """Write a checkpoint's state, sealed by a digest of its own."""
+    sealed = {**content, "digest": receipts.digest(content)}
+    receipts.write_atomic(checkpoint / STATE, receipts.canonical(sealed))
+
+
+def read_state(checkpoint: Path) -> Json:
+    """Read a checkpoint's state and check its own digest; its files are not looked at."""
+    path, remedy = checkpoint / STATE, "remove this checkpoint to go on from the one before"
+    state = read_json(path, remedy)
+    if state.pop("digest", None) != receipts.digest(state):
+        raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
+    return state
+
+
+def check_files(folder: Path, sealed: Json, remedy: str) -> None:
+    """Check the files that a checkpoint lists; DamageError names the first that changed."""
+    for told in receipts.damages(folder, sealed):
+        raise DamageError(f"{without_remedy(told)}; {remedy}")
+
+
+def read_json(path: Path, remedy: str) -> Json:
+    """Read a JSON object of a run; DamageError ends in the remedy."""
+    try:
+        return receipts.read_json(path)
+    except DamageError as error:
+        raise DamageError(f"{without_remedy(str(error))}; {remedy}") from None
+
+
+def remove_temporaries(phase: Path) -> None:
+    """Remove what a crash left half-written in a phase's folder."""
+    left = [*phase.parent.glob(f".{WHERE}.*.tmp")]
+    for place in (phase, phase / "ledger", phase / "checkpoints"):
+        left += place.glob(".*.tmp")
+    for path in left:
+        if path.is_dir():
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def alone(phase: Path) -> AbstractContextManager[None]:
+    """Keep other processes from training in a phase's folder; the lock dies with the process."""
+    return receipts.alone(
+        phase, f"{phase}: another process trains here; wait for it or train into another --out"
+    )
+
+
+def without_remedy(told: str) -> str:
+    """Return what is told of a damaged file without what would mend a build."""
+    return BUILD_REMEDY.sub("", told)

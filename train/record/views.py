@@ -1,0 +1,300 @@
+"""Trace: DuckDB views over a build and a run, from a step to its documents and back.
+
+Views (`crystalmix sql` shows them): `parts`, `shards`, `documents`, `spans` (every document piece
+of every shard, shuffled ones through their origin), and with a run `steps`, `rows` (the ledger),
+`losses` (per step and part), `pieces` (which document piece stood in which slot of which step).
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest
+from prep.runtime.errors import DamageError, InputError, UsageError
+from prep.documents.schema import IDENTITY
+from prep.rows.spans import ORIGIN, SPANS
+
+Json = dict[str, Any]
+Parameters = list[Any] | Json | None
+MOST_DOCUMENTS = 100
+IS_A_NAME = "coalesce(name, '') = $name OR file || '#' || record = $name"
+# What DuckDB raises on a file that it can't read; all else is the query's fault.
+UNREADABLE = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
+HAS_THE_NAME = "contains(coalesce(name, file || '#' || record), $name)"
+
+LOCATED = """
+    CREATE VIEW spans AS
+    SELECT shard, "row", start, stop, source, document, "offset", fim, cut1, cut2 FROM packed
+    UNION ALL BY NAME
+    SELECT o.shard, o."row", p.start, p.stop, p.source, p.document, p."offset",
+           p.fim, p.cut1, p.cut2
+    FROM origins o JOIN packed p
+      ON p.shard = o.domain || '/' || o.origin AND p."row" = o.origin_row
+"""
+RUN_VIEWS = """
+    CREATE VIEW losses AS
+      SELECT phase, step, p.part AS part, p.rows AS "rows", p.tokens AS tokens, p.loss AS loss
+      FROM (SELECT phase, step, unnest(parts) AS p FROM steps);
+    CREATE VIEW pieces AS
+      SELECT r.phase, r.step, r.slot, r.part, r.epoch, r.shard, r."row", s.start, s.stop,
+             s.source, s.document, s."offset", s.fim
+      FROM "rows" r JOIN spans s USING (shard, "row");
+"""
+DOCUMENTS = """
+    SELECT p.slot, p.part, p.epoch, p.source, p.document, p.start, p.stop, p.fim,
+           p.shard, p."row", coalesce(d.name, d.file || '#' || d.record) AS name, d.file, d.record
+    FROM pieces p LEFT JOIN documents d USING (source, document)
+    WHERE p.phase = ? AND p.step = ? ORDER BY p.slot, p.start
+"""
+ROWS = """
+    SELECT slot, part, epoch, shard, "row" FROM "rows" WHERE phase = ? AND step = ? ORDER BY slot
+"""
+RATIOS = """
+    SELECT p.phase, p.part, p.asked, count(r.step) AS "rows",
+           count(r.step) / nullif(sum(count(r.step)) OVER (PARTITION BY p.phase), 0) AS got
+    FROM parts p LEFT JOIN (SELECT * FROM "rows" WHERE step BETWEEN ? AND ?) r
+      ON r.phase = p.phase AND r.part = p.part
+    GROUP BY p.phase, p.part, p.asked, p.place ORDER BY p.phase, p.place
+"""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A connection with its views, and what they were made from."""
+
+    connection: duckdb.DuckDBPyConnection
+    build: Path
+    run: Path | None
+    manifests: dict[str, Manifest]
+
+    def table(self, query: str, parameters: Parameters = None) -> pa.Table:
+        """Run a query; UsageError tells what DuckDB found wrong with it.
+
+        Raises DamageError where it can't read a file of the build or the run.
+        """
+        with explained():
+            # None, whatever its stub says, for a statement that gives no rows
+            found: Any = self.connection.sql(query, params=parameters or None)
+            return pa.table({}) if found is None else _distinct(found.to_arrow_table())
+
+    def rows(self, query: str, parameters: Parameters = None) -> list[Json]:
+        """Run a query and return its rows as dicts."""
+        return self.table(query, parameters).to_pylist()
+
+
+def connect(build: Path, run: Path | None = None) -> Traced:
+    """Open a build, and a run if given, as DuckDB views; InputError if there is neither."""
+    build = build.resolve()  # DuckDB names files by their pattern
+    read = {
+        path.parent.name: manifests.read(path)
+        for path in sorted(build.glob(f"phases/*/{manifests.NAME}"))
+    }
+    if not read:
+        raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
+    connection = duckdb.connect()
+    connection.register("parts", _parts(read))
+    connection.register("shards", _shards(read))
+    with explained():
+        _documents(connection, build)
+        _spans(connection, build)
+        if run is not None:
+            _run(connection, run.resolve())
+    return Traced(connection, build, run, read)
+
+
+def documents(traced: Traced, phase: str, step: int) -> list[Json]:
+    """Return the document pieces of a step, slot by slot; errors as of `rows`."""
+    return _of_step(traced, DOCUMENTS, phase, step)
+
+
+def rows(traced: Traced, phase: str, step: int) -> list[Json]:
+    """Return the rows of a step as recorded, slot by slot.
+
+    Raises UsageError for a step that the phase does not have, InputError for one that is not
+    recorded, DamageError where it is, but its rows are gone.
+    """
+    return _of_step(traced, ROWS, phase, step)
+
+
+def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
+    if phase not in traced.manifests:
+        known = ", ".join(traced.manifests)
+        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
+    if found := traced.rows(query, [phase, step]):
+        return found
+    if step >= (planned := traced.manifests[phase].steps):
+        raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
+    entries = traced.rows("SELECT step, skipped FROM steps WHERE phase = ?", [phase])
+    skipped = {entry["step"]: entry["skipped"] for entry in entries}
+    if step not in skipped:
+        recorded = f"0 to {max(skipped)}" if skipped else "none"
+        raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
+    if skipped[step]:
+        raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
+    raise DamageError(
+        f"{traced.run}: the ledger's rows of step {step} of phase {phase} are missing; "
+        f"`crystalmix verify {traced.build} --run {traced.run}` tells which file to restore"
+    )
+
+
+def find_documents(traced: Traced, name: str) -> list[Json]:
+    """Return the documents called `name` (or `file#record`), else those with it in their name.
+
+    One text that stands in two sources is two documents. At most MOST_DOCUMENTS + 1 are returned.
+    """
+    query = f"""
+        SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
+               characters, {IS_A_NAME} AS exact
+        FROM documents WHERE {IS_A_NAME} OR {HAS_THE_NAME}
+        ORDER BY exact DESC, source, document LIMIT {MOST_DOCUMENTS + 1}
+    """
+    found = traced.rows(query, {"name": name})
+    exact = [document for document in found if document["exact"]]
+    return [{k: v for k, v in d.items() if k != "exact"} for d in exact or found]
+
+
+def steps(traced: Traced, source: str, document: int) -> list[Json]:
+    """Return every position of every phase that consumes a row of a document.
+
+    One entry per (phase, step, slot) as planned, with `recorded`: whether the ledger has it too,
+    and `skipped`: whether it has the step as skipped.
+    """
+    rows = traced.rows(
+        'SELECT DISTINCT shard, "row" FROM spans WHERE source = ? AND document = ?',
+        [source, document],
+    )
+    recorded, skipped = _recorded(traced, source, document), _skipped(traced)
+    found: list[Json] = []
+    for phase, manifest in traced.manifests.items():
+        used = set(manifest.paths)
+        for row in rows:
+            if row["shard"] not in used:
+                continue
+            for position in manifest.positions(row["shard"], row["row"]):
+                step, slot = divmod(position, manifest.batch)
+                key = (phase, step, slot)
+                told = {"recorded": key in recorded, "skipped": (phase, step) in skipped}
+                found.append({"phase": phase, "step": step, "slot": slot, **row, **told})
+    return sorted(found, key=lambda entry: (entry["phase"], entry["step"], entry["slot"]))
+
+
+def ratios(traced: Traced, first: int = 0, last: int = 2**31 - 1) -> list[Json]:
+    """Return asked and got shares of each part over the recorded steps [first, last]."""
+    return traced.rows(RATIOS, [first, last])
+
+
+def _recorded(traced: Traced, source: str, document: int) -> set[tuple[str, int, int]]:
+    if traced.run is None:
+        return set()
+    query = "SELECT phase, step, slot FROM pieces WHERE source = ? AND document = ?"
+    return {
+        (entry["phase"], entry["step"], entry["slot"])
+        for entry in traced.rows(query, [source, document])
+    }
+
+
+def _skipped(traced: Traced) -> set[tuple[str, int]]:
+    if traced.run is None:
+        return set()
+    found = traced.rows("SELECT phase, step FROM steps WHERE skipped")
+    return {(entry["phase"], entry["step"]) for entry in found}
+
+
+def _parts(read: dict[str, Manifest]) -> pa.Table:
+    names = ("domain", "asked", "weight", "rows", "tokens", "got", "available", "epochs")
+    entries = [
+        {"phase": phase, "place": i, "part": part.name, **{n: getattr(part, n) for n in names}}
+        for phase, manifest in read.items()
+        for i, part in enumerate(manifest.parts)
+    ]
+    return pa.Table.from_pylist(entries)
+
+
+def _shards(read: dict[str, Manifest]) -> pa.Table:
+    entries = [
+        {"phase": phase, "part": part.name, "shard": shard.path, "rows": shard.rows}
+        | {"first": shard.first, "last": shard.last, "digest": shard.digest}
+        for phase, manifest in read.items()
+        for part in manifest.parts
+        for shard in part.shards
+    ]
+    return pa.Table.from_pylist(entries)
+
+
+def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
+    source = "split_part(filename, '/', -2) AS source"
+    if not list(build.glob("sources/*/documents.parquet")):
+        empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
+        connection.register("documents", empty)
+        return
+    connection.execute(
+        f"CREATE VIEW documents AS SELECT {source}, * EXCLUDE (filename) FROM "
+        f"read_parquet({_quoted(build, 'sources/*/documents.parquet')}, filename=true, "
+        "union_by_name=true)"
+    )
+
+
+def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
+    """Make `spans` of the spans of packed shards and the origins of shuffled ones."""
+    start = len(build.as_posix()) + 2  # SQL counts from 1; past the slash
+    for view, kind, schema in (("packed", "spans", SPANS), ("origins", "origin", ORIGIN)):
+        shard = f"replace(filename[{start}:], '.{kind}.parquet', '.h5') AS shard"
+        domain = f"array_to_string(string_split(filename[{start}:], '/')[:2], '/') AS domain"
+        if not list(build.glob(f"domains/*/*/*.{kind}.parquet")):
+            fields = [*schema, pa.field("shard", pa.string()), pa.field("domain", pa.string())]
+            connection.register(view, pa.schema(fields).empty_table())
+            continue
+        pattern = _quoted(build, f"domains/*/*/*.{kind}.parquet")
+        connection.execute(
+            f"CREATE VIEW {view} AS SELECT {shard}, {domain}, * EXCLUDE (filename) "
+            f"FROM read_parquet({pattern}, filename=true)"
+        )
+    connection.execute(LOCATED)
+
+
+def _run(connection: duckdb.DuckDBPyConnection, run: Path) -> None:
+    if not list(run.glob("*/ledger/rows-*.parquet")):
+        raise InputError(f"{run}: holds no sealed ledger; give the --out of `crystalmix train`")
+    for view in ("rows", "steps"):
+        pattern = _quoted(run, f"*/ledger/{view}-*.parquet")
+        connection.execute(
+            f"CREATE VIEW \"{view}\" AS SELECT split_part(filename, '/', -3) AS phase, "
+            f"* EXCLUDE (filename) FROM read_parquet({pattern}, filename=true)"
+        )
+    connection.execute(RUN_VIEWS)
+
+
+def _quoted(path: Path, pattern: str) -> str:
+    """Return a path and a pattern below it as an SQL string; in the path nothing is a wildcard."""
+    plain = "".join(f"[{c}]" if c in "*?[" else c for c in path.as_posix())
+    return "'" + f"{plain}/{pattern}".replace("'", "''") + "'"
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """Give columns of one name a number, so that no row loses one."""
+    names: list[str] = []
+    for name in table.column_names:
+        number, wanted = 0, name
+        while wanted in names:
+            number += 1
+            wanted = f"{name}_{number}"
+        names.append(wanted)
+    return table.rename_columns(names)
+
+
+@contextmanager
+def explained() -> Generator[None]:
+    """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
+    try:
+        yield
+    except duckdb.Error as error:
+        brief = " ".join(str(error).split("\nLINE ")[0].split())
+        if isinstance(error, UNREADABLE):
+            raise DamageError(f"sql: {brief}; restore that file or make it again") from None
+        raise UsageError(f"sql: {brief}") from None

@@ -1,0 +1,110 @@
+"""What a params.yaml says of its data, held against the manifest that is trained on.
+
+Rows follow from the manifest alone, so `train_input` decides nothing here. Where it can contradict
+the manifest it is compared, and a difference is noted; every other key is told by name.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prep.runtime import yaml_settings as yamlfile
+from mixtures.manifest.manifest import Manifest, ManifestPart
+
+Json = dict[str, Any]
+SECTIONS = ("cerebras", "train_input", "eval_input")
+HELD = {  # key of a section -> field of the manifest
+    "train_input": {"batch_size": "batch", "max_sequence_length": "msl"},
+    "runconfig": {"max_steps": "steps"},
+}
+MIXTURE = ("mixture.data_dir", "mixture.weight")
+CLOSE = 1e-6  # greatest difference of two shares that are the same
+
+
+def unused(section: str, content: Any) -> list[str]:  # noqa: ANN401  what a file holds
+    """Return the keys of a section that nothing looks at, nested ones with dots, as they stand.
+
+    >>> unused("train_input", {"batch_size": 1, "shuffle": 0, "mixture": [{"weight": 1, "x": 2}]})
+    ['shuffle', 'mixture.x']
+    """
+    held = {*HELD.get(section, ()), *(MIXTURE if section == "train_input" else ())}
+    return [key for key in dict.fromkeys(_keys(content)) if key not in held]
+
+
+def _keys(content: Any, before: str = "") -> Iterator[str]:  # noqa: ANN401
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            name = f"{before}.{key}" if before else str(key)
+            inner = list(_keys(value, name))
+            yield from inner or [name]
+    elif isinstance(content, list):
+        for each in content:
+            yield from _keys(each, before)
+
+
+def contradictions(path: Path, manifest: Manifest) -> list[str]:
+    """Return one line for each thing that a run file says of the data and the manifest does not.
+
+    The manifest's rows are trained on in any case.
+    """
+    content = yamlfile.plain(yamlfile.load(path))
+    sections = content if isinstance(content, dict) else {}
+    told: list[str] = []
+    for section, keys in HELD.items():
+        given = sections.get(section)
+        if not isinstance(given, dict):
+            continue
+        for key, name in keys.items():
+            wanted = getattr(manifest, name)
+            if given.get(key) not in (None, wanted):
+                told.append(f"{section}.{key} is {given[key]}, the manifest's {name} {wanted}")
+    given = sections.get("train_input")
+    mixture = given.get("mixture") if isinstance(given, dict) else None
+    told += _mixture(mixture, manifest.parts) if isinstance(mixture, list) else []
+    return [f"{path}: phase {manifest.phase}: {line}" for line in told]
+
+
+def note(path: Path, manifests: Sequence[Manifest]) -> None:
+    """Warn of every contradiction between a run file and the manifests it is to train on."""
+    for manifest in manifests:
+        for line in contradictions(path, manifest):
+            logging.getLogger("crystalmix").warning("%s", line)
+
+
+def _mixture(mixture: list[Any], parts: Sequence[ManifestPart]) -> list[str]:
+    """Return where the shares of a mixture differ from those that a manifest's parts were asked."""
+    lines = [one for one in mixture if isinstance(one, dict)]
+    if len(lines) != len(parts):
+        return [f"train_input.mixture lists {len(lines)} data_dir, the manifest {len(parts)} parts"]
+    whole = sum(_weight(one) for one in lines) or 1.0
+    told: list[str] = []
+    for i, (one, part) in enumerate(_paired(lines, parts)):
+        share = _weight(one) / whole
+        if abs(share - part.asked) > CLOSE:
+            told.append(
+                f"train_input.mixture.{i}: {one.get('data_dir')} has share {share:.6f}, "
+                f"the manifest's part {part.name} {part.asked:.6f}"
+            )
+    return told
+
+
+def _paired(
+    lines: Sequence[Json], parts: Sequence[ManifestPart]
+) -> Iterator[tuple[Json, ManifestPart]]:
+    """Pair each line with the part of its folder's name, and what is left in order."""
+    left = list(parts)
+    named: list[ManifestPart | None] = []
+    for one in lines:
+        name = PurePosixPath(str(one.get("data_dir"))).name
+        found = next((part for part in left if name in {part.name, part.domain}), None)
+        named.append(found)
+        if found is not None:
+            left.remove(found)
+    for one, found in zip(lines, named, strict=True):
+        yield one, left.pop(0) if found is None else found
+
+
+def _weight(one: Json) -> float:
+    weight = one.get("weight", 0.0)
+    return float(weight) if isinstance(weight, int | float) else 0.0

@@ -1,0 +1,288 @@
+"""Run files: model, optimiser and run settings in Model Zoo's params.yaml dialect.
+
+The published params.yaml of CrystalCoder are read as they are; our own are the same dialect with
+smaller numbers. A key that Model Zoo knows and this trainer does not use is told by name, nested
+ones too; a key that nobody knows, or a value this trainer can't do, is an error. What is said of
+the data is held against the manifest by `inputs`. A `phases` section may override `optimizer` and
+`runconfig` for a phase.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from prep.runtime import yaml_settings as yamlfile
+from prep.runtime.errors import RecipeError
+from train.runfile import data_sections as inputs
+from train.runfile.cluster import KEYS as CLUSTER_KEYS
+from train.runfile.cluster import Cluster
+from train.evaluation.evaluate import EvaluationSettings
+from train.record.metrics import MetricsSettings
+from train.model.crystal import CUT, ModelSettings
+from train.model.optimizer import Linear, OptimSettings
+from train.runfile.settings import Run, RunSettings
+
+PRESETS = Path(__file__).parents[1] / "presets"
+Json = dict[str, Any]
+Steps = tuple[str | int, ...]
+
+# Model Zoo's keys whose only value here is the one given; another value is an error.
+FIXED: dict[str, Json] = {
+    "model": {
+        "attention_dropout_rate": 0.0,
+        "attention_type": "scaled_dot_product",
+        "dropout_rate": 0.0,
+        "nonlinearity": "swiglu",
+        "position_embedding_type": "rotary",
+        "share_embedding_weights": True,
+        "use_bias_in_output": False,
+        "use_ffn_bias": True,
+        "use_ffn_bias_in_attention": True,
+        "use_position_embedding": True,
+        "use_projection_bias_in_attention": True,
+        "loss_scaling": "batch_size",
+    },
+    "optimizer": {"optimizer_type": "AdamW", "correct_bias": True},
+}
+# Model Zoo's keys that say nothing to this trainer (hardware, logging, data, what follows anyway).
+UNUSED: dict[str, str] = {
+    "model": "attention_kernel attention_softmax_fp32 boundary_casting loss_weight mixed_precision "
+    "scale_glu_initialization use_bfloat16 weight_initialization_seed",
+    "optimizer": "log_summaries loss_scaling_factor",
+    "runconfig": "checkpoint_path compile_only debug_args_path disable_version_check dist_addr "
+    "dist_backend enable_distributed eval_steps experimental_api init_method "
+    "is_pretrained_checkpoint log_steps logging mode model_dir num_act_servers "
+    "num_epochs num_steps num_wgt_servers save_initial_checkpoint save_losses service_dir "
+    "target_device use_appliance_data use_cs_grad_accum validate_only wrk_memory_gi",
+}
+SECTIONS = ("model", "optimizer", "runconfig", "phases", "evaluation", "metrics")
+STDS = {
+    "embedding_initializer": "embedding_std",
+    "initializer": "initializer_std",
+    "output_layer_initializer": "output_initializer_std",
+}
+LINE_KEYS = {"initial_learning_rate": "start", "end_learning_rate": "end"}
+REPEATED = ("base_lr", "learning_rate")  # where Model Zoo says initial_learning_rate again
+FACTORS = {"adjust_learning_rate": "decoder_kernel"}
+# From a dataclass's name of a value back to where the file has it.
+YAML_KEYS = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.items()}
+
+
+def find(name: str) -> Path:
+    """Return a run file: a path, or the name of a bundled preset."""
+    return yamlfile.find(name, PRESETS, "no such run file, and no bundled preset")
+
+
+def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run:
+    """Read a run file for one phase; RecipeError names line, key, rule and value.
+
+    known: the phases there are; overrides of others are told.
+    """
+    reader = _Reader(path, phase)
+    if known:
+        reader.tell_unknown_phases(known)
+    return reader.run()
+
+
+def cluster(path: Path, phase: str | None = None) -> Cluster:
+    """Read what a run file says of the Wafer-Scale Cluster for one phase."""
+    return _Reader(path, phase).cluster()
+
+
+def _missing(names: Sequence[str]) -> str:
+    """Return what is told of the first of several keys that are missing."""
+    _, *others = names
+    if not others:
+        return "is missing"
+    verb = "so are" if len(others) > 1 else "so is"
+    return f"is missing, {verb} {', '.join(others)}; {PRESETS / 'mini.yaml'} has them"
+
+
+@lru_cache(maxsize=256)
+def _tell(message: str) -> None:
+    # Once, though a file is read for each phase.
+    logging.getLogger("crystalmix").warning("%s", message)
+
+
+class _Reader:
+    """Reads one run file, remembering where things stand for its messages."""
+
+    def __init__(self, path: Path, phase: str | None) -> None:
+        self.path, self.phase = path, str(phase)
+        self.over: Json = {}
+        self.content: Any = yamlfile.load(path)
+        if not isinstance(self.content, dict):
+            raise RecipeError(f"{path}: must hold the sections {', '.join(SECTIONS[:3])}")
+        for section in self.content:
+            if section not in SECTIONS + inputs.SECTIONS:
+                raise self._fault((section,), "is no known section")
+        for section in SECTIONS[:2]:
+            if section not in self.content:
+                raise RecipeError(f"{path}: section {section} is missing")
+        self.over = self._overrides().get(self.phase, {})
+        for section in inputs.SECTIONS:
+            self._tell_unused(section, inputs.unused(section, self.content.get(section)))
+
+    def tell_unknown_phases(self, known: Sequence[str]) -> None:
+        self._tell_unused("phases", [name for name in self._overrides() if name not in known])
+
+    def run(self) -> Run:
+        return Run(
+            self._model(),
+            self._optimizer(),
+            self._settings(),
+            self._evaluation(),
+            self._make(("metrics",), MetricsSettings, self._section("metrics")),
+        )
+
+    def _evaluation(self) -> EvaluationSettings | None:
+        if "evaluation" not in self.content:
+            return None
+        told = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
+        return (
+            told if told.build is None else replace(told, build=str(self.path.parent / told.build))
+        )
+
+    def cluster(self) -> Cluster:
+        """Return the cluster that runconfig describes."""
+        given = self._given("runconfig").items()
+        told = {key: value for key, value in given if key in CLUSTER_KEYS and value is not None}
+        return self._make(("runconfig",), Cluster, told)
+
+    def _overrides(self) -> Json:
+        """Return what each phase overrides, section by section."""
+        phases = self._mapping(("phases",), self.content.get("phases"))
+        for phase, sections in phases.items():
+            for section in self._mapping(("phases", phase), sections):
+                steps = ("phases", phase, section)
+                if section not in SECTIONS[1:3]:
+                    told = f"can't differ by phase (only {', '.join(SECTIONS[1:3])})"
+                    raise self._fault(steps, told)
+                self._mapping(steps, sections[section])
+        return {phase: sections or {} for phase, sections in phases.items()}
+
+    def _model(self) -> ModelSettings:
+        given = self._renamed(("model",), self._section("model"), STDS)
+        values = {
+            name: self._std(YAML_KEYS[name], value) if name in STDS.values() else value
+            for name, value in given.items()
+        }
+        return self._make(("model",), ModelSettings, values)
+
+    def _std(self, key: str, given: Any) -> Any:  # noqa: ANN401
+        """Return an initialiser's std; all else that it may say is what we do anyway."""
+        values = self._mapping(("model", key), given)
+        std = values.pop("std", None)
+        if not isinstance(std, int | float):
+            raise self._fault(("model", key, "std"), f"must be a number, got {std!r}")
+        only = {"name": "truncated_normal", "mean": 0.0, "a": -CUT * std, "b": CUT * std}
+        for name, found in values.items():
+            if name not in only:
+                raise self._fault(("model", key, name), "is no known key")
+            if found != only[name]:
+                steps = ("model", key, name)
+                raise self._fault(steps, f"must be {only[name]!r} here, got {found!r}")
+        return std
+
+    def _optimizer(self) -> OptimSettings:
+        values = self._renamed(("optimizer",), self._section("optimizer"), FACTORS)
+        adjusted = ("optimizer", "adjust_learning_rate")
+        factors = self._mapping(adjusted, values.pop("decoder_kernel", None))
+        for name in factors:
+            if name != "decoder_kernel":
+                raise self._fault((*adjusted, name), "is no known key (only decoder_kernel)")
+        steps = ("optimizer", "learning_rate")
+        pieces = values.get("learning_rate")
+        if not isinstance(pieces, list):
+            raise self._fault(steps, "must list Linear pieces")
+        lines = tuple(self._line((*steps, i), piece) for i, piece in enumerate(pieces))
+        told = {**values, **factors, "learning_rate": lines}
+        return self._make(("optimizer",), OptimSettings, told)
+
+    def _line(self, steps: Steps, piece: Any) -> Linear:  # noqa: ANN401
+        values = self._mapping(steps, piece)
+        if values.pop("scheduler", "Linear") != "Linear":
+            raise self._fault((*steps, "scheduler"), f"must be Linear, got {piece['scheduler']}")
+        repeated = [key for key in REPEATED if values.pop(key, None) is not None]
+        self._tell_unused("optimizer.learning_rate", repeated)
+        length = values.pop("decay_steps", None)
+        if length is not None and values.setdefault("steps", length) != length:
+            told = f"must be equal to steps ({values['steps']!r}), got {length!r}"
+            raise self._fault((*steps, "decay_steps"), told)
+        return self._make(steps, Linear, self._renamed(steps, values, LINE_KEYS))
+
+    def _settings(self) -> RunSettings:
+        return self._make(("runconfig",), RunSettings, self._section("runconfig"))
+
+    def _given(self, name: str) -> Json:
+        base = self._mapping((name,), self.content.get(name))
+        return {**base, **self._mapping((name,), self.over.get(name))}
+
+    def _section(self, name: str) -> Json:
+        """Return a section with the phase's overrides, fixed keys checked and unused ones told."""
+        given = self._given(name)
+        for key, only in FIXED.get(name, {}).items():
+            if (found := given.pop(key, only)) != only:
+                raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
+        unused = [key for key in UNUSED.get(name, "").split() if key in given]
+        self._tell_unused(name, unused)
+        if name == "runconfig":
+            apart = [key for key in given if key in CLUSTER_KEYS]  # `cluster` reads those
+            self._tell_unused(name, apart, "for --backend csx alone")
+            unused += apart
+        held = inputs.HELD.get(name, {})
+        return {key: value for key, value in given.items() if key not in {*unused, *held}}
+
+    def _tell_unused(self, where: str, keys: list[str], how: str = "not used") -> None:
+        if keys:
+            _tell(f"{self.path}: {where}: {how}: {', '.join(keys)}")
+
+    def _mapping(self, steps: Steps, content: Any) -> Json:  # noqa: ANN401
+        """Return what a mapping holds, nothing for an empty one; a fault for anything else."""
+        if content is not None and not isinstance(content, dict):
+            raise self._fault(steps, f"must be a mapping, got {yamlfile.plain(content)!r}")
+        return yamlfile.plain(content or {})
+
+    def _renamed(self, steps: Steps, values: Json, names: dict[str, str]) -> Json:
+        """Return values under the names of our dataclasses, which no file may use itself."""
+        for key in values:
+            if key in names.values():
+                raise self._fault((*steps, key), "is no known key")
+        return {names.get(key, key): value for key, value in values.items()}
+
+    def _make(self, steps: Steps, kind: Any, values: Json) -> Any:  # noqa: ANN401
+        """Make a settings dataclass; its own faults and wrong types are told where they stand."""
+        for key in values:
+            if key not in kind.__dataclass_fields__:
+                raise self._fault((*steps, key), "is no known key")
+        try:
+            return TypeAdapter(kind).validate_python(values)
+        except ValidationError as error:
+            faults = error.errors()
+        fault = faults[0]
+        key = str(fault["loc"][0]) if fault["loc"] else ""
+        message = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+        if fault["type"] == "value_error":
+            key, _, message = str(fault.get("ctx", {})["error"]).partition(": ")
+        elif fault["type"] == "missing":
+            names = [str(each["loc"][0]) for each in faults if each["type"] == "missing"]
+            message = _missing([YAML_KEYS.get(name, name) for name in names])
+        raise self._fault((*steps, YAML_KEYS.get(key, key)), message)
+
+    def _fault(self, steps: Steps, message: str) -> RecipeError:
+        if self._is_over(steps):
+            steps = ("phases", self.phase, *steps)
+        where = ".".join(map(str, steps))
+        return RecipeError(
+            f"{self.path}:{yamlfile.line_of(self.content, steps)}: {where}: {message}"
+        )
+
+    def _is_over(self, steps: Steps) -> bool:
+        """Tell whether the phase overrides what stands at a path."""
+        section, key = [*map(str, steps), "", ""][:2]
+        return key in (self.over.get(section) or {})

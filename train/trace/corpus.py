@@ -1,0 +1,109 @@
+"""Corpus: what a build holds, domain by domain, and what a target would take of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixtures.ablations import published_mixtures as presets
+from prep.runtime.errors import RefusalError
+from train.record.views import Traced
+
+Json = dict[str, Any]
+DOMAINS = """
+    WITH held AS (
+      SELECT DISTINCT p.domain, s.shard FROM shards s JOIN parts p USING (phase, part)),
+    pieces AS (SELECT DISTINCT h.domain, x.* FROM held h JOIN spans x USING (shard)),
+    counted AS (
+      SELECT domain, source, document, sum(stop - start) AS tokens FROM pieces GROUP BY ALL)
+    SELECT c.domain, count(*) AS documents, sum(c.tokens)::BIGINT AS tokens,
+           sum(d.bytes)::BIGINT AS bytes
+    FROM counted c JOIN documents d USING (source, document) GROUP BY c.domain ORDER BY c.domain
+"""
+SOURCES = """
+    WITH held AS (
+      SELECT DISTINCT p.domain, s.shard FROM shards s JOIN parts p USING (phase, part))
+    SELECT x.source, h.domain, sum(x.stop - x.start)::BIGINT AS tokens
+    FROM held h JOIN spans x USING (shard) GROUP BY ALL ORDER BY h.domain, tokens DESC, x.source
+"""
+PHASES = """
+    SELECT domain, phase, sum(tokens)::BIGINT AS tokens FROM parts
+    GROUP BY ALL ORDER BY phase, domain
+"""
+COLUMNS = """
+    SELECT column_name AS name FROM duckdb_columns()
+    WHERE table_name = 'documents' AND lower(column_name) LIKE '%licen%' ORDER BY ALL
+"""
+
+
+def domains(traced: Traced) -> list[Json]:
+    """Return documents, tokens and bytes of each domain that a phase draws from.
+
+    variants: FIM epochs that the domain's rows hold; tokens are those of one of them.
+    """
+    variants = _variants(traced)
+    return [
+        {
+            **row,
+            "tokens": row["tokens"] // variants[row["domain"]],
+            "variants": variants[row["domain"]],
+        }
+        for row in traced.rows(DOMAINS)
+    ]
+
+
+def licences(traced: Traced, most: int = 8) -> list[Json]:
+    """Return the commonest licences of each source, where its recipe keeps such a column."""
+    told: list[Json] = []
+    for column in traced.rows(COLUMNS):
+        name = '"' + column["name"].replace('"', '""') + '"'
+        told += traced.rows(
+            f"SELECT source, {name} AS licence, count(*) AS documents FROM documents "
+            f"WHERE {name} IS NOT NULL GROUP BY ALL "
+            "QUALIFY row_number() OVER (PARTITION BY source ORDER BY count(*) DESC, licence) <= ? "
+            "ORDER BY source, documents DESC, licence",
+            [most],
+        )
+    return told
+
+
+def links(traced: Traced) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+    """Return what flows from sources to domains, and what from domains to phases, in tokens."""
+    variants = _variants(traced)
+    first = [
+        (row["source"], row["domain"], row["tokens"] / variants[row["domain"]])
+        for row in traced.rows(SOURCES)
+    ]
+    second = [(r["domain"], r["phase"], float(r["tokens"])) for r in traced.rows(PHASES)]
+    return first, second
+
+
+def _variants(traced: Traced) -> dict[str, int]:
+    every = (part for manifest in traced.manifests.values() for part in manifest.parts)
+    return {part.domain: part.variants for part in every}
+
+
+def compared(
+    tokens: Mapping[str, int], target: float, max_epochs: float = 4.0
+) -> dict[str, dict[str, float]]:
+    """Return known mixtures of domains of so many tokens, those left out that do not apply."""
+    tried: dict[str, Any] = {
+        "natural": lambda: presets.natural(tokens),
+        "uniform": lambda: presets.uniform(tokens),
+        "UniMax": lambda: presets.unimax(tokens, target, max_epochs),
+        "CrystalCoder 1": lambda: presets.crystal_phase1(tokens),
+        "CrystalCoder 2": lambda: presets.crystal_phase2(tokens),
+        "CrystalCoder 3": lambda: presets.crystal_phase3(tokens),
+    }
+    told: dict[str, dict[str, float]] = {}
+    for name, make in tried.items():
+        try:
+            told[name] = make()
+        except RefusalError:
+            continue
+    return told
+
+
+def repeats(
+    shares: Mapping[str, float], tokens: Mapping[str, int], target: float
+) -> dict[str, float]:
+    """Return how often a run of `target` tokens goes through each domain."""
+    return {name: share * target / tokens[name] for name, share in shares.items()}

@@ -1,0 +1,168 @@
+"""Findings: every disagreement between what a manifest planned and what a ledger recorded."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mixtures.manifest import manifest as manifests
+from mixtures.manifest.manifest import Manifest
+from prep.runtime import receipts
+from prep.runtime.errors import CrystalmixError, InputError
+from prep.runtime.workers import watched
+from train.record import run_folder as folders
+from train.record import ledger
+from train.record import skips
+
+Json = dict[str, Any]
+MOST = 20  # findings told per phase
+
+
+def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
+    """Return one line for each disagreement; none if every recorded step is as planned.
+
+    batches: read the rows of every step again and compare their digests too (slow).
+    """
+    begun = folders.phases(run)
+    if not begun:
+        raise InputError(f"{run}: holds no run; give the --out of `crystalmix train`")
+    told: list[str] = []
+    for folder in begun:
+        try:
+            manifest = manifests.read(build / "phases" / folder.name)
+            for line in islice(_phase(folder, manifest, build if batches else None), MOST):
+                told.append(line)  # kept where a later check can't go on
+        except CrystalmixError as error:
+            told.append(str(error))
+    return told
+
+
+def checked(run: Path) -> str:
+    """Return in words what there is of a run to check: recorded steps, phase by phase."""
+    steps = {
+        phase.name: ledger.read(phase / "ledger", "steps").num_rows
+        for phase in folders.phases(run)
+        if ledger.segments(phase / "ledger", "steps")
+    }
+    each = ", ".join(f"{phase} {count:,}" for phase, count in steps.items())
+    return f"a run of {sum(steps.values()):,} steps ({each})"
+
+
+def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]:
+    begun = folders.read_json(folder / folders.RUN, "train this phase again").get("manifest")
+    if begun != manifest.digest:
+        yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
+    newest = folders.latest(folder / "checkpoints")
+    if newest is None:
+        # Begun, but stopped before its first checkpoint: nothing is recorded for good.
+        yield from (_unsealed(path) for path in ledger.segments(folder / "ledger"))
+        return
+    state = folders.read_state(newest)
+    yield from _sealed_files(folder, manifest, newest, state)
+    names = {entry["name"] for entry in state["ledger"]["files"]}
+    steps, rows = (ledger.read(folder / "ledger", kind, names) for kind in ("steps", "rows"))
+    numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
+    if len(numbers) > manifest.steps:
+        yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
+    yield from _chain(folder, manifest, steps)
+    yield from (f"{folder}: {line}" for line in skips.faults(folder, steps))
+    yield from _rows(folder, manifest, rows, np.sort(numbers[~skipped]).tolist())
+    if root is not None:
+        yield from _bytes(folder, manifest, root, steps)
+
+
+def _sealed_files(folder: Path, manifest: Manifest, newest: Path, state: Json) -> Iterator[str]:
+    """Hold the ledger's files against the newest checkpoint, which sealed them."""
+    if state["manifest"] != manifest.digest:
+        yield (
+            f"{newest}: was saved under manifest {_brief(state['manifest'])}, "
+            f"not under {_brief(manifest.digest)}"
+        )
+    sealed = state["ledger"]
+    yield from (folders.without_remedy(t) for t in receipts.damages(folder / "ledger", sealed))
+    names = {entry["name"] for entry in sealed["files"]}
+    for path in ledger.segments(folder / "ledger"):
+        if path.name not in names:
+            yield _unsealed(path)
+
+
+def _unsealed(path: Path) -> str:
+    return f"{path}: is in no checkpoint; resume the run to cut it"
+
+
+def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
+    chain = ledger.first_chain(manifest.digest)
+    for step, digest, told in zip(
+        *(steps[name].to_pylist() for name in ("step", "digest", "chain")), strict=True
+    ):
+        chain = ledger.next_chain(chain, digest)
+        if chain != told:
+            yield f"{folder}: the chain of digests breaks at step {step}"
+            return
+
+
+def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: list[int]) -> Iterator[str]:
+    """Compare the recorded rows with the planned ones, step by step; steps: those not skipped."""
+    if len(rows) != len(steps) * manifest.batch:
+        yield f"{folder}: holds {len(rows)} rows for {len(steps)} steps of {manifest.batch}"
+    names = {part.name: i for i, part in enumerate(manifest.parts)}
+    paths = np.array(manifest.paths)
+    for place, step in enumerate(steps):
+        first = place * manifest.batch
+        have = rows.slice(first, manifest.batch)
+        plan = manifest.step(step)
+        found = set(have["step"].to_pylist())
+        if found != {step} or len(have) != manifest.batch:
+            yield (
+                f"{folder}: in place of step {step}'s {manifest.batch} rows stand {len(have)} "
+                f"of {'step' if len(found) == 1 else 'steps'} {_list(found) or 'none'}"
+            )
+            return
+        part = [names.get(str(name), -1) for name in have["part"].to_pylist()]
+        same = (
+            (plan.part == np.array(part))
+            & (plan.row == have["row"].to_numpy())
+            & (plan.epoch == have["epoch"].to_numpy())
+            & (paths[plan.shard] == np.array(have["shard"].to_pylist()))
+            & (np.arange(manifest.batch) == have["slot"].to_numpy())
+        )
+        for slot in np.flatnonzero(~same).tolist():
+            fed = {k: v[0] for k, v in have.slice(slot, 1).to_pydict().items()}
+            planned = {
+                "slot": slot,
+                "part": manifest.parts[plan.part[slot]].name,
+                "shard": manifest.paths[plan.shard[slot]],
+                "row": plan.row[slot],
+                "epoch": plan.epoch[slot],
+            }
+            yield (
+                f"{folder}: step {step} slot {slot} consumed {_row(fed)}, planned {_row(planned)}"
+            )
+
+
+def _row(entry: Json) -> str:
+    return "{shard} row {row} (part {part}, epoch {epoch}, slot {slot})".format(**entry)
+
+
+def _brief(digest: object) -> str:
+    return str(digest)[:12]
+
+
+def _list(numbers: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, numbers)))
+
+
+def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Iterator[str]:
+    from train.trainer.batches import Batches
+
+    batches = Batches(manifest, root)
+    digests = steps["digest"].to_pylist()
+    for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
+        known = digest not in {None, ledger.SKIPPED}  # None: harvested without reading
+        if known and batches[step].digest != digest:
+            yield f"{folder}: step {step} was fed other bytes than the shards hold now"

@@ -1,0 +1,226 @@
+"""Checkpoints: model, optimiser and state of a step, whole or not there at all.
+
+`step-00001500/` holds torch.distributed.checkpoint's files and `state.json` (step, manifest digest,
+ledger, digest of the weights). It is written under a temporary name, flushed, and renamed; the name
+alone makes it a checkpoint. Every process writes its own part; any number of processes reads it.
+"""
+
+import os
+import warnings
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Self
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
+
+from prep.runtime import receipts
+from prep.runtime.errors import DamageError
+from train.record import run_folder as folders
+from train.runfile.settings import RunSettings
+from train.model.processes import World
+
+Json = dict[str, Any]
+ALONE = World()
+
+
+class Checkpoints:
+    """The checkpoints of a phase: written between two steps or beside them, kept as asked."""
+
+    def __init__(self, folder: Path, settings: RunSettings, world: World = ALONE) -> None:
+        self.folder, self.settings, self.world = folder, settings, world
+        self._pending: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def save(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Json
+    ) -> None:
+        """Write the checkpoint of a step; beside the steps that follow, where that is asked.
+
+        The one before is waited for first, and what went wrong with it raised.
+        """
+        self.wait()
+        digest = weights_digest(model, self.world)
+        weights, moments = get_state_dict(model, optimizer)
+        content = {"model": weights, "optimizer": moments}
+        state = {**state, "step": step, "weights": digest}
+        if not self.settings.async_checkpoints:
+            self._write(content, state)
+            return
+        with _quiet():
+            copied: Any = BlockingAsyncStager().stage(content)
+        thread = ThreadPoolExecutor(1, "checkpoints")
+        self._pending = thread.submit(self._write, copied, state)
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def keep(self) -> None:
+        """Remove the checkpoints that are not to be kept, and what is left of removing others."""
+        if self.world.first:
+            keep(self.folder, self.settings.keep_checkpoints, self.settings.keep_every)
+
+    def _write(self, content: Json, state: Json) -> Path:
+        path = write(self.folder, content, state, self.world)
+        self.keep()
+        return path
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Json
+) -> Path:
+    """Write the checkpoint of a step of one process and return its path."""
+    weights, moments = get_state_dict(model, optimizer)
+    state = {**state, "step": step, "weights": weights_digest(model)}
+    return write(folder, {"model": weights, "optimizer": moments}, state)
+
+
+def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Path:
+    """Write what all processes hold of a checkpoint, then its state, then its name."""
+    group = world.background
+    path = folder / folders.checkpoint_name(state["step"])
+
+    def make() -> str:
+        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+        rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        return str(temporary)
+
+    temporary = Path(world.on_first(make, group))
+    with _quiet(), _told():
+        save_state(content, checkpoint_id=temporary, process_group=group)
+    told = world.each(lambda: _described(temporary, world), group)
+    files = sorted((entry for share in told for entry in share), key=lambda entry: entry["name"])
+
+    def name() -> None:
+        folders.write_state(temporary, {**state, "files": files})
+        rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+
+    world.on_first(name, group)
+    return path
+
+
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> Json:
+    """Load model and optimiser from a checkpoint; return its state."""
+    state = world.on_first(lambda: read_state(path))
+    weights, moments = get_state_dict(model, optimizer)
+    whole: dict[str, Any] = {"model": weights, "optimizer": moments}
+    with _quiet(), _told():
+        load_state(whole, checkpoint_id=path)
+    set_state_dict(
+        model, optimizer, model_state_dict=whole["model"], optim_state_dict=whole["optimizer"]
+    )
+    _check_weights(path, model, state, world)
+    return state
+
+
+def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Json:
+    """Load the weights alone, to begin a next phase; return the checkpoint's state."""
+    state = world.on_first(lambda: read_state(path))
+    whole = {"model": get_model_state_dict(model)}
+    with _quiet(), _told():
+        load_state(whole, checkpoint_id=path)
+    set_model_state_dict(model, whole["model"])
+    _check_weights(path, model, state, world)
+    return state
+
+
+def read_state(path: Path) -> Json:
+    """Read a checkpoint's state and check the bytes of its files."""
+    state = folders.read_state(path)
+    folders.check_files(path, state, "remove this checkpoint to go on from the one before")
+    return state
+
+
+def keep(folder: Path, last: int, every: int | None = None) -> None:
+    """Remove all but the newest checkpoints and those whose step `every` divides.
+
+    What is left of removing others goes too.
+    """
+    whole = folders.checkpoints(folder)
+    kept = {*whole[-last:]}
+    if every is not None:
+        kept |= {path for path in whole if folders.step_of(path) % every == 0}
+    for path in folder.glob("step-*"):
+        if path not in kept:
+            rmtree(path, ignore_errors=True)
+
+
+def weights_digest(model: nn.Module, world: World = ALONE) -> str:
+    """Return the sha256 over the names and xxh3-128 of all parameters, on every process.
+
+    All processes must ask for it: each parameter is gathered where it is sharded.
+    """
+    content = sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        gather = getattr(tensor, "full_tensor", None)
+        whole: Tensor = tensor if gather is None else gather()
+        if world.first:
+            flat = whole.detach().cpu().contiguous().flatten().view(torch.uint8)
+            content.update(f"{key} {xxhash.xxh3_128_hexdigest(flat.numpy().data)}\n".encode())
+    return world.on_first(content.hexdigest)
+
+
+def _described(temporary: Path, world: World) -> list[Json]:
+    """Return this process's share of the entries of the files that all have written."""
+    files = sorted(temporary.iterdir())
+    return [receipts.describe(file) for file in files[world.rank :: world.size]]
+
+
+def _check_weights(path: Path, model: nn.Module, state: Json, world: World) -> None:
+    found = weights_digest(model, world)
+
+    def check() -> None:
+        if found != state["weights"]:
+            raise DamageError(f"{path}: its weights are not those that were saved; remove it")
+
+    world.on_first(check)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    with warnings.catch_warnings():
+        # Without a process group torch.distributed.checkpoint warns that it assumes one process;
+        # that of torch 2.4 calls what torch itself has deprecated.
+        told = ".*single process.*|.*torch.distributed.*|.*TypedStorage is deprecated.*"
+        warnings.filterwarnings("ignore", message=told)
+        yield
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Raise what went wrong in a process where torch wraps it: a full disk, say."""
+    try:
+        yield
+    except CheckpointException as error:
+        for failure, _ in error.failures.values():
+            if isinstance(failure, OSError):
+                raise failure from None
+        raise

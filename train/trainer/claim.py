@@ -1,0 +1,86 @@
+"""Claims: what a phase's training follows from, written down before its first step.
+
+A folder that was begun otherwise is refused, and so are weights and rows that don't fit the model.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mixtures.manifest.manifest import Manifest
+from prep.runtime import receipts
+from prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
+from train.record import run_folder as folder
+from train.runfile.settings import Run
+
+Json = dict[str, Any]
+
+
+def claim(
+    out: Path, root: Path, run: Run, manifest: Manifest, start: Path | None, kind: str | None = None
+) -> None:
+    """Say what this folder's training follows from, or refuse to go on with something else.
+
+    start: the checkpoint whose weights it begins with. A phase that has a checkpoint of its own
+    goes on without one. kind: of its checkpoints, where they are not torch's.
+    """
+    weights = None
+    if start is not None:
+        state = folder.read_state(start)
+        weights = state["weights"]
+        _check_model(start, state["model"], run)
+    wanted = {"manifest": manifest.digest, "run": run.content(), "init": weights}
+    wanted |= {} if kind is None else {"checkpoints": kind}
+    path = out / folder.RUN
+    if path.exists():
+        found = folder.read_json(path, f"remove {out} and train this phase again")
+        if start is None and folder.latest(out / "checkpoints") is not None:
+            wanted["init"] = found.get("init")
+        told = receipts.differences(found, wanted, "run")
+        if told:
+            raise StaleError(
+                f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
+            )
+    else:
+        receipts.write_atomic(path, receipts.canonical(wanted))
+    folder.remember(out.parent, root)
+
+
+def check_fit(run: Run, manifest: Manifest, processes: int) -> None:
+    """Refuse a model too small for the manifest's rows or tokens, and batches that can't be cut."""
+    if manifest.tokenizer["vocab"] > run.model.vocab_size:
+        raise RecipeError(
+            f"model.vocab_size: must be at least {manifest.tokenizer['vocab']} for phase "
+            f"{manifest.phase}'s tokenizer, got {run.model.vocab_size}"
+        )
+    if manifest.msl > run.model.max_position_embeddings:
+        raise RecipeError(
+            f"model.max_position_embeddings: must be at least {manifest.msl} for phase "
+            f"{manifest.phase}'s rows, got {run.model.max_position_embeddings}"
+        )
+    if processes > 1 and run.settings.parallel == "none":
+        raise UsageError(
+            f"runconfig.parallel: must be ddp or fsdp for {processes} processes, got none"
+        )
+    if manifest.batch % processes:
+        raise RefusalError(
+            f"phase {manifest.phase}: its batch of {manifest.batch} rows can't be shared evenly "
+            f"by {processes} processes; start a number that divides it"
+        )
+    each, size = manifest.batch // processes, run.settings.micro_batch
+    if size is not None and each % size:
+        whose = f" that each of {processes} processes has" if processes > 1 else ""
+        raise RefusalError(
+            f"runconfig.micro_batch: must divide the batch of {each}{whose}, got {size}"
+        )
+
+
+def _check_model(init_from: Path, before: Json, run: Run) -> None:
+    """Refuse to go on with the weights of another model."""
+    now = {**asdict(run.model), "attention": before["attention"]}  # a path, not another function
+    told = receipts.differences(before, now, "model")
+    if told:
+        raise StaleError(
+            f"{init_from}: holds another model ({'; '.join(told[:3])}); "
+            "train with its run file, or all phases into another --out"
+        )

@@ -1,0 +1,256 @@
+"""Forecast: what a training would take and would be refused for, before a step is made.
+
+Everything follows from the run file and the manifests, or from a recipe's plan where nothing is
+built; no weights are made.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mixtures.recipes import recipe as recipes
+from mixtures.manifest.manifest import Manifest
+from mixtures.plan.plan import PhasePlan, plan
+from mixtures.manifest.report import hours_told, read_manifests, table
+from prep.runtime.errors import CrystalmixError, InputError, UsageError
+from train.runfile import data_sections as inputs
+from train.runfile import run_file as params
+from train.trainer.claim import check_fit
+from train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
+from train.evaluation.held_out import is_held_out
+from train.model.crystal import flops_per_row, parameters_count
+from train.model.optimizer import Linear, schedule
+from train.runfile.settings import Run
+from train.trace.answers import Answer
+
+Json = dict[str, Any]
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a forecast is for: processes, and tokens a second of all of them together, if known."""
+
+    processes: int = 1
+    speed: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise UsageError(f"--ranks: must be at least 1, got {self.processes}")
+        if self.speed is not None and not self.speed > 0:
+            raise UsageError(f"--speed: must be positive, got {self.speed:g}")
+
+
+@dataclass(frozen=True)
+class PhaseForecast:
+    """What one phase takes. disk: of its checkpoints, while one more is written.
+
+    rows_per_pass: of a process. memory: of a process, by how several share the model.
+    """
+
+    phase: str
+    steps: int
+    batch: int
+    msl: int
+    tokens: int
+    parameters: int
+    flops_per_token: float
+    flops: float
+    processes: int
+    rows_per_pass: int
+    memory: dict[str, Memory]
+    checkpoint_bytes: int
+    checkpoints: int
+    disk: int
+    hours: float | None
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def forecast(
+    source: Path, run_file: str, asked: Asked, phases: Sequence[str] = ()
+) -> list[PhaseForecast]:
+    """Forecast each phase of a build, or of a recipe by path or bundled name.
+
+    Raises as training would where the run file can't be read or a phase is not there.
+    """
+    manifests, refused = _phases(source)
+    names = [manifest.phase for manifest in manifests]
+    if unknown := sorted(set(phases) - set(names)):
+        raise UsageError(
+            f"no phase is called {unknown[0]!r} in {source} (there are {', '.join(names)})"
+        )
+    path = params.find(run_file)
+    return [
+        _phase(path, params.load(path, manifest.phase, names), manifest, asked, refused)
+        for manifest in manifests
+        if not phases or manifest.phase in phases
+    ]
+
+
+def answer(source: Path, run_file: str, asked: Asked, phases: Sequence[str] = ()) -> Answer:
+    """Return a forecast as JSON and as tables; faulty where training would be refused."""
+    told = forecast(source, run_file, asked, phases)
+    content = [asdict(each) for each in told]
+    return Answer(content, lines(told), any(each.refusals for each in told))
+
+
+def lines(told: Sequence[PhaseForecast]) -> list[str]:
+    """Return a forecast as tables."""
+    shown: list[str] = []
+    for each in told:
+        hours = "" if each.hours is None else f", {hours_told(each.hours)} hours"
+        shown += [
+            f"{each.phase}: {each.steps:,} steps x {each.batch:,} rows x {each.msl:,} tokens = "
+            f"{each.tokens:,} tokens{hours}",
+            f"  {each.parameters:,} parameters, {each.flops_per_token / GIGA:,.4g} GFLOP a token, "
+            f"{each.flops:.3g} FLOP in all",
+            f"  checkpoints of {_size(each.checkpoint_bytes)}, {each.checkpoints} kept: "
+            f"{_size(each.disk)} of disk while one more is written",
+        ]
+        head = [f"  memory at {each.rows_per_pass} rows a pass"]
+        parts = list(Memory.__dataclass_fields__)
+        rows = [
+            [
+                f"  {how}{_each(each.processes)}",
+                *(_size(getattr(held, part)) for part in [*parts, "total"]),
+            ]
+            for how, held in each.memory.items()
+        ]
+        shown += table(rows, [*head, *parts, "total"])
+        shown += [f"  note: {line}" for line in each.notes]
+        shown += [f"  refused: {line}" for line in each.refusals]
+        shown.append("")
+    disk = sum(each.disk for each in told)
+    total = f"all phases: {sum(each.tokens for each in told):,} tokens, {_size(disk)}"
+    hours = [each.hours for each in told if each.hours is not None]
+    return [
+        *shown,
+        f"{total} of checkpoints" + (f", {hours_told(sum(hours))} hours" if hours else ""),
+    ]
+
+
+def _phase(
+    path: Path, run: Run, manifest: Manifest, asked: Asked, refused: dict[str, tuple[str, ...]]
+) -> PhaseForecast:
+    refusals = list(refused.get(manifest.phase, ()))
+    try:
+        check_fit(run, manifest, asked.processes)
+    except CrystalmixError as error:
+        refusals.append(str(error))
+    model, settings = run.model, run.settings
+    each = max(1, manifest.batch // asked.processes)
+    one = Pass(
+        settings.micro_batch or each,
+        manifest.msl,
+        settings.dtype,
+        settings.recompute,
+    )
+    ways = {"ddp": False, "fsdp": True} if asked.processes > 1 else {"one process": False}
+    size, kept = checkpoint_bytes(model), _kept(run, manifest.steps)
+    tokens = manifest.steps * manifest.batch * manifest.msl
+    flops = flops_per_row(model, manifest.msl)
+    return PhaseForecast(
+        phase=manifest.phase,
+        steps=manifest.steps,
+        batch=manifest.batch,
+        msl=manifest.msl,
+        tokens=tokens,
+        parameters=parameters_count(model),
+        flops_per_token=flops / manifest.msl,
+        flops=float(flops) * manifest.steps * manifest.batch,
+        processes=asked.processes,
+        rows_per_pass=one.rows,
+        memory={how: memory(model, one, asked.processes, sharded=s) for how, s in ways.items()},
+        checkpoint_bytes=size,
+        checkpoints=kept,
+        disk=size * (kept + 1),
+        hours=None if asked.speed is None else tokens / asked.speed / 3600,
+        refusals=tuple(refusals),
+        notes=tuple(_notes(path, run, manifest)),
+    )
+
+
+def _phases(source: Path) -> tuple[list[Manifest], dict[str, tuple[str, ...]]]:
+    """Return the phases of a build, or those that a recipe plans and why they are refused."""
+    if source.is_dir():
+        found = read_manifests(source)
+        if not found:
+            raise InputError(
+                f"{source}: holds no sealed phase; give the --out of `crystalmix build`"
+            )
+        return [each for each in found if not is_held_out(source, each)], {}
+    recipe = recipes.load(str(source))
+    held = {
+        name
+        for name, phase in recipe.phases.items()
+        if all(recipe.domains[part.domain].validates for part in phase.parts)
+    }
+    planned = [phase for phase in plan(recipe) if phase.name not in held]
+    return [_planned(each) for each in planned], {each.name: each.refusals for each in planned}
+
+
+def _planned(phase: PhasePlan) -> Manifest:
+    """Return the manifest of a phase as far as a plan knows it: no parts, no tokenizer."""
+    return Manifest(
+        name="",
+        phase=phase.name,
+        steps=phase.steps,
+        batch=phase.batch,
+        msl=phase.msl,
+        seed=0,
+        order_version=phase.order,
+        cerebras=None,
+        tokenizer={"vocab": 0},
+        parts=(),
+        previous=None,
+        imported=None,
+    )
+
+
+def _kept(run: Run, steps: int) -> int:
+    """Return how many checkpoints of a phase stay: the newest, and those at multiples."""
+    every, settings = run.settings.checkpoint_steps, run.settings
+    made = {*range(every, steps + 1, every), steps}
+    last = set(sorted(made)[-settings.keep_checkpoints :])
+    every = settings.keep_every
+    return len(last | {step for step in made if every and step % every == 0})
+
+
+def _notes(path: Path, run: Run, manifest: Manifest) -> Iterator[str]:
+    """Yield what a user should know, though nothing is refused."""
+    if manifest.parts:
+        yield from inputs.contradictions(path, manifest)
+    elif not manifest.tokenizer["vocab"]:
+        yield "nothing is built: whether the vocabulary fits is not known"
+    yield from _schedule_notes(run.optimizer.learning_rate, manifest.steps)
+
+
+def _schedule_notes(pieces: Sequence[Linear], steps: int) -> Iterator[str]:
+    planned = sum(piece.steps for piece in pieces)
+    if planned < steps:
+        yield (
+            f"the schedule has {planned:,} of {steps:,} steps: the last {steps - planned:,} are "
+            f"made at {pieces[-1].end:g}"
+        )
+    elif planned > steps > 0:
+        yield (
+            f"the schedule has {planned:,} steps, the phase ends after {steps:,}: its last "
+            f"learning rate is {schedule(pieces, steps - 1):g}"
+        )
+
+
+def _each(processes: int) -> str:
+    return f", each of {processes}" if processes > 1 else ""
+
+
+def _size(count: int) -> str:
+    """Return bytes as people read them.
+
+    >>> _size(2_366_723_000_000), _size(26_301_114_880), _size(1_234_000), _size(0)
+    ('2,366.72 GB', '26.30 GB', '1.23 MB', '0 MB')
+    """
+    if count >= GIGA:
+        return f"{count / GIGA:,.2f} GB"
+    return f"{count / 1e6:.2f} MB" if count else "0 MB"

@@ -1,0 +1,82 @@
+"""Gradients: a batch forward and backward, a few rows at a time, and what its parts lost."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixtures.manifest.manifest import Manifest
+from train.trainer.batches import Batch
+from train.record.ledger import Json
+from train.model.crystal import batch_loss
+from train.trainer.placement import Placed
+from train.runfile.settings import RunSettings
+from train.model.processes import World
+
+
+def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World) -> Tensor:
+    """Add the gradients of a batch to the model's; return each row's sum of nll: (rows,) float64.
+
+    They are added up over the micro-batches here, then over processes.
+    """
+    rows, whole = batch.ids.shape[0], len(batch.refs.row)
+    size = settings.micro_batch or rows
+    device, short = world.device, settings.dtype == "bfloat16"
+    weight = world.size if placed.sharded else 1  # FSDP averages what is to be added up
+    sums: list[Tensor] = []
+    for first in range(0, rows, size):
+        ids, mask, labels = (
+            x[first : first + size].to(device, non_blocking=True)
+            for x in (batch.ids, batch.mask, batch.labels)
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+            nll = placed.model(ids, labels, mask)
+        (batch_loss(nll, whole) * weight).backward()
+        sums.append(nll.detach().sum(1, dtype=torch.float64))
+    if not placed.sharded:
+        world.add_gradients(placed.model.parameters())
+    return torch.cat(sums)
+
+
+def part_sums(batch: Batch, sums: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
+    """Return (parts, 2): the nll of each part's rows here, and their tokens that carry loss."""
+    part = batch.refs.part[batch.slots]
+    told = [np.bincount(part, weights, parts) for weights in (sums, batch.tokens)]
+    return np.stack(told, 1).astype(np.float64)
+
+
+def per_part(manifest: Manifest, batch: Batch, totals: NDArray[np.float64]) -> tuple[Json, ...]:
+    """Return rows, loss-carrying tokens and mean loss of each part that has rows in a batch."""
+    rows = np.bincount(batch.refs.part, minlength=len(manifest.parts)).tolist()
+    return tuple(
+        {"part": part.name, "rows": count, "tokens": int(tokens), "loss": nll / max(tokens, 1.0)}
+        for part, count, (nll, tokens) in zip(manifest.parts, rows, totals.tolist(), strict=True)
+        if count
+    )
+
+
+def strange_rows(manifest: Manifest, batch: Batch, losses: Tensor) -> list[tuple[str, str, int]]:
+    """Return part, shard and row of the rows here whose loss is no finite number."""
+    slots = np.arange(len(batch.refs.row))[batch.slots][~losses.isfinite().cpu().numpy()]
+    refs = batch.refs
+    return [
+        (manifest.parts[refs.part[i]].name, manifest.paths[refs.shard[i]], int(refs.row[i]))
+        for i in slots
+    ]
+
+
+def divergence(manifest: Manifest, step: int, rows: list[tuple[str, str, int]], told: str) -> str:
+    """Return the line that tells of a step which gave no numbers."""
+    where = "every row's own loss is finite"
+    if rows:
+        parts = ", ".join(sorted({part for part, _, _ in rows}))
+        _, shard, row = rows[0]
+        where = (
+            f"{len(rows)} of {manifest.batch} rows have no finite loss, of {parts}: "
+            f"the first is {shard} row {row}"
+        )
+    return (
+        f"phase {manifest.phase}, step {step}: {told} ({where}); nothing of it is recorded: "
+        f"lower the learning rate, or leave the step out with --skip-steps "
+        f"{manifest.phase}:{step}:{step}"
+    )

@@ -1,0 +1,125 @@
+"""A training session: the phases of a build, one run file, one output folder."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.report import read_manifests
+from prep.runtime.errors import InputError, StaleError, UsageError
+from train.evaluation import evaluate
+from train.record import run_folder as folder
+from train.evaluation import held_out as heldout
+from train.runfile import data_sections as inputs
+from train.record import metrics
+from train.runfile import run_file as params
+from train.record import skips
+from train.trainer.trainer import Outcome, Trainer
+from train.runfile.settings import Run
+from train.model.processes import joined
+
+EXAMPLE = "run/phase1/checkpoints/step-00001500"
+
+
+def train(  # noqa: PLR0913  what the command has
+    build: Path,
+    run_file: str,
+    out: Path,
+    *,
+    phases: Sequence[str] = (),
+    stop: int | None = None,
+    init_from: Path | None = None,
+    skip: Sequence[str] = (),
+    say: Callable[[str], object],
+    make: Callable[..., Any] = Trainer,
+) -> None:
+    """Train phases in order, each from the last weights of the one before; resume what is there.
+
+    init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
+    to pass over (`skips`). A phase that `stop` ends early is the last. make: makes the trainer of a
+    phase. Raises InputError where there is no build, or where a phase has neither a checkpoint of
+    its own nor a predecessor that is trained.
+    """
+    with joined() as world:
+        work = world.agree(lambda: _planned(build, run_file, phases, init_from))
+        world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
+        for place, (run, manifest, before) in enumerate(work):
+            first = init_from if place == 0 else None
+            start = world.on_first(lambda: first or _start(out, manifest, before))  # noqa: B023
+            trainer = make(run, manifest, build, out / manifest.phase, world)
+            outcome = trainer.train(start, stop)
+            if world.first:
+                say(_line(manifest, outcome))
+            if outcome.steps < manifest.steps:
+                return
+
+
+def _planned(
+    build: Path, run_file: str, phases: Sequence[str], init_from: Path | None
+) -> list[tuple[Run, Manifest, Manifest | None]]:
+    """Return the phases to train, each with its run and the manifest of the one before."""
+    manifests = [m for m in read_manifests(build) if not heldout.is_held_out(build, m)]
+    if not manifests:
+        raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
+    names = [manifest.phase for manifest in manifests]
+    unknown = sorted(set(phases) - set(names))
+    if unknown:
+        raise UsageError(
+            f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
+        )
+    if init_from is not None and not (init_from / folder.STATE).exists():
+        raise InputError(f"{init_from}: is no checkpoint; give a folder such as {EXAMPLE}")
+    path = params.find(run_file)
+    # All of them before the first step, so that a fault in the last phase's settings is told now.
+    inputs.note(path, [one for one in manifests if not phases or one.phase in phases])
+    work = [
+        (params.load(path, manifest.phase, names), manifest, before)
+        for before, manifest in zip([None, *manifests], manifests, strict=False)
+        if not phases or manifest.phase in phases
+    ]
+    run, last, _ = work[-1]  # what only looks is the same for all phases
+    evaluate.prepare(run.evaluation, manifests[: manifests.index(last) + 1], build)
+    metrics.check(run.metrics)
+    return work
+
+
+def _start(out: Path, manifest: Manifest, before: Manifest | None) -> Path | None:
+    """Return the last weights of the phase before.
+
+    None where there is no phase before, or where its weights are gone but no longer needed.
+    """
+    if before is None:
+        return None
+    last = out / before.phase / "checkpoints" / folder.checkpoint_name(before.steps)
+    if folder.latest(out / manifest.phase / "checkpoints") and not (last / folder.STATE).exists():
+        return None
+    return _last_weights(out, before)
+
+
+def _last_weights(out: Path, before: Manifest) -> Path:
+    newest = folder.latest(out / before.phase / "checkpoints")
+    wanted = folder.checkpoint_name(before.steps)
+    if newest is None or newest.name != wanted:
+        raise InputError(
+            f"{out}: phase {before.phase} is not trained to its end "
+            f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {wanted}); "
+            "train it first"
+        )
+    trained = folder.read_state(newest)["manifest"]
+    if trained != before.digest:
+        raise StaleError(
+            f"{newest}: was trained on manifest {trained[:12]}, this build's {before.phase} is "
+            f"{before.digest[:12]}; give the build it was trained on, or train into another --out"
+        )
+    return newest
+
+
+def _line(manifest: Manifest, outcome: Outcome) -> str:
+    begun = f"resumed at step {outcome.first_step}" if outcome.first_step else "from step 0"
+    if outcome.first_step >= outcome.steps:
+        done = f"already trained, {outcome.steps} steps"
+        return f"{manifest.phase}: {done}, weights {outcome.weights[:12]}"
+    return (
+        f"{manifest.phase}: {begun} to {outcome.steps} of {manifest.steps}, "
+        f"loss {outcome.loss:.4f}, weights {outcome.weights[:12]}"
+    )

@@ -1,0 +1,173 @@
+"""The loop: steps of a manifest through model and optimiser, recorded, checkpointed, resumable.
+
+Position in the data, learning rate and numbers follow from (run, manifest, step) alone, so k steps,
+a kill, a resume and n - k steps give the same losses and the same ledger as n steps.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from mixtures.manifest.manifest import Manifest
+from prep.runtime.errors import DivergenceError
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.record import skips
+from train.trainer.batches import Batch, Batches, digest
+from train.trainer.checkpoint import Checkpoints
+from train.trainer.claim import check_fit, claim
+from train.evaluation.evaluate import Evaluator
+from train.trainer.gradients import accumulate, divergence, part_sums, per_part, strange_rows
+from train.record.ledger import Ledger, Step
+from train.record.metrics import Metrics
+from train.model.optimizer import AdamW, clip, groups, schedule
+from train.trainer.placement import place
+from train.runfile.settings import Run
+from train.model.processes import World, alone
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training a phase gave."""
+
+    first_step: int  # where this process began: 0, or the checkpoint it resumed
+    steps: int
+    loss: float
+    weights: str  # digest of the final weights
+
+
+class Trainer:
+    """One phase of a run; root: the build, out: the phase's own folder in the run.
+
+    Every process of a world makes one; the first alone writes ledger, metrics and state.
+    """
+
+    def __init__(
+        self, run: Run, manifest: Manifest, root: Path, out: Path, world: World | None = None
+    ) -> None:
+        self.run, self.manifest, self.root, self.out = run, manifest, root, out
+        self.world = world or alone()
+        self.world.agree(lambda: check_fit(run, manifest, self.world.size))
+        if run.settings.threads is not None:
+            torch.set_num_threads(run.settings.threads)
+        self.placed = place(run, self.world)
+        self.model = self.placed.model
+        self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
+        self.batches = Batches(manifest, root, self.world.share(manifest.batch))
+        self.ledger = Ledger(out / "ledger", manifest)
+        self.evaluator = self.world.agree(
+            lambda: Evaluator(run.evaluation, manifest, root, out, run.model)
+        )
+        self.tokens = manifest.batch * manifest.msl  # of a step
+        self.checkpoints = Checkpoints(out / "checkpoints", run.settings, self.world)
+
+    def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
+        """Train to the last step (or to `stop`), and leave a checkpoint there."""
+        with folder.alone(self.out) if self.world.first else nullcontext():
+            first = self.begin(init_from)
+            last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
+            loss = self._steps(first, last) if first < last else float("nan")
+        return Outcome(first, last, loss, checkpoint.weights_digest(self.model, self.world))
+
+    def begin(self, init_from: Path | None) -> int:
+        """Resume from the newest checkpoint, or start with given or fresh weights."""
+        newest = self.world.on_first(lambda: self._claim(init_from))
+        if newest is None:
+            self.world.on_first(self.ledger.truncate)
+            if init_from is not None:
+                checkpoint.load_weights(init_from, self.model, self.world)
+            return 0
+        state = checkpoint.load(newest, self.model, self.optimizer, self.world)
+        self.world.on_first(lambda: self.ledger.truncate(state["ledger"]))
+        self.checkpoints.keep()
+        return int(state["step"])
+
+    def _claim(self, init_from: Path | None) -> Path | None:
+        claim(self.out, self.root, self.run, self.manifest, init_from)
+        folder.remove_temporaries(self.out)
+        return folder.latest(self.checkpoints.folder)
+
+    def _steps(self, first: int, last: int) -> float:
+        """Do the steps [first, last) and return the loss of the last one."""
+        settings, loss = self.run.settings, float("nan")
+        skipped = self.world.on_first(lambda: skips.read(self.out))
+        done = (number for number in range(first, last) if number not in skipped)
+        ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
+        metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
+        with self.checkpoints, metrics if self.world.first else nullcontext() as told:
+            for number in range(first, last):
+                began = monotonic()
+                skip = number in skipped
+                step = skips.skipped(number) if skip else self.step(*self._read(ahead))
+                loss = step.loss
+                if told is not None:
+                    self.ledger.record(step)
+                    told.step(step, self.tokens / (monotonic() - began))
+                held_out = self.evaluator.after(number + 1, self.model, self.world, settings.dtype)
+                if told is not None:
+                    told.evaluation(held_out)
+                if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
+                    self._checkpoint(number + 1)
+        return loss
+
+    def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
+        """Return this process's share of the next batch, and the digest of all shares."""
+        mine: list[Batch] = []
+
+        def read() -> bytes:
+            mine.append(next(ahead))
+            return mine[0].digests
+
+        shares = self.world.each(read)
+        return mine[0], digest(shares)
+
+    def step(self, batch: Batch, told: str) -> Step:
+        """Do one optimiser step and return what the ledger takes down; told: the batch's digest.
+
+        Raises DivergenceError, before the weights are touched, where a loss or the norm of the
+        gradients is no number.
+        """
+        rate = schedule(self.run.optimizer.learning_rate, batch.step)
+        losses = self.gradients(batch)
+        norm = float(clip(self.model.parameters(), self.run.optimizer.max_gradient_norm))
+        here = part_sums(batch, losses.cpu().numpy(), len(self.manifest.parts))
+        totals = self.world.total(torch.from_numpy(here)).numpy()
+        loss = float(totals[:, 0].sum()) / self.manifest.batch / self.manifest.msl
+        if not math.isfinite(loss + norm):
+            self._diverge(batch, losses, f"loss {loss:g}, gradient norm {norm:g}")
+        self.optimizer.set_learning_rate(rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = per_part(self.manifest, batch, totals)
+        return Step(batch.step, batch.refs, told, loss, norm, rate, parts)
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Add a batch's gradients to the model's; return each row's sum of nll: (rows,) float64."""
+        return accumulate(self.placed, batch, self.run.settings, self.world)
+
+    def _checkpoint(self, finished: int) -> None:
+        state = {
+            "manifest": self.manifest.digest,
+            "model": asdict(self.run.model),
+            "ledger": self.world.on_first(self.ledger.seal),
+        }
+        self.checkpoints.save(finished, self.model, self.optimizer, state)
+
+    def _diverge(self, batch: Batch, losses: Tensor, told: str) -> None:
+        """Raise DivergenceError with the rows whose losses are no numbers."""
+        rows = [
+            row
+            for share in self.world.each(lambda: strange_rows(self.manifest, batch, losses))
+            for row in share
+        ]
+
+        def tell() -> None:
+            raise DivergenceError(divergence(self.manifest, batch.step, rows, told))
+
+        self.world.on_first(tell)

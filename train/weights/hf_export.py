@@ -1,0 +1,234 @@
+"""Export: a checkpoint in the public CrystalCoder names, with its tokenizer and where it is from.
+
+    model.safetensors            weights in Hugging Face names, or shards of them with
+    model.safetensors.index.json   an index, where they are large
+    config.json                  as the public code reads it
+    tokenizer.json               the build's, byte for byte, and tokenizer_config.json
+    crystalmix.json              manifest, phase, step and digest of the weights
+
+The tied head is not stored; the public code ties it again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mixtures.build.context import TOKENIZER
+from mixtures.manifest.manifest import Manifest
+from mixtures.manifest.report import read_manifests
+from prep.runtime import receipts
+from prep.runtime.errors import CrystalmixError, InputError, UsageError
+from train.trainer import checkpoint
+from train.record import run_folder as folder
+from train.weights import hf_config as published
+from prep.runtime import wholly_ as wholly
+from train.model.crystal import Crystal, ModelSettings
+from train.weights.hf_names import LAYER, State, to_huggingface
+
+Json = dict[str, Any]
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+PROVENANCE = "crystalmix.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How weights are written: their numbers, and the greatest size of a file in bytes."""
+
+    dtype: str = "float32"
+    shard_bytes: int = 5_000_000_000
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"--dtype: must be {' or '.join(DTYPES)}, got {self.dtype}")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote; notes: what it could not know."""
+
+    provenance: Json
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export(
+    source: Path, out: Path, settings: ExportSettings, build: Path | None = None
+) -> Exported:
+    """Write a checkpoint to the folder `out`, whole or not at all.
+
+    build: where the tokenizer is, by default the build that the checkpoint's run remembers. Raises
+    InputError where `out` holds something, DamageError for a checkpoint that is not what it was.
+    """
+    wholly.refuse_taken(out)
+    model = _loaded(source)
+    state = folder.read_state(source)
+    manifest, build, notes = _origin(source, state, build)
+    with wholly.folder(out) as place:
+        weights = _write_weights(place, model.state_dict(), settings)
+        special = {} if manifest is None else manifest.tokenizer["special"]
+        width = _width_scale(source)
+        config = published.config(model.settings, settings.dtype, special, width)
+        _write_json(place / CONFIG, config)
+        if build is not None and manifest is not None:
+            _copy_tokenizer(build, place, manifest)
+        provenance = {
+            "manifest": state.get("manifest"),
+            "phase": None if manifest is None else manifest.phase,
+            "step": state["step"],
+            "weights": state["weights"],
+            "dtype": settings.dtype,
+            "model": state["model"],
+        }
+        receipts.write_atomic(place / PROVENANCE, receipts.canonical(provenance))
+    return Exported(provenance, tuple(weights), tuple(notes))
+
+
+def find(path: Path, phase: str | None, step: int | None, build: Path | None = None) -> Path:
+    """Return the checkpoint that is meant: `path` itself, or of a run the newest of a phase.
+
+    Without a phase it is the last one that has a checkpoint, in the order of the build.
+    """
+    if (path / folder.STATE).exists():
+        if phase is not None or step is not None:
+            raise UsageError(f"{path}: is one checkpoint; leave out --phase and --step")
+        return path
+    there = {
+        each.name: found
+        for each in folder.phases(path)
+        if (found := folder.checkpoints(each / "checkpoints"))
+    }
+    if not there:
+        raise InputError(f"{path}: holds no checkpoint; give a run or a folder step-*")
+    if phase is None:
+        phase = next(iter(there)) if len(there) == 1 else _last_phase(path, build, there)
+    if phase not in there:
+        raise UsageError(f"{path}: no checkpoint of phase {phase} (of {', '.join(there)} there is)")
+    if step is None:
+        return there[phase][-1]
+    wanted = path / phase / "checkpoints" / folder.checkpoint_name(step)
+    if wanted not in there[phase]:
+        steps = ", ".join(str(int(each.name.removeprefix("step-"))) for each in there[phase])
+        raise UsageError(f"{path}: phase {phase} has no checkpoint of step {step} (of {steps})")
+    return wanted
+
+
+def _last_phase(run: Path, build: Path | None, there: Json) -> str:
+    names = [manifest.phase for manifest in read_manifests(folder.build_of(run, build))]
+    trained = [name for name in names if name in there]
+    if not trained:
+        raise UsageError(f"{run}: say which of its phases with --phase ({', '.join(there)})")
+    return trained[-1]
+
+
+def _loaded(source: Path) -> Crystal:
+    state = folder.read_state(source)
+    with torch.device("meta"):
+        model = Crystal(ModelSettings(**state["model"]))
+    model.to_empty(device="cpu")
+    checkpoint.load_weights(source, model)
+    return model
+
+
+def _origin(
+    source: Path, state: Json, build: Path | None
+) -> tuple[Manifest | None, Path | None, list[str]]:
+    """Return the manifest a checkpoint was trained on and the build that holds it, if any."""
+    try:
+        build = folder.build_of(source.absolute().parents[2], build)
+        found = [one for one in read_manifests(build) if one.digest == state.get("manifest")]
+    except (CrystalmixError, IndexError):
+        found = []
+    if found and build is not None:
+        return found[0], build, []
+    asked = str(state.get("manifest"))[:12]
+    return None, None, [f"no build with manifest {asked} is known (--build): no tokenizer written"]
+
+
+def _width_scale(source: Path) -> float:
+    """Return muP's width scale, which the run of a checkpoint knows, or 1."""
+    path = source.absolute().parent.parent / folder.RUN
+    if not path.exists():
+        return 1.0
+    found = folder.read_json(path, "restore it").get("run", {}).get("optimizer", {})
+    return float(found.get("decoder_kernel", 1.0))
+
+
+def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights in Hugging Face names, a layer at a time, so that few are held twice."""
+    groups: dict[str, State] = {}
+    for name, tensor in state.items():
+        match = LAYER.match(name)
+        groups.setdefault(match[0] if match else name, {})[name] = tensor
+    for group in groups.values():
+        for name, tensor in to_huggingface(group).items():
+            yield name, tensor.to(dtype).contiguous()
+
+
+def _write_weights(place: Path, state: State, settings: ExportSettings) -> list[str]:
+    """Write weights to one file, or to several with an index; return their names."""
+    shards: list[list[str]] = []
+    held: State = {}
+    total = 0
+    for name, tensor in _pieces(state, DTYPES[settings.dtype]):
+        size = sum(each.nbytes for each in held.values())
+        if held and size + tensor.nbytes > settings.shard_bytes:
+            shards.append(_write_shard(place, len(shards), held))
+            held = {}
+        held[name] = tensor
+        total += tensor.nbytes
+    shards.append(_write_shard(place, len(shards), held))
+    if len(shards) == 1:
+        (place / _shard(0)).rename(place / WEIGHTS)
+        return [WEIGHTS]
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for i, name in enumerate(names):
+        (place / _shard(i)).rename(place / name)
+    where = {name: file for file, held_ in zip(names, shards, strict=True) for name in held_}
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    receipts.write_atomic(place / INDEX, receipts.canonical(index))
+    return names
+
+
+def _write_shard(place: Path, number: int, held: State) -> list[str]:
+    save_file(held, place / _shard(number), metadata={"format": "pt"})
+    return list(held)
+
+
+def _shard(number: int) -> str:
+    return f"shard-{number}"
+
+
+def _copy_tokenizer(build: Path, place: Path, manifest: Manifest) -> None:
+    """Copy the build's tokenizer, and its config or one that tells what the manifest knows."""
+    if not (build / TOKENIZER).exists():  # an import has none
+        return
+    copyfile(build / TOKENIZER, place / TOKENIZER)
+    if (build / TOKENIZER_CONFIG).exists():
+        copyfile(build / TOKENIZER_CONFIG, place / TOKENIZER_CONFIG)
+        return
+    content = orjson.loads((build / TOKENIZER).read_bytes())
+    pieces = {number: piece for piece, number in dict(content["model"]["vocab"]).items()}
+    pieces |= {token["id"]: token["content"] for token in content.get("added_tokens") or []}
+    special = manifest.tokenizer["special"]
+    told = {
+        f"{name}_token": pieces[special[name]]
+        for name in ("bos", "eos", "pad")
+        if special.get(name) in pieces
+    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": manifest.msl}
+    _write_json(place / TOKENIZER_CONFIG, {**config, **told})
+
+
+def _write_json(path: Path, content: Json) -> None:
+    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")

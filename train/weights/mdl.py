@@ -1,0 +1,244 @@
+"""Checkpoints of Cerebras (.mdl): read and written with h5py alone, no package of theirs.
+
+An .mdl is HDF5, one dataset a tensor under the value's whole name, compressed by LZ4 (a filter of
+hdf5plugin); bfloat16 is kept as int16. Numbers, texts and None stand in the root's attributes as
+JSON, with the type of every value (format 0.5, since 2.2). Formats 0.1 to 0.4 (releases 1.7 to 2.1)
+keep the type at the dataset and pickle their tree: of them the flat names are read, never a pickle.
+"""
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from prep.runtime.errors import DamageError, InputError, UsageError
+from prep.runtime.receipts import replacing
+from train.weights import mdl_tree as mdlspec
+
+Json = dict[str, Any]
+Value = Tensor | int | float | bool | str | None
+FORMAT = 0.5
+CSTORCH = "2.10.0"  # whose files ours are like
+META = ".__metadata__"
+RTFX = {  # their numbers for types
+    torch.bool: 1,
+    torch.int16: 3,
+    torch.int32: 4,
+    torch.int64: 5,
+    torch.uint8: 6,
+    torch.float16: 10,
+    torch.float32: 11,
+    torch.float64: 12,
+    torch.bfloat16: 15,
+}
+ARRAYS = {"TorchTensorH5Type", "NumpyArrayH5Type", None}
+FULLS = {"FullTensorH5Type", "DeferredFullTensor"}
+Dataset = Any  # h5py has no types
+
+
+class Mdl:
+    """An open .mdl; tensors are read when they are asked for."""
+
+    def __init__(self, path: Path, file: Any) -> None:  # noqa: ANN401
+        self.path, self.file = path, file
+        self.format = float(file.attrs.get("__version__", 0.1))
+        self.spec: mdlspec.Spec | None = None
+        if self.format < FORMAT:
+            self.names = sorted(unquote(name) for name in file)
+            self._keys = {unquote(name): name for name in file}
+            return
+        if not file.attrs.get("__SUCCESS__", False):
+            raise DamageError(f"{path}: was not written to its end; take another checkpoint")
+        try:
+            self.spec = mdlspec.Spec(file.attrs["__spec__"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DamageError(f"{path}: its __spec__ can't be read ({error})") from None
+        self.names = self.spec.names
+
+    def below(self, prefix: str) -> dict[str, str]:
+        """Return the names that begin with `prefix.`, by what follows it."""
+        start = f"{prefix}."
+        return {name[len(start) :]: name for name in self.names if name.startswith(start)}
+
+    def value(self, name: str) -> Value:
+        """Read a value; DamageError for one of a type that only Cerebras can read."""
+        try:
+            return self._old(name) if self.format < FORMAT else self._new(name)
+        except KeyError as error:
+            raise DamageError(f"{self.path}: {name} is missing ({error})") from None
+        except OSError as error:
+            raise DamageError(f"{self.path}: {name} can't be read ({error})") from None
+
+    def tensor(self, name: str) -> Tensor:
+        """Read a value that must be a tensor."""
+        found = self.value(name)
+        if not isinstance(found, Tensor):
+            raise DamageError(f"{self.path}: {name} is no tensor, but {found!r}")
+        return found
+
+    def tree(self) -> Any:  # noqa: ANN401  any nesting
+        """Read all values, nested as they were saved; of old formats there are only names."""
+        values: Json = {}
+        for name in self.names:
+            link = self._link(name)
+            values[name] = values[link] if link in values else self.value(name)
+        return values if self.spec is None else self.spec.build(values)
+
+    def _link(self, name: str) -> str | None:
+        """Return the name under which a value stands that is only linked here."""
+        if self.format < FORMAT:
+            return None
+        meta: Json = json.loads(self.file.attrs[name + META])[name + META]
+        return meta["key"] if meta["__TYPE__"] == "LinkedObject" else None
+
+    def _new(self, name: str) -> Value:
+        meta: Json = json.loads(self.file.attrs[name + META])[name + META]
+        kind = meta["__TYPE__"]
+        if kind == "TorchTensorSerializer":
+            return _tensor(self.file[name], meta["dtypes"][0] == "torch.bfloat16")
+        if kind == "NumpyArraySerializer":
+            return _tensor(self.file[name], bool(meta["is_bfloat16"]))
+        if kind == "LinkedObject":
+            return self.value(meta["key"])
+        if kind == "DeferredFullTensor":
+            dtype: torch.dtype = getattr(torch, meta["dtype"].removeprefix("torch."))
+            return torch.full(tuple(meta["shape"]), meta["fill_value"], dtype=dtype)
+        plain = {"ScalarSerializer": "scalar_value", "StringSerializer": "string_value"}
+        if kind in plain:
+            return meta[plain[kind]]
+        if kind == "NoneSerializer":
+            return None
+        raise self._unknown(name, kind)
+
+    def _old(self, name: str) -> Value:
+        data = self.file[self._keys[name]]
+        told = data.attrs
+        kind = told.get("__H5_TYPE__")
+        if kind == "NoneH5Type" or told.get("is_none", False):
+            return None
+        if kind == "StringH5Type" or told.get("is_string", False):
+            return str(told["string_value"] if kind else told["string_val"])
+        if kind == "ScalarH5Type" or told.get("is_scalar", False):
+            return data[...].item()
+        if kind in FULLS or told.get("is_constructible", False):
+            dtype = torch.bfloat16 if told.get("is_bfloat16") else _dtype(data.dtype)
+            size = [int(n) for n in np.atleast_1d(told["shape"])]
+            return torch.full(size, told["fill_value"].item(), dtype=dtype)
+        if kind == "DeferredH5Tensor" and told.get("link_to_self", False):
+            return self.value(unquote(told["key"]))
+        if kind in ARRAYS and told.get("filepath") is None:
+            return _tensor(data, bool(told.get("is_bfloat16", False)))
+        raise self._unknown(name, str(kind))
+
+    def _unknown(self, name: str, kind: str) -> DamageError:
+        return DamageError(
+            f"{self.path}: {name} is a {kind}, which holds no numbers of its own; load and save "
+            "the checkpoint once with cstorch"
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Mdl]:
+    """Open an .mdl; InputError where there is none, DamageError where it is no HDF5."""
+    _filters()
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    if not h5py.is_hdf5(path):
+        raise DamageError(f"{path}: is no .mdl (HDF5) file; give a checkpoint of Cerebras")
+    with h5py.File(path, "r") as file:
+        yield Mdl(path, file)
+
+
+def write(path: Path, tree: Any) -> None:  # noqa: ANN401  any nesting of tensors and plain values
+    """Write a tree of tensors, numbers, texts and None as an .mdl, whole or not at all.
+
+    A tensor that stands in several places is written once. Raises ValueError for other values.
+    """
+    plugin = _filters()
+    written: dict[int, str] = {}
+    # of 1.8 on, files find one of thousands of attributes without reading all
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v110")) as file:
+        attributes: Any = file.attrs
+        attributes["__spec__"] = mdlspec.dumps(tree)
+        attributes["__version__"] = FORMAT
+        attributes["__cstorch_version__"] = CSTORCH
+        for name, value in mdlspec.flatten(tree):
+            is_tensor = isinstance(value, Tensor)
+            if is_tensor and id(value) in written:
+                meta: Json = {"key": written[id(value)], "__LINKED__": True}
+                meta |= {"__TYPE__": "LinkedObject", "__NONE__": True}
+            elif is_tensor:
+                written[id(value)] = name
+                meta = _write_tensor(file, name, value, plugin)
+            else:
+                meta = _plain(name, value)
+            attributes[name + META] = json.dumps(
+                {
+                    "__spec__": json.loads(mdlspec.dumps({name: value})),
+                    "__objects__": [name],
+                    name + META: meta,
+                },
+                indent=4,
+            )
+        attributes["__SUCCESS__"] = True
+
+
+def _write_tensor(file: Any, name: str, tensor: Tensor, plugin: Any) -> Json:  # noqa: ANN401
+    if tensor.dtype not in RTFX:
+        raise ValueError(f"{name}: an .mdl holds no {tensor.dtype}")
+    told = tensor.detach().cpu().contiguous()
+    array = (told.view(torch.int16) if told.dtype == torch.bfloat16 else told).numpy()
+    meta: Json = {
+        "__TORCH__": True,
+        "shapes": [list(tensor.shape)],
+        "dtypes": [str(tensor.dtype)],
+        "rtfx_dtypes": [RTFX[tensor.dtype]],
+        "__TYPE__": "TorchTensorSerializer",
+        "__NUMPY__": True,
+        "compressed": False,
+    }
+    packed = plugin.LZ4() if array.shape else {}
+    data = file.create_dataset(name, shape=array.shape, dtype=array.dtype, **packed)
+    data[...] = array
+    data.attrs.update(meta)
+    return meta
+
+
+def _plain(name: str, value: object) -> Json:
+    if isinstance(value, bool | int | float):
+        told: Json = {"scalar_value": value, "__TYPE__": "ScalarSerializer"}
+    elif isinstance(value, str):
+        told = {"string_value": value, "__TYPE__": "StringSerializer"}
+    elif value is None:
+        told = {"__TYPE__": "NoneSerializer"}
+    else:
+        raise ValueError(f"{name}: an .mdl holds no {type(value).__name__}")
+    return {**told, "__NONE__": True}
+
+
+def _tensor(data: Dataset, is_bfloat16: bool) -> Tensor:
+    array = np.asarray(data[...])
+    found = torch.from_numpy(array if array.shape else array.reshape(1)).reshape(array.shape)
+    return found.view(torch.bfloat16) if is_bfloat16 else found
+
+
+def _dtype(dtype: Any) -> torch.dtype:  # noqa: ANN401  as h5py has it
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def _filters() -> Any:  # noqa: ANN401  a module without types
+    """Return hdf5plugin, whose import makes h5py know LZ4."""
+    try:
+        import hdf5plugin
+    except ModuleNotFoundError:
+        raise UsageError(
+            "an .mdl needs hdf5plugin; install crystalmix with its extra `mdl`"
+        ) from None
+    return hdf5plugin
