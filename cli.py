@@ -10,13 +10,12 @@ from typing import Any
 
 import click
 
-from train.commands import data as mixing
-from train.commands import ablate as ablateverbs
-from train.commands import csx as csxverbs
-from train.commands import train as verbs
-from train.commands import weights as weightverbs
-
-VERSION = "0.1.0"
+from crystalmix import __version__
+from crystalmix.train.commands import ablate as ablateverbs
+from crystalmix.train.commands import csx as csxverbs
+from crystalmix.train.commands import data as mixing
+from crystalmix.train.commands import train as verbs
+from crystalmix.train.commands import weights as weightverbs
 
 
 class Verbs(click.Group):
@@ -29,7 +28,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click's
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""
-        from prep.runtime.errors import CrystalmixError
+        from crystalmix.prep.runtime.errors import CrystalmixError
 
         try:
             return super().invoke(ctx)
@@ -57,7 +56,7 @@ def fail(message: str, code: int) -> None:
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="crystalmix")
+@click.version_option(__version__, prog_name="crystalmix")
 def main() -> None:
     """Build, prove and train on data mixtures: what was fed, in which proportion, exactly when."""
     import logging

@@ -17,10 +17,10 @@
 import os
 from pathlib import Path
 
-from mixtures.manifest import report
-from train.trace import corpus
-from train.figures import charts as figures
-from train.record import views as trace
+from crystalmix.mixtures.manifest import report
+from crystalmix.train.figures import charts as figures
+from crystalmix.train.record import views as trace
+from crystalmix.train.trace import corpus
 
 BUILD = Path(os.environ.get("CRYSTALMIX_BUILD", "demo/build"))
 traced = trace.connect(BUILD)

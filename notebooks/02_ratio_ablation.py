@@ -19,11 +19,11 @@ from pathlib import Path
 
 from IPython.display import display
 
-from train.ablations import report as ablationreport
-from train.ablations import export_recipe as decision
-from train.figures import charts as figures
-from train.ablations import results as insight
-from train.figures import ternary
+from crystalmix.train.ablations import export_recipe as decision
+from crystalmix.train.ablations import report as ablationreport
+from crystalmix.train.ablations import results as insight
+from crystalmix.train.figures import charts as figures
+from crystalmix.train.figures import ternary
 
 FOLDER = Path(os.environ.get("CRYSTALMIX_ABLATION", "ablation"))
 seen = insight.Insight(FOLDER)

@@ -17,12 +17,12 @@
 import os
 from pathlib import Path
 
-from mixtures.build import build
-from mixtures.recipes import recipe
-from mixtures.manifest import report
-from train.figures import charts as figures
-from train.trace import forensics
-from train.record import views as trace
+from crystalmix.mixtures.build import build
+from crystalmix.mixtures.manifest import report
+from crystalmix.mixtures.recipes import recipe
+from crystalmix.train.figures import charts as figures
+from crystalmix.train.record import views as trace
+from crystalmix.train.trace import forensics
 
 BUILD = Path(os.environ.get("CRYSTALMIX_BUILD", "demo/build"))
 RUN = Path(os.environ.get("CRYSTALMIX_RUN", "demo/run"))

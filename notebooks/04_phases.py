@@ -18,10 +18,10 @@
 import os
 from pathlib import Path
 
-from train.ablations import report as ablationreport
-from train.ablations import factor_results as factors
-from train.figures import charts as figures
-from train.ablations import results as insight
+from crystalmix.train.ablations import factor_results as factors
+from crystalmix.train.ablations import report as ablationreport
+from crystalmix.train.ablations import results as insight
+from crystalmix.train.figures import charts as figures
 
 FOLDER = Path(os.environ.get("CRYSTALMIX_PHASES", "phases"))
 seen = insight.Insight(FOLDER)

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime import randomness as seeds
-from prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime.errors import RefusalError
 
 Role = Literal["centre", "design", "replicate", "check"]
 POOL = 4000  # draws that the design chooses from

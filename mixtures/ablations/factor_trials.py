@@ -7,15 +7,15 @@ one domain is gone through. Each level is run once for each draw.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mixtures.ablations.spec import fim_domain
-from mixtures.ablations.small_manifest import Portion, Window
-from mixtures.ablations.design import Mixture
-from mixtures.ablations.trials import Ground, Trial
+from crystalmix.mixtures.ablations.design import Mixture
+from crystalmix.mixtures.ablations.small_manifest import Portion, Window
+from crystalmix.mixtures.ablations.spec import fim_domain
+from crystalmix.mixtures.ablations.trials import Ground, Trial
 
 Shares = Mapping[str, float]
 REPLAYED = 3  # the last third of a run is the one that replays
 REPLAY = 0.1  # of the language, in the third phase of `crystal-3`
-ROUNDED = 2  # rows that a part may get beyond its share: mixtures.order.PREFIX_BOUND
+ROUNDED = 2  # rows that a part may get beyond its share: mixtures.manifest.exact_order.PREFIX_BOUND
 
 
 def factors(ground: Ground) -> list[Trial]:

@@ -13,19 +13,19 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest import manifest as manifests
-from mixtures.build import pack as packing
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
-from mixtures.build.build import store, unsealed
-from mixtures.build.context import TOKENIZER, rows_files
-from mixtures.manifest.manifest import Manifest, ManifestPart
-from mixtures.manifest.exact_order import VERSION, integer_weights
-from mixtures.recipes.phase import shares
-from mixtures.recipes.recipe import Recipe
-from mixtures.manifest.report import read_manifests
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
+from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
+from crystalmix.mixtures.build import pack as packing
+from crystalmix.mixtures.build.build import store, unsealed
+from crystalmix.mixtures.build.context import TOKENIZER, rows_files
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.recipes.phase import shares
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
 
 Json = dict[str, Any]
 LINKED = ("domains", "sources", TOKENIZER)

@@ -7,11 +7,18 @@ out, and there is a variant of it for each FIM rate that is asked.
 from dataclasses import replace
 from pathlib import Path
 
-from mixtures.ablations.spec import HELD, HELD_OUT, HELD_SHARE, POOL, Ablation, fim_domain
-from mixtures.recipes.phase import Part, Phase
-from mixtures.recipes.recipe import Domain, Recipe
-from prep.fim.document_fim import FimSettings
-from prep.tokenizer.tokenizer import TokenizerSettings
+from crystalmix.mixtures.ablations.spec import (
+    HELD,
+    HELD_OUT,
+    HELD_SHARE,
+    POOL,
+    Ablation,
+    fim_domain,
+)
+from crystalmix.mixtures.recipes.phase import Part, Phase
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings
 
 
 def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Recipe:

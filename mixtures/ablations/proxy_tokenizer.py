@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from mixtures.recipes.recipe import Recipe
-from prep.tokenizer import train_bpe as bpe
-from prep.runtime import receipts
-from prep.documents import source as sources
-from prep.runtime.errors import InputError
-from prep.readers.batch import TEXT
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.readers.batch import TEXT
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.tokenizer import train_bpe as bpe
 
 CHARACTERS = 1_000_000  # of each domain
 LONGEST = 20_000  # characters of one document

@@ -10,8 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from mixtures.ablations.design import caps, fill
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.ablations.design import caps, fill
+from crystalmix.prep.runtime.errors import RefusalError
 
 PROSE = ("arxiv", "book", "c4", "commoncrawl", "github", "stackexchange", "wikipedia")
 CODE = ("css", "javascript", "html", "python", "starcoder")
@@ -122,7 +122,7 @@ def spread(weights: Mapping[str, float], tokens: Mapping[str, int]) -> dict[str,
 
 @cache
 def _published(phase: str) -> Mapping[str, float]:
-    from mixtures.recipes import recipe as recipes
+    from crystalmix.mixtures.recipes import recipe as recipes
 
     parts = recipes.load("crystalcoder").phases[phase].parts
     return {part.domain: float(part.weight or 0) for part in parts}

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
-from mixtures.manifest.exact_order import integer_weights
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.exact_order import integer_weights
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.prep.runtime.errors import RefusalError
 
 UNITS = 10**6  # shares are whole multiples of one millionth
 

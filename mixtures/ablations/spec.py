@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mixtures.recipes import recipe as recipes
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.recipes.recipe import Recipe
-from prep.runtime.errors import RecipeError
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import RecipeError
 
 Json = dict[str, Any]
 BUNDLED = Path(__file__).parent

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from mixtures.ablations import published_mixtures as presets
-from mixtures.ablations import design as swarm
-from mixtures.ablations.spec import Ablation, fim_domain
-from mixtures.manifest.manifest import Manifest
-from mixtures.ablations.small_manifest import Portion, Window
-from mixtures.ablations.design import Mixture
+from crystalmix.mixtures.ablations import design as swarm
+from crystalmix.mixtures.ablations import published_mixtures as presets
+from crystalmix.mixtures.ablations.design import Mixture
+from crystalmix.mixtures.ablations.small_manifest import Portion, Window
+from crystalmix.mixtures.ablations.spec import Ablation, fim_domain
+from crystalmix.mixtures.manifest.manifest import Manifest
 
 Shares = Mapping[str, float]
 CHECKED = 3  # mixtures that are checked at every size: recommended, current, uniform

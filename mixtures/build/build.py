@@ -20,26 +20,26 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from mixtures.build import droplist_ as droplist
-from mixtures.build import pack as packing
-from mixtures.build import row_fim as permuting
-from mixtures.build import scan as scanning
-from mixtures.build import seal as sealing
-from mixtures.build import shared_texts as sharing
-from mixtures.build import shuffle as shuffling
-from mixtures.manifest import manifest as manifests
-from mixtures.build.context import TOKENIZER, Context, Folder, sealed_folders
-from mixtures.manifest.manifest import Manifest
-from mixtures.recipes.recipe import Recipe
-from mixtures.build.work_items import naming
-from mixtures.manifest.cerebras_order import KEPT, ZooOrder
-from prep.fim import document_fim as fim
-from prep.runtime import receipts
-from prep.runtime import scratch_db as scratch
-from prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
-from prep.runtime.workers import Fanout
-from prep.tokenizer.metadata_head import Metadata
-from prep.tokenizer.tokenizer import Tokenizer, load
+from crystalmix.mixtures.build import droplist_ as droplist
+from crystalmix.mixtures.build import pack as packing
+from crystalmix.mixtures.build import row_fim as permuting
+from crystalmix.mixtures.build import scan as scanning
+from crystalmix.mixtures.build import seal as sealing
+from crystalmix.mixtures.build import shared_texts as sharing
+from crystalmix.mixtures.build import shuffle as shuffling
+from crystalmix.mixtures.build.context import TOKENIZER, Context, Folder, sealed_folders
+from crystalmix.mixtures.build.work_items import naming
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import scratch_db as scratch
+from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
+from crystalmix.prep.runtime.workers import Fanout
+from crystalmix.prep.tokenizer.metadata_head import Metadata
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
 Json = dict[str, Any]
 LEFT = ("*.done", ".*.tmp", "block-*")

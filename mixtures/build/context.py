@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixtures.recipes.recipe import Domain, Recipe
-from prep.runtime import receipts
-from prep.runtime.workers import Fanout
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.workers import Fanout
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"  # a build keeps its own copy
 Json = dict[str, Any]

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixtures.recipes.recipe import Recipe
-from prep.runtime import receipts
-from prep.documents import source as sources
-from prep.runtime.errors import CrystalmixError
-from prep.readers.listing import Listing
-from prep.documents.source import Source
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.readers.listing import Listing
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError
 
 Json = dict[str, Any]
 CHOSEN = ("where", "sample", "limit")

@@ -7,9 +7,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prep.documents import dropped
-from prep.runtime.errors import UsageError
-from prep.runtime.receipts import replacing
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.receipts import replacing
 
 SUFFIXES = (".parquet", ".jsonl")
 SCHEMA = dropped.SCHEMA.insert(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))

@@ -5,18 +5,18 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from mixtures.build import statistics as counting
-from mixtures.build import work_items as stages
-from mixtures.build.context import Context, Folder, summed, tokenizer_identity
-from mixtures.recipes.recipe import Domain
-from prep.fim import document_fim as fim
-from prep.rows import pack
-from prep.crystalcoder import lmdata as pieces
-from prep.runtime import receipts
-from prep.rows.token_blocks import Block, Stream
-from prep.runtime.errors import RefusalError
-from prep.filters.sample import Split
-from mixtures.build.statistics_ import joined
+from crystalmix.mixtures.build import statistics as counting
+from crystalmix.mixtures.build import work_items as stages
+from crystalmix.mixtures.build.context import Context, Folder, summed, tokenizer_identity
+from crystalmix.mixtures.build.statistics_ import joined
+from crystalmix.mixtures.recipes.recipe import Domain
+from crystalmix.prep.crystalcoder import lmdata as pieces
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.rows import pack
+from crystalmix.prep.rows.token_blocks import Block, Stream
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import RefusalError
 
 Json = dict[str, Any]
 TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed

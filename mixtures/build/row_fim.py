@@ -3,11 +3,17 @@
 from dataclasses import asdict
 from typing import Any
 
-from mixtures.build import work_items as stages
-from mixtures.build.context import Context, Folder, rows_files, summed, tokenizer_identity
-from prep.fim import document_fim as fim
-from prep.fim.document_fim import FimSettings
-from prep.crystalcoder.original_row_fim import Turn, seed_of
+from crystalmix.mixtures.build import work_items as stages
+from crystalmix.mixtures.build.context import (
+    Context,
+    Folder,
+    rows_files,
+    summed,
+    tokenizer_identity,
+)
+from crystalmix.prep.crystalcoder.original_row_fim import Turn, seed_of
+from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.fim.document_fim import FimSettings
 
 Json = dict[str, Any]
 

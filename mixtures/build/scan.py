@@ -15,25 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.build import drop_report as dropnotes
-from prep.documents import choose as selecting
-from mixtures.build import work_items as stages
-from mixtures.build.context import Context, summed
-from mixtures.recipes.recipe import Recipe
-from prep.documents.input_files import Seen
-from prep.filters import decontaminate
-from prep.documents import scan as documents
-from prep.documents import dropped
-from prep.filters import near_duplicates as near
-from prep.documents import merge as numbering
-from prep.documents import source_sql as query
-from prep.runtime import receipts
-from prep.documents import source as sources
-from mixtures.build import statistics_ as statistics
-from prep.runtime.errors import InputError, RecipeError
-from prep.readers.batch import PLACES
-from prep.filters.screen import Screen
-from prep.documents.source import Source
+from crystalmix.mixtures.build import drop_report as dropnotes
+from crystalmix.mixtures.build import statistics_ as statistics
+from crystalmix.mixtures.build import work_items as stages
+from crystalmix.mixtures.build.context import Context, summed
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents import choose as selecting
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.documents import merge as numbering
+from crystalmix.prep.documents import scan as documents
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents.input_files import Seen
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.filters import decontaminate
+from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.filters.screen import Screen
+from crystalmix.prep.readers.batch import PLACES
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError, RecipeError
 
 Json = dict[str, Any]
 BLOCK_KEYS = ("documents", "text_digest")

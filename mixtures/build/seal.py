@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest import cerebras_order as zoo
-from mixtures.build.context import Context, Folder, rows_files, tokenizer_identity
-from mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
-from mixtures.manifest.exact_order import VERSION
-from mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
-from prep.rows import pack
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.build.context import Context, Folder, rows_files, tokenizer_identity
+from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.exact_order import VERSION
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
+from crystalmix.prep.rows import pack
+from crystalmix.prep.runtime.errors import RefusalError
 
 Json = dict[str, Any]
 

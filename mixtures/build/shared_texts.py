@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.recipes.recipe import Domain, Recipe
-from prep.filters import exact_duplicates as duplicates
-from prep.runtime.errors import RefusalError
-from prep.filters.sample import Split
-from prep.runtime.scratch_db import scratch
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.filters import exact_duplicates as duplicates
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.scratch_db import scratch
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.build import work_items as stages
-from mixtures.build.context import Context, Folder, rows_files
-from prep.rows import pack
-from prep.rows import shuffle
-from prep.crystalcoder import modelzoo_shuffle as zooshuffle
-from prep.runtime.errors import DamageError
-from prep.runtime.receipts import replacing
-from prep.rows.shards import name as shard_name
+from crystalmix.mixtures.build import work_items as stages
+from crystalmix.mixtures.build.context import Context, Folder, rows_files
+from crystalmix.prep.crystalcoder import modelzoo_shuffle as zooshuffle
+from crystalmix.prep.rows import pack, shuffle
+from crystalmix.prep.rows.shards import name as shard_name
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import replacing
 
 Json = dict[str, Any]
 ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder is sealed

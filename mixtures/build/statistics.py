@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from prep.fim import document_fim as fim
-from prep.rows import pack
-from prep.rows.token_blocks import Block, Stream
-from prep.rows.pack import PackSettings
-from mixtures.build.statistics_ import Lengths, cut_documents
+from crystalmix.mixtures.build.statistics_ import Lengths, cut_documents
+from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.rows import pack
+from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.token_blocks import Block, Stream
 
 Json = dict[str, Any]
 

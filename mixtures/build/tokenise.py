@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from prep.fim import document_fim as fim
-from prep.rows.token_blocks import Encoded
-from prep.fim.document_fim import FimSettings
-from prep.tokenizer.special_spellings import Literals
-from prep.tokenizer.metadata_head import HeadEncoder, Metadata
-from prep.rows.pack import PackSettings
-from prep.crystalcoder.lmdata import PieceEncoder
-from prep.filters.sample import Split
-from prep.documents.source import Document, Source
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
+from crystalmix.prep.documents.source import Document, Source
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
+from crystalmix.prep.tokenizer.special_spellings import Literals
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Encoder = Callable[[Document], Encoded]
 
@@ -78,7 +78,7 @@ def prepared(
 
 
 def _repaired(documents: Iterator[Document]) -> Iterator[Document]:
-    from prep.documents.repair_text import repaired
+    from crystalmix.prep.documents.repair_text import repaired
 
     for document in documents:
         yield replace(document, text=repaired(document.text))

@@ -16,24 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.build.tokenise import Side, encoder, prepared
-from prep.rows import token_blocks as blocks
-from prep.documents import scan as documents
-from prep.rows import pack
-from prep.rows import shards
-from prep.rows import shuffle
-from prep.rows import spans
-from prep.fim.document_fim import FimSettings
-from prep.crystalcoder.original_row_fim import LegacyFim, Turn
-from prep.tokenizer.special_spellings import Literals
-from prep.rows.pack import Controls, PackSettings
-from prep.runtime.receipts import describe, once, read
-from prep.fim.row_fim import RowFim
-from prep.filters.sample import Split
-from prep.filters.screen import Screen
-from prep.documents.source import Source
-from prep.rows.spans import path_of
-from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
+from crystalmix.mixtures.build.tokenise import Side, encoder, prepared
+from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn
+from crystalmix.prep.documents import scan as documents
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.filters.screen import Screen
+from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.fim.row_fim import RowFim
+from crystalmix.prep.rows import pack, shards, shuffle, spans
+from crystalmix.prep.rows import token_blocks as blocks
+from crystalmix.prep.rows.pack import Controls, PackSettings
+from crystalmix.prep.rows.spans import path_of
+from crystalmix.prep.runtime.receipts import describe, once, read
+from crystalmix.prep.tokenizer.special_spellings import Literals
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
 Json = dict[str, Any]
 

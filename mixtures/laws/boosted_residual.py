@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.errors import CrystalmixError
 
 Floats = NDArray[np.float64]
 LEAST = 64  # runs below which trees have nothing to split

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws.fit import KINDS, Fit, FitSettings, fit
-from mixtures.laws.loss_table import LossTable
-from mixtures.laws.distributions import regret, spearman
-from prep.runtime.errors import InputError, UsageError
+from crystalmix.mixtures.laws.distributions import regret, spearman
+from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, fit
+from crystalmix.mixtures.laws.loss_table import LossTable
+from crystalmix.prep.runtime.errors import InputError, UsageError
 
 Floats = NDArray[np.float64]
 MANY = 40  # parameters of a target beyond which the tables leave them to --json

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import distributions as statistical
-from mixtures.ablations.design import fill
+from crystalmix.mixtures.ablations.design import fill
+from crystalmix.mixtures.laws import distributions as statistical
 
 Floats = NDArray[np.float64]
 Aim = Callable[[Floats], tuple[float, Floats]]  # shares (domains,) -> loss, slope (domains,)

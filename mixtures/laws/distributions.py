@@ -5,7 +5,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.errors import CrystalmixError
 
 Floats = NDArray[np.float64]
 

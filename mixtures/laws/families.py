@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import repeated_tokens as repetition
+from crystalmix.mixtures.laws import repeated_tokens as repetition
 
 Floats = NDArray[np.float64]
 STARTS = ((0.5, 0.3), (0.25, 1.0), (1.0, 0.1), (0.5, 2.0))  # a; (least loss - c) / spread

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import families as laws
-from mixtures.laws import least_squares as leastsquares
-from mixtures.laws import boosted_residual as residual
-from mixtures.laws import distributions as statistical
-from mixtures.laws.least_squares import Problems
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.laws import boosted_residual as residual
+from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws import families as laws
+from crystalmix.mixtures.laws import least_squares as leastsquares
+from crystalmix.mixtures.laws.least_squares import Problems
+from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
 KINDS = ("effective", "loglinear", "linear", "quadratic")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import distributions as statistical
-from mixtures.laws.fit import Fit
-from mixtures.laws.families import Repeated
-from mixtures.laws.repeated_tokens import effective
+from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws.families import Repeated
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.repeated_tokens import effective
 
 Floats = NDArray[np.float64]
 GRID = np.geomspace(0.25, 1000, 600)  # values of R* that are tried

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws.families import Law
+from crystalmix.mixtures.laws.families import Law
 
 Floats = NDArray[np.float64]
 KNEE = 2.0  # sigmas at which a residual begins to count linearly

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 ROUNDED = 0.01

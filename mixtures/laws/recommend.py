@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import convex_search as convex
-from mixtures.laws.resample import draw
-from mixtures.laws.fit import Fit
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.laws import convex_search as convex
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.resample import draw
+from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
 LEAST_FREEDOM = 2.0

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import least_squares as leastsquares
-from mixtures.laws.fit import Fit
-from prep.runtime import randomness as seeds
+from crystalmix.mixtures.laws import least_squares as leastsquares
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.prep.runtime import randomness as seeds
 
 Floats = NDArray[np.float64]
 ROUGH = 1e-5  # of the cost: far less than the noise of a draw

@@ -19,9 +19,9 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest.exact_order import OrderPart, Refs
-from prep.runtime.errors import DamageError, RefusalError
-from prep.runtime.receipts import replacing
+from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
+from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.receipts import replacing
 
 VERSION: Final = "cerebras-1.9"
 HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch
@@ -177,7 +177,7 @@ class ZooMixture:
 
 @dataclass(frozen=True)
 class ZooOrder:
-    """The `cerebras` order behind the interface of mixtures.order.Order.
+    """The `cerebras` order behind the interface of mixtures.manifest.exact_order.Order.
 
     shares: the weights as Model Zoo would be given them.
     """

@@ -29,8 +29,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.permutation import Permutation, forward_each
-from prep.runtime.randomness import key
+from crystalmix.prep.runtime.permutation import Permutation, forward_each
+from crystalmix.prep.runtime.randomness import key
 
 VERSION: Final = "exact-1"
 PREFIX_BOUND: Final = 1.68  # rows; half of 3.35989 (proof above)

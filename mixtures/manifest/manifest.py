@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest.exact_order import Order, OrderPart
-from mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, InputError
+from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
+from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError, InputError
 
 SCHEMA = 3
 NAME = "manifest.json"

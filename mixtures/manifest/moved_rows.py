@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest import cerebras_order as zoo
-from mixtures.manifest.manifest import Manifest, ManifestPart
-from mixtures.manifest.exact_order import VERSION
-from mixtures.manifest.cerebras_order import ZooOrder
+from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
+from crystalmix.mixtures.manifest.exact_order import VERSION
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
 
 MOST = 1 << 20
 BLOCKS = 64

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest import manifest as manifests
-from mixtures.build.context import rows_files, sealed_folders
-from mixtures.manifest.moved_rows import order_lines
-from mixtures.manifest.manifest import Manifest
-from mixtures.plan.plan import PhasePlan
-from prep.runtime import receipts
-from prep.runtime.errors import InputError
+from crystalmix.mixtures.build.context import rows_files, sealed_folders
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.moved_rows import order_lines
+from crystalmix.mixtures.plan.plan import PhasePlan
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
 
 Json = dict[str, Any]
 BAR = 24

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.manifest.manifest import Manifest, loss_tokens_of
-from mixtures.manifest.report import read_manifests, table
-from prep.runtime.errors import InputError, UsageError
+from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
+from crystalmix.mixtures.manifest.report import read_manifests, table
+from crystalmix.prep.runtime.errors import InputError, UsageError
 
 Json = dict[str, Any]
 COLUMNS = ("slot", "part", "epoch", "shard", "row")

@@ -15,24 +15,30 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixtures.verify import accounts as conservation
-from mixtures.build import seal as sealing
-from mixtures.modelzoo import read_params as zooparams
-from mixtures.manifest import manifest as manifests
-from mixtures.build.build import alone, store, sweep, unsealed
-from mixtures.verify.accounts import IMPORT, Check
-from mixtures.build.context import TOKENIZER, Folder, sealed_folders
-from mixtures.manifest.manifest import Manifest
-from mixtures.recipes.phase import Part, Phase
-from mixtures.recipes.recipe import NAME, Domain
-from mixtures.build.seal import Basis
-from mixtures.build.work_items import naming
-from mixtures.manifest.cerebras_order import Zeros, ZooSettings
-from mixtures.modelzoo.read_params import TrainInput, ZooParams
-from prep.runtime import receipts
-from prep.rows import shards
-from prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError, UsageError
-from prep.runtime.workers import Fanout
+from crystalmix.mixtures.build import seal as sealing
+from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
+from crystalmix.mixtures.build.context import TOKENIZER, Folder, sealed_folders
+from crystalmix.mixtures.build.seal import Basis
+from crystalmix.mixtures.build.work_items import naming
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.modelzoo import read_params as zooparams
+from crystalmix.mixtures.modelzoo.read_params import TrainInput, ZooParams
+from crystalmix.mixtures.recipes.phase import Part, Phase
+from crystalmix.mixtures.recipes.recipe import NAME, Domain
+from crystalmix.mixtures.verify import accounts as conservation
+from crystalmix.mixtures.verify.accounts import IMPORT, Check
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import (
+    DamageError,
+    RecipeError,
+    RefusalError,
+    StaleError,
+    UsageError,
+)
+from crystalmix.prep.runtime.workers import Fanout
 
 VERSION = 1
 ROWS, SIZES = "rows", "names and sizes"  # what digests are of

@@ -14,9 +14,9 @@ from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from prep.runtime import yaml_settings as yamlfile
-from prep.rows import shards
-from prep.runtime.errors import InputError, RecipeError, UsageError
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
 
 PROCESSOR = "GptHDF5MapDataProcessor"
 RANGE = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")

@@ -11,11 +11,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixtures.manifest.manifest import Manifest, ManifestPart
-from mixtures.manifest.cerebras_order import subset_bounds
-from mixtures.modelzoo.read_params import PROCESSOR
-from prep.rows import shards
-from prep.runtime.errors import DamageError, RefusalError, UsageError
+from crystalmix.mixtures.manifest.cerebras_order import subset_bounds
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.mixtures.modelzoo.read_params import PROCESSOR
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
 
 Json = dict[str, Any]
 Reader = Literal["1.9.1", "2.0.3"]

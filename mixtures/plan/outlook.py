@@ -5,16 +5,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixtures.plan import sample_sources as estimate
-from mixtures.build import shared_texts as sharing
-from mixtures.recipes import recipe as recipes
-from mixtures.build.context import rows_files, sealed_folders
-from mixtures.plan.plan import PhasePlan, plan
-from mixtures.recipes.recipe import Domain, Recipe
-from mixtures.manifest.report import hours_told, plan_lines
-from mixtures.build.shared_texts import Findings
-from prep.runtime import receipts
-from prep.runtime.errors import UsageError
+from crystalmix.mixtures.build import shared_texts as sharing
+from crystalmix.mixtures.build.context import rows_files, sealed_folders
+from crystalmix.mixtures.build.shared_texts import Findings
+from crystalmix.mixtures.manifest.report import hours_told, plan_lines
+from crystalmix.mixtures.plan import sample_sources as estimate
+from crystalmix.mixtures.plan.plan import PhasePlan, plan
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import UsageError
 
 Json = dict[str, Any]
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3

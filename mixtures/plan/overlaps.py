@@ -10,7 +10,7 @@ one phase nothing counts as seen.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixtures.recipes.phase import Part, common
+from crystalmix.mixtures.recipes.phase import Part, common
 
 NOTED = 0.5  # of a part's rows, read before though others are there: what is worth a note
 

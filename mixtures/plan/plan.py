@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.manifest import cerebras_order as zoo
-from mixtures.manifest.exact_order import VERSION, Interleave
-from mixtures.plan.overlaps import Taken, notes, seen
-from mixtures.recipes.phase import Kind, Part, Phase, shares
-from mixtures.recipes.recipe import Domain, Recipe
-from prep.runtime import receipts
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest.exact_order import VERSION, Interleave
+from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
+from crystalmix.mixtures.recipes.phase import Kind, Part, Phase, shares
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import RefusalError
 
 Json = dict[str, Any]
 Known = Literal["built", "sampled", "declared", "unknown"]
@@ -152,7 +152,7 @@ class Planner:
         domain = self.recipe.domains[part.domain]
         built = None if self.out is None else _built(domain, self.out, part.domain)
         if built is not None:
-            from mixtures.build.seal import choose
+            from crystalmix.mixtures.build.seal import choose
 
             try:
                 shards = choose(part, built, Path(), _version(phase))

@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mixtures.build import drop_report as dropnotes
-from mixtures.recipes.recipe import Recipe
-from prep.documents import scan as documents
-from prep.documents import source_sql as query
-from prep.documents import source as sources
-from prep.readers.batch import TEXT
-from prep.documents.source import Source
-from prep.tokenizer.tokenizer import Tokenizer, load
+from crystalmix.mixtures.build import drop_report as dropnotes
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents import scan as documents
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.readers.batch import TEXT
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
 FILES = 2
 SAMPLE_CHARACTERS = 4_000_000

@@ -13,10 +13,10 @@ from fractions import Fraction
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.manifest.exact_order import integer_weights
-from mixtures.manifest.cerebras_order import ZooSettings
-from prep.runtime.errors import RefusalError
+from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
+from crystalmix.mixtures.manifest.exact_order import integer_weights
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import RefusalError
 
 Kind = Literal["weight", "tokens", "epochs"]
 KINDS: tuple[Kind, ...] = ("weight", "tokens", "epochs")

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.recipes.phase import Phase
-from prep.filters.exact_duplicates import Duplicates
-from prep.runtime.errors import InputError, RecipeError, UsageError
-from prep.fim.document_fim import FimSettings
-from prep.rows.pack import PackSettings
-from prep.documents.source import Source
-from prep.tokenizer.tokenizer import TokenizerSettings
-from prep.tokenizer.tokenizer import load as load_tokenizer
-from prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
+from crystalmix.mixtures.recipes.phase import Phase
+from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.filters.exact_duplicates import Duplicates
+from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings
+from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
 
 BUNDLED = Path(__file__).parent
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names

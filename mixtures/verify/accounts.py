@@ -14,13 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from mixtures.build.context import rows_files
-from mixtures.verify.shuffle_test import sampled
-from prep.documents import dropped
-from prep.runtime import receipts
-from prep.rows import shards
-from prep.rows import spans
-from prep.runtime.errors import DamageError
+from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.verify.shuffle_test import sampled
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError
 
 Json = dict[str, Any]
 DOCUMENTS = "documents.parquet"

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest.report import table
-from prep.rows import check_rows as rowcheck
-from prep.runtime.errors import DamageError
-from prep.runtime.workers import Fanout
+from crystalmix.mixtures.manifest.report import table
+from crystalmix.prep.rows import check_rows as rowcheck
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.workers import Fanout
 
 Json = dict[str, Any]
 BUILD = ("sources", "domains", "phases")  # what a build's folder holds

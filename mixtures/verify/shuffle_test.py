@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.build.context import rows_files
-from prep.rows import spans
+from crystalmix.mixtures.build.context import rows_files
+from crystalmix.prep.rows import spans
 
 Json = dict[str, Any]
 FEWEST = 40  # rows from which the test says something

@@ -13,23 +13,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixtures.verify import accounts as conservation
-from mixtures.modelzoo import import_shards as importing
-from mixtures.verify import shuffle_test as randomness
-from mixtures.manifest import cerebras_order as zoo
-from mixtures.manifest import manifest as manifests
-from mixtures.verify.accounts import Check
-from mixtures.build.context import TOKENIZER, rows_files, sealed_folders, shard_files, tokenizer_identity
-from mixtures.manifest.manifest import Manifest, ManifestPart
-from mixtures.manifest.exact_order import VERSION, integer_weights
-from mixtures.recipes.phase import fraction, shares
-from mixtures.verify.shuffle_test import repeated
-from mixtures.manifest.cerebras_order import ZooOrder
-from prep.runtime import receipts
-from prep.runtime.errors import CrystalmixError, DamageError, InputError
-from prep.runtime.workers import Fanout, watched
-from prep.rows.spans import path_of
-from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
+from crystalmix.mixtures.build.context import (
+    TOKENIZER,
+    rows_files,
+    sealed_folders,
+    shard_files,
+    tokenizer_identity,
+)
+from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
+from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.mixtures.modelzoo import import_shards as importing
+from crystalmix.mixtures.recipes.phase import fraction, shares
+from crystalmix.mixtures.verify import accounts as conservation
+from crystalmix.mixtures.verify import shuffle_test as randomness
+from crystalmix.mixtures.verify.accounts import Check
+from crystalmix.mixtures.verify.shuffle_test import repeated
+from crystalmix.prep.rows.spans import path_of
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
+from crystalmix.prep.runtime.workers import Fanout, watched
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 Json = dict[str, Any]
 # What a receipt or manifest raises that lacks a key or has a value of another kind.

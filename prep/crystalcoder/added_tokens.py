@@ -12,8 +12,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.tokenizer.safe_cuts import Joints
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.tokenizer.safe_cuts import Joints
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 FLAGS = ("normalized", "single_word", "lstrip", "rstrip")
 

@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from prep.rows.token_blocks import Encoded
-from prep.documents.source import Document
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.documents.source import Document
+from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 VERSION = 1
 

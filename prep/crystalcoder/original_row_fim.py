@@ -16,13 +16,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.rows import shards
-from prep.fim.document_fim import FimSettings, sentinels
-from prep.crystalcoder.original_row_text import Text
-from prep.fim.row_spans import BLOCK_ROWS, Account, Pieces, permuted, segments_of
-from prep.fim.runs_ import Ints, lay
-from prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Permuted, Plans, Segments, Writer
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.crystalcoder.original_row_text import Text
+from crystalmix.prep.fim.document_fim import FimSettings, sentinels
+from crystalmix.prep.fim.row_spans import (
+    BLOCK_ROWS,
+    Account,
+    Pieces,
+    permuted,
+    segments_of,
+)
+from crystalmix.prep.fim.runs_ import Ints, lay
+from crystalmix.prep.fim.segments import (
+    LEFT_TO_RIGHT,
+    PSM,
+    SPM,
+    Permuted,
+    Plans,
+    Segments,
+    Writer,
+)
+from crystalmix.prep.rows import shards
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from itertools import groupby, product
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.tokenizer.safe_cuts import SPACE, Cut, Joints, joints
-from prep.fim.runs_ import Ints
-from prep.fim.segments import Piece, Pieces, Plans, Segments
-from prep.crystalcoder.added_tokens import Spellings
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.crystalcoder.added_tokens import Spellings
+from crystalmix.prep.fim.runs_ import Ints
+from crystalmix.prep.fim.segments import Piece, Pieces, Plans, Segments
+from crystalmix.prep.tokenizer.safe_cuts import SPACE, Cut, Joints, joints
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 MOST_RUNS = 64  # of spaces, each one id
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prep.filters import exact_duplicates as duplicates
-from prep.documents import schema as identity
-from prep.filters import near_duplicates as near
-from prep.filters.exact_duplicates import RECORDS, Duplicates
-from prep.filters.near_duplicates import Stored
-from prep.documents.merge import NEAR, Choice, Removed
-from prep.runtime.scratch_db import scratch
+from crystalmix.prep.documents import schema as identity
+from crystalmix.prep.documents.merge import NEAR, Choice, Removed
+from crystalmix.prep.filters import exact_duplicates as duplicates
+from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
+from crystalmix.prep.filters.near_duplicates import Stored
+from crystalmix.prep.runtime.scratch_db import scratch
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)

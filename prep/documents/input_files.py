@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from prep.readers import files as rawfiles
-from prep.runtime import receipts
-from prep.documents import source as sources
-from prep.runtime.errors import BrokenFile, InputError
-from prep.runtime.workers import watched
-from prep.documents.source import Source, Stamp
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.documents.source import Source, Stamp
+from crystalmix.prep.readers import files as rawfiles
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.workers import watched
 
 Json = dict[str, Any]
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prep.documents import dropped as drops
-from prep.documents.dropped import DropList, Write, growing
-from prep.documents.schema import Tally, schema, side
-from prep.runtime.receipts import replacing
-from prep.documents.source import Source
+from crystalmix.prep.documents import dropped as drops
+from crystalmix.prep.documents.dropped import DropList, Write, growing
+from crystalmix.prep.documents.schema import Tally, schema, side
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.runtime.receipts import replacing
 
 BATCH_ROWS = 1 << 16
 NEAR = "near"

@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from prep.documents import dropped
-from prep.documents import source_sql as query
-from prep.documents.dropped import DropList, growing
-from prep.runtime.errors import BrokenFile, InputError
-from prep.documents.schema import Tally, schema, side
-from prep.documents.source_sql import NAME, label
-from prep.runtime.receipts import replacing
-from prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
-from prep.filters.screen import Screen
-from prep.documents.source import Document, Source, is_json, read
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents.dropped import DropList, growing
+from crystalmix.prep.documents.schema import Tally, schema, side
+from crystalmix.prep.documents.source import Document, Source, is_json, read
+from crystalmix.prep.documents.source_sql import NAME, label
+from crystalmix.prep.filters.screen import Screen
+from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
+from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.receipts import replacing
 
 VERSION = 3
 

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from prep.runtime.errors import RecipeError
-from prep.documents.source_sql import label
-from prep.documents.source import Source
+from crystalmix.prep.documents.source import Source
+from crystalmix.prep.documents.source_sql import label
+from crystalmix.prep.runtime.errors import RecipeError
 
 IDENTITY = [
     ("document", pa.int64()),  # dense number within the source

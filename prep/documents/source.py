@@ -13,18 +13,15 @@ from typing import Any, ClassVar, Literal
 import orjson
 import xxhash
 
-from prep.readers import columnar
-from prep.readers import hub
-from prep.readers import jsonlines
-from prep.readers import files as rawfiles
-from prep.readers import batch as records
-from prep.readers import textfiles
-from prep.runtime.errors import BrokenFile, InputError
-from prep.readers.listing import FORMATS, Kind, Listing, kind, listed
-from prep.readers.files import Stamp, is_url, path_of, shown
-from prep.readers.batch import TRAILING, Bad, Batch, Wanted, place
-from prep.filters.screen import Selection
-from prep.readers.decompress import pieces
+from crystalmix.prep.filters.screen import Selection
+from crystalmix.prep.readers import batch as records
+from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
+from crystalmix.prep.readers import files as rawfiles
+from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Wanted, place
+from crystalmix.prep.readers.decompress import pieces
+from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
+from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
+from crystalmix.prep.runtime.errors import BrokenFile, InputError
 
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 

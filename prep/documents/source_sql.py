@@ -15,10 +15,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from prep.runtime.errors import BrokenFile, RecipeError
-from prep.readers.jsonlines import widened
-from prep.readers.batch import RECORD, TEXT, Batch
-from prep.documents.source import Source, is_json, label, read
+from crystalmix.prep.documents.source import Source, is_json, label, read
+from crystalmix.prep.readers.batch import RECORD, TEXT, Batch
+from crystalmix.prep.readers.jsonlines import widened
+from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
 
 SAMPLE_FILES = 8
 NAME = "__name"

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from prep.filters import ngrams
-from prep.runtime.errors import InputError, RecipeError
-from prep.readers.listing import fits, kind
-from prep.filters.ngrams import Words
-from prep.runtime.receipts import replacing
-from prep.readers.decompress import lines, pieces
+from crystalmix.prep.filters import ngrams
+from crystalmix.prep.filters.ngrams import Words
+from crystalmix.prep.readers.decompress import lines, pieces
+from crystalmix.prep.readers.listing import fits, kind
+from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.receipts import replacing
 
 VERSION = 1
 TEXT = ".txt"

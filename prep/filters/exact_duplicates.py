@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prep.filters.near_duplicates import Near
+from crystalmix.prep.filters.near_duplicates import Near
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
 BATCH_ROWS = 1 << 17

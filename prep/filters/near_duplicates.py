@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.filters import ngrams
-from prep.runtime.errors import UsageError
-from prep.runtime.randomness import mix
+from crystalmix.prep.filters import ngrams
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.randomness import mix
 
 VERSION = 1
 REASON = "near_duplicate"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.randomness import mix, stream
+from crystalmix.prep.runtime.randomness import mix, stream
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]

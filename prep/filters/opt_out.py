@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError
 
 NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
 

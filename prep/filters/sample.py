@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness as seeds
 
 
 def chosen(digests: NDArray[np.uint64], rate: float, seed: int, source: str) -> NDArray[np.bool_]:

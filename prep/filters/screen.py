@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.filters import decontaminate
-from prep.filters import near_duplicates as near
-from prep.filters import opt_out as optout
-from prep.filters import sample
-from prep.filters.decontaminate import Decontaminate
-from prep.filters.exact_duplicates import halves
-from prep.filters.near_duplicates import Near
-from prep.filters.opt_out import OptOut
+from crystalmix.prep.filters import decontaminate, sample
+from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.filters import opt_out as optout
+from crystalmix.prep.filters.decontaminate import Decontaminate
+from crystalmix.prep.filters.exact_duplicates import halves
+from crystalmix.prep.filters.near_duplicates import Near
+from crystalmix.prep.filters.opt_out import OptOut
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime import randomness as seeds
-from prep.rows.token_blocks import Encoded
-from prep.tokenizer.backends import Encode, Ids
-from prep.tokenizer.safe_cuts import joints
-from prep.tokenizer.metadata_head import Metadata
-from prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
-from prep.documents.source import Document
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.documents.source import Document
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
+from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.tokenizer.backends import Encode, Ids
+from crystalmix.prep.tokenizer.metadata_head import Metadata
+from crystalmix.prep.tokenizer.safe_cuts import joints
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 VERSION = 2
 DRAWS = 4  # whether, first cut, second cut, which form

@@ -18,15 +18,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.runtime import randomness as seeds
-from prep.rows import shards
-from prep.fim import token_cuts as tokencuts
-from prep.fim.document_fim import DRAWS, FimSettings, sentinels
-from prep.fim.row_spans import BLOCK_ROWS, Account, Pieces, permuted, segments_of
-from prep.fim.runs_ import Ints, lay
-from prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
-from prep.fim.text_cuts import text_cuts
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.fim import token_cuts as tokencuts
+from crystalmix.prep.fim.document_fim import DRAWS, FimSettings, sentinels
+from crystalmix.prep.fim.row_spans import (
+    BLOCK_ROWS,
+    Account,
+    Pieces,
+    permuted,
+    segments_of,
+)
+from crystalmix.prep.fim.runs_ import Ints, lay
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
+from crystalmix.prep.fim.text_cuts import text_cuts
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 
 class RowFim:

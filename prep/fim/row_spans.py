@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prep.rows import shards
-from prep.rows import spans
-from prep.fim.runs_ import Ints, totals
-from prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
+from crystalmix.prep.fim.runs_ import Ints, totals
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
+from crystalmix.prep.rows import shards, spans
 
 NEW = ("row", "start", "stop", "fim", "cut1", "cut2", "origin")
 BLOCK_ROWS = 128

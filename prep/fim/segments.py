@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.fim.runs_ import Ints, Runs, totals
+from crystalmix.prep.fim.runs_ import Ints, Runs, totals
 
 LEFT_TO_RIGHT, PSM, SPM = 0, 1, 2
 Piece = tuple[list[int], tuple[int, int], list[int]]  # new ids, a slice of the block's, new ids

@@ -13,10 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prep.tokenizer.safe_cuts import Joints, joints
-from prep.fim.runs_ import Ints
-from prep.fim.segments import LEFT_TO_RIGHT, Permuted, Piece, Pieces, Plans, Segments, Sentinels, Writer
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.fim.runs_ import Ints
+from crystalmix.prep.fim.segments import (
+    LEFT_TO_RIGHT,
+    Permuted,
+    Piece,
+    Pieces,
+    Plans,
+    Segments,
+    Sentinels,
+    Writer,
+)
+from crystalmix.prep.tokenizer.safe_cuts import Joints, joints
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Bodies = tuple[Ints, Ints]  # where in the block's ids the permuted part of each segment lies
 

@@ -3,8 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.fim.runs_ import Ints, Runs
-from prep.fim.segments import LEFT_TO_RIGHT, PSM, Permuted, Plans, Segments, Sentinels
+from crystalmix.prep.fim.runs_ import Ints, Runs
+from crystalmix.prep.fim.segments import (
+    LEFT_TO_RIGHT,
+    PSM,
+    Permuted,
+    Plans,
+    Segments,
+    Sentinels,
+)
 
 RUNS = 8  # of a segment: head, PRE, prefix, SUF, suffix, MID, (prefix and) middle, tail
 

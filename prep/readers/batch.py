@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.runtime.errors import BrokenFile, NoColumn
+from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
 
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
 BATCH_ROWS = 1024

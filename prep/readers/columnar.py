@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prep.runtime.errors import BrokenFile
-from prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
+from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
+from crystalmix.prep.runtime.errors import BrokenFile
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
 STEP_ROWS = 4

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import zstandard
 from isal import igzip, isal_zlib
 
-from prep.runtime.errors import BrokenFile
-from prep.readers.files import opened, shown
-from prep.readers.batch import TRAILING
+from crystalmix.prep.readers.batch import TRAILING
+from crystalmix.prep.readers.files import opened, shown
+from crystalmix.prep.runtime.errors import BrokenFile
 
 PIECE = 1 << 20
 # A zstd block of 4 bytes may stand for 128 KiB: this many bytes give 128 MiB at most.

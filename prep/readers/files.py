@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
-from prep.runtime.errors import BrokenFile, CrystalmixError, RecipeError
+from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, RecipeError
 
 PIECE = 1 << 20
 ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from prep.runtime.errors import BrokenFile, InputError
-from prep.readers.batch import BATCH_ROWS
+from crystalmix.prep.readers.batch import BATCH_ROWS
+from crystalmix.prep.runtime.errors import BrokenFile, InputError
 
 
 def load(

@@ -11,9 +11,18 @@ from typing import Any
 
 import orjson
 
-from prep.runtime.errors import BrokenFile
-from prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, TRAILING, Bad, Batch, Wanted
-from prep.readers.decompress import lines
+from crystalmix.prep.readers.batch import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    RECORD,
+    TEXT,
+    TRAILING,
+    Bad,
+    Batch,
+    Wanted,
+)
+from crystalmix.prep.readers.decompress import lines
+from crystalmix.prep.runtime.errors import BrokenFile
 
 INTEGERS = {"BIGINT", "UBIGINT", "HUGEINT"}  # as DuckDB names what it finds in JSON
 # A value takes up to 90 bytes as a Python object: a line holds no more of them than this.

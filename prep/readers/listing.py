@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from prep.runtime.errors import InputError, RecipeError
-from prep.readers.files import escaped, is_url, path_of, remote, unescaped
+from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped
+from crystalmix.prep.runtime.errors import InputError, RecipeError
 
 PACKINGS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}
 FAMILIES = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from prep.runtime.errors import BrokenFile, RecipeError
-from prep.readers.listing import Kind, Listing, fits, kind, listed
-from prep.readers.files import escaped, is_url, path_of, shown
-from prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
-from prep.readers.decompress import pieces
+from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
+from crystalmix.prep.readers.decompress import pieces
+from crystalmix.prep.readers.files import escaped, is_url, path_of, shown
+from crystalmix.prep.readers.listing import Kind, Listing, fits, kind, listed
+from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
 
 
 def blocks(source: str, patterns: tuple[str, ...], root: Path, wanted: str) -> Listing:

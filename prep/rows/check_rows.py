@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows import shards
-from prep.runtime.errors import DamageError
-from prep.rows.shards import Rows
+from crystalmix.prep.rows import shards
+from crystalmix.prep.rows.shards import Rows
+from crystalmix.prep.runtime.errors import DamageError
 
 REMEDY = "build it again from its texts, or leave it out"
 

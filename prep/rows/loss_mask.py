@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows.token_blocks import Stream
-from prep.rows.shards import Rows
+from crystalmix.prep.rows.shards import Rows
+from crystalmix.prep.rows.token_blocks import Stream
 
 
 def masked(blocks: Iterable[Rows], stream: Stream, places: NDArray[np.int64]) -> Iterator[Rows]:

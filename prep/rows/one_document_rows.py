@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows.token_blocks import Stream
-from prep.rows.shards import CHANNELS, Rows
+from crystalmix.prep.rows.shards import CHANNELS, Rows
+from crystalmix.prep.rows.token_blocks import Stream
 
 Numbers = NDArray[np.int64]
 

@@ -22,9 +22,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows import hdf5_layout as chunks
-from prep.rows.hdf5_layout import CHANNELS
-from prep.runtime.errors import DamageError
+from crystalmix.prep.rows import hdf5_layout as chunks
+from crystalmix.prep.rows.hdf5_layout import CHANNELS
+from crystalmix.prep.runtime.errors import DamageError
 
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file

@@ -21,12 +21,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.rows import loss_mask as lossmask
-from prep.rows import shards
-from prep.rows import spans
-from prep.rows import one_document_rows as windows
-from prep.rows.token_blocks import Encoded, Stream
-from prep.crystalcoder.lmdata import CerebrasSettings
+from crystalmix.prep.crystalcoder.lmdata import CerebrasSettings
+from crystalmix.prep.rows import loss_mask as lossmask
+from crystalmix.prep.rows import one_document_rows as windows
+from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows.token_blocks import Encoded, Stream
 
 VERSION = 1
 BLOCK_ROWS = 256

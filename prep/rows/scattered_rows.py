@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows.hdf5_layout import CHANNELS
-from prep.rows.open_shards import POOL, UNREADABLE, Handle, Rows, damage, inflated, reading
+from crystalmix.prep.rows.hdf5_layout import CHANNELS
+from crystalmix.prep.rows.open_shards import (
+    POOL,
+    UNREADABLE,
+    Handle,
+    Rows,
+    damage,
+    inflated,
+    reading,
+)
 
 HELD_BYTES = 1 << 26  # deflated rows that are held at once
 Numbers = NDArray[np.int64]

@@ -21,11 +21,11 @@ import xxhash
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from prep.rows import scattered_rows as scatter
-from prep.rows.hdf5_layout import CHANNELS
-from prep.rows.open_shards import POOL, Rows, reading
-from prep.runtime.receipts import file_digest, replacing
-from prep.rows.scattered_rows import gather
+from crystalmix.prep.rows import scattered_rows as scatter
+from crystalmix.prep.rows.hdf5_layout import CHANNELS
+from crystalmix.prep.rows.open_shards import POOL, Rows, reading
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.receipts import file_digest, replacing
 
 LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4

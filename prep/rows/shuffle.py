@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prep.runtime import randomness as seeds
-from prep.rows import shards
-from prep.rows import spans
-from prep.runtime.permutation import Permutation
+from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime.permutation import Permutation
 
 VERSION = 1
 

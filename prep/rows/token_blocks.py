@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prep.runtime.errors import DamageError
-from prep.runtime.receipts import replacing
-from prep.rows.spans import write as write_table
+from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import replacing
 
 HELD_TOKENS = 1 << 18
 NOTHING = np.empty(0, np.uint32)

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.runtime.randomness import mix
+from crystalmix.prep.runtime.randomness import mix
 
 VERSION: Final = 1
 ROUNDS: Final = 8  # as many 64-bit keys as one blake2b digest holds

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from prep.runtime.errors import DamageError, RefusalError, StaleError
+from crystalmix.prep.runtime.errors import DamageError, RefusalError, StaleError
 
 NAME = "receipt.json"
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.errors import RefusalError
 
 NAME = ".scratch"
 MEMORY = "128MB"  # of a process that may hold 600 MB, beside Arrow and what spills late

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 
-from prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from prep.runtime.errors import WorkerError
+from crystalmix.prep.runtime.errors import WorkerError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from prep.runtime.errors import RecipeError, UsageError
+from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
 Shape = TypeVar("Shape")
 Step = str | int

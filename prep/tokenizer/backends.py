@@ -26,9 +26,9 @@ import orjson
 import tokenizers
 from numpy.typing import NDArray
 
-from prep.tokenizer import canary_texts as canary
-from prep.runtime.errors import DamageError, RecipeError
-from prep.runtime.receipts import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.errors import DamageError, RecipeError
+from crystalmix.prep.runtime.receipts import canonical, read_json, write_atomic
+from crystalmix.prep.tokenizer import canary_texts as canary
 
 Ids = NDArray[np.uint32]
 Json = dict[str, Any]

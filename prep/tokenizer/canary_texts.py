@@ -7,7 +7,7 @@ ones, on which a fast library must equal the reference before it is used.
 import unicodedata
 from collections.abc import Sequence
 
-from prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness as seeds
 
 VERSION = 2  # of what `texts` gives: a proof on other texts is no proof
 RANDOM = 1500

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.rows.token_blocks import Encoded
-from prep.runtime.errors import RecipeError
-from prep.documents.source import Document, Source, label
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.documents.source import Document, Source, label
+from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Ids = NDArray[np.uint32]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 SPACE = "▁"
 MOST_REMEMBERED = 1 << 17  # texts whose ids are kept

@@ -20,12 +20,22 @@ import orjson
 import tokenizers
 from numpy.typing import NDArray
 
-from prep.tokenizer.canary_texts import DOCUMENTS
-from prep.tokenizer.backends import Choice, Encode, Form, Ids, Json, derived, encoder, is_prepended, reference
-from prep.runtime.errors import InputError, RecipeError
-from prep.tokenizer.special_spellings import Literals
-from prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
-from prep.tokenizer.spelling_ import bytes_of, is_text
+from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.tokenizer.backends import (
+    Choice,
+    Encode,
+    Form,
+    Ids,
+    Json,
+    derived,
+    encoder,
+    is_prepended,
+    reference,
+)
+from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
+from crystalmix.prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
+from crystalmix.prep.tokenizer.special_spellings import Literals
+from crystalmix.prep.tokenizer.spelling_ import bytes_of, is_text
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
 KNOWN = {

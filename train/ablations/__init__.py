@@ -1,1 +1,5 @@
-"""The room ablations."""
+"""Ablations run.
+
+Proxies, stacks, measuring, tables, conclusions, report, and the recipe that follows. Never: the
+design (see `mixtures/ablations`), the statistics (see `mixtures/laws`).
+"""

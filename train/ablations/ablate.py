@@ -16,31 +16,31 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.ablations import spec as ablation
-from mixtures.ablations import factor_trials as crossed
-from mixtures.ablations import pool_recipe as pooling
-from mixtures.laws import boosted_residual as residual
-from mixtures.ablations import pool_of_build as reusing
-from mixtures.ablations import trials
-from mixtures.ablations import proxy_tokenizer as vocabulary
-from mixtures.recipes import recipe as recipes
-from mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
-from mixtures.build.build import build
-from mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
-from mixtures.manifest.manifest import Manifest
-from mixtures.recipes.recipe import Recipe
-from mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
-from mixtures.ablations.small_manifest import remix
-from mixtures.ablations.pool_of_build import Reused
-from mixtures.ablations.trials import Ground, Trial
-from prep.runtime import receipts
-from prep.runtime.errors import StaleError
-from prep.runtime.workers import Fanout
-from train.ablations import tables as evidence
-from train.ablations import conclusions as verdicts
-from train.ablations.tables import REPORT, SPEC
-from train.ablations.measure import Held
-from train.ablations.proxies import VIEW, ProxyRun, stacked, train
+from crystalmix.mixtures.ablations import factor_trials as crossed
+from crystalmix.mixtures.ablations import pool_of_build as reusing
+from crystalmix.mixtures.ablations import pool_recipe as pooling
+from crystalmix.mixtures.ablations import proxy_tokenizer as vocabulary
+from crystalmix.mixtures.ablations import spec as ablation
+from crystalmix.mixtures.ablations import trials
+from crystalmix.mixtures.ablations.pool_of_build import Reused
+from crystalmix.mixtures.ablations.small_manifest import remix
+from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
+from crystalmix.mixtures.ablations.trials import Ground, Trial
+from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.laws import boosted_residual as residual
+from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
+from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import StaleError
+from crystalmix.prep.runtime.workers import Fanout
+from crystalmix.train.ablations import conclusions as verdicts
+from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.ablations.measure import Held
+from crystalmix.train.ablations.proxies import VIEW, ProxyRun, stacked, train
+from crystalmix.train.ablations.tables import REPORT, SPEC
 
 Json = dict[str, Any]
 Say = Callable[[str], object]

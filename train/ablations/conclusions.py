@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import boosted_residual as residual
-from mixtures.laws import distributions as statistical
-from mixtures.ablations.spec import Ablation
-from mixtures.laws.fit import Fit
-from mixtures.laws.fit_repetition import fit_repetition, steepness
-from mixtures.ablations.trials import Ground, Trial
-from train.ablations.tables import loss_matrix
+from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.ablations.trials import Ground, Trial
+from crystalmix.mixtures.laws import boosted_residual as residual
+from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.fit_repetition import fit_repetition, steepness
+from crystalmix.train.ablations.tables import loss_matrix
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

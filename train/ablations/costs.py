@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixtures.ablations import spec as ablation
-from mixtures.ablations import pool_of_build as reusing
-from mixtures.ablations.spec import Ablation
-from mixtures.manifest.report import table
-from mixtures.ablations.trials import CHECKED
-from train.ablations.proxy_sizes import seconds_a_step
+from crystalmix.mixtures.ablations import pool_of_build as reusing
+from crystalmix.mixtures.ablations import spec as ablation
+from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.ablations.trials import CHECKED
+from crystalmix.mixtures.manifest.report import table
+from crystalmix.train.ablations.proxy_sizes import seconds_a_step
 
 Json = dict[str, Any]
 VOCAB = 32_032  # assumed where the proxies take the recipe's own tokenizer

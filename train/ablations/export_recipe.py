@@ -10,14 +10,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from mixtures.recipes import recipe as recipes
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.ablations.spec import Ablation
-from mixtures.ablations.small_manifest import UNITS, whole_shares
-from prep.runtime.yaml_settings import check
-from prep.runtime import receipts
-from prep.runtime.errors import InputError, RefusalError, UsageError
-from train.ablations.tables import REPORT, SPEC
+from crystalmix.mixtures.ablations.small_manifest import UNITS, whole_shares
+from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.yaml_settings import check
+from crystalmix.train.ablations.tables import REPORT, SPEC
 
 Json = dict[str, Any]
 SLACK = 1.01  # of epochs: rows come whole, and so do steps

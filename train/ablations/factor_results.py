@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.laws import distributions as statistical
-from mixtures.laws.fit_repetition import RepetitionCurve
-from prep.runtime.errors import InputError
-from train.ablations.tables import connect
-from train.ablations.results import Insight
+from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws.fit_repetition import RepetitionCurve
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.ablations.results import Insight
+from crystalmix.train.ablations.tables import connect
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixtures.manifest import manifest as manifests
-from mixtures.build.context import TOKENIZER
-from prep.rows.scattered_rows import gather
-from prep.tokenizer.tokenizer import TokenizerSettings, load
-from train.model.crystal import Crystal, row_losses
+from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+from crystalmix.train.model.crystal import Crystal, row_losses
 
 Json = dict[str, Any]
 EVALUATED_ROWS = 32  # per forward pass

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest.manifest import Manifest
-from prep.runtime import receipts
-from train.record import run_folder as folder
-from train.record import ledger
-from train.ablations.measure import Held, measured
-from train.model.crystal import Crystal, parameters_count
-from train.model.optimizer import OptimSettings
-from train.runfile.settings import Run, RunSettings
-from train.ablations.proxy_sizes import BASE_HIDDEN, decay, model_settings, part_of
-from train.ablations.stacked import Training
-from train.ablations.stacked import train as train_stack
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.train.ablations.measure import Held, measured
+from crystalmix.train.ablations.proxy_sizes import BASE_HIDDEN, decay, model_settings, part_of
+from crystalmix.train.ablations.stacked import Training
+from crystalmix.train.ablations.stacked import train as train_stack
+from crystalmix.train.model.crystal import Crystal, parameters_count
+from crystalmix.train.model.optimizer import OptimSettings
+from crystalmix.train.record import ledger
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile.settings import Run, RunSettings
 
 Json = dict[str, Any]
 RESULT = "result.json"

@@ -9,8 +9,14 @@ from time import monotonic
 
 import torch
 
-from train.model.crystal import Crystal, ModelSettings, batch_loss, initialise, row_losses
-from train.model.optimizer import AdamW, Linear, OptimSettings, groups, schedule
+from crystalmix.train.model.crystal import (
+    Crystal,
+    ModelSettings,
+    batch_loss,
+    initialise,
+    row_losses,
+)
+from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups, schedule
 
 SHAPES = {  # hidden size, layers, heads, filter size: parameters without the embedding in mind
     "tiny": (16, 1, 2, 24),

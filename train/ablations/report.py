@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixtures.manifest.report import table
+from crystalmix.mixtures.manifest.report import table
 
 Json = dict[str, Any]
 

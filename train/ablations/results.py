@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest import manifest as manifests
-from mixtures.ablations.spec import POOL, Ablation
-from mixtures.laws.fit import Fit
-from mixtures.laws.recommend import RecommendSettings, recommend
-from mixtures.ablations.trials import Ground
-from prep.runtime.yaml_settings import check
-from prep.runtime import receipts
-from prep.runtime.errors import InputError
-from train.ablations import tables as evidence
-from train.record import ledger
-from train.figures import ternary
-from train.ablations.ablate import fitted
-from train.ablations.export_recipe import read_report
+from crystalmix.mixtures.ablations.spec import POOL, Ablation
+from crystalmix.mixtures.ablations.trials import Ground
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.yaml_settings import check
+from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.ablations.ablate import fitted
+from crystalmix.train.ablations.export_recipe import read_report
+from crystalmix.train.figures import ternary
+from crystalmix.train.record import ledger
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

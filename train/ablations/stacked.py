@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mixtures.manifest.manifest import Manifest
-from train.record import run_folder as folder
-from train.trainer.batches import Batch
-from train.trainer.trainer import Trainer
-from train.model.crystal import Crystal, batch_loss, row_losses
-from train.runfile.settings import Run
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.train.model.crystal import Crystal, batch_loss, row_losses
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer.batches import Batch
+from crystalmix.train.trainer.trainer import Trainer
 
 
 @dataclass(frozen=True)

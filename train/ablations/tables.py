@@ -17,12 +17,12 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.laws.fit import Fit
-from mixtures.ablations.trials import Trial
-from prep.runtime import receipts
-from prep.runtime.errors import InputError
-from prep.rows.spans import write as write_table
-from train.record.views import Traced
+from crystalmix.mixtures.ablations.trials import Trial
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.record.views import Traced
 
 Json = dict[str, Any]
 SPEC = "ablation.json"

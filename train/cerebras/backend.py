@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prep.runtime.errors import RecipeError
-from train.cerebras.csxapi_ import compiler_first, cstorch
-from train.runfile.cluster import Cluster
+from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.train.cerebras.csxapi_ import compiler_first, cstorch
+from crystalmix.train.runfile.cluster import Cluster
 
 HERE = Path(__file__).parents[2]  # where workers find this package
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError
 
 VERSION = "2.10.0"  # the release whose behaviour the tests prove
 MISSING = (

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime.errors import DivergenceError
-from train.cerebras import proof as csxproof
-from train.trainer.batches import Batch, Batches
-from train.trainer.gradients import divergence, part_sums, per_part, strange_rows
-from train.record.ledger import Ledger, Step
-from train.record.metrics import Metrics
-from train.model.optimizer import schedule
-from train.runfile.settings import Run
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime.errors import DivergenceError
+from crystalmix.train.cerebras import proof as csxproof
+from crystalmix.train.model.optimizer import schedule
+from crystalmix.train.record.ledger import Ledger, Step
+from crystalmix.train.record.metrics import Metrics
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer.batches import Batch, Batches
+from crystalmix.train.trainer.gradients import divergence, part_sums, per_part, strange_rows
 
 Json = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]

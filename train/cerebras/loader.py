@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixtures.manifest.manifest import Manifest, read
-from prep.runtime.errors import StaleError
-from prep.rows.scattered_rows import gather
-from train.cerebras.csxapi_ import cstorch
-from train.cerebras.proof import PlanEndError, agreed, row_digests
+from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.errors import StaleError
+from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.proof import PlanEndError, agreed, row_digests
 
 Json = dict[str, Any]
 

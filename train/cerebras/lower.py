@@ -17,20 +17,20 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.manifest.manifest import Manifest
-from mixtures.manifest.report import read_manifests
-from prep.runtime.errors import InputError, RefusalError, UsageError
-from train.record import run_folder as folder
-from train.runfile import run_file as params
-from train.cerebras.own_process import apart
-from train.cerebras.csxapi_ import cstorch, demand
-from train.cerebras.backend import Target, bring_up
-from train.cerebras.lowered_step import findings, signature, wanted
-from train.runfile.cluster import Cluster
-from train.cerebras.step import CsxStep, matmul
-from train.model.crystal import Crystal, parameters_count
-from train.runfile.settings import Run
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.train.cerebras.backend import Target, bring_up
+from crystalmix.train.cerebras.csxapi_ import cstorch, demand
+from crystalmix.train.cerebras.lowered_step import findings, signature, wanted
+from crystalmix.train.cerebras.own_process import apart
+from crystalmix.train.cerebras.step import CsxStep, matmul
+from crystalmix.train.model.crystal import Crystal, parameters_count
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.cluster import Cluster
+from crystalmix.train.runfile.settings import Run
 
 Json = dict[str, Any]
 

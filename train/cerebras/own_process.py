@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from prep.runtime.errors import WorkerError
+from crystalmix.prep.runtime.errors import WorkerError
 
 Result = TypeVar("Result")
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixtures.manifest.manifest import Manifest, read
-from prep.runtime.errors import RefusalError, UsageError
-from train.trainer import claim
-from train.runfile import run_file as params
-from train.record import skips
-from train.cerebras.own_process import apart
-from train.cerebras.csxapi_ import demand
-from train.cerebras.backend import Target
-from train.trainer.trainer import Outcome
-from train.runfile.settings import Run
-from train.model.processes import World
+from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.cerebras.backend import Target
+from crystalmix.train.cerebras.csxapi_ import demand
+from crystalmix.train.cerebras.own_process import apart
+from crystalmix.train.model.processes import World
+from crystalmix.train.record import skips
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer import claim
+from crystalmix.train.trainer.trainer import Outcome
 
 KINDS: dict[str, Literal["CSX", "CPU"]] = {"csx": "CSX", "cstorch-cpu": "CPU"}
 POSITIONS = 2**31  # a row's position goes through the step as int32
@@ -84,7 +84,7 @@ def check_fit(run: Run, manifest: Manifest, target: Target) -> None:
 
 
 def _train(phase: CsxPhase, init_from: Path | None, stop: int | None) -> Outcome:
-    from train.cerebras.trainer import CsxTrainer
+    from crystalmix.train.cerebras.trainer import CsxTrainer
 
     trainer = CsxTrainer(phase.run, read(phase.manifest), phase.root, phase.out, phase.target)
     return trainer.train(init_from, stop)

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from prep.runtime.errors import ClusterError
+from crystalmix.prep.runtime.errors import ClusterError
 
 Json = dict[str, Any]
 Numbers = NDArray[np.int32]
@@ -29,7 +29,7 @@ def row_digests(rows: Numbers) -> Numbers:
 
 
 def shortened(digests: bytes) -> Numbers:
-    """Cut digests of 16 bytes, as `train.trainer.batches.Batch` has them, to 31 bits each: (B,) int32."""
+    """Cut digests of 16 bytes, as `train.trainer.batches` has them, to 31 bits each: (B,) int32."""
     return (np.frombuffer(digests, dtype=">u4")[::4] & 0x7FFFFFFF).astype(np.int32)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from train.cerebras.csxapi_ import cstorch
-from train.model.crystal import Crystal, ModelSettings, batch_loss, row_losses
-from train.model.optimizer import OptimSettings, clip, groups
+from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.model.crystal import Crystal, ModelSettings, batch_loss, row_losses
+from crystalmix.train.model.optimizer import OptimSettings, clip, groups
 
 Batch = dict[str, Tensor]  # as `train.cerebras.loader` makes it
 

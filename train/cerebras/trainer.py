@@ -1,7 +1,7 @@
 """Training on the Wafer-Scale Cluster, or on cstorch's CPU backend: same manifest, same ledger.
 
 The loader runs on the cluster's workers and this process sees its first batch only, so steps are
-taken down by following the plan beside it (`train.cerebras.follower`). A checkpoint is `model.mdl`, whose
+taken down by following the plan beside it (`follower`). A checkpoint is `model.mdl`, whose
 loader state names the manifest and the next position, and `state.json`, written last.
 """
 
@@ -17,20 +17,20 @@ from typing import Any
 import torch
 import xxhash
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime import receipts
-from prep.runtime.errors import ClusterError, CrystalmixError, InputError
-from train.record import run_folder as folder
-from train.trainer.checkpoint import Checkpoints
-from train.trainer.claim import claim
-from train.cerebras.csxapi_ import cstorch
-from train.cerebras.backend import Target, bring_up
-from train.cerebras.follower import Follower
-from train.cerebras.loader import loader
-from train.cerebras.step import CsxStep, matmul
-from train.trainer.trainer import Outcome
-from train.model.crystal import Crystal, initialise
-from train.runfile.settings import Run
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import ClusterError, CrystalmixError, InputError
+from crystalmix.train.cerebras.backend import Target, bring_up
+from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.follower import Follower
+from crystalmix.train.cerebras.loader import loader
+from crystalmix.train.cerebras.step import CsxStep, matmul
+from crystalmix.train.model.crystal import Crystal, initialise
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer.checkpoint import Checkpoints
+from crystalmix.train.trainer.claim import claim
+from crystalmix.train.trainer.trainer import Outcome
 
 Json = dict[str, Any]
 MDL = "model.mdl"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from train.commands.lawverbs_ import fit
-from train.commands.options import JSON, OUT, PATH, WORKERS, show_json, show_lines
+from crystalmix.train.commands.lawverbs_ import fit
+from crystalmix.train.commands.options import JSON, OUT, PATH, WORKERS, show_json, show_lines
 
 DEFAULT = "run"
 
@@ -45,13 +45,13 @@ def run(
 ) -> None:
     """Run the ablation of SPEC (a file or a bundled name); what is done is not done again."""
     if dry_run:
-        from train.ablations.costs import cost
+        from crystalmix.train.ablations.costs import cost
 
         told = cost(spec, workers)
         show_json(told.content()) if as_json else show_lines(told.lines())
         return
-    from train.ablations.ablate import run as start
-    from train.ablations.report import report_lines
+    from crystalmix.train.ablations.ablate import run as start
+    from crystalmix.train.ablations.report import report_lines
 
     report = start(spec, data, out, workers=workers, say=lambda line: click.echo(line, err=True))
     show_json(report) if as_json else show_lines(report_lines(report))
@@ -64,7 +64,7 @@ def run(
 @click.option("--anyway", is_flag=True, help="Write what the report does not recommend, too.")
 def export(folder: Path, out: Path, mixture: str, anyway: bool) -> None:
     """Write the recommended mixture of DIR's ablation as a recipe that `build` takes."""
-    from train.ablations.export_recipe import export as write
+    from crystalmix.train.ablations.export_recipe import export as write
 
     show_lines(write(folder, out, mixture=mixture, anyway=anyway))
 

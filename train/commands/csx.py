@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from train.commands.options import JSON, show_json, show_lines
-from train.commands import modelzoo as zooverbs
+from crystalmix.train.commands import modelzoo as zooverbs
+from crystalmix.train.commands.options import JSON, show_json, show_lines
 
 
 @click.group()
@@ -31,7 +31,7 @@ def validate(
     """
     from dataclasses import asdict
 
-    from train.cerebras import lower as csxlower
+    from crystalmix.train.cerebras import lower as csxlower
 
     told = csxlower.validate(run, phase, batch, msl)
     show_json(asdict(told)) if as_json else show_lines(told.lines())

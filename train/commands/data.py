@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from train.commands.options import JSON, OUT, PATH, WORKERS, show_findings, show_json, show_lines
+from crystalmix.train.commands.options import (
+    JSON,
+    OUT,
+    PATH,
+    WORKERS,
+    show_findings,
+    show_json,
+    show_lines,
+)
 
 
 @click.command()
@@ -22,7 +30,7 @@ def plan(
     recipe: str, out: Path | None, data: Path | None, speed: float | None, as_json: bool
 ) -> None:
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
-    from mixtures.plan.outlook import outlook
+    from crystalmix.mixtures.plan.outlook import outlook
 
     told = outlook(recipe, out, data, speed)
     show_json(told.content()) if as_json else show_lines(told.lines())
@@ -35,7 +43,7 @@ def plan(
 @OUT
 def jsonl(folder: Path, out: Path) -> None:
     """Write FOLDER's StarCoder parquet as JSON lines, byte for byte as the original did."""
-    from prep.crystalcoder import parquet_to_jsonl as tojsonl
+    from crystalmix.prep.crystalcoder import parquet_to_jsonl as tojsonl
 
     for path, lines in tojsonl.convert_all(folder, out):
         click.echo(f"{path}: {lines:,} lines")
@@ -64,12 +72,12 @@ def build(
     workers: int,
 ) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
-    from prep.runtime.workers import without_pandas
+    from crystalmix.prep.runtime.workers import without_pandas
 
     without_pandas()
-    from mixtures.recipes import recipe as recipes
-    from mixtures.manifest import report
-    from mixtures.build.build import build as run
+    from crystalmix.mixtures.build.build import build as run
+    from crystalmix.mixtures.manifest import report
+    from crystalmix.mixtures.recipes import recipe as recipes
 
     root = data if data is not None else recipes.find(recipe).parent
     read = recipes.load(recipe, tokenizer)
@@ -89,8 +97,8 @@ def build(
 @WORKERS
 def import_(folder: Path, out: Path, workers: int, **asked: Any) -> None:  # noqa: ANN401
     """Seal manifests over FOLDER's shards, which Model Zoo wrote; they are linked, not touched."""
-    from mixtures.modelzoo import import_shards as importing
-    from mixtures.manifest import report
+    from crystalmix.mixtures.manifest import report
+    from crystalmix.mixtures.modelzoo import import_shards as importing
 
     settings = importing.ImportSettings(**asked)
     for manifest in importing.import_shards(folder, out, settings, workers=workers):
@@ -103,6 +111,6 @@ def import_(folder: Path, out: Path, workers: int, **asked: Any) -> None:  # noq
 @JSON
 def diff(old: Path, new: Path, as_json: bool) -> None:
     """Show what differs between two manifests (or two builds, phase by phase)."""
-    from mixtures.manifest import report
+    from crystalmix.mixtures.manifest import report
 
     show_findings(report.differences(old, new), as_json, "equal")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from train.commands.options import JSON, PATH, show_json, show_lines
+from crystalmix.train.commands.options import JSON, PATH, show_json, show_lines
 
 
 @click.command()
@@ -25,9 +25,9 @@ def fit(
     as_json: bool,
 ) -> None:
     """Fit laws to TABLE, a CSV of mixtures (`share:DOMAIN`) and their losses (`loss:DOMAIN`)."""
-    from mixtures.laws import loss_table as losstable
-    from mixtures.laws.compare import compare
-    from mixtures.laws.fit import FitSettings
+    from crystalmix.mixtures.laws import loss_table as losstable
+    from crystalmix.mixtures.laws.compare import compare
+    from crystalmix.mixtures.laws.fit import FitSettings
 
     first = losstable.read(table, shares, losses)
     second = None if predict is None else losstable.read(predict, shares, losses)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from train.commands.options import OUT, PATH, show_lines
+from crystalmix.train.commands.options import OUT, PATH, show_lines
 
 
 @click.command()
@@ -26,10 +26,10 @@ def params(run: str, manifest_: Path, out: Path, dialect: str, **asked: Any) -> 
     The settings are those of a run file, a preset, or a run. Only a manifest in the order
     `cerebras` can be told to Model Zoo.
     """
-    from mixtures.manifest import manifest
-    from prep.runtime import yaml_settings as yamlfile
-    from mixtures.modelzoo import train_input as zooinput
-    from train.modelzoo import write_params as zoofile
+    from crystalmix.mixtures.manifest import manifest
+    from crystalmix.mixtures.modelzoo import train_input as zooinput
+    from crystalmix.prep.runtime import yaml_settings as yamlfile
+    from crystalmix.train.modelzoo import write_params as zoofile
 
     sealed = manifest.read(manifest_)
     like: Path | None = asked.pop("like")
@@ -52,7 +52,7 @@ def checkpoint(source: Path, out: Path, run_file: str | None) -> None:
 
     Weights and the optimiser's moments (which safetensors have no place for) are moved exactly.
     """
-    from train.modelzoo import convert_checkpoint as bridge
+    from crystalmix.train.modelzoo import convert_checkpoint as bridge
 
     held = bridge.convert(source, out, run_file)
     count = sum(tensor.numel() for tensor in held.state.values())
@@ -72,7 +72,7 @@ def harvest(model_dir: Path, build_: Path, out: Path, **asked: Any) -> None:  # 
 
     Its checkpoints must prove that its loader stood where the manifest says.
     """
-    from train.modelzoo import harvest as harvesting
+    from crystalmix.train.modelzoo import harvest as harvesting
 
     def note(line: str) -> None:
         click.echo(f"note: {line}", err=True)

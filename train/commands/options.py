@@ -30,7 +30,7 @@ def given(name: str) -> bool:
 
 def refuse_without(needed: str, *names: str) -> None:
     """Refuse options that say nothing without the one that they need: UsageError names both."""
-    from prep.runtime.errors import UsageError
+    from crystalmix.prep.runtime.errors import UsageError
 
     for option in click.get_current_context().command.params:
         if option.name in names and given(option.name):
@@ -51,7 +51,7 @@ def show_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def show_answer(told: Any, as_json: bool) -> None:  # noqa: ANN401  a train.tracing.Answer
+def show_answer(told: Any, as_json: bool) -> None:  # noqa: ANN401  a train.trace.answers.Answer
     """Print an answer; exit 1 where it tells of findings."""
     show_json(told.content) if as_json else show_lines(told.lines)
     if told.faulty:

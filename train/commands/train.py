@@ -10,7 +10,18 @@ from typing import Any
 
 import click
 
-from train.commands.options import JSON, MOVED, PATH, WORKERS, given, refuse_without, show_answer, show_findings, show_json, show_lines
+from crystalmix.train.commands.options import (
+    JSON,
+    MOVED,
+    PATH,
+    WORKERS,
+    given,
+    refuse_without,
+    show_answer,
+    show_findings,
+    show_json,
+    show_lines,
+)
 
 
 @click.command()
@@ -19,7 +30,7 @@ from train.commands.options import JSON, MOVED, PATH, WORKERS, given, refuse_wit
 @WORKERS
 def demo(out: Path, tiny: bool, workers: int) -> None:
     """Run everything on documents of your own Python: build, train, kill, resume, prove."""
-    from train.demo.demo import run
+    from crystalmix.train.demo.demo import run
 
     if not run(out, tiny=tiny, workers=workers, say=click.echo):
         sys.exit(1)
@@ -35,10 +46,10 @@ def show(
     path: Path, step: str | None, plot: Path | None, build_: Path | None, as_json: bool
 ) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
-    from train.trace import overview
+    from crystalmix.train.trace import overview
 
     if plot is not None:
-        from train.figures.run_plot import draw
+        from crystalmix.train.figures.run_plot import draw
 
         click.echo(draw(path, build_, plot), err=True)
     show_answer(overview.look(path, build_, step), as_json)
@@ -54,9 +65,9 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
 
     PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
     """
-    from mixtures.verify import foreign_shards as foreign
-    from mixtures.manifest.report import checked
-    from mixtures.verify.verify import verify as check
+    from crystalmix.mixtures.manifest.report import checked
+    from crystalmix.mixtures.verify import foreign_shards as foreign
+    from crystalmix.mixtures.verify.verify import verify as check
 
     if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
         show_json(asdict(files)) if as_json else show_lines(files.lines())
@@ -64,8 +75,8 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
     read = [] if told else [checked(build_)]
     if run is not None:
-        from train.trace import findings
-        from train.record.skips import lines, recorded
+        from crystalmix.train.record.skips import lines, recorded
+        from crystalmix.train.trace import findings
 
         told += findings.findings(build_, run, batches=True)
         read += [] if told else [findings.checked(run)]
@@ -112,7 +123,7 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
     if not given("run_file"):
         click.echo(f"note: no --run: taking the preset {run_file}", err=True)
     if dry_run:
-        from train.trainer.forecast import Asked, answer
+        from crystalmix.train.trainer.forecast import Asked, answer
 
         told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
         show_answer(told, as_json)
@@ -120,10 +131,10 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
     refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    from train.trainer.session import train as run
+    from crystalmix.train.trainer.session import train as run
 
     if (backend := asked.pop("backend")) != "torch":
-        from train.cerebras.phase import maker
+        from crystalmix.train.cerebras.phase import maker
 
         asked["make"] = maker(backend, run_file)
     run(build_, run_file, out, say=click.echo, **asked)
@@ -150,8 +161,8 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
 @JSON
 def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
-    from train.trace import answers as tracing
-    from train.trace.spikes import SpikeSettings
+    from crystalmix.train.trace import answers as tracing
+    from crystalmix.train.trace.spikes import SpikeSettings
 
     measure = {name: asked.pop(name) for name in ("window", "threshold")}
     if asked["spikes"] is None:
@@ -168,6 +179,6 @@ def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None: 
 @JSON
 def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> None:
     """Run QUERY over a build or run; without one, list the views and their columns."""
-    from train.trace import answers as tracing
+    from crystalmix.train.trace import answers as tracing
 
     show_answer(tracing.query(path, build_, query), as_json)

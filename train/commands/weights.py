@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from train.commands.options import MOVED, OUT, PATH
+from crystalmix.train.commands.options import MOVED, OUT, PATH
 
 
 @click.command()
@@ -32,7 +32,7 @@ def export(
     build_: Path | None,
 ) -> None:
     """Write a checkpoint in Hugging Face names, as safetensors for the public CrystalCoder code."""
-    from train.weights import hf_export as exporting
+    from crystalmix.train.weights import hf_export as exporting
 
     settings = exporting.ExportSettings(dtype, shard_bytes)
     found = exporting.find(source, phase, step, build_)
@@ -52,7 +52,7 @@ def export(
 @click.option("--run", "run_file", default=None, help="Run file or preset whose model they are of.")
 def import_weights(source: Path, out: Path, run_file: str | None) -> None:
     """Write WEIGHTS in Hugging Face names (a folder or a file) as a checkpoint to begin from."""
-    from train.weights import hf_import as weights
+    from crystalmix.train.weights import hf_import as weights
 
     state = weights.import_weights(source, out, run_file)
     click.echo(f"{out}: weights {state['weights'][:12]}, to begin a phase from")

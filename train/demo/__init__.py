@@ -1,1 +1,4 @@
-"""The room demo."""
+"""The demo and the documents that it gathers.
+
+Nothing imports it but its command.
+"""

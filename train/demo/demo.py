@@ -19,20 +19,20 @@ import orjson
 import pyarrow.parquet as pq
 import zstandard
 
-from mixtures.recipes import recipe as recipes
-from mixtures.build.build import build
-from mixtures.manifest.report import ratio_lines, table
-from mixtures.verify.verify import verify
-from prep.tokenizer import train_bpe as bpe
-from train.demo import python_corpus as gather
-from prep.runtime import receipts
-from prep.runtime.errors import CrystalmixError
-from train.record import run_folder as folder
-from train.record import ledger
-from train.trainer import session
-from train.record import views as trace
-from train.trace.findings import findings
-from train.trace.answers import FIM, snippet
+from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest.report import ratio_lines, table
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.tokenizer import train_bpe as bpe
+from crystalmix.train.demo import python_corpus as gather
+from crystalmix.train.record import ledger
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import views as trace
+from crystalmix.train.trace.answers import FIM, snippet
+from crystalmix.train.trace.findings import findings
+from crystalmix.train.trainer import session
 
 Json = dict[str, Any]
 Say = Callable[[str], object]
@@ -149,14 +149,18 @@ def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) 
 
 def _train_apart(built: Path, run_file: Path, trained: Path) -> "subprocess.Popen[bytes]":
     """Start `crystalmix train` as a process of its own, with these very modules."""
-    # -P: a cli.py in the folder that the user happens to be in is not ours.
-    command = [sys.executable, "-P", "-m", "cli", "train", str(built), "--run", str(run_file)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "crystalmix",
+        "train",
+        str(built),
+        "--run",
+        str(run_file),
+    ]
     command += ["--out", str(trained), "--phase", KILLED]
-    paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def _count_lines(path: Path) -> int:
@@ -165,8 +169,8 @@ def _count_lines(path: Path) -> int:
 
 def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> bool:
     """Train the killed phase without a kill; return whether losses, ledger and weights agree."""
-    from train.trainer.trainer import Trainer
-    from train.runfile.run_file import load
+    from crystalmix.train.runfile.run_file import load
+    from crystalmix.train.trainer.trainer import Trainer
 
     manifest = session.read_manifests(built)[1]
     before = folder.latest(trained / "phase1" / "checkpoints")

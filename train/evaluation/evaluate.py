@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixtures.build.context import TOKENIZER
-from mixtures.manifest.manifest import Manifest
-from prep.runtime.errors import RecipeError, RefusalError
-from prep.rows.scattered_rows import gather
-from prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
-from train.evaluation import held_out as heldout
-from train.record import metrics
-from train.evaluation.held_out import KINDS, HeldOut
-from train.model.crystal import ModelSettings, row_losses
-from train.evaluation.sampling import Forward, Prompt, Sample, prompt_ids, samples
-from train.model.processes import World
+from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.errors import RecipeError, RefusalError
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
+from crystalmix.train.evaluation import held_out as heldout
+from crystalmix.train.evaluation.held_out import KINDS, HeldOut
+from crystalmix.train.evaluation.sampling import Forward, Prompt, Sample, prompt_ids, samples
+from crystalmix.train.model.crystal import ModelSettings, row_losses
+from crystalmix.train.model.processes import World
+from crystalmix.train.record import metrics
 
 Json = dict[str, Any]
 ALONE = World()

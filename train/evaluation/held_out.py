@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest.manifest import Manifest, RowRefs
-from mixtures.build.pack import settings_of
-from prep.rows import spans
-from prep.filters.exact_duplicates import halves
-from prep.runtime.errors import RefusalError, UsageError
-from prep.filters.sample import Split
-from train.record import views as trace
+from crystalmix.mixtures.build.pack import settings_of
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.prep.filters.exact_duplicates import halves
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.rows import spans
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.record import views as trace
 
 Json = dict[str, Any]
 Ints = NDArray[np.int64]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prep.runtime.errors import RefusalError
-from prep.fim.document_fim import Plan, arrange
-from prep.fim.segments import PSM, Sentinels
-from prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.fim.document_fim import Plan, arrange
+from crystalmix.prep.fim.segments import PSM, Sentinels
+from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]  # ids (B, T) -> logits (B, T, V)

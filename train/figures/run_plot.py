@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.manifest.report import read_manifests
-from prep.runtime.errors import InputError, UsageError
-from train.record import metrics
-from train.record import views as trace
-from train.record.run_folder import WHERE, build_of
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.train.record import metrics
+from crystalmix.train.record import views as trace
+from crystalmix.train.record.run_folder import WHERE, build_of
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.figures.charts import FAINT, INK, axes
+from crystalmix.train.figures.charts import FAINT, INK, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prep.runtime import randomness as seeds
-from train.model.head_loss import head_losses
+from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.train.model.head_loss import head_losses
 
 ROTARY_BASE = 10000.0
 SLOW_BACKWARD = (

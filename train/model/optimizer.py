@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.model.crystal import require
+from crystalmix.train.model.crystal import require
 
 Group = dict[str, Any]  # as torch.optim takes them
 

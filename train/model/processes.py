@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prep.runtime.errors import CrystalmixError, WorkerError
+from crystalmix.prep.runtime.errors import CrystalmixError, WorkerError
 
 T = TypeVar("T")
 SHARED = (CrystalmixError, OSError)  # errors that are told to the other processes

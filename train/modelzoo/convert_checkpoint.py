@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
-from train.trainer import checkpoint
-from train.record import run_folder as folder
-from train.weights import mdl
-from train.weights import hf_names as names
-from train.runfile import run_file as params
-from train.modelzoo import write_params as zoofile
-from train.modelzoo import parameter_names as zoonames
-from train.model.crystal import Crystal
-from train.model.optimizer import AdamW, groups
-from train.runfile.settings import Run
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from crystalmix.train.model.crystal import Crystal
+from crystalmix.train.model.optimizer import AdamW, groups
+from crystalmix.train.modelzoo import parameter_names as zoonames
+from crystalmix.train.modelzoo import write_params as zoofile
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer import checkpoint
+from crystalmix.train.weights import hf_names as names
+from crystalmix.train.weights import mdl
 
 Json = dict[str, Any]
 State = dict[str, Tensor]

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.manifest.manifest import Manifest
-from mixtures.manifest.report import read_manifests
-from prep.runtime import receipts
-from prep.runtime.errors import InputError, StaleError, UsageError
-from prep.runtime.workers import watched
-from train.record import run_folder as folder
-from train.modelzoo import losses as zooevents
-from train.modelzoo import run_dir as zoorun
-from train.trainer.batches import Batches
-from train.record.ledger import Consumed, Ledger
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
+from crystalmix.prep.runtime.workers import watched
+from crystalmix.train.modelzoo import losses as zooevents
+from crystalmix.train.modelzoo import run_dir as zoorun
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.ledger import Consumed, Ledger
+from crystalmix.train.trainer.batches import Batches
 
 Json = dict[str, Any]
 TOGETHER = 256  # steps in one segment of the ledger

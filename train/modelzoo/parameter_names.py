@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.errors import DamageError
 
 State = dict[str, Tensor]
 Kind = Literal["zoo", "ours"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime.errors import DamageError, InputError, RefusalError, StaleError
-from train.weights import mdl
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, StaleError
+from crystalmix.train.weights import mdl
 
 Json = dict[str, Any]
 LONG = 60  # characters of a value in a message

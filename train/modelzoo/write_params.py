@@ -14,17 +14,17 @@ from typing import Any, Literal, get_args
 
 from ruamel.yaml import YAML
 
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.manifest.manifest import Manifest
-from mixtures.modelzoo.train_input import Place, train_input
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, UsageError
-from train.record import run_folder as folder
-from train.runfile import run_file as params
-from train.model.crystal import CUT, ModelSettings
-from train.model.optimizer import Linear, OptimSettings
-from train.runfile.settings import Run, RunSettings
-from train.modelzoo.write_params_2x import trainer
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.modelzoo.train_input import Place, train_input
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import DamageError, UsageError
+from crystalmix.train.model.crystal import CUT, ModelSettings
+from crystalmix.train.model.optimizer import Linear, OptimSettings
+from crystalmix.train.modelzoo.write_params_2x import trainer
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.settings import Run, RunSettings
 
 Json = dict[str, Any]
 Dialect = Literal["1.9", "trainer"]

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixtures.manifest.manifest import Manifest, RowRefs
-from prep.runtime.errors import DamageError
-from prep.runtime.receipts import describe
-from prep.rows.spans import write as write_table
-from train.record.run_folder import check_files
+from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import describe
+from crystalmix.train.record.run_folder import check_files
 
 Json = dict[str, Any]
 SKIPPED = "skipped"  # the digest of a step that was skipped as asked

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import orjson
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime import receipts
-from prep.runtime.errors import UsageError
-from prep.runtime.workers import progress
-from train.record.ledger import Step
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.workers import progress
+from crystalmix.train.record.ledger import Step
 
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.jsonl"

@@ -16,8 +16,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError, InputError
 
 WHERE = "build.json"
 RUN = "run.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mixtures.manifest.manifest import Manifest, RowRefs
-from prep.runtime import receipts
-from prep.runtime.errors import StaleError, UsageError
-from train.record import run_folder as folder
-from train.record import ledger
-from train.record.ledger import SKIPPED, Step
+from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import StaleError, UsageError
+from crystalmix.train.record import ledger
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.ledger import SKIPPED, Step
 
 NAME = "skips.json"
 Range = tuple[int, int]  # first and last step

@@ -14,11 +14,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest.manifest import Manifest
-from prep.runtime.errors import DamageError, InputError, UsageError
-from prep.documents.schema import IDENTITY
-from prep.rows.spans import ORIGIN, SPANS
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.rows.spans import ORIGIN, SPANS
+from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 
 Json = dict[str, Any]
 Parameters = list[Any] | Json | None

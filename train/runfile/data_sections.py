@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from prep.runtime import yaml_settings as yamlfile
-from mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.prep.runtime import yaml_settings as yamlfile
 
 Json = dict[str, Any]
 SECTIONS = ("cerebras", "train_input", "eval_input")

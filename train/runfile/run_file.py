@@ -16,16 +16,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prep.runtime import yaml_settings as yamlfile
-from prep.runtime.errors import RecipeError
-from train.runfile import data_sections as inputs
-from train.runfile.cluster import KEYS as CLUSTER_KEYS
-from train.runfile.cluster import Cluster
-from train.evaluation.evaluate import EvaluationSettings
-from train.record.metrics import MetricsSettings
-from train.model.crystal import CUT, ModelSettings
-from train.model.optimizer import Linear, OptimSettings
-from train.runfile.settings import Run, RunSettings
+from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.train.evaluation.evaluate import EvaluationSettings
+from crystalmix.train.model.crystal import CUT, ModelSettings
+from crystalmix.train.model.optimizer import Linear, OptimSettings
+from crystalmix.train.record.metrics import MetricsSettings
+from crystalmix.train.runfile import data_sections as inputs
+from crystalmix.train.runfile.cluster import KEYS as CLUSTER_KEYS
+from crystalmix.train.runfile.cluster import Cluster
+from crystalmix.train.runfile.settings import Run, RunSettings
 
 PRESETS = Path(__file__).parents[1] / "presets"
 Json = dict[str, Any]

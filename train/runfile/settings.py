@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from train.evaluation.evaluate import EvaluationSettings
-from train.record.metrics import MetricsSettings
-from train.model.crystal import ModelSettings
-from train.model.optimizer import OptimSettings
+from crystalmix.train.evaluation.evaluate import EvaluationSettings
+from crystalmix.train.model.crystal import ModelSettings
+from crystalmix.train.model.optimizer import OptimSettings
+from crystalmix.train.record.metrics import MetricsSettings
 
 Json = dict[str, Any]
 

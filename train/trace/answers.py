@@ -4,21 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest import rows_of_steps as consuming
-from mixtures.build.context import TOKENIZER
-from mixtures.manifest.report import ratio_lines, table
-from prep.rows import shards
-from prep.runtime.errors import InputError, UsageError
-from prep.tokenizer.tokenizer import TokenizerSettings, load
-from train.ablations import tables as evidence
-from train.record import skips
-from train.record import views as trace
-from train.trace import repeats as repeating
-from train.trace import spikes as spiking
-from train.trace.findings import findings
-from train.record.run_folder import WHERE, build_of
-from train.trace.spikes import SpikeSettings
-from train.record.views import MOST_DOCUMENTS, Traced
+from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest import rows_of_steps as consuming
+from crystalmix.mixtures.manifest.report import ratio_lines, table
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.record import skips
+from crystalmix.train.record import views as trace
+from crystalmix.train.record.run_folder import WHERE, build_of
+from crystalmix.train.record.views import MOST_DOCUMENTS, Traced
+from crystalmix.train.trace import repeats as repeating
+from crystalmix.train.trace import spikes as spiking
+from crystalmix.train.trace.findings import findings
+from crystalmix.train.trace.spikes import SpikeSettings
 
 Json = dict[str, Any]
 FIM = ("", "PSM", "SPM")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mixtures.ablations import published_mixtures as presets
-from prep.runtime.errors import RefusalError
-from train.record.views import Traced
+from crystalmix.mixtures.ablations import published_mixtures as presets
+from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.train.record.views import Traced
 
 Json = dict[str, Any]
 DOMAINS = """

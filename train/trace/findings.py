@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mixtures.manifest import manifest as manifests
-from mixtures.manifest.manifest import Manifest
-from prep.runtime import receipts
-from prep.runtime.errors import CrystalmixError, InputError
-from prep.runtime.workers import watched
-from train.record import run_folder as folders
-from train.record import ledger
-from train.record import skips
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError
+from crystalmix.prep.runtime.workers import watched
+from crystalmix.train.record import ledger, skips
+from crystalmix.train.record import run_folder as folders
 
 Json = dict[str, Any]
 MOST = 20  # findings told per phase
@@ -158,7 +157,7 @@ def _list(numbers: Iterable[object]) -> str:
 
 
 def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Iterator[str]:
-    from train.trainer.batches import Batches
+    from crystalmix.train.trainer.batches import Batches
 
     batches = Batches(manifest, root)
     digests = steps["digest"].to_pylist()

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.recipes.recipe import Recipe
-from mixtures.laws.distributions import scipy_part
-from prep.runtime import receipts
-from prep.runtime.errors import InputError
-from prep.filters.opt_out import OptOut
-from train.record import views as trace
-from train.trace.spikes import STEPS, SpikeSettings, robust_z
-from train.record.views import Traced
-from train.trace.answers import FIM, snippet
+from crystalmix.mixtures.laws.distributions import scipy_part
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.filters.opt_out import OptOut
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.record import views as trace
+from crystalmix.train.record.views import Traced
+from crystalmix.train.trace.answers import FIM, snippet
+from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
 
 Json = dict[str, Any]
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
@@ -55,7 +55,7 @@ def standing_out(
 
 def replayed(traced: Traced, phase: str, steps: Sequence[int]) -> list[Json]:
     """Read the rows of steps again, and tell whether they are those that were trained on."""
-    from train.trainer.batches import Batches
+    from crystalmix.train.trainer.batches import Batches
 
     batches = Batches(traced.manifests[phase], traced.build)
     told: list[Json] = []

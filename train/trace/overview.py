@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest import rows_of_steps as consuming
-from mixtures.manifest import report
-from mixtures.build.context import sealed_folders
-from prep.runtime import receipts
-from prep.runtime.errors import InputError
-from train.record import metrics
-from train.record import skips
-from train.record import views as trace
-from train.record.run_folder import WHERE, build_of
-from train.trace.answers import Answer
+from crystalmix.mixtures.build.context import sealed_folders
+from crystalmix.mixtures.manifest import report
+from crystalmix.mixtures.manifest import rows_of_steps as consuming
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.record import metrics, skips
+from crystalmix.train.record import views as trace
+from crystalmix.train.record.run_folder import WHERE, build_of
+from crystalmix.train.trace.answers import Answer
 
 Json = dict[str, Any]
 WIDTH = 48  # of a text in a table

@@ -7,9 +7,9 @@ document is known again in another source, domain or FIM variant.
 
 from typing import Any
 
-from mixtures.manifest.report import read_manifests, table
-from prep.runtime.errors import InputError, UsageError
-from train.record.views import Traced
+from crystalmix.mixtures.manifest.report import read_manifests, table
+from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.train.record.views import Traced
 
 Json = dict[str, Any]
 ROWS = """

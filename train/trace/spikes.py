@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mixtures.manifest.report import table
-from prep.runtime.errors import UsageError
-from train.record.views import Traced
+from crystalmix.mixtures.manifest.report import table
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.record.views import Traced
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

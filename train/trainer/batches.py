@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixtures.manifest.manifest import Manifest, RowRefs
-from prep.rows.scattered_rows import gather
+from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.prep.rows.scattered_rows import gather
 
 WHOLE = slice(None)
 

@@ -29,11 +29,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError
-from train.record import run_folder as folders
-from train.runfile.settings import RunSettings
-from train.model.processes import World
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.train.model.processes import World
+from crystalmix.train.record import run_folder as folders
+from crystalmix.train.runfile.settings import RunSettings
 
 Json = dict[str, Any]
 ALONE = World()

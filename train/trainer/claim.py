@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime import receipts
-from prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
-from train.record import run_folder as folder
-from train.runfile.settings import Run
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile.settings import Run
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ them; an allocator's slack and a library's work space come on top.
 
 from dataclasses import asdict, dataclass
 
-from train.model.crystal import ModelSettings, parameters_count
+from crystalmix.train.model.crystal import ModelSettings, parameters_count
 
 SINGLE, BRAIN = 4, 2  # bytes of a float32 and of a bfloat16
 MOMENTS = 2  # AdamW's

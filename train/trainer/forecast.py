@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtures.recipes import recipe as recipes
-from mixtures.manifest.manifest import Manifest
-from mixtures.plan.plan import PhasePlan, plan
-from mixtures.manifest.report import hours_told, read_manifests, table
-from prep.runtime.errors import CrystalmixError, InputError, UsageError
-from train.runfile import data_sections as inputs
-from train.runfile import run_file as params
-from train.trainer.claim import check_fit
-from train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
-from train.evaluation.held_out import is_held_out
-from train.model.crystal import flops_per_row, parameters_count
-from train.model.optimizer import Linear, schedule
-from train.runfile.settings import Run
-from train.trace.answers import Answer
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.report import hours_told, read_manifests, table
+from crystalmix.mixtures.plan.plan import PhasePlan, plan
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.train.evaluation.held_out import is_held_out
+from crystalmix.train.model.crystal import flops_per_row, parameters_count
+from crystalmix.train.model.optimizer import Linear, schedule
+from crystalmix.train.runfile import data_sections as inputs
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trace.answers import Answer
+from crystalmix.train.trainer.claim import check_fit
+from crystalmix.train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
 
 Json = dict[str, Any]
 GIGA = 1e9

@@ -5,13 +5,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixtures.manifest.manifest import Manifest
-from train.trainer.batches import Batch
-from train.record.ledger import Json
-from train.model.crystal import batch_loss
-from train.trainer.placement import Placed
-from train.runfile.settings import RunSettings
-from train.model.processes import World
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.train.model.crystal import batch_loss
+from crystalmix.train.model.processes import World
+from crystalmix.train.record.ledger import Json
+from crystalmix.train.runfile.settings import RunSettings
+from crystalmix.train.trainer.batches import Batch
+from crystalmix.train.trainer.placement import Placed
 
 
 def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from train.model.crystal import Crystal, initialise
-from train.runfile.settings import Run
-from train.model.processes import World
+from crystalmix.train.model.crystal import Crystal, initialise
+from crystalmix.train.model.processes import World
+from crystalmix.train.runfile.settings import Run
 
 
 @dataclass(frozen=True)

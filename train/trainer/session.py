@@ -4,19 +4,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixtures.manifest.manifest import Manifest
-from mixtures.manifest.report import read_manifests
-from prep.runtime.errors import InputError, StaleError, UsageError
-from train.evaluation import evaluate
-from train.record import run_folder as folder
-from train.evaluation import held_out as heldout
-from train.runfile import data_sections as inputs
-from train.record import metrics
-from train.runfile import run_file as params
-from train.record import skips
-from train.trainer.trainer import Outcome, Trainer
-from train.runfile.settings import Run
-from train.model.processes import joined
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
+from crystalmix.train.evaluation import evaluate
+from crystalmix.train.evaluation import held_out as heldout
+from crystalmix.train.model.processes import joined
+from crystalmix.train.record import metrics, skips
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile import data_sections as inputs
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer.trainer import Outcome, Trainer
 
 EXAMPLE = "run/phase1/checkpoints/step-00001500"
 

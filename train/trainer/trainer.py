@@ -14,22 +14,28 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from mixtures.manifest.manifest import Manifest
-from prep.runtime.errors import DivergenceError
-from train.trainer import checkpoint
-from train.record import run_folder as folder
-from train.record import skips
-from train.trainer.batches import Batch, Batches, digest
-from train.trainer.checkpoint import Checkpoints
-from train.trainer.claim import check_fit, claim
-from train.evaluation.evaluate import Evaluator
-from train.trainer.gradients import accumulate, divergence, part_sums, per_part, strange_rows
-from train.record.ledger import Ledger, Step
-from train.record.metrics import Metrics
-from train.model.optimizer import AdamW, clip, groups, schedule
-from train.trainer.placement import place
-from train.runfile.settings import Run
-from train.model.processes import World, alone
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime.errors import DivergenceError
+from crystalmix.train.evaluation.evaluate import Evaluator
+from crystalmix.train.model.optimizer import AdamW, clip, groups, schedule
+from crystalmix.train.model.processes import World, alone
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import skips
+from crystalmix.train.record.ledger import Ledger, Step
+from crystalmix.train.record.metrics import Metrics
+from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer import checkpoint
+from crystalmix.train.trainer.batches import Batch, Batches, digest
+from crystalmix.train.trainer.checkpoint import Checkpoints
+from crystalmix.train.trainer.claim import check_fit, claim
+from crystalmix.train.trainer.gradients import (
+    accumulate,
+    divergence,
+    part_sums,
+    per_part,
+    strange_rows,
+)
+from crystalmix.train.trainer.placement import place
 
 
 @dataclass(frozen=True)

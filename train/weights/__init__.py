@@ -1,1 +1,4 @@
-"""The room weights."""
+"""Weights in and out in public formats: Hugging Face names and config, safetensors, .mdl files.
+
+Never: training, Model Zoo's params.yaml.
+"""

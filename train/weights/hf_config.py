@@ -6,7 +6,7 @@ the published weights, and `auto_map` names its classes.
 
 from typing import Any
 
-from train.model.crystal import ModelSettings
+from crystalmix.train.model.crystal import ModelSettings
 
 Json = dict[str, Any]
 CLASSES = {

@@ -20,17 +20,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixtures.build.context import TOKENIZER
-from mixtures.manifest.manifest import Manifest
-from mixtures.manifest.report import read_manifests
-from prep.runtime import receipts
-from prep.runtime.errors import CrystalmixError, InputError, UsageError
-from train.trainer import checkpoint
-from train.record import run_folder as folder
-from train.weights import hf_config as published
-from prep.runtime import wholly_ as wholly
-from train.model.crystal import Crystal, ModelSettings
-from train.weights.hf_names import LAYER, State, to_huggingface
+from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import wholly_ as wholly
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.train.model.crystal import Crystal, ModelSettings
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.trainer import checkpoint
+from crystalmix.train.weights import hf_config as published
+from crystalmix.train.weights.hf_names import LAYER, State, to_huggingface
 
 Json = dict[str, Any]
 WEIGHTS = "model.safetensors"

@@ -18,16 +18,23 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from prep.runtime import receipts
-from prep.runtime.errors import DamageError, InputError
-from train.trainer import checkpoint
-from train.record import run_folder as folder
-from train.runfile import run_file as params
-from train.weights import hf_config as published
-from prep.runtime import wholly_ as wholly
-from train.weights.hf_export import CONFIG, INDEX, PROVENANCE, WEIGHTS
-from train.model.crystal import Crystal, ModelSettings
-from train.weights.hf_names import BUFFERS, EMBEDDING, HEAD, State, from_huggingface, to_huggingface
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import wholly_ as wholly
+from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.train.model.crystal import Crystal, ModelSettings
+from crystalmix.train.record import run_folder as folder
+from crystalmix.train.runfile import run_file as params
+from crystalmix.train.trainer import checkpoint
+from crystalmix.train.weights import hf_config as published
+from crystalmix.train.weights.hf_export import CONFIG, INDEX, PROVENANCE, WEIGHTS
+from crystalmix.train.weights.hf_names import (
+    BUFFERS,
+    EMBEDDING,
+    HEAD,
+    State,
+    from_huggingface,
+    to_huggingface,
+)
 
 Json = dict[str, Any]
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prep.runtime.errors import DamageError, InputError, UsageError
-from prep.runtime.receipts import replacing
-from train.weights import mdl_tree as mdlspec
+from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.receipts import replacing
+from crystalmix.train.weights import mdl_tree as mdlspec
 
 Json = dict[str, Any]
 Value = Tensor | int | float | bool | str | None

@@ -1,0 +1,294 @@
+"""The command line: help for everything, quick to start, JSON of every reading verb, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from crystalmix.cli import VERSION, main
+from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.train.runfile import run_file as params
+from helpers.runs import (
+    PHASES,
+    copied_build,
+    copied_run,
+    leftovers,
+    manifest,
+    recorded,
+    run_file,
+    same_run,
+    small_build,
+    undisturbed,
+    write_run,
+)
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "duckdb", "pyarrow", "h5py", "datasets", "numpy", "pydantic", "tokenizers")
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def told(*words: object) -> Any:
+    """Call a reading verb with --json and return what it says."""
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def python(*words: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python in a process of its own, away from the project's folder."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    command = [sys.executable, *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd="/", check=False
+    )
+
+
+def test_to_import_the_command_line_loads_nothing_heavy() -> None:
+    code = f"import sys, cli; print(*[name for name in {HEAVY} if name in sys.modules])"
+    result = python("-c", code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["train", "-h"], ["--version"]])
+def test_help_and_version_load_nothing_heavy_either(words: list[str]) -> None:
+    code = (
+        "import sys, atexit, cli;"
+        f"atexit.register(lambda: print([n for n in {HEAVY} if n in sys.modules]));"
+        f"sys.argv[1:] = {words}; cli.main()"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_to_look_at_a_run_needs_no_torch() -> None:
+    """Builds and runs are looked at where only the core is installed."""
+    run = str(undisturbed())
+    words = [["show", run], ["sql", run], ["trace", run, "--findings"]]
+    words += [["trace", run, "--step", "code:3"], ["train", run, "--run", "mini", "--out", "/none"]]
+    code = (
+        "import sys, json, click.testing; sys.modules['torch'] = None; import cli;"
+        "told = [click.testing.CliRunner().invoke(cli.main, w) for w in json.loads(sys.argv[1])];"
+        "print(json.dumps([[t.exit_code, t.stderr] for t in told]))"
+    )
+    result = python("-c", code, json.dumps(words))
+    told = "crystalmix: torch is not installed; install crystalmix with its extra `train`\n"
+    assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, told]]
+
+
+def test_every_verb_and_option_has_help() -> None:
+    verbs = "demo plan jsonl build import show verify diff train export import-weights trace sql "
+    verbs += "ablate csx"
+    assert list(main.commands) == verbs.split()
+    for verb, command in main.commands.items():
+        assert command.help, verb
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, (verb, option.name)
+        shown = call(verb, "--help")
+        assert shown.exit_code == 0
+        assert all(o in shown.output for p in command.params for o in p.opts if o.startswith("-"))
+
+
+def test_verbs_are_listed_in_the_order_of_a_workflow() -> None:
+    lines = call("--help").output.split("Commands:")[1].splitlines()
+    assert [line.split()[0] for line in lines if line.strip()] == list(main.commands)
+
+
+def test_the_version_is_the_projects() -> None:
+    assert call("--version").output == f"crystalmix, version {VERSION}\n"
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["train"], ["train", "--stop", "0", "x", "--out", "y"], ["--nothing"]]
+)
+def test_usage_errors_exit_with_two(words: list[str]) -> None:
+    assert call(*words).exit_code == 2
+
+
+def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
+    build, run, recipe = small_build(), undisturbed(), small_build().parent / "recipe.yaml"
+    reading = {
+        "plan": ["plan", recipe],
+        "show": ["show", build],
+        "verify": ["verify", build, "--run", run, "--workers", 1],
+        "diff": ["diff", build, build],
+        "train": ["train", build, "--run", run_file(), "--dry-run"],
+        "trace": ["trace", run, "--findings"],
+        "sql": ["sql", run],
+    }
+    with_json = {v for v, c in main.commands.items() if any(p.name == "as_json" for p in c.params)}
+    assert set(reading) == with_json
+    for words in reading.values():
+        told(*words)
+        assert call(*words).stdout.strip()
+    for more in (
+        ["show", run],
+        ["show", build / "phases" / "prose"],
+        ["trace", run, "--step", "code:3"],
+        ["trace", run, "--document", "src/python/3.txt"],
+        ["trace", run, "--document", "/"],
+        ["trace", run, "--ratios", "0:15"],
+        ["trace", run, "--repeats", "code"],
+        ["show", build, "--step", "code:3"],
+        ["show", run, "--step", "code:3"],
+    ):
+        told(*more)
+        assert call(*more).stdout.strip()
+    other = recipe.read_text("utf-8").replace("weight: 0.3", "weight: 0.30001")
+    (tmp_path / "recipe.yaml").write_text(other, "utf-8")
+    assert call("plan", tmp_path / "recipe.yaml", "--json").exit_code == 2
+
+
+def test_show_tells_of_each_phase_what_was_trained() -> None:
+    content = told("show", undisturbed())
+    steps = {entry["phase"]: entry for entry in content["steps"]}
+    for phase in PHASES:
+        losses = [step["loss"] for step in recorded(undisturbed(), phase)[0]]
+        assert steps[phase]["steps"] == len(losses)
+        assert steps[phase]["first_loss"] == losses[0]
+        assert steps[phase]["last_loss"] == losses[-1]
+        assert losses[steps[phase]["worst_step"]] == max(losses)
+    shown = call("show", undisturbed()).stdout
+    assert all(part.name in shown for phase in PHASES for part in manifest(phase).parts)
+
+
+def test_a_step_is_shown_with_the_beginnings_of_its_documents() -> None:
+    content = told("trace", undisturbed(), "--step", "prose:3")
+    assert {entry["slot"] for entry in content} == set(range(manifest("prose").batch))
+    assert all(entry["snippet"] and "\n" not in entry["snippet"] for entry in content)
+    assert {entry["fim"] for entry in content} == {""}
+    code = told("trace", undisturbed(), "--step", "mixed:3")
+    assert {entry["fim"] for entry in code} <= {"", "PSM", "SPM"}
+
+
+def test_a_document_of_two_sources_is_shown_in_both() -> None:
+    content = told("trace", undisturbed(), "--document", "src/python/3.txt")
+    assert content["steps"] is None  # several names have it: choose one
+    name = content["documents"][0]["name"]
+    content = told("trace", undisturbed(), "--document", name)
+    assert {d["name"] for d in content["documents"]} == {name}
+    assert {s["source"] for s in content["steps"]} <= {d["source"] for d in content["documents"]}
+    assert all(step["recorded"] for step in content["steps"])
+    many = call("trace", undisturbed(), "--document", "/").stdout
+    assert many.startswith("over 100 documents have '/' in their names; ask for one of them:")
+
+
+def test_sql_without_a_query_lists_the_views_and_their_columns() -> None:
+    run = {entry["view"]: entry["columns"] for entry in told("sql", undisturbed())}
+    assert set(run) == (
+        {"parts", "shards", "documents", "spans", "steps", "rows", "losses", "pieces"}
+    )
+    build = {entry["view"] for entry in told("sql", small_build())}
+    assert build == {"parts", "shards", "documents", "spans"}
+    for view, columns in run.items():
+        names = '", "'.join(columns.split(", "))
+        query = f'SELECT "{names}" FROM "{view}"'
+        assert told("sql", undisturbed(), query), view
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("SELECT sum(rows) AS n FROM parts WHERE phase = 'prose'", [{"n": 48}]),
+        ("SELECT 1 AS a, 2 AS a, 3 AS b", [{"a": 1, "a_1": 2, "b": 3}]),
+        ("SELECT 1.5::DECIMAL(9, 2) AS x, 7::HUGEINT AS y", [{"x": 1.5, "y": 7}]),
+        (
+            r"SELECT '\xC3\xBC'::BLOB AS x, DATE '2024-02-29' AS d",
+            [{"x": "c3bc", "d": "2024-02-29"}],
+        ),
+        ("SELECT NULL AS x, [1, 2] AS l, {'k': 1} AS s", [{"x": None, "l": [1, 2], "s": {"k": 1}}]),
+        ("SELECT 0.0 / 0.0 AS x", [{"x": None}]),
+        ("SELECT 10::HUGEINT * 1000000000000000000000 AS big", [{"big": 1e22}]),
+        ("SELECT * FROM parts WHERE false", []),
+        ("SET threads = 1", []),
+        ("", []),
+        (" ; ", []),
+    ],
+)
+def test_sql_says_in_json_what_duckdb_says(query: str, wanted: list[Any]) -> None:
+    assert told("sql", small_build(), query) == wanted
+    assert call("sql", small_build(), query).exit_code == 0
+
+
+def test_very_many_rows_are_cut_in_a_table_and_not_in_json() -> None:
+    query = "SELECT i FROM range(1500) t(i)"
+    assert len(told("sql", small_build(), query)) == 1500
+    lines = call("sql", small_build(), query).stdout.splitlines()
+    assert len(lines) == 1002
+    assert lines[-1] == "... 500 more rows"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    words = [sys.executable, "-m", "crystalmix", "sql", str(small_build()), "FROM range(900000)"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment, cwd="/")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+def test_verify_and_diff_exit_with_one_where_there_is_something(tmp_path: Path) -> None:
+    build, run = copied_build(tmp_path / "build"), copied_run(tmp_path / "run")
+    words = ["verify", build, "--run", run, "--workers", 1]
+    sound = call(*words).stdout
+    assert sound.startswith("sound: every file, count, digest and order agrees: 3 phases (prose, ")
+    assert sound.endswith(", a run of 38 steps (code 10, mixed 16, prose 12)\n")
+    assert json.loads(call(*words, "--json").stdout) == []
+    assert call("diff", build, small_build()).stdout == "equal\n"
+    next((build / "domains" / "web").glob("*/data-00000.h5")).unlink()
+    result = call(*words, "--json")
+    assert result.exit_code == 1
+    assert any("data-00000.h5: is missing" in line for line in json.loads(result.stdout))
+    prose, mixed = (build / "phases" / phase for phase in ("prose", "mixed"))
+    result = call("diff", prose, mixed, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)
+
+
+def test_training_by_the_command_line_is_the_same_training(tmp_path: Path) -> None:
+    words = ["train", small_build(), "--run", run_file(), "--out", tmp_path / "run"]
+    assert call(*words, "--stop", 5).exit_code == 0
+    assert call(*words, "--phase", "prose", "--phase", "mixed").exit_code == 0
+    result = call(*words)
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
+        manifest_.phase for manifest_ in read_manifests(small_build())
+    ]
+    assert same_run(tmp_path / "run", undisturbed())
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_run_file_says_in_vain_is_noted_on_stderr(tmp_path: Path) -> None:
+    vain = {
+        "model": {"mixed_precision": True},
+        "runconfig": {"num_csx": 16},
+        "eval_input": {"x": 1},
+    }
+    path = write_run(tmp_path / "run.yaml", **vain)
+    words = ["-m", "crystalmix", "train", str(small_build()), "--run", str(path), "--stop", "1"]
+    result = python(*words, "--out", str(tmp_path / "run"))
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [
+        f"note: {path}: eval_input: not used: x",
+        f"note: {path}: model: not used: mixed_precision",
+        f"note: {path}: runconfig: for --backend csx alone: num_csx",
+    ]
+    assert len(result.stdout.splitlines()) == 1
+    assert params.load(path) == params.load(run_file())

@@ -1,0 +1,133 @@
+"""A disk that is full, files that may not grow, and places that can't be written to."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crystalmix.mixtures.verify.verify import verify
+from helpers import corpora
+
+# What grows with rows_per_shard: shards of some kilobytes, larger than anything else.
+CHANGES: dict[str, Any] = {"rows": {"msl": 256, "rows_per_shard": 64}, "phases": {"mixed": None}}
+PROGRAM = """
+import resource, sys
+from crystalmix.cli import main
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+main(sys.argv[2:])
+"""
+
+
+def limited(bytes_: int, folder: Path, workers: int) -> "subprocess.CompletedProcess[str]":
+    """Build in a process whose files may not grow beyond a size."""
+    words = ["build", folder / "recipe.yaml", "--out", folder / "out", "--workers", workers]
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(bytes_), *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_file_that_may_not_grow_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    corpora.write_recipe(tmp_path, **CHANGES)
+    largest = 0
+    for bytes_, workers in ((1_000, 1), (13_000, 2), (20_000, 1)):
+        told = limited(bytes_, tmp_path, workers)
+        assert told.returncode == 1
+        assert corpora.unnoted(told.stderr).count("\n") == 1, told.stderr
+        assert corpora.unnoted(told.stderr).startswith(f"crystalmix: {tmp_path / 'out'}")
+        assert told.stderr.endswith(": File too large; mend it and run again\n")
+        assert not list(tmp_path.glob("out/phases/*/*"))
+        sizes = [path.stat().st_size for path in tmp_path.glob("out/**/*") if path.is_file()]
+        assert max(sizes, default=0) >= largest  # what was done is kept
+        largest = max(sizes, default=0)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    told = limited(unlimited, tmp_path, 2)
+    assert (told.returncode, corpora.unnoted(told.stderr)) == (0, "")
+    assert verify(tmp_path / "out") == []
+    assert corpora.contents(tmp_path / "out") == corpora.contents(corpora.built(tmp_path))
+
+
+def mount(*words: object) -> bool:
+    done = subprocess.run(["mount", *map(str, words)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a disk of its own, seen as `disk` and, read-only, as `fixed`."""
+    disk, fixed = tmp_path / "disk", tmp_path / "fixed"
+    disk.mkdir()
+    fixed.mkdir()
+    if os.geteuid() != 0 or not mount("-t", "tmpfs", "-o", "size=100k", "tmpfs", disk):
+        pytest.skip("only root may mount a disk to fill")
+    assert mount("--bind", disk, fixed)
+    assert mount("-o", "remount,bind,ro", fixed)
+    yield disk
+    subprocess.run(["umount", "-l", str(fixed), str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path, disk: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    path = corpora.write_recipe(tmp_path, **CHANGES)
+    words = ["build", path, "--workers", 1, "--out"]
+    for size in ("100k", "200k", "350k", "400k"):
+        assert mount("-o", f"remount,size={size}", disk)
+        told = corpora.crystalmix(*words, disk / "out")
+        assert (told.exit_code, corpora.unnoted(told.stderr).count("\n")) == (1, 1)
+        assert corpora.unnoted(told.stderr).startswith(f"crystalmix: {disk / 'out'}")
+        assert told.stderr.endswith(": No space left on device; mend it and run again\n")
+    assert mount("-o", "remount,size=4m", disk)
+    told = corpora.crystalmix(*words, disk / "out")
+    assert (told.exit_code, told.stderr) == (0, "")
+    assert verify(disk / "out") == []
+    assert corpora.contents(disk / "out") == corpora.contents(corpora.built(tmp_path))
+
+
+def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
+    tmp_path: Path, disk: Path
+) -> None:
+    corpora.write_corpus(tmp_path)
+    path = corpora.write_recipe(tmp_path, **CHANGES)
+    words = ["build", path, "--workers", 1, "--out"]
+    assert mount("-o", "remount,size=4m", disk)
+    assert corpora.crystalmix(*words, disk / "out").exit_code == 0
+    fixed = tmp_path / "fixed"
+    told = corpora.crystalmix(*words, fixed / "out")
+    assert (told.exit_code, told.stderr) == (0, "")  # fresh: nothing to write
+    assert corpora.crystalmix("verify", fixed / "out", "--workers", 1).exit_code == 0
+    told = corpora.crystalmix(*words, fixed / "new")
+    assert told.stderr == f"crystalmix: {fixed / 'new'}: Read-only file system; " \
+        "mend it and run again\n"  # fmt: skip
+    assert told.exit_code == 1
+
+
+def test_a_place_that_is_no_folder_is_one_clear_line(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    path = corpora.write_recipe(tmp_path)
+    out = tmp_path / "tokenizer.json"  # a file
+    told = corpora.crystalmix("build", path, "--out", out, "--workers", 1)
+    assert told.exit_code == 1
+    assert told.stderr == f"crystalmix: {out}: File exists; mend it and run again\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_read_only_is_one_clear_line(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    path = corpora.write_recipe(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    told = corpora.crystalmix("build", path, "--out", out, "--workers", 1)
+    assert told.exit_code == 1
+    assert told.stderr == f"crystalmix: {out}/sources: Permission denied; mend it and run again\n"
+    out.chmod(0o700)
+    assert corpora.crystalmix("build", path, "--out", out, "--workers", 1).exit_code == 0
+    assert verify(out) == []

@@ -1,0 +1,1 @@
+"""What several tests share: corpora, runs, builds and stand-ins."""

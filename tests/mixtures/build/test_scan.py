@@ -1,0 +1,234 @@
+"""The stage of documents: nothing is lost uncounted, fresh is skipped, stale is refused."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from crystalmix.mixtures.build import droplist_ as droplist
+from crystalmix.mixtures.build import scan as scanning
+from crystalmix.mixtures.build.build import sweep
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.documents import merge as numbering
+from crystalmix.prep.documents import source as sources
+from crystalmix.prep.documents.scan import texts
+from crystalmix.prep.filters import exact_duplicates as duplicates
+from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError
+from helpers import corpora
+from helpers.selections import BASE, EVERYTHING, PLAIN, Json, corpus, dropped, kept, scan
+
+pytest.importorskip("datasketch")
+
+
+def contents(build: Path) -> Json:
+    return {
+        path.relative_to(build).as_posix(): path.read_bytes()
+        for path in sorted(build.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = scan(corpus(tmp_path), **EVERYTHING)
+    assert set(dropped(first)["web"]) == {
+        *PLAIN["web"], "sample", "opt_out", "contaminated", "duplicate", "near_duplicate",
+        "limit",
+    }  # fmt: skip
+    scan(tmp_path, "two", workers=2, **EVERYTHING)
+    assert contents(tmp_path / "two") == contents(tmp_path / "build")
+
+
+def test_every_record_is_kept_or_listed_and_the_account_says_so(tmp_path: Path) -> None:
+    told = scan(corpus(tmp_path), **EVERYTHING)
+    folders = [tmp_path / "build" / "sources" / name for name in told]
+    droplist.write(folders, tmp_path / "list.parquet")
+    droplist.write(folders, tmp_path / "list.jsonl")
+    rows = pq.read_table(tmp_path / "list.parquet").to_pylist()
+    for name, receipt in told.items():
+        mine = [row for row in rows if row["source"] == name]
+        account = receipt["account"]
+        assert Counter(row["reason"] for row in mine) == account["dropped"]
+        places = [(row["file"], row["record"]) for row in mine] + kept(tmp_path, name)
+        assert len(places) == len(set(places)) == account["records"]
+        for row in mine:
+            assert (row["digest"] is None) == (row["reason"] in ("bad_json", "no_text"))
+    lines = [orjson.loads(line) for line in (tmp_path / "list.jsonl").read_bytes().splitlines()]
+    assert lines == [{**row, "digest": row["digest"] and row["digest"].hex()} for row in rows]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_texts_come_back_by_record_where_documents_are_missing_between(tmp_path: Path) -> None:
+    told = scan(corpus(tmp_path), **EVERYTHING)
+    recipe = recipes.load(tmp_path / "recipe.yaml")
+    for name, receipt in told.items():
+        first = 0
+        path = tmp_path / "build" / "sources" / name / "documents.parquet"
+        digests = pq.read_table(path)["digest"].to_pylist()
+        assert [e["block"] for e in receipt["blocks"]] == sources.blocks(
+            recipe.sources[name], tmp_path
+        )
+        for entry in receipt["blocks"]:
+            rows = (first, first + entry["documents"])
+            found = list(texts(recipe.sources[name], tmp_path, entry["block"], path, rows))
+            assert [each.number for each in found] == list(range(*rows))
+            low = [int.from_bytes(digest[8:], "big") for digest in digests[first : rows[1]]]
+            assert [each.digest for each in found] == low
+            first = rows[1]
+        assert first == receipt["account"]["documents"] == len(digests)
+
+
+def digests(told: dict[str, Json]) -> dict[str, str]:
+    return {name: receipt["digest"] for name, receipt in told.items()}
+
+
+def times(out: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_what_is_fresh_is_not_written_again(tmp_path: Path) -> None:
+    first = scan(corpus(tmp_path), **EVERYTHING)
+    before = times(tmp_path / "build")
+    assert digests(scan(tmp_path, **EVERYTHING)) == digests(first)
+    assert times(tmp_path / "build") == before
+    shutil.rmtree(tmp_path / "build/sources/web")
+    assert digests(scan(tmp_path, **EVERYTHING)) == digests(first)
+    later = {k: v for k, v in times(tmp_path / "build").items() if "/book/" in k}
+    assert later == {k: v for k, v in before.items() if "/book/" in k}
+
+
+CHANGES: list[tuple[Json, str, str]] = [
+    ({"duplicates": {"exact": "source"}}, "web", "settings.duplicates.exact"),
+    ({"duplicates": {"near": {"threshold": 0.7}}}, "web", "settings.duplicates.near.threshold"),
+    ({"seed": 8}, "web", "seed: 7, now 8"),
+    ({"sources": {"book": {"select": {"limit": 13}}}}, "book", "settings.select.limit: 12, now 13"),
+    ({"sources": {"web": {"select": {"limit": None}}}}, "web", "settings.select.limit: 12"),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "told"), CHANGES, ids=[told for *_, told in CHANGES])
+def test_a_changed_setting_makes_a_source_stale(
+    tmp_path: Path, change: Json, where: str, told: str
+) -> None:
+    scan(corpus(tmp_path), **EVERYTHING)
+    before = times(tmp_path / "build")
+    with pytest.raises(StaleError) as caught:
+        scan(tmp_path, **corpora.merged(EVERYTHING, change))
+    assert f"sources/{where}: was built otherwise (" in str(caught.value)
+    assert told in str(caught.value)
+    assert times(tmp_path / "build") == before
+
+
+@pytest.mark.parametrize("name", ["evals/gsm.jsonl", "out.txt"])
+def test_a_changed_list_or_evaluation_file_makes_a_source_stale(tmp_path: Path, name: str) -> None:
+    scan(corpus(tmp_path), **EVERYTHING)
+    with (tmp_path / name).open("a") as file:
+        file.write('{"question": "another"}\n')
+    with pytest.raises(StaleError, match="sources/web: was built otherwise .inputs.lists"):
+        scan(tmp_path, **EVERYTHING)
+
+
+def test_a_source_follows_from_what_the_sources_before_it_kept(tmp_path: Path) -> None:
+    scan(corpus(tmp_path), **EVERYTHING)
+    shutil.rmtree(tmp_path / "build/sources/web")
+    other = corpora.merged(EVERYTHING, {"sources": {"web": {"select": {"limit": 3}}}})
+    with pytest.raises(StaleError, match=r"sources/book: was built otherwise .inputs.earlier.web"):
+        scan(tmp_path, **other)
+
+
+def test_sources_before_are_scanned_whichever_phases_are_built(tmp_path: Path) -> None:
+    changes = {
+        "domains": {"all": None, "web": {"sources": ["web"]}, "book": {"sources": ["book"]}},
+        "phases": {
+            "one": {"parts": [{"domain": "book", "weight": 1}]},
+            "two": {"steps": 1, "batch": 1, "parts": [{"domain": "web", "weight": 1}]},
+        },
+    }
+    scan(corpus(tmp_path), **changes)
+    recipe = recipes.load(tmp_path / "recipe.yaml")
+    assert scanning.needed(recipe, {"book"}) == ["book"]
+    scan(tmp_path, "across", duplicates={"exact": "recipe"}, **changes)
+    recipe = recipes.load(tmp_path / "recipe.yaml")
+    assert scanning.needed(recipe, {"book"}) == ["web", "book"]
+    assert scanning.needed(recipe, {"web"}) == ["web"]
+
+
+def test_a_source_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
+    copy = {**BASE["sources"]["web"], "files": ["web/a-0.jsonl"], "where": "n in (2, 3)"}
+    with pytest.raises(InputError, match=r"no document is left of 14 .*'duplicate': 3.*`select`"):
+        scan(
+            corpus(tmp_path),
+            sources={"copy": copy},
+            duplicates={"exact": "recipe"},
+            domains={"all": {"sources": ["web", "copy"]}},
+        )
+
+
+def test_sql_that_draws_is_refused_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: sources.web.where: random.*each time"):
+        scan(corpus(tmp_path), sources={"web": {"where": "random() < 0.5"}})
+
+
+def test_verify_recounts_what_was_dropped(tmp_path: Path) -> None:
+    scan(corpus(tmp_path), **EVERYTHING)
+    build = tmp_path / "build"
+
+    def about_sources() -> list[str]:
+        return [line for line in verify(build) if "/sources/" in line]
+
+    assert about_sources() == []
+    path = build / "sources" / "web" / receipts.NAME
+    receipt = orjson.loads(path.read_bytes())
+    receipt["account"]["dropped"]["sample"] -= 1
+    receipt["account"]["dropped"]["where"] += 1
+    receipt["digest"] = receipts.digest({k: v for k, v in receipt.items() if k != "digest"})
+    path.write_bytes(receipts.canonical(receipt))
+    [told] = about_sources()
+    assert "holds dropped {" in told
+    assert "its account says {" in told
+
+
+def test_verify_tells_a_source_made_from_another_one_than_is_here(tmp_path: Path) -> None:
+    scan(corpus(tmp_path), **EVERYTHING)
+    scan(
+        tmp_path,
+        "other",
+        **corpora.merged(EVERYTHING, {"sources": {"web": {"select": {"limit": 3}}}}),
+    )
+    shutil.rmtree(tmp_path / "build/sources/web")
+    shutil.copytree(tmp_path / "other/sources/web", tmp_path / "build/sources/web")
+    told = [line for line in verify(tmp_path / "build") if "/sources/" in line]
+    assert any("was made from another web than the one here" in line for line in told)
+
+
+@pytest.mark.parametrize("step", ["find", "alike", "merge", "describe", "seal"])
+def test_a_build_that_ended_in_the_middle_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    scan(corpus(tmp_path), "whole", **EVERYTHING)
+    module: Any = {"find": duplicates, "alike": near, "merge": numbering}.get(step, receipts)
+    real, calls = getattr(module, step), [0]
+
+    def ends(*given: Any) -> Any:
+        calls[0] += 1
+        told = real(*given)
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, ends)
+        with pytest.raises(KeyboardInterrupt):
+            scan(tmp_path, **EVERYTHING)
+    left = tmp_path / "build" / "sources" / "book" / ".scratch"
+    left.mkdir(parents=True, exist_ok=True)
+    (left / "scratch.duckdb").write_bytes(b"of a process that was killed")
+    scan(tmp_path, **EVERYTHING)
+    sweep(tmp_path / "build")  # as a build does at its end
+    assert contents(tmp_path / "build") == contents(tmp_path / "whole")

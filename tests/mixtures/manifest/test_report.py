@@ -1,0 +1,155 @@
+"""Tables of plans, manifests and accounts, and what differs between builds."""
+
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest import report
+from crystalmix.mixtures.plan.plan import plan
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime.errors import DamageError, InputError
+from helpers import corpora
+
+cells = st.one_of(st.integers(0, 10**12).map("{:,}".format), st.text("abc d", max_size=8))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpora.built(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def other(small: Path) -> Path:
+    """Return a build of the same corpus with another seed, and one phase more and less."""
+    phases = corpora.RECIPE["phases"]
+    changes = {"prose": {"steps": 13}, "mixed": None, "last": {**phases["prose"], "steps": 2}}
+    folder = small.parent / "other"
+    folder.mkdir()
+    path = corpora.write_recipe(folder, seed=8, phases=changes)
+    build(recipes.load(path, small / "tokenizer.json"), small.parent, folder / "build")
+    return folder / "build"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_every_cell_of_a_table_stands_in_its_column(data: st.DataObject) -> None:
+    columns = data.draw(st.integers(1, 4))
+    line = st.lists(cells, min_size=columns, max_size=columns)
+    head, rows = data.draw(line), data.draw(st.lists(line, max_size=5))
+    lines = report.table(rows, head)
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(columns)]
+    assert len(lines) == len(rows) + 1
+    for row, told in zip([head, *rows], lines, strict=True):
+        padded, start = told.ljust(sum(widths) + 2 * columns), 0
+        for cell, width in zip(row, widths, strict=True):
+            assert padded[start : start + width].strip() == cell.strip()
+            start += width + 2
+        assert told == told.rstrip()
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
+    lines = report.table([["a", "1"], ["bc", "20"]], ["name", "n"])
+    assert lines == ["name   n", "a      1", "bc    20"]
+    assert report.table([["1,000", "-"], ["2.5", "x"]], ["n", "w"]) == [
+        "    n  w",
+        "1,000  -",
+        "  2.5  x",
+    ]
+
+
+def test_a_plan_tells_what_is_unknown_and_refused(tmp_path: Path) -> None:
+    parts = [{"domain": "web", "weight": 0.999}, {"domain": "book", "weight": 0.001}]
+    changes = {"prose": {"parts": parts, "steps": 1}, "mixed": None, "code": None}
+    recipe = recipes.load(
+        corpora.write_recipe(tmp_path, phases=changes, domains={"web": {"tokens": 640}})
+    )
+    assert report.plan_lines(plan(recipe)) == [
+        "prose: 1 steps x 4 rows x 64 tokens = 256 tokens (weights sum to 1.0)",
+        "  part    weight  rows  tokens  available  epochs  seen before  known",
+        "  web   0.999000     4     256  10         0.400   0            declared",
+        "  book  0.001000     0       0  ?          ?       ?            unknown",
+        "  refused: part book gets no row: raise its weight or the steps",
+    ]
+
+
+def test_a_manifest_is_told_with_a_bar_for_each_part(small: Path) -> None:
+    (manifest,) = report.read_manifests(small / "phases" / "mixed" / "manifest.json")
+    first, second, head, *rows = report.manifest_lines(manifest)
+    assert first == "small mixed: 16 steps x 4 rows x 64 tokens, order exact-1, seed 7"
+    assert second == f"  manifest {manifest.digest}"
+    columns = ["part", "asked", "got", "rows", "tokens", "with", "loss", "epochs", "fim"]
+    assert head.split() == columns
+    assert rows[0].split()[:5] == ["wiki-odd", "0.250000", "0.250000", "16", "1,024"]
+    assert rows[-1].split()[:5] == ["all", "1.000000", "1.000000", "64", "4,096"]
+    counted = sum(part.loss_tokens or 0 for part in manifest.parts)
+    assert rows[-1].split()[5] == f"{counted:,}"
+    assert [row.count("#") for row in rows] == [8, 24, 0]
+    assert "0.9 document" in rows[1]
+
+
+def test_the_accounts_of_every_folder_are_told(small: Path) -> None:
+    told = "\n".join(report.account_lines(small))
+    for path in small.glob("**/receipt.json"):
+        assert path.parent.relative_to(small).as_posix() in told
+    web = next(line for line in told.splitlines() if line.startswith("sources/web"))
+    assert web.split()[1:4] == ["126", "36", "8,188"]
+    assert web.endswith("blank 3, no_text 3, where 84")
+
+
+def test_show_tells_a_build_and_parses(small: Path) -> None:
+    told = corpora.crystalmix("show", small)
+    assert told.exit_code == 0
+    assert told.stdout.index("small prose:") < told.stdout.index("small mixed:")
+    content = orjson.loads(corpora.crystalmix("show", small, "--json").stdout)
+    assert [each["phase"] for each in content["manifests"]] == ["prose", "mixed", "code"]
+
+
+def test_shares_are_told_with_what_was_asked() -> None:
+    ratios = [
+        {"phase": "p", "part": "a", "asked": 0.25, "got": 0.5, "rows": 1000},
+        {"phase": "p", "part": "bc", "asked": 0.75, "got": None, "rows": 0},
+    ]
+    assert report.ratio_lines(ratios) == [
+        "phase  part     asked       got   rows",
+        "p      a     0.250000  0.500000  1,000",
+        "p      bc    0.750000  0.000000      0",
+    ]
+
+
+def test_builds_are_compared_phase_by_phase(small: Path, other: Path) -> None:
+    assert report.differences(small, small) == []
+    told = report.differences(small, other)
+    assert told[:2] == [f"mixed: only in {small}", f"last: only in {other}"]
+    assert "prose: seed: 7, now 8" in told
+    assert "prose: steps: 12, now 13" in told
+    assert any(line.startswith("prose: parts.web.shards: [") for line in told)
+    assert any(line.startswith("code: previous: ") for line in told)
+    one, two = small / "phases" / "prose", other / "phases" / "last"
+    assert 'phase: "prose", now "last"' in report.differences(one, two)
+
+
+def test_diff_ends_with_1_where_something_differs(small: Path, other: Path) -> None:
+    equal = corpora.crystalmix("diff", small, small)
+    assert (equal.exit_code, equal.stdout) == (0, "equal\n")
+    told = corpora.crystalmix("diff", small, other)
+    assert told.exit_code == 1
+    assert told.stdout.splitlines() == report.differences(small, other)
+    assert orjson.loads(corpora.crystalmix("diff", small, other, "--json").stdout)
+
+
+def test_what_holds_no_manifest_is_told(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none: holds no manifest"):
+        report.differences(small, tmp_path / "none")
+    copy = Path(shutil.copytree(small, tmp_path / "copy"))
+    (copy / "phases" / "begun").mkdir()  # as a build leaves it that is killed while sealing
+    (copy / "phases" / "notes.txt").write_text("not a phase")
+    assert [m.phase for m in report.read_manifests(copy)] == ["prose", "mixed", "code"]
+    path = copy / "phases" / "prose" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DamageError, match=r"manifest.json: is not valid JSON"):
+        report.read_manifests(copy)

@@ -1,0 +1,98 @@
+"""Outlook: estimates from a few raw files come near what is built; disk and hours follow."""
+
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.plan.outlook import outlook
+from crystalmix.mixtures.plan.plan import plan
+from crystalmix.mixtures.plan.sample_sources import sampled
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import UsageError
+from helpers import corpora
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outlook")
+    corpora.write_corpus(folder)
+    corpora.write_recipe(folder)
+    corpora.built(folder)
+    return folder
+
+
+def test_what_is_estimated_is_near_what_is_built(folder: Path) -> None:
+    recipe = recipes.load(folder / "recipe.yaml")
+    told = sampled(recipe, folder)
+    assert set(told) == set(recipe.domains)
+    for planned, built in zip(
+        plan(recipe, None, told), plan(recipe, folder / "build"), strict=True
+    ):
+        for guess, fact in zip(planned.parts, built.parts, strict=True):
+            assert (guess.known, fact.known) == ("sampled", "built")
+            assert guess.available == pytest.approx(fact.available, rel=0.25, abs=3)
+
+
+def test_a_sample_a_limit_and_a_side_of_a_split_make_less_of_it(folder: Path) -> None:
+    whole = sampled(recipes.load(folder / "recipe.yaml"), folder)
+    path = corpora.write_recipe(
+        folder,
+        valid=0.25,
+        sources={"web": {"select": {"sample": 0.5}}, "wiki": {"select": {"limit": 1}}},
+        domains={"book": {"split": "valid"}},
+    )
+    less = sampled(recipes.load(path), folder)
+    corpora.write_recipe(folder)
+    assert less["web"] == pytest.approx(whole["web"] / 2, rel=0.01)
+    assert less["book"] == pytest.approx(whole["book"] / 4, rel=0.01)
+    assert 0 < less["wiki"] < whole["wiki"] / 5
+
+
+def test_the_disk_is_what_was_written_and_hours_are_tokens_over_speed(folder: Path) -> None:
+    out = folder / "build"
+    told = outlook(str(folder / "recipe.yaml"), out, None, 1000.0)
+    sizes = [
+        entry["bytes"]
+        for path in out.glob("domains/*/*/receipt.json")
+        for entry in rows_files(receipts.read(path.parent))
+    ]
+    assert told.disk == sum(sizes)
+    assert told.hours == tuple(phase.tokens / 3.6e6 for phase in told.phases)
+    guess = outlook(str(folder / "recipe.yaml"), None, folder, None)
+    assert guess.disk is not None
+    assert 0 < guess.disk < sum(sizes)  # files of eight rows are mostly HDF5
+    assert outlook(str(folder / "recipe.yaml"), None, None, None).disk is None
+
+
+def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
+    digests = {
+        name: set(pq.read_table(path, columns=["digest"])["digest"].to_pylist())
+        for name in ("code", "python", "book")
+        if (path := folder / "build" / "sources" / name / "documents.parquet").exists()
+    }
+    told = outlook(str(folder / "recipe.yaml"), folder / "build", None, None)
+    count = len(digests["code"] & digests["python"])
+    assert count == len(digests["python"]) > 0
+    line = f"phase code: domains code and python have {count:,} texts in common, 100.0% of python's"
+    assert told.shared.notes == (line,)
+    assert not told.refused
+    assert f"note: {line}" in told.lines()
+    assert outlook(str(folder / "recipe.yaml"), None, None, None).shared.notes == ()
+
+
+def test_the_command_line_tells_disk_and_hours(folder: Path) -> None:
+    words = ("plan", folder / "recipe.yaml", "--data", folder, "--speed", 2500)
+    told = corpora.crystalmix(*words)
+    assert told.exit_code == 0, told.stderr
+    assert "sampled" in told.stdout
+    assert "shards on disk, packed and shuffled: about " in told.stdout
+    assert "hours of training: 0.0011 (prose under 0.001, mixed under 0.001, " in told.stdout
+    content = orjson.loads(corpora.crystalmix(*words, "--json").stdout)
+    assert [phase["name"] for phase in content["phases"]] == ["prose", "mixed", "code"]
+    assert len(content["hours"]) == 3
+    with pytest.raises(UsageError, match="--speed: must be positive, got -1"):
+        outlook(str(folder / "recipe.yaml"), None, None, -1.0)

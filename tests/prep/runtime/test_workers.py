@@ -1,0 +1,198 @@
+"""Fan-out: results in order, errors at their turn, and a killed worker told as such.
+
+What is run comes from the standard library: a worker process can import it by name.
+"""
+
+import fcntl
+import gc
+import math
+import operator
+import os
+import pickle
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import workers as fanout
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, WorkerError
+from crystalmix.prep.runtime.workers import SELDOM, TUNABLES, Fanout, watched
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def pools() -> dict[int, list[list[float]]]:
+    """Return what one pool of each size gives for two fan-outs in turn."""
+    told: dict[int, list[list[float]]] = {}
+    for workers in (1, 2, 3):
+        with Fanout(workers) as pool:
+            told[workers] = [
+                list(pool.map(math.sqrt, [i * i for i in range(40)], "roots")),
+                list(pool.map(operator.neg, range(7), "negated")),
+            ]
+    return told
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_keep_their_order_for_any_number_of_workers(
+    pools: dict[int, list[list[float]]], workers: int
+) -> None:
+    assert pools[workers] == [list(range(40)), [-i for i in range(7)]]
+
+
+def test_no_items_give_no_results_and_start_no_process() -> None:
+    with Fanout(3) as pool:
+        assert list(pool.map(math.sqrt, [], "none")) == []
+        assert list(pool.map(math.sqrt, [4], "one")) == [2]
+        assert active_children() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_is_raised_at_its_turn_and_the_pool_goes_on(workers: int) -> None:
+    with Fanout(workers) as pool:
+        results = pool.map(math.sqrt, [1, 4, -1, 9], "roots")
+        assert [next(results), next(results)] == [1, 2]
+        with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+            next(results)
+        assert list(pool.map(math.sqrt, [16, 25], "roots")) == [4, 5]
+
+
+def test_our_errors_come_back_from_a_worker_as_they_were(tmp_path: Path) -> None:
+    missing = [tmp_path / "a.json", tmp_path / "b.json"]
+    with Fanout(2) as pool, pytest.raises(DamageError, match=r"a.json: is missing; build again"):
+        list(pool.map(receipts.read_json, missing, "read"))
+    for kind in CrystalmixError.__subclasses__():
+        error = pickle.loads(pickle.dumps(kind("a.jsonl:7: bad")))
+        assert (type(error), str(error)) == (kind, "a.jsonl:7: bad")
+
+
+def test_a_killed_worker_is_told_and_the_next_fan_out_has_a_new_pool() -> None:
+    with Fanout(2) as pool:
+        with pytest.raises(WorkerError, match=r"was killed .*run the same command again"):
+            list(pool.map(signal.raise_signal, [0, signal.SIGKILL, 0, 0], "killed"))
+        assert list(pool.map(math.sqrt, [1, 4, 9], "roots")) == [1, 2, 3]
+    assert active_children() == []
+
+
+def test_a_fan_out_given_up_early_leaves_nothing_running() -> None:
+    with Fanout(2) as pool:
+        results = pool.map(math.factorial, list(range(100)), "many")
+        assert next(results) == 1
+        results.close()
+        assert list(pool.map(math.sqrt, [1, 4], "roots")) == [1, 2]
+    assert active_children() == []
+
+
+def test_the_bar_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str]) -> None:
+    with fanout.progress(3, "rows") as bar:
+        bar.update(3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("columns", [0, 60])
+def test_a_terminal_shows_a_bar_from_its_beginning_whatever_width_it_tells(columns: int) -> None:
+    there, here = pty.openpty()
+    size = struct.pack("HHHH", 24 if columns else 0, columns, 0, 0)
+    fcntl.ioctl(here, termios.TIOCSWINSZ, size)
+    code = "from crystalmix.prep.runtime.workers import progress\nwith progress(3, 'rows'): pass"
+    environ = {k: v for k, v in os.environ.items() if k not in {"CRYSTALMIX_QUIET", "COLUMNS"}}
+    subprocess.run([sys.executable, "-c", code], stderr=here, env=environ, check=True)
+    os.close(here)
+    shown = os.read(there, 9999).decode()
+    os.close(there)
+    assert "rows:   0%|" in shown
+    assert "| 0/3 [" in shown
+    assert max(map(len, shown.split("\r"))) <= (columns or fanout.COLUMNS)
+
+
+def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(watched({"a": 1, "b": 2}.items(), "counting")) == [("a", 1), ("b", 2)]
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("CRYSTALMIX_QUIET", raising=False)
+    assert list(watched([3, 4], "counting")) == [3, 4]
+    assert "counting" in capsys.readouterr().err
+
+
+def test_workers_have_huge_pages_and_what_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TUNABLES, "glibc.malloc.check=1")
+    with Fanout(2) as pool:
+        told = set(pool.map(os.getenv, [TUNABLES] * 3, "tunables"))
+    assert told == {"glibc.malloc.check=1:glibc.malloc.hugetlb=1"}
+    assert os.environ[TUNABLES] == "glibc.malloc.check=1"
+    monkeypatch.delenv(TUNABLES)
+    with Fanout(2) as pool:
+        assert set(pool.map(os.getenv, [TUNABLES] * 2, "tunables")) == {"glibc.malloc.hugetlb=1"}
+    assert TUNABLES not in os.environ
+
+
+def test_garbage_is_looked_for_seldom_while_documents_are_read() -> None:
+    before = gc.get_threshold()
+    with Fanout(2) as pool:
+        assert gc.get_threshold() == SELDOM
+        assert set(pool.map(operator.call, [gc.get_threshold] * 3, "thresholds")) == {SELDOM}
+    assert gc.get_threshold() == before != SELDOM
+
+
+STARTED = """
+import time
+from crystalmix.prep.runtime.workers import Fanout
+if __name__ == "__main__":
+    try:
+        with Fanout(3) as pool:
+            print("begun", flush=True)
+            list(pool.map(time.sleep, [0.2] * 60, "naps"))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+BARE = """
+import sys
+from crystalmix.prep.runtime.workers import without_pandas
+without_pandas()
+import numpy as np
+import pyarrow as pa
+assert pa.array([1, 2]).to_numpy().tolist() == pa.array(np.array([1, 2])).to_pylist()
+assert "pandas" not in sys.modules
+import pandas
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.4, 0.8])
+def test_an_interrupt_while_workers_start_is_told_once(after: float, tmp_path: Path) -> None:
+    """It goes to the whole group, as Ctrl-C does; workers are then importing, and say nothing."""
+    script = tmp_path / "naps.py"  # a file: each worker looks at it again
+    script.write_text(STARTED, "utf-8")
+    work = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    assert work.stdout is not None
+    assert work.stdout.readline() == "begun\n"
+    time.sleep(after)
+    os.killpg(work.pid, signal.SIGINT)
+    out, err = work.communicate(timeout=60)
+    assert (out, err) == ("interrupted\n", "")
+
+
+def test_arrow_does_without_pandas_where_it_is_asked_to() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", BARE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, "")

@@ -1,0 +1,252 @@
+"""An ablation from its spec to a recipe: the same tables always, killed or not; refusals told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pytest
+
+from crystalmix.mixtures.ablations import spec as ablation
+from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.laws import boosted_residual as residual
+from crystalmix.mixtures.laws.fit import KINDS
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import RefusalError, StaleError
+from crystalmix.train.ablations import ablate
+from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.ablations.export_recipe import export, read_report
+from crystalmix.train.ablations.report import report_lines
+from helpers.ablations import copied, run, tables, tiny, write_spec
+from helpers.corpora import crystalmix
+
+ROOT = Path(__file__).parents[3]
+# Dies before a file of its own is renamed for the n-th time from the first run's ledger on.
+DIE = """
+import os, sys
+from pathlib import Path
+from helpers import ablations
+count = 0
+replace = Path.replace
+def dying(self, target):
+    global count
+    count += "runs" in str(target)
+    if count == int(sys.argv[3]):
+        os._exit(9)
+    return replace(self, target)
+Path.replace = dying
+ablations.run(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    paths = [str(ROOT), str(ROOT / "tests")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", DIE, str(spec), str(tmp_path / "out"), "33"]
+    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    assert not (tmp_path / "out" / "tables").exists()
+    run(spec, tmp_path / "out")
+    assert tables(tmp_path / "out") == tables(tiny())
+
+
+def test_an_ablation_of_before_a_key_came_goes_on(tmp_path: Path) -> None:
+    claimed = receipts.read_json(tiny() / "ablation.json")
+    assert not {"residual"} & claimed["spec"].keys()
+    spec, _ = ablation.load(str(write_spec(tmp_path, residual=True)))
+    assert spec.content()["residual"] is True
+
+
+def test_a_finished_ablation_is_not_done_again(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*.parquet")}
+    run(tiny().parent / "spec.yaml", out)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*.parquet")} == before
+    assert tables(out) == tables(tiny())
+
+
+def test_a_lost_run_is_trained_again_to_the_same_tables(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    rmtree(out / "runs" / "design-2")
+    run(tiny().parent / "spec.yaml", out)
+    assert tables(out) == tables(tiny())
+
+
+def test_another_spec_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, proxy={"steps": 41})
+    with pytest.raises(StaleError, match=r"spec.proxy.steps: 40, now 41.*another --out"):
+        run(spec, copied(tmp_path / "out"))
+
+
+def test_the_report_says_what_was_fitted_recommended_and_checked() -> None:
+    report = read_report(tiny())
+    assert [law["law"] for law in report["laws"]] == [
+        "effective",
+        "loglinear",
+        "linear",
+        "quadratic",
+    ]
+    shares = report["recommendation"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
+    assert all(shares[name] <= report["caps"][name] + 1e-9 for name in shares)
+    checked = {run["mixture"] for run in report["checks"]["runs"]}
+    assert checked == {"recommended", "current", "uniform"}
+    assert {one["mixture"] for one in report["checks"]["against"]} == {"current", "uniform"}
+    assert 0 <= report["checks"]["covered"] <= 1
+    assert report["noise"]["sigma"] > 0
+    assert report["evidence"] == evidence.digest(tiny())
+
+
+def test_tables_are_read_by_the_verb_sql() -> None:
+    told = crystalmix("sql", tiny(), "SELECT count(*) AS n FROM runs", "--json")
+    assert json.loads(told.stdout) == [{"n": 12}]
+    views = crystalmix("sql", tiny()).stdout
+    assert [line.split()[0] for line in views.splitlines()[1:]] == ["fits", "losses", "runs"]
+
+
+def test_a_folder_without_tables_is_told(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    rmtree(out / "tables")
+    told = crystalmix("sql", out)
+    assert told.exit_code == 1
+    assert "run `crystalmix ablate` to its end" in told.stderr
+
+
+def _with_trees(out: Path, tmp_path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Fit the runs of a copy of the tiny ablation with `residual`; return report and notes."""
+    (out / "ablation.json").unlink()
+    told: list[str] = []
+    spec = str(write_spec(tmp_path, residual=True))
+    report = ablate.run(spec, tmp_path, out, workers=1, say=lambda line: told.append(str(line)))
+    return report, [line for line in told if line.startswith("note: residual")]
+
+
+def test_trees_that_few_runs_can_not_feed_are_told_and_change_nothing(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    report, notes = _with_trees(out, tmp_path)
+    told = "residual: 9 runs are fitted, and trees are tried from 64 on: the laws stand alone"
+    assert [line.startswith(f"note: {told}") for line in notes] == [True]
+    assert report["notes"][-1].startswith(told)
+    assert f"note: {report['notes'][-1]}" in report_lines(report)
+    assert report["residual"] == {}
+    before, after = read_report(tiny()), read_report(out)
+    for key in ("evidence", "recommendation", "checks"):
+        assert after[key] == before[key]
+    assert before["residual"] is None
+
+
+def test_trees_that_are_tried_are_told_by_law_and_domain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightgbm")
+    monkeypatch.setattr(residual, "LEAST", 9)
+    report, notes = _with_trees(copied(tmp_path / "out"), tmp_path)
+    assert notes == []
+    assert list(report["residual"]) == list(KINDS)
+    for told in report["residual"].values():
+        assert list(told["used"]) == list(told["error"]) == ["wiki", "python", "javascript"]
+        assert all(told["used"][name] == (told["error"][name] < 0.95) for name in told["used"])
+    shares = read_report(tiny())["recommendation"]["shares"]
+    assert report["recommendation"]["shares"] == shares
+    lines = "\n".join(report_lines(report))
+    assert "trees' error wiki" in lines
+    assert f"{report['residual']['linear']['error']['python']:.3f}" in lines
+
+
+def test_without_lightgbm_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    told = crystalmix("ablate", write_spec(tmp_path, residual=True), "--out", tmp_path / "out")
+    assert told.exit_code == 1
+    assert told.stderr.count("\n") == 1
+    assert "install crystalmix with its extra `boost`" in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def _decided(out: Path, refusal: str) -> Path:
+    """Have the report of a copy refuse for a reason, or recommend."""
+    report = receipts.read_json(out / "report.json")
+    report["recommendation"]["refusal"] = refusal
+    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    return out
+
+
+def test_export_writes_a_recipe_that_build_takes_unchanged(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "")
+    path = tmp_path / "mine.yaml"
+    told = crystalmix("ablate", "export", out, "--out", path)
+    assert told.exit_code == 0, told.stderr
+    text = path.read_text("utf-8")
+    report = read_report(out)
+    assert report["evidence"] in text
+    assert "predicted proxy loss of wiki" in text
+    recipe = recipes.load(path)
+    [manifest] = build(recipe, tiny().parent, tmp_path / "build")
+    shares = report["recommendation"]["shares"]
+    epochs = {part.domain: part.asked for part in recipe.phases["recommended"].parts}
+    for name, share in shares.items():
+        real = share * report["target_tokens"] / report["tokens"][name]
+        assert epochs[name] == pytest.approx(real, abs=1e-3)
+    assert {part.domain for part in manifest.parts} == {"wiki", "python", "javascript"}
+
+
+def test_export_tells_a_prediction_whose_interval_is_not_known(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "")
+    report = receipts.read_json(out / "report.json")
+    report["recommendation"]["predicted"]["wiki"][1:] = [None, None]
+    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    lines = export(out, tmp_path / "mine.yaml", anyway=False)
+    assert any("loss of wiki" in line and "its interval is not known" in line for line in lines)
+
+
+def test_export_gives_weights_where_the_real_run_has_a_number_of_tokens(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "")
+    claimed: dict[str, Any] = receipts.read_json(out / "ablation.json")
+    claimed["spec"]["target"]["tokens"] = 6400
+    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    export(out, tmp_path / "mine.yaml", anyway=False)
+    phase = recipes.load(tmp_path / "mine.yaml").phases["recommended"]
+    assert phase.steps == 6400 // (2 * 64)
+    shares = read_report(out)["recommendation"]["shares"]
+    for part in phase.parts:
+        assert part.weight == pytest.approx(shares[part.domain], abs=1e-6)
+
+
+def test_export_refuses_what_is_not_recommended_unless_told(tmp_path: Path) -> None:
+    out = _decided(copied(tmp_path / "out"), "not distinguishable: no gain")
+    with pytest.raises(RefusalError, match="not distinguishable.*--anyway"):
+        export(out, tmp_path / "mine.yaml", anyway=False)
+    assert not (tmp_path / "mine.yaml").exists()
+    export(out, tmp_path / "mine.yaml", anyway=True)
+    assert "not distinguishable" in (tmp_path / "mine.yaml").read_text("utf-8")
+    export(out, tmp_path / "current.yaml", mixture="current", anyway=False)
+    told = crystalmix("ablate", "export", out, "--out", tmp_path / "x.yaml", "--mixture", "best")
+    assert told.exit_code == 2
+    assert "must be one of recommended, current, uniform" in told.stderr
+
+
+def test_a_dry_run_tells_runs_tokens_and_hours_and_writes_nothing(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, factors={"fim_rate": [0.0, 0.5], "seeds": 2})
+    told = crystalmix("ablate", spec, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert told.exit_code == 0, told.stderr
+    cost = json.loads(told.stdout)
+    runs = {line["kind"]: line["runs"] for line in cost["runs"]}
+    assert runs == {"design": 7, "replicates": 2, "checks": 3, "factor fim_rate": 4}
+    assert cost["tokens"] == 16 * 40 * 4 * 32
+    assert cost["hours"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_verb_may_be_left_out_and_prints_the_report(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    words = (tiny().parent / "spec.yaml", "--data", tiny().parent, "--out", out, "--workers", "1")
+    short, long = crystalmix("ablate", *words), crystalmix("ablate", "run", *words)
+    assert short.exit_code == 0, short.stderr
+    assert short.stdout == long.stdout
+    for word in ("effective", "interval", "gain over the current mixture", "check-recommended-1"):
+        assert word in short.stdout

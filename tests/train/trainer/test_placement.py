@@ -1,0 +1,99 @@
+"""Placing: made without memory, filled by our draws, and the same numbers however it is run."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from crystalmix.train.model.crystal import Crystal, fused_attention, initialise
+from crystalmix.train.model.optimizer import Linear, OptimSettings
+from crystalmix.train.model.processes import World
+from crystalmix.train.runfile.settings import Run, RunSettings
+from crystalmix.train.trainer.checkpoint import weights_digest
+from crystalmix.train.trainer.placement import Placed, place
+from helpers.crystals import TINY, fresh
+
+OPTIMIZER = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),))
+
+
+def placed(**settings: Any) -> Placed:
+    return place(Run(TINY, OPTIMIZER, RunSettings(**settings)), World())
+
+
+def gradients(model: Placed) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    ids = torch.randint(TINY.vocab_size, (2, 33), generator=torch.Generator().manual_seed(4))
+    nll = model.model(ids[:, :-1], ids[:, 1:], torch.ones(2, 32))
+    nll.mean().backward()
+    return nll.detach(), {name: p.grad for name, p in model.model.named_parameters()}
+
+
+def test_the_weights_are_those_of_a_model_that_was_made_at_once() -> None:
+    model = Crystal(TINY)
+    initialise(model, 7)
+    ours = placed(seed=7).model
+    assert_close(dict(ours.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+    assert {p.device.type for p in ours.parameters()} == {"cpu"}
+    assert weights_digest(ours) == weights_digest(model) != weights_digest(fresh(TINY, 8))
+
+
+def test_no_global_random_state_is_moved() -> None:
+    before = torch.get_rng_state()
+    placed()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    (loss, ours), (same, theirs) = gradients(placed(recompute=True)), gradients(placed())
+    assert torch.equal(loss, same)
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name], atol=0, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own
+def test_compiled_layers_keep_their_names_and_their_numbers() -> None:
+    compiled, plain = placed(compile=True), placed()
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    (loss, ours), (same, theirs) = gradients(compiled), gradients(plain)
+    assert_close(loss, same, atol=1e-4, rtol=1e-5)
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("length", [8, 1100])
+def test_short_rows_in_bfloat16_attend_as_long_ones_do(length: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    wide = [torch.randn(1, 2, length, 8, generator=generator) for _ in range(3)]
+    short = [x.bfloat16() for x in wide]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fused_attention(*short, scale=0.3)
+    assert found.dtype == torch.bfloat16
+    wanted = fused_attention(*(x.float() for x in short), scale=0.3)
+    assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
+    if length == 8:  # rounded once, at the end
+        assert torch.equal(found, wanted.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel": "tensor"}, "parallel: must be none, ddp or fsdp, got tensor"),
+        ({"dtype": "float16"}, "dtype: must be float32 or bfloat16, got float16"),
+        ({"keep_every": 0}, "keep_every: must be positive, got 0"),
+        ({"prefetch": 0}, "prefetch: must be positive, got 0"),
+        ({"readers": -1}, "readers: must be positive, got -1"),
+    ],
+)
+def test_a_setting_that_breaks_a_rule_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunSettings(**changes)
+
+
+def test_only_what_numbers_follow_from_is_held_against_a_resume() -> None:
+    settings = RunSettings()
+    run = Run(TINY, OPTIMIZER, settings)
+    for how in ({"parallel": "fsdp"}, {"keep_every": 9}, {"compile": True}, {"micro_batch": 2}):
+        assert replace(run, settings=replace(settings, **how)).content() == run.content()
+    for what in ({"seed": 2}, {"dtype": "bfloat16"}):
+        assert replace(run, settings=replace(settings, **what)).content() != run.content()
