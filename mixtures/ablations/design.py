@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.mixtures.laws.simplex import fill
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import RefusalError
 
 Role = Literal["centre", "design", "replicate", "check"]
@@ -85,7 +86,7 @@ def design(
     low = np.minimum(minimum, high)
     if minimum < 0 or low.sum() > 1:
         raise ValueError(f"minimum: must lie in [0, 1 / domains], got {minimum}")
-    draws = seeds.stream(seed, "swarm", len(high)).dirichlet(np.full(len(high), alpha), POOL)
+    draws = randomness.stream(seed, "swarm", len(high)).dirichlet(np.full(len(high), alpha), POOL)
     pool = fill(np.vstack([np.full(len(high), 1 / len(high)), draws]), low, high)
     chosen = pool[maximin(np.sqrt(pool), count)]
     width = len(str(count - 1))
@@ -97,29 +98,6 @@ def design(
     rest = [named(f"design-{k:0{width}}", chosen[k], "design") for k in range(1, count)]
     again = [named(f"replicate-{k + 1}", chosen[0], "replicate") for k in range(replicates)]
     return [first, *rest, *again]
-
-
-def fill(
-    wanted: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return mixtures in proportion to `wanted`, cut at low and high, that sum to 1.
-
-    wanted: (mixtures, domains), at least 0; low, high: (domains,). What a domain can't take goes
-    to the others in proportion: each is `clip(scale * wanted)`, its scale found by halving. Where
-    a domain is not wanted it still takes what no other can.
-    """
-    wanted = np.maximum(wanted, 1e-12)
-    bottom = np.zeros(len(wanted))
-    top = np.max(np.maximum(high, 1e-12) / wanted, axis=1)
-    for _ in range(64):
-        scale = (bottom + top) / 2
-        short = np.clip(scale[:, None] * wanted, low, high).sum(axis=1) < 1
-        bottom, top = np.where(short, scale, bottom), np.where(short, top, scale)
-    shares = np.clip(top[:, None] * wanted, low, high)
-    free = np.where((shares > low) & (shares < high), shares, 0.0)
-    spare = np.where(free.sum(axis=1) > 0, free.sum(axis=1), 1.0)
-    shares += free * ((1 - shares.sum(axis=1)) / spare)[:, None]
-    return np.clip(shares, low, high)
 
 
 def maximin(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""Presets: mixtures that others chose, as functions of the tokens that each domain holds.
+"""Published mixtures as functions of the tokens that each domain holds.
 
 Natural, uniform and UniMax follow from counts alone. CrystalCoder's phases are read from the
-bundled recipe, SlimPajama-DC's configurations stand here. Both speak of sets such as `arxiv`
-or `html`; a corpus may name whole groups instead (`slimpajama`, `web`): see `spread`.
+bundled recipe; its sets are such as `arxiv` or `html`, where a corpus may name whole groups
+(`slimpajama`, `web`): see `spread`.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from crystalmix.mixtures.ablations.design import caps, fill
+from crystalmix.mixtures.ablations.design import caps
+from crystalmix.mixtures.laws.simplex import fill
 from crystalmix.prep.runtime.errors import RefusalError
 
 PROSE = ("arxiv", "book", "c4", "commoncrawl", "github", "stackexchange", "wikipedia")
@@ -24,25 +25,6 @@ GROUPS = {
     "python": ("python", "py", "code", "starcoder"),
     "starcoder": ("starcoder", "code"),
 }
-# SlimPajama-DC (2309.10818), per cent of 330 B tokens. 6 is SlimPajama as it is (its own page says
-# so); 2 to 5 were written from memory and not compared with the paper's table: do so before you
-# cite them.
-SLIMPAJAMA_DC: tuple[dict[str, float], ...] = (
-    {"commoncrawl": 100.0},
-    {"commoncrawl": 90.9, "github": 9.1},
-    {"commoncrawl": 75.8, "github": 24.2},
-    {"commoncrawl": 75.8, "wikipedia": 24.2},
-    {"commoncrawl": 75.8, "github": 9.1, "book": 7.9, "wikipedia": 7.3},
-    {
-        "commoncrawl": 52.2,
-        "c4": 26.7,
-        "github": 5.2,
-        "book": 4.2,
-        "arxiv": 4.6,
-        "wikipedia": 3.8,
-        "stackexchange": 3.3,
-    },
-)
 
 
 def natural(tokens: Mapping[str, int]) -> dict[str, float]:
@@ -85,13 +67,6 @@ def crystal_phase3(tokens: Mapping[str, int]) -> dict[str, float]:
 def crystal(tokens: Mapping[str, int], phase: str) -> dict[str, float]:
     """Return a phase of the bundled recipe `crystalcoder`, spread over the given domains."""
     return spread(_published(phase), tokens)
-
-
-def slimpajama_dc(tokens: Mapping[str, int], number: int) -> dict[str, float]:
-    """Return SlimPajama-DC's configuration 1 to 6, spread over the given domains."""
-    if number not in range(1, len(SLIMPAJAMA_DC) + 1):
-        raise ValueError(f"number: must lie in [1, {len(SLIMPAJAMA_DC)}], got {number}")
-    return spread(SLIMPAJAMA_DC[number - 1], tokens)
 
 
 def spread(weights: Mapping[str, float], tokens: Mapping[str, int]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.ablations.design import fill
 from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws.simplex import fill
 
 Floats = NDArray[np.float64]
 Aim = Callable[[Floats], tuple[float, Floats]]  # shares (domains,) -> loss, slope (domains,)

@@ -6,8 +6,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.ablations.design import design, fill
+from crystalmix.mixtures.ablations.design import design
 from crystalmix.mixtures.laws.loss_table import LossTable
+from crystalmix.mixtures.laws.simplex import fill
 
 Floats = NDArray[np.float64]
 NAMES = ("language", "python", "javascript", "web")

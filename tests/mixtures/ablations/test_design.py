@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmix.mixtures.ablations.design import Mixture, caps, design, fill, maximin
+from crystalmix.mixtures.ablations.design import Mixture, caps, design, maximin
+from crystalmix.mixtures.laws.simplex import fill
 from crystalmix.prep.runtime.errors import RefusalError
 
 TOKENS = {"language": 40_000_000, "python": 10_000_000, "javascript": 11_000_000, "web": 12_000_000}

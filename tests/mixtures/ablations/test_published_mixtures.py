@@ -10,6 +10,7 @@ from crystalmix.mixtures.ablations import published_mixtures as presets
 from crystalmix.mixtures.ablations.design import caps
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import RefusalError
+from helpers import slimpajama
 
 GROUPS = {"language": 40_000_000, "python": 10_000_000, "javascript": 11_000_000, "web": 12_000_000}
 SETS = dict.fromkeys([*presets.PROSE, *presets.CODE], 1_000_000)
@@ -21,7 +22,7 @@ EVERY: list[Preset] = [
     presets.crystal_phase1,
     presets.crystal_phase2,
     presets.crystal_phase3,
-    *(lambda tokens, k=k: presets.slimpajama_dc(tokens, k) for k in range(1, 7)),
+    *(lambda tokens, k=k: slimpajama.slimpajama_dc(tokens, k) for k in range(1, 7)),
 ]
 
 
@@ -61,17 +62,17 @@ def test_a_domain_for_starcoder_takes_its_share_alone() -> None:
 
 
 def test_what_a_corpus_lacks_is_left_out_and_the_rest_scaled() -> None:
-    shares = presets.slimpajama_dc({"commoncrawl": 5, "c4": 5}, 6)
+    shares = slimpajama.slimpajama_dc({"commoncrawl": 5, "c4": 5}, 6)
     assert shares == pytest.approx({"commoncrawl": 52.2 / 78.9, "c4": 26.7 / 78.9})
 
 
 def test_slimpajama_dc_6_is_the_natural_mixture_of_slimpajama() -> None:
-    shares = presets.slimpajama_dc(SETS, 6)
+    shares = slimpajama.slimpajama_dc(SETS, 6)
     assert shares["commoncrawl"] == pytest.approx(0.522)
-    assert presets.slimpajama_dc(SETS, 1)["commoncrawl"] == 1.0
+    assert slimpajama.slimpajama_dc(SETS, 1)["commoncrawl"] == 1.0
 
 
-@pytest.mark.parametrize("configuration", presets.SLIMPAJAMA_DC)
+@pytest.mark.parametrize("configuration", slimpajama.SLIMPAJAMA_DC)
 def test_slimpajama_dc_is_of_slimpajamas_sets_and_rounded(configuration: dict[str, float]) -> None:
     assert set(configuration) <= set(presets.PROSE)
     assert sum(configuration.values()) == pytest.approx(100, abs=0.11)
@@ -84,7 +85,7 @@ def test_a_preset_of_nothing_at_hand_is_refused() -> None:
 
 def test_there_are_six_configurations() -> None:
     with pytest.raises(ValueError, match=r"number: must lie in \[1, 6\], got 7"):
-        presets.slimpajama_dc(SETS, 7)
+        slimpajama.slimpajama_dc(SETS, 7)
 
 
 def test_unimax_is_uniform_up_to_the_epochs_of_small_domains() -> None:

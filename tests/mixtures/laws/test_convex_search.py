@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmix.mixtures.ablations.design import fill
 from crystalmix.mixtures.laws import convex_search as convex
+from crystalmix.mixtures.laws.simplex import fill
 from helpers.truths import Truth
 
 FEW = settings(max_examples=15)
