@@ -8,40 +8,15 @@ was added to the vocabulary later, for FIM, is not matched: the original packed 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from crystalmix.prep.documents.source import Document
+from crystalmix.prep.rows.pack import CerebrasSettings
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class CerebrasSettings:
-    """How Model Zoo 2.0.3 was told to pack; the defaults are CrystalCoder's.
-
-    pieces: characters of a piece (`split_text_to_tokenize`), None for whole texts. piece_bos: a BOS
-    before every piece (`remove_bos_in_chunks` off). processes: each packs a contiguous slice of the
-    files and drops its own tail. join: rows run on over documents (`pack_sequences`); else each
-    document is cut on its own and padded. min_tokens: a shorter cut is left out (without join).
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    pieces: int | None = 2000
-    piece_bos: bool = False
-    processes: int = 1
-    join: bool = True
-    min_tokens: int = 6
-
-    def __post_init__(self) -> None:
-        for name in ("pieces", "processes", "min_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be positive, got {value}")
 
 
 def cut(text: str, size: int | None) -> Iterator[str]:

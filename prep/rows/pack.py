@@ -7,7 +7,7 @@ drop` the last row must have all its labels and the rest is dropped and counted,
 `tail: keep` (default) a last incomplete row is padded, the mask 0 where there is no label.
 
 `cerebras` packs as Model Zoo 2.0.3 did, bit for bit: texts in pieces, a stream for each process,
-its file names (see `pieces`); without its `join` rows are windows of single documents.
+its file names (see `prep/crystalcoder/lmdata.py`); without its `join` rows are windows of single documents.
 """
 
 import re
@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.prep.crystalcoder.lmdata import CerebrasSettings
 from crystalmix.prep.rows import loss_mask as lossmask
 from crystalmix.prep.rows import one_document_rows as windows
 from crystalmix.prep.rows import shards, spans
@@ -29,6 +28,30 @@ from crystalmix.prep.rows.token_blocks import Encoded, Stream
 
 VERSION = 1
 BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class CerebrasSettings:
+    """Settings of packing as Model Zoo 2.0.3 does it; the defaults are CrystalCoder's.
+
+    pieces: characters of a piece (`split_text_to_tokenize`), None for whole texts. piece_bos: a BOS
+    before every piece (`remove_bos_in_chunks` off). processes: each packs a contiguous slice of the
+    files and drops its own tail. join: rows run on over documents (`pack_sequences`); else each
+    document is cut on its own and padded. min_tokens: a shorter cut is left out (without join).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    pieces: int | None = 2000
+    piece_bos: bool = False
+    processes: int = 1
+    join: bool = True
+    min_tokens: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("pieces", "processes", "min_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be positive, got {value}")
 
 
 @dataclass(frozen=True)

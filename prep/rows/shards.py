@@ -193,14 +193,6 @@ def shape(path: Path) -> tuple[int, int]:
     return handle.rows, handle.msl
 
 
-def content_digest(path: Path) -> str:
-    """Return the sha256 over the decoded array, read again from the file."""
-    content = sha256()
-    for block in blocks(path):
-        content.update(np.ascontiguousarray(block, dtype="<i4").data)
-    return content.hexdigest()
-
-
 def folder(path: Path) -> list[Path]:
     """Return the shards of a folder, sorted by name."""
     return sorted(path.glob("*.h5"))

@@ -17,7 +17,7 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.shards import Rows
-from helpers.materials import shared
+from helpers.materials import content_digest, shared
 from helpers.originals import tokenizer
 
 pytestmark = pytest.mark.golden
@@ -113,7 +113,7 @@ def test_the_exact_dialect_gives_the_rows_of_whole_texts_too(tmp_path: Path) -> 
     [ours] = shards.folder(folder)
     [theirs] = shards.folder(shared("golden", "pipeline", "packed", "star_nosplit_p1"))
     assert np.array_equal(plain(ours)[0], plain(theirs)[0])
-    assert shards.content_digest(ours) == shards.content_digest(theirs)
+    assert content_digest(ours) == content_digest(theirs)
     assert spans.tokens(spans.path_of(ours)) == 166 * 2048
 
 

@@ -12,7 +12,7 @@ WORK = """
 import sys
 from pathlib import Path
 import numpy as np
-from crystalmix.prep import rowcheck, scatter, shards, shuffle
+from crystalmix.prep.rows import check_rows, scattered_rows, shards, shuffle
 
 folder, rows, msl = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 path, size = folder / "data-00000.h5", shards.block_rows(msl)
@@ -24,9 +24,9 @@ def block(count):
     return data
 
 written = shards.write(path, rows, (block(min(size, rows - i)) for i in range(0, rows, size)))
-assert shards.content_digest(path) == written.digest == rowcheck.check(path).digest
+assert written.digest == check_rows.check(path).digest
 for _ in range(9):
-    scatter.gather([path], np.zeros(size, int), rng.integers(0, rows, size))
+    scattered_rows.gather([path], np.zeros(size, int), rng.integers(0, rows, size))
 inputs = (shuffle.Input("a", path, rows),)
 order = shuffle.order(inputs, (0, rows), 1, "web")
 made = shuffle.shuffle(inputs, order, folder / "out" / "data-00000.h5")
@@ -42,5 +42,5 @@ print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 102
 )
 def test_a_worker_stays_small(tmp_path: Path, rows: int, msl: int) -> None:
     words = [sys.executable, "-c", WORK, str(tmp_path), str(rows), str(msl)]
-    told = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert int(told.stdout) < MOST_MB
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < MOST_MB

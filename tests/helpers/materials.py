@@ -5,9 +5,11 @@ import os
 import tarfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from isal import igzip
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.tokenizer import train_bpe as bpe
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
@@ -216,3 +219,11 @@ def squeezed(path: Path, content: bytes) -> bytes:
 def names(folder: Path) -> list[str]:
     """Return the names of what a folder holds, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def content_digest(shard: Path) -> str:
+    """The sha256 over a shard's decoded array, read again from its file."""
+    content = sha256()
+    for block in shards.blocks(shard):
+        content.update(np.ascontiguousarray(block, dtype="<i4").data)
+    return content.hexdigest()

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystalmix.prep.crystalcoder.lmdata import CerebrasSettings, PieceEncoder, cut, slices
+from crystalmix.prep.crystalcoder.lmdata import PieceEncoder, cut, slices
 from crystalmix.prep.documents.source import Document
+from crystalmix.prep.rows.pack import CerebrasSettings
 from helpers.materials import llama, texts
 
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmix.prep.crystalcoder.lmdata import CerebrasSettings
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import Controls, Packed, PackSettings
+from crystalmix.prep.rows.pack import CerebrasSettings, Controls, Packed, PackSettings
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from helpers.materials import whole
 

@@ -19,7 +19,7 @@ from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.runtime import randomness as seeds
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
-from helpers.materials import names
+from helpers.materials import content_digest, names
 
 
 def rows(count: int, msl: int = 16, seed: int = 1) -> Rows:
@@ -64,7 +64,7 @@ def test_what_is_written_in_blocks_is_what_h5py_reads(
     assert np.array_equal(shards.read(path), data)
     assert shards.shape(path) == (len(data), msl)
     assert (told.name, told.rows, told.msl) == ("data-00003.h5", len(data), msl)
-    assert told.digest == sha256(data.tobytes()).hexdigest() == shards.content_digest(path)
+    assert told.digest == sha256(data.tobytes()).hexdigest() == content_digest(path)
     entry = told.entry()
     assert {key: entry[key] for key in ("name", "bytes", "xxh3")} == receipts.describe(path)
 

@@ -14,6 +14,7 @@ from crystalmix.prep.rows import shards, shuffle, spans
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.shuffle import Input
 from crystalmix.prep.runtime.errors import DamageError
+from helpers.materials import content_digest
 
 MSL = 4
 
@@ -149,7 +150,7 @@ def test_rows_of_other_layouts_are_shuffled_too(tmp_path: Path, seed: int | None
     found = identities(tmp_path / "out")
     assert sorted(found) == [(0, i) for i in range(7)] + [(s, i) for s in (1, 2) for i in range(6)]
     for shard, path in zip(made, shards.folder(tmp_path / "out"), strict=True):
-        assert shards.content_digest(path) == shard.digest
+        assert content_digest(path) == shard.digest
         with h5py.File(path) as file:
             dataset: Any = file["data"]
             assert np.array_equal(dataset[:], shards.read(path))
