@@ -7,7 +7,7 @@ drop` the last row must have all its labels and the rest is dropped and counted,
 `tail: keep` (default) a last incomplete row is padded, the mask 0 where there is no label.
 
 `cerebras` packs as Model Zoo 2.0.3 did, bit for bit: texts in pieces, a stream for each process,
-its file names (see `prep/crystalcoder/lmdata.py`); without its `join` rows are windows of single documents.
+its file names (`prep/crystalcoder/lmdata.py`); without its `join` each row holds one document.
 """
 
 import re
