@@ -25,15 +25,16 @@ from crystalmix.prep.fim.row_spans import (
     permuted,
     segments_of,
 )
-from crystalmix.prep.fim.runs_ import Ints, lay
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
     SPM,
+    Ints,
     Permuted,
     Plans,
     Segments,
     Writer,
+    lay,
 )
 from crystalmix.prep.rows import shards
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.crystalcoder.added_tokens import Spellings
-from crystalmix.prep.fim.runs_ import Ints
-from crystalmix.prep.fim.segments import Piece, Pieces, Plans, Segments
+from crystalmix.prep.fim.segments import Ints, Piece, Pieces, Plans, Segments
 from crystalmix.prep.tokenizer.safe_cuts import SPACE, Cut, Joints, joints
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 

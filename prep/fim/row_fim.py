@@ -27,8 +27,7 @@ from crystalmix.prep.fim.row_spans import (
     permuted,
     segments_of,
 )
-from crystalmix.prep.fim.runs_ import Ints, lay
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, lay, within
 from crystalmix.prep.fim.text_cuts import text_cuts
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import randomness as seeds

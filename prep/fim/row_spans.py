@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from crystalmix.prep.fim.runs_ import Ints, totals
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, within
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, totals, within
 from crystalmix.prep.rows import shards, spans
 
 NEW = ("row", "start", "stop", "fim", "cut1", "cut2", "origin")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalmix.prep.fim.runs_ import Ints
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
+    Ints,
     Permuted,
     Piece,
     Pieces,

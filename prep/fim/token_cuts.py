@@ -3,12 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.fim.runs_ import Ints, Runs
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
+    Ints,
     Permuted,
     Plans,
+    Runs,
     Segments,
     Sentinels,
 )

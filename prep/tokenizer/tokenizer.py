@@ -34,8 +34,7 @@ from crystalmix.prep.tokenizer.backends import (
 )
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
 from crystalmix.prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
-from crystalmix.prep.tokenizer.special_spellings import Literals
-from crystalmix.prep.tokenizer.spelling_ import bytes_of, is_text
+from crystalmix.prep.tokenizer.special_spellings import Literals, bytes_of, is_text
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
 KNOWN = {

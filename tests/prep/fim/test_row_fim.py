@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.fim.document_fim import LEFT_TO_RIGHT, PSM, FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
 from crystalmix.prep.fim.row_spans import Account, segments_of
-from crystalmix.prep.fim.runs_ import lay
+from crystalmix.prep.fim.segments import lay
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
 from crystalmix.prep.rows.pack import Controls, PackSettings

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystalmix.prep.fim.runs_ import Runs, lay, totals
+from crystalmix.prep.fim.segments import Runs, lay, totals
 
 SOURCE = np.arange(100, 160, dtype=np.int32)
 row = st.lists(st.tuples(st.integers(0, 59), st.integers(0, 9)), max_size=6)

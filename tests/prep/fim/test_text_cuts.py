@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.fim import token_cuts as tokencuts
-from crystalmix.prep.fim.runs_ import lay
-from crystalmix.prep.fim.segments import PSM, Permuted, Plans, Segments, Sentinels
+from crystalmix.prep.fim.segments import PSM, Permuted, Plans, Segments, Sentinels, lay
 from crystalmix.prep.fim.text_cuts import Local, Plain, TextCuts, core, text_cuts
 from crystalmix.prep.tokenizer.safe_cuts import joints
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer

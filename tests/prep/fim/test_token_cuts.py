@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from crystalmix.prep.fim import document_fim as fim
 from crystalmix.prep.fim import token_cuts as tokencuts
 from crystalmix.prep.fim.document_fim import FimSettings
-from crystalmix.prep.fim.runs_ import lay
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, Segments, Sentinels
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, Segments, Sentinels, lay
 
 MARKS = Sentinels(900, 901, 902)
 # Rows as segments of (control ids before, text, control ids behind).
