@@ -147,7 +147,7 @@ def _train(works: Sequence[_Work]) -> list[Json]:
             for work, runs, start in zip(works, settings, before, strict=True)
         ]
         models = train_stack(trainings)
-        before = [folder.latest(each.out / "checkpoints") for each in trainings]
+        before = [folder.PhaseFolder(each.out).newest for each in trainings]
         for work, model, told in zip(works, models, losses, strict=True):
             pool, phase = Path(work.proxy.pool), work.proxy.held_out
             every = [measured(model, pool, phase, held) for held in work.proxy.held]
@@ -163,7 +163,9 @@ def _run_entry(work: _Work, model: Crystal, newest: Path | None) -> Json:
         raise ValueError(f"{work.out}: has no checkpoint after its last phase")
     proxy, out, read = work.proxy, work.out, work.read
     state = folder.read_state(newest)
-    taken = [ledger.read(out / manifest.phase / "ledger", "steps") for manifest in read]
+    taken = [
+        ledger.read(folder.PhaseFolder(out / manifest.phase).ledger, "steps") for manifest in read
+    ]
     losses = [steps["loss"].to_numpy() for steps in taken]
     spikes = sum(len(spikes_of(one, proxy.spike)) for one in losses)  # a new phase is no spike
     rows = realised(out, read)
@@ -187,7 +189,7 @@ def realised(out: Path, read: Sequence[Manifest]) -> dict[str, int]:
     counted: Counter[str] = Counter()
     for manifest in read:
         domains = {part.name: part.domain for part in manifest.parts}
-        rows = ledger.read(out / manifest.phase / "ledger", "rows")
+        rows = ledger.read(folder.PhaseFolder(out / manifest.phase).ledger, "rows")
         for name in rows["part"].to_pylist():
             counted[domains[str(name)]] += 1
     return dict(sorted(counted.items()))

@@ -20,6 +20,7 @@ from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.export_recipe import read_report
 from crystalmix.train.figures import ternary
 from crystalmix.train.record import ledger
+from crystalmix.train.record.run_folder import PhaseFolder
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -83,7 +84,7 @@ class Insight:
         strength: dict[str, float] = {}
         for run in self.tables.rows(f"SELECT * FROM runs WHERE {SWARM} ORDER BY run"):
             name = run["run"]
-            steps = ledger.read(self.folder / "runs" / name / name / "ledger", "steps")
+            steps = ledger.read(PhaseFolder(self.folder / "runs" / name / name).ledger, "steps")
             losses = np.asarray(steps["loss"].to_numpy())
             size = min(SMOOTHED, len(losses))
             smooth = np.convolve(losses, np.ones(size) / size, "valid")

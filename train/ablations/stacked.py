@@ -67,7 +67,7 @@ def train(stack: Sequence[Training]) -> list[Crystal]:
 
 def _done(one: Training) -> int:
     """Return how many steps of a phase are done and kept."""
-    newest = folder.latest(one.out / "checkpoints")
+    newest = folder.PhaseFolder(one.out).newest
     return 0 if newest is None else folder.step_of(newest)
 
 

@@ -21,6 +21,7 @@ from crystalmix.train.cerebras import proof as csxproof
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record.ledger import Ledger, Step
 from crystalmix.train.record.metrics import Metrics
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batch, Batches
 from crystalmix.train.trainer.gradients import divergence, part_sums, per_part, strange_rows
@@ -34,7 +35,7 @@ class Follower:
 
     def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path) -> None:
         self.run, self.manifest, self.out = run, manifest, out
-        self.ledger = Ledger(out / "ledger", manifest)
+        self.ledger = Ledger(PhaseFolder(out).ledger, manifest)
         self.batches = Batches(manifest, root)
         self._ahead: Iterator[Batch] = iter(())
         self._began = 0.0

@@ -181,7 +181,7 @@ def _of_run(run: Path, phase: str | None) -> Question:
     chosen = names[0] if phase is None else phase
     if chosen not in names:
         raise UsageError(f"no phase is called {chosen!r} in {run} (there are {', '.join(names)})")
-    content = folder.read_json(run / chosen / folder.RUN, "train this phase again")
+    content = folder.read_json(folder.PhaseFolder(run / chosen).claim, "train this phase again")
     manifest = _manifest(folder.build_of(run, None), chosen)
     made = TypeAdapter(Run).validate_python(content["run"])
     return Question(made, manifest.batch, manifest.msl, Cluster())

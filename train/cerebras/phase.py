@@ -13,6 +13,7 @@ from crystalmix.train.cerebras.csxapi_ import demand
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import skips
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import claim
@@ -52,7 +53,8 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, W
             raise UsageError(f"--backend {backend} is one process; start it without torchrun")
         if skips.read(out):
             raise UsageError(
-                f"{out / skips.NAME}: --backend {backend} passes no step over; train another --out"
+                f"{PhaseFolder(out).skips}: --backend {backend} passes no step over; "
+                "train another --out"
             )
         if run.evaluation is not None:
             logging.getLogger("crystalmix").warning(

@@ -48,7 +48,7 @@ class CsxTrainer:
     @property
     def checkpoints(self) -> Path:
         """The folder of this phase's checkpoints."""
-        return self.out / "checkpoints"
+        return folder.PhaseFolder(self.out).checkpoints
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""

@@ -124,7 +124,7 @@ def _texts(raw: Path) -> Iterator[str]:
 
 def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) -> str:
     """Train a phase in another process and kill it past a checkpoint; return what came of it."""
-    metrics = trained / KILLED / "metrics.jsonl"
+    metrics = folder.PhaseFolder(trained / KILLED).metrics
     middle = size.steps[1] // 2 + size.checkpoint_steps // 2
     if (done := _count_lines(metrics)) >= middle:
         return f"an earlier demo has already come to step {done - 1}; now the rest, if any"
@@ -173,14 +173,13 @@ def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> b
     from crystalmix.train.trainer.trainer import Trainer
 
     manifest = session.read_manifests(built)[1]
-    before = folder.latest(trained / "phase1" / "checkpoints")
+    before = folder.PhaseFolder(trained / "phase1").newest
     Trainer(load(run_file, KILLED), manifest, built, control / KILLED).train(before)
-    one, other = trained / KILLED, control / KILLED
-    last = folder.checkpoint_name(manifest.steps)
-    weights = [folder.read_state(phase / "checkpoints" / last)["weights"] for phase in (one, other)]
+    both = [folder.PhaseFolder(run / KILLED) for run in (trained, control)]
+    weights = [folder.read_state(p.checkpoint(manifest.steps))["weights"] for p in both]
     ledgers = [
-        [ledger.read(phase / "ledger", kind).to_pylist() for kind in ("steps", "rows")]
-        for phase in (one, other)
+        [ledger.read(phase.ledger, kind).to_pylist() for kind in ("steps", "rows")]
+        for phase in both
     ]
     return weights[0] == weights[1] and ledgers[0] == ledgers[1]
 

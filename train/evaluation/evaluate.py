@@ -25,6 +25,7 @@ from crystalmix.train.evaluation.sampling import Forward, Prompt, Sample, prompt
 from crystalmix.train.model.crystal import ModelSettings, row_losses
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import metrics
+from crystalmix.train.record.run_folder import PhaseFolder
 
 Json = dict[str, Any]
 ALONE = World()
@@ -103,9 +104,10 @@ class Evaluator:
             made = self.job.samples(lambda ids: model(ids.to(device)))
         told = [{"step": finished, **entry} for entry in losses]
         if world.first:
+            folder = PhaseFolder(self.out)
             lines = [{"step": finished, **sample.content()} for sample in made]
-            metrics.append(self.out / metrics.SAMPLES, lines)
-            metrics.append(self.out / metrics.EVALUATION, told, flush=True)
+            metrics.append(folder.samples, lines)
+            metrics.append(folder.evaluation, told, flush=True)
         return told
 
 

@@ -15,7 +15,7 @@ from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
-from crystalmix.train.record.run_folder import WHERE, build_of
+from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -109,7 +109,7 @@ def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:
     """Return held-out losses, a line for each phase, part and kind."""
     told: list[Line] = []
     for phase, start in starts.items():
-        entries = metrics.read(run / phase / metrics.EVALUATION)
+        entries = metrics.read(PhaseFolder(run / phase).evaluation)
         for part, kind in dict.fromkeys((e["part"], e["kind"]) for e in entries):
             own = [e for e in entries if (e["part"], e["kind"]) == (part, kind)]
             x = np.array([entry["step"] for entry in own], np.float64) + start

@@ -236,7 +236,7 @@ def _ours(source: Path, run: Run | None) -> Weights:
 def _remembered(source: Path) -> Run | None:
     """Return the settings that the run of a checkpoint remembers."""
     phase = source.absolute().parents[1]
-    known = (source / folder.STATE).exists() and (phase / folder.RUN).exists()
+    known = (source / folder.STATE).exists() and folder.PhaseFolder(phase).claim.exists()
     return zoofile.source(str(phase.parent), phase.name).run if known else None
 
 

@@ -63,12 +63,13 @@ def harvest(
     if last.step == 0:
         raise InputError(f"{last.path}: was saved before the first step; wait for the next one")
     place = out / manifest.phase
+    phase_folder = folder.PhaseFolder(place)
     with folder.alone(place):
         _claim(place, manifest)
         folder.remember(out, build)
         folder.remove_temporaries(place)
-        ledger = Ledger(place / "ledger", manifest)
-        newest = folder.latest(place / "checkpoints")
+        ledger = Ledger(phase_folder.ledger, manifest)
+        newest = phase_folder.newest
         ledger.truncate(None if newest is None else folder.read_state(newest)["ledger"])
         first = ledger.next_step
         if first > last.step:
@@ -102,7 +103,7 @@ def _manifest(build: Path, phase: str | None) -> Manifest:
 def _claim(place: Path, manifest: Manifest) -> None:
     """Say that this folder is of a harvested run, or refuse to mix it with another."""
     wanted = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
-    path = place / folder.RUN
+    path = folder.PhaseFolder(place).claim
     if not path.exists():
         receipts.write_atomic(path, receipts.canonical(wanted))
         return
@@ -140,7 +141,7 @@ def _consumed(
 
 def _seal(place: Path, manifest: Manifest, last: zoorun.Left, ledger: Ledger) -> None:
     """Seal the ledger in a checkpoint that holds no weights, and remove those before it."""
-    path = place / "checkpoints" / folder.checkpoint_name(last.step)
+    path = folder.PhaseFolder(place).checkpoint(last.step)
     content = {
         "manifest": manifest.digest,
         "model": None,

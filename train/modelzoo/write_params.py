@@ -88,7 +88,7 @@ def _float(representer: Any, value: float) -> Any:  # noqa: ANN401  as ruamel ha
 
 def source(asked: str, phase: str) -> Source:
     """Read a run's settings: of a run file or preset, or of a run's folder."""
-    told = Path(asked) / phase / folder.RUN
+    told = folder.PhaseFolder(Path(asked) / phase).claim
     if not told.exists():
         path = params.find(asked)
         return Source(params.load(path, phase), _raw(path, phase))

@@ -17,11 +17,8 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.workers import progress
 from crystalmix.train.record.ledger import Step
+from crystalmix.train.record.run_folder import PhaseFolder
 
-METRICS = "metrics.jsonl"
-EVALUATION = "evaluation.jsonl"
-SAMPLES = "samples.jsonl"
-BOARD = "tensorboard"
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
 Json = dict[str, Any]
@@ -40,15 +37,15 @@ class Metrics:
     def __init__(
         self, out: Path, settings: MetricsSettings, manifest: Manifest, first: int
     ) -> None:
-        self.out, self.settings, self.manifest, self.first = out, settings, manifest, first
-        self.path = out / METRICS
+        self.folder, self.settings = PhaseFolder(out), settings
+        self.manifest, self.first = manifest, first
         self.board: Any = None
 
     def __enter__(self) -> Self:
         """Cut what steps from `first` on left behind, and begin the progress line."""
-        cut_all(self.out, self.first)
+        cut_all(self.folder.path, self.first)
         if self.settings.tensorboard:
-            self.board = summary_writer()(str(self.out / BOARD), purge_step=self.first)
+            self.board = summary_writer()(str(self.folder.tensorboard), purge_step=self.first)
         self.bar: Any = progress(self.manifest.steps, self.manifest.phase, "step")
         self.bar.bar_format = BAR
         # Else tqdm asks its clock less often after fast steps, and is silent over slow ones.
@@ -64,7 +61,7 @@ class Metrics:
     def step(self, step: Step, tokens_per_second: float) -> None:
         """Tell of a finished step."""
         line = line_of(step, tokens_per_second)
-        append(self.path, [line])
+        append(self.folder.metrics, [line])
         if step.skipped:
             self.bar.set_postfix_str("skipped", refresh=False)
             self.bar.update()
@@ -131,9 +128,10 @@ def read(path: Path) -> list[Json]:
 
 def cut_all(out: Path, first: int) -> None:
     """Drop from the lines of a phase what comes after `first` finished steps."""
-    cut(out / METRICS, first)
-    for name in (EVALUATION, SAMPLES):
-        cut(out / name, first + 1)  # their steps are counted as finished
+    folder = PhaseFolder(out)
+    cut(folder.metrics, first)
+    for path in (folder.evaluation, folder.samples):
+        cut(path, first + 1)  # their steps are counted as finished
 
 
 def cut(path: Path, stop: int) -> None:

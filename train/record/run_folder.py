@@ -1,16 +1,21 @@
-"""The folder of a run: its build, its phases, and their checkpoints as files.
+"""Layout of a run on disk. No other module spells these names.
 
     build.json                   where the build is, relative to the run
-    <phase>/run.json             what the phase's training follows from
-    <phase>/metrics.jsonl        one line per step, to watch it
+    <phase>/run.json             what the phase's training follows from: `claim`
     <phase>/ledger/*.parquet     what each step consumed: `ledger`
-    <phase>/checkpoints/step-*/  weights and moments: `checkpoint`
+    <phase>/checkpoints/step-*/  weights and moments; state.json is written last
+    <phase>/metrics.jsonl        one line per step, to watch it
+    <phase>/evaluation.jsonl     held-out losses, a line per part and kind
+    <phase>/samples.jsonl        greedy samples, a line per prompt
+    <phase>/skips.json           steps that `--skip-steps` named
+    <phase>/tensorboard/         the same numbers for tensorboard
 
-Nothing here needs torch, so a run can be looked at without it.
+Nothing here needs torch, so a run can be read without it.
 """
 
 import re
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
@@ -24,6 +29,67 @@ RUN = "run.json"
 STATE = "state.json"
 BUILD_REMEDY = re.compile("; [^;]*build again$")
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PhaseFolder:
+    """The folder of one phase in a run, and the paths in it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The phase's name."""
+        return self.path.name
+
+    @property
+    def claim(self) -> Path:
+        """What the training follows from."""
+        return self.path / RUN
+
+    @property
+    def ledger(self) -> Path:
+        """The folder of the ledger's segments."""
+        return self.path / "ledger"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, None where there is none."""
+        return latest(self.checkpoints)
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint, whether it is there or not."""
+        return self.checkpoints / checkpoint_name(step)
+
+    @property
+    def metrics(self) -> Path:
+        """Lines of JSON, one per step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """Lines of JSON, one per evaluation, part and kind."""
+        return self.path / "evaluation.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Lines of JSON, one per evaluation and prompt."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def skips(self) -> Path:
+        """The steps to pass over."""
+        return self.path / "skips.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of tensorboard's events."""
+        return self.path / "tensorboard"
 
 
 def remember(run: Path, build: Path) -> None:
@@ -47,9 +113,10 @@ def build_of(run: Path, build: Path | None) -> Path:
     return (run / where).resolve()
 
 
-def phases(run: Path) -> list[Path]:
+def phases(run: Path) -> list[PhaseFolder]:
     """Return the folders of the phases that a run has begun, sorted by name."""
-    return sorted({path.parent for name in (RUN, "ledger") for path in run.glob(f"*/{name}")})
+    paths = {path.parent for name in (RUN, "ledger") for path in run.glob(f"*/{name}")}
+    return [PhaseFolder(path) for path in sorted(paths)]
 
 
 def checkpoint_name(step: int) -> str:
@@ -104,7 +171,8 @@ def read_json(path: Path, remedy: str) -> Json:
 def remove_temporaries(phase: Path) -> None:
     """Remove what a crash left half-written in a phase's folder."""
     left = [*phase.parent.glob(f".{WHERE}.*.tmp")]
-    for place in (phase, phase / "ledger", phase / "checkpoints"):
+    inside = PhaseFolder(phase)
+    for place in (phase, inside.ledger, inside.checkpoints):
         left += place.glob(".*.tmp")
     for path in left:
         if path.is_dir():

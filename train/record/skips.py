@@ -16,8 +16,8 @@ from crystalmix.prep.runtime.errors import StaleError, UsageError
 from crystalmix.train.record import ledger
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.ledger import SKIPPED, Step
+from crystalmix.train.record.run_folder import PhaseFolder
 
-NAME = "skips.json"
 Range = tuple[int, int]  # first and last step
 
 
@@ -63,7 +63,7 @@ def ask(run: Path, trained: Sequence[Manifest], asked: Sequence[str]) -> None:
 
 
 def _ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
-    kept, newest = read(phase), folder.latest(phase / "checkpoints")
+    kept, newest = read(phase), PhaseFolder(phase).newest
     done = 0 if newest is None else int(folder.read_state(newest)["step"])
     wanted = kept
     for first, last in ranges:
@@ -80,12 +80,14 @@ def _ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
             )
         wanted = wanted | new
     if wanted != kept:
-        receipts.write_atomic(phase / NAME, receipts.canonical({"steps": spans(wanted)}))
+        receipts.write_atomic(
+            PhaseFolder(phase).skips, receipts.canonical({"steps": spans(wanted)})
+        )
 
 
 def read(phase: Path) -> frozenset[int]:
     """Return the steps that a phase is to skip."""
-    path = phase / NAME
+    path = PhaseFolder(phase).skips
     if not path.exists():
         return frozenset()
     told = folder.read_json(path, "remove it, and ask for the skips again").get("steps", [])
@@ -103,8 +105,8 @@ def recorded(run: Path) -> dict[str, list[Range]]:
     """Return the skipped steps of each phase, as its ledger has them."""
     told: dict[str, list[Range]] = {}
     for phase in folder.phases(run):
-        if ledger.segments(phase / "ledger", "steps"):
-            steps = ledger.read(phase / "ledger", "steps")
+        if ledger.segments(phase.ledger, "steps"):
+            steps = ledger.read(phase.ledger, "steps")
             found = steps["step"].to_numpy()[steps["skipped"].to_numpy()]
             if len(found):
                 told[phase.name] = spans(found.tolist())

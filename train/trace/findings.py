@@ -15,6 +15,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.record import ledger, skips
 from crystalmix.train.record import run_folder as folders
+from crystalmix.train.record.run_folder import PhaseFolder
 
 Json = dict[str, Any]
 MOST = 20  # findings told per phase
@@ -42,27 +43,28 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
 def checked(run: Path) -> str:
     """Return in words what there is of a run to check: recorded steps, phase by phase."""
     steps = {
-        phase.name: ledger.read(phase / "ledger", "steps").num_rows
+        phase.name: ledger.read(phase.ledger, "steps").num_rows
         for phase in folders.phases(run)
-        if ledger.segments(phase / "ledger", "steps")
+        if ledger.segments(phase.ledger, "steps")
     }
     each = ", ".join(f"{phase} {count:,}" for phase, count in steps.items())
     return f"a run of {sum(steps.values()):,} steps ({each})"
 
 
-def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]:
-    begun = folders.read_json(folder / folders.RUN, "train this phase again").get("manifest")
+def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterator[str]:
+    folder = phase.path
+    begun = folders.read_json(phase.claim, "train this phase again").get("manifest")
     if begun != manifest.digest:
         yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
-    newest = folders.latest(folder / "checkpoints")
+    newest = phase.newest
     if newest is None:
         # Begun, but stopped before its first checkpoint: nothing is recorded for good.
-        yield from (_unsealed(path) for path in ledger.segments(folder / "ledger"))
+        yield from (_unsealed(path) for path in ledger.segments(phase.ledger))
         return
     state = folders.read_state(newest)
-    yield from _sealed_files(folder, manifest, newest, state)
+    yield from _sealed_files(phase, manifest, newest, state)
     names = {entry["name"] for entry in state["ledger"]["files"]}
-    steps, rows = (ledger.read(folder / "ledger", kind, names) for kind in ("steps", "rows"))
+    steps, rows = (ledger.read(phase.ledger, kind, names) for kind in ("steps", "rows"))
     numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
         yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
@@ -75,7 +77,9 @@ def _phase(folder: Path, manifest: Manifest, root: Path | None) -> Iterator[str]
         yield from _bytes(folder, manifest, root, steps)
 
 
-def _sealed_files(folder: Path, manifest: Manifest, newest: Path, state: Json) -> Iterator[str]:
+def _sealed_files(
+    phase: PhaseFolder, manifest: Manifest, newest: Path, state: Json
+) -> Iterator[str]:
     """Hold the ledger's files against the newest checkpoint, which sealed them."""
     if state["manifest"] != manifest.digest:
         yield (
@@ -83,9 +87,9 @@ def _sealed_files(folder: Path, manifest: Manifest, newest: Path, state: Json) -
             f"not under {_brief(manifest.digest)}"
         )
     sealed = state["ledger"]
-    yield from (folders.without_remedy(t) for t in receipts.damages(folder / "ledger", sealed))
+    yield from (folders.without_remedy(t) for t in receipts.damages(phase.ledger, sealed))
     names = {entry["name"] for entry in sealed["files"]}
-    for path in ledger.segments(folder / "ledger"):
+    for path in ledger.segments(phase.ledger):
         if path.name not in names:
             yield _unsealed(path)
 

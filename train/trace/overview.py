@@ -10,7 +10,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.record import metrics, skips
 from crystalmix.train.record import views as trace
-from crystalmix.train.record.run_folder import WHERE, build_of
+from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer
 
 Json = dict[str, Any]
@@ -75,10 +75,12 @@ def _run(run: Path, build: Path) -> Answer:
 
 def _evaluations(run: Path, phases: list[str]) -> tuple[Json, list[str]]:
     """Return the evaluations and samples of a run, and lines of the last ones of each phase."""
-    names = {"evaluations": metrics.EVALUATION, "samples": metrics.SAMPLES}
+    folders = [PhaseFolder(run / phase) for phase in phases]
     told: Json = {
-        key: [{"phase": p, **entry} for p in phases for entry in metrics.read(run / p / name)]
-        for key, name in names.items()
+        "evaluations": [
+            {"phase": f.name, **line} for f in folders for line in metrics.read(f.evaluation)
+        ],
+        "samples": [{"phase": f.name, **line} for f in folders for line in metrics.read(f.samples)],
     }
     last = {key: [e for e in told[key] if e["step"] == _last(told[key], e)] for key in told}
     keys = ("phase", "step", "part", "kind", "rows", "tokens")

@@ -11,6 +11,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile.settings import Run
 
 Json = dict[str, Any]
@@ -31,10 +32,11 @@ def claim(
         _check_model(start, state["model"], run)
     wanted = {"manifest": manifest.digest, "run": run.content(), "init": weights}
     wanted |= {} if kind is None else {"checkpoints": kind}
-    path = out / folder.RUN
+    phase = PhaseFolder(out)
+    path = phase.claim
     if path.exists():
         found = folder.read_json(path, f"remove {out} and train this phase again")
-        if start is None and folder.latest(out / "checkpoints") is not None:
+        if start is None and phase.newest is not None:
             wanted["init"] = found.get("init")
         told = receipts.differences(found, wanted, "run")
         if told:

@@ -12,6 +12,7 @@ from crystalmix.train.evaluation import held_out as heldout
 from crystalmix.train.model.processes import joined
 from crystalmix.train.record import metrics, skips
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile import data_sections as inputs
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.settings import Run
@@ -89,14 +90,14 @@ def _start(out: Path, manifest: Manifest, before: Manifest | None) -> Path | Non
     """
     if before is None:
         return None
-    last = out / before.phase / "checkpoints" / folder.checkpoint_name(before.steps)
-    if folder.latest(out / manifest.phase / "checkpoints") and not (last / folder.STATE).exists():
+    last = PhaseFolder(out / before.phase).checkpoint(before.steps)
+    if PhaseFolder(out / manifest.phase).newest and not (last / folder.STATE).exists():
         return None
     return _last_weights(out, before)
 
 
 def _last_weights(out: Path, before: Manifest) -> Path:
-    newest = folder.latest(out / before.phase / "checkpoints")
+    newest = PhaseFolder(out / before.phase).newest
     wanted = folder.checkpoint_name(before.steps)
     if newest is None or newest.name != wanted:
         raise InputError(

@@ -66,12 +66,14 @@ class Trainer:
         self.model = self.placed.model
         self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
         self.batches = Batches(manifest, root, self.world.share(manifest.batch))
-        self.ledger = Ledger(out / "ledger", manifest)
+        self.ledger = Ledger(folder.PhaseFolder(out).ledger, manifest)
         self.evaluator = self.world.agree(
             lambda: Evaluator(run.evaluation, manifest, root, out, run.model)
         )
         self.tokens = manifest.batch * manifest.msl  # of a step
-        self.checkpoints = Checkpoints(out / "checkpoints", run.settings, self.world)
+        self.checkpoints = Checkpoints(
+            folder.PhaseFolder(out).checkpoints, run.settings, self.world
+        )
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""

@@ -106,7 +106,7 @@ def find(path: Path, phase: str | None, step: int | None, build: Path | None = N
     there = {
         each.name: found
         for each in folder.phases(path)
-        if (found := folder.checkpoints(each / "checkpoints"))
+        if (found := folder.checkpoints(each.checkpoints))
     }
     if not there:
         raise InputError(f"{path}: holds no checkpoint; give a run or a folder step-*")
@@ -116,7 +116,7 @@ def find(path: Path, phase: str | None, step: int | None, build: Path | None = N
         raise UsageError(f"{path}: no checkpoint of phase {phase} (of {', '.join(there)} there is)")
     if step is None:
         return there[phase][-1]
-    wanted = path / phase / "checkpoints" / folder.checkpoint_name(step)
+    wanted = folder.PhaseFolder(path / phase).checkpoint(step)
     if wanted not in there[phase]:
         steps = ", ".join(str(int(each.name.removeprefix("step-"))) for each in there[phase])
         raise UsageError(f"{path}: phase {phase} has no checkpoint of step {step} (of {steps})")
@@ -157,7 +157,7 @@ def _origin(
 
 def _width_scale(source: Path) -> float:
     """Return muP's width scale, which the run of a checkpoint knows, or 1."""
-    path = source.absolute().parent.parent / folder.RUN
+    path = folder.PhaseFolder(source.absolute().parent.parent).claim
     if not path.exists():
         return 1.0
     found = folder.read_json(path, "restore it").get("run", {}).get("optimizer", {})

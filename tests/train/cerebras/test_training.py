@@ -32,7 +32,6 @@ from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record.metrics import METRICS
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.trace.findings import findings
@@ -160,7 +159,7 @@ def test_the_ledger_is_torchs_for_the_same_manifest(whole: Path, tmp_path: Path)
 
 def lines_of(out: Path) -> list[Json]:
     """The metrics of a run, without the clock's."""
-    lines = (out / "prose" / METRICS).read_bytes().splitlines()
+    lines = (out / "prose" / "metrics.jsonl").read_bytes().splitlines()
     return [{**json.loads(line), "tokens_per_second": 0} for line in lines]
 
 
@@ -170,7 +169,7 @@ def test_stops_and_a_death_while_saving_change_no_bit(whole: Path, tmp_path: Pat
     newest = folder.latest(tmp_path / "prose" / "checkpoints")
     assert newest is not None
     (newest / folder.STATE).unlink()  # it is written last, so the checkpoint is none
-    with (tmp_path / "prose" / METRICS).open("ab") as file:
+    with (tmp_path / "prose" / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 7, "lo')
     rest = apart(on_cpu, tmp_path)
     assert (rest.first_step, rest.steps) == (6, 12)

@@ -34,7 +34,7 @@ def weights(run: Path) -> str:
     return folder.read_state(newest)["weights"]
 
 
-def lines(run: Path, name: str = metrics.EVALUATION) -> list[Json]:
+def lines(run: Path, name: str = "evaluation.jsonl") -> list[Json]:
     return metrics.read(run / "mixed" / name)
 
 
@@ -79,7 +79,7 @@ def test_training_is_the_same_with_evaluation_and_without(tmp_path: Path) -> Non
     assert weights(tmp_path) == weights(watched.watched())
     assert recorded(tmp_path, "mixed") == recorded(watched.watched(), "mixed")
     assert lines(tmp_path) == []
-    assert not (tmp_path / "mixed" / metrics.SAMPLES).exists()
+    assert not (tmp_path / "mixed" / "samples.jsonl").exists()
 
 
 def test_an_evaluation_moves_no_weight_and_leaves_no_gradient(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_stop_and_a_resume_give_the_evaluations_of_one_go(stop: int, tmp_path:
     watched.train(tmp_path, stop=stop)
     assert {entry["step"] for entry in lines(tmp_path)} == {s for s in (5, 10) if s <= stop}
     watched.train(tmp_path)
-    for name in (metrics.EVALUATION, metrics.SAMPLES):
+    for name in ("evaluation.jsonl", "samples.jsonl"):
         assert lines(tmp_path, name) == lines(watched.watched(), name)
     assert weights(tmp_path) == weights(watched.watched())
 
@@ -114,17 +114,17 @@ def test_evaluations_after_the_checkpoint_that_is_resumed_are_made_again(tmp_pat
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
-    with (run / "mixed" / metrics.EVALUATION).open("ab") as file:
+    with (run / "mixed" / "evaluation.jsonl").open("ab") as file:
         file.write(b'{"step": 99, "part')
     watched.train(run)
-    for name in (metrics.EVALUATION, metrics.SAMPLES):
+    for name in ("evaluation.jsonl", "samples.jsonl"):
         path = f"mixed/{name}"
         assert (run / path).read_bytes() == (watched.watched() / path).read_bytes()
 
 
 def test_samples_are_written_beside_and_show_tells_the_last_of_both() -> None:
     run = watched.watched()
-    told = lines(run, metrics.SAMPLES)
+    told = lines(run, "samples.jsonl")
     assert [entry["step"] for entry in told] == [5, 5, 10, 10, 15, 15, 16, 16]
     assert [entry["suffix"] for entry in told[:2]] == [None, "\n    return grain\n"]
     assert all(len(entry["ids"]) <= 6 for entry in told)
@@ -272,7 +272,7 @@ def test_two_processes_evaluate_as_one_does(parallel: str, tmp_path: Path) -> No
     assert [{**e, "loss": 0} for e in found] == [{**e, "loss": 0} for e in wanted]
     losses = [[entry["loss"] for entry in told] for told in (found, wanted)]
     assert np.allclose(*losses, rtol=1e-4)
-    assert len(lines(tmp_path / "run", metrics.SAMPLES)) == 4
+    assert len(lines(tmp_path / "run", "samples.jsonl")) == 4
     if parallel == "fsdp":  # whose weights are gathered for each evaluation
         plain = write_run(tmp_path / "plain.yaml", runconfig=settings)
         together(plain, tmp_path / "plain")

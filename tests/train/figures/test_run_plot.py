@@ -69,7 +69,7 @@ def test_lines_are_the_losses_and_shares_that_the_ledger_has() -> None:
 
 def test_held_out_lines_are_those_of_the_evaluations() -> None:
     starts, _ = plot._starts(watched.watched(), watched.split_build())
-    told = metrics.read(watched.watched() / "mixed" / metrics.EVALUATION)
+    told = metrics.read(watched.watched() / "mixed" / "evaluation.jsonl")
     lines = plot._held_out(watched.watched(), starts)
     assert sorted(y for line in lines for y in line.y) == sorted(entry["loss"] for entry in told)
     assert {len(line.x) for line in lines} == {4}

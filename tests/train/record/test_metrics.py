@@ -49,7 +49,7 @@ def test_a_line_tells_the_step_and_its_parts() -> None:
 
 
 def test_the_lines_of_a_run_are_those_of_its_ledger() -> None:
-    told = metrics.read(undisturbed() / "mixed" / metrics.METRICS)
+    told = metrics.read(undisturbed() / "mixed" / "metrics.jsonl")
     steps, _ = recorded(undisturbed(), "mixed")
     for line, entry in zip(told, steps, strict=True):
         assert [line[key] for key in ("step", "loss", "gradient_norm", "learning_rate")] == [
@@ -101,23 +101,23 @@ def test_cut_lines_are_those_of_the_steps_before(
 ) -> None:
     out = tmp_path_factory.mktemp("lines")
     entries = [{"step": number, "x": number} for number in steps]
-    for name in (metrics.METRICS, metrics.EVALUATION):
+    for name in ("metrics.jsonl", "evaluation.jsonl"):
         metrics.append(out / name, entries)
         with (out / name).open("ab") as file:
             file.write(garbage)
-    assert metrics.read(out / metrics.METRICS) == entries
+    assert metrics.read(out / "metrics.jsonl") == entries
     metrics.cut_all(out, first)
     kept = [entry for entry in entries if entry["step"] < first]
-    assert metrics.read(out / metrics.METRICS) == kept
-    assert (out / metrics.METRICS).read_bytes() == b"".join(orjson.dumps(e) + b"\n" for e in kept)
+    assert metrics.read(out / "metrics.jsonl") == kept
+    assert (out / "metrics.jsonl").read_bytes() == b"".join(orjson.dumps(e) + b"\n" for e in kept)
     evaluated = [entry for entry in entries if entry["step"] <= first]
-    assert metrics.read(out / metrics.EVALUATION) == evaluated
+    assert metrics.read(out / "evaluation.jsonl") == evaluated
 
 
 def test_no_lines_are_no_file(tmp_path: Path) -> None:
     metrics.cut_all(tmp_path, 3)
     assert list(tmp_path.iterdir()) == []
-    assert metrics.read(tmp_path / metrics.METRICS) == []
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
 
 
 def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) 
     run = write_run(tmp_path / "run.yaml", **section)
     watched.train(tmp_path / "run", stop=7, run=run)
     watched.train(tmp_path / "run", run=run)
-    board = EventAccumulator(str(tmp_path / "run" / "mixed" / metrics.BOARD)).Reload()
-    told = metrics.read(tmp_path / "run" / "mixed" / metrics.METRICS)
+    board = EventAccumulator(str(tmp_path / "run" / "mixed" / "tensorboard")).Reload()
+    told = metrics.read(tmp_path / "run" / "mixed" / "metrics.jsonl")
     for name, values in (
         ("loss", [line["loss"] for line in told]),
         ("learning_rate", [line["learning_rate"] for line in told]),

@@ -88,7 +88,7 @@ def test_a_skip_holds_for_every_resume(stop: int, run: Path, tmp_path: Path) -> 
         if (path := folder.latest(where / PHASE / "checkpoints")) is not None
     ]
     assert states[0] == states[1]
-    one, other = (metrics.read(where / PHASE / metrics.METRICS) for where in (run, tmp_path))
+    one, other = (metrics.read(where / PHASE / "metrics.jsonl") for where in (run, tmp_path))
     assert [line["step"] for line in one if line.get("skipped")] == SKIPS
     assert [line.get("loss") for line in one] == [line.get("loss") for line in other]
 
@@ -101,7 +101,7 @@ def test_a_run_goes_back_to_a_checkpoint_to_skip_what_it_did(run: Path, tmp_path
         skips.ask(tmp_path, [watched.manifest()], ["5:6"])
     skips.ask(tmp_path, [watched.manifest()], ["6:6"])  # the next step is not done yet
     assert skips.read(tmp_path / PHASE) == {6}
-    (tmp_path / PHASE / skips.NAME).unlink()
+    (tmp_path / PHASE / "skips.json").unlink()
     rmtree(tmp_path / PHASE / "checkpoints" / folder.checkpoint_name(6))
     skipping(tmp_path, "4:4", "7:9")
     assert recorded(tmp_path, PHASE) == recorded(run, PHASE)
@@ -147,7 +147,7 @@ def test_trace_tells_a_skipped_step_from_one_that_is_not_there(run: Path) -> Non
 
 def test_a_skip_that_nobody_asked_is_found(run: Path, tmp_path: Path) -> None:
     skipping(tmp_path, "4:4", "7:9")
-    path = tmp_path / PHASE / skips.NAME
+    path = tmp_path / PHASE / "skips.json"
     path.write_bytes(b'{"steps":[[4,4],[7,8]]}')
     assert findings(watched.split_build(), tmp_path) == [
         f"{tmp_path / PHASE}: step 9 was skipped, which nobody asked"

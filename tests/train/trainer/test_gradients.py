@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 from crystalmix.mixtures.manifest.manifest import RowRefs
 from crystalmix.prep.runtime.errors import DivergenceError
-from crystalmix.train.record import metrics
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batches
@@ -121,7 +120,7 @@ def test_a_step_without_numbers_ends_the_training_and_is_not_recorded(
     assert text.endswith("--skip-steps prose:5:5")
     row = "4 of 4 rows have no finite loss, of " if where == "loss" else "own loss is finite"
     assert row in text
-    assert len((tmp_path / "prose" / metrics.METRICS).read_bytes().splitlines()) == 5
+    assert len((tmp_path / "prose" / "metrics.jsonl").read_bytes().splitlines()) == 5
     assert trainer(tmp_path).train().first_step == CHECKPOINT_STEPS
     assert same_run(tmp_path, undisturbed(), "prose")
 

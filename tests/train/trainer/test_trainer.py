@@ -21,7 +21,6 @@ from crystalmix.prep.runtime.errors import (
 )
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record.metrics import METRICS
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trace.findings import findings
@@ -52,7 +51,7 @@ def trainer(out: Path, run: Run | None = None, phase: str = "prose") -> Trainer:
 
 def metrics(run: Path, phase: str = "prose") -> list[Json]:
     """The lines of metrics, without the one number that is of the clock."""
-    lines = (run / phase / METRICS).read_bytes().splitlines()
+    lines = (run / phase / "metrics.jsonl").read_bytes().splitlines()
     return [{k: v for k, v in orjson.loads(x).items() if k != "tokens_per_second"} for x in lines]
 
 
@@ -210,7 +209,7 @@ def test_a_shard_that_broke_stops_the_training_and_mending_it_goes_on(tmp_path: 
 @pytest.mark.parametrize("garbage", [b'{"step": 4', b"\0\0\0\0\n", b"{}\n", b"3\n", b""])
 def test_garbled_metrics_are_cut_and_written_again(garbage: bytes, tmp_path: Path) -> None:
     trainer(tmp_path).train(stop=4)
-    with (tmp_path / "prose" / METRICS).open("ab") as file:
+    with (tmp_path / "prose" / "metrics.jsonl").open("ab") as file:
         file.write(garbage)
     trainer(tmp_path).train()
     assert metrics(tmp_path) == metrics(undisturbed())
