@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from crystalmix.cli import VERSION, main
+from crystalmix import __version__
+from crystalmix.cli import main
 from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.train.runfile import run_file as params
 from helpers.runs import (
@@ -106,8 +107,8 @@ def test_verbs_are_listed_in_the_order_of_a_workflow() -> None:
 
 
 def test_the_version_is_the_projects() -> None:
-    assert call("--version").output == f"crystalmix, version {VERSION}\n"
-    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert call("--version").output == f"crystalmix, version {__version__}\n"
+    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

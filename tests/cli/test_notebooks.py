@@ -16,6 +16,7 @@ from helpers.executing import read
 from helpers.runs import small_build, undisturbed
 
 ROOT = Path(__file__).parents[2]
+EXECUTE = ROOT / "tests" / "helpers" / "executing.py"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 # What each must show: words of its text, and how many pictures.
 PROMISED = {
@@ -66,7 +67,7 @@ def test_a_notebook_runs_from_top_to_bottom(source: Path, tmp_path: Path) -> Non
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {f"CRYSTALMIX_{key}": str(place) for key, place in places.items()}
     told = subprocess.run(
-        [sys.executable, ROOT / "tests" / "executing.py", source, tmp_path / "made.ipynb"],
+        [sys.executable, EXECUTE, source, tmp_path / "made.ipynb"],
         env={**os.environ, "PYTHONPATH": paths, **environment},
         capture_output=True,
         text=True,

@@ -3,23 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from test_documents import Scanned
 
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers import listing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError, NoColumn, RecipeError
 from helpers.materials import raw, squeezed
+from helpers.scans import ROWS, TEXTS, Scanned, arrow_file, texts
 
 Json = dict[str, Any]
-ROWS = [{"text": f"text {i} é", "n": i, "m": {"set": "ab"[i % 2]}} for i in range(2500)]
-TEXTS = [row["text"] for row in ROWS]
-
-
-def texts(made: Scanned) -> list[str]:
-    return [each.text for block in range(len(made.blocks)) for each in made.texts(block)]
 
 
 @pytest.mark.parametrize("suffix", listing.FAMILIES["jsonl"])
@@ -35,15 +28,6 @@ def test_json_lines_are_known_by_their_suffix(
     assert made.blocks == [name]
     assert texts(made) == TEXTS[:7]
     assert [row["set"] for row in made.rows] == list("abababa")
-
-
-def arrow_file(path: Path, *, stream: bool, compression: str | None = None) -> Path:
-    table = pa.Table.from_pylist(ROWS)
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    make = pa.ipc.new_stream if stream else pa.ipc.new_file
-    with make(path, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=999)
-    return path
 
 
 @pytest.mark.parametrize("suffix", listing.FAMILIES["arrow"])

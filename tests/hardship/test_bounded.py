@@ -15,7 +15,7 @@ LIMIT_MB = 600
 MEASURE = """
 import sys
 from pathlib import Path
-from crystalmix.prep import documents, query, sources
+from crystalmix.prep.documents import scan as documents, source as sources, source_sql as query
 from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.prep.documents.source import Source
 root, name = Path(sys.argv[1]), sys.argv[2]

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from test_documents import Scanned
 
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
@@ -16,6 +15,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, InputError
 from helpers.corpora import crystalmix, tokenizer
 from helpers.materials import SHARED, nasty
+from helpers.scans import Scanned
 
 Json = dict[str, Any]
 ARCHIVE = SHARED.parent / "corpora" / "nasty.tar.gz"

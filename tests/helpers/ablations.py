@@ -173,3 +173,22 @@ def tables(out: Path) -> Mapping[str, bytes]:
     paths = [*out.glob("tables/*.parquet"), *out.glob("runs/*/build/phases/*/manifest.json")]
     paths.append(out / "report.json")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+ROOT = Path(__file__).parents[2]
+
+DIE = """
+import os, sys
+from pathlib import Path
+from helpers import ablations
+count = 0
+replace = Path.replace
+def dying(self, target):
+    global count
+    count += "runs" in str(target)
+    if count == int(sys.argv[3]):
+        os._exit(9)
+    return replace(self, target)
+Path.replace = dying
+ablations.run(Path(sys.argv[1]), Path(sys.argv[2]))
+"""

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
+import xxhash
 import zstandard
 from hypothesis import strategies as st
 from isal import igzip
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from crystalmix.prep.documents.source import Document
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.tokenizer import train_bpe as bpe
@@ -227,3 +229,8 @@ def content_digest(shard: Path) -> str:
     for block in shards.blocks(shard):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
     return content.hexdigest()
+
+
+def document(text: str, number: int = 0) -> Document:
+    digest = xxhash.xxh3_128_intdigest(text.encode()) % 2**64
+    return Document(number, digest, text)

@@ -19,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard, read
 from crystalmix.prep.rows import shards
+from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime import randomness as seeds
 from crystalmix.train.cerebras.csxapi_ import module
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.proof import agreed
 from crystalmix.train.model.optimizer import Linear, schedule
+from crystalmix.train.trainer.batches import row_digests
 
 NEEDS_CSTORCH = pytest.mark.skipif(
     find_spec("cerebras") is None, reason="cerebras-pytorch is not installed: `make csx` has it"
@@ -294,3 +296,15 @@ def _array(api: Any, value: Any) -> NDArray[Any]:
         tensor = tensor.to("cpu") if type(tensor) is not torch.Tensor else tensor
         return np.array(api.to_numpy(tensor.detach()))
     return np.array(tensor)
+
+
+def planned(root: Path, first: int, steps: int) -> Rows:
+    """The rows of some steps by the manifest alone, as they should come back."""
+    sealed = read(root / "phases" / "plan")
+    told: Rows = {}
+    for step in range(first, first + steps):
+        refs = sealed.step(step)
+        content = gather([root / path for path in sealed.paths], refs.shard, refs.row)
+        positions = np.arange(step * sealed.batch, (step + 1) * sealed.batch, dtype=np.int32)
+        told[step - first] = np.stack([positions, row_digests(content)], axis=1)
+    return told

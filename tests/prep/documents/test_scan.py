@@ -1,6 +1,5 @@
 """Documents: what is kept, what is dropped and why, and a file that changed in between."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +10,16 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmix.prep.documents import merge as numbering
-from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import schema as identity
-from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents import source_sql as query
-from crystalmix.prep.documents.source import Document, Source
+from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import is_blank
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from helpers.materials import names, raw
 from helpers.materials import texts as nasty
+from helpers.scans import Scanned
 
 Json = dict[str, Any]
 KINDS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-
-
-@dataclass
-class Scanned:
-    """A source, scanned and merged as a build does it."""
-
-    root: Path
-    source: Source
-    accounts: list[Json] = field(default_factory=list)
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        out = self.out or self.root / "out"
-        self.blocks = sources.blocks(self.source, self.root)
-        shape = query.structure(self.source, self.root, self.blocks)
-        parts: list[Path] = []
-        for i, block in enumerate(self.blocks):
-            parts.append(out / f"block-{i}.parquet")
-            told = documents.scan(self.source, self.root, block, shape, parts[-1])
-            self.accounts.append(told)
-        self.path = out / "documents.parquet"
-        numbering.merge(self.source, parts, self.path)
-
-    @property
-    def rows(self) -> list[Json]:
-        return pq.read_table(self.path).to_pylist()
-
-    @property
-    def dropped(self) -> Json:
-        return {k: v for account in self.accounts for k, v in account["dropped"].items()}
-
-    def texts(self, block: int = 0) -> list[Document]:
-        first = sum(account["documents"] for account in self.accounts[:block])
-        rows = (first, first + self.accounts[block]["documents"])
-        name = self.blocks[block]
-        return list(documents.texts(self.source, self.root, name, self.path, rows))
 
 
 def scanned(root: Path, records: Any, suffix: str = ".jsonl", **fields: Any) -> Scanned:

@@ -6,12 +6,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim import document_fim as fim
 from crystalmix.prep.fim.document_fim import (
     LEFT_TO_RIGHT,
@@ -25,7 +23,7 @@ from crystalmix.prep.fim.document_fim import (
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-from helpers.materials import FIM_TOKENIZERS, byte_level, llama, small, texts
+from helpers.materials import FIM_TOKENIZERS, byte_level, document, llama, small, texts
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", FIM_TOKENIZERS.values(), ids=FIM_TOKENIZERS)
@@ -39,11 +37,6 @@ class Parts:
     prefix: list[int]
     middle: list[int]
     suffix: list[int]
-
-
-def document(text: str, number: int = 0) -> Document:
-    digest = xxhash.xxh3_128_intdigest(text.encode()) % 2**64
-    return Document(number, digest, text)
 
 
 def encoder(

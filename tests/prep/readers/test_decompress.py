@@ -6,12 +6,12 @@ from pathlib import Path
 import orjson
 import pytest
 import zstandard
-from test_jsonlines import SUFFIXES, found, read
 
 from crystalmix.prep.readers.batch import TEXT, Wanted
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.jsonlines import batches
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from helpers.lines import SUFFIXES, found, read
 from helpers.materials import raw, squeezed
 
 

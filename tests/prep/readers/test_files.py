@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_documents import Scanned
-from test_formats import ROWS, TEXTS, arrow_file, texts
 
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.runtime.errors import BrokenFile, InputError, RecipeError
 from helpers.materials import raw
+from helpers.scans import ROWS, TEXTS, Scanned, arrow_file, texts
 
 
 @pytest.fixture

@@ -9,32 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.readers import jsonlines
-from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Wanted
-from crystalmix.prep.readers.decompress import pieces
-from crystalmix.prep.readers.jsonlines import batches, widened
+from crystalmix.prep.readers.batch import RECORD, TEXT
+from crystalmix.prep.readers.jsonlines import widened
 from crystalmix.prep.runtime.errors import NoColumn
+from helpers.lines import SUFFIXES, found, read
 from helpers.materials import raw, squeezed, texts
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
-Found = tuple[list[tuple[int, str | None]], list[tuple[int, str]]]
-
-
-def found(path: Path, text: str = "text") -> Found:
-    """Return (record, text) of every record, and what is broken."""
-    good: list[tuple[int, str | None]] = []
-    bad: list[tuple[int, str]] = []
-    for batch in read(path, text):
-        good += zip(batch.table[RECORD].to_pylist(), batch.table[TEXT].to_pylist(), strict=True)
-        bad += [(number, f"{reason}: {detail}") for number, reason, detail, _ in batch.bad]
-    return good, bad
-
-
-def read(path: Path, text: str = "text", *, keep_lines: bool = False, **fields: Any) -> list[Batch]:
-    """Return the batches of a file."""
-    packing = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}.get(path.suffix, "")
-    wanted = Wanted("s", str(path), text, hidden="" if "." in text else text, **fields)
-    given = pieces(path.parent, path.name, packing, None, 28)
-    return list(batches(given, wanted, keep_lines=keep_lines))
 
 
 @settings(max_examples=60, deadline=None)

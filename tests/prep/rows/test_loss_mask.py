@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fim import document
 
 from crystalmix.prep.fim.document_fim import PSM, DocumentFim, FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
@@ -16,7 +15,7 @@ from crystalmix.prep.rows import token_blocks as blocks
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
-from helpers.materials import crystal, texts, whole
+from helpers.materials import crystal, document, texts, whole
 
 MIDDLE = 32001
 

@@ -21,26 +21,10 @@ from crystalmix.train.ablations import ablate
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export, read_report
 from crystalmix.train.ablations.report import report_lines
-from helpers.ablations import copied, run, tables, tiny, write_spec
+from helpers.ablations import DIE, ROOT, copied, run, tables, tiny, write_spec
 from helpers.corpora import crystalmix
 
-ROOT = Path(__file__).parents[3]
 # Dies before a file of its own is renamed for the n-th time from the first run's ledger on.
-DIE = """
-import os, sys
-from pathlib import Path
-from helpers import ablations
-count = 0
-replace = Path.replace
-def dying(self, target):
-    global count
-    count += "runs" in str(target)
-    if count == int(sys.argv[3]):
-        os._exit(9)
-    return replace(self, target)
-Path.replace = dying
-ablations.run(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
 
 
 def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_ablate import DIE, ROOT
 
 from crystalmix.prep.runtime.errors import DivergenceError
 from crystalmix.train.ablations import tables as evidence
@@ -20,7 +19,7 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.trainer import Trainer
-from helpers.ablations import FACTORS, run, tables, tiny, varied, write_spec
+from helpers.ablations import DIE, FACTORS, ROOT, run, tables, tiny, varied, write_spec
 from helpers.corpora import merged
 from helpers.runs import leftovers, manifest, recorded, run_file, small_build, weights
 

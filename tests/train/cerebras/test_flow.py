@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_csx_workers import planned
 
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.runtime.errors import ClusterError
@@ -19,7 +18,7 @@ from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.trace.findings import findings
 from crystalmix.train.trainer.trainer import Outcome
 from helpers.runs import recorded, write_run
-from helpers.wafers import NEEDS_CSTORCH, Lie, StateLie, Topology, Wafers, plan
+from helpers.wafers import NEEDS_CSTORCH, Lie, StateLie, Topology, Wafers, plan, planned
 
 pytestmark = NEEDS_CSTORCH
 Json = dict[str, Any]

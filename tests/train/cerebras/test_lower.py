@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_params import published
 from torch import Tensor
 
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
@@ -22,6 +21,7 @@ from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.settings import Run, RunSettings
 from helpers.crystals import TINY
+from helpers.parameters import published
 from helpers.runs import write_run
 from helpers.wafers import NEEDS_CSTORCH
 

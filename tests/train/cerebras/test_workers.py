@@ -5,29 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalmix.mixtures.manifest.manifest import read
-from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.train.cerebras.own_process import apart
-from crystalmix.train.cerebras.proof import PlanEndError, row_digests
-from helpers.wafers import NEEDS_CSTORCH, Rows, Topology, Walk, plan, walked
+from crystalmix.train.cerebras.proof import PlanEndError
+from helpers.wafers import NEEDS_CSTORCH, Rows, Topology, Walk, plan, planned, walked
 
 pytestmark = NEEDS_CSTORCH
 STEPS, STOP = 12, 6
 EVEN = [Topology(*shape) for shape in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (4, 3)]]
 UNEVEN = [Topology(3, 2), Topology(3, 1, ((2, 2), (2, 1), (2, 1)))]
 PUBLISHED = Topology(16, 1, ((66, 66),) * 16)  # of the run of CrystalCoder
-
-
-def planned(root: Path, first: int, steps: int) -> Rows:
-    """The rows of some steps by the manifest alone, as they should come back."""
-    sealed = read(root / "phases" / "plan")
-    told: Rows = {}
-    for step in range(first, first + steps):
-        refs = sealed.step(step)
-        content = gather([root / path for path in sealed.paths], refs.shard, refs.row)
-        positions = np.arange(step * sealed.batch, (step + 1) * sealed.batch, dtype=np.int32)
-        told[step - first] = np.stack([positions, row_digests(content)], axis=1)
-    return told
 
 
 def same(one: Rows, other: Rows) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from test_params import published
 
 from crystalmix.cli import main
 from crystalmix.prep.runtime.errors import (
@@ -28,6 +27,7 @@ from crystalmix.train.cerebras.lower import question
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.cluster import Cluster
+from helpers.parameters import published
 from helpers.runs import manifest, run_file, small_build, train, write_run
 
 ROOT = Path(__file__).parents[3]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_params import published
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import yaml_settings as yamlfile
 from crystalmix.train.runfile import data_sections as inputs
 from crystalmix.train.runfile import run_file as params
+from helpers.parameters import published
 from helpers.runs import manifest, write_run
 
 # Keys of the published files that steer the training, or that are held to the only value they have.

@@ -1,7 +1,6 @@
 """Run files: Model Zoo's dialect, the published files, overrides by phase, faults in one line."""
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,10 @@ from crystalmix.train.model.crystal import parameters_count
 from crystalmix.train.model.optimizer import Linear
 from crystalmix.train.runfile import run_file as params
 from helpers.crystals import PUBLISHED
+from helpers.parameters import published
 from helpers.runs import write_run
 
-PARAMS = Path(__file__).parents[3].parent / "shared" / "reference" / "params"
 LINE = {"initial_learning_rate": 0.0, "end_learning_rate": 0.012, "steps": 4}
-
-
-def published(number: int) -> Path:
-    """Return a published params.yaml; skip without it, but fail in CI."""
-    path = PARAMS / f"phase{number}.yaml"
-    if not path.exists():
-        reason = f"{path}: no published parameters here"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return path
 
 
 def fault(path: Path, phase: str | None = None) -> str:

@@ -8,7 +8,8 @@ from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.record import views as trace
-from crystalmix.train.record.views import Traced, corpus, forensics
+from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import corpus, forensics
 from helpers.runs import small_build, undisturbed
 
 PHASE = "code"

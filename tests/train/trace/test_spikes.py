@@ -16,7 +16,8 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record import skips
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.ledger import Ledger, Step
-from crystalmix.train.record.views import Traced, spikes
+from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import spikes
 from crystalmix.train.trace.spikes import HISTORY, NORMAL, SpikeSettings, robust_z
 from helpers import watched
 from helpers.corpora import crystalmix

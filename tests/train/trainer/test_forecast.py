@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from test_params import published
 
 from crystalmix.cli import main
 from crystalmix.mixtures.manifest.report import hours_told
@@ -16,6 +15,7 @@ from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer.forecast import Asked, PhaseForecast, forecast, lines
 from crystalmix.train.trainer.trainer import Trainer
 from helpers.crystals import PUBLISHED
+from helpers.parameters import published
 from helpers.runs import PHASES, RUN, manifest, run_file, small_build, write_run
 
 LINE = {"initial_learning_rate": 0.0, "end_learning_rate": 0.012, "steps": 4}
