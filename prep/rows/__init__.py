@@ -1,4 +1,4 @@
-"""Packed rows on disk.
+"""Packed rows on disk, and whatever touches them.
 
 The HDF5 shard, its spans and origins, the token blocks that rows are cut from, packing, the loss
 mask, the shuffle of rows, and checking rows that others made. Belongs here: whoever touches the

@@ -26,9 +26,8 @@ from crystalmix.prep.runtime import randomness as seeds
 from crystalmix.train.cerebras.csxapi_ import module
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.own_process import apart
-from crystalmix.train.cerebras.proof import agreed
+from crystalmix.train.cerebras.proof import agreed, row_digests
 from crystalmix.train.model.optimizer import Linear, schedule
-from crystalmix.train.trainer.batches import row_digests
 
 NEEDS_CSTORCH = pytest.mark.skipif(
     find_spec("cerebras") is None, reason="cerebras-pytorch is not installed: `make csx` has it"
