@@ -143,7 +143,7 @@ def _tokenise(item: Tokenise) -> Json:
     framed = (pack.frame(encode(document), controls) for document in chosen)
     account = blocks.write(item.out, framed, vocab=tokenizer.vocab)
     told = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
-    return {**account, "literals": literals.account(), **told}
+    return {**asdict(account), "literals": literals.account(), **told}
 
 
 def controls_of(tokenizer: Tokenizer, settings: PackSettings) -> Controls:

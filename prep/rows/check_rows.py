@@ -1,4 +1,4 @@
-"""Row check: shards from anywhere, without a receipt, held against what a row must be.
+"""Check of rows without a receipt: every row of a file is compared with what a row must be.
 
 A row's labels are its next inputs wherever its mask is 1, up to the last such place: what follows
 there lies in another row or nowhere, so that label can't be checked (the rows that
@@ -21,7 +21,7 @@ REMEDY = "build it again from its texts, or leave it out"
 
 @dataclass(frozen=True)
 class Checked:
-    """What a sound file holds.
+    """Report of a sound file of rows.
 
     tokens: places whose mask is 1, so trained on. digest: sha256 over the decoded array.
     """
@@ -48,9 +48,8 @@ def check(path: Path) -> Checked:
     rows, msl = shards.shape(path)
     content, tokens, first = sha256(), 0, 0
     for block in shards.blocks(path):
-        told = fault(block, first)
-        if told is not None:
-            raise DamageError(f"{path}: {told}; {REMEDY}")
+        if (message := fault(block, first)) is not None:
+            raise DamageError(f"{path}: {message}; {REMEDY}")
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
         tokens += int(block[:, 1].sum(dtype=np.int64))
         first += len(block)

@@ -1,4 +1,4 @@
-"""Chunks: where the rows of a shard lie in its file, read from the file's own tables.
+"""Chunk index of a shard: where each row lies in its file, read from the file's own tables.
 
 The HDF5 library takes 0.2 ms to open a file and keeps one lock over all threads; a shuffle takes a
 row or two from each of thousands of files. This module knows the one layout that h5py writes when
@@ -57,37 +57,37 @@ class Chunks:
         Reads the nodes on the way to these rows only. Raises ValueError where the tree is broken
         or lacks a row.
         """
-        found = np.empty(len(rows), ENTRY)
+        entries = np.empty(len(rows), ENTRY)
         waiting = [(self.tree, 0, len(rows), -1)] if len(rows) else []
         while waiting:
-            at, first, last, wanted = waiting.pop()
+            at, first, last, expected = waiting.pop()
             if last - first == 1:
-                found[first] = _walk(fd, at, int(rows[first]), wanted)
+                entries[first] = _walk(fd, at, int(rows[first]), expected)
                 continue
-            level, data = _node(fd, at, wanted)
-            entries = np.frombuffer(data, ENTRY)
-            which = np.searchsorted(entries["row"], rows[first:last], side="right") - 1
+            level, data = _node(fd, at, expected)
+            node = np.frombuffer(data, ENTRY)
+            which = np.searchsorted(node["row"], rows[first:last], side="right") - 1
             if which[0] < 0:
                 raise ValueError(f"row {rows[first]}{LOST}")
             if level == 0:
-                here = found[first:last] = entries[which]
-                if (here["row"] != rows[first:last]).any() or here["rest"].any():
+                leaves = entries[first:last] = node[which]
+                if (leaves["row"] != rows[first:last]).any() or leaves["rest"].any():
                     raise ValueError(f"one of rows {rows[first]} to {rows[last - 1]}{LOST}")
             elif which[0] == which[-1]:
-                waiting.append((int(entries["at"][which[0]]), first, last, level - 1))
+                waiting.append((int(node["at"][which[0]]), first, last, level - 1))
             else:
                 cuts = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), last - first]
                 waiting += [
-                    (int(entries["at"][which[a]]), first + a, first + b, level - 1)
+                    (int(node["at"][which[a]]), first + a, first + b, level - 1)
                     for a, b in pairwise(cuts)
                 ]
-        return found
+        return entries
 
 
-def _walk(fd: int, at: int, row: int, wanted: int) -> NDArray[Any]:
+def _walk(fd: int, at: int, row: int, expected: int) -> NDArray[Any]:
     """Return the ENTRY of one row, below a node: numpy is slow on the few keys of the way."""
     while True:
-        level, data = _node(fd, at, wanted)
+        level, data = _node(fd, at, expected)
         keys = memoryview(data).cast("Q")[1 :: ENTRY.itemsize // 8].tolist()
         which = bisect_right(keys, row) - 1
         if which < 0:
@@ -97,17 +97,17 @@ def _walk(fd: int, at: int, row: int, wanted: int) -> NDArray[Any]:
                 raise ValueError(f"row {row}{LOST}")
             return np.frombuffer(data, ENTRY, 1, which * ENTRY.itemsize)[0]
         at = int.from_bytes(data[(which + 1) * ENTRY.itemsize - 8 :][:8], "little")
-        wanted = level - 1
+        expected = level - 1
 
 
-def _node(fd: int, at: int, wanted: int) -> tuple[int, bytes]:
-    """Read a node of the tree: its level and entries; wanted: the level it must have, or -1."""
+def _node(fd: int, at: int, expected: int) -> tuple[int, bytes]:
+    """Read a node of the tree: level and entries; expected: the level it must have, or -1."""
     data = os.pread(fd, TREE.size + NODE_CHILDREN * ENTRY.itemsize, at)
     if len(data) < TREE.size:
         raise ValueError(f"its table of chunks points past its end, to byte {at}")
     mark, kind, level, used, _, _ = TREE.unpack_from(data)
     whole = mark == b"TREE" and kind == 1 and 0 < used <= NODE_CHILDREN and level < 16
-    if not whole or wanted not in {-1, level} or len(data) < TREE.size + used * ENTRY.itemsize:
+    if not whole or expected not in {-1, level} or len(data) < TREE.size + used * ENTRY.itemsize:
         raise ValueError(f"its table of chunks is broken at byte {at}")
     return level, data[TREE.size : TREE.size + used * ENTRY.itemsize]
 
@@ -130,8 +130,7 @@ def _parse(head: bytes, size: int) -> Chunks | None:
     place = _find(head, tree, heap, b"data\0")
     if place is None:
         return None
-    found = {kind: head[at : at + n] for kind, at, n in _messages(head, place)}
-    chunks = _dataset(found)
+    chunks = _dataset({kind: head[at : at + n] for kind, at, n in _messages(head, place)})
     counts = [
         count
         for kind, at, n in _messages(head, root)
@@ -175,17 +174,17 @@ def _messages(head: bytes, at: int) -> Iterator[tuple[int, int, int]]:
             count -= 1
 
 
-def _dataset(found: dict[int, bytes]) -> Chunks | None:
+def _dataset(messages: dict[int, bytes]) -> Chunks | None:
     """Return the chunks of a dataset of rows, each deflated by itself, from its messages."""
-    if not {DATASPACE, DATATYPE, LAYOUT, PIPELINE} <= found.keys():
+    if not {DATASPACE, DATATYPE, LAYOUT, PIPELINE} <= messages.keys():
         return None
-    space, pipeline = found[DATASPACE], found[PIPELINE]
-    if space[:2] != b"\1\3" or found[DATATYPE][:12] != INT32 or not pipeline.startswith(DEFLATE):
+    space, pipeline = messages[DATASPACE], messages[PIPELINE]
+    if space[:2] != b"\1\3" or messages[DATATYPE][:12] != INT32 or not pipeline.startswith(DEFLATE):
         return None
     rows, channels, msl = (
         int.from_bytes(space[8 + 8 * i : 16 + 8 * i], "little") for i in range(3)
     )
-    version, kind, rank, tree, *sides = CHUNKED.unpack_from(found[LAYOUT])
+    version, kind, rank, tree, *sides = CHUNKED.unpack_from(messages[LAYOUT])
     if (version, kind, rank) != (3, 2, 4) or tree == NONE or channels != CHANNELS:
         return None
     return Chunks(rows, msl, tree) if sides == [1, CHANNELS, msl, 4] else None

@@ -1,4 +1,4 @@
-"""Handles: shards open for reading, few at a time, never one whose file was replaced.
+"""Pool of open shards: a bounded number of files, never one that was replaced meanwhile.
 
 A row of ours or of Model Zoo's is read and inflated here, without HDF5; rows of any other layout
 (other chunks, filters or versions of the format) are read by h5py.
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows import hdf5_layout as chunks
+from crystalmix.prep.rows import hdf5_layout
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.runtime.errors import DamageError
 
@@ -39,7 +39,7 @@ UNREADABLE = (
 
 @contextmanager
 def reading(path: Path) -> Generator[None]:
-    """Turn what is raised on a missing or broken shard into a DamageError that names it."""
+    """Raise a DamageError that names the shard for what a missing or broken one raises."""
     try:
         yield
     except UNREADABLE as error:
@@ -67,7 +67,7 @@ def inflated(packed: bytes, skipped: int, size: int) -> bytes | bytearray:
 
 
 class Handle:
-    """One open shard. It is closed when the last who uses it lets go of it.
+    """One open shard. Its file is closed when no reference to it is left.
 
     identity: inode, time and size: a file that replaced another under its name has another inode,
     even within one tick of the clock.
@@ -79,7 +79,7 @@ class Handle:
         finalize(self, os.close, self._fd)
         stat = os.fstat(self._fd)
         self.identity = identity(stat)
-        self._chunks = chunks.read(self._fd, stat.st_size)
+        self._chunks = hdf5_layout.read(self._fd, stat.st_size)
         self._dataset: Any = None
         if self._chunks is None:
             self._dataset = _foreign(path)
@@ -102,7 +102,7 @@ class Handle:
             )
 
     def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
-        """Return where each row lies (`chunks.ENTRY`), None if HDF5 must read it; ascending."""
+        """Return the `hdf5_layout.ENTRY` of each row, ascending; None if HDF5 must read it."""
         return None if self._chunks is None else self._chunks.locate(self._fd, rows)
 
     def packed(self, at: int, size: int) -> bytes:
@@ -116,8 +116,8 @@ class Handle:
 
     def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
         """Read rows, ascending, to the places out[places]."""
-        found = self.locate(rows)
-        if found is None:
+        entries = self.locate(rows)
+        if entries is None:
             for first, last in _runs(rows):
                 here = slice(int(rows[first]), int(rows[last - 1]) + 1)
                 out[places[first:last]] = self._dataset[here]
@@ -125,9 +125,9 @@ class Handle:
         flat, size = out.reshape(-1).data.cast("B"), self.row_bytes
         where = zip(
             (places * size).tolist(),
-            found["at"].tolist(),
-            found["size"].tolist(),
-            found["skipped"].tolist(),
+            entries["at"].tolist(),
+            entries["size"].tolist(),
+            entries["skipped"].tolist(),
             strict=True,
         )
         for place, at, length, skipped in where:
@@ -150,9 +150,9 @@ def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
     if dataset.dtype != np.dtype("<i4"):
         raise ValueError(f"`data` is {dataset.dtype}, not int32")
     _check_stored(dataset)
-    told = file.attrs.get("n_examples", dataset.shape[0])
-    if told != dataset.shape[0]:
-        raise ValueError(f"n_examples is {told}, but `data` has {dataset.shape[0]} rows")
+    n_examples = file.attrs.get("n_examples", dataset.shape[0])
+    if n_examples != dataset.shape[0]:
+        raise ValueError(f"n_examples is {n_examples}, but `data` has {dataset.shape[0]} rows")
     return dataset
 
 
@@ -163,10 +163,10 @@ def _check_stored(dataset: Any) -> None:  # noqa: ANN401
     if chunk is not None:
         if 4 * math.prod(chunk) > MOST_CHUNK_BYTES:
             raise ValueError(f"its chunks of {chunk} are too large: repack it in chunks of a row")
-        wanted = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
-        if dataset.id.get_num_chunks() != wanted:
-            raise ValueError(f"holds {dataset.id.get_num_chunks()} chunks of {wanted}")
-        size = 4 * wanted * math.prod(chunk)
+        count = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
+        if dataset.id.get_num_chunks() != count:
+            raise ValueError(f"holds {dataset.id.get_num_chunks()} chunks of {count}")
+        size = 4 * count * math.prod(chunk)
     stored = dataset.id.get_storage_size()
     if dataset.id.get_create_plist().get_nfilters() == 0 and stored != size:
         raise ValueError(f"holds {stored} bytes of rows, expected {size}")
@@ -178,7 +178,7 @@ def identity(stat: os.stat_result) -> tuple[int, ...]:
 
 
 class Pool:
-    """Open handles by path, the latest used kept; whoever holds an evicted one may go on."""
+    """Open handles by path, least recently used evicted first; an evicted handle stays usable."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -193,18 +193,18 @@ class Pool:
         """Return an open handle of the file that has this name now."""
         now = identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
         with self._lock:
-            found = self._handles.get(path)
-            if found is not None and found.identity == now:
+            handle = self._handles.get(path)
+            if handle is not None and handle.identity == now:
                 self._handles.move_to_end(path)
-                return found
-        made = self._open(path)
+                return handle
+        handle = self._open(path)
         with self._lock:
             self._drop(path)
-            self._handles[path] = made
-            self.weight += made.weight
+            self._handles[path] = handle
+            self.weight += handle.weight
             while self.weight > self.most and len(self._handles) > 1:
                 self._drop(next(iter(self._handles)))
-        return made
+        return handle
 
     def clear(self) -> None:
         """Close every file that nobody reads from."""

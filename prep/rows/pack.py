@@ -7,11 +7,16 @@ drop` the last row must have all its labels and the rest is dropped and counted,
 `tail: keep` (default) a last incomplete row is padded, the mask 0 where there is no label.
 
 `cerebras` packs as Model Zoo 2.0.3 did, bit for bit: texts in pieces, a stream for each process,
-its file names (`prep/crystalcoder/lmdata.py`); without its `join` each row holds one document.
+its file names (`prep/crystalcoder/lmdata.py`). Without its `join` a row is a window of one
+document: its tokens [k * msl, (k + 1) * msl] (msl inputs, each with its label); a shorter window is
+padded with mask 0, one of fewer than `min_tokens` tokens left out.
+
+Of a document with `loss_from`, the ids before it are no labels: the mask is 0 where they would be
+predicted.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +26,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows import loss_mask as lossmask
-from crystalmix.prep.rows import one_document_rows as windows
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
 
 VERSION = 1
 BLOCK_ROWS = 256
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class Controls:
 
     @cached_property
     def around(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """What stands before and what stands behind a document, each of one id or none."""
-        before, behind = ([] if end is None else [end] for end in (self.bos, self.eos))
+        """The ids before and behind a document, each one id or none."""
+        before, behind = ([] if id_ is None else [id_] for id_ in (self.bos, self.eos))
         return np.array(before, np.uint32), np.array(behind, np.uint32)
 
 
@@ -108,7 +112,7 @@ class Packed:
 
 
 def frame(document: Encoded, controls: Controls) -> Encoded:
-    """Put BOS before and EOS behind a document's ids, as asked."""
+    """Put the control ids before and behind a document's ids."""
     first, last = map(len, controls.around)
     return Encoded(
         document.number,
@@ -129,7 +133,7 @@ def name(settings: PackSettings, number: int, process: int) -> str:
 
 
 def number(name: str) -> int:
-    """Return the number of a shard, told by its file name: 7 of both kinds of name."""
+    """Return the number of a shard from its file name: 7 for both kinds of name."""
     return int(re.findall(r"\d+", name)[0])
 
 
@@ -164,8 +168,8 @@ def part(
     low = int(np.searchsorted(ends, first, side="right"))
     high = int(np.searchsorted(ends, last, side="left")) + 1
     before = int(ends[low]) - counts[low]
-    held = Stream(stream.blocks[low:high], int(stream.starts[low]))
-    return held, (first - before, last - before)
+    touched = Stream(stream.blocks[low:high], int(stream.starts[low]))
+    return touched, (first - before, last - before)
 
 
 def pack(
@@ -178,12 +182,12 @@ def pack(
 ) -> Packed:
     """Write the rows [first, last) of a stream as one shard with its spans."""
     first, last = rows
-    counted = _Counted(controls)
+    counter = _ControlCounter(controls)
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
         table, used = _spans(stream, start, stop, settings.msl), stop - start
         places = np.arange(start, stop, settings.msl)
-        blocks = lossmask.masked(_rows(stream, rows, settings.msl, pad), stream, places)
+        blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places)
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
@@ -191,23 +195,23 @@ def pack(
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
         places = starts + chosen.offset
         blocks = _window_rows(stream, places, chosen.size, settings.msl, pad)
-        blocks = lossmask.masked(blocks, stream, places)
+        blocks = masked(blocks, stream, places)
     spans.write(spans.path_of(out), table)
-    shard = shards.write(out, last - first, counted.over(blocks))
+    shard = shards.write(out, last - first, counter.over(blocks))
     padding = (last - first) * settings.msl - used
-    return Packed(shard, used, padding, counted.found - (padding if pad in controls else 0))
+    return Packed(shard, used, padding, counter.count - (padding if pad in controls else 0))
 
 
-class _Counted:
-    """Counts control ids among the inputs of rows that pass."""
+class _ControlCounter:
+    """Counter of control ids among the inputs of rows that pass through it."""
 
     def __init__(self, controls: tuple[int, ...]) -> None:
-        self.found, self.wanted = 0, np.array(controls, dtype=np.int32)
+        self.count, self.ids = 0, np.array(controls, dtype=np.int32)
 
     def over(self, blocks: Iterator[shards.Rows]) -> Iterator[shards.Rows]:
-        """Yield the rows as they come."""
+        """Yield the rows unchanged."""
         for block in blocks:
-            self.found += int(np.isin(block[:, 0], self.wanted, kind="table").sum())
+            self.count += int(np.isin(block[:, 0], self.ids, kind="table").sum())
             yield block
 
 
@@ -237,33 +241,100 @@ def cut(tokens: NDArray[np.int32], count: int, msl: int, pad: int) -> shards.Row
     return out
 
 
-def _windows(lengths: NDArray[np.int64], settings: PackSettings) -> windows.Windows:
-    least = settings.cerebras.min_tokens if settings.cerebras else 0
-    return windows.of(lengths, settings.msl, least)
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a stream: the document of each (its place), where it begins there, its size.
+
+    All are (windows,) int64; size counts tokens, one more than the row's inputs.
+    """
+
+    document: Numbers
+    offset: Numbers
+    size: Numbers
+
+    def __getitem__(self, rows: slice) -> "Windows":
+        return Windows(self.document[rows], self.offset[rows], self.size[rows])
+
+
+def windows(tokens: Numbers, msl: int, least: int) -> Windows:
+    """Return the windows of documents of so many tokens, in order.
+
+    >>> cuts = windows(np.array([3, 9, 5]), 4, 2)
+    >>> cuts.document.tolist(), cuts.offset.tolist(), cuts.size.tolist()
+    ([0, 1, 1, 2], [0, 0, 4, 0], [3, 5, 5, 5])
+    """
+    counts = -(-tokens // msl)
+    document = np.repeat(np.arange(len(tokens)), counts)
+    first = np.cumsum(counts) - counts
+    offset = (np.arange(len(document)) - first[document]) * msl
+    size = np.minimum(tokens[document] - offset, msl + 1)
+    kept = size >= max(2, least)
+    return Windows(document[kept], offset[kept], size[kept])
+
+
+def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
+    return windows(lengths, settings.msl, settings.cerebras.min_tokens if settings.cerebras else 0)
 
 
 def _window_rows(
-    stream: Stream, starts: NDArray[np.int64], sizes: NDArray[np.int64], msl: int, pad: int
+    stream: Stream, starts: Numbers, sizes: Numbers, msl: int, pad: int
 ) -> Iterator[shards.Rows]:
     for first in range(0, len(starts), BLOCK_ROWS):
-        here = slice(first, first + BLOCK_ROWS)
-        yield windows.fill(stream, starts[here], sizes[here], msl, pad)
+        rows = slice(first, first + BLOCK_ROWS)
+        yield _fill(stream, starts[rows], sizes[rows], msl, pad)
+
+
+def _fill(stream: Stream, starts: Numbers, sizes: Numbers, msl: int, pad: int) -> shards.Rows:
+    """Return the windows [start, start + size) of a stream as rows: (n, 3, msl) int32."""
+    low, high = int(starts[0]), int(starts[-1] + sizes[-1])
+    tokens = stream.slice(low, high)
+    place = (starts - low)[:, None] + np.arange(msl + 1)  # (n, msl + 1)
+    window = tokens[place.clip(max=len(tokens) - 1)]
+    labelled = np.arange(msl) < (sizes - 1)[:, None]
+    out = np.empty((len(starts), shards.CHANNELS, msl), dtype=np.int32)
+    out[:, 0] = np.where(labelled, window[:, :-1], pad)
+    out[:, 1] = labelled
+    out[:, 2] = np.where(labelled, window[:, 1:], pad)
+    return out
+
+
+def masked(blocks: Iterable[shards.Rows], stream: Stream, places: Numbers) -> Iterator[shards.Rows]:
+    """Yield blocks of rows, the mask 0 for labels before their document's `loss_from`.
+
+    places: (rows,), position of each row's first input in the stream. Where a row's mask is 1, its
+    label is the id one further in the stream.
+    """
+    edges, done = _edges(stream, places), 0
+    for block in blocks:
+        rows, _, msl = block.shape
+        if len(edges):
+            labels = places[done : done + rows, None] + np.arange(1, msl + 1)
+            block[:, 1] &= np.searchsorted(edges, labels, side="right") % 2 == 0
+        done += rows
+        yield block
+
+
+def _edges(stream: Stream, places: Numbers) -> Numbers:
+    """Return the positions where ids stop and begin to count as labels, in turn."""
+    documents = stream.documents(int(places.min()), stream.tokens)
+    first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
+    return np.stack([first, first + size], axis=1)[size > 0].reshape(-1)
 
 
 def _spans(stream: Stream, start: int, stop: int, msl: int) -> pa.Table:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    return _told(documents.take(pieces["document"]), pieces)
+    return _table(documents.take(pieces["document"]), pieces)
 
 
-def _window_spans(stream: Stream, chosen: windows.Windows) -> pa.Table:
+def _window_spans(stream: Stream, chosen: Windows) -> pa.Table:
     owner = stream.documents(int(stream.starts[0]), stream.tokens).take(chosen.document)
     rows = np.arange(len(chosen.size))
     pieces = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return _told(owner, pieces)
+    return _table(owner, pieces)
 
 
-def _told(owner: pa.Table, pieces: dict[str, NDArray[np.int64]]) -> pa.Table:
+def _table(owner: pa.Table, pieces: dict[str, Numbers]) -> pa.Table:
     """Return spans: pieces of rows, each with the document it is of."""
     columns: dict[str, Any] = {
         **{name: pieces[name] for name in ("row", "start", "stop", "offset")},

@@ -49,18 +49,18 @@ def gather(sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np
 
     Raises DamageError for a row that is not there, a broken file, and files of two msl.
     """
-    asked = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
+    request = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
     if not len(rows):
-        raise ValueError("no rows asked")
+        raise ValueError("no rows")
     out: Rows | None = None
-    for path, places in asked.files():
+    for path, places in request.files():
         with reading(path):
             handle = POOL.get(path)
-            handle.check(asked.rows[places])
+            handle.check(request.rows[places])
             if out is None:
                 out = np.empty((len(rows), CHANNELS, handle.msl), dtype=np.int32)
             _same_msl(handle, out.shape[2])
-            handle.into(out, places, asked.rows[places])
+            handle.into(out, places, request.rows[places])
     assert out is not None
     return out
 
@@ -98,44 +98,44 @@ def packed(
     HELD_BYTES; a file is opened once for each such block of rows. Raises DamageError as `gather`,
     and for a file that is replaced meanwhile.
     """
-    asked = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
-    located = _locate(asked)
+    request = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
+    located = _locate(request)
     for first, last in located.blocks():
-        held = _hold(asked, located, first, last)
+        chunks = _hold(request, located, first, last)
         skipped = located.skipped[first:last].tolist()
-        known = located.size[first:last].tolist()
-        for i, data in enumerate(held):
-            bare = skipped[i] if known[i] else 1
+        sizes = located.size[first:last].tolist()
+        for i, data in enumerate(chunks):
+            bare = skipped[i] if sizes[i] else 1
             try:
                 plain = inflated(data, bare, located.row_bytes)
             except UNREADABLE as error:
-                raise damage(asked.path(first + i), error) from None
+                raise damage(request.path(first + i), error) from None
             yield plain, None if bare else data
 
 
-def _locate(asked: Scattered) -> _Located:
-    count = len(asked.rows)
+def _locate(request: Scattered) -> _Located:
+    count = len(request.rows)
     at, size = np.zeros(count, np.uint64), np.zeros(count, np.int64)
     skipped, row_bytes = np.zeros(count, np.uint32), 0
     identities: dict[Path, tuple[int, ...]] = {}
-    for path, places in asked.files():
+    for path, places in request.files():
         with reading(path):
             handle = POOL.get(path)
-            handle.check(asked.rows[places])
+            handle.check(request.rows[places])
             row_bytes = row_bytes or handle.row_bytes
             _same_msl(handle, row_bytes // 4 // CHANNELS)
             identities[path] = handle.identity
-            found = handle.locate(asked.rows[places])
-            if found is not None:
-                at[places], size[places] = found["at"], found["size"]
-                skipped[places] = found["skipped"]
+            entries = handle.locate(request.rows[places])
+            if entries is not None:
+                at[places], size[places] = entries["at"], entries["size"]
+                skipped[places] = entries["skipped"]
     return _Located(at, size, skipped, row_bytes, identities)
 
 
-def _hold(asked: Scattered, located: _Located, first: int, last: int) -> list[bytes]:
+def _hold(request: Scattered, located: _Located, first: int, last: int) -> list[bytes]:
     """Read the chunks of the rows [first, last), or plain rows where HDF5 must read them."""
     held = [b""] * (last - first)
-    for path, places in asked.files(first, last):
+    for path, places in request.files(first, last):
         with reading(path):
             handle = POOL.get(path)
             if handle.identity != located.identities[path]:
@@ -146,7 +146,7 @@ def _hold(asked: Scattered, located: _Located, first: int, last: int) -> list[by
                     held[place] = handle.packed(at, size)
             else:
                 block: Any = np.empty((len(places), CHANNELS, handle.msl), dtype=np.int32)
-                handle.into(block, np.arange(len(places)), asked.rows[places])
+                handle.into(block, np.arange(len(places)), request.rows[places])
                 for place, row in zip((places - first).tolist(), block, strict=True):
                     held[place] = row.tobytes()
     return held

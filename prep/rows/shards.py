@@ -1,8 +1,8 @@
 """Shards: HDF5 files of rows that Cerebras Model Zoo and plain h5py read as they are.
 
 One dataset `data`, int32, (rows, 3, msl): [0] input ids, [1] loss mask, [2] labels; one chunk per
-row, standard deflate; attribute `n_examples`. Chunks are deflated here (ISA-L) and handed to HDF5
-whole, and read and inflated whole (libdeflate): the file stays standard, the copying goes away.
+row, standard deflate; attribute `n_examples`. Chunks are deflated and inflated here by libdeflate,
+whose output depends on its input alone, and given to HDF5 whole: equal rows make equal files.
 """
 
 import os
@@ -15,16 +15,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import deflate
 import h5py
 import numpy as np
 import xxhash
-from isal import isal_zlib
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows import scattered_rows as scatter
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.rows.open_shards import POOL, Rows, reading
-from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.rows.scattered_rows import gather, packed
 from crystalmix.prep.runtime.receipts import file_digest, replacing
 
 LEVEL = 1
@@ -36,7 +35,7 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of one written shard.
+    """One written shard as its receipt lists it.
 
     digest: sha256 over the decoded array (little-endian int32), independent of compression.
     rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
@@ -65,8 +64,8 @@ def name(number: int) -> str:
 def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     """Write a shard from blocks of rows, under a temporary name that is renamed at the end.
 
-    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, one at least; not to be changed
-    once given, for they are deflated in a thread where there is a second core.
+    blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, at least one; not to be changed
+    afterwards, since they are deflated in a thread where there is a second core.
     """
     beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
     deflated = _ahead(blocks) if beside else map(_deflated, blocks)
@@ -81,27 +80,27 @@ def copy(
     Deflated rows are copied as they are, and inflated to be digested and checked. Raises
     DamageError for a source that is broken, lacks a row, or is replaced meanwhile.
     """
-    return _write(path, len(rows), map(_repacked, scatter.packed(sources, which, rows)))
+    return _write(path, len(rows), map(_repacked, packed(sources, which, rows)))
 
 
-def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shard:
+def _write(path: Path, rows: int, deflated: Iterable[tuple[Buffer, Buffer]]) -> Shard:
     """Write a shard from its rows: plain bytes and deflated bytes of each."""
-    content, total, counted, written, size = sha256(), 0, 0, 0, 0
+    content, rows_sum, loss_tokens, written, size = sha256(), 0, 0, 0, 0
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             dataset: Any = None
-            for plain, packed in given:
+            for plain, chunk in deflated:
                 if dataset is None:
                     size = len(plain)
                     dataset = _create(file, rows, size // ROW_TOKEN_BYTES)
                 elif len(plain) != size:
                     raise ValueError(f"{path}: rows of {size} and of {len(plain)} bytes")
                 content.update(plain)
-                total += xxhash.xxh3_64_intdigest(plain)
+                rows_sum += xxhash.xxh3_64_intdigest(plain)
                 mask = np.frombuffer(plain, "<i4", size // ROW_TOKEN_BYTES, size // CHANNELS)
-                counted += int(np.count_nonzero(mask))
+                loss_tokens += int(np.count_nonzero(mask))
                 if written < rows:
-                    dataset.id.write_direct_chunk((written, 0, 0), packed, filter_mask=0)
+                    dataset.id.write_direct_chunk((written, 0, 0), chunk, filter_mask=0)
                 written += 1
             if written != rows or not rows:
                 raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
@@ -110,26 +109,26 @@ def _write(path: Path, rows: int, given: Iterable[tuple[Buffer, bytes]]) -> Shar
             rows=rows,
             msl=size // ROW_TOKEN_BYTES,
             digest=content.hexdigest(),
-            rows_sum=total % 2**64,
-            loss_tokens=counted,
+            rows_sum=rows_sum % 2**64,
+            loss_tokens=loss_tokens,
             bytes=temporary.stat().st_size,
             xxh3=file_digest(temporary),
         )
 
 
-def _deflated(given: Rows) -> list[tuple[Buffer, bytes]]:
-    block = np.ascontiguousarray(given, dtype="<i4")
+def _deflated(rows: Rows) -> list[tuple[Buffer, Buffer]]:
+    block = np.ascontiguousarray(rows, dtype="<i4")
     if not len(block):
         return []
     flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
     plain = [flat[start : start + size] for start in range(0, len(flat), size)]
-    return [(row, isal_zlib.compress(row, LEVEL)) for row in plain]
+    return [(row, deflate.zlib_compress(row, LEVEL)) for row in plain]
 
 
-def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, bytes]]]:
+def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, Buffer]]]:
     """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
     with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
-        waiting: deque[Future[list[tuple[Buffer, bytes]]]] = deque()
+        waiting: deque[Future[list[tuple[Buffer, Buffer]]]] = deque()
         for block in blocks:
             waiting.append(pool.submit(_deflated, block))
             if len(waiting) > AHEAD:
@@ -138,9 +137,9 @@ def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, bytes]]]:
             yield waiting.popleft().result()
 
 
-def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, bytes]:
-    plain, packed = row
-    return plain, isal_zlib.compress(plain, LEVEL) if packed is None else packed
+def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, Buffer]:
+    plain, chunk = row
+    return plain, deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk
 
 
 def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:
@@ -163,7 +162,7 @@ def read(path: Path, start: int = 0, stop: int | None = None) -> Rows:
 
 
 def blocks(path: Path, size: int | None = None) -> Iterator[Rows]:
-    """Yield a shard's rows in order, `size` rows at a time (as memory allows, if not given)."""
+    """Yield a shard's rows in order, `size` rows at a time (by default `block_rows`)."""
     total, msl = shape(path)
     size = block_rows(msl) if size is None else size
     for start in range(0, total, size):
@@ -180,7 +179,7 @@ def block_rows(msl: int) -> int:
 
 
 def take(path: Path, rows: NDArray[np.integer]) -> Rows:
-    """Read rows by number, in the order given: (len(rows), 3, msl) int32."""
+    """Read rows by number, in this order: (len(rows), 3, msl) int32."""
     if len(rows):
         return gather([path], np.zeros(len(rows), np.int64), rows)
     return np.empty((0, CHANNELS, shape(path)[1]), dtype=np.int32)

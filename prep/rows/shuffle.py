@@ -1,4 +1,4 @@
-"""Shuffling: the rows of one domain, over all its shards and epochs, in a keyed random order.
+"""Shuffle of rows: all shards and epochs of one domain, in a keyed random order.
 
 Output row i is input row P(i) of a keyed permutation (a formula, not a list), so each output shard
 is made on its own, in bounded memory, and the result is the same for any number of workers. The
@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows import shards, spans
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.permutation import Permutation
 
 VERSION = 1
@@ -21,7 +21,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Input:
-    """One shard to shuffle: its name as spans will find it, its path and rows."""
+    """One shard to shuffle: its name in origin tables, its path and rows."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ def order(
     if seed is None:
         return numbers
     total = sum(item.rows for item in inputs)
-    return Permutation(total, seeds.key(seed, "shuffle", domain)).forward(numbers)
+    return Permutation(total, randomness.key(seed, "shuffle", domain)).forward(numbers)
 
 
 def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> shards.Shard:

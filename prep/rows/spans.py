@@ -1,4 +1,4 @@
-"""Spans: which piece of which document each row holds, beside every shard.
+"""Span tables: which piece of which document each row holds, beside every shard.
 
 `data-00007.spans.parquet` has one line per document piece in a row of `data-00007.h5`. A shuffled
 folder has no spans of its own but `data-00007.origin.parquet`: for each row the shard and row it

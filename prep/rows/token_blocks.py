@@ -21,7 +21,7 @@ from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import replacing
 
-HELD_TOKENS = 1 << 18
+WAITING_TOKENS = 1 << 18
 NOTHING = np.empty(0, np.uint32)
 INDEX = pa.schema(
     [
@@ -64,37 +64,43 @@ class Block:
     wide: bool
 
 
-def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> dict[str, Any]:
-    """Write a block's ids to `path` and its index beside it; return the block's account.
+@dataclass(frozen=True)
+class BlockCounts:
+    """Account of one written block.
 
-    The account: documents, tokens (controls included), controls, permuted, wide (uint32 ids).
+    tokens: control ids included. permuted: documents that FIM permuted. wide: ids are uint32.
     """
+
+    documents: int
+    tokens: int
+    controls: int
+    permuted: int
+    wide: bool
+
+
+def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> BlockCounts:
+    """Write a block's ids to `path` and its index beside it."""
     wide = vocab > 1 << 16
     rows: list[tuple[int, ...]] = []
     controls = 0
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
-            held = _Held(file, np.dtype("<u4" if wide else "<u2"))
+            writer = _Writer(file, np.dtype("<u4" if wide else "<u2"))
             for document in documents:
-                size = held.add(document)
-                told = (document.fim, *document.cuts, document.loss_from)
-                rows.append((document.number, size, *told))
+                size = writer.add(document)
+                cuts = (document.fim, *document.cuts, document.loss_from)
+                rows.append((document.number, size, *cuts))
                 controls += document.controls
-            held.flush()
+            writer.flush()
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
         arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
         write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
-    return {
-        "documents": len(rows),
-        "tokens": int(columns[:, 1].sum()),
-        "controls": controls,
-        "permuted": int((columns[:, 2] > 0).sum()),
-        "wide": wide,
-    }
+    tokens, permuted = int(columns[:, 1].sum()), int((columns[:, 2] > 0).sum())
+    return BlockCounts(len(rows), tokens, controls, permuted, wide)
 
 
-class _Held:
-    """Ids on their way to a file, converted and written many documents at a time."""
+class _Writer:
+    """Writer of ids, which converts and writes many documents at a time."""
 
     def __init__(self, file: BinaryIO, dtype: np.dtype[Any]) -> None:
         self.file, self.dtype = file, dtype
@@ -102,17 +108,17 @@ class _Held:
         self.size = 0
 
     def add(self, document: Encoded) -> int:
-        """Take a document's ids; return how many they are."""
+        """Add a document's ids; return their number."""
         first, last = document.around
         self.ids += (first, document.ids, last)
         size = len(first) + len(document.ids) + len(last)
         self.size += size
-        if self.size >= HELD_TOKENS:
+        if self.size >= WAITING_TOKENS:
             self.flush()
         return size
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the ids that wait."""
         if self.ids:
             joined = np.concatenate(self.ids, dtype=self.dtype, casting="unsafe")
             self.file.write(joined.data if len(joined) else b"")

@@ -28,8 +28,8 @@ def packed(folder: Path, use: Tokenizer, given: list[str], **chosen: Any) -> Pat
     """Pack documents to one shard."""
     controls = Controls(1, 2, use.pad)
     framed = [pack.frame(Encoded(i, use.encode(text), 0), controls) for i, text in enumerate(given)]
-    told = blocks.write(folder / "block.ids", framed, vocab=use.vocab)
-    stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
+    account = blocks.write(folder / "block.ids", framed, vocab=use.vocab)
+    stream = Stream((Block(folder / "block.ids", "code", account.tokens, account.wide),))
     kept = PackSettings(**{"msl": 64, **chosen})
     path = folder / "in" / shards.name(0)
     pack.pack(stream, (0, pack.rows_of(stream, kept)), kept, use.pad, (), path)

@@ -59,8 +59,8 @@ def case(
     framed = [
         pack.frame(Encoded(i, tokenizer.encode(text), 0), controls) for i, text in enumerate(given)
     ]
-    told = blocks.write(folder / "block.ids", framed, vocab=tokenizer.vocab)
-    stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
+    account = blocks.write(folder / "block.ids", framed, vocab=tokenizer.vocab)
+    stream = Stream((Block(folder / "block.ids", "code", account.tokens, account.wide),))
     kept = PackSettings(msl=msl)
     bounds = (0, pack.rows_of(stream, kept))
     paths = folder / "in" / shards.name(0), folder / "out" / shards.name(0)

@@ -24,8 +24,8 @@ def packed(
     folder: Path, framed: list[Encoded], msl: int, rows_per_shard: int, **chosen: Any
 ) -> tuple[Rows, list[int]]:
     """Pack documents to shards; return their rows together, and the stream."""
-    told = blocks.write(folder / "block.ids", framed, vocab=crystal().vocab)
-    stream = Stream((Block(folder / "block.ids", "code", told["tokens"], told["wide"]),))
+    account = blocks.write(folder / "block.ids", framed, vocab=crystal().vocab)
+    stream = Stream((Block(folder / "block.ids", "code", account.tokens, account.wide),))
     kept = PackSettings(msl=msl, rows_per_shard=rows_per_shard, **chosen)
     made = []
     for i, bounds in enumerate(pack.shards_of(pack.rows_of(stream, kept), kept)):

@@ -50,8 +50,8 @@ class Case:
         for i, block in enumerate(self.sizes):
             here = self.documents[first : first + len(block)]
             path = self.folder / f"block-{i}.ids"
-            told = blocks.write(path, here, vocab=60_000)
-            made.append(Block(path, f"source{i}", told["tokens"], told["wide"]))
+            account = blocks.write(path, here, vocab=60_000)
+            made.append(Block(path, f"source{i}", account.tokens, account.wide))
             first += len(block)
         return Stream(tuple(made))
 

@@ -1,6 +1,8 @@
 """Shards: standard HDF5, equal to what plain h5py reads, and never silently broken."""
 
 import os
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -293,3 +295,48 @@ def test_a_folder_lists_its_shards_by_name(tmp_path: Path) -> None:
     (tmp_path / "data-00000.spans.parquet").write_bytes(b"")
     told = [path.name for path in shards.folder(tmp_path)]
     assert told == [shards.name(number) for number in (0, 1, 2, 10)]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from crystalmix.prep.rows import shards, shuffle
+
+folder, seed, cores = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+order = np.random.default_rng(seed).permutation(12)
+for number in order.tolist():  # what was deflated before must not show
+    rng = np.random.default_rng(number)
+    ids = rng.zipf(1.1 + number / 20, (300 + number, 257)).astype(np.int32) % 32_000
+    rows = np.ones((len(ids), 3, 256), np.int32)
+    rows[:, 0], rows[:, 2] = ids[:, :-1], ids[:, 1:]
+    blocks = [rows[i : i + 64] for i in range(0, len(rows), 64)]
+    shards.write(folder / shards.name(number), len(rows), blocks)
+inputs = tuple(shuffle.Input(p.name, p, shards.shape(p)[0]) for p in shards.folder(folder))
+shuffle.shuffle(inputs, shuffle.order(inputs, (0, 500), 1, "web"), folder / "out" / "shuffled.h5")
+"""
+
+
+def test_equal_rows_make_equal_files_whatever_memory_held_before(tmp_path: Path) -> None:
+    """Processes write the same shards in other orders, with other bytes in fresh memory."""
+    for seed, cores in ((1, 1), (2, 2), (3, 2)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        environment = {**os.environ, "GLIBC_TUNABLES": f"glibc.malloc.perturb={seed * 77}"}
+        words = [sys.executable, "-c", WRITER, str(folder), str(seed), str(cores)]
+        subprocess.run(words, check=True, env=environment)
+    files = [
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (tmp_path / str(seed) for seed in (1, 2, 3))
+    ]
+    assert len(files[0]) == 14
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_shard_holds_no_time(tmp_path: Path) -> None:
+    path = tmp_path / shards.name(0)
+    shards.write(path, 1, [np.ones((1, 3, 8), np.int32)])
+    with h5py.File(path) as file:
+        data: Any = file["data"]
+        assert data.id.get_create_plist().get_obj_track_times() is False

@@ -32,8 +32,8 @@ def stream_of(folder: Path, sizes: Lengths, *, vocab: int = 50_000) -> Stream:
     first = 0
     for i, block in enumerate(sizes):
         path = folder / f"block-{i:05d}.ids"
-        told = blocks.write(path, documents(block, first), vocab=vocab)
-        made.append(Block(path, f"source{i}", told["tokens"], told["wide"]))
+        account = blocks.write(path, documents(block, first), vocab=vocab)
+        made.append(Block(path, f"source{i}", account.tokens, account.wide))
         first += len(block)
     return Stream(tuple(made))
 
@@ -91,7 +91,7 @@ def block_of(sizes: Lengths, document: int) -> int:
 def test_ids_are_held_and_written_many_documents_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "HELD_TOKENS", 4)
+    monkeypatch.setattr(blocks, "WAITING_TOKENS", 4)
     sizes = [[3, 0, 2, 9, 1], [0], [], [1, 1, 1, 1, 1]]
     stream = stream_of(tmp_path, sizes)
     assert stream.slice(0, stream.tokens).tolist() == all_ids(sizes)
@@ -102,20 +102,20 @@ def test_ids_are_held_and_written_many_documents_at_a_time(
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, vocab: int, width: int) -> None:
     ids = np.array([0, 1, vocab - 1])
     path = tmp_path / "block-00000.ids"
-    told = blocks.write(path, [Encoded(0, ids, 1)], vocab=vocab)
+    account = blocks.write(path, [Encoded(0, ids, 1)], vocab=vocab)
     assert path.stat().st_size == 3 * width
-    stream = Stream((Block(path, "s", 3, told["wide"]),))
+    stream = Stream((Block(path, "s", 3, account.wide),))
     assert stream.slice(0, 3).tolist() == ids.tolist()
 
 
 def test_the_account_counts_documents_tokens_controls_and_permuted(tmp_path: Path) -> None:
-    told = blocks.write(tmp_path / "b.ids", documents([3, 0, 2, 4]), vocab=500)
-    assert told == {"documents": 4, "tokens": 9, "controls": 3, "permuted": 2, "wide": False}
+    account = blocks.write(tmp_path / "b.ids", documents([3, 0, 2, 4]), vocab=500)
+    assert account == blocks.BlockCounts(4, tokens=9, controls=3, permuted=2, wide=False)
     index = pq.read_table(tmp_path / "b.parquet")
     assert index.schema == blocks.INDEX
     assert index["tokens"].to_pylist() == [3, 0, 2, 4]
     empty = blocks.write(tmp_path / "none.ids", [], vocab=500)
-    assert (empty["documents"], empty["tokens"]) == (0, 0)
+    assert (empty.documents, empty.tokens) == (0, 0)
 
 
 def test_an_error_midway_leaves_no_block(tmp_path: Path) -> None:
