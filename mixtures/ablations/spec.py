@@ -19,10 +19,11 @@ POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
 HELD_SHARE = 0.05  # of documents, where nothing else is said
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
-LATER = {
-    "residual": False,
-    "build": None,
-}  # keys that came later: an older ablation goes on without them
+# Removed keys: the path, the value by which an older folder's ablation goes on, the remedy.
+REMOVED = (
+    (("proxy", "stack"), 1, "proxies train one by one"),
+    (("residual",), False, "trees on residuals never improved what was recommended"),
+)
 ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "crystal-3")
 
 
@@ -84,7 +85,6 @@ class Proxy:
     vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
     matched: draw from prefixes, so that domains are repeated as in the real run. held_out_rows: of
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
-    stack: models that one process trains in one pass, for a GPU; a CPU gains nothing.
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -99,11 +99,10 @@ class Proxy:
     matched: bool = True
     held_out_rows: int = 128
     spike: float = 8.0
-    stack: int = 1
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch", "msl", "learning_rate", "vocab", "held_out_rows")
-        _positive(self, "spike", "stack")
+        _positive(self, "spike")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup: must lie in [0, 1), got {self.warmup}")
 
@@ -170,8 +169,7 @@ class Ablation:
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
     held_out: the share of documents that losses are measured on, where the recipe has no `valid`
-    (None: 0.05). residual: let LightGBM (extra `boost`) learn what the laws leave, where
-    cross-validation says that it helps.
+    (None: 0.05).
     """
 
     __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
@@ -186,7 +184,6 @@ class Ablation:
     current: dict[str, float] | None = None
     held_out: float | None = None
     law: str = "effective"
-    residual: bool = False
     build: str | None = None
 
     def __post_init__(self) -> None:
@@ -222,8 +219,26 @@ class Ablation:
         return [name for name, group in self.domains.items() if group.kind == kind]
 
     def content(self) -> Json:
-        """Return the spec as JSON, without what specs had no word for once and still don't say."""
-        return {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
+        """Serialise the spec; a `build` of None is omitted, as older folders do not name it."""
+        content = asdict(self)
+        if self.build is None:
+            del content["build"]
+        return content
+
+
+def of_folder(path: Path, content: Json) -> Ablation:
+    """Return the spec that an ablation's folder holds, without keys that were removed since."""
+    return yamlfile.check(path, without_removed(content), Ablation)
+
+
+def without_removed(content: Json) -> Json:
+    """Return a folder's spec without removed keys that have the value by which it goes on."""
+    content = {key: dict(v) if isinstance(v, dict) else v for key, v in content.items()}
+    for keys, harmless, _ in REMOVED:
+        section = content if len(keys) == 1 else content.get(keys[0], {})
+        if section.get(keys[-1], harmless) == harmless:
+            section.pop(keys[-1], None)
+    return content
 
 
 def find(name: str) -> Path:
@@ -234,12 +249,14 @@ def find(name: str) -> Path:
 def load(name: str) -> tuple[Ablation, Recipe]:
     """Load a spec and the recipe that it names; RecipeError names line, key, rule and value."""
     path = find(name)
-    spec = yamlfile.read(path, Ablation)
+    content = yamlfile.load(path)
+    _refuse_removed(path, content)
+    spec = yamlfile.check(path, content, Ablation)
     beside = path.parent / spec.recipe
     recipe = recipes.load(beside if beside.exists() else spec.recipe)
     for domain in spec.domains:
         if domain not in recipe.domains:
-            line = yamlfile.line_of(yamlfile.load(path), ("domains", domain))
+            line = yamlfile.line_of(content, ("domains", domain))
             raise RecipeError(
                 f"{path}:{line}: domains.{domain}: no domain of {recipe.file} is called so "
                 f"(there are {', '.join(recipe.domains)})"
@@ -247,10 +264,22 @@ def load(name: str) -> tuple[Ablation, Recipe]:
         if recipe.domains[domain].split == "valid":
             raise RecipeError(f"{path}: domains.{domain}: is held out by {recipe.file}")
     if spec.held_out is not None and (spec.build is not None or recipe.valid):
-        line = yamlfile.line_of(yamlfile.load(path), ("held_out",))
+        line = yamlfile.line_of(content, ("held_out",))
         by = f"`valid` of {recipe.file}" if spec.build is None else f"the build {spec.build}"
         raise RecipeError(f"{path}:{line}: held_out: {by} decides which documents are; drop it")
     return spec, recipe
+
+
+def _refuse_removed(path: Path, content: object) -> None:
+    for keys, _, reason in REMOVED:
+        section = content
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and keys[-1] in section:
+            line = yamlfile.line_of(content, keys)
+            raise RecipeError(
+                f"{path}:{line}: {'.'.join(keys)}: was removed ({reason}); delete the line"
+            )
 
 
 def fim_domain(name: str, rate: float) -> str:

@@ -74,7 +74,6 @@ def compare(
         domains=table.domains,
         targets=table.targets,
         once=given.once,
-        residual=given.residual,
     )
     fits = tuple(fit(table.shares, table.losses, kind, named) for kind in kinds or KINDS)
     if second is None:

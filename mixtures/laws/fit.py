@@ -1,12 +1,11 @@
 """Fitting: a law of loss against shares, with intervals, noise, misfit and leave-one-out ranks."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import boosted_residual as residual
 from crystalmix.mixtures.laws import distributions as statistical
 from crystalmix.mixtures.laws import families as laws
 from crystalmix.mixtures.laws import least_squares as leastsquares
@@ -28,15 +27,13 @@ class FitSettings:
     level: of all intervals. domains, targets: names, in the order of the columns (d0, d1, ... and
     t0, t1, ... where none are given). once: the share at which a run has read a domain once
     (its tokens / tokens of the run), by domain; given, repeated tokens count less and less, by
-    R* (2305.16264), one per target. residual: let LightGBM learn what the law leaves, where
-    cross-validation says that it helps.
+    R* (2305.16264), one per target.
     """
 
     level: float = 0.9
     domains: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     once: tuple[float, ...] | None = None
-    residual: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
@@ -70,7 +67,6 @@ class Fit:
     covariance: Floats
     problems: Problems = field(repr=False)
     level: float = 0.9
-    learnt: residual.Residual | None = None
 
     @property
     def law(self) -> laws.Law:
@@ -89,8 +85,7 @@ class Fit:
 
     def mean(self, shares: Floats) -> Floats:
         """Return the loss of each mixture: (mixtures, domains) -> (mixtures, targets)."""
-        told = self.law.value(self.theta, np.atleast_2d(shares)).T
-        return told if self.learnt is None else told + self.learnt.predict(np.atleast_2d(shares))
+        return self.law.value(self.theta, np.atleast_2d(shares)).T
 
     def predict(self, shares: Floats, *, run: bool = True) -> tuple[Floats, Floats, Floats]:
         """Return mean, low and high, each (mixtures, targets), of a new run of each mixture.
@@ -106,10 +101,6 @@ class Fit:
         half = wide * np.sqrt(known + (self.sigma**2 if run else 0.0))
         mean = self.mean(shares)
         return mean, mean - half, mean + half
-
-    def alone(self) -> "Fit":
-        """Return the law without its trees, with the noise that it had before them."""
-        return replace(self, learnt=None, sigma=self.problems.sigma)
 
     def transfer(self) -> Floats:
         """Return what a token of each domain is worth in tokens of the best: (targets, domains).
@@ -136,7 +127,6 @@ class Fit:
         return {
             **whole,
             "runs": len(self.shares),
-            "residual": self.learnt.content() if self.learnt else None,
             "targets": {
                 target: {
                     "parameters": {
@@ -178,7 +168,7 @@ def fit(
             f"{shares.shape[1]} domains; train more mixtures"
         ) from None
     pure, misfit = _lack_of_fit(shares, losses, problems.sigma, _freedom(problems, data, curved))
-    found = Fit(
+    return Fit(
         kind=kind,
         domains=settings.domains or tuple(f"d{k}" for k in range(shares.shape[1])),
         targets=settings.targets or tuple(f"t{k}" for k in range(losses.shape[1])),
@@ -195,10 +185,6 @@ def fit(
         problems=problems,
         level=settings.level,
     )
-    learnt = residual.learn(shares, losses, left_out) if settings.residual else None
-    if learnt is None:
-        return found
-    return replace(found, learnt=learnt, sigma=found.sigma * learnt.scale)
 
 
 def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:

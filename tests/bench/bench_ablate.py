@@ -4,7 +4,6 @@ DIR holds a finished ablation, such as `crystalmix ablate four-groups --data RAW
 Further mixtures, of another swarm, are trained beside it with the same weights and draws (below
 `DIR/held-out`), and every law is held against them: rank correlation by domain and of the valued
 mean, regret of the mixture that the law prefers among them, coverage of its intervals.
-`--stack K` trains K models in one pass, below `DIR/held-out-K`, to compare what that costs.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from crystalmix.mixtures.manifest.report import table
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.measure import Held
-from crystalmix.train.ablations.proxies import VIEW, ProxyRun, stacked, train
+from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import loss_matrix
 
@@ -40,12 +39,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mixtures", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--stack", type=int, default=1)
     asked = parser.parse_args()
     seen = Insight(asked.folder.resolve())
     mixtures = fresh(seen, asked.mixtures)
     began = monotonic()
-    results = trained(seen, mixtures, asked.workers, asked.stack)
+    results = trained(seen, mixtures, asked.workers)
     wall = monotonic() - began
     names = seen.domains
     shares = np.array([[mixture.shares[name] for name in names] for mixture in mixtures])
@@ -56,7 +54,7 @@ def main() -> None:
     noise = seen.report["noise"]["sigma"]
     used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
     told = f"{len(mixtures)} mixtures, seed SD of the valued mean {noise:.4f}, {used:.0f} CPU-s"
-    told += f"; training {wall:.0f} s with {asked.workers} workers, {asked.stack} in one pass"
+    told += f"; training {wall:.0f} s with {asked.workers} workers"
     sys.stdout.write("\n".join([*table(rows, head), told, ""]))
 
 
@@ -76,16 +74,16 @@ def fresh(seen: Insight, count: int) -> list[Mixture]:
     return [Mixture(f"fresh-{i}", one.shares, "check") for i, one in enumerate(chosen[1:])]
 
 
-def trained(seen: Insight, mixtures: list[Mixture], workers: int, stack: int) -> list[Json]:
+def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[ProxyResult]:
     """Train them as the design was trained; what is done is not done again."""
-    spec, place = seen.spec, "held-out" if stack == 1 else f"held-out-{stack}"
+    spec = seen.spec
     proxies: list[ProxyRun] = []
     for mixture in mixtures:
         trial = seen.ground.single(mixture, 0)
         proxy = ProxyRun(
             name=trial.name,
             pool=str(seen.folder / "build"),
-            out=str(seen.folder / place / trial.name),
+            out=str(seen.folder / "held-out" / trial.name),
             phases=(trial.name,),
             size=trial.size,
             seed=trial.seed,
@@ -101,8 +99,7 @@ def trained(seen: Insight, mixtures: list[Mixture], workers: int, stack: int) ->
         reusing.view(seen.folder / "build", sealed, Path(proxy.out) / VIEW)
         proxies.append(proxy)
     with Fanout(workers) as pool:
-        stacks = list(stacked(proxies, stack))
-        return [told for results in pool.map(train, stacks, "fresh") for told in results]
+        return list(pool.map(train, proxies, "fresh"))
 
 
 def judged(seen: Insight, kind: str, shares: Any, measured: Any, value: Any) -> list[object]:

@@ -27,7 +27,6 @@ from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.laws import boosted_residual as residual
 from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
 from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -39,7 +38,7 @@ from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations import conclusions as verdicts
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.measure import Held
-from crystalmix.train.ablations.proxies import VIEW, ProxyRun, stacked, train
+from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
 from crystalmix.train.ablations.tables import REPORT, SPEC
 
 Json = dict[str, Any]
@@ -73,8 +72,6 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> J
     ablation.
     """
     spec, recipe = ablation.load(name)
-    if spec.residual:
-        residual.lightgbm()  # before hours of training, not after
     reused = None if spec.build is None else reusing.reuse(ablation.find(name), spec, recipe)
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
@@ -110,8 +107,10 @@ def _packed(session: Session) -> Manifest:
     return next(manifest for manifest in made if manifest.phase == POOL)
 
 
-def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: str) -> list[Json]:
-    """Seal the manifests of trials and train them, one core each stack."""
+def trained(
+    session: Session, ground: Ground, chosen: Sequence[Trial], label: str
+) -> list[ProxyResult]:
+    """Seal the manifests of trials and train them, one core each."""
     proxies = [_proxy(session, trial) for trial in chosen]
     for trial, proxy in zip(chosen, proxies, strict=True):
         sealed: list[Manifest] = []
@@ -119,20 +118,14 @@ def trained(session: Session, ground: Ground, chosen: Sequence[Trial], label: st
             sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
         reusing.view(session.build, sealed, Path(proxy.out) / VIEW)
     session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
-    stacks = list(stacked(proxies, ground.spec.proxy.stack))
-    told = {
-        proxy.name: result
-        for stack, results in zip(stacks, session.pool.map(train, stacks, label), strict=True)
-        for proxy, result in zip(stack, results, strict=True)
-    }
-    return [told[proxy.name] for proxy in proxies]
+    return list(session.pool.map(train, proxies, label))
 
 
 def _conclude(session: Session, ground: Ground) -> Json:
     """Train, fit, recommend, check; write tables and report."""
     spec = session.spec
     designed = trials.design(ground)
-    for line in [*ground.notes(), *verdicts.untried(spec, len(designed))]:
+    for line in ground.notes():
         session.say(f"note: {line}")
     results = trained(session, ground, designed, "design")
     losses = evidence.loss_matrix(results, tuple(spec.domains))
@@ -158,10 +151,9 @@ def _conclude(session: Session, ground: Ground) -> Json:
         "caps": ground.caps,
         "value": spec.value,
         "evidence": evidence.digest(session.out),
-        "outliers": [t.name for t, m in zip(every, measured, strict=True) if m["run"]["spikes"]],
-        "notes": [*ground.notes(), *verdicts.untried(spec, len(chosen.shares))],
+        "outliers": [t.name for t, m in zip(every, measured, strict=True) if m.run.spikes],
+        "notes": ground.notes(),
         "laws": verdicts.laws(fits),
-        "residual": verdicts.trees(spec, fits),
         "recommendation": told.content(),
         "noise": noise,
         "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
@@ -172,12 +164,12 @@ def _conclude(session: Session, ground: Ground) -> Json:
 
 
 def _fits(
-    ground: Ground, designed: Sequence[Trial], results: Sequence[Json], losses: Floats
+    ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyResult], losses: Floats
 ) -> dict[str, Fit]:
     """Fit every law to the runs of the design, those left out whose loss spiked."""
     names = tuple(ground.spec.domains)
     shares = np.array([[trial.shares[name] for name in names] for trial in designed])
-    kept = np.array([told["run"]["spikes"] == 0 for told in results])
+    kept = np.array([result.run.spikes == 0 for result in results])
     return {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
 
 
@@ -186,15 +178,13 @@ def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa:
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    trees = ground.spec.residual
-    asked = FitSettings(domains=names, targets=names, once=once, residual=trees)
-    return fit(shares, losses, kind, asked)
+    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once))
 
 
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
-    """Find the best mixture for a value of each domain, by the law alone, which is convex."""
+    """Find the best mixture for a value of each domain, by the law."""
     settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
-    return recommend(chosen.alone(), value, ground.caps, ground.current, settings)
+    return recommend(chosen, value, ground.caps, ground.current, settings)
 
 
 def _language_twice(spec: Ablation) -> dict[str, float]:
@@ -235,7 +225,9 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> 
     if not path.exists():
         receipts.write_atomic(path, receipts.canonical(wanted))
         return
-    told = receipts.differences(receipts.read_json(path), wanted, "ablation")
+    held = receipts.read_json(path)
+    held["spec"] = ablation.without_removed(held["spec"])
+    told = receipts.differences(held, wanted, "ablation")
     if told:
         raise StaleError(
             f"{path}: holds another ablation ({'; '.join(told[:3])}); take another --out"

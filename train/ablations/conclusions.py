@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.ablations.spec import Ablation
 from crystalmix.mixtures.ablations.trials import Ground, Trial
-from crystalmix.mixtures.laws import boosted_residual as residual
 from crystalmix.mixtures.laws import distributions as statistical
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.fit_repetition import fit_repetition, steepness
+from crystalmix.train.ablations.proxies import ProxyResult
 from crystalmix.train.ablations.tables import loss_matrix
 
 Json = dict[str, Any]
@@ -46,33 +45,8 @@ def laws(fits: Mapping[str, Fit]) -> list[Json]:
     ]
 
 
-def trees(spec: Ablation, fits: Mapping[str, Fit]) -> Json | None:
-    """Return for each law which targets use trees, and their error; None where none are asked.
-
-    error: of the law with trees against the law alone, by cross-validation; used from below
-    `residual.HELP`. No law has an entry where the runs were too few to try.
-    """
-    if not spec.residual:
-        return None
-    tried = {kind: fit.learnt.content() for kind, fit in fits.items() if fit.learnt is not None}
-    return {
-        kind: {key: dict(zip(fits[kind].targets, told[key], strict=True)) for key in told}
-        for kind, told in tried.items()
-    }
-
-
-def untried(spec: Ablation, runs: int) -> list[str]:
-    """Tell that the trees that a spec asks are not tried, where the runs are too few for them."""
-    if not spec.residual or runs >= residual.LEAST:
-        return []
-    return [
-        f"residual: {runs} runs are fitted, and trees are tried from {residual.LEAST} on: the laws "
-        "stand alone; raise swarm.count, or drop residual"
-    ]
-
-
 def checks(
-    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[Json], noise: Json
+    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[ProxyResult], noise: Json
 ) -> Json:
     """Return predicted against measured losses of check runs, and who was better than whom.
 
@@ -107,7 +81,7 @@ def checks(
 
 
 def factors(
-    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[Json]
+    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[ProxyResult]
 ) -> list[Json]:
     """Return the mean losses of each level of each factor, and R* of a repetition curve.
 

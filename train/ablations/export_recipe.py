@@ -11,12 +11,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from crystalmix.mixtures.ablations.small_manifest import UNITS, whole_shares
-from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.ablations.spec import Ablation, of_folder
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime import yaml_settings as yamlfile
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
-from crystalmix.prep.runtime.yaml_settings import check
 from crystalmix.train.ablations.tables import REPORT, SPEC
 
 Json = dict[str, Any]
@@ -30,7 +29,7 @@ def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: boo
     """
     report = read_report(folder)
     claimed = receipts.read_json(folder / SPEC)
-    spec = check(folder / SPEC, claimed["spec"], Ablation)
+    spec = of_folder(folder / SPEC, claimed["spec"])
     refusal = report["recommendation"]["refusal"]
     if mixture == "recommended" and refusal and not anyway:
         raise RefusalError(f"{folder}: {refusal}; write it with --anyway, or another --mixture")

@@ -1,20 +1,18 @@
-"""Measuring: the loss of a proxy on held-out rows, domain by domain, with its standard error."""
+"""Held-out loss of a proxy by domain, with its standard error."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.context import TOKENIZER
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 from crystalmix.train.model.crystal import Crystal, row_losses
 
-Json = dict[str, Any]
 EVALUATED_ROWS = 32  # per forward pass
 
 
@@ -27,11 +25,26 @@ class Held:
     rows: int
 
 
-def measured(model: Crystal, build: Path, phase: str, held: Held) -> Json:
-    """Measure the loss of a domain's held-out rows: nats per token, bits per byte, their sem.
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The loss on a domain's held-out rows after a phase.
 
-    sem: of a ratio of sums over rows, which are taken as independent.
+    nll: nats per token. sem: its standard error, of a ratio of sums over independent rows. tokens,
+    bytes: that the labels hold. stage: how many phases were done.
     """
+
+    domain: str
+    nll: float
+    sem: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+    rows: int
+    stage: int
+
+
+def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> HeldOutLoss:
+    """Measure a model's loss on the held-out rows of a domain."""
     rows, sizes = held_rows(build, phase, held)
     sums: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.float64]] = []
@@ -53,15 +66,16 @@ def measured(model: Crystal, build: Path, phase: str, held: Held) -> Json:
     n = len(total)
     sem = float(np.sqrt((spread**2).sum() * n / max(1, n - 1)) / tokens.sum())
     size = int(sizes[rows[:, 2]][rows[:, 1] > 0].sum())
-    return {
-        "domain": held.domain,
-        "nll": mean,
-        "sem": sem,
-        "bits_per_byte": float(total.sum() / np.log(2) / size),
-        "tokens": int(tokens.sum()),
-        "bytes": size,
-        "rows": n,
-    }
+    return HeldOutLoss(
+        domain=held.domain,
+        nll=mean,
+        sem=sem,
+        bits_per_byte=float(total.sum() / np.log(2) / size),
+        tokens=int(tokens.sum()),
+        bytes=size,
+        rows=n,
+        stage=stage,
+    )
 
 
 def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -69,7 +83,7 @@ def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], N
 
     Control ids stand for no byte of a text.
     """
-    manifest = manifests.read(build / "phases" / phase)
+    manifest = read(build / "phases" / phase)
     part = next(part for part in manifest.parts if part.name == held.part)
     which: list[int] = []
     where: list[int] = []

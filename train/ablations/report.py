@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 def report_lines(report: Json) -> list[str]:
     """Return a report as tables and sentences."""
-    told = [*_notes(report), *_laws(report), *_trees(report), "", *_mixture(report)]
+    told = [*_notes(report), *_laws(report), "", *_mixture(report)]
     if report["checks"]["runs"]:
         told += ["", *_checks(report)]
     for factor in report["factors"]:
@@ -40,24 +40,6 @@ def _laws(report: Json) -> list[str]:
         *table(rows, ["law", "rho left out", *names, "misfit p"]),
         f"one run under another seed: valued loss ± {sigma:.4f} nats",
     ]
-
-
-def _trees(report: Json) -> list[str]:
-    """Return which targets of which law use trees, where these were tried."""
-    if not report["residual"]:
-        return []
-    rows = [
-        [
-            law,
-            *(
-                f"{error:.3f} {'used' if told['used'][name] else 'not used'}"
-                for name, error in told["error"].items()
-            ),
-        ]
-        for law, told in report["residual"].items()
-    ]
-    names = [f"trees' error {name}" for name in report["tokens"]]
-    return ["", *table(rows, ["law", *names]), "trees' error: of what the law alone leaves"]
 
 
 def _mixture(report: Json) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.ablations.spec import POOL, Ablation
+from crystalmix.mixtures.ablations.spec import POOL, of_folder
 from crystalmix.mixtures.ablations.trials import Ground
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.yaml_settings import check
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.export_recipe import read_report
@@ -38,7 +37,7 @@ class Insight:
         self.report = read_report(folder)
         self.tables = evidence.connect(folder)
         claimed = receipts.read_json(folder / evidence.SPEC)["spec"]
-        self.spec = check(folder / evidence.SPEC, claimed, Ablation)
+        self.spec = of_folder(folder / evidence.SPEC, claimed)
         self.domains = list(self.spec.domains)
         self.roles = [row["role"] for row in self._rows("SELECT DISTINCT role", "ORDER BY role")]
 

@@ -8,6 +8,7 @@ The same spec gives the same bytes, however often it was killed.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.ablations.proxies import ProxyResult, RunEntry
 from crystalmix.train.record.views import Traced
 
 Json = dict[str, Any]
@@ -78,13 +80,14 @@ FITS = pa.schema(
 )
 
 
-def write_runs(out: Path, trials: Sequence[Trial], results: Sequence[Json]) -> None:
+def write_runs(out: Path, trials: Sequence[Trial], results: Sequence[ProxyResult]) -> None:
     """Write the tables of runs and losses, in the order of the trials."""
-    runs = [_run(trial, told["run"]) for trial, told in zip(trials, results, strict=True)]
+    pairs = list(zip(trials, results, strict=True))
+    runs = [_run(trial, result.run) for trial, result in pairs]
     losses = [
-        {"run": trial.name, "last": loss["stage"] == len(trial.portions), **loss}
-        for trial, told in zip(trials, results, strict=True)
-        for loss in told["losses"]
+        {"run": trial.name, "last": loss.stage == len(trial.portions), **asdict(loss)}
+        for trial, result in pairs
+        for loss in result.losses
     ]
     write_table(_table(out, "runs"), pa.Table.from_pylist(runs, RUNS))
     write_table(_table(out, "losses"), pa.Table.from_pylist(losses, LOSSES))
@@ -122,27 +125,20 @@ def connect(out: Path) -> Traced:
     return Traced(connection, out / "build", None, {})
 
 
-def loss_matrix(
-    results: Sequence[Json], domains: Sequence[str], key: str = "nll"
-) -> NDArray[np.float64]:
-    """Return losses (runs, domains) at the end, in nats per token, or another measure of theirs."""
-    # of several stages the last one stays
-    by_domain = [{loss["domain"]: loss[key] for loss in told["losses"]} for told in results]
-    return np.array([[one[domain] for domain in domains] for one in by_domain], dtype=np.float64)
+def loss_matrix(results: Sequence[ProxyResult], domains: Sequence[str]) -> NDArray[np.float64]:
+    """Return losses at the end of runs: (runs, domains), nats per token."""
+    return np.array([[result.final(domain) for domain in domains] for result in results])
 
 
-def _run(trial: Trial, told: Json) -> Json:
-    total = sum(told["rows"].values())
-    got = {domain: rows / total for domain, rows in told["rows"].items()}
-    kept = ("role", "factor", "level", "size", "seed", "draw")
-    same = ("parameters", "steps", "tokens", "final_loss", "spikes")
+def _run(trial: Trial, run: RunEntry) -> Json:
+    total = sum(run.rows.values())
+    columns = {**asdict(trial), **asdict(run)}
     return {
+        **{name: columns[name] for name in RUNS.names if name in columns},
         "run": trial.name,
-        **{key: getattr(trial, key) for key in kept},
-        **{key: told[key] for key in (*same, "manifests", "chain", "weights")},
         "asked": sorted(trial.shares.items()),
-        "got": sorted(got.items()),
-        "outlier": told["spikes"] > 0,
+        "got": sorted((domain, rows / total) for domain, rows in run.rows.items()),
+        "outlier": run.spikes > 0,
     }
 
 

@@ -13,7 +13,6 @@ from crystalmix.train.commands.options import JSON, PATH, show_json, show_lines
 @click.option("--law", "laws", multiple=True, help="Fit this law only (repeatable; all four).")
 @click.option("--shares", default="share:", help="What columns of shares begin with (share:).")
 @click.option("--losses", default="loss:", help="What columns of losses begin with (loss:).")
-@click.option("--residual", is_flag=True, help="Let LightGBM learn the rest, if that helps.")
 @JSON
 def fit(
     table: Path,
@@ -21,15 +20,13 @@ def fit(
     laws: tuple[str, ...],
     shares: str,
     losses: str,
-    residual: bool,
     as_json: bool,
 ) -> None:
     """Fit laws to TABLE, a CSV of mixtures (`share:DOMAIN`) and their losses (`loss:DOMAIN`)."""
     from crystalmix.mixtures.laws import loss_table as losstable
     from crystalmix.mixtures.laws.compare import compare
-    from crystalmix.mixtures.laws.fit import FitSettings
 
     first = losstable.read(table, shares, losses)
     second = None if predict is None else losstable.read(predict, shares, losses)
-    told = compare(first, second, laws, FitSettings(residual=residual))
+    told = compare(first, second, laws)
     show_json(told.content()) if as_json else show_lines(told.lines())

@@ -15,6 +15,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"proxy": {"steps": 0}}, "proxy.steps: must be positive, got 0"),
     ({"proxy": {"warmup": 1.0}}, r"warmup: must lie in \[0, 1\), got 1.0"),
     ({"proxy": {"pace": 1}}, "proxy.pace: is no known key"),
+    (
+        {"proxy": {"stack": 8}},
+        "proxy.stack: was removed .*; delete the line",
+    ),
+    ({"residual": False}, "residual: was removed .* delete the line"),
     ({"domains": {"rust": {}}}, "domains.rust: no domain of .* is called so"),
     ({"domains": {"wiki": None, "python": None}}, "must name two at least"),
     ({"domains": {"wiki": {"value": -1}}}, "domains.wiki.value: must be at least 0, got -1"),

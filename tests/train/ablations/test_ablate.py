@@ -10,21 +10,14 @@ from typing import Any
 
 import pytest
 
-from crystalmix.mixtures.ablations import spec as ablation
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.laws import boosted_residual as residual
-from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError, StaleError
-from crystalmix.train.ablations import ablate
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export, read_report
-from crystalmix.train.ablations.report import report_lines
 from helpers.ablations import DIE, ROOT, copied, run, tables, tiny, write_spec
 from helpers.corpora import crystalmix
-
-# Dies before a file of its own is renamed for the n-th time from the first run's ledger on.
 
 
 def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) -> None:
@@ -38,11 +31,19 @@ def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) ->
     assert tables(tmp_path / "out") == tables(tiny())
 
 
-def test_an_ablation_of_before_a_key_came_goes_on(tmp_path: Path) -> None:
-    claimed = receipts.read_json(tiny() / "ablation.json")
-    assert not {"residual"} & claimed["spec"].keys()
-    spec, _ = ablation.load(str(write_spec(tmp_path, residual=True)))
-    assert spec.content()["residual"] is True
+def test_an_older_ablation_that_holds_removed_keys_goes_on(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    claimed = receipts.read_json(out / "ablation.json")
+    assert "build" not in claimed["spec"]
+    claimed["spec"]["residual"] = False
+    claimed["spec"]["proxy"]["stack"] = 1
+    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    run(tiny().parent / "spec.yaml", out)
+    assert tables(out) == tables(tiny())
+    claimed["spec"]["proxy"]["stack"] = 8
+    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    with pytest.raises(StaleError, match=r"proxy.stack: 8"):
+        run(tiny().parent / "spec.yaml", out)
 
 
 def test_a_finished_ablation_is_not_done_again(tmp_path: Path) -> None:
@@ -98,58 +99,6 @@ def test_a_folder_without_tables_is_told(tmp_path: Path) -> None:
     told = crystalmix("sql", out)
     assert told.exit_code == 1
     assert "run `crystalmix ablate` to its end" in told.stderr
-
-
-def _with_trees(out: Path, tmp_path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Fit the runs of a copy of the tiny ablation with `residual`; return report and notes."""
-    (out / "ablation.json").unlink()
-    told: list[str] = []
-    spec = str(write_spec(tmp_path, residual=True))
-    report = ablate.run(spec, tmp_path, out, workers=1, say=lambda line: told.append(str(line)))
-    return report, [line for line in told if line.startswith("note: residual")]
-
-
-def test_trees_that_few_runs_can_not_feed_are_told_and_change_nothing(tmp_path: Path) -> None:
-    out = copied(tmp_path / "out")
-    report, notes = _with_trees(out, tmp_path)
-    told = "residual: 9 runs are fitted, and trees are tried from 64 on: the laws stand alone"
-    assert [line.startswith(f"note: {told}") for line in notes] == [True]
-    assert report["notes"][-1].startswith(told)
-    assert f"note: {report['notes'][-1]}" in report_lines(report)
-    assert report["residual"] == {}
-    before, after = read_report(tiny()), read_report(out)
-    for key in ("evidence", "recommendation", "checks"):
-        assert after[key] == before[key]
-    assert before["residual"] is None
-
-
-def test_trees_that_are_tried_are_told_by_law_and_domain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("lightgbm")
-    monkeypatch.setattr(residual, "LEAST", 9)
-    report, notes = _with_trees(copied(tmp_path / "out"), tmp_path)
-    assert notes == []
-    assert list(report["residual"]) == list(KINDS)
-    for told in report["residual"].values():
-        assert list(told["used"]) == list(told["error"]) == ["wiki", "python", "javascript"]
-        assert all(told["used"][name] == (told["error"][name] < 0.95) for name in told["used"])
-    shares = read_report(tiny())["recommendation"]["shares"]
-    assert report["recommendation"]["shares"] == shares
-    lines = "\n".join(report_lines(report))
-    assert "trees' error wiki" in lines
-    assert f"{report['residual']['linear']['error']['python']:.3f}" in lines
-
-
-def test_without_lightgbm_nothing_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "lightgbm", None)
-    told = crystalmix("ablate", write_spec(tmp_path, residual=True), "--out", tmp_path / "out")
-    assert told.exit_code == 1
-    assert told.stderr.count("\n") == 1
-    assert "install crystalmix with its extra `boost`" in told.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def _decided(out: Path, refusal: str) -> Path:

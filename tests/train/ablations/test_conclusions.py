@@ -1,23 +1,13 @@
 """Verdicts: noise from repeats, who is better than whom beyond it, levels of factors."""
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 
-from crystalmix.mixtures.ablations import spec as ablation
-from crystalmix.mixtures.ablations.spec import POOL
-from crystalmix.mixtures.ablations.trials import Ground
-from crystalmix.mixtures.laws.fit import Fit
-from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.train.ablations import ablate
 from crystalmix.train.ablations import conclusions as verdicts
 from crystalmix.train.ablations.conclusions import half_width
 from crystalmix.train.ablations.export_recipe import read_report
 from crystalmix.train.ablations.report import report_lines
 from crystalmix.train.ablations.tables import connect
 from helpers.ablations import tiny, varied
-from helpers.truths import Truth
 
 
 def test_the_noise_is_that_of_the_centre_under_other_seeds() -> None:
@@ -31,47 +21,6 @@ def test_the_noise_is_that_of_the_centre_under_other_seeds() -> None:
     noise = read_report(tiny())["noise"]
     assert noise["freedom"] == 2
     assert noise["sigma"] == pytest.approx(sigma)
-
-
-def _cliff() -> tuple[Ground, dict[str, Fit]]:
-    """Return a ground and fits of 196 runs, the loss of wiki with a step that no law follows."""
-    spec, _ = ablation.load(str(tiny().parent / "spec.yaml"))
-    proxy = replace(spec.proxy, steps=4, matched=False)  # so short that nothing is repeated
-    spec = replace(spec, residual=True, proxy=proxy)
-    truth = Truth(3, domains=3, targets=3)
-    shares = truth.swarm(count=196)
-    losses = truth.measured(shares, 0.01)
-    losses[:, 0] += np.where(shares[:, 1] > 0.3, 0.15, 0.0)
-    ground = Ground(spec, manifests.read(tiny() / "build" / "phases" / POOL))
-    alone = Ground(replace(spec, residual=False), ground.pool)
-    fits = {"trees": ablate.fitted(ground, shares, losses, "effective")}
-    return ground, {**fits, "alone": ablate.fitted(alone, shares, losses, "effective")}
-
-
-def test_the_report_tells_which_targets_use_trees_and_their_error() -> None:
-    pytest.importorskip("lightgbm")
-    ground, fits = _cliff()
-    told = verdicts.trees(ground.spec, fits)
-    assert told is not None
-    assert list(told) == ["trees"]
-    assert told["trees"]["used"] == {"wiki": True, "python": False, "javascript": False}
-    assert told["trees"]["error"]["wiki"] < 0.95 <= told["trees"]["error"]["python"]
-    assert verdicts.trees(replace(ground.spec, residual=False), fits) is None
-    lines = report_lines({**read_report(tiny()), "residual": told})
-    [line] = [line for line in lines if line.startswith("trees  ")]
-    assert line.split()[2:] == [
-        "used",
-        f"{told['trees']['error']['python']:.3f}",
-        *("not", "used", f"{told['trees']['error']['javascript']:.3f}", "not", "used"),
-    ]
-
-
-def test_what_is_recommended_is_the_laws_own_with_trees_or_without() -> None:
-    pytest.importorskip("lightgbm")
-    ground, fits = _cliff()
-    assert fits["trees"].sigma[0] < fits["alone"].sigma[0]
-    found = [ablate.recommended(ground, fit, ground.spec.value) for fit in fits.values()]
-    assert found[0].content() == found[1].content()
 
 
 def test_an_interval_is_narrower_with_more_pairs_and_nothing_without_noise() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.train.ablations.measure import EVALUATED_ROWS, Held, held_rows, measured
+from crystalmix.train.ablations.measure import EVALUATED_ROWS, Held, held_rows, measure
 from crystalmix.train.ablations.proxy_sizes import model_settings
 from crystalmix.train.model.crystal import Crystal, initialise
 from helpers.ablations import tiny
@@ -42,36 +42,34 @@ def row_sums(of: Crystal, held: Held) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_loss_is_the_mean_over_all_labels_that_count() -> None:
     of = model(1)
-    told = measured(of, build(), "held-out", HELD)
+    loss = measure(of, build(), "held-out", HELD, 1)
     sums, counts = row_sums(of, HELD)
-    assert told["nll"] == pytest.approx(sums.sum() / counts.sum(), rel=1e-5)
-    assert (told["domain"], told["rows"]) == ("wiki", len(sums))
-    assert told["tokens"] == counts.sum()
+    assert loss.nll == pytest.approx(sums.sum() / counts.sum(), rel=1e-5)
+    assert (loss.domain, loss.rows) == ("wiki", len(sums))
+    assert loss.tokens == counts.sum()
 
 
 def test_its_standard_error_is_that_of_rows_drawn_again() -> None:
     of = model(2)
-    told = measured(of, build(), "held-out", HELD)
+    loss = measure(of, build(), "held-out", HELD, 1)
     sums, counts = row_sums(of, HELD)
     rng = np.random.default_rng(3)
     drawn = rng.integers(0, len(sums), (4000, len(sums)))
     again = sums[drawn].sum(1) / counts[drawn].sum(1)
     # resampling strays by the variance over n, not over n - 1
-    assert told["sem"] == pytest.approx(again.std() * (len(sums) / (len(sums) - 1)) ** 0.5, rel=0.1)
+    assert loss.sem == pytest.approx(again.std() * (len(sums) / (len(sums) - 1)) ** 0.5, rel=0.1)
 
 
 def test_bits_per_byte_do_not_depend_on_how_many_rows_go_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of = model(1)
-    whole = measured(of, build(), "held-out", HELD)
+    whole = measure(of, build(), "held-out", HELD, 1)
     assert HELD.rows < EVALUATED_ROWS
     monkeypatch.setattr("crystalmix.train.ablations.measure.EVALUATED_ROWS", 5)
-    some = measured(of, build(), "held-out", HELD)
-    assert some["bits_per_byte"] == pytest.approx(whole["bits_per_byte"], rel=1e-6)
-    assert {key: some[key] for key in ("tokens", "bytes", "rows")} == {
-        key: whole[key] for key in ("tokens", "bytes", "rows")
-    }
+    some = measure(of, build(), "held-out", HELD, 1)
+    assert some.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-6)
+    assert (some.tokens, some.bytes, some.rows) == (whole.tokens, whole.bytes, whole.rows)
 
 
 def test_no_more_rows_are_read_than_asked_and_the_same_ones_first() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.ablations.measure import HeldOutLoss
+from crystalmix.train.ablations.proxies import ProxyResult, RunEntry
 from crystalmix.train.ablations.tables import FITS, LOSSES, RUNS
 from helpers.ablations import copied, tiny, varied
 
@@ -58,14 +60,10 @@ def test_a_folder_of_something_else_is_no_ablation(tmp_path: Path) -> None:
 
 
 def test_losses_are_those_of_the_last_phase() -> None:
-    results = [
-        {
-            "losses": [
-                {"domain": "a", "nll": 9.0, "stage": 1},
-                {"domain": "b", "nll": 8.0, "stage": 1},
-                {"domain": "a", "nll": 2.0, "stage": 2},
-                {"domain": "b", "nll": 1.0, "stage": 2},
-            ]
-        }
+    losses = [
+        HeldOutLoss(domain, nll, 0.1, 1.0, 9, 9, 1, stage)
+        for domain, nll, stage in [("a", 9.0, 1), ("b", 8.0, 1), ("a", 2.0, 2), ("b", 1.0, 2)]
     ]
-    assert evidence.loss_matrix(results, ["b", "a"]).tolist() == [[1.0, 2.0]]
+    entry = RunEntry("tiny", 1, 1, 2, 9, 2.0, 0, {}, [], "", "")
+    matrix = evidence.loss_matrix([ProxyResult(entry, tuple(losses))], ["b", "a"])
+    assert matrix.tolist() == [[1.0, 2.0]]

@@ -68,7 +68,7 @@ def test_what_is_wrong_is_an_error_of_ours(tables: tuple[Path, Path], tmp_path: 
 
 def test_every_option_has_help_and_a_table_is_described() -> None:
     shown = call("--help").output
-    for word in ("--predict", "--law", "--shares", "--losses", "--residual", "--json"):
+    for word in ("--predict", "--law", "--shares", "--losses", "--json"):
         assert word in shown
     assert "`share:DOMAIN`" in shown
     assert "`loss:DOMAIN`" in shown
