@@ -6,10 +6,15 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 WHEEL := .env-wheel
+NEWER_ENV := .env-newer
+DOCS := .env-docs
+# A Python above 3.11, the newest that is there; NEWER=... names another one.
+NEWER ?= $(shell for v in 3.14 3.13 3.12; do \
+  "python$$v" -c 'import venv' 2>/dev/null && { command -v "python$$v"; break; }; done)
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test check format wheel csx clean
+.PHONY: demo test check format reference wheel newer csx docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -27,6 +32,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The pages of keys and commands, from the code.
+reference: $(VENV)/.dev
+	$(BIN)/python docs/reference.py
+
 # The wheel, alone in another environment and from another folder.
 wheel: $(VENV)/.dev
 	rm -rf build dist $(WHEEL)
@@ -36,6 +45,30 @@ wheel: $(VENV)/.dev
 	$(WHEEL)/bin/pip install --quiet -c constraints/modern.txt "$$(ls dist/crystalmix-*.whl)[train]"
 	there=$$(mktemp -d) && cd "$$there" && "$(CURDIR)/$(WHEEL)/bin/crystalmix" --help \
 	  && "$(CURDIR)/$(WHEEL)/bin/crystalmix" demo --tiny --out "$$there/demo" && rm -rf "$$there"
+
+# The wheel on a newer Python: the demo, and of the raw files of a demo on $(PYTHON) the very same build.
+newer: $(VENV)/.dev
+	@test -n "$(NEWER)" || { echo "no Python 3.12, 3.13 or 3.14 is there; name one: NEWER=..."; exit 1; }
+	rm -rf build dist $(NEWER_ENV)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	"$(NEWER)" -m venv $(NEWER_ENV)
+	$(NEWER_ENV)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
+	$(NEWER_ENV)/bin/pip install --quiet -c constraints/modern.txt "$$(ls dist/crystalmix-*.whl)[train]"
+	$(BIN)/crystalmix demo --tiny --out $(NEWER_ENV)/demo
+	$(NEWER_ENV)/bin/crystalmix build $(NEWER_ENV)/demo/recipe.yaml --data $(NEWER_ENV)/demo/raw \
+	  --out $(NEWER_ENV)/build
+	$(NEWER_ENV)/bin/crystalmix diff $(NEWER_ENV)/demo/build $(NEWER_ENV)/build | tee $(NEWER_ENV)/diff
+	grep -qx equal $(NEWER_ENV)/diff
+	$(NEWER_ENV)/bin/crystalmix demo --tiny --out $(NEWER_ENV)/own
+
+# The site of docs/; a link that leads nowhere is an error.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
+
+$(DOCS)/.ready: pyproject.toml constraints/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -c constraints/docs.txt 'mkdocs-material>=9.5,<10'
+	touch $@
 
 # What needs cstorch: training on its CPU backend, workers, lowering, the flow of a cluster's run;
 # and what we and cstorch write for each other, each in its own environment.
@@ -62,4 +95,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(CSX) build dist demo *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(DOCS) $(CSX) build dist demo site *.egg-info
