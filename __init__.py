@@ -1,6 +1,83 @@
 """crystalmix: build, prove and train on data mixtures.
 
-What was fed, in which proportion, and exactly when.
+What was fed, in which proportion, and exactly when: `import crystalmix as cm`, then `cm.build`,
+`cm.open`, `cm.verify`, `cm.train` and what else `__all__` names; docs/python.md has an example of
+each. Names are loaded when they are first used (PEP 562), so that the import is quick.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
+    from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
+    from crystalmix.train.api.data import build, import_shards, jsonl, plan
+    from crystalmix.train.api.opened import Build, Phase, Run, open, show  # noqa: A004
+    from crystalmix.train.api.runs import (
+        Forecast,
+        export,
+        forecast,
+        import_weights,
+        sql,
+        trace,
+        train,
+    )
+    from crystalmix.train.demo.demo import demo
+    from crystalmix.train.trace.answers import Table
+
 __version__ = "0.1.0"
+_ROOMS = {
+    "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
+    "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
+    "train.api.data": ("build", "import_shards", "jsonl", "plan"),
+    "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
+    "train.api.runs": ("Forecast", "export", "forecast", "import_weights", "sql", "trace"),
+    "train.demo.demo": ("demo",),
+    "train.trace.answers": ("Table",),
+}
+_PLACES = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [
+    "Ablation",
+    "Build",
+    "Differences",
+    "Forecast",
+    "Phase",
+    "Run",
+    "ShardVerdict",
+    "Table",
+    "Verdict",
+    "ablate",
+    "ablation_cost",
+    "build",
+    "demo",
+    "diff",
+    "export",
+    "fit_laws",
+    "forecast",
+    "import_shards",
+    "import_weights",
+    "jsonl",
+    "open",
+    "plan",
+    "show",
+    "sql",
+    "trace",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a name of the face when it is first used."""
+    if name == "train":  # a floor of the house, too: a package that can be called
+        return import_module("crystalmix.train")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'crystalmix' has no attribute {name!r}")
+    value = getattr(import_module(f"crystalmix.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the face, loaded or not."""
+    return sorted({*globals(), *__all__})

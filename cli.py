@@ -4,18 +4,17 @@ Exit codes: 0 sound, 1 findings or failure, 2 usage. Each verb imports what it n
 so that `--help` is quick.
 """
 
+import logging
 import os
 import sys
-from typing import Any
 
 import click
 
 from crystalmix import __version__
-from crystalmix.train.commands import ablate as ablateverbs
-from crystalmix.train.commands import csx as csxverbs
-from crystalmix.train.commands import data as mixing
-from crystalmix.train.commands import train as verbs
-from crystalmix.train.commands import weights as weightverbs
+from crystalmix.train.commands import ablate, csx, data, train, weights
+
+QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
+HELP_WIDTH = 100
 
 
 class Verbs(click.Group):
@@ -26,7 +25,13 @@ class Verbs(click.Group):
         del ctx
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  as click's
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs with the first sentence of their help, uncut."""
+        rows = [(n, self.commands[n].get_short_help_str(10**6)) for n in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> object:
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""
         from crystalmix.prep.runtime.errors import CrystalmixError
 
@@ -55,31 +60,37 @@ def fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more: what is reused, what is waited for.")
+@click.option("-q", "--quiet", is_flag=True, help="Neither notes nor progress.")
 @click.version_option(__version__, prog_name="crystalmix")
-def main() -> None:
+def main(verbose: bool, quiet: bool) -> None:
     """Build, prove and train on data mixtures: what was fed, in which proportion, exactly when."""
-    import logging
-
-    logging.basicConfig(format="note: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="note: %(message)s", level=level, stream=sys.stderr, force=True)
+    if quiet:
+        os.environ[QUIET] = "1"
 
 
 for verb in (
-    verbs.demo,
-    mixing.plan,
-    mixing.jsonl,
-    mixing.build,
-    mixing.import_,
-    verbs.show,
-    verbs.verify,
-    mixing.diff,
-    verbs.train,
-    weightverbs.export,
-    weightverbs.import_weights,
-    verbs.trace,
-    verbs.sql,
-    ablateverbs.ablate,
-    csxverbs.csx,
+    train.demo,
+    data.plan,
+    data.jsonl,
+    data.build,
+    data.import_,
+    train.show,
+    train.verify,
+    data.diff,
+    train.train,
+    weights.export,
+    weights.import_weights,
+    train.trace,
+    train.sql,
+    ablate.ablate,
+    csx.csx,
 ):
     main.add_command(verb)
 

@@ -34,7 +34,7 @@ class Outlook:
     shared: Findings = field(default_factory=Findings)
 
     @property
-    def refused(self) -> bool:
+    def faulty(self) -> bool:
         """Whether the recipe can't be built like this."""
         return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
 

@@ -4,11 +4,20 @@ Each imports what it needs when it runs, so that `--help` is quick.
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from crystalmix.train.commands.lawverbs_ import fit
-from crystalmix.train.commands.options import JSON, OUT, PATH, WORKERS, show_json, show_lines
+from crystalmix.train.commands.options import (
+    JSON,
+    OUT,
+    PATH,
+    WORKERS,
+    Verb,
+    bundled,
+    show_json,
+    show_lines,
+)
 
 DEFAULT = "run"
 
@@ -28,14 +37,11 @@ def ablate() -> None:
     """Train small proxies on mixtures, fit a law, recommend a mixture: `ablate SPEC --out DIR`."""
 
 
-@ablate.command(DEFAULT)
-@click.argument("spec")
-@click.option(
-    "--data",
-    type=PATH,
-    default=None,
-    help="Folder of the raw files (default: the recipe's folder).",
+@ablate.command(
+    DEFAULT, cls=Verb, example="crystalmix ablate four-groups --data raw --out ablation"
 )
+@click.argument("spec", shell_complete=bundled("specs"))
+@click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's folder).")
 @OUT
 @click.option("--dry-run", is_flag=True, help="Tell the runs, tokens and hours; train nothing.")
 @WORKERS
@@ -44,29 +50,42 @@ def run(
     spec: str, data: Path | None, out: Path, dry_run: bool, workers: int, as_json: bool
 ) -> None:
     """Run the ablation of SPEC (a file or a bundled name); what is done is not done again."""
+    from crystalmix.train.api import ablations
+
     if dry_run:
-        from crystalmix.train.ablations.costs import cost
-
-        told = cost(spec, workers)
-        show_json(told.content()) if as_json else show_lines(told.lines())
-        return
-    from crystalmix.train.ablations.ablate import run as start
-    from crystalmix.train.ablations.report import report_lines
-
-    report = start(spec, data, out, workers=workers, say=lambda line: click.echo(line, err=True))
-    show_json(report) if as_json else show_lines(report_lines(report))
+        answer = ablations.ablation_cost(spec, workers=workers)
+    else:
+        say = _progress
+        answer = ablations.ablate(spec, out, data=data, workers=workers, say=say)
+    show_json(answer.content()) if as_json else show_lines(answer.lines())
 
 
-@ablate.command()
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@ablate.command(cls=Verb, example="crystalmix ablate export ablation --out recommended.yaml")
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Recipe to write.")
 @click.option("--mixture", default="recommended", help="Which of the checked ones (recommended).")
 @click.option("--anyway", is_flag=True, help="Write what the report does not recommend, too.")
-def export(folder: Path, out: Path, mixture: str, anyway: bool) -> None:
+def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Write the recommended mixture of DIR's ablation as a recipe that `build` takes."""
-    from crystalmix.train.ablations.export_recipe import export as write
+    from crystalmix.train.api.ablations import Ablation
 
-    show_lines(write(folder, out, mixture=mixture, anyway=anyway))
+    show_lines(Ablation(folder).export(out, **settings).lines())
 
 
-ablate.add_command(fit)
+@ablate.command(cls=Verb, example="crystalmix ablate fit losses.csv --predict larger.csv")
+@click.argument("table", type=PATH)
+@click.option("--predict", type=PATH, help="A second table: predict it, rank it, tell the regret.")
+@click.option("--law", "laws", multiple=True, help="Fit this law only (repeatable; all four).")
+@click.option("--shares", default="share:", help="What columns of shares begin with (share:).")
+@click.option("--losses", default="loss:", help="What columns of losses begin with (loss:).")
+@JSON
+def fit(table: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+    """Fit laws to TABLE, a CSV of mixtures (`share:DOMAIN`) and their losses (`loss:DOMAIN`)."""
+    from crystalmix.train.api import ablations
+
+    fitted = ablations.fit_laws(table, **settings)
+    show_json(fitted.content()) if as_json else show_lines(fitted.lines())

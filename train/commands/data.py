@@ -3,7 +3,6 @@
 Each imports what it needs when it runs, so that `--help` is quick.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,79 +13,60 @@ from crystalmix.train.commands.options import (
     OUT,
     PATH,
     WORKERS,
-    show_findings,
-    show_json,
-    show_lines,
+    Verb,
+    bundled,
+    show_answer,
+    show_phases,
 )
 
+DATA = click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's).")
 
-@click.command()
-@click.argument("recipe")
-@click.option("--out", type=PATH, help="A build whose measured rows replace declared ones.")
+
+@click.command(cls=Verb, example="crystalmix plan crystalcoder --speed 1e6")
+@click.argument("recipe", shell_complete=bundled("recipes"))
+@click.option(
+    "--out", "build", type=PATH, help="A build whose measured rows replace declared ones."
+)
 @click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @JSON
-def plan(
-    recipe: str, out: Path | None, data: Path | None, speed: float | None, as_json: bool
-) -> None:
+def plan(recipe: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
-    from crystalmix.mixtures.plan.outlook import outlook
+    from crystalmix.train.api import data
 
-    told = outlook(recipe, out, data, speed)
-    show_json(told.content()) if as_json else show_lines(told.lines())
-    if told.refused:
-        sys.exit(1)
+    show_answer(data.plan(recipe, **settings), as_json)
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix jsonl starcoderdata/python --out jsonl")
 @click.argument("folder", type=PATH)
 @OUT
 def jsonl(folder: Path, out: Path) -> None:
     """Write FOLDER's StarCoder parquet as JSON lines, byte for byte as the original did."""
-    from crystalmix.prep.crystalcoder import parquet_to_jsonl as tojsonl
+    from crystalmix.train.api import data
 
-    for path, lines in tojsonl.convert_all(folder, out):
-        click.echo(f"{path}: {lines:,} lines")
+    for entry in data.jsonl(folder, out).content():
+        click.echo(f"{entry['file']}: {entry['lines']:,} lines")
 
 
-@click.command()
-@click.argument("recipe")
-@click.option(
-    "--data",
-    type=PATH,
-    default=None,
-    help="Folder of the raw files (default: the recipe's folder).",
-)
+@click.command(cls=Verb, example="crystalmix build recipe.yaml --data raw --out build --workers 8")
+@click.argument("recipe", shell_complete=bundled("recipes"))
+@DATA
 @OUT
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
 @WORKERS
-def build(
-    recipe: str,
-    data: Path | None,
-    out: Path,
-    phases: tuple[str, ...],
-    tokenizer: Path | None,
-    dropped: Path | None,
-    workers: int,
-) -> None:
+def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
     from crystalmix.prep.runtime.workers import without_pandas
 
     without_pandas()
-    from crystalmix.mixtures.build.build import build as run
-    from crystalmix.mixtures.manifest import report
-    from crystalmix.mixtures.recipes import recipe as recipes
+    from crystalmix.train.api import data
 
-    root = data if data is not None else recipes.find(recipe).parent
-    read = recipes.load(recipe, tokenizer)
-    made = run(read, root, out, workers=workers, phases=phases, dropped=dropped)
-    for manifest in made:
-        show_lines(report.manifest_lines(manifest))
+    show_phases(data.build(recipe, out, **settings), only=settings["phases"])
 
 
-@click.command("import")
+@click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")
 @click.argument("folder", type=PATH)
 @OUT
 @click.option("--params", type=PATH, multiple=True, required=True, help="A phase's params.yaml.")
@@ -95,22 +75,19 @@ def build(
 @click.option("--zeros", default="aligned", help="Weights of 0: aligned, or misaligned as in 1.9.")
 @click.option("--digests/--no-digests", default=True, help="Read all rows for digests (yes).")
 @WORKERS
-def import_(folder: Path, out: Path, workers: int, **asked: Any) -> None:  # noqa: ANN401
+def import_(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Seal manifests over FOLDER's shards, which Model Zoo wrote; they are linked, not touched."""
-    from crystalmix.mixtures.manifest import report
-    from crystalmix.mixtures.modelzoo import import_shards as importing
+    from crystalmix.train.api import data
 
-    settings = importing.ImportSettings(**asked)
-    for manifest in importing.import_shards(folder, out, settings, workers=workers):
-        show_lines(report.manifest_lines(manifest))
+    show_phases(data.import_shards(folder, out, **settings))
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix diff old-build new-build")
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH)
 @JSON
 def diff(old: Path, new: Path, as_json: bool) -> None:
     """Show what differs between two manifests (or two builds, phase by phase)."""
-    from crystalmix.mixtures.manifest import report
+    from crystalmix.train.api import checks
 
-    show_findings(report.differences(old, new), as_json, "equal")
+    show_answer(checks.diff(old, new), as_json)

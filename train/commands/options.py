@@ -1,18 +1,22 @@
-"""What the verbs of the command line share: their options, and how an answer is printed."""
+"""What the verbs of the command line share: their class, options, and how an answer is printed."""
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from crystalmix.train.api.opened import Build
 
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
-MOVED = click.option("--build", "build_", type=PATH, help="A run's build, if it was moved.")
+MOVED = click.option("--build", "build", type=PATH, help="A run's build, if it was moved.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 WORKERS = click.option(
     "--workers",
@@ -20,6 +24,50 @@ WORKERS = click.option(
     default=os.cpu_count() or 1,
     help="Worker processes (default: one per core). The result does not depend on it.",
 )
+BUNDLED = {
+    "recipes": ("mixtures/recipes",),
+    "runs": ("train/presets",),
+    "specs": ("mixtures/ablations",),
+}
+
+
+class Verb(click.Command):
+    """A command with an example at the end of its help."""
+
+    def __init__(self, *args: Any, example: str, **settings: Any) -> None:  # noqa: ANN401  as click's
+        settings["epilog"] = f"\b\nExample:\n  {example}"
+        super().__init__(*args, **settings)
+
+
+class Shown(Protocol):
+    """What can be printed: an answer of the Python face."""
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it names faults."""
+        ...
+
+    def content(self) -> Any:  # noqa: ANN401  free JSON
+        """Return it as JSON."""
+        ...
+
+    def lines(self) -> Iterable[str]:
+        """Return it as text."""
+        ...
+
+
+def bundled(
+    kind: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return the shell completion of an argument: names of bundled files, then files."""
+
+    def complete(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+        root = Path(__file__).parents[2]
+        names = sorted(p.stem for folder in BUNDLED[kind] for p in (root / folder).glob("*.yaml"))
+        items = [CompletionItem(name) for name in names if name.startswith(typed)]
+        return [*items, CompletionItem(typed, type="file")]
+
+    return complete
 
 
 def given(name: str) -> bool:
@@ -51,11 +99,25 @@ def show_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def show_answer(told: Any, as_json: bool) -> None:  # noqa: ANN401  a train.trace.answers.Answer
-    """Print an answer; exit 1 where it tells of findings."""
-    show_json(told.content) if as_json else show_lines(told.lines)
-    if told.faulty:
+def show_answer(answer: Shown, as_json: bool) -> None:
+    """Print an answer; exit 1 where it names faults."""
+    show_json(answer.content()) if as_json else show_lines(answer.lines())
+    if answer.faulty:
         sys.exit(1)
+
+
+def show_phases(build: "Build", only: Sequence[str] = ()) -> None:
+    """Print the manifests of a build, or of some of its phases."""
+    from crystalmix.mixtures.manifest.report import manifest_lines
+
+    for name, phase in build.phases.items():
+        if not only or name in only:
+            show_lines(manifest_lines(phase.manifest))
+
+
+def note(line: str) -> None:
+    """Print a note on stderr."""
+    click.echo(f"note: {line}", err=True)
 
 
 def _readable(value: object) -> object:
@@ -64,10 +126,3 @@ def _readable(value: object) -> object:
         whole = value == value.to_integral_value()
         return int(value) if whole and abs(value) < 2**63 else float(value)
     return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def show_findings(told: list[str], as_json: bool, sound: str) -> None:
-    """Print findings, or the word that there are none; exit 1 where there are."""
-    show_json(told) if as_json else show_lines(told or [sound])
-    if told:
-        sys.exit(1)

@@ -4,7 +4,6 @@ Each imports what it needs when it runs, so that `--help` is quick.
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +14,72 @@ from crystalmix.train.commands.options import (
     MOVED,
     PATH,
     WORKERS,
+    Verb,
+    bundled,
     given,
+    note,
     refuse_without,
     show_answer,
-    show_findings,
-    show_json,
-    show_lines,
 )
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix demo --out demo")
 @click.option("--out", type=PATH, default=Path("demo"), help="Folder to write into (demo).")
 @click.option("--tiny", is_flag=True, help="A smaller demo, for a first check.")
 @WORKERS
 def demo(out: Path, tiny: bool, workers: int) -> None:
     """Run everything on documents of your own Python: build, train, kill, resume, prove."""
-    from crystalmix.train.demo.demo import run
+    from crystalmix.train.demo.demo import demo as run
 
     if not run(out, tiny=tiny, workers=workers, say=click.echo):
         sys.exit(1)
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix show build --step phase3:27000")
 @click.argument("path", type=PATH)
 @click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
 @click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
 @MOVED
 @JSON
 def show(
-    path: Path, step: str | None, plot: Path | None, build_: Path | None, as_json: bool
+    path: Path, step: str | None, plot: Path | None, build: Path | None, as_json: bool
 ) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
-    from crystalmix.train.trace import overview
+    from crystalmix.train.api import opened
 
     if plot is not None:
         from crystalmix.train.figures.run_plot import draw
 
-        click.echo(draw(path, build_, plot), err=True)
-    show_answer(overview.look(path, build_, step), as_json)
+        click.echo(draw(path, build, plot), err=True)
+    show_answer(opened.show(path, build=build, step=step), as_json)
 
 
-@click.command()
-@click.argument("build_", metavar="PATH", type=PATH)
+@click.command(cls=Verb, example="crystalmix verify build --run run")
+@click.argument("path", type=PATH)
 @click.option("--run", type=PATH, help="Check this run's ledger against its plan too.")
 @WORKERS
 @JSON
-def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
+def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     """Read everything again and tell every disagreement; exit code 1 if there is one.
 
     PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
     """
-    from crystalmix.mixtures.manifest.report import checked
-    from crystalmix.mixtures.verify import foreign_shards as foreign
-    from crystalmix.mixtures.verify.verify import verify as check
+    from crystalmix.train.api import checks
 
-    if run is None and (files := foreign.verify(build_, workers=workers)) is not None:
-        show_json(asdict(files)) if as_json else show_lines(files.lines())
-        sys.exit(1 if files.faults else 0)
-    told = check(build_, workers=workers, note=lambda line: click.echo(f"note: {line}", err=True))
-    read = [] if told else [checked(build_)]
-    if run is not None:
-        from crystalmix.train.record.skips import lines, recorded
-        from crystalmix.train.trace import findings
-
-        told += findings.findings(build_, run, batches=True)
-        read += [] if told else [findings.checked(run)]
-        for line in lines(recorded(run)) if not told else ():
-            click.echo(f"note: {line}", err=True)
-    sound = f"sound: every file, count, digest and order agrees: {', '.join(read)}"
-    show_findings(told, as_json, sound)
+    verdict = checks.verify(path, run=run, workers=workers)
+    for line in verdict.notes:
+        note(line)
+    show_answer(verdict, as_json)
 
 
-@click.command()
-@click.argument("build_", metavar="BUILD", type=PATH)
-@click.option("--run", "run_file", default="mini", help="Run file (default: the preset mini).")
+@click.command(cls=Verb, example="crystalmix train build --run mini --out run")
+@click.argument("build", type=PATH)
+@click.option(
+    "--run",
+    default="mini",
+    help="Run file (default: the preset mini).",
+    shell_complete=bundled("runs"),
+)
 @click.option("--out", type=PATH, help="Folder to write into.")
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
@@ -112,35 +103,31 @@ def verify(build_: Path, run: Path | None, workers: int, as_json: bool) -> None:
     default="torch",
     help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
 )
-def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
+def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # noqa: ANN401
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
     """
     dry_run, ranks, speed, as_json = (
-        asked.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
+        settings.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
     )
-    if not given("run_file"):
-        click.echo(f"note: no --run: taking the preset {run_file}", err=True)
+    if not given("run"):
+        note(f"no --run: taking the preset {run}")
     if dry_run:
-        from crystalmix.train.trainer.forecast import Asked, answer
+        from crystalmix.train.api import runs
 
-        told = answer(build_, run_file, Asked(ranks, speed), asked["phases"])
-        show_answer(told, as_json)
+        phases = settings["phases"]
+        show_answer(runs.forecast(build, run, phases=phases, ranks=ranks, speed=speed), as_json)
         return
     refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    from crystalmix.train.trainer.session import train as run
+    from crystalmix.train.api import runs
 
-    if (backend := asked.pop("backend")) != "torch":
-        from crystalmix.train.cerebras.phase import maker
-
-        asked["make"] = maker(backend, run_file)
-    run(build_, run_file, out, say=click.echo, **asked)
+    runs.train(build, run, out=out, say=click.echo, **settings)
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix trace run --step phase1:300")
 @click.argument("run", type=PATH)
 @MOVED
 @click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
@@ -159,26 +146,28 @@ def train(build_: Path, run_file: str, out: Path | None, **asked: Any) -> None: 
 @click.option("--window", default=128, help="With --spikes: steps before that a step is held to.")
 @click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
 @JSON
-def trace(run: Path, build_: Path | None, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
+def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
-    from crystalmix.train.trace import answers as tracing
+    from crystalmix.train.api import runs
     from crystalmix.train.trace.spikes import SpikeSettings
 
-    measure = {name: asked.pop(name) for name in ("window", "threshold")}
-    if asked["spikes"] is None:
+    measure = {name: settings.pop(name) for name in ("window", "threshold")}
+    if settings["spikes"] is None:
         refuse_without("--spikes", *measure)
     else:
-        asked["spikes"] = SpikeSettings(phase=asked["spikes"] or None, **measure)
-    show_answer(tracing.answer(run, build_, **asked), as_json)
+        settings["spikes"] = SpikeSettings(phase=settings["spikes"] or None, **measure)
+    show_answer(runs.trace(run, **settings), as_json)
 
 
-@click.command()
+@click.command(
+    cls=Verb, example='crystalmix sql run "SELECT part, avg(loss) FROM losses GROUP BY part"'
+)
 @click.argument("path", type=PATH)
 @click.argument("query", required=False)
 @MOVED
 @JSON
-def sql(path: Path, query: str | None, build_: Path | None, as_json: bool) -> None:
+def sql(path: Path, query: str | None, build: Path | None, as_json: bool) -> None:
     """Run QUERY over a build or run; without one, list the views and their columns."""
-    from crystalmix.train.trace import answers as tracing
+    from crystalmix.train.api import runs
 
-    show_answer(tracing.query(path, build_, query), as_json)
+    show_answer(runs.sql(path, query, build=build), as_json)

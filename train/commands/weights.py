@@ -4,13 +4,14 @@ Each imports what it needs when it runs, so that `--help` is quick.
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from crystalmix.train.commands.options import MOVED, OUT, PATH
+from crystalmix.train.commands.options import MOVED, OUT, PATH, Verb, bundled, note
 
 
-@click.command()
+@click.command(cls=Verb, example="crystalmix export run --out weights --dtype bfloat16")
 @click.argument("source", metavar="CHECKPOINT_OR_RUN", type=PATH)
 @OUT
 @click.option("--phase", default=None, help="Of a run: the phase (the last one trained).")
@@ -22,37 +23,37 @@ from crystalmix.train.commands.options import MOVED, OUT, PATH
     "--shard-bytes", type=click.IntRange(1), default=5_000_000_000, help="Greatest file (5e9)."
 )
 @MOVED
-def export(
-    source: Path,
-    out: Path,
-    phase: str | None,
-    step: int | None,
-    dtype: str,
-    shard_bytes: int,
-    build_: Path | None,
-) -> None:
+def export(source: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Write a checkpoint in Hugging Face names, as safetensors for the public CrystalCoder code."""
-    from crystalmix.train.weights import hf_export as exporting
+    from crystalmix.train.api import runs
 
-    settings = exporting.ExportSettings(dtype, shard_bytes)
-    found = exporting.find(source, phase, step, build_)
-    told = exporting.export(found, out, settings, build_)
-    for note in told.notes:
-        click.echo(f"note: {note}", err=True)
-    where = told.provenance["phase"] or "checkpoint"
+    exported = runs.export(source, out, **settings)
+    for line in exported.notes:
+        note(line)
+    origin = exported.provenance
+    where = f"{origin['phase'] or 'checkpoint'} step {origin['step']}"
     click.echo(
-        f"{where} step {told.provenance['step']}: {len(told.files)} file(s) of weights in "
-        f"{told.provenance['dtype']}, weights {told.provenance['weights'][:12]}"
+        f"{where}: {len(exported.files)} file(s) of weights in {origin['dtype']}, "
+        f"weights {origin['weights'][:12]}"
     )
 
 
-@click.command("import-weights")
+@click.command(
+    "import-weights",
+    cls=Verb,
+    example="crystalmix import-weights weights --out checkpoint --run run.yaml",
+)
 @click.argument("source", metavar="WEIGHTS", type=PATH)
 @OUT
-@click.option("--run", "run_file", default=None, help="Run file or preset whose model they are of.")
-def import_weights(source: Path, out: Path, run_file: str | None) -> None:
+@click.option(
+    "--run",
+    default=None,
+    help="Run file or preset whose model they are of.",
+    shell_complete=bundled("runs"),
+)
+def import_weights(source: Path, out: Path, run: str | None) -> None:
     """Write WEIGHTS in Hugging Face names (a folder or a file) as a checkpoint to begin from."""
-    from crystalmix.train.weights import hf_import as weights
+    from crystalmix.train.api import runs
 
-    state = weights.import_weights(source, out, run_file)
-    click.echo(f"{out}: weights {state['weights'][:12]}, to begin a phase from")
+    weights = runs.import_weights(source, out, run=run)
+    click.echo(f"{out}: weights {weights[:12]}, to begin a phase from")

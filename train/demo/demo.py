@@ -30,8 +30,9 @@ from crystalmix.train.demo import python_corpus as gather
 from crystalmix.train.record import ledger
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record import views as trace
-from crystalmix.train.trace.answers import FIM, snippet
+from crystalmix.train.trace.answers import FIM
 from crystalmix.train.trace.findings import findings
+from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trainer import session
 
 Json = dict[str, Any]
@@ -56,7 +57,7 @@ FULL = Size((40, 80, 40), 16, 4096, 20)
 TINY = Size((10, 16, 10), 8, 1024, 4)
 
 
-def run(out: Path, *, tiny: bool, workers: int, say: Say) -> bool:
+def demo(out: Path, *, tiny: bool, workers: int, say: Say) -> bool:
     """Run the demo; return whether everything that must hold does."""
     size, began = TINY if tiny else FULL, monotonic()
     raw = _gather(out, tiny, say)
@@ -207,9 +208,10 @@ def _worst_step(built: Path, trained: Path, say: Say) -> None:
     )[0]
     pieces = trace.documents(traced, worst["phase"], worst["step"])
     longest = sorted(pieces, key=lambda p: (p["start"] - p["stop"], p["slot"]))[:SHOWN]
+    longest.sort(key=lambda p: p["slot"])
     rows = [
-        [f"  {p['part']}", p["stop"] - p["start"], FIM[p["fim"]], p["name"], snippet(traced, p)]
-        for p in sorted(longest, key=lambda p: p["slot"])
+        [f"  {p['part']}", p["stop"] - p["start"], FIM[p["fim"]], p["name"], text]
+        for p, text in zip(longest, snippets(traced, longest), strict=True)
     ]
     say(
         f"highest loss of {worst['phase']}: step {worst['step']} ({worst['loss']:.3f}), "

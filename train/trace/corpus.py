@@ -1,13 +1,16 @@
 """Corpus: what a build holds, domain by domain, and what a target would take of it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from crystalmix.mixtures.ablations import published_mixtures as presets
+import pyarrow as pa
+
+from crystalmix.mixtures.ablations import published_mixtures
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace.answers import Table
 
-Json = dict[str, Any]
 DOMAINS = """
     WITH held AS (
       SELECT DISTINCT p.domain, s.shard FROM shards s JOIN parts p USING (phase, part)),
@@ -34,35 +37,31 @@ COLUMNS = """
 """
 
 
-def domains(traced: Traced) -> list[Json]:
-    """Return documents, tokens and bytes of each domain that a phase draws from.
+def domains(traced: Traced) -> Table:
+    """Return domain, documents, tokens, bytes, variants of each domain that a phase draws from.
 
     variants: FIM epochs that the domain's rows hold; tokens are those of one of them.
     """
-    variants = _variants(traced)
-    return [
-        {
-            **row,
-            "tokens": row["tokens"] // variants[row["domain"]],
-            "variants": variants[row["domain"]],
-        }
-        for row in traced.rows(DOMAINS)
-    ]
+    variants, rows = _variants(traced), traced.rows(DOMAINS)
+    for row in rows:
+        row["variants"] = variants[row["domain"]]
+        row["tokens"] //= row["variants"]
+    return Table(pa.Table.from_pylist(rows))
 
 
-def licences(traced: Traced, most: int = 8) -> list[Json]:
-    """Return the commonest licences of each source, where its recipe keeps such a column."""
-    told: list[Json] = []
+def licences(traced: Traced, most: int = 8) -> Table:
+    """Return source, licence, documents: the commonest licences where a recipe keeps them."""
+    rows: list[dict[str, Any]] = []
     for column in traced.rows(COLUMNS):
         name = '"' + column["name"].replace('"', '""') + '"'
-        told += traced.rows(
+        rows += traced.rows(
             f"SELECT source, {name} AS licence, count(*) AS documents FROM documents "
             f"WHERE {name} IS NOT NULL GROUP BY ALL "
             "QUALIFY row_number() OVER (PARTITION BY source ORDER BY count(*) DESC, licence) <= ? "
             "ORDER BY source, documents DESC, licence",
             [most],
         )
-    return told
+    return Table(pa.Table.from_pylist(rows))
 
 
 def links(traced: Traced) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
@@ -85,21 +84,19 @@ def compared(
     tokens: Mapping[str, int], target: float, max_epochs: float = 4.0
 ) -> dict[str, dict[str, float]]:
     """Return known mixtures of domains of so many tokens, those left out that do not apply."""
-    tried: dict[str, Any] = {
-        "natural": lambda: presets.natural(tokens),
-        "uniform": lambda: presets.uniform(tokens),
-        "UniMax": lambda: presets.unimax(tokens, target, max_epochs),
-        "CrystalCoder 1": lambda: presets.crystal_phase1(tokens),
-        "CrystalCoder 2": lambda: presets.crystal_phase2(tokens),
-        "CrystalCoder 3": lambda: presets.crystal_phase3(tokens),
+    known = {
+        "natural": published_mixtures.natural,
+        "uniform": published_mixtures.uniform,
+        "UniMax": lambda shares: published_mixtures.unimax(shares, target, max_epochs),
+        "CrystalCoder 1": published_mixtures.crystal_phase1,
+        "CrystalCoder 2": published_mixtures.crystal_phase2,
+        "CrystalCoder 3": published_mixtures.crystal_phase3,
     }
-    told: dict[str, dict[str, float]] = {}
-    for name, make in tried.items():
-        try:
-            told[name] = make()
-        except RefusalError:
-            continue
-    return told
+    mixtures: dict[str, dict[str, float]] = {}
+    for name, shares_of in known.items():
+        with suppress(RefusalError):
+            mixtures[name] = shares_of(tokens)
+    return mixtures
 
 
 def repeats(

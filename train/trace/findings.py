@@ -1,6 +1,7 @@
 """Findings: every disagreement between what a manifest planned and what a ledger recorded."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,38 @@ from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.record import ledger, skips
 from crystalmix.train.record import run_folder as folders
 from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.trace.answers import Answer, Grid
 
 Json = dict[str, Any]
 MOST = 20  # findings told per phase
+
+
+@dataclass(frozen=True)
+class Findings(Answer):
+    """Disagreements between plan and ledger, one line each; the steps that were skipped."""
+
+    disagreements: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is a disagreement."""
+        return bool(self.disagreements)
+
+    def content(self) -> list[str]:
+        """The disagreements as JSON."""
+        return list(self.disagreements)
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the disagreements, or that there are none and which steps were skipped."""
+        yield from self.disagreements or ("ledger equals plan: yes", *self.skipped)
+
+
+def compare(build: Path, run: Path, *, batches: bool = False) -> Findings:
+    """Compare a run's ledger with the manifests of its build; arguments as of `findings`."""
+    disagreements = findings(build, run, batches=batches)
+    skipped = () if disagreements else skips.lines(skips.recorded(run))
+    return Findings(tuple(disagreements), tuple(skipped))
 
 
 def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:

@@ -1,101 +1,145 @@
 """Overviews of `crystalmix show`: a manifest, a build, or a run."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crystalmix.mixtures.build.context import sealed_folders
-from crystalmix.mixtures.manifest import report
-from crystalmix.mixtures.manifest import rows_of_steps as consuming
+from crystalmix.mixtures.manifest import report, rows_of_steps
+from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.train.record import metrics, skips
-from crystalmix.train.record import views as trace
+from crystalmix.train.record import metrics, skips, views
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
-from crystalmix.train.trace.answers import Answer
+from crystalmix.train.trace.answers import Answer, Grid, Lines
+from crystalmix.train.trace.questions import Ratios, step_ratios
 
 Json = dict[str, Any]
 WIDTH = 48  # of a text in a table
+STEPS = """
+    SELECT phase, count(*) AS steps, count(*) FILTER (skipped) AS skipped,
+           min_by(loss, step) AS first_loss, max_by(loss, step) AS last_loss,
+           max_by(step, loss) AS worst_step
+    FROM steps GROUP BY phase ORDER BY phase
+"""
+LOSSES = """
+    SELECT phase, part, max_by(loss, step) AS last_loss FROM losses
+    GROUP BY phase, part ORDER BY phase, part
+"""
+
+
+@dataclass(frozen=True)
+class BuildOverview(Answer):
+    """A build, or manifests alone: what was asked, what came of it, what was dropped.
+
+    accounts: of each folder of documents and rows, as its receipt has it; none without a build.
+    """
+
+    path: Path
+    manifests: tuple[Manifest, ...]
+    accounts: tuple[Json, ...]
+
+    def content(self) -> Json:
+        """Manifests and accounts as JSON."""
+        content = {"manifests": [{**m.content(), "digest": m.digest} for m in self.manifests]}
+        return {**content, "accounts": list(self.accounts)} if self.accounts else content
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield a table for each manifest, then the accounts."""
+        for manifest in self.manifests:
+            yield from report.manifest_lines(manifest)
+            yield ""
+        if self.accounts:
+            yield from report.account_lines(self.path)
+
+
+@dataclass(frozen=True)
+class RunOverview(Answer):
+    """A run: steps and losses by phase, asked and got shares, evaluations and samples.
+
+    steps: phase, steps, skipped, first_loss, last_loss, worst_step. losses: phase, part, last_loss.
+    skipped: ranges of steps, by phase. evaluations, samples: as the run's folder has them.
+    """
+
+    steps: tuple[Json, ...]
+    ratios: Ratios
+    losses: tuple[Json, ...]
+    skipped: dict[str, list[skips.Range]]
+    evaluations: tuple[Json, ...]
+    samples: tuple[Json, ...]
+
+    def content(self) -> Json:
+        """All of it as JSON."""
+        return {**vars(self), "ratios": self.ratios.content()}
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield tables: steps, shares, the last evaluations and samples of each phase."""
+        keys = ("first_loss", "last_loss", "worst_step")
+        cells = [[s["phase"], s["steps"], *(_number(s[key]) for key in keys)] for s in self.steps]
+        yield Grid(cells, ["phase", "steps", "first loss", "last loss", "worst step"])
+        yield from skips.lines(self.skipped)
+        yield ""
+        yield from self.ratios.shown()
+        keys = ("phase", "step", "part", "kind", "rows", "tokens")
+        if cells := [[*(e[k] for k in keys), f"{e['loss']:.4f}"] for e in _last(self.evaluations)]:
+            yield ""
+            yield Grid(cells, [*keys, "held-out loss"])
+        texts = ("prefix", "suffix", "text")
+        if cells := [
+            [e["phase"], e["step"], *(_brief(e[key]) for key in texts)] for e in _last(self.samples)
+        ]:
+            yield ""
+            yield Grid(cells, ["phase", "step", "prefix", "suffix", "sampled"])
 
 
 def look(path: Path, build: Path | None = None, step: str | None = None) -> Answer:
-    """Return what there is to see at a path; InputError if it is none of the three.
+    """Return what there is to see at a path; InputError if it is no build, manifest or run.
 
-    build: where a run's build is, if it was moved. step: what `consuming.look` takes.
+    build: where a run's build is, if it was moved. step: what `rows_of_steps.look` takes.
     """
+    is_run = (path / WHERE).exists()
     if step is not None:
-        place = build_of(path, build) if (path / WHERE).exists() else path
-        return Answer(*consuming.look(place, step))
-    if (path / WHERE).exists():
-        return _run(path, build_of(path, build))
+        content, lines = rows_of_steps.look(build_of(path, build) if is_run else path, step)
+        return Lines(tuple(lines), content)
+    return look_at_run(path, build_of(path, build)) if is_run else look_at_build(path)
+
+
+def look_at_build(path: Path) -> BuildOverview:
+    """Return the overview of a build or of manifests."""
     manifests = report.read_manifests(path) if path.exists() else []
     folders = sealed_folders(path)
     if not manifests and not folders:
         raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
-    lines = [line for manifest in manifests for line in [*report.manifest_lines(manifest), ""]]
-    content = {"manifests": [{**m.content(), "digest": m.digest} for m in manifests]}
-    if folders:
-        lines += report.account_lines(path)
-        content["accounts"] = [
-            {"folder": f.relative_to(path).as_posix(), **receipts.read(f)["account"]}
-            for f in folders
-        ]
-    return Answer(content, lines)
-
-
-def _run(run: Path, build: Path) -> Answer:
-    traced = trace.connect(build, run)
-    steps = traced.rows(
-        """
-        SELECT phase, count(*) AS steps, count(*) FILTER (skipped) AS skipped,
-               min_by(loss, step) AS first_loss, max_by(loss, step) AS last_loss,
-               max_by(step, loss) AS worst_step
-        FROM steps GROUP BY phase ORDER BY phase
-        """
+    accounts = (
+        {"folder": f.relative_to(path).as_posix(), **receipts.read(f)["account"]} for f in folders
     )
-    ratios = trace.ratios(traced)
-    losses = traced.rows(
-        "SELECT phase, part, max_by(loss, step) AS last_loss FROM losses "
-        "GROUP BY phase, part ORDER BY phase, part"
+    return BuildOverview(path, tuple(manifests), tuple(accounts))
+
+
+def look_at_run(run: Path, build: Path) -> RunOverview:
+    """Return the overview of a run."""
+    traced = views.connect(build, run)
+    steps = traced.rows(STEPS)
+    folders = [PhaseFolder(run / step["phase"]) for step in steps]
+    evaluations = ({"phase": f.name, **e} for f in folders for e in metrics.read(f.evaluation))
+    samples = ({"phase": f.name, **e} for f in folders for e in metrics.read(f.samples))
+    return RunOverview(
+        tuple(steps),
+        step_ratios(traced),
+        tuple(traced.rows(LOSSES)),
+        skips.recorded(run),
+        tuple(evaluations),
+        tuple(samples),
     )
-    head = ["phase", "steps", "first loss", "last loss", "worst step"]
-    cells = [
-        [
-            s["phase"],
-            s["steps"],
-            *(_told(s[key]) for key in ("first_loss", "last_loss", "worst_step")),
-        ]
-        for s in steps
-    ]
-    watched, more = _evaluations(run, [s["phase"] for s in steps])
-    passed = skips.recorded(run)
-    lines = [*report.table(cells, head), *skips.lines(passed), "", *report.ratio_lines(ratios)]
-    content = {"steps": steps, "ratios": ratios, "losses": losses, "skipped": passed, **watched}
-    return Answer(content, [*lines, *more])
 
 
-def _evaluations(run: Path, phases: list[str]) -> tuple[Json, list[str]]:
-    """Return the evaluations and samples of a run, and lines of the last ones of each phase."""
-    folders = [PhaseFolder(run / phase) for phase in phases]
-    told: Json = {
-        "evaluations": [
-            {"phase": f.name, **line} for f in folders for line in metrics.read(f.evaluation)
-        ],
-        "samples": [{"phase": f.name, **line} for f in folders for line in metrics.read(f.samples)],
-    }
-    last = {key: [e for e in told[key] if e["step"] == _last(told[key], e)] for key in told}
-    keys = ("phase", "step", "part", "kind", "rows", "tokens")
-    cells = [[*(e[key] for key in keys), f"{e['loss']:.4f}"] for e in last["evaluations"]]
-    lines = ["", *report.table(cells, [*keys, "held-out loss"])] if cells else []
-    cells = [
-        [e["phase"], e["step"], _brief(e["prefix"]), _brief(e["suffix"]), _brief(e["text"])]
-        for e in last["samples"]
-    ]
-    more = ["", *report.table(cells, ["phase", "step", "prefix", "suffix", "sampled"])]
-    return told, lines + (more if cells else [])
-
-
-def _last(entries: list[Json], entry: Json) -> int:
-    return max(e["step"] for e in entries if e["phase"] == entry["phase"])
+def _last(entries: tuple[Json, ...]) -> list[Json]:
+    """Return the entries of each phase's last step."""
+    last: dict[str, int] = {}
+    for entry in entries:
+        last[entry["phase"]] = max(entry["step"], last.get(entry["phase"], 0))
+    return [entry for entry in entries if entry["step"] == last[entry["phase"]]]
 
 
 def _brief(text: str | None) -> str:
@@ -104,7 +148,7 @@ def _brief(text: str | None) -> str:
     return shown if len(shown) <= WIDTH else shown[: WIDTH - 3] + "..."
 
 
-def _told(value: float | None) -> str:
+def _number(value: float | None) -> str:
     """Return a loss to four places, or a step; a harvested run need not tell any."""
     if value is None:
         return "-"

@@ -5,13 +5,14 @@ the same shard, or of shards with equal rows; two documents where their texts ar
 document is known again in another source, domain or FIM variant.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from crystalmix.mixtures.manifest.report import read_manifests, table
+from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace.answers import Answer, Grid
 
-Json = dict[str, Any]
 ROWS = """
     WITH keyed AS (
       SELECT r.phase, r.part, s.digest, r."row" FROM "rows" r
@@ -31,46 +32,92 @@ WHERE_SEEN = f"""{ROWS}
     FROM now JOIN before b USING (digest, "row") GROUP BY part, b.phase
 """
 DOCUMENTS = """
-    WITH told AS (SELECT DISTINCT p.phase, p.part, d.digest
+    WITH consumed AS (SELECT DISTINCT p.phase, p.part, d.digest
       FROM pieces p JOIN documents d USING (source, document)
       WHERE p.phase = $phase OR list_contains($before, p.phase))
     SELECT part, count(*) AS documents,
-           count(*) FILTER (digest IN (SELECT digest FROM told WHERE phase <> $phase)) AS seen
-    FROM told WHERE phase = $phase GROUP BY part
+           count(*) FILTER (digest IN (SELECT digest FROM consumed WHERE phase <> $phase)) AS seen
+    FROM consumed WHERE phase = $phase GROUP BY part
 """
 
 
-def repeats(traced: Traced, phase: str) -> list[Json]:
-    """Return, for each part of a phase, what of it earlier phases consumed.
+@dataclass(frozen=True)
+class PartRepeats:
+    """What earlier phases had consumed of what a part consumes."""
 
-    rows: consumed; distinct: of them; seen: consumed rows that an earlier phase consumed too, and
-    in which (`phases`; a row of two phases counts in both); documents: of which something was
-    consumed; documents_seen: those that something was consumed of before; both None without spans.
-    """
+    part: str
+    rows: int  # consumed
+    distinct: int  # of them
+    seen: int  # consumed rows that an earlier phase consumed too
+    phases: dict[str, int]  # by the earlier phase; a row of two phases counts in both
+    documents: int | None  # of which something was consumed; None without spans
+    documents_seen: int | None  # of them those of which something was consumed before
+
+
+@dataclass(frozen=True)
+class Repeats(Answer):
+    """What a phase repeats of the recorded phases before it, part by part."""
+
+    phase: str
+    parts: tuple[PartRepeats, ...]
+
+    def content(self) -> list[dict[str, object]]:
+        """The parts as JSON."""
+        return list(super().content()["parts"])
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the parts as a table, with a line for the whole phase."""
+        earlier = list(self.parts[0].phases)
+        if not earlier:
+            yield f"{self.phase}: no earlier phase is in the ledger: it repeats nothing"
+            return
+        head = ["part", "rows", "distinct", "seen before", *(f"in {name}" for name in earlier)]
+        cells = [_cells(part) for part in (*self.parts, self.total)]
+        yield Grid(cells, [*head, "documents", "seen before"])
+
+    @property
+    def total(self) -> PartRepeats:
+        """The rows of all parts; a document may stand in several, so those are not added."""
+        first, parts = self.parts[0], self.parts
+        return replace(
+            first,
+            part="all",
+            rows=sum(part.rows for part in parts),
+            distinct=sum(part.distinct for part in parts),
+            seen=sum(part.seen for part in parts),
+            phases={name: sum(part.phases[name] for part in parts) for name in first.phases},
+            documents=None,
+            documents_seen=None,
+        )
+
+
+def repeats(traced: Traced, phase: str) -> Repeats:
+    """Return what a phase repeats; UsageError or InputError where it is unknown or not trained."""
     earlier = _earlier(traced, phase)
-    asked = {"phase": phase, "before": earlier}
-    rows = {entry["part"]: entry for entry in traced.rows(CONSUMED, asked)}
-    documents = {entry["part"]: entry for entry in traced.rows(DOCUMENTS, asked)}
-    where: dict[str, Json] = {}
-    for entry in traced.rows(WHERE_SEEN, asked):
+    names = {"phase": phase, "before": earlier}
+    rows = {entry["part"]: entry for entry in traced.rows(CONSUMED, names)}
+    documents = {entry["part"]: entry for entry in traced.rows(DOCUMENTS, names)}
+    where: dict[str, dict[str, int]] = {}
+    for entry in traced.rows(WHERE_SEEN, names):
         where.setdefault(entry["part"], {})[entry["phase"]] = entry["rows"]
     manifest = traced.manifests[phase]
-    nothing = {"rows": 0, "distinct": 0, "seen": 0}
-    no_documents = {"documents": 0, "seen": 0}
-    told: list[Json] = []
-    for part in manifest.parts:
-        counted = documents.get(part.name, no_documents) if manifest.imported is None else {}
-        told.append(
-            {
-                **nothing,
-                **rows.get(part.name, {}),
-                "part": part.name,
-                "phases": {name: where.get(part.name, {}).get(name, 0) for name in earlier},
-                "documents": counted.get("documents"),
-                "documents_seen": counted.get("seen"),
-            }
+    parts: list[PartRepeats] = []
+    for name in (part.name for part in manifest.parts):
+        counts = rows.get(name, {"rows": 0, "distinct": 0, "seen": 0})
+        texts = documents.get(name, {"documents": 0, "seen": 0})
+        known = manifest.imported is None
+        parts.append(
+            PartRepeats(
+                name,
+                counts["rows"],
+                counts["distinct"],
+                counts["seen"],
+                {before: where.get(name, {}).get(before, 0) for before in earlier},
+                texts["documents"] if known else None,
+                texts["seen"] if known else None,
+            )
         )
-    return told
+    return Repeats(phase, tuple(parts))
 
 
 def _earlier(traced: Traced, phase: str) -> list[str]:
@@ -84,26 +131,7 @@ def _earlier(traced: Traced, phase: str) -> list[str]:
     return [name for name in order[: order.index(phase)] if name in recorded]
 
 
-def repeat_lines(told: list[Json], phase: str) -> list[str]:
-    """Return what was repeated as a table, with a line for the whole phase."""
-    earlier = list(told[0]["phases"])
-    if not earlier:
-        return [f"{phase}: no earlier phase is in the ledger: it repeats nothing"]
-    head = ["part", "rows", "distinct", "seen before", *(f"in {name}" for name in earlier)]
-    cells = [_cells(part) for part in told]
-    cells.append(_cells(_total(told)))
-    return table(cells, [*head, "documents", "seen before"])
-
-
-def _cells(part: Json) -> list[str]:
-    counts = [part["rows"], part["distinct"], part["seen"], *part["phases"].values()]
-    counts += [part["documents"], part["documents_seen"]]
-    return [part["part"], *("-" if count is None else f"{count:,}" for count in counts)]
-
-
-def _total(told: list[Json]) -> Json:
-    """Add up the rows of all parts; a document may stand in several, so those are not added."""
-    keys = ("rows", "distinct", "seen")
-    phases = {name: sum(part["phases"][name] for part in told) for name in told[0]["phases"]}
-    total = {key: sum(part[key] for part in told) for key in keys}
-    return {**total, "part": "all", "phases": phases, "documents": None, "documents_seen": None}
+def _cells(part: PartRepeats) -> list[str]:
+    counts = [part.rows, part.distinct, part.seen, *part.phases.values()]
+    counts += [part.documents, part.documents_seen]
+    return [part.part, *("-" if count is None else f"{count:,}" for count in counts)]

@@ -6,6 +6,7 @@ the training down, and neither it nor the MAD is moved by the spikes themselves.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,9 @@ import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.manifest.report import table
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace.answers import Answer, Grid
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -32,12 +33,12 @@ STEPS = """
 """
 PARTS = 'SELECT step, part, "rows", tokens, loss FROM losses WHERE phase = ? ORDER BY step, part'
 DOCUMENTS = """
-    WITH told AS (
+    WITH consumed AS (
       SELECT p.step, p.part, p.source, p.document, sum(p.stop - p.start)::BIGINT AS tokens,
              count(DISTINCT p.slot) AS "rows"
       FROM pieces p JOIN spiked USING (step) WHERE p.phase = ? GROUP BY ALL)
     SELECT t.*, coalesce(d.name, d.file || '#' || d.record) AS name
-    FROM told t LEFT JOIN documents d USING (source, document)
+    FROM consumed t LEFT JOIN documents d USING (source, document)
     ORDER BY step, tokens DESC, source, document, part
 """
 CONSUMED = """
@@ -59,6 +60,83 @@ class SpikeSettings:
             raise UsageError(f"--window: must be at least {HISTORY} steps, got {self.window}")
         if not self.threshold > 0:
             raise UsageError(f"--threshold: must be positive, got {self.threshold}")
+
+
+@dataclass(frozen=True)
+class SpikePart:
+    """A part in a spike, the one whose loss is farthest out first."""
+
+    part: str
+    rows: int
+    tokens: int  # labels that count
+    loss: float
+    share: float  # of the step's rows
+    asked: float  # the share that the phase asks
+    loss_z: float | None  # None where too few steps are before it
+    loss_median: float | None
+
+
+@dataclass(frozen=True)
+class SpikeDocument:
+    """A document in a spike: first those of the most spikes, then those with the most tokens."""
+
+    part: str
+    source: str
+    document: int
+    name: str
+    tokens: int
+    rows: int
+    share: float  # of the step's tokens
+    spikes: int  # in which it was consumed
+    steps: int  # of the phase in which it was consumed
+    lift: float  # how much more often it is in a spike than in any step
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A step that stands out: its values, their medians before it, and their robust z."""
+
+    phase: str
+    step: int
+    loss: float | None
+    loss_z: float | None
+    loss_median: float | None
+    gradient_norm: float | None
+    gradient_norm_z: float | None
+    gradient_norm_median: float | None
+    parts: tuple[SpikePart, ...] = ()
+    documents: tuple[SpikeDocument, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spikes(Answer):
+    """The steps that stand out, by phase and step."""
+
+    settings: SpikeSettings
+    steps: tuple[Spike, ...]
+
+    def content(self) -> list[Json]:
+        """The steps as JSON."""
+        return list(super().content()["steps"])
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield tables: the steps, and of each its parts and documents."""
+        if not self.steps:
+            yield f"no step stands out by {self.settings.threshold:g} or more"
+            return
+        head = ["phase", "step", "loss", "median", "z", "gradient norm", "median", "z"]
+        keys = [f"{name}{key}" for name in MEASURES for key in ("", "_median", "_z")]
+        yield Grid([[s.phase, s.step, *_cells(s, keys)] for s in self.steps], head)
+        for spike in self.steps:
+            yield ""
+            yield f"{spike.phase}:{spike.step}"
+            keys = ["rows", "share", "asked", "loss", "loss_median", "loss_z"]
+            parts = [[part.part, *_cells(part, keys)] for part in spike.parts]
+            yield Grid(parts, ["part", "rows", "share", "asked", "loss", "median", "z"])
+            keys = ["tokens", "share", "spikes", "steps", "lift"]
+            documents = [[d.part, *_cells(d, keys), d.name] for d in spike.documents]
+            if documents:
+                yield Grid(documents, ["part", *keys, "document"])
 
 
 def robust_z(values: Floats, window: int) -> tuple[Floats, Floats]:
@@ -85,61 +163,70 @@ def robust_z(values: Floats, window: int) -> tuple[Floats, Floats]:
     return z, medians
 
 
-def spikes(traced: Traced, settings: SpikeSettings) -> list[Json]:
-    """Return the steps that stand out, by phase and step, with their parts and documents."""
+def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
+    """Return the steps that stand out, with their parts and documents."""
     phases = [settings.phase] if settings.phase else list(traced.manifests)
     if settings.phase and settings.phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"--spikes: no phase is called {settings.phase!r} (there are {known})")
-    return [spike for phase in phases for spike in _of_phase(traced, phase, settings)]
+    steps = (spike for phase in phases for spike in _of_phase(traced, phase, settings))
+    return Spikes(settings, tuple(steps))
 
 
-def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Json]:
-    steps = traced.rows(STEPS, [phase])
-    told: list[Json] = [{"phase": phase, "step": s["step"]} for s in steps]
-    highest = np.full(len(steps), -np.inf)
+def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike]:
+    rows = traced.rows(STEPS, [phase])
+    entries: list[Json] = [{"phase": phase, "step": row["step"]} for row in rows]
+    highest = np.full(len(rows), -np.inf)
     for name in MEASURES:
-        values = np.array([np.nan if s[name] is None else s[name] for s in steps], np.float64)
+        values = np.array([np.nan if r[name] is None else r[name] for r in rows], np.float64)
         z, median = robust_z(values, settings.window)
         highest = np.fmax(highest, z)
-        for entry, *each in zip(told, values, z, median, strict=True):
-            entry |= dict(
-                zip((name, f"{name}_z", f"{name}_median"), map(_number, each), strict=True)
-            )
-    found = [entry for entry, z in zip(told, highest, strict=True) if z >= settings.threshold]
-    if found:
-        numbers = [entry["step"] for entry in found]
-        parts = _parts(traced, phase, settings.window, set(numbers))
-        documents = _documents(traced, phase, numbers, len(steps))
-        for entry in found:
-            entry["parts"] = parts[entry["step"]]
-            entry["documents"] = documents.get(entry["step"], [])
-    return found
+        columns = {name: values, f"{name}_z": z, f"{name}_median": median}
+        for place, entry in enumerate(entries):
+            entry |= {key: _number(column[place]) for key, column in columns.items()}
+    high = [entry for entry, z in zip(entries, highest, strict=True) if z >= settings.threshold]
+    if not high:
+        return []
+    numbers = [entry["step"] for entry in high]
+    parts = _parts(traced, phase, settings.window, set(numbers))
+    documents = _documents(traced, phase, numbers, len(rows))
+    return [
+        Spike(**entry, parts=parts[step], documents=documents.get(step, ()))
+        for step, entry in zip(numbers, high, strict=True)
+    ]
 
 
-def _parts(traced: Traced, phase: str, window: int, steps: set[int]) -> dict[int, list[Json]]:
-    """Return the parts of some steps: rows and share, asked share, loss and how far it is out."""
-    rows = traced.table(PARTS, [phase])  # hundreds of thousands of steps: few become dicts
+def _parts(
+    traced: Traced, phase: str, window: int, steps: set[int]
+) -> dict[int, tuple[SpikePart, ...]]:
+    """Return the parts of some steps."""
+    rows = traced.table(PARTS, [phase])  # hundreds of thousands of steps: few become objects
     manifest = traced.manifests[phase]
-    told: dict[int, list[Json]] = {step: [] for step in steps}
+    parts: dict[int, list[SpikePart]] = {step: [] for step in steps}
     for part in manifest.parts:
         own = rows.filter((pc.field("part") == part.name) & (pc.field("tokens") > 0))
         z, medians = robust_z(own["loss"].to_numpy(), window)
         for place in np.flatnonzero(np.isin(own["step"].to_numpy(), [*steps])).tolist():
             [row] = own.slice(place, 1).to_pylist()
-            share = {"share": row["rows"] / manifest.batch, "asked": part.asked}
-            far = {"loss_z": _number(z[place]), "loss_median": _number(medians[place])}
-            told[row.pop("step")].append({**row, **share, **far})
-    for parts in told.values():
-        parts.sort(key=lambda part: -(part["loss_z"] or 0.0))
-    return told
+            parts[row.pop("step")].append(
+                SpikePart(
+                    **row,
+                    share=row["rows"] / manifest.batch,
+                    asked=part.asked,
+                    loss_z=_number(z[place]),
+                    loss_median=_number(medians[place]),
+                )
+            )
+    return {
+        step: tuple(sorted(own, key=lambda part: -(part.loss_z or 0.0)))
+        for step, own in parts.items()
+    }
 
 
-def _documents(traced: Traced, phase: str, steps: list[int], count: int) -> dict[int, list[Json]]:
-    """Return the first documents of some steps: those of the most spikes, then by their tokens.
-
-    lift: how much more often a document is in a spike than in any step; count: steps of the phase.
-    """
+def _documents(
+    traced: Traced, phase: str, steps: list[int], count: int
+) -> dict[int, tuple[SpikeDocument, ...]]:
+    """Return the first MOST_DOCUMENTS documents of some steps; count: steps of the phase."""
     traced.connection.register("spiked", pa.table({"step": pa.array(steps, pa.int32())}))
     rows = traced.rows(DOCUMENTS, [phase])
     within = Counter((row["source"], row["document"]) for row in rows)
@@ -150,54 +237,31 @@ def _documents(traced: Traced, phase: str, steps: list[int], count: int) -> dict
     for own in by_step.values():
         own.sort(key=lambda row: (-within[row["source"], row["document"]], -row["tokens"]))
         del own[MOST_DOCUMENTS:]
-    every = _consumed(traced, phase, [row for own in by_step.values() for row in own])
+    consumed = _consumed(traced, phase, [row for own in by_step.values() for row in own])
+    documents: dict[int, tuple[SpikeDocument, ...]] = {}
     for step, own in by_step.items():
         for row in own:
             key = (row["source"], row["document"])
             row |= {"share": row["tokens"] / totals[step], "spikes": within[key]}
-            row |= {"steps": every[key], "lift": within[key] / len(steps) * count / every[key]}
+            row |= {"steps": consumed[key]}
+            row |= {"lift": within[key] / len(steps) * count / consumed[key]}
             del row["step"]
-    return by_step
+        documents[step] = tuple(SpikeDocument(**row) for row in own)
+    return documents
 
 
 def _consumed(traced: Traced, phase: str, rows: list[Json]) -> dict[tuple[str, int], int]:
     """Return in how many steps of a phase each document was consumed."""
     keys = sorted({(row["source"], row["document"]) for row in rows})
-    looked = {"source": [key[0] for key in keys], "document": [key[1] for key in keys]}
+    columns = {"source": [key[0] for key in keys], "document": [key[1] for key in keys]}
     types = pa.schema([("source", pa.string()), ("document", pa.int64())])
-    traced.connection.register("looked", pa.table(looked, schema=types))
-    found = traced.rows(CONSUMED, [phase])
-    return {(row["source"], row["document"]): row["steps"] for row in found}
+    traced.connection.register("looked", pa.table(columns, schema=types))
+    counts = traced.rows(CONSUMED, [phase])
+    return {(row["source"], row["document"]): row["steps"] for row in counts}
 
 
-def spike_lines(told: list[Json], settings: SpikeSettings) -> list[str]:
-    """Return spikes as tables: the steps, and of each its parts and documents."""
-    if not told:
-        return [f"no step stands out by {settings.threshold:g} or more"]
-    head = ["phase", "step", "loss", "median", "z", "gradient norm", "median", "z"]
-    cells = [
-        [
-            s["phase"],
-            s["step"],
-            *(_shown(s[f"{n}{k}"]) for n in MEASURES for k in ("", "_median", "_z")),
-        ]
-        for s in told
-    ]
-    lines = table(cells, head)
-    for spike in told:
-        lines += ["", f"{spike['phase']}:{spike['step']}"]
-        keys = ("rows", "share", "asked", "loss", "loss_median", "loss_z")
-        parts = [[p["part"], *(_shown(p[key]) for key in keys)] for p in spike["parts"]]
-        lines += table(parts, ["part", "rows", "share", "asked", "loss", "median", "z"])
-        keys = ("tokens", "share", "spikes", "steps", "lift")
-        documents = [
-            [d["part"], *(_shown(d[key]) for key in keys), d["name"]] for d in spike["documents"]
-        ]
-        if documents:
-            lines += table(
-                documents, ["part", "tokens", "share", "spikes", "steps", "lift", "document"]
-            )
-    return lines
+def _cells(record: object, keys: list[str]) -> list[str]:
+    return [_shown(getattr(record, key)) for key in keys]
 
 
 def _number(value: float) -> float | None:

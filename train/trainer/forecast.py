@@ -5,7 +5,7 @@ built; no weights are made.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from crystalmix.train.model.optimizer import Linear, schedule
 from crystalmix.train.runfile import data_sections as inputs
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.settings import Run
-from crystalmix.train.trace.answers import Answer
 from crystalmix.train.trainer.claim import check_fit
 from crystalmix.train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
 
@@ -87,13 +86,6 @@ def forecast(
         for manifest in manifests
         if not phases or manifest.phase in phases
     ]
-
-
-def answer(source: Path, run_file: str, asked: Asked, phases: Sequence[str] = ()) -> Answer:
-    """Return a forecast as JSON and as tables; faulty where training would be refused."""
-    told = forecast(source, run_file, asked, phases)
-    content = [asdict(each) for each in told]
-    return Answer(content, lines(told), any(each.refusals for each in told))
 
 
 def lines(told: Sequence[PhaseForecast]) -> list[str]:

@@ -79,7 +79,7 @@ def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
     assert count == len(digests["python"]) > 0
     line = f"phase code: domains code and python have {count:,} texts in common, 100.0% of python's"
     assert told.shared.notes == (line,)
-    assert not told.refused
+    assert not told.faulty
     assert f"note: {line}" in told.lines()
     assert outlook(str(folder / "recipe.yaml"), None, None, None).shared.notes == ()
 

@@ -13,7 +13,7 @@ from crystalmix.mixtures.laws import loss_table as losstable
 from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.prep.runtime.errors import InputError, UsageError
-from crystalmix.train.commands.lawverbs_ import fit
+from crystalmix.train.commands.ablate import fit
 from helpers.truths import Truth
 
 
@@ -76,7 +76,7 @@ def test_every_option_has_help_and_a_table_is_described() -> None:
 
 def test_the_module_of_the_verb_loads_nothing_heavy() -> None:
     code = (
-        "import sys, crystalmix.train.commands.lawverbs_\n"
+        "import sys, crystalmix.train.commands.ablate\n"
         "print([n for n in ('numpy', 'scipy') if n in sys.modules])"
     )
     root = Path(__file__).parents[3]

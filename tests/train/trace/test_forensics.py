@@ -28,7 +28,7 @@ def test_documents_that_only_stand_in_some_steps_stand_out() -> None:
     """
     [rare] = connected.rows(query, [PHASE])
     steps = range(rare["first"], rare["last"] + 1)
-    found = forensics.over_represented(connected, PHASE, steps, share=1.0)
+    found = forensics.over_represented(connected, PHASE, steps, share=1.0).content()
     assert [row["p"] for row in found] == sorted(row["p"] for row in found)
     told = {row["value"]: row for row in found if row["property"] == "document"}
     assert told[rare["key"]]["inside"] == told[rare["key"]]["every"]
@@ -38,27 +38,27 @@ def test_documents_that_only_stand_in_some_steps_stand_out() -> None:
 def test_over_all_steps_nothing_stands_out() -> None:
     connected = traced()
     steps = [row["step"] for row in connected.rows("SELECT step FROM steps WHERE phase = 'code'")]
-    assert forensics.over_represented(connected, PHASE, steps) == []
+    assert forensics.over_represented(connected, PHASE, steps).content() == []
 
 
 def test_pieces_are_told_with_their_texts_longest_first() -> None:
-    found = forensics.pieces(traced(), PHASE, [2, 3], 5)
+    found = forensics.pieces(traced(), PHASE, [2, 3], 5).content()
     assert len(found) == 5
     assert [one["tokens"] for one in found] == sorted((o["tokens"] for o in found), reverse=True)
     assert all(one["text"] for one in found)
 
 
 def test_one_step_at_least_stands_out() -> None:
-    told, steps = forensics.standing_out(traced(), PHASE)
-    assert len(told["losses"]) == 10
-    assert len(steps) >= 1
-    assert min(steps) >= 2
+    seen = forensics.standing_out(traced(), PHASE)
+    assert len(seen.losses) == 10
+    assert len(seen.spikes) >= 1
+    assert min(seen.spikes) >= 2
     with pytest.raises(InputError, match="holds no step of phase none"):
         forensics.standing_out(traced(), "none")
 
 
 def test_steps_read_again_are_what_was_trained_on() -> None:
-    found = forensics.replayed(traced(), PHASE, [0, 9])
+    found = forensics.replayed(traced(), PHASE, [0, 9]).content()
     assert found == [{"step": 0, "rows": 4, "same": True}, {"step": 9, "rows": 4, "same": True}]
 
 
@@ -77,7 +77,7 @@ def test_a_drop_list_leads_to_a_build_without_its_texts(tmp_path: Path) -> None:
 
 
 def test_domains_are_counted_once_for_all_their_fim_epochs() -> None:
-    told = {row["domain"]: row for row in corpus.domains(traced())}
+    told = {row["domain"]: row for row in corpus.domains(traced()).content()}
     assert told["code"]["variants"] == 2
     assert told["code"]["tokens"] < 2 * told["code"]["bytes"]
     assert told["wiki"]["documents"] <= 42
@@ -85,7 +85,7 @@ def test_domains_are_counted_once_for_all_their_fim_epochs() -> None:
 
 def test_what_flows_into_a_domain_is_what_it_holds() -> None:
     first, second = corpus.links(traced())
-    told = {row["domain"]: row["tokens"] for row in corpus.domains(traced())}
+    told = {row["domain"]: row["tokens"] for row in corpus.domains(traced()).content()}
     for domain, tokens in told.items():
         assert sum(n for _, d, n in first if d == domain) == pytest.approx(tokens, abs=2)
     assert {phase for _, phase, _ in second} == {"prose", "mixed", "code"}

@@ -37,7 +37,7 @@ def texts() -> dict[tuple[str, int], set[bytes]]:
 
 def told(phase: str) -> dict[str, Json]:
     traced = trace.connect(small_build(), undisturbed())
-    return {part["part"]: part for part in repeats(traced, phase)}
+    return {part["part"]: part for part in repeats(traced, phase).content()}
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -79,14 +79,14 @@ def opened(run: Path) -> Traced:
 
 def test_a_quiet_run_has_no_spikes(tmp_path: Path) -> None:
     run = record(tmp_path, {}, {})
-    assert spikes.spikes(opened(run), SpikeSettings()) == []
+    assert spikes.spikes(opened(run), SpikeSettings()).content() == []
     told = crystalmix("trace", run, "--spikes")
     assert told.stdout == "no step stands out by 6 or more\n"
 
 
 def test_losses_and_norms_that_stand_out_are_found_and_no_others(tmp_path: Path) -> None:
     run = record(tmp_path, {30: 4.5, 41: 3.9}, {41: 7.0, 50: 3.0}, skip=20)
-    told = spikes.spikes(opened(run), SpikeSettings(window=32))
+    told = spikes.spikes(opened(run), SpikeSettings(window=32)).content()
     assert [(spike["phase"], spike["step"]) for spike in told] == [
         ("mixed", 30),
         ("mixed", 41),
@@ -102,7 +102,7 @@ def test_losses_and_norms_that_stand_out_are_found_and_no_others(tmp_path: Path)
 
 def test_a_spike_names_its_parts_with_their_shares_and_losses(tmp_path: Path) -> None:
     run = record(tmp_path, {30: 4.5}, {})
-    [spike] = spikes.spikes(opened(run), SpikeSettings())
+    [spike] = spikes.spikes(opened(run), SpikeSettings()).content()
     manifest, refs = watched.manifest(), watched.manifest().step(30)
     assert {part["part"] for part in spike["parts"]} == {
         manifest.parts[number].name for number in set(refs.part.tolist())
@@ -119,7 +119,7 @@ def test_a_spike_names_its_parts_with_their_shares_and_losses(tmp_path: Path) ->
 def test_a_document_that_is_in_every_spike_comes_first_with_its_lift(tmp_path: Path) -> None:
     (source, document), steps = shared_document()
     run = record(tmp_path, dict.fromkeys(steps, 9.0), {})
-    told = spikes.spikes(opened(run), SpikeSettings())
+    told = spikes.spikes(opened(run), SpikeSettings()).content()
     assert [spike["step"] for spike in told] == [*steps]
     for spike in told:
         most = max(entry["spikes"] for entry in spike["documents"])
@@ -138,7 +138,7 @@ def test_a_document_that_is_in_every_spike_comes_first_with_its_lift(tmp_path: P
 
 def test_tokens_and_rows_of_documents_are_those_of_the_step(tmp_path: Path) -> None:
     run = record(tmp_path, {33: 9.0}, {})
-    [spike] = spikes.spikes(opened(run), SpikeSettings())
+    [spike] = spikes.spikes(opened(run), SpikeSettings()).content()
     pieces = trace.documents(opened(run), "mixed", 33)
     total = sum(piece["stop"] - piece["start"] for piece in pieces)
     for entry in spike["documents"]:

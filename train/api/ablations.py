@@ -1,0 +1,206 @@
+"""`cm.ablate`, `cm.fit_laws` and what `cm.open` gives of an ablation's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalmix.train.api.checks import Place
+from crystalmix.train.trace import sql
+from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from crystalmix.mixtures.laws.compare import Comparison
+    from crystalmix.train.ablations.costs import Cost
+    from crystalmix.train.ablations.results import Insight
+
+NLL = "nats per token"
+
+
+@dataclass(frozen=True)
+class Ablation(Answer):
+    """An ablation that came to its end: its report, its tables, and pictures of them."""
+
+    path: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report as JSON; InputError where the ablation has not come to its end."""
+        from crystalmix.train.ablations.export_recipe import read_report
+
+        return read_report(self.path)
+
+    def content(self) -> dict[str, Any]:
+        """Return the report."""
+        return self.report
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the report: laws, mixture, checks, factors."""
+        from crystalmix.train.ablations.report import report_lines
+
+        yield from report_lines(self.report)
+
+    @property
+    def factors(self) -> Lines:
+        """The factors other than shares: each level's valued loss, gain and evidence."""
+        from crystalmix.train.ablations.report import factor_lines
+
+        factors = self.report["factors"]
+        return Lines(tuple(e for f in factors for e in [*factor_lines(f), ""]), factors)
+
+    def sql(self, query: str | None = None) -> Table:
+        """Run a SELECT over its views (runs, losses, fits ...); without one, list them."""
+        return sql.query(sql.connect(self.path), query)
+
+    def export(self, out: Place, *, mixture: str = "recommended", anyway: bool = False) -> Lines:
+        """Write a mixture as a recipe that `build` takes; return its comments.
+
+        Raises RefusalError where the report does not recommend it, unless `anyway`.
+        """
+        from crystalmix.train.ablations.export_recipe import export
+
+        return Lines(tuple(export(self.path, Path(out), mixture=mixture, anyway=anyway)))
+
+    def difference(self, factor: str, level: str, other: str, what: str) -> Lines:
+        """Say whether one level of a factor was better than another, draw by draw.
+
+        what: what the level stands for, in words. Raises InputError with fewer than two draws.
+        """
+        from crystalmix.train.ablations import factor_results
+
+        gap = factor_results.difference(self.path, factor, level, other)
+        return Lines((factor_results.answer(gap, what),), gap)
+
+    def plot_design(self) -> Figure:
+        """Draw the design: mixtures as points in a triangle of three groups of domains."""
+        from crystalmix.train.figures import ternary
+
+        results = self._results
+        groups, domains = results.groups(), results.domains
+        shares = {role: results.shares(role) for role in results.roles}
+        points = {role: ternary.grouped(s, domains, groups) for role, s in shares.items()}
+        return ternary.simplex(points, list(groups))
+
+    def plot_curves(self) -> Figure:
+        """Draw the smoothed training loss of each mixture, darker with more code."""
+        from crystalmix.train.figures import charts
+
+        lines, strength = self._results.curves()
+        return charts.curves(lines, "step", f"training loss, {NLL}", strength)
+
+    def plot_left_out(self) -> Figure:
+        """Draw each run's loss as the law predicts it from all others, with 90 % intervals."""
+        from crystalmix.train.figures import charts
+
+        return charts.agreement(self._results.left_out(), NLL)
+
+    def plot_transfer(self) -> Figure:
+        """Draw what a token of one domain is worth for the loss on another."""
+        from crystalmix.train.figures import charts
+
+        labels = ("held-out loss on", "a token of", "worth, in tokens of the best")
+        domains = self._results.domains
+        return charts.matrix(self._results.fit.transfer(), domains, domains, labels)
+
+    def plot_loss(self) -> Figure:
+        """Draw the valued loss over three groups of domains; a line rings what is as good."""
+        from crystalmix.train.figures import ternary
+
+        grid, values, flat, marked = self._results.heat()
+        groups, unit = list(self._results.groups()), f"valued loss, {NLL}"
+        return ternary.heat(grid, values, groups, flat=flat, marked=marked, unit=unit)
+
+    def plot_front(self) -> Figure:
+        """Draw the best mixture for each weight of language against code."""
+        from crystalmix.train.figures import charts
+
+        points = self._results.front()
+        return charts.front(points, f"loss on language, {NLL}", f"loss on code, {NLL}")
+
+    def plot_forgetting(self, order: str) -> Figure:
+        """Draw the held-out loss on each domain after each phase of an order of phases."""
+        from crystalmix.train.ablations import factor_results
+        from crystalmix.train.figures import charts
+
+        phases, losses = factor_results.forgetting(self._results, order)
+        labels = ("", "held-out domain", f"loss, {NLL}")
+        return charts.matrix(losses, phases, self._results.domains, labels)
+
+    def plot_factors(self) -> Figure:
+        """Draw the valued loss of each level of each factor, with standard errors over draws."""
+        from crystalmix.train.ablations import factor_results
+        from crystalmix.train.figures import charts
+
+        return charts.levels(factor_results.levels(self._results), f"valued loss, {NLL}")
+
+    def plot_repetition(self) -> Figure:
+        """Draw the loss against epochs of one domain, and the fit of what repetition is worth."""
+        from crystalmix.train.ablations import factor_results
+        from crystalmix.train.figures import charts
+
+        return charts.repetition(*factor_results.repeated(self._results))
+
+    @cached_property
+    def _results(self) -> Insight:
+        from crystalmix.train.ablations.results import Insight
+
+        return Insight(self.path)
+
+
+def is_ablation(path: Path) -> bool:
+    """Tell whether a folder is an ablation's."""
+    from crystalmix.train.ablations.tables import SPEC
+
+    return (path / SPEC).exists()
+
+
+def ablate(
+    spec: Place,
+    out: Place,
+    *,
+    data: Place | None = None,
+    workers: int = 1,
+    say: Callable[[str], object] = lambda _: None,
+) -> Ablation:
+    """Run the ablation of a spec (a file or a bundled name); what is done is not done again.
+
+    data: folder of the raw files (the recipe's by default). say: takes lines of progress. Raises
+    RecipeError for a spec that breaks a rule, StaleError where `out` holds another ablation.
+    """
+    from crystalmix.train.ablations.ablate import run
+
+    run(str(spec), None if data is None else Path(data), Path(out), workers=workers, say=say)
+    return Ablation(Path(out))
+
+
+def ablation_cost(spec: Place, *, workers: int = 1) -> Cost:
+    """Return runs, tokens and hours of an ablation before anything is trained."""
+    from crystalmix.train.ablations.costs import cost
+
+    return cost(str(spec), workers)
+
+
+def fit_laws(
+    table: Place,
+    *,
+    predict: Place | None = None,
+    laws: Sequence[str] = (),
+    shares: str = "share:",
+    losses: str = "loss:",
+) -> Comparison:
+    """Fit laws of loss against shares to a CSV of mixtures and their losses.
+
+    predict: a second table, to predict and rank. laws: only these (all by default). shares, losses:
+    what columns of shares and of losses (nats per token) begin with.
+    """
+    from crystalmix.mixtures.laws import loss_table
+    from crystalmix.mixtures.laws.compare import compare
+
+    first = loss_table.read(Path(table), shares, losses)
+    second = None if predict is None else loss_table.read(Path(predict), shares, losses)
+    return compare(first, second, laws)

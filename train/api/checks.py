@@ -1,0 +1,129 @@
+"""`cm.verify` and `cm.diff`: what is wrong with a build or a run, what differs between two."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.trace.answers import Answer, Grid
+
+Place = str | Path
+
+
+def existing(place: Place) -> Path:
+    """Return a path; UsageError where nothing is there."""
+    path = Path(place)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    return path
+
+
+@dataclass(frozen=True)
+class Verdict(Answer):
+    """What `verify` found.
+
+    faults: one line each, none where all is sound. checked: what was read, in words. notes: what is
+    no fault but worth knowing.
+    """
+
+    faults: tuple[str, ...]
+    checked: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is a fault."""
+        return bool(self.faults)
+
+    def content(self) -> list[str]:
+        """Return the faults."""
+        return list(self.faults)
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the faults, or the word that there are none."""
+        sound = f"sound: every file, count, digest and order agrees: {', '.join(self.checked)}"
+        yield from self.faults or (sound,)
+
+
+@dataclass(frozen=True)
+class ShardVerdict(Answer):
+    """What `verify` found in HDF5 files that no build of ours made."""
+
+    path: Path
+    faults: tuple[str, ...]
+    text: tuple[str, ...]
+    value: dict[str, object]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is a fault."""
+        return bool(self.faults)
+
+    def content(self) -> dict[str, object]:
+        """Return counts and faults as JSON."""
+        return self.value
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield counts and faults."""
+        yield from self.text
+
+
+@dataclass(frozen=True)
+class Differences(Answer):
+    """What differs between two manifests or builds, one line each."""
+
+    text: tuple[str, ...]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether anything differs."""
+        return bool(self.text)
+
+    def content(self) -> list[str]:
+        """Return the differences."""
+        return list(self.text)
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the differences, or the word that there are none."""
+        yield from self.text or ("equal",)
+
+
+def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdict | ShardVerdict:
+    """Read a build again and list every disagreement.
+
+    run: hold this run's ledger against its plan too, and its batches against the shards. workers:
+    processes. A path of HDF5 files that no build of ours made gives a `ShardVerdict`. Raises
+    InputError where there is nothing to check.
+    """
+    from dataclasses import asdict
+
+    from crystalmix.mixtures.manifest.report import checked
+    from crystalmix.mixtures.verify import foreign_shards
+    from crystalmix.mixtures.verify.verify import verify as check
+
+    path = existing(path)
+    if run is None and (files := foreign_shards.verify(path, workers=workers)) is not None:
+        return ShardVerdict(path, tuple(files.faults), tuple(files.lines()), asdict(files))
+    notes: list[str] = []
+    faults = check(path, workers=workers, note=notes.append)
+    read = [] if faults else [checked(path)]
+    if run is not None:
+        from crystalmix.train.record.skips import lines, recorded
+        from crystalmix.train.trace import findings
+
+        faults += findings.findings(path, existing(run), batches=True)
+        if not faults:
+            read.append(findings.checked(Path(run)))
+            notes += lines(recorded(Path(run)))
+    return Verdict(tuple(faults), tuple(read), tuple(notes))
+
+
+def diff(old: Place, new: Place) -> Differences:
+    """Compare two manifests, or two builds phase by phase: settings, parts, and which rows moved.
+
+    Raises InputError where one of them holds no manifest.
+    """
+    from crystalmix.mixtures.manifest import report
+
+    return Differences(tuple(report.differences(existing(old), existing(new))))

@@ -1,0 +1,113 @@
+"""`cm.plan`, `cm.build`, `cm.import_shards`, `cm.jsonl`: from raw files to sealed manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from crystalmix.mixtures.plan.outlook import Outlook, outlook
+from crystalmix.train.api.checks import Place, existing
+from crystalmix.train.api.opened import Build
+from crystalmix.train.trace.answers import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crystalmix.mixtures.manifest.cerebras_order import Zeros
+    from crystalmix.mixtures.modelzoo.import_shards import Subset
+
+
+def plan(
+    recipe: Place,
+    *,
+    build: Place | None = None,
+    data: Place | None = None,
+    speed: float | None = None,
+) -> Outlook:
+    """Work out rows, tokens and epochs that a recipe (a file or a bundled name) asks.
+
+    build: a build whose measured rows replace declared ones. data: raw files, to estimate from a
+    few of them what is not built. speed: tokens a second, to give hours of training. The result has
+    `phases` (with notes and refusals), `disk` (bytes of all shards, None if unknown), `hours`,
+    `lines()` and `content()`. Raises RecipeError for a recipe that breaks a rule.
+    """
+    return outlook(
+        str(recipe),
+        None if build is None else existing(build),
+        None if data is None else existing(data),
+        speed,
+    )
+
+
+def build(
+    recipe: Place,
+    out: Place,
+    *,
+    data: Place | None = None,
+    phases: Sequence[str] = (),
+    tokenizer: Place | None = None,
+    dropped: Place | None = None,
+    without: Place | None = None,
+    workers: int = 1,
+) -> Build:
+    """Build a recipe's phases from raw files; what is done is not done again.
+
+    data: folder of the raw files (the recipe's by default). phases: only these. tokenizer: a
+    tokenizer.json instead of the recipe's. dropped: write every dropped record into this .parquet
+    or .jsonl. without: a list of digests of texts that all sources leave out (`Run.drop_list`).
+    workers: processes; the result does not depend on it. Raises RecipeError, InputError,
+    RefusalError, StaleError (`out` was made by other settings).
+    """
+    from crystalmix.mixtures.build.build import build as run
+    from crystalmix.mixtures.recipes import recipe as recipes
+
+    root = recipes.find(str(recipe)).parent if data is None else existing(data)
+    settings = recipes.load(str(recipe), _path(tokenizer))
+    if without is not None:
+        from crystalmix.train.trace import forensics
+
+        settings = forensics.without(settings, Path(without))
+    run(settings, root, Path(out), workers=workers, phases=phases, dropped=_path(dropped))
+    return Build(Path(out))
+
+
+def import_shards(
+    folder: Place,
+    out: Place,
+    params: Sequence[Place],
+    *,
+    maps: Sequence[str] = (),
+    subset: Subset = "2.0.3",
+    zeros: Zeros = "aligned",
+    digests: bool = True,
+    workers: int = 1,
+) -> Build:
+    """Seal manifests over shards that Model Zoo wrote, in its order; the shards are linked.
+
+    params: each phase's params.yaml. maps: DATA_DIR=FOLDER[,FOLDER...] where names differ. subset:
+    whose `data_subset` is meant, 1.9.1 or 2.0.3. zeros: weights of 0 `aligned`, or `misaligned` as
+    in 1.9. digests: read all rows.
+    """
+    from crystalmix.mixtures.modelzoo import import_shards as importing
+
+    paths = tuple(Path(path) for path in params)
+    settings = importing.ImportSettings(paths, tuple(maps), subset, zeros, digests)
+    importing.import_shards(existing(folder), Path(out), settings, workers=workers)
+    return Build(Path(out))
+
+
+def jsonl(folder: Place, out: Place) -> Table:
+    """Write StarCoder parquet as JSON lines, byte for byte as the original; return file, lines."""
+    from crystalmix.prep.crystalcoder import parquet_to_jsonl
+
+    written = list(parquet_to_jsonl.convert_all(existing(folder), Path(out)))
+    files, lines = [str(path) for path, _ in written], [count for _, count in written]
+    return Table(
+        pa.table({"file": pa.array(files, pa.string()), "lines": pa.array(lines, pa.int64())})
+    )
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)

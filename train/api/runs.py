@@ -1,0 +1,166 @@
+"""`cm.train` and `cm.forecast`, weights in and out, and questions to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalmix.train.api.checks import Place, existing
+from crystalmix.train.api.opened import Build, Run
+from crystalmix.train.trace import questions
+from crystalmix.train.trace import sql as views
+from crystalmix.train.trace.answers import Answer, Grid, Table
+from crystalmix.train.trace.spikes import SpikeSettings
+
+if TYPE_CHECKING:
+    from crystalmix.train.trainer.forecast import PhaseForecast
+    from crystalmix.train.weights.hf_export import Exported
+
+
+@dataclass(frozen=True)
+class Forecast(Answer):
+    """What training takes, phase by phase: parameters, FLOPs, memory, disk, hours, refusals."""
+
+    phases: tuple[PhaseForecast, ...]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether training would be refused."""
+        return any(phase.refusals for phase in self.phases)
+
+    def content(self) -> list[dict[str, Any]]:
+        """Return the phases as JSON."""
+        return [asdict(phase) for phase in self.phases]
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield a table for each phase."""
+        from crystalmix.train.trainer.forecast import lines
+
+        yield from lines(self.phases)
+
+
+def train(  # noqa: PLR0913  what the command has
+    build: Place | Build,
+    run: Place = "mini",
+    *,
+    out: Place,
+    phases: Sequence[str] = (),
+    stop: int | None = None,
+    init_from: Place | None = None,
+    skip: Sequence[str] = (),
+    backend: str = "torch",
+    say: Callable[[str], object] = lambda _: None,
+) -> Run:
+    """Train on a build's phases in order, each from the last weights of the one before.
+
+    Goes on from the newest checkpoint in `out`. run: a run file or a preset. phases: only these.
+    stop: end a phase after this many steps; it is the last then. init_from: begin the first phase
+    with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. backend: torch,
+    csx or cstorch-cpu. say: takes a line for each phase. Raises InputError, RecipeError, StaleError
+    (`out` holds another run), DivergenceError (a step gave no numbers).
+    """
+    from crystalmix.train.trainer import session
+
+    place = build.path if isinstance(build, Build) else existing(build)
+    more: dict[str, Any] = {}
+    if backend != "torch":
+        from crystalmix.train.cerebras.phase import maker
+
+        more["make"] = maker(backend, str(run))
+    first = None if init_from is None else existing(init_from)
+    settings = {"phases": phases, "stop": stop, "init_from": first, "skip": skip, "say": say}
+    session.train(place, str(run), Path(out), **settings, **more)
+    return Run(Path(out), Build(place))
+
+
+def forecast(
+    source: Place,
+    run: Place = "mini",
+    *,
+    phases: Sequence[str] = (),
+    ranks: int = 1,
+    speed: float | None = None,
+) -> Forecast:
+    """Work out what training on a build or a recipe takes; nothing is trained.
+
+    ranks: processes. speed: tokens a second of all of them, to give hours.
+    """
+    from crystalmix.train.trainer import forecast as forecasts
+
+    asked = forecasts.Asked(ranks, speed)
+    return Forecast(tuple(forecasts.forecast(Path(source), str(run), asked, phases)))
+
+
+def trace(
+    run: Place,
+    *,
+    build: Place | None = None,
+    step: str | None = None,
+    document: str | None = None,
+    ratios: str | None = None,
+    repeats: str | None = None,
+    findings: bool = False,
+    spikes: SpikeSettings | None = None,
+) -> Answer:
+    """Answer one question as `crystalmix trace` does; `cm.open(run)` has a method for each.
+
+    step: PHASE:STEP. document: a name. ratios: FIRST:LAST. repeats: a phase. Raises UsageError
+    unless one question is asked.
+    """
+    return questions.trace(
+        existing(run),
+        None if build is None else existing(build),
+        step=step,
+        document=document,
+        ratios=ratios,
+        repeats_of=repeats,
+        findings=findings,
+        spike_settings=spikes,
+    )
+
+
+def sql(path: Place, query: str | None = None, *, build: Place | None = None) -> Table:
+    """Run a SELECT over the views of a build, run or ablation; without one, list the views.
+
+    Raises UsageError for a query that is wrong or that writes.
+    """
+    return views.query(
+        views.connect(existing(path), None if build is None else existing(build)), query
+    )
+
+
+def export(
+    source: Place,
+    out: Place,
+    *,
+    phase: str | None = None,
+    step: int | None = None,
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+    build: Place | None = None,
+) -> Exported:
+    """Write a checkpoint (or a run's newest) in Hugging Face names as safetensors.
+
+    phase, step: of a run, which checkpoint. dtype: float32 or bfloat16. shard_bytes: of the
+    greatest file. Raises InputError where `out` holds something.
+    """
+    from crystalmix.train.weights import hf_export
+
+    place = None if build is None else existing(build)
+    settings = hf_export.ExportSettings(dtype, shard_bytes)
+    return hf_export.export(
+        hf_export.find(existing(source), phase, step, place), Path(out), settings, place
+    )
+
+
+def import_weights(source: Place, out: Place, *, run: Place | None = None) -> str:
+    """Write weights in Hugging Face names as a checkpoint to begin from; return their digest.
+
+    run: the run file whose model they must fit; by default what `export` wrote down.
+    """
+    from crystalmix.train.weights import hf_import
+
+    state = hf_import.import_weights(existing(source), Path(out), None if run is None else str(run))
+    return state["weights"]

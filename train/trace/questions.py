@@ -1,0 +1,220 @@
+"""Questions to a run: a step's documents, a document's steps, asked and got shares of steps."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest import rows_of_steps
+from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+from crystalmix.train.record import views
+from crystalmix.train.record.run_folder import build_of
+from crystalmix.train.record.views import MOST_DOCUMENTS, Traced
+from crystalmix.train.trace.answers import FIM, Answer, Grid
+from crystalmix.train.trace.findings import compare
+from crystalmix.train.trace.repeats import repeats
+from crystalmix.train.trace.spikes import SpikeSettings, spikes
+
+Json = dict[str, Any]
+SNIPPET = 72  # characters of a text shown in a table
+
+
+@dataclass(frozen=True)
+class StepDocuments(Answer):
+    """The document pieces of a step, slot by slot.
+
+    pieces: slot, part, epoch, source, document, start and stop (tokens of the row), fim (how the
+    piece was permuted: "", "PSM" or "SPM"), shard, row, name, file, record, snippet (the beginning
+    of the text). An imported phase has no spans: its pieces are rows, of slot, part, epoch, shard,
+    row alone.
+    """
+
+    phase: str
+    step: int
+    pieces: pa.Table
+
+    def content(self) -> list[Json]:
+        """The pieces as JSON."""
+        return self.pieces.to_pylist()
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the pieces as a table."""
+        if "snippet" not in self.pieces.column_names:
+            yield from rows_of_steps.row_lines(self.content())
+            yield (
+                f"{self.phase} was imported and has no spans: these are its rows, not its documents"
+            )
+            return
+        cells = [
+            [p["slot"], p["part"], p["stop"] - p["start"], p["fim"], p["name"], p["snippet"]]
+            for p in self.content()
+        ]
+        yield Grid(cells, ["slot", "part", "tokens", "fim", "document", "text"])
+
+
+@dataclass(frozen=True)
+class DocumentSteps(Answer):
+    """The steps that consume a document.
+
+    documents: source, document, name, file, record, characters; a text that stands in two sources
+    is two. steps: source, phase, step, slot, shard, row, recorded (by the ledger), skipped; None
+    where several documents have the name in theirs, so that one must be chosen.
+    """
+
+    name: str
+    documents: tuple[Json, ...]
+    steps: tuple[Json, ...] | None
+
+    def content(self) -> Json:
+        """Documents and steps as JSON."""
+        return {"documents": self.documents, "steps": self.steps}
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the documents, and the steps as a table."""
+        places = [f"{d['file']}#{d['record']}" for d in self.documents]
+        if self.steps is None:
+            shown = self.documents[:MOST_DOCUMENTS]
+            count = f"{'over ' * (len(shown) < len(self.documents))}{len(shown)} documents"
+            yield f"{count} have {self.name!r} in their names; ask for one of them:"
+            cells = [
+                [d["source"], d["name"], place, d["characters"]]
+                for d, place in zip(shown, places, strict=False)
+            ]
+            yield Grid(cells, ["source", "document", "file#record", "characters"])
+            return
+        for document, place in zip(self.documents, places, strict=True):
+            yield f"{document['source']}: {document['name']} ({place})"
+        if not self.steps:
+            yield "no step of any phase consumes it"
+            return
+        columns = ("source", "phase", "step", "slot", "shard", "row")
+        cells = [[*(step[c] for c in columns), _recorded(step)] for step in self.steps]
+        yield Grid(cells, [*columns, "recorded"])
+
+
+@dataclass(frozen=True)
+class Ratios(Answer):
+    """Asked and got shares of each part over a range of recorded steps.
+
+    parts: phase, part, asked and got (shares of rows), rows; got is None where none is recorded.
+    """
+
+    first: int
+    last: int
+    parts: pa.Table
+
+    def content(self) -> list[Json]:
+        """The parts as JSON."""
+        return self.parts.to_pylist()
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the parts as a table."""
+        cells = [
+            [p["phase"], p["part"], f"{p['asked']:.6f}", f"{p['got'] or 0:.6f}", f"{p['rows']:,}"]
+            for p in self.content()
+        ]
+        yield Grid(cells, ["phase", "part", "asked", "got", "rows"])
+
+
+def trace(
+    run: Path,
+    build: Path | None = None,
+    *,
+    step: str | None = None,
+    document: str | None = None,
+    ratios: str | None = None,
+    repeats_of: str | None = None,
+    findings: bool = False,
+    spike_settings: SpikeSettings | None = None,
+) -> Answer:
+    """Answer the one question asked of a run; UsageError unless it is one."""
+    questions = (step, document, ratios, repeats_of, findings, spike_settings)
+    if sum(map(bool, questions)) != 1:
+        raise UsageError(
+            "trace: ask one of --step PHASE:STEP, --document NAME, --ratios FIRST:LAST, "
+            "--repeats PHASE, --spikes [PHASE], --findings"
+        )
+    place = build_of(run, build)
+    if findings:
+        return compare(place, run)
+    traced = views.connect(place, run)
+    if step is not None:
+        return step_documents(traced, *rows_of_steps.parse(step))
+    if document is not None:
+        return document_steps(traced, document)
+    if spike_settings is not None:
+        return spikes(traced, spike_settings)
+    if repeats_of is not None:
+        return repeats(traced, repeats_of)
+    first, _, last = (ratios or "").partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise UsageError(f"--ratios: must be FIRST:LAST such as 0:999, got {ratios!r}")
+    return step_ratios(traced, int(first), int(last))
+
+
+def step_documents(traced: Traced, phase: str, step: int) -> StepDocuments:
+    """Return the document pieces of a step; errors as of `views.rows`."""
+    manifest = traced.manifests.get(phase)
+    if manifest is not None and manifest.imported is not None:
+        return StepDocuments(phase, step, pa.Table.from_pylist(views.rows(traced, phase, step)))
+    pieces = views.documents(traced, phase, step)
+    for piece, text in zip(pieces, snippets(traced, pieces), strict=True):
+        piece |= {"fim": FIM[piece["fim"]], "snippet": text}
+    return StepDocuments(phase, step, pa.Table.from_pylist(pieces))
+
+
+def snippets(traced: Traced, pieces: Sequence[Json], length: int = SNIPPET) -> Iterator[str]:
+    """Yield the beginning of each document piece as it stands in its row, on one line."""
+    tokenizer = load(TokenizerSettings(str(traced.build / TOKENIZER)))
+    for piece in pieces:
+        row = shards.read(traced.build / piece["shard"], piece["row"], piece["row"] + 1)[0, 0]
+        ids = row[piece["start"] : min(piece["stop"], piece["start"] + length)].tolist()
+        yield " ".join(tokenizer.decode(ids, whole=False).split())[:length]
+
+
+def document_steps(traced: Traced, name: str) -> DocumentSteps:
+    """Return the steps that consume the documents of a name (or `file#record`).
+
+    Raises UsageError where no document has it in its name.
+    """
+    documents = views.find_documents(traced, name)
+    if not documents:
+        imported = any(manifest.imported for manifest in traced.manifests.values())
+        why = " (it was imported and knows no documents)" if imported else ""
+        raise UsageError(
+            f"no document of {traced.build} is called {name!r} or has it in its name{why}"
+        )
+    exact = any(name in (d["name"], f"{d['file']}#{d['record']}") for d in documents)
+    if not exact and len({d["name"] for d in documents}) > 1:
+        return DocumentSteps(name, tuple(documents), None)
+    steps = (
+        {"source": document["source"], **step}
+        for document in documents
+        for step in views.steps(traced, document["source"], document["document"])
+    )
+    return DocumentSteps(name, tuple(documents), tuple(steps))
+
+
+def step_ratios(traced: Traced, first: int = 0, last: int | None = None) -> Ratios:
+    """Return asked and got shares of the recorded steps [first, last]; all steps by default.
+
+    Raises UsageError where not all of them are recorded, by some phase.
+    """
+    recorded: int | None = traced.rows("SELECT max(step) AS last FROM steps")[0]["last"]
+    if last is None:
+        return Ratios(first, recorded or 0, traced.table(views.RATIOS, [first, recorded or 0]))
+    if first > last:
+        raise UsageError(f"--ratios: FIRST must not be after LAST, got {first}:{last}")
+    if recorded is None or last > recorded:
+        known = "none" if recorded is None else f"0 to {recorded}"
+        raise UsageError(f"--ratios: the recorded steps are {known}, got {first}:{last}")
+    return Ratios(first, last, traced.table(views.RATIOS, [first, last]))
+
+
+def _recorded(step: Json) -> str:
+    return "skipped" if step["skipped"] else "yes" if step["recorded"] else "no"

@@ -1,0 +1,42 @@
+"""SQL over the views of a build, a run or an ablation; only reads are let through."""
+
+from pathlib import Path
+
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.record import views
+from crystalmix.train.record.run_folder import WHERE, build_of
+from crystalmix.train.record.views import Traced
+from crystalmix.train.trace.answers import Table
+
+READING = ("SELECT", "EXPLAIN", "PRAGMA", "SET", "MULTI")  # statements of DuckDB; MULTI: a PIVOT
+VIEWS = """
+    SELECT table_name AS view, string_agg(column_name, ', ' ORDER BY column_index) AS columns
+    FROM duckdb_columns() WHERE NOT internal AND table_name NOT IN ('packed', 'origins')
+    GROUP BY table_name ORDER BY table_name
+"""
+
+
+def connect(path: Path, build: Path | None = None) -> Traced:
+    """Open a build, a run or an ablation; build: where a run's build is, if it was moved."""
+    from crystalmix.train.ablations import tables
+
+    if (path / WHERE).exists():
+        return views.connect(build_of(path, build), path)
+    return tables.connect(path) if (path / tables.SPEC).exists() else views.connect(path)
+
+
+def query(traced: Traced, statement: str | None) -> Table:
+    """Run a statement; without one, list the views and their columns.
+
+    Raises UsageError for a statement that is wrong or that writes.
+    """
+    if statement is None:
+        return Table(traced.table(VIEWS))
+    with views.explained():
+        statements = traced.connection.extract_statements(statement)
+    for part in statements:
+        kind = part.type.name
+        # EXPLAIN ANALYZE does what it explains.
+        if kind not in READING or (kind == "EXPLAIN" and "analyze" in statement.lower()):
+            raise UsageError(f"sql: only reads (SELECT and the like), got {kind}")
+    return Table(traced.table(statement))
