@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 
 from crystalmix.mixtures.manifest import report
+from crystalmix.prep.runtime.tables import table
 from crystalmix.train.figures import charts as figures
 from crystalmix.train.record import views as trace
 from crystalmix.train.trace import corpus
@@ -30,10 +31,10 @@ traced = trace.connect(BUILD)
 
 # %%
 domains = corpus.domains(traced)
-print(*report.table([list(row.values()) for row in domains], list(domains[0])), sep="\n")
+print(*table([list(row.values()) for row in domains], list(domains[0])), sep="\n")
 licences = corpus.licences(traced)
 if licences:
-    print("", *report.table([[*row.values()] for row in licences], list(licences[0])), sep="\n")
+    print("", *table([[*row.values()] for row in licences], list(licences[0])), sep="\n")
 
 # %% [markdown]
 # What was dropped on the way (duplicates among it), and how long documents are.

@@ -20,6 +20,7 @@ from pathlib import Path
 from crystalmix.mixtures.build import build
 from crystalmix.mixtures.manifest import report
 from crystalmix.mixtures.recipes import recipe
+from crystalmix.prep.runtime.tables import table
 from crystalmix.train.figures import charts as figures
 from crystalmix.train.record import views as trace
 from crystalmix.train.trace import forensics
@@ -33,7 +34,7 @@ traced = trace.connect(BUILD, RUN)
 phase = list(traced.manifests)[-1]
 losses = traced.rows("SELECT phase, part, avg(loss) AS loss FROM losses GROUP BY ALL ORDER BY ALL")
 print(
-    *report.table(
+    *table(
         [[r["phase"], r["part"], f"{r['loss']:.3f}"] for r in losses],
         ["phase", "part", "mean loss"],
     ),
@@ -57,16 +58,16 @@ rows = [
     [r["property"], r["value"], r["inside"], r["every"], f"{r['lift']:.1f}", f"{r['p']:.1e}"]
     for r in found[:10]
 ]
-print(*report.table(rows, ["property", "value", "in steps", "in phase", "lift", "p"]), "", sep="\n")
+print(*table(rows, ["property", "value", "in steps", "in phase", "lift", "p"]), "", sep="\n")
 pieces = forensics.pieces(traced, phase, steps)
-print(*report.table([[*piece.values()] for piece in pieces], list(pieces[0])), sep="\n")
+print(*table([[*piece.values()] for piece in pieces], list(pieces[0])), sep="\n")
 
 # %% [markdown]
 # Replayed: the rows of those steps read again are, bit for bit, those that were trained on.
 
 # %%
 again = forensics.replayed(traced, phase, steps)
-print(*report.table([[*one.values()] for one in again], list(again[0])), sep="\n")
+print(*table([[*one.values()] for one in again], list(again[0])), sep="\n")
 
 # %% [markdown]
 # A drop list of documents that stand out (or else of those in the steps), and the build without

@@ -11,7 +11,6 @@ from fractions import Fraction
 from functools import cached_property
 from os.path import relpath
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.build import pack as packing
@@ -23,11 +22,10 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
 from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.mixtures.recipes.phase import shares
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import receipts, yaml_settings
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 LINKED = ("domains", "sources", TOKENIZER)
 
 
@@ -114,7 +112,7 @@ class _Base:
 
     def fault(self, message: str, *steps: str) -> RecipeError:
         """Return an error about a value of the spec, with its line."""
-        line = yamlfile.line_of(yamlfile.load(self.file), steps)
+        line = yaml_settings.line_of(yaml_settings.load(self.file), steps)
         return RecipeError(f"{self.file}:{line}: {'.'.join(steps)}: {message}")
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.readers.batch import TEXT
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.tokenizer import train_bpe as bpe
 
@@ -23,7 +23,7 @@ def train(recipe: Recipe, root: Path, domains: Sequence[str], vocab: int, out: P
     """Train a tokenizer on the first documents of each domain, unless `out` is there already."""
     if not out.exists():
         texts = chain.from_iterable(_texts(recipe, root, domain) for domain in domains)
-        receipts.write_atomic(out, bpe.train(texts, vocab))
+        write_atomic(out, bpe.train(texts, vocab))
     return out
 
 

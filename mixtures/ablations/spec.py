@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 BUNDLED = Path(__file__).parent
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
 HELD_SHARE = 0.05  # of documents, where nothing else is said
@@ -36,7 +36,7 @@ class Group:
     recipe's raw files are a sample only. value: its weight in what is minimised.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     kind: Literal["language", "code"] = "code"
     max_epochs: float = 4.0
     tokens: float | None = None
@@ -52,7 +52,7 @@ class Group:
 class Target:
     """The real run: its tokens (None: as many as all domains hold), rows per step, its phase."""
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     tokens: float | None = None
     batch: int = 2112
     phase: str = "recommended"
@@ -65,7 +65,7 @@ class Target:
 class Swarm:
     """Mixtures of the design, further runs of its centre under other seeds, and its seed."""
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     count: int = 16
     replicates: int = 4
     seed: int = 0
@@ -87,7 +87,7 @@ class Proxy:
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     size: str = "0.2M"
     steps: int = 300
     batch: int = 8
@@ -120,7 +120,7 @@ class Checks:
     the uniform and the natural mixture again, such as ["1M"].
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     seeds: int = 1
     pareto: bool = True
     sizes: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class Factors:
     seeds: runs of each level.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     fim_rate: tuple[float, ...] = ()
     order: tuple[str, ...] = ()
     replay: tuple[float, ...] = ()
@@ -172,7 +172,7 @@ class Ablation:
     (None: 0.05).
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str
     recipe: str
     domains: dict[str, Group]
@@ -228,7 +228,7 @@ class Ablation:
 
 def of_folder(path: Path, content: Json) -> Ablation:
     """Return the spec that an ablation's folder holds, without keys that were removed since."""
-    return yamlfile.check(path, without_removed(content), Ablation)
+    return yaml_settings.check(path, without_removed(content), Ablation)
 
 
 def without_removed(content: Json) -> Json:
@@ -243,20 +243,20 @@ def without_removed(content: Json) -> Json:
 
 def find(name: str) -> Path:
     """Return the file of a spec: a path, or the name of a bundled one."""
-    return yamlfile.find(name, BUNDLED, "no such spec file, and no bundled spec")
+    return yaml_settings.find(name, BUNDLED, "no such spec file, and no bundled spec")
 
 
 def load(name: str) -> tuple[Ablation, Recipe]:
     """Load a spec and the recipe that it names; RecipeError names line, key, rule and value."""
     path = find(name)
-    content = yamlfile.load(path)
+    content = yaml_settings.load(path)
     _refuse_removed(path, content)
-    spec = yamlfile.check(path, content, Ablation)
+    spec = yaml_settings.check(path, content, Ablation)
     beside = path.parent / spec.recipe
     recipe = recipes.load(beside if beside.exists() else spec.recipe)
     for domain in spec.domains:
         if domain not in recipe.domains:
-            line = yamlfile.line_of(content, ("domains", domain))
+            line = yaml_settings.line_of(content, ("domains", domain))
             raise RecipeError(
                 f"{path}:{line}: domains.{domain}: no domain of {recipe.file} is called so "
                 f"(there are {', '.join(recipe.domains)})"
@@ -264,7 +264,7 @@ def load(name: str) -> tuple[Ablation, Recipe]:
         if recipe.domains[domain].split == "valid":
             raise RecipeError(f"{path}: domains.{domain}: is held out by {recipe.file}")
     if spec.held_out is not None and (spec.build is not None or recipe.valid):
-        line = yamlfile.line_of(content, ("held_out",))
+        line = yaml_settings.line_of(content, ("held_out",))
         by = f"`valid` of {recipe.file}" if spec.build is None else f"the build {spec.build}"
         raise RecipeError(f"{path}:{line}: held_out: {by} decides which documents are; drop it")
     return spec, recipe
@@ -276,7 +276,7 @@ def _refuse_removed(path: Path, content: object) -> None:
         for key in keys[:-1]:
             section = section.get(key) if isinstance(section, dict) else None
         if isinstance(section, dict) and keys[-1] in section:
-            line = yamlfile.line_of(content, keys)
+            line = yaml_settings.line_of(content, keys)
             raise RecipeError(
                 f"{path}:{line}: {'.'.join(keys)}: was removed ({reason}); delete the line"
             )

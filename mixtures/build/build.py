@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from crystalmix.mixtures.build import droplist_ as droplist
 from crystalmix.mixtures.build import pack as packing
@@ -34,14 +33,13 @@ from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.fim import document_fim as fim
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import scratch_db as scratch
+from crystalmix.prep.runtime import scratch_db
+from crystalmix.prep.runtime.atomic_files import lock_folder, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
-Json = dict[str, Any]
 LEFT = ("*.done", ".*.tmp", "block-*")
 
 
@@ -130,7 +128,7 @@ def _at(recipe: Recipe, *steps: str) -> Generator[None]:
 
 def alone(out: Path) -> AbstractContextManager[None]:
     """Hold a build's folder; RefusalError while another process does. Its death lets go."""
-    return receipts.alone(
+    return lock_folder(
         out,
         f"{out}: another build is writing here; wait for its end or build into another --out",
     )
@@ -142,7 +140,7 @@ def sweep(out: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        for left in (packing.TOKENS, scratch.NAME):
+        for left in (packing.TOKENS, scratch_db.NAME):
             rmtree(folder / left, ignore_errors=True)
 
 
@@ -158,7 +156,7 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
     missing = unsealed(places)
     tokenizer = context.out / TOKENIZER
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
-        receipts.write_atomic(tokenizer, context.tokenizer.raw)
+        write_atomic(tokenizer, context.tokenizer.raw)
     store(missing)
     return list(drafts.values())
 

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"  # a build keeps its own copy
-Json = dict[str, Any]
 Item = TypeVar("Item")
 
 

@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import source as sources
@@ -16,8 +15,8 @@ from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 CHOSEN = ("where", "sample", "limit")
 REMOVED = ("opt_out", "contaminated", "duplicate", "near_duplicate")
 SHOWN = 3

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalmix.prep.documents import dropped
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.receipts import replacing
 
 SUFFIXES = (".parquet", ".jsonl")
 SCHEMA = dropped.SCHEMA.insert(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from crystalmix.mixtures.build import statistics as counting
 from crystalmix.mixtures.build import work_items as stages
@@ -17,8 +16,8 @@ from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
 
 

@@ -1,7 +1,6 @@
 """The stage of row-level FIM, for the domains that ask for it; other folders pass through."""
 
 from dataclasses import asdict
-from typing import Any
 
 from crystalmix.mixtures.build import work_items as stages
 from crystalmix.mixtures.build.context import (
@@ -14,8 +13,7 @@ from crystalmix.mixtures.build.context import (
 from crystalmix.prep.crystalcoder.original_row_fim import Turn, seed_of
 from crystalmix.prep.fim import document_fim as fim
 from crystalmix.prep.fim.document_fim import FimSettings
-
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
 
 
 def run(context: Context, packed: list[Folder]) -> list[Folder]:

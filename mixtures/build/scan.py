@@ -11,7 +11,6 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,8 +33,8 @@ from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 BLOCK_KEYS = ("documents", "text_digest")
 # What `documents` tells of a source's settings: `source web: where: <SQL>: <fault>`.
 FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep|select): )?(.*)", re.DOTALL)

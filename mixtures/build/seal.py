@@ -6,7 +6,7 @@ more often than it may be.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from crystalmix.mixtures.build.context import Context, Folder, rows_files, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order as zoo
@@ -16,8 +16,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartSh
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime.errors import RefusalError
-
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
 
 
 class PartRefusalError(RefusalError):

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from crystalmix.mixtures.build.context import Context, Folder, rows_files
 from crystalmix.prep.crystalcoder import modelzoo_shuffle as zooshuffle
 from crystalmix.prep.rows import pack, shuffle
 from crystalmix.prep.rows.shards import name as shard_name
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import replacing
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder is sealed
 
 

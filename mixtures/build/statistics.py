@@ -1,7 +1,6 @@
 """What a packed folder holds of each of its sources: counted when it is sealed, shown by `show`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,8 +10,7 @@ from crystalmix.prep.fim import document_fim as fim
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Block, Stream
-
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
 
 
 class _Tally:

@@ -1,13 +1,13 @@
 """Statistics: exact quantiles and counts, the same for any number of workers."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
+
 PERCENT = (1, 10, 50, 90, 99)
 
 

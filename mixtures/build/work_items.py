@@ -29,10 +29,9 @@ from crystalmix.prep.rows import token_blocks as blocks
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime.receipts import describe, once, read
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.special_spellings import Literals
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.laws import least_squares as leastsquares
 from crystalmix.mixtures.laws.fit import Fit
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 
 Floats = NDArray[np.float64]
 ROUGH = 1e-5  # of the cost: far less than the noise of a draw
@@ -23,7 +23,7 @@ def draw(fit: Fit, count: int, seed: int) -> Floats:
     (randomise, then optimise: Bardsley et al. 2014). Drawing from Laplace's approximation itself
     leaves the bent valley in which c, a and the weights trade, and finds intervals far too wide.
     """
-    problems, rng = fit.problems, seeds.stream(seed, "bootstrap")
+    problems, rng = fit.problems, randomness.stream(seed, "bootstrap")
     targets, runs = problems.losses.shape
     parameters = fit.theta.shape[1]
     off = fit.law.value(fit.theta, fit.shares) - problems.losses

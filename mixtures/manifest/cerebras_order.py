@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
-from crystalmix.prep.runtime.receipts import replacing
 
 VERSION: Final = "cerebras-1.9"
 HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch

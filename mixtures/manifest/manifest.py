@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,12 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
 from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.types import Json
 
 SCHEMA = 3
 NAME = "manifest.json"
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def sealed(manifest: Manifest) -> Manifest:
 def write(path: Path, manifest: Manifest) -> None:
     """Write a sealed manifest."""
     content = {**manifest.content(), "digest": manifest.digest}
-    receipts.write_atomic(path, receipts.canonical(content))
+    write_atomic(path, canonical(content))
 
 
 def read(path: Path) -> Manifest:
@@ -204,7 +204,7 @@ def read(path: Path) -> Manifest:
     file = path / NAME if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{file}: no such manifest; build the phase first")
-    content = receipts.read_json(file)
+    content = read_json(file)
     told = content.pop("digest", None)
     if receipts.digest(content) != told:
         raise DamageError(

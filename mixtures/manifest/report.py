@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.build.context import rows_files, sealed_folders
 from crystalmix.mixtures.manifest import manifest as manifests
@@ -11,32 +10,10 @@ from crystalmix.mixtures.manifest.moved_rows import order_lines
 from crystalmix.mixtures.plan.plan import PhasePlan
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 BAR = 24
-
-
-def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
-    """Lay out a table: text to the left, numbers to the right.
-
-    >>> table([["a", 1], ["bc", 20]], ["name", "n"])
-    ['name   n', 'a      1', 'bc    20']
-    """
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-
-
-def _is_number(cell: object) -> bool:
-    text = str(cell).replace(",", "").replace("%", "").replace("-", "").strip()
-    return not isinstance(cell, str) or not text or text.replace(".", "").isdigit()
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
@@ -69,17 +46,6 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
         lines += [f"  refused: {told}" for told in phase.refusals]
         lines.append("")
     return lines[:-1]
-
-
-def hours_told(hours: float) -> str:
-    """Return hours with as many digits as say something.
-
-    >>> hours_told(1234.56), hours_told(0.0123), hours_told(1e-6)
-    ('1,234.6', '0.012', 'under 0.001')
-    """
-    if hours >= 1:
-        return f"{hours:,.1f}"
-    return f"{hours:.2g}" if hours >= 0.001 else "under 0.001"
 
 
 def _asked(phase: PhasePlan) -> str:

@@ -4,15 +4,15 @@ Of one step its rows, slot by slot; of a range of steps what was asked of each p
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
-from crystalmix.mixtures.manifest.report import read_manifests, table
+from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 COLUMNS = ("slot", "part", "epoch", "shard", "row")
 
 

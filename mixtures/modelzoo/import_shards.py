@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from crystalmix.mixtures.build import seal as sealing
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
@@ -31,6 +31,7 @@ from crystalmix.mixtures.verify import accounts as conservation
 from crystalmix.mixtures.verify.accounts import IMPORT, Check
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import file_digest
 from crystalmix.prep.runtime.errors import (
     DamageError,
     RecipeError,
@@ -38,11 +39,11 @@ from crystalmix.prep.runtime.errors import (
     StaleError,
     UsageError,
 )
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 
 VERSION = 1
 ROWS, SIZES = "rows", "names and sizes"  # what digests are of
-Json = dict[str, Any]
 Subset = Literal["1.9.1", "2.0.3"]
 Placed = dict[str, tuple[str, list[Path]]]  # data_dir -> its domain and shards
 SUBSETS = (
@@ -268,7 +269,7 @@ def _measure(item: Measure) -> Json:
         return {**entry, "digest": identity, "rows_sum": None, "xxh3": None, "loss_tokens": None}
     found = conservation.recount(Check(item.file, entry, None))
     total = found["rows_sum"] % 2**64
-    told = receipts.file_digest(item.file)
+    told = file_digest(item.file)
     counted = {key: found[key] for key in ("digest", "loss_tokens")}
     return {**entry, **counted, "rows_sum": total, "xxh3": told}
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from crystalmix.prep.rows import shards
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
 
 PROCESSOR = "GptHDF5MapDataProcessor"
@@ -32,7 +32,7 @@ SILENT = {
 class Drawn:
     """One line of the mixture, as published."""
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     data_dir: str
     weight: float
     data_subset: str | None = None
@@ -98,12 +98,12 @@ def read(path: Path) -> ZooParams:
 
     What is not used is noted.
     """
-    content = yamlfile.load(path)
+    content = yaml_settings.load(path)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: must hold the sections train_input and runconfig")
     if "trainer" in content:
         content = _of_trainer(path, content["trainer"])
-    told = yamlfile.check(path, content, ZooParams)
+    told = yaml_settings.check(path, content, ZooParams)
     known = {*SILENT, *TrainInput.__dataclass_fields__}
     unknown = sorted(str(key) for key in content["train_input"] if key not in known)
     if unknown:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from crystalmix.mixtures.manifest.cerebras_order import subset_bounds
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
 from crystalmix.mixtures.modelzoo.read_params import PROCESSOR
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 Reader = Literal["1.9.1", "2.0.3"]
 PLACES = 17  # decimal places that tell any two floats below 1 apart
 

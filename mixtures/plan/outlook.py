@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.build import shared_texts as sharing
 from crystalmix.mixtures.build.context import rows_files, sealed_folders
 from crystalmix.mixtures.build.shared_texts import Findings
-from crystalmix.mixtures.manifest.report import hours_told, plan_lines
+from crystalmix.mixtures.manifest.report import plan_lines
 from crystalmix.mixtures.plan import sample_sources as estimate
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.tables import format_hours
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
 
 
@@ -50,10 +50,10 @@ class Outlook:
         told += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
             each = ", ".join(
-                f"{phase.name} {hours_told(hours)}"
+                f"{phase.name} {format_hours(hours)}"
                 for phase, hours in zip(self.phases, self.hours, strict=True)
             )
-            told.append(f"hours of training: {hours_told(sum(self.hours))} ({each})")
+            told.append(f"hours of training: {format_hours(sum(self.hours))} ({each})")
         return told
 
 

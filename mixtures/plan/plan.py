@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest.exact_order import VERSION, Interleave
@@ -12,8 +12,8 @@ from crystalmix.mixtures.recipes.phase import Kind, Part, Phase, shares
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 Known = Literal["built", "sampled", "declared", "unknown"]
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
 from crystalmix.mixtures.manifest.exact_order import integer_weights
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RefusalError
 
 Kind = Literal["weight", "tokens", "epochs"]
@@ -34,7 +34,7 @@ class Part:
     Exactly one of the three is given.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     domain: str
     weight: float | None = None
     tokens: float | None = None
@@ -82,7 +82,7 @@ class Phase:
     either's epochs tell.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     batch: int
     parts: tuple[Part, ...]
     steps: int | None = None

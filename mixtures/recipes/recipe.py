@@ -16,7 +16,7 @@ from crystalmix.prep.documents.source import Source
 from crystalmix.prep.filters.exact_duplicates import Duplicates
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import PackSettings
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings
 from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
@@ -37,7 +37,7 @@ class Domain:
     tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     sources: tuple[str, ...]
     fim: FimSettings | None = None
     epochs: int = 1
@@ -78,7 +78,7 @@ class Domain:
 class Recipe:
     """A whole build."""
 
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str
     seed: int
     tokenizer: TokenizerSettings
@@ -131,13 +131,13 @@ class Recipe:
         where = ".".join(map(str, steps))
         if self.file is None:
             return RecipeError(f"{where}: {message}")
-        line = yamlfile.line_of(yamlfile.load(self.file), steps)
+        line = yaml_settings.line_of(yaml_settings.load(self.file), steps)
         return RecipeError(f"{self.file}:{line}: {where}: {message}")
 
 
 def find(name: str) -> Path:
     """Return the file of a recipe: a path, or the name of a bundled one."""
-    return yamlfile.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
+    return yaml_settings.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
 
 
 def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
@@ -147,9 +147,9 @@ def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
     given instead that is none.
     """
     path = find(str(name))
-    content = yamlfile.load(path)
+    content = yaml_settings.load(path)
     _name_entries(path, content)
-    recipe = yamlfile.check(path, content, Recipe)
+    recipe = yaml_settings.check(path, content, Recipe)
     _check_names(path, content, recipe)
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
     if tokenizer is not None:
@@ -182,7 +182,7 @@ def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401
         for name, entry in (entries or {}).items() if isinstance(entries, dict) else ():
             if isinstance(entry, dict):
                 if "name" in entry:
-                    line = yamlfile.line_of(content, (section, name, "name"))
+                    line = yaml_settings.line_of(content, (section, name, "name"))
                     raise RecipeError(f"{path}:{line}: {section}.{name}.name: is no known key")
                 entry["name"] = str(name)
 
@@ -211,6 +211,6 @@ def _unknown(
     where = ".".join(map(str, steps))
     kind = "source" if steps[0] == "domains" else "domain"
     return RecipeError(
-        f"{path}:{yamlfile.line_of(content, steps)}: {where}: "
+        f"{path}:{yaml_settings.line_of(content, steps)}: {where}: "
         f"no {kind} is called {found!r} (there are {', '.join(known)})"
     )

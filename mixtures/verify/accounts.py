@@ -20,8 +20,8 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 DOCUMENTS = "documents.parquet"
 IMPORT = "import"  # the stage of folders whose rows another program wrote
 FILE_KEYS = ("name", "bytes", "xxh3")

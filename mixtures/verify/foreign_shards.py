@@ -2,14 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from crystalmix.mixtures.manifest.report import table
 from crystalmix.prep.rows import check_rows as rowcheck
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 
-Json = dict[str, Any]
 BUILD = ("sources", "domains", "phases")  # what a build's folder holds
 
 

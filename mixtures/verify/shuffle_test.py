@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.context import rows_files
 from crystalmix.prep.rows import spans
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 FEWEST = 40  # rows from which the test says something
 DEVIATIONS = 6.0  # one in 500 million honest shuffles strays so far
 MOST_HASHES = 1 << 24  # kept at once to find equal rows; of more rows a share is looked at

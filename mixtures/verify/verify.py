@@ -9,7 +9,6 @@ before it, and the tokenizer against its fingerprint and canary.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -33,11 +32,12 @@ from crystalmix.mixtures.verify.accounts import Check
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
-Json = dict[str, Any]
 # What a receipt or manifest raises that lacks a key or has a value of another kind.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
@@ -56,7 +56,7 @@ def verify(
     sealed: dict[Path, Json] = {}
     for folder in folders:
         try:
-            receipt = receipts.read_json(folder / receipts.NAME)
+            receipt = read_json(folder / receipts.NAME)
             conservation.check_whole(folder, receipt)
             sealed[folder] = receipt
             receipts.read(folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.receipts import replacing
 
 BATCH_ROWS = 1024
 

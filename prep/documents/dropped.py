@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile
-from crystalmix.prep.runtime.receipts import replacing
 
 NAME = "dropped.parquet"
 SCHEMA = pa.schema(

@@ -1,16 +1,14 @@
 """Seen files: sizes and digests of the files that a source is made of, and that they stay so."""
 
 from pathlib import Path
-from typing import Any
 
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source, Stamp
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
-
-Json = dict[str, Any]
 
 
 class Seen:

@@ -20,7 +20,7 @@ from crystalmix.prep.documents import dropped as drops
 from crystalmix.prep.documents.dropped import DropList, Write, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
 from crystalmix.prep.documents.source import Source
-from crystalmix.prep.runtime.receipts import replacing
+from crystalmix.prep.runtime.atomic_files import replacing
 
 BATCH_ROWS = 1 << 16
 NEAR = "near"

@@ -26,8 +26,8 @@ from crystalmix.prep.documents.source import Document, Source, is_json, read
 from crystalmix.prep.documents.source_sql import NAME, label
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
-from crystalmix.prep.runtime.receipts import replacing
 
 VERSION = 3
 

@@ -22,8 +22,8 @@ from crystalmix.prep.filters import ngrams
 from crystalmix.prep.filters.ngrams import Words
 from crystalmix.prep.readers.decompress import lines, pieces
 from crystalmix.prep.readers.listing import fits, kind
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import InputError, RecipeError
-from crystalmix.prep.runtime.receipts import replacing
 
 VERSION = 1
 TEXT = ".txt"

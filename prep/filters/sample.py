@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 
 
 def chosen(digests: NDArray[np.uint64], rate: float, seed: int, source: str) -> NDArray[np.bool_]:
@@ -15,7 +15,7 @@ def chosen(digests: NDArray[np.uint64], rate: float, seed: int, source: str) -> 
     digests: (n,) the low 64 bits of each text's digest. Equal texts are chosen alike, whichever
     file they are in, and a higher rate keeps all that a lower one keeps.
     """
-    return seeds.draws(seed, "sample", source, items=digests, count=1)[:, 0] < rate
+    return randomness.draws(seed, "sample", source, items=digests, count=1)[:, 0] < rate
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ class Split:
 
     def taken(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Tell of many documents whether they are on this side: (n,)."""
-        drawn = seeds.draws(self.seed, "split", items=digests, count=1)[:, 0]
+        drawn = randomness.draws(self.seed, "split", items=digests, count=1)[:, 0]
         return (drawn < self.share) == (self.side == "valid")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.rows.token_blocks import Encoded
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer.backends import Encode, Ids
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.safe_cuts import joints
@@ -121,7 +121,7 @@ class DocumentFim:
     ) -> None:
         """Take what draws are keyed by; metadata: what stays before a document as it is."""
         self.tokenizer, self.settings, self.metadata = tokenizer, settings, metadata
-        self.draw = seeds.Drawer(seed, "fim", domain, epoch)
+        self.draw = randomness.Drawer(seed, "fim", domain, epoch)
         self.marks, self.joints = sentinels(tokenizer), joints(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:

@@ -30,7 +30,7 @@ from crystalmix.prep.fim.row_spans import (
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, lay, within
 from crystalmix.prep.fim.text_cuts import text_cuts
 from crystalmix.prep.rows import shards
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 
@@ -69,7 +69,7 @@ class RowFim:
         """Permute the segments of a block whose first row has this number in its folder."""
         number = np.arange(len(segments.row)) - np.concatenate([[0], segments.ends])[segments.row]
         items = ((segments.row + first_row) << 20) + number
-        draws = seeds.draws(*self.name, items=items.astype(np.uint64), count=DRAWS)
+        draws = randomness.draws(*self.name, items=items.astype(np.uint64), count=DRAWS)
         rates, bodies = (self.settings.rate, self.settings.spm_rate), self._bodies(segments)
         if self.settings.cut == "token":
             plans = tokencuts.plan(rates, draws, bodies[1] - bodies[0])

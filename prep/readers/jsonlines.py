@@ -23,13 +23,12 @@ from crystalmix.prep.readers.batch import (
 )
 from crystalmix.prep.readers.decompress import lines
 from crystalmix.prep.runtime.errors import BrokenFile
+from crystalmix.prep.runtime.types import Json
 
 INTEGERS = {"BIGINT", "UBIGINT", "HUGEINT"}  # as DuckDB names what it finds in JSON
 # A value takes up to 90 bytes as a Python object: a line holds no more of them than this.
 MOST_VALUES = 2_000_000
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-
-Json = dict[str, Any]
 
 
 def batches(pieces: Iterator[bytes], wanted: Wanted, *, keep_lines: bool) -> Iterator[Batch]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.rows.open_shards import POOL, Rows, reading
 from crystalmix.prep.rows.scattered_rows import gather, packed
-from crystalmix.prep.runtime.receipts import file_digest, replacing
+from crystalmix.prep.runtime.atomic_files import file_digest, replacing
 
 LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4

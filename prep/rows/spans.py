@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime.receipts import replacing
+from crystalmix.prep.runtime.atomic_files import replacing
 
 SPANS = pa.schema(
     [

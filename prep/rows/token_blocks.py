@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import replacing
 
 WAITING_TOKENS = 1 << 18
 NOTHING = np.empty(0, np.uint32)

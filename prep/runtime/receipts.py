@@ -8,95 +8,24 @@ Work items inside an unfinished folder leave `*.done` files, so that a killed bu
 it stopped; `seal` removes them.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import orjson
-import xxhash
 
-from crystalmix.prep.runtime.errors import DamageError, RefusalError, StaleError
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
+from crystalmix.prep.runtime.errors import DamageError, StaleError
+from crystalmix.prep.runtime.types import Json
 
 NAME = "receipt.json"
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
-Json = dict[str, Any]
-
-
-def canonical(value: object) -> bytes:
-    """Return JSON bytes that depend on the content alone: sorted keys, two-space indent."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
 
 
 def digest(value: object) -> str:
     """Return the sha256 of the canonical JSON of a value, in hex."""
     return sha256(canonical(value)).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 of a file's bytes, in hex."""
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
-
-
-@contextmanager
-def alone(folder: Path, refusal: str) -> Generator[None]:
-    """Hold a folder while its holder writes there; its death lets go.
-
-    Raises RefusalError with `refusal` while another process holds it. On a file system without
-    locks nobody checks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusalError(refusal) from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """Give a temporary name to write to; it becomes `path` at the end, or nothing on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_json(path: Path) -> Json:
-    """Read a JSON object; DamageError names a file that is not one."""
-    try:
-        value = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DamageError(f"{path}: is missing; build again") from None
-    except orjson.JSONDecodeError as error:
-        raise DamageError(f"{path}: is not valid JSON ({error}); build again") from None
-    if not isinstance(value, dict):
-        raise DamageError(f"{path}: holds a {type(value).__name__}, expected an object")
-    return value
 
 
 def describe(path: Path) -> Json:

@@ -26,12 +26,12 @@ import orjson
 import tokenizers
 from numpy.typing import NDArray
 
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
-from crystalmix.prep.runtime.receipts import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import canary_texts as canary
 
 Ids = NDArray[np.uint32]
-Json = dict[str, Any]
 Encode = Callable[[str], Ids]
 Form = Literal["document", "piece", "matched"]
 Choice = Literal["auto", "gigatoken", "fastokens", "tokenizers"]

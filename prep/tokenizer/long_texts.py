@@ -16,13 +16,13 @@ and then a space, and none looks past the letter before that space, so words on 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.prep.runtime.types import Json
+
 Ids = NDArray[np.uint32]
-Json = dict[str, Any]
 Encode = Callable[[str], Ids]
 
 WINDOW = 1 << 20  # characters

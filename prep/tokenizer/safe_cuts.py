@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 SPACE = "▁"
 MOST_REMEMBERED = 1 << 17  # texts whose ids are kept
 NONE = np.empty(0, dtype=np.uint32)
-Json = dict[str, Any]
 Cut = tuple[int, int]  # a token, and how many of its characters lie before the cut
 
 

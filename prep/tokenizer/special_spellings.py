@@ -6,9 +6,8 @@ They are ordinary text when texts are encoded; the count tells how much of it th
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
 
 
 class Literals:

@@ -22,7 +22,7 @@ from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.laws.distributions import spearman
 from crystalmix.mixtures.laws.fit import KINDS
-from crystalmix.mixtures.manifest.report import table
+from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.measure import Held
@@ -30,7 +30,6 @@ from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, trai
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import loss_matrix
 
-Json = dict[str, Any]
 OTHER_SEED = 4711  # of the swarm that nothing was fitted to
 
 

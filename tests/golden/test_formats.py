@@ -1,7 +1,6 @@
 """Formats and places: Arrow IPC, text folders, urls, encodings, renamed columns, broken files."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,10 +8,9 @@ from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers import listing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError, NoColumn, RecipeError
+from crystalmix.prep.runtime.types import Json
 from helpers.materials import raw, squeezed
 from helpers.scans import ROWS, TEXTS, Scanned, arrow_file, texts
-
-Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("suffix", listing.FAMILIES["jsonl"])

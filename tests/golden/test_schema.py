@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from helpers import corpora
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
@@ -68,4 +68,4 @@ def test_a_manifest_fits_its_schema_and_another_does_not(tmp_path: Path) -> None
 
 
 if __name__ == "__main__":
-    receipts.write_atomic(PUBLISHED, orjson.dumps(schema(), option=orjson.OPT_INDENT_2) + b"\n")
+    write_atomic(PUBLISHED, orjson.dumps(schema(), option=orjson.OPT_INDENT_2) + b"\n")

@@ -8,7 +8,7 @@ import pytest
 
 from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings, sentinels
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer.tokenizer import KNOWN, Tokenizer
 from helpers.materials import (
     KINDS,
@@ -57,7 +57,7 @@ def odd(literal: str, rng: np.random.Generator) -> str:
 
 @lru_cache(maxsize=1)
 def strings() -> list[str]:
-    rng = seeds.stream(7, "injection")
+    rng = randomness.stream(7, "injection")
     pieces = [*PIECES, *BLANKS]
 
     def piece() -> str:

@@ -13,11 +13,11 @@ from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, InputError
+from crystalmix.prep.runtime.types import Json
 from helpers.corpora import crystalmix, tokenizer
 from helpers.materials import SHARED, nasty
 from helpers.scans import Scanned
 
-Json = dict[str, Any]
 ARCHIVE = SHARED.parent / "corpora" / "nasty.tar.gz"
 REASONS = {  # what the bad records of a case are counted under
     "empty_texts": {"blank": 7},

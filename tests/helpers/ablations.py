@@ -12,10 +12,10 @@ from ruamel.yaml import YAML
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import ablate
 from helpers.corpora import RECIPE, merged, write_corpus, write_recipe
 
-Json = dict[str, Any]
 SPEC: Json = {
     "name": "tiny",
     "recipe": "recipe.yaml",

@@ -21,10 +21,10 @@ from ruamel.yaml import YAML
 from crystalmix.cli import main
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import train_bpe as bpe
 
-Json = dict[str, Any]
 TALE = """crystal lattice quartz grain amber river stone ember willow thicket copper lantern
 harbour meadow signal voyage gather weight portion measure vessel kettle spoon mixture batch ledger
 token über naïve façade Zürich 日本 текст counts <s> </s>"""
@@ -196,7 +196,7 @@ def _prose() -> dict[str, list[bytes]]:
     """Return the lines of each file; some have no text, an empty one, or are blank."""
     files: dict[str, list[bytes]] = {}
     for number in range(3):
-        rng = seeds.stream(1, "prose", number)
+        rng = randomness.stream(1, "prose", number)
         texts: list[str | None] = [sentences(rng, int(rng.integers(1, 9))) for _ in range(42)]
         texts[5], texts[11] = "", None
         lines = [
@@ -213,7 +213,7 @@ def _programs() -> dict[str, pa.Table]:
     files: dict[str, pa.Table] = {}
     for language in LANGUAGES:
         for number in range(2):
-            rng = seeds.stream(1, language, number)
+            rng = randomness.stream(1, language, number)
             rows = [
                 {
                     "max_stars_repo_path": f"src/{language}/{i}.txt",

@@ -8,10 +8,10 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from crystalmix.prep.rows import shards
+from crystalmix.prep.runtime.types import Json
 from helpers.corpora import merged
 from helpers.materials import shared
 
-Json = dict[str, Any]
 ONE: Json = {
     "train_input": {
         "data_processor": "GptHDF5MapDataProcessor",

@@ -7,13 +7,13 @@ anything of `train`: what it computes from an export is what a stranger would.
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
+
 State = dict[str, Tensor]
 
 

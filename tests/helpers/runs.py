@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.trainer import session
 from helpers.corpora import built, merged
 
-Json = dict[str, Any]
 PHASES = ("prose", "mixed", "code")
 CHECKPOINT_STEPS = 3
 RUN: Json = {

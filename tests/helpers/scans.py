@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +11,8 @@ from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents import source_sql as query
 from crystalmix.prep.documents.source import Document, Source
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 ROWS = [{"text": f"text {i} é", "n": i, "m": {"set": "ab"[i % 2]}} for i in range(2500)]
 TEXTS = [row["text"] for row in ROWS]
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 from crystalmix.mixtures.build import scan as scanning
 from crystalmix.mixtures.build.context import Context
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from helpers import corpora
 from helpers.materials import raw
 
-Json = dict[str, Any]
 EVALUATION = "how many clips did Natalia sell in April and May if she sold half as many in May"
 PROSE = [
     f"Chapter {i}. " + " ".join(corpora.WORDS[(i * k) % len(corpora.WORDS)] for k in range(1, 80))

@@ -22,7 +22,8 @@ from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard, read
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.scattered_rows import gather
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.csxapi_ import module
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.own_process import apart
@@ -32,7 +33,6 @@ from crystalmix.train.model.optimizer import Linear, schedule
 NEEDS_CSTORCH = pytest.mark.skipif(
     find_spec("cerebras") is None, reason="cerebras-pytorch is not installed: `make csx` has it"
 )
-Json = dict[str, Any]
 Rows = dict[int, NDArray[np.int32]]  # step of the run -> the (B, 2) rows that were streamed
 States = dict[int, list[Any]]  # steps done -> what each worker's loader said
 
@@ -81,7 +81,8 @@ def plan(root: Path, steps: int, batch: int, msl: int = 8, rows: int = 60) -> Ma
     """Write a build of one phase, `root/phases/plan`: shards of random rows and their manifest."""
     files: list[PartShard] = []
     for number in range(2):
-        content = seeds.stream(3, "plan", number).integers(0, 99, (rows, 3, msl), dtype=np.int32)
+        rng = randomness.stream(3, "plan", number)
+        content = rng.integers(0, 99, (rows, 3, msl), dtype=np.int32)
         content[:, 1] %= 2
         shards.write(root / f"data-{number:05d}.h5", rows, [content])
         counted = int(content[:, 1].sum())

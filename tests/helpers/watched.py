@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer import session
 from crystalmix.train.trainer.trainer import Trainer
 from helpers.corpora import built, write_corpus, write_recipe
 from helpers.runs import scratch, write_run
 
-Json = dict[str, Any]
 SPLIT: Json = {
     "valid": 0.3,
     "domains": {

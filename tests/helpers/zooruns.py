@@ -8,10 +8,10 @@ import torch
 from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.weights import mdl
 from helpers.corpora import built, write_corpus, write_recipe
 
-Json = dict[str, Any]
 PHASES: dict[str, Json] = {
     "prose": {"cerebras": {"seed": 5}},
     "mixed": {"cerebras": {}},

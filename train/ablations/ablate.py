@@ -33,7 +33,9 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
 from crystalmix.prep.runtime.errors import StaleError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations import conclusions as verdicts
 from crystalmix.train.ablations import tables as evidence
@@ -41,7 +43,6 @@ from crystalmix.train.ablations.measure import Held
 from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
 from crystalmix.train.ablations.tables import REPORT, SPEC
 
-Json = dict[str, Any]
 Say = Callable[[str], object]
 TOKENIZER = "tokenizer.json"
 LANGUAGE_TWICE = 2.0
@@ -76,7 +77,7 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> J
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
-    with receipts.alone(out, refusal), Fanout(workers) as pool:
+    with lock_folder(out, refusal), Fanout(workers) as pool:
         _claim(out, spec, recipe, reused)
         session = Session(spec, recipe, root, out, pool, say, reused)
         return _conclude(session, prepare(session))
@@ -159,7 +160,7 @@ def _conclude(session: Session, ground: Ground) -> Json:
         "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
         "factors": verdicts.factors(ground, chosen, varied, factor_results),
     }
-    receipts.write_atomic(session.out / REPORT, receipts.canonical(report))
+    write_atomic(session.out / REPORT, canonical(report))
     return report
 
 
@@ -223,9 +224,9 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> 
         wanted["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
     path = out / SPEC
     if not path.exists():
-        receipts.write_atomic(path, receipts.canonical(wanted))
+        write_atomic(path, canonical(wanted))
         return
-    held = receipts.read_json(path)
+    held = read_json(path)
     held["spec"] = ablation.without_removed(held["spec"])
     told = receipts.differences(held, wanted, "ablation")
     if told:

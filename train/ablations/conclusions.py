@@ -1,7 +1,6 @@
 """Verdicts: what an ablation's runs say of its laws, its recommendation and its factors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +9,10 @@ from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.laws import distributions as statistical
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.fit_repetition import fit_repetition, steepness
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.proxies import ProxyResult
 from crystalmix.train.ablations.tables import loss_matrix
 
-Json = dict[str, Any]
 Floats = NDArray[np.float64]
 LEVEL = 0.9
 LEAST_RUNS_OF_A_CURVE = 4

@@ -1,16 +1,15 @@
 """Costs: the runs of an ablation, their tokens and their hours, before anything is trained."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from crystalmix.mixtures.ablations import pool_of_build as reusing
 from crystalmix.mixtures.ablations import spec as ablation
 from crystalmix.mixtures.ablations.spec import Ablation
 from crystalmix.mixtures.ablations.trials import CHECKED
-from crystalmix.mixtures.manifest.report import table
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.proxy_sizes import seconds_a_step
 
-Json = dict[str, Any]
 VOCAB = 32_032  # assumed where the proxies take the recipe's own tokenizer
 
 

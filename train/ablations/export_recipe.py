@@ -13,12 +13,12 @@ from ruamel.yaml import YAML
 from crystalmix.mixtures.ablations.small_manifest import UNITS, whole_shares
 from crystalmix.mixtures.ablations.spec import Ablation, of_folder
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.atomic_files import read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.tables import REPORT, SPEC
 
-Json = dict[str, Any]
 SLACK = 1.01  # of epochs: rows come whole, and so do steps
 
 
@@ -28,13 +28,13 @@ def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: boo
     Raises RefusalError where the report does not recommend it, unless `anyway`.
     """
     report = read_report(folder)
-    claimed = receipts.read_json(folder / SPEC)
+    claimed = read_json(folder / SPEC)
     spec = of_folder(folder / SPEC, claimed["spec"])
     refusal = report["recommendation"]["refusal"]
     if mixture == "recommended" and refusal and not anyway:
         raise RefusalError(f"{folder}: {refusal}; write it with --anyway, or another --mixture")
     shares, predicted = _mixture(report, mixture)
-    content = yamlfile.load(Path(claimed["file"]))
+    content = yaml_settings.load(Path(claimed["file"]))
     _keep_tokenizer(content, Path(claimed["file"]))
     content["phases"] = {spec.target.phase: _phase(spec, report, shares, content)}
     comments = _comments(report, mixture, shares, predicted)
@@ -43,7 +43,7 @@ def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: boo
     yaml.width = 4096
     yaml.dump(dict(content), text)
     head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
-    receipts.write_atomic(out, (head + text.getvalue()).encode())
+    write_atomic(out, (head + text.getvalue()).encode())
     recipes.load(out)  # what is written must be what `build` takes
     return comments
 
@@ -52,7 +52,7 @@ def read_report(folder: Path) -> Json:
     """Return the report of an ablation that came to its end."""
     if not (folder / REPORT).exists():
         raise InputError(f"{folder}: holds no report; run `crystalmix ablate` to its end")
-    return receipts.read_json(folder / REPORT)
+    return read_json(folder / REPORT)
 
 
 def _mixture(report: Json, name: str) -> tuple[dict[str, float], Json | None]:

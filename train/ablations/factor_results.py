@@ -1,7 +1,6 @@
 """Factors: what an ablation's runs say of phases, FIM rates, replay and repetition."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +8,10 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.laws import distributions as statistical
 from crystalmix.mixtures.laws.fit_repetition import RepetitionCurve
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import connect
 
-Json = dict[str, Any]
 Floats = NDArray[np.float64]
 LEVEL = 0.9
 LOSSES = """

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.measure import Held, HeldOutLoss, measure
 from crystalmix.train.ablations.proxy_sizes import BASE_HIDDEN, decay, model_settings, part_of
 from crystalmix.train.model.crystal import parameters_count
@@ -26,7 +26,6 @@ from crystalmix.train.record import ledger, run_folder
 from crystalmix.train.runfile.settings import Run, RunSettings
 from crystalmix.train.trainer.trainer import Trainer
 
-Json = dict[str, Any]
 RESULT = "result.json"
 VIEW = "build"  # of a run: links to the shared rows, and manifests of its own
 SMOOTHED = 25  # steps whose median a loss is held against

@@ -1,10 +1,7 @@
 """Plain-text report of an ablation: laws, recommended mixture, checks, factors."""
 
-from typing import Any
-
-from crystalmix.mixtures.manifest.report import table
-
-Json = dict[str, Any]
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
 
 
 def report_lines(report: Json) -> list[str]:

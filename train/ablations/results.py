@@ -2,7 +2,6 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from crystalmix.mixtures.ablations.trials import Ground
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.export_recipe import read_report
@@ -21,7 +21,6 @@ from crystalmix.train.figures import ternary
 from crystalmix.train.record import ledger
 from crystalmix.train.record.run_folder import PhaseFolder
 
-Json = dict[str, Any]
 Floats = NDArray[np.float64]
 SMOOTHED = 15  # steps of a training loss that are averaged
 WEIGHTS = (0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.98)  # of language against code, in a front
@@ -36,7 +35,7 @@ class Insight:
         self.folder = folder
         self.report = read_report(folder)
         self.tables = evidence.connect(folder)
-        claimed = receipts.read_json(folder / evidence.SPEC)["spec"]
+        claimed = read_json(folder / evidence.SPEC)["spec"]
         self.spec = of_folder(folder / evidence.SPEC, claimed)
         self.domains = list(self.spec.domains)
         self.roles = [row["role"] for row in self._rows("SELECT DISTINCT role", "ORDER BY role")]

@@ -10,7 +10,6 @@ The same spec gives the same bytes, however often it was killed.
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -23,10 +22,10 @@ from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.proxies import ProxyResult, RunEntry
 from crystalmix.train.record.views import Traced
 
-Json = dict[str, Any]
 SPEC = "ablation.json"
 REPORT = "report.json"
 TABLES = ("runs", "losses", "fits")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import DivergenceError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras import proof as csxproof
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record.ledger import Ledger, Step
@@ -26,7 +27,6 @@ from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batch, Batches
 from crystalmix.train.trainer.gradients import divergence, part_sums, per_part, strange_rows
 
-Json = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -19,10 +19,9 @@ from torch import Tensor
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import StaleError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.csxapi_ import cstorch
 from crystalmix.train.cerebras.proof import PlanEndError, agreed, row_digests
-
-Json = dict[str, Any]
 
 
 class PlanRows(torch.utils.data.Dataset[dict[str, Tensor]]):

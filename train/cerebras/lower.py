@@ -19,8 +19,10 @@ from torch import Tensor
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.report import read_manifests
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target, bring_up
 from crystalmix.train.cerebras.csxapi_ import cstorch, demand
 from crystalmix.train.cerebras.lowered_step import findings, signature, wanted
@@ -31,8 +33,6 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.settings import Run
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _of_run(run: Path, phase: str | None) -> Question:
     chosen = names[0] if phase is None else phase
     if chosen not in names:
         raise UsageError(f"no phase is called {chosen!r} in {run} (there are {', '.join(names)})")
-    content = folder.read_json(folder.PhaseFolder(run / chosen).claim, "train this phase again")
+    content = read_json(folder.PhaseFolder(run / chosen).claim, "train this phase again")
     manifest = _manifest(folder.build_of(run, None), chosen)
     made = TypeAdapter(Run).validate_python(content["run"])
     return Question(made, manifest.batch, manifest.msl, Cluster())
@@ -196,7 +196,7 @@ def _manifest(build: Path, phase: str) -> Manifest:
 
 def _of_file(path: Path, phase: str | None, batch: int | None) -> Question:
     run, cluster = params.load(path, phase), params.cluster(path, phase)
-    given = yamlfile.plain(yamlfile.load(path)).get("train_input") or {}
+    given = yaml_settings.plain(yaml_settings.load(path)).get("train_input") or {}
     rows = batch or given.get("batch_size")
     if not isinstance(rows, int):
         raise UsageError(f"{path}: says nothing of a batch (train_input.batch_size); give --batch")

@@ -6,15 +6,14 @@ contents, or one batch twice, and workers that disagree, end the run with one li
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import ClusterError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 Numbers = NDArray[np.int32]
 REMEDY = "its rows are not taken down; go on from the last checkpoint, and report the cluster"
 

@@ -20,6 +20,7 @@ import xxhash
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import ClusterError, CrystalmixError, InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target, bring_up
 from crystalmix.train.cerebras.csxapi_ import cstorch
 from crystalmix.train.cerebras.follower import Follower
@@ -32,7 +33,6 @@ from crystalmix.train.trainer.checkpoint import Checkpoints
 from crystalmix.train.trainer.claim import claim
 from crystalmix.train.trainer.trainer import Outcome
 
-Json = dict[str, Any]
 MDL = "model.mdl"
 ARTIFACTS, FAILURE = "cerebras", "failure.txt"
 

@@ -28,7 +28,7 @@ def params(run: str, manifest_: Path, out: Path, dialect: str, **asked: Any) -> 
     """
     from crystalmix.mixtures.manifest import manifest
     from crystalmix.mixtures.modelzoo import train_input as zooinput
-    from crystalmix.prep.runtime import yaml_settings as yamlfile
+    from crystalmix.prep.runtime import yaml_settings
     from crystalmix.train.modelzoo import write_params as zoofile
 
     sealed = manifest.read(manifest_)
@@ -39,7 +39,7 @@ def params(run: str, manifest_: Path, out: Path, dialect: str, **asked: Any) -> 
         click.echo(f"note: {note}", err=True)
     click.echo(f"{out}: {sealed.steps:,} steps of {sealed.batch:,} rows, phase {sealed.phase}")
     if like is not None:
-        told = zoofile.shared_differences(content, yamlfile.plain(yamlfile.load(like)))
+        told = zoofile.shared_differences(content, yaml_settings.plain(yaml_settings.load(like)))
         show_lines([f"differs from {like}: {line}" for line in told])
 
 

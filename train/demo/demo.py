@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
 import zstandard
 
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest.report import ratio_lines, table
+from crystalmix.mixtures.manifest.report import ratio_lines
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.tokenizer import train_bpe as bpe
 from crystalmix.train.demo import python_corpus as gather
 from crystalmix.train.record import ledger
@@ -35,7 +35,6 @@ from crystalmix.train.trace.findings import findings
 from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trainer import session
 
-Json = dict[str, Any]
 Say = Callable[[str], object]
 HERE = Path(__file__).parents[1] / "demo_files"
 KILLED = "phase2"
@@ -97,7 +96,7 @@ def _write_settings(out: Path, size: Size, raw: Path) -> tuple[Path, Path]:
     """Write tokenizer.json, recipe.yaml and run.yaml into the demo's folder."""
     tokenizer = out / "tokenizer.json"
     if not tokenizer.exists():
-        receipts.write_atomic(tokenizer, bpe.train(_texts(raw), size.vocab))
+        write_atomic(tokenizer, bpe.train(_texts(raw), size.vocab))
     values = {
         "steps1": size.steps[0],
         "steps2": size.steps[1],
@@ -110,7 +109,7 @@ def _write_settings(out: Path, size: Size, raw: Path) -> tuple[Path, Path]:
         text = (HERE / name).read_text("utf-8")
         for key, value in values.items():
             text = text.replace(f"${key}$", str(value))
-        receipts.write_atomic(out / name, text.encode())
+        write_atomic(out / name, text.encode())
     return out / "recipe.yaml", out / "run.yaml"
 
 

@@ -29,8 +29,10 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 from zstandard import ZstdCompressor
 
+from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
-from crystalmix.prep.runtime.receipts import Json, canonical, differences, read_json
+from crystalmix.prep.runtime.receipts import differences
+from crystalmix.prep.runtime.types import Json
 
 NAME = "gathered.json"
 VERSION = 1  # of the way documents are chosen

@@ -7,7 +7,6 @@ its share of the batches and all add up the same numbers, however many they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from crystalmix.mixtures.build.context import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.evaluation import held_out as heldout
 from crystalmix.train.evaluation.held_out import KINDS, HeldOut
@@ -27,7 +27,6 @@ from crystalmix.train.model.processes import World
 from crystalmix.train.record import metrics
 from crystalmix.train.record.run_folder import PhaseFolder
 
-Json = dict[str, Any]
 ALONE = World()
 
 

@@ -26,7 +26,6 @@ from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.record import views as trace
 
-Json = dict[str, Any]
 Ints = NDArray[np.int64]
 KINDS = ("left_to_right", "fim", "unknown")  # unknown: of rows without spans
 MOST_NAMED = 3

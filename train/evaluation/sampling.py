@@ -6,7 +6,6 @@ A prompt with a suffix is put as FIM documents are in training (PSM): [PRE] pref
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from crystalmix.prep.fim.document_fim import Plan, arrange
 from crystalmix.prep.fim.segments import PSM, Sentinels
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-Json = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]  # ids (B, T) -> logits (B, T, V)
 
 

@@ -17,7 +17,6 @@ from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 
-Json = dict[str, Any]
 Floats = NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".pdf")
 POINTS = 200  # a line is a running mean over a POINTS-th of its steps

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.train.model.head_loss import head_losses
 
 ROTARY_BASE = 10000.0
@@ -245,7 +245,7 @@ def initialise(
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            own_seed = int.from_bytes(seeds.key(seed, "initialise", name)[:4], "little")
+            own_seed = int.from_bytes(randomness.key(seed, "initialise", name)[:4], "little")
             generator = torch.Generator().manual_seed(own_seed)
             put(parameter, _draw(name, parameter.shape, model.settings, generator))
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
 from crystalmix.train.modelzoo import parameter_names as zoonames
@@ -29,7 +31,6 @@ from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_names as names
 from crystalmix.train.weights import mdl
 
-Json = dict[str, Any]
 State = dict[str, Tensor]
 MDL, SAFE = ".mdl", ".safetensors"
 CSTORCH = "model.mdl"  # in a checkpoint of our cstorch backend
@@ -205,7 +206,7 @@ def write_safetensors(path: Path, held: Weights) -> None:
     """Write weights as one file in the public names; moments have no place there."""
     safe = _safetensors()
     tensors = {n: t.contiguous() for n, t in names.to_huggingface(held.state).items()}
-    with receipts.replacing(path) as temporary:
+    with replacing(path) as temporary:
         safe.save_file(tensors, temporary, metadata={"format": "pt"})
 
 

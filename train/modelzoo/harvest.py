@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import numpy as np
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.modelzoo import losses as zooevents
 from crystalmix.train.modelzoo import run_dir as zoorun
@@ -24,7 +25,6 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.ledger import Consumed, Ledger
 from crystalmix.train.trainer.batches import Batches
 
-Json = dict[str, Any]
 TOGETHER = 256  # steps in one segment of the ledger
 
 
@@ -105,9 +105,9 @@ def _claim(place: Path, manifest: Manifest) -> None:
     wanted = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
     path = folder.PhaseFolder(place).claim
     if not path.exists():
-        receipts.write_atomic(path, receipts.canonical(wanted))
+        write_atomic(path, canonical(wanted))
         return
-    found = folder.read_json(path, f"remove {place} and harvest again")
+    found = read_json(path, f"remove {place} and harvest again")
     if told := receipts.differences(found, wanted, "run"):
         raise StaleError(
             f"{path}: is of another run ({'; '.join(told[:2])}); harvest into another --out"

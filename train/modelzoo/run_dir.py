@@ -13,9 +13,9 @@ from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, StaleError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.weights import mdl
 
-Json = dict[str, Any]
 LONG = 60  # characters of a value in a message
 NAME = re.compile(r"checkpoint_(\d+)(?:_(\d{8}_\d{6}))?\.mdl")
 OURS = re.compile(r"step-(\d+)")

@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo.train_input import Place, train_input
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.atomic_files import read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import CUT, ModelSettings
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.modelzoo.write_params_2x import trainer
@@ -26,7 +27,6 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.settings import Run, RunSettings
 
-Json = dict[str, Any]
 Dialect = Literal["1.9", "trainer"]
 LOADER: Json = {  # keys of the loader that have no say in its rows, where a run file has none
     "num_workers": 1,
@@ -74,7 +74,7 @@ def write(
     yaml.representer.add_representer(float, _float)
     yaml.dump(content, text)
     head = f"# phase {manifest.phase} of {manifest.name}, manifest {manifest.digest}\n"
-    receipts.write_atomic(out, (head + text.getvalue()).encode())
+    write_atomic(out, (head + text.getvalue()).encode())
     return content
 
 
@@ -92,7 +92,7 @@ def source(asked: str, phase: str) -> Source:
     if not told.exists():
         path = params.find(asked)
         return Source(params.load(path, phase), _raw(path, phase))
-    found = folder.read_json(told, "give its run file")
+    found = read_json(told, "give its run file")
     try:
         content: Json = found["run"]
         model, optimizer = ModelSettings(**content["model"]), dict(content["optimizer"])
@@ -105,7 +105,7 @@ def source(asked: str, phase: str) -> Source:
 
 def _raw(path: Path, phase: str) -> Json:
     """Return what a run file says, with the overrides of a phase."""
-    content = yamlfile.plain(yamlfile.load(path))
+    content = yaml_settings.plain(yaml_settings.load(path))
     over = ((content.pop("phases", None) or {}).get(phase)) or {}
     for section, values in over.items():
         content[section] = {**(content.get(section) or {}), **(values or {})}

@@ -5,9 +5,7 @@ does not have are left out. Schedules become `SequentialLR` of `LinearLR`, in `S
 where kernels have a learning rate of their own.
 """
 
-from typing import Any
-
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
 
 CLUSTER = {  # of trainer.init.backend.cluster_config -> of runconfig
     "num_csx": "num_csx",

@@ -11,7 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,9 @@ from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import describe
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record.run_folder import check_files
 
-Json = dict[str, Any]
 SKIPPED = "skipped"  # the digest of a step that was skipped as asked
 NAMES = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.schema(

@@ -13,15 +13,15 @@ from typing import Any, Self
 import orjson
 
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import progress
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
 
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def cut(path: Path, stop: int) -> None:
         if _step_of(line) not in range(stop):
             break
         kept.append(line)
-    receipts.write_atomic(path, b"".join(kept))
+    write_atomic(path, b"".join(kept))
 
 
 def _step_of(line: bytes) -> int | None:

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.types import Json
 
 WHERE = "build.json"
 RUN = "run.json"
 STATE = "state.json"
 BUILD_REMEDY = re.compile("; [^;]*build again$")
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class PhaseFolder:
 def remember(run: Path, build: Path) -> None:
     """Write down where the run's build is, relative to the run."""
     where = {"build": relpath(build.resolve(), run.resolve())}
-    receipts.write_atomic(run / WHERE, receipts.canonical(where))
+    write_atomic(run / WHERE, canonical(where))
 
 
 def build_of(run: Path, build: Path | None) -> Path:
@@ -142,7 +142,7 @@ def latest(folder: Path) -> Path | None:
 def write_state(checkpoint: Path, content: Json) -> None:
     """Write a checkpoint's state, sealed by a digest of its own."""
     sealed = {**content, "digest": receipts.digest(content)}
-    receipts.write_atomic(checkpoint / STATE, receipts.canonical(sealed))
+    write_atomic(checkpoint / STATE, canonical(sealed))
 
 
 def read_state(checkpoint: Path) -> Json:
@@ -160,14 +160,6 @@ def check_files(folder: Path, sealed: Json, remedy: str) -> None:
         raise DamageError(f"{without_remedy(told)}; {remedy}")
 
 
-def read_json(path: Path, remedy: str) -> Json:
-    """Read a JSON object of a run; DamageError ends in the remedy."""
-    try:
-        return receipts.read_json(path)
-    except DamageError as error:
-        raise DamageError(f"{without_remedy(str(error))}; {remedy}") from None
-
-
 def remove_temporaries(phase: Path) -> None:
     """Remove what a crash left half-written in a phase's folder."""
     left = [*phase.parent.glob(f".{WHERE}.*.tmp")]
@@ -183,7 +175,7 @@ def remove_temporaries(phase: Path) -> None:
 
 def alone(phase: Path) -> AbstractContextManager[None]:
     """Keep other processes from training in a phase's folder; the lock dies with the process."""
-    return receipts.alone(
+    return lock_folder(
         phase, f"{phase}: another process trains here; wait for it or train into another --out"
     )
 

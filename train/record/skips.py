@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import StaleError, UsageError
 from crystalmix.train.record import ledger
 from crystalmix.train.record import run_folder as folder
@@ -80,9 +80,7 @@ def _ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
             )
         wanted = wanted | new
     if wanted != kept:
-        receipts.write_atomic(
-            PhaseFolder(phase).skips, receipts.canonical({"steps": spans(wanted)})
-        )
+        write_atomic(PhaseFolder(phase).skips, canonical({"steps": spans(wanted)}))
 
 
 def read(phase: Path) -> frozenset[int]:
@@ -90,7 +88,7 @@ def read(phase: Path) -> frozenset[int]:
     path = PhaseFolder(phase).skips
     if not path.exists():
         return frozenset()
-    told = folder.read_json(path, "remove it, and ask for the skips again").get("steps", [])
+    told = read_json(path, "remove it, and ask for the skips again").get("steps", [])
     return frozenset(step for first, last in told for step in range(first, last + 1))
 
 

@@ -19,8 +19,8 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 Parameters = list[Any] | Json | None
 MOST_DOCUMENTS = 100
 IS_A_NAME = "coalesce(name, '') = $name OR file || '#' || record = $name"

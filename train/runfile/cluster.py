@@ -5,9 +5,10 @@ run may go on with others.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
+
 COUNTS = ("num_csx", "num_workers_per_csx", "job_time_sec")
 
 

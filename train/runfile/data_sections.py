@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.types import Json
 
-Json = dict[str, Any]
 SECTIONS = ("cerebras", "train_input", "eval_input")
 HELD = {  # key of a section -> field of the manifest
     "train_input": {"batch_size": "batch", "max_sequence_length": "msl"},
@@ -48,7 +48,7 @@ def contradictions(path: Path, manifest: Manifest) -> list[str]:
 
     The manifest's rows are trained on in any case.
     """
-    content = yamlfile.plain(yamlfile.load(path))
+    content = yaml_settings.plain(yaml_settings.load(path))
     sections = content if isinstance(content, dict) else {}
     told: list[str] = []
     for section, keys in HELD.items():

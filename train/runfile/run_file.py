@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import CUT, ModelSettings
 from crystalmix.train.model.optimizer import Linear, OptimSettings
@@ -28,7 +29,6 @@ from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.settings import Run, RunSettings
 
 PRESETS = Path(__file__).parents[1] / "presets"
-Json = dict[str, Any]
 Steps = tuple[str | int, ...]
 
 # Model Zoo's keys whose only value here is the one given; another value is an error.
@@ -75,7 +75,7 @@ YAML_KEYS = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.item
 
 def find(name: str) -> Path:
     """Return a run file: a path, or the name of a bundled preset."""
-    return yamlfile.find(name, PRESETS, "no such run file, and no bundled preset")
+    return yaml_settings.find(name, PRESETS, "no such run file, and no bundled preset")
 
 
 def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run:
@@ -115,7 +115,7 @@ class _Reader:
     def __init__(self, path: Path, phase: str | None) -> None:
         self.path, self.phase = path, str(phase)
         self.over: Json = {}
-        self.content: Any = yamlfile.load(path)
+        self.content: Any = yaml_settings.load(path)
         if not isinstance(self.content, dict):
             raise RecipeError(f"{path}: must hold the sections {', '.join(SECTIONS[:3])}")
         for section in self.content:
@@ -245,8 +245,8 @@ class _Reader:
     def _mapping(self, steps: Steps, content: Any) -> Json:  # noqa: ANN401
         """Return what a mapping holds, nothing for an empty one; a fault for anything else."""
         if content is not None and not isinstance(content, dict):
-            raise self._fault(steps, f"must be a mapping, got {yamlfile.plain(content)!r}")
-        return yamlfile.plain(content or {})
+            raise self._fault(steps, f"must be a mapping, got {yaml_settings.plain(content)!r}")
+        return yaml_settings.plain(content or {})
 
     def _renamed(self, steps: Steps, values: Json, names: dict[str, str]) -> Json:
         """Return values under the names of our dataclasses, which no file may use itself."""
@@ -279,7 +279,7 @@ class _Reader:
             steps = ("phases", self.phase, *steps)
         where = ".".join(map(str, steps))
         return RecipeError(
-            f"{self.path}:{yamlfile.line_of(self.content, steps)}: {where}: {message}"
+            f"{self.path}:{yaml_settings.line_of(self.content, steps)}: {where}: {message}"
         )
 
     def _is_over(self, steps: Steps) -> bool:

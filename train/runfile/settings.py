@@ -1,15 +1,13 @@
 """What a phase's training follows from besides its manifest: model, optimiser and run settings."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import ModelSettings
 from crystalmix.train.model.optimizer import OptimSettings
 from crystalmix.train.record.metrics import MetricsSettings
-
-Json = dict[str, Any]
-
 
 DECISIVE = ("seed", "dtype")  # the settings that numbers follow from; others say how they are got
 DTYPES = ("float32", "bfloat16")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from crystalmix.mixtures.manifest.report import table as text_table
+from crystalmix.prep.runtime.tables import table as text_table
 
 FIM = ("", "PSM", "SPM")
 MOST_ROWS = 1000  # of a table shown as text; JSON has all of them

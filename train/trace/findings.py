@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +11,15 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.record import ledger, skips
 from crystalmix.train.record import run_folder as folders
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
 
-Json = dict[str, Any]
 MOST = 20  # findings told per phase
 
 
@@ -83,7 +83,7 @@ def checked(run: Path) -> str:
 
 def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterator[str]:
     folder = phase.path
-    begun = folders.read_json(phase.claim, "train this phase again").get("manifest")
+    begun = read_json(phase.claim, "train this phase again").get("manifest")
     if begun != manifest.digest:
         yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
     newest = phase.newest

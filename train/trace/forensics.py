@@ -8,7 +8,6 @@ has it; over all values the share of false findings is held by Benjamini and Hoc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.laws.distributions import scipy_part
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.filters.opt_out import OptOut
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import views
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import FIM, Table
 from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
 
-Json = dict[str, Any]
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
 COUNTED = """
     SELECT {value} AS value, count(*) FILTER (step IN (SELECT step FROM looked_at)) AS inside,
@@ -149,7 +148,7 @@ def drop_list(traced: Traced, keys: Sequence[str], out: Path) -> int:
         source, _, document = key.rpartition(":")
         query = "SELECT digest FROM documents WHERE source = ? AND document = ?"
         digests |= {row["digest"].hex() for row in traced.rows(query, [source, int(document)])}
-    receipts.write_atomic(out, "".join(f"{digest}\n" for digest in sorted(digests)).encode())
+    write_atomic(out, "".join(f"{digest}\n" for digest in sorted(digests)).encode())
     return len(digests)
 
 

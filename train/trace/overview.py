@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.build.context import sealed_folders
 from crystalmix.mixtures.manifest import report, rows_of_steps
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import metrics, skips, views
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Lines
 from crystalmix.train.trace.questions import Ratios, step_ratios
 
-Json = dict[str, Any]
 WIDTH = 48  # of a text in a table
 STEPS = """
     SELECT phase, count(*) AS steps, count(*) FILTER (skipped) AS skipped,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -11,6 +10,7 @@ from crystalmix.mixtures.build.context import TOKENIZER
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import build_of
@@ -20,7 +20,6 @@ from crystalmix.train.trace.findings import compare
 from crystalmix.train.trace.repeats import repeats
 from crystalmix.train.trace.spikes import SpikeSettings, spikes
 
-Json = dict[str, Any]
 SNIPPET = 72  # characters of a text shown in a table
 
 

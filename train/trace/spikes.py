@@ -8,7 +8,6 @@ the training down, and neither it nor the MAD is moved by the spikes themselves.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
-Json = dict[str, Any]
 Floats = NDArray[np.float64]
 NORMAL = 1.4826  # standard deviations of a normal distribution in one MAD
 LEAST = 1e-3  # of the median: what a MAD is at least taken for

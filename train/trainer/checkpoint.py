@@ -5,7 +5,6 @@ ledger, digest of the weights). It is written under a temporary name, flushed, a
 alone makes it a checkpoint. Every process writes its own part; any number of processes reads it.
 """
 
-import os
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,12 +29,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folders
 from crystalmix.train.runfile.settings import RunSettings
 
-Json = dict[str, Any]
 ALONE = World()
 
 
@@ -105,8 +105,7 @@ def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Pat
     path = folder / folders.checkpoint_name(state["step"])
 
     def make() -> str:
-        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-        rmtree(temporary, ignore_errors=True)
+        temporary = temporary_name(path)
         temporary.mkdir(parents=True)
         return str(temporary)
 

@@ -5,16 +5,15 @@ A folder that was begun otherwise is refused, and so are weights and rows that d
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile.settings import Run
-
-Json = dict[str, Any]
 
 
 def claim(
@@ -35,7 +34,7 @@ def claim(
     phase = PhaseFolder(out)
     path = phase.claim
     if path.exists():
-        found = folder.read_json(path, f"remove {out} and train this phase again")
+        found = read_json(path, f"remove {out} and train this phase again")
         if start is None and phase.newest is not None:
             wanted["init"] = found.get("init")
         told = receipts.differences(found, wanted, "run")
@@ -44,7 +43,7 @@ def claim(
                 f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
             )
     else:
-        receipts.write_atomic(path, receipts.canonical(wanted))
+        write_atomic(path, canonical(wanted))
     folder.remember(out.parent, root)
 
 

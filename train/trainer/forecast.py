@@ -7,13 +7,13 @@ built; no weights are made.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import hours_told, read_manifests, table
+from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.train.evaluation.held_out import is_held_out
 from crystalmix.train.model.crystal import flops_per_row, parameters_count
 from crystalmix.train.model.optimizer import Linear, schedule
@@ -23,7 +23,6 @@ from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.claim import check_fit
 from crystalmix.train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
 
-Json = dict[str, Any]
 GIGA = 1e9
 
 
@@ -92,7 +91,7 @@ def lines(told: Sequence[PhaseForecast]) -> list[str]:
     """Return a forecast as tables."""
     shown: list[str] = []
     for each in told:
-        hours = "" if each.hours is None else f", {hours_told(each.hours)} hours"
+        hours = "" if each.hours is None else f", {format_hours(each.hours)} hours"
         shown += [
             f"{each.phase}: {each.steps:,} steps x {each.batch:,} rows x {each.msl:,} tokens = "
             f"{each.tokens:,} tokens{hours}",
@@ -119,7 +118,7 @@ def lines(told: Sequence[PhaseForecast]) -> list[str]:
     hours = [each.hours for each in told if each.hours is not None]
     return [
         *shown,
-        f"{total} of checkpoints" + (f", {hours_told(sum(hours))} hours" if hours else ""),
+        f"{total} of checkpoints" + (f", {format_hours(sum(hours))} hours" if hours else ""),
     ]
 
 

@@ -4,11 +4,9 @@ Keys and values are those of LLM360's `configuration_crystalcoder.py`; the code 
 the published weights, and `auto_map` names its classes.
 """
 
-from typing import Any
-
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import ModelSettings
 
-Json = dict[str, Any]
 CLASSES = {
     "AutoConfig": "configuration_crystalcoder.CrystalCoderConfig",
     "AutoModel": "modeling_crystalcoder.CrystalCoderModel",

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
 
 import orjson
 import torch
@@ -23,16 +22,21 @@ from torch import Tensor
 from crystalmix.mixtures.build.context import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.report import read_manifests
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import wholly_ as wholly
+from crystalmix.prep.runtime.atomic_files import (
+    canonical,
+    read_json,
+    refuse_taken,
+    replacing_folder,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config as published
 from crystalmix.train.weights.hf_names import LAYER, State, to_huggingface
 
-Json = dict[str, Any]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -70,11 +74,11 @@ def export(
     build: where the tokenizer is, by default the build that the checkpoint's run remembers. Raises
     InputError where `out` holds something, DamageError for a checkpoint that is not what it was.
     """
-    wholly.refuse_taken(out)
+    refuse_taken(out)
     model = _loaded(source)
     state = folder.read_state(source)
     manifest, build, notes = _origin(source, state, build)
-    with wholly.folder(out) as place:
+    with replacing_folder(out) as place:
         weights = _write_weights(place, model.state_dict(), settings)
         special = {} if manifest is None else manifest.tokenizer["special"]
         width = _width_scale(source)
@@ -90,7 +94,7 @@ def export(
             "dtype": settings.dtype,
             "model": state["model"],
         }
-        receipts.write_atomic(place / PROVENANCE, receipts.canonical(provenance))
+        write_atomic(place / PROVENANCE, canonical(provenance))
     return Exported(provenance, tuple(weights), tuple(notes))
 
 
@@ -160,7 +164,7 @@ def _width_scale(source: Path) -> float:
     path = folder.PhaseFolder(source.absolute().parent.parent).claim
     if not path.exists():
         return 1.0
-    found = folder.read_json(path, "restore it").get("run", {}).get("optimizer", {})
+    found = read_json(path, "restore it").get("run", {}).get("optimizer", {})
     return float(found.get("decoder_kernel", 1.0))
 
 
@@ -196,7 +200,7 @@ def _write_weights(place: Path, state: State, settings: ExportSettings) -> list[
         (place / _shard(i)).rename(place / name)
     where = {name: file for file, held_ in zip(names, shards, strict=True) for name in held_}
     index = {"metadata": {"total_size": total}, "weight_map": where}
-    receipts.write_atomic(place / INDEX, receipts.canonical(index))
+    write_atomic(place / INDEX, canonical(index))
     return names
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +18,9 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import wholly_ as wholly
+from crystalmix.prep.runtime.atomic_files import read_json, refuse_taken, replacing_folder
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile import run_file as params
@@ -36,7 +36,6 @@ from crystalmix.train.weights.hf_names import (
     to_huggingface,
 )
 
-Json = dict[str, Any]
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHOWN = 3  # names in a message
@@ -48,13 +47,13 @@ def import_weights(source: Path, out: Path, run_file: str | None = None) -> Json
     run_file: whose model they must fit; without one, the model that `export` wrote down. Raises
     InputError, in one line, for tensors that are missing, unknown or of another shape.
     """
-    wholly.refuse_taken(out)
+    refuse_taken(out)
     settings, origin = _settings(source, run_file)
     with torch.device("meta"):
         model = Crystal(settings)
     state = _checked(source, _read(source), to_huggingface(model.state_dict()))
     model.load_state_dict(state, assign=True)
-    with wholly.folder(out) as place:
+    with replacing_folder(out) as place:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is but one process is as it should be
             save_state({"model": get_model_state_dict(model)}, checkpoint_id=place)
@@ -76,7 +75,7 @@ def _settings(source: Path, run_file: str | None) -> tuple[ModelSettings, Json]:
     place = source if source.is_dir() else source.parent
     origin: Json = {}
     if (place / PROVENANCE).exists():
-        origin = folder.read_json(place / PROVENANCE, "export again, or remove it and give --run")
+        origin = read_json(place / PROVENANCE, "export again, or remove it and give --run")
     if run_file is not None:
         settings = params.load(params.find(run_file)).model
     elif isinstance(model := origin.get("model"), dict):
@@ -84,7 +83,7 @@ def _settings(source: Path, run_file: str | None) -> tuple[ModelSettings, Json]:
     else:
         raise InputError(f"{source}: no {PROVENANCE} tells its model; give its run file with --run")
     if (place / CONFIG).exists():
-        found = folder.read_json(place / CONFIG, "restore it")
+        found = read_json(place / CONFIG, "restore it")
         told = published.contradictions(settings, found)
         if told:
             raise InputError(f"{place / CONFIG}: is of another model: {'; '.join(told[:SHOWN])}")
@@ -112,7 +111,7 @@ def _read(source: Path) -> State:
 
 
 def _indexed(index: Path) -> State:
-    where = folder.read_json(index, "restore it").get("weight_map")
+    where = read_json(index, "restore it").get("weight_map")
     if not isinstance(where, dict) or not where:
         raise DamageError(f"{index}: has no weight_map; restore it")
     state: State = {}

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
-from crystalmix.prep.runtime.receipts import replacing
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.weights import mdl_tree as mdlspec
 
-Json = dict[str, Any]
 Value = Tensor | int | float | bool | str | None
 FORMAT = 0.5
 CSTORCH = "2.10.0"  # whose files ours are like

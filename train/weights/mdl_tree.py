@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-Json = dict[str, Any]
+from crystalmix.prep.runtime.types import Json
+
 Path = tuple[str, ...]
 DICTS = {"builtins.dict", "collections.OrderedDict"}
 LISTS = {"builtins.list", "builtins.tuple"}

@@ -21,7 +21,9 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import costs
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import read_report
@@ -30,7 +32,6 @@ from crystalmix.train.trace.findings import findings
 from helpers.ablations import SPLIT, over, run, tables, write_over
 from helpers.corpora import crystalmix, merged, write_recipe
 
-Json = dict[str, Any]
 BATCH, DOMAINS = 4, ("wiki", "python", "javascript")
 
 
@@ -54,9 +55,9 @@ def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
 def edited(folder: Path, domain: str, change: Callable[[Json], object]) -> None:
     """Change the receipt of a folder of a domain, and its digest."""
     path = folder / "built" / "domains" / domain / receipts.NAME
-    content = {k: v for k, v in receipts.read_json(path).items() if k != "digest"}
+    content = {k: v for k, v in read_json(path).items() if k != "digest"}
     change(content)
-    receipts.write_atomic(path, receipts.canonical({**content, "digest": receipts.digest(content)}))
+    write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))
 
 
 def resealed(folder: Path, phase: str, change: Callable[[Manifest], Manifest]) -> None:
@@ -130,7 +131,7 @@ def test_the_pool_has_the_largest_part_of_each_domain_as_the_build_sealed_it() -
         assert [part.epochs for part in one.parts] == [1.0] * 3
         assert one.steps == sum(part.available for part in one.parts)
     assert held.previous == pool.digest
-    claimed = receipts.read_json(over() / "out" / "ablation.json")["rows"]
+    claimed = read_json(over() / "out" / "ablation.json")["rows"]
     assert claimed == {POOL: pool.digest, HELD_OUT: held.digest}
 
 

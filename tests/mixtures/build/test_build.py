@@ -15,10 +15,9 @@ from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 from helpers import corpora
-
-Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical
+from crystalmix.prep.runtime.types import Json
 from helpers import corpora
-
-Json = dict[str, Any]
 
 
 def small(folder: Path, **changes: Any) -> Path:
@@ -48,7 +48,7 @@ def sealed(out: Path, phase: str, change: Callable[[Json], object]) -> Path:
     content = orjson.loads(path.read_bytes())
     del content["digest"]
     change(content)
-    path.write_bytes(receipts.canonical({**content, "digest": receipts.digest(content)}))
+    path.write_bytes(canonical({**content, "digest": receipts.digest(content)}))
     return path
 
 

@@ -20,6 +20,7 @@ from crystalmix.prep.documents.scan import texts
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError
 from helpers import corpora
 from helpers.selections import BASE, EVERYTHING, PLAIN, Json, corpus, dropped, kept, scan
@@ -188,7 +189,7 @@ def test_verify_recounts_what_was_dropped(tmp_path: Path) -> None:
     receipt["account"]["dropped"]["sample"] -= 1
     receipt["account"]["dropped"]["where"] += 1
     receipt["digest"] = receipts.digest({k: v for k, v in receipt.items() if k != "digest"})
-    path.write_bytes(receipts.canonical(receipt))
+    path.write_bytes(canonical(receipt))
     [told] = about_sources()
     assert "holds dropped {" in told
     assert "its account says {" in told

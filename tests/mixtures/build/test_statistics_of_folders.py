@@ -16,11 +16,11 @@ from crystalmix.prep.rows import spans
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 from helpers import corpora
 from helpers.materials import raw, small
 
-Json = dict[str, Any]
 TEXTS = [
     "the quick <s> brown </s> fox <s>",
     "def f(x):\n    return x\n" * 30,

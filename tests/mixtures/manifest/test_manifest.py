@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from helpers import corpora
 
@@ -114,7 +115,7 @@ def test_a_manifest_is_read_as_it_was_written_and_written_with_the_same_bytes(
     first = path.read_bytes()
     manifests.write(path, manifests.read(path))
     assert path.read_bytes() == first
-    assert first == receipts.canonical(orjson.loads(first))
+    assert first == canonical(orjson.loads(first))
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,7 +148,7 @@ def edited(path: Path, change: Any, *, sealed: bool) -> Path:
     change(content)
     if sealed:
         content["digest"] = receipts.digest({k: v for k, v in content.items() if k != "digest"})
-    path.write_bytes(receipts.canonical(content))
+    path.write_bytes(canonical(content))
     return path
 
 

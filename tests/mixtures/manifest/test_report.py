@@ -5,8 +5,6 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import report
@@ -14,8 +12,6 @@ from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from helpers import corpora
-
-cells = st.one_of(st.integers(0, 10**12).map("{:,}".format), st.text("abc d", max_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +29,6 @@ def other(small: Path) -> Path:
     path = corpora.write_recipe(folder, seed=8, phases=changes)
     build(recipes.load(path, small / "tokenizer.json"), small.parent, folder / "build")
     return folder / "build"
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_every_cell_of_a_table_stands_in_its_column(data: st.DataObject) -> None:
-    columns = data.draw(st.integers(1, 4))
-    line = st.lists(cells, min_size=columns, max_size=columns)
-    head, rows = data.draw(line), data.draw(st.lists(line, max_size=5))
-    lines = report.table(rows, head)
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(columns)]
-    assert len(lines) == len(rows) + 1
-    for row, told in zip([head, *rows], lines, strict=True):
-        padded, start = told.ljust(sum(widths) + 2 * columns), 0
-        for cell, width in zip(row, widths, strict=True):
-            assert padded[start : start + width].strip() == cell.strip()
-            start += width + 2
-        assert told == told.rstrip()
-
-
-def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
-    lines = report.table([["a", "1"], ["bc", "20"]], ["name", "n"])
-    assert lines == ["name   n", "a      1", "bc    20"]
-    assert report.table([["1,000", "-"], ["2.5", "x"]], ["n", "w"]) == [
-        "    n  w",
-        "1,000  -",
-        "  2.5  x",
-    ]
 
 
 def test_a_plan_tells_what_is_unknown_and_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -23,11 +22,10 @@ from crystalmix.prep.runtime.errors import (
     StaleError,
     UsageError,
 )
+from crystalmix.prep.runtime.types import Json
 from helpers.corpora import crystalmix, merged
 from helpers.hubs import ONE, TWO, fake, golden_hub, params_of, write
 from helpers.runs import run_file
-
-Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_sh
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
+from crystalmix.prep.runtime.types import Json
 from helpers.corpora import crystalmix, merged
 from helpers.hubs import ONE, fake, params_of, published, write
 
-Json = dict[str, Any]
 BAD: list[tuple[Json, str]] = [
     ({"train_input": {"mixture": [{"data_dir": "/x/nowhere", "weight": 1.0}]}},
      "data_dir /x/nowhere: no folder below"),

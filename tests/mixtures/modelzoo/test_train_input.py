@@ -23,7 +23,6 @@ from helpers.hubs import ONE, TWO, golden_hub, params_of, tiny, write
 from helpers.runs import run_file, small_build
 from helpers.zooruns import PHASES, in_model_zoos_order
 
-Json = dict[str, Any]
 Row = tuple[Path, int]
 
 

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -15,10 +14,10 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
 from helpers import corpora
-
-Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +175,7 @@ def sealed(path: Path, change: Callable[[Json], object]) -> bytes:
     content = orjson.loads(data)
     change(content)
     content["digest"] = receipts.digest({k: v for k, v in content.items() if k != "digest"})
-    path.write_bytes(receipts.canonical(content))
+    path.write_bytes(canonical(content))
     return data
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.documents import repair_text as repair
 from crystalmix.prep.documents.repair_text import repaired
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer import canary_texts as canary
 from helpers.materials import PIECES
 
@@ -57,7 +57,7 @@ def test_a_text_is_repaired_as_ftfy_does(text: str) -> None:
 
 
 def test_ten_thousand_spoilt_texts_are_repaired_as_ftfy_does() -> None:
-    rng = seeds.stream(3, "spoilt")
+    rng = randomness.stream(3, "spoilt")
     table = [*SPOILT, *canary.PIECES]
     for _ in range(10_000):
         chosen = rng.integers(0, len(table), int(rng.integers(1, 12)))
@@ -138,7 +138,7 @@ def test_what_is_taken_from_ftfy_holds_for_the_version_at_hand() -> None:
 def test_an_unknown_pattern_is_searched_in_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repair, "KNOWN_PATTERNS", set())
     other = repair.Fixers()
-    rng = seeds.stream(4, "spoilt")
+    rng = randomness.stream(4, "spoilt")
     for _ in range(500):
         text = "".join(SPOILT[i] for i in rng.integers(0, len(SPOILT), 6))
         assert other.is_bad(text) == repair.fixers().is_bad(text)

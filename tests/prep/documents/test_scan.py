@@ -14,11 +14,11 @@ from crystalmix.prep.documents import schema as identity
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import is_blank
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.types import Json
 from helpers.materials import names, raw
 from helpers.materials import texts as nasty
 from helpers.scans import Scanned
 
-Json = dict[str, Any]
 KINDS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 

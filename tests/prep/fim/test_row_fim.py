@@ -22,11 +22,11 @@ from crystalmix.prep.rows import token_blocks as blocks
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 from helpers.materials import FIM_TOKENIZERS, crystal, small, texts
 
 Make = Callable[[], Tokenizer]
-Json = dict[str, Any]
 each = pytest.mark.parametrize("make", FIM_TOKENIZERS.values(), ids=FIM_TOKENIZERS)
 
 

@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.shards import Rows
-from crystalmix.prep.runtime import randomness as seeds
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.errors import DamageError
 from helpers.materials import content_digest, names
 
 
 def rows(count: int, msl: int = 16, seed: int = 1) -> Rows:
     """Return rows of random 32-bit numbers: (count, 3, msl)."""
-    drawn = seeds.stream(seed, "rows").integers(-(2**31), 2**31, (count, 3, msl))
+    drawn = randomness.stream(seed, "rows").integers(-(2**31), 2**31, (count, 3, msl))
     return drawn.astype(np.int32)
 
 
@@ -150,7 +149,7 @@ def test_a_flipped_bit_in_any_row_is_damage_or_harmless(tmp_path: Path) -> None:
     path, data = tmp_path / "data-00000.h5", rows(4)
     shards.write(path, 4, [data])
     sound = path.read_bytes()
-    rng = seeds.stream(1, "flips")
+    rng = randomness.stream(1, "flips")
     refused = 0
     for row, (start, size) in enumerate(chunk_places(path, 16)):
         others = np.delete(np.arange(4), row)
@@ -171,7 +170,7 @@ def test_a_flipped_bit_anywhere_never_gives_another_row(tmp_path: Path) -> None:
     path, data = tmp_path / "data-00000.h5", rows(5)
     shards.write(path, 5, [data])
     sound = path.read_bytes()
-    bits = seeds.stream(1, "anywhere").permutation(8 * len(sound))[:400]
+    bits = randomness.stream(1, "anywhere").permutation(8 * len(sound))[:400]
     # And the superblock, the dataset's header and its tree more closely.
     bits = np.concatenate([bits, np.arange(0, 96 * 8, 9), np.arange(800 * 8, 1800 * 8, 19)])
     refused = 0

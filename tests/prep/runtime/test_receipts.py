@@ -1,7 +1,6 @@
 """Receipts: what is fresh, what is stale, what is damaged, and how a killed build goes on."""
 
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -9,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, replacing, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, StaleError
+from crystalmix.prep.runtime.types import Json
 from helpers.materials import names
 
-Json = dict[str, Any]
 WANTED: Json = {
     "stage": "pack",
     "version": 1,
@@ -48,10 +48,10 @@ def shuffled(value: object) -> object:
 @settings(max_examples=100, deadline=None)
 @given(values)
 def test_canonical_json_depends_on_the_content_alone(value: object) -> None:
-    written = receipts.canonical(value)
-    assert receipts.canonical(shuffled(value)) == written
+    written = canonical(value)
+    assert canonical(shuffled(value)) == written
     assert orjson.loads(written) == value
-    assert receipts.canonical(orjson.loads(written)) == written
+    assert canonical(orjson.loads(written)) == written
 
 
 @settings(max_examples=100, deadline=None)
@@ -200,10 +200,10 @@ def test_a_work_item_that_fails_is_not_done(tmp_path: Path) -> None:
 
 def test_replacing_leaves_the_old_file_and_no_other_on_an_error(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
-    receipts.write_atomic(path, b"old")
-    with pytest.raises(ZeroDivisionError), receipts.replacing(path) as temporary:
+    write_atomic(path, b"old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
         temporary.write_text(str(temporary.write_bytes(b"new") // 0))
     assert path.read_bytes() == b"old"
     assert names(path.parent) == ["file"]
-    receipts.write_atomic(path, b"new")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime import workers as fanout
+from crystalmix.prep.runtime import workers
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, WorkerError
 from crystalmix.prep.runtime.workers import SELDOM, TUNABLES, Fanout, watched
 
@@ -33,20 +33,20 @@ ROOT = Path(__file__).parents[3]
 def pools() -> dict[int, list[list[float]]]:
     """Return what one pool of each size gives for two fan-outs in turn."""
     told: dict[int, list[list[float]]] = {}
-    for workers in (1, 2, 3):
-        with Fanout(workers) as pool:
-            told[workers] = [
+    for count in (1, 2, 3):
+        with Fanout(count) as pool:
+            told[count] = [
                 list(pool.map(math.sqrt, [i * i for i in range(40)], "roots")),
                 list(pool.map(operator.neg, range(7), "negated")),
             ]
     return told
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_results_keep_their_order_for_any_number_of_workers(
-    pools: dict[int, list[list[float]]], workers: int
+    pools: dict[int, list[list[float]]], count: int
 ) -> None:
-    assert pools[workers] == [list(range(40)), [-i for i in range(7)]]
+    assert pools[count] == [list(range(40)), [-i for i in range(7)]]
 
 
 def test_no_items_give_no_results_and_start_no_process() -> None:
@@ -69,7 +69,7 @@ def test_an_error_is_raised_at_its_turn_and_the_pool_goes_on(workers: int) -> No
 def test_our_errors_come_back_from_a_worker_as_they_were(tmp_path: Path) -> None:
     missing = [tmp_path / "a.json", tmp_path / "b.json"]
     with Fanout(2) as pool, pytest.raises(DamageError, match=r"a.json: is missing; build again"):
-        list(pool.map(receipts.read_json, missing, "read"))
+        list(pool.map(read_json, missing, "read"))
     for kind in CrystalmixError.__subclasses__():
         error = pickle.loads(pickle.dumps(kind("a.jsonl:7: bad")))
         assert (type(error), str(error)) == (kind, "a.jsonl:7: bad")
@@ -93,7 +93,7 @@ def test_a_fan_out_given_up_early_leaves_nothing_running() -> None:
 
 
 def test_the_bar_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str]) -> None:
-    with fanout.progress(3, "rows") as bar:
+    with workers.progress(3, "rows") as bar:
         bar.update(3)
     assert capfd.readouterr() == ("", "")
 
@@ -111,7 +111,7 @@ def test_a_terminal_shows_a_bar_from_its_beginning_whatever_width_it_tells(colum
     os.close(there)
     assert "rows:   0%|" in shown
     assert "| 0/3 [" in shown
-    assert max(map(len, shown.split("\r"))) <= (columns or fanout.COLUMNS)
+    assert max(map(len, shown.split("\r"))) <= (columns or workers.COLUMNS)
 
 
 def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Room:
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     size: float
     door: str = "oak"
 
@@ -30,7 +30,7 @@ class Room:
 
 @dataclass(frozen=True)
 class House:
-    __pydantic_config__: ClassVar[Any] = yamlfile.STRICT
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     rooms: dict[str, Room]
     floors: tuple[Room, ...] = ()
     owner: Room | None = None
@@ -40,7 +40,7 @@ def fault(path: Path, text: str) -> str:
     """Return what is told of a house's faults, after the file's name."""
     path.write_text(text, "utf-8")
     with pytest.raises(RecipeError) as caught:
-        yamlfile.read(path, House)
+        yaml_settings.read(path, House)
     told = str(caught.value)
     assert "\n" not in told
     assert told.startswith(f"{path}:")
@@ -122,18 +122,18 @@ def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str, told: 
 
 def test_a_file_that_is_missing_or_not_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="none.yaml: no such file"):
-        yamlfile.load(tmp_path / "none.yaml")
+        yaml_settings.load(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
     with pytest.raises(RecipeError, match="latin.yaml: is not UTF-8 .* at byte 7"):
-        yamlfile.load(tmp_path / "latin.yaml")
+        yaml_settings.load(tmp_path / "latin.yaml")
 
 
 def test_what_is_read_is_plain(tmp_path: Path) -> None:
     path = tmp_path / "house.yaml"
     path.write_text("rooms:\n  hall: &hall {size: 3.5}\n  den: *hall\nfloors: [*hall]\n", "utf-8")
     room = Room(3.5)
-    assert yamlfile.read(path, House) == House({"hall": room, "den": room}, (room,))
-    content = yamlfile.plain(yamlfile.load(path))
+    assert yaml_settings.read(path, House) == House({"hall": room, "den": room}, (room,))
+    content = yaml_settings.plain(yaml_settings.load(path))
     assert type(content) is dict
     assert type(content["floors"]) is list
     assert type(content["rooms"]["hall"]["size"]) is float
@@ -170,9 +170,9 @@ def test_every_place_of_a_file_is_found_on_its_line(tree: dict[str, Any]) -> Non
     content = YAML(typ="rt").load(file.getvalue())
     last = 0
     for steps in places(tree):
-        line = yamlfile.line_of(content, steps)
+        line = yaml_settings.line_of(content, steps)
         assert line >= last
         last = line
         mark = f"{steps[-1]}:" if isinstance(steps[-1], str) else "- "
         assert mark in lines[line - 1]
-        assert yamlfile.line_of(content, (*steps, "nowhere", 7)) == line
+        assert yaml_settings.line_of(content, (*steps, "nowhere", 7)) == line

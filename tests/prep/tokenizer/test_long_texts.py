@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer.long_texts import way_of
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 from helpers.materials import (
@@ -68,7 +68,7 @@ def test_runs_of_one_thing_come_out_as_in_one_piece(make: Make, unit: str, windo
 
 @each
 def test_random_text_comes_out_as_in_one_piece(make: Make) -> None:
-    tokenizer, rng = make(), seeds.stream(1, "long")
+    tokenizer, rng = make(), randomness.stream(1, "long")
     for alphabet in ("ab ", "the quick\n", "0123456789abcdef", "日本a ", "aaaaaaab"):
         text = "".join(rng.choice(list(alphabet), 20_000))
         assert in_windows(tokenizer, text, 1500) == whole(tokenizer, text)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.tokenizer import train_bpe as bpe
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
@@ -40,7 +40,7 @@ def reference(raw: bytes) -> tokenizers.Tokenizer:
 
 def fuzz(tokenizer: Tokenizer, count: int) -> list[str]:
     """Return random texts of tricky pieces and of every added token's spelling."""
-    rng = seeds.stream(1, "fuzz")
+    rng = randomness.stream(1, "fuzz")
     pieces = [*PIECES, *(tokenizer.bytes_of[i].decode() for i in tokenizer.controls.tolist())]
     return ["".join(rng.choice(pieces, int(rng.integers(1, 9)))) for _ in range(count)]
 

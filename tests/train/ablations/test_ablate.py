@@ -12,7 +12,7 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, StaleError
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export, read_report
@@ -33,15 +33,15 @@ def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) ->
 
 def test_an_older_ablation_that_holds_removed_keys_goes_on(tmp_path: Path) -> None:
     out = copied(tmp_path / "out")
-    claimed = receipts.read_json(out / "ablation.json")
+    claimed = read_json(out / "ablation.json")
     assert "build" not in claimed["spec"]
     claimed["spec"]["residual"] = False
     claimed["spec"]["proxy"]["stack"] = 1
-    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    write_atomic(out / "ablation.json", canonical(claimed))
     run(tiny().parent / "spec.yaml", out)
     assert tables(out) == tables(tiny())
     claimed["spec"]["proxy"]["stack"] = 8
-    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    write_atomic(out / "ablation.json", canonical(claimed))
     with pytest.raises(StaleError, match=r"proxy.stack: 8"):
         run(tiny().parent / "spec.yaml", out)
 
@@ -103,9 +103,9 @@ def test_a_folder_without_tables_is_told(tmp_path: Path) -> None:
 
 def _decided(out: Path, refusal: str) -> Path:
     """Have the report of a copy refuse for a reason, or recommend."""
-    report = receipts.read_json(out / "report.json")
+    report = read_json(out / "report.json")
     report["recommendation"]["refusal"] = refusal
-    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    write_atomic(out / "report.json", canonical(report))
     return out
 
 
@@ -130,18 +130,18 @@ def test_export_writes_a_recipe_that_build_takes_unchanged(tmp_path: Path) -> No
 
 def test_export_tells_a_prediction_whose_interval_is_not_known(tmp_path: Path) -> None:
     out = _decided(copied(tmp_path / "out"), "")
-    report = receipts.read_json(out / "report.json")
+    report = read_json(out / "report.json")
     report["recommendation"]["predicted"]["wiki"][1:] = [None, None]
-    receipts.write_atomic(out / "report.json", receipts.canonical(report))
+    write_atomic(out / "report.json", canonical(report))
     lines = export(out, tmp_path / "mine.yaml", anyway=False)
     assert any("loss of wiki" in line and "its interval is not known" in line for line in lines)
 
 
 def test_export_gives_weights_where_the_real_run_has_a_number_of_tokens(tmp_path: Path) -> None:
     out = _decided(copied(tmp_path / "out"), "")
-    claimed: dict[str, Any] = receipts.read_json(out / "ablation.json")
+    claimed: dict[str, Any] = read_json(out / "ablation.json")
     claimed["spec"]["target"]["tokens"] = 6400
-    receipts.write_atomic(out / "ablation.json", receipts.canonical(claimed))
+    write_atomic(out / "ablation.json", canonical(claimed))
     export(out, tmp_path / "mine.yaml", anyway=False)
     phase = recipes.load(tmp_path / "mine.yaml").phases["recommended"]
     assert phase.steps == 6400 // (2 * 64)

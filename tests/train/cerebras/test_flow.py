@@ -8,6 +8,7 @@ import pytest
 
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.runtime.errors import ClusterError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.trainer import MDL, CsxTrainer, weights_digest
@@ -21,7 +22,6 @@ from helpers.runs import recorded, write_run
 from helpers.wafers import NEEDS_CSTORCH, Lie, StateLie, Topology, Wafers, plan, planned
 
 pytestmark = NEEDS_CSTORCH
-Json = dict[str, Any]
 STEPS, STOP, BATCH = 50, 20, 6
 SETTINGS: Json = {"checkpoint_steps": 10, "keep_checkpoints": 9, "num_csx": 2}
 

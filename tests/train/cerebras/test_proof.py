@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import ClusterError, DivergenceError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.follower import Follower
 from crystalmix.train.cerebras.proof import (
     agreed,
@@ -24,7 +25,6 @@ from crystalmix.train.cerebras.proof import (
 from crystalmix.train.runfile.run_file import load
 from helpers.runs import manifest, recorded, run_file, small_build
 
-Json = dict[str, Any]
 BATCH = 6
 
 

@@ -21,6 +21,7 @@ from crystalmix.prep.runtime.errors import (
     RefusalError,
     StaleError,
 )
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target, bring_up
 from crystalmix.train.cerebras.csxapi_ import cstorch
 from crystalmix.train.cerebras.loader import loader
@@ -57,7 +58,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TypedStorage is deprecated"),
     pytest.mark.filterwarnings("ignore:You are using .torch.load:FutureWarning"),
 ]
-Json = dict[str, Any]
 PHASES = ("prose", "mixed")
 GOLDEN = OptimSettings(
     learning_rate=(Linear(0.0, 0.012, 4), Linear(0.012, 0.00012408, 20)),

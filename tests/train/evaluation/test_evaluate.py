@@ -12,6 +12,7 @@ import torch
 
 from crystalmix.prep.rows import scattered_rows as scatter
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation import evaluate
 from crystalmix.train.evaluation.evaluate import EvaluationSettings, Evaluator
 from crystalmix.train.evaluation.held_out import KINDS
@@ -24,8 +25,6 @@ from helpers import watched
 from helpers.corpora import crystalmix
 from helpers.runs import recorded, run_file, small_build, write_run
 from helpers.worlds import SHARED_WORK, train_together
-
-Json = dict[str, Any]
 
 
 def weights(run: Path) -> str:

@@ -20,7 +20,6 @@ from helpers import watched
 from helpers.runs import copied_build, small_build
 from helpers.runs import manifest as small_manifest
 
-Json = dict[str, Any]
 LTR, FIM, UNKNOWN = range(len(KINDS))
 
 

@@ -1,20 +1,17 @@
 """Sampling: greedy, FIM prompts as in training, the same alone and beside other prompts."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from crystalmix.prep.fim.document_fim import sentinels
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 from crystalmix.train.evaluation.sampling import Prompt, greedy, prompt_ids, samples
 from crystalmix.train.model.crystal import Crystal, ModelSettings, initialise
 from helpers.materials import crystal, small
 from helpers.watched import PROMPTS
-
-Json = dict[str, Any]
 
 
 def special(tokenizer: Tokenizer) -> Json:

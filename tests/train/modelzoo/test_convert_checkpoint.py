@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from crystalmix.cli import Verbs
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.commands import modelzoo as zooverbs
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
@@ -24,8 +24,6 @@ from crystalmix.train.weights import mdl
 from helpers.crystals import TINY, golden_folder
 from helpers.runs import PHASES, copied_run, run_file
 from helpers.zoos import OPTIM, RUN, STEPS, gpt2, moved, same, trained, with_cerebras, zoo_groups
-
-Json = dict[str, Any]
 
 
 def csx(*words: object) -> Result:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import orjson
 import pytest
@@ -13,6 +12,7 @@ from crystalmix.cli import Verbs
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import CrystalmixError, StaleError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.commands import modelzoo as zooverbs
 from crystalmix.train.modelzoo.harvest import harvest
 from crystalmix.train.record import run_folder as folder
@@ -22,7 +22,6 @@ from helpers.corpora import crystalmix
 from helpers.runs import recorded, run_file, segments, small_build
 from helpers.zooruns import current, events, first, in_model_zoos_order, log, ours, save, texts
 
-Json = dict[str, Any]
 Told = Callable[[Manifest, int], Json]
 PHASE = "prose"  # 12 steps of 4 rows
 

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -15,6 +14,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_shards
 from crystalmix.mixtures.modelzoo.train_input import Place
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.commands import modelzoo as zooverbs
 from crystalmix.train.modelzoo import write_params as zoofile
 from crystalmix.train.modelzoo.write_params_2x import trainer
@@ -22,7 +22,6 @@ from crystalmix.train.runfile import run_file as params
 from helpers.hubs import fake, params_of, published
 from helpers.runs import run_file, small_build, write_run
 
-Json = dict[str, Any]
 CODE = "StarCoder_fim_train_shuffled=phase2/StarCoder_fim_shuffled"
 # Halves are apart on the hub, so the import links them together in a folder of its own; StarCoder's
 # published folder of phase 3 has another name than that of phase 2, which holds its files.

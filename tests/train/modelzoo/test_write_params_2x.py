@@ -2,20 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_shards
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.modelzoo import write_params as zoofile
 from crystalmix.train.modelzoo import write_params_2x as zootrainer
 from helpers.hubs import fake, params_of
 from helpers.materials import shared
 from helpers.zoos import with_cerebras
-
-Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -24,7 +23,6 @@ from helpers.runs import manifest, recorded, run_file, undisturbed, write_run
 
 NONE = np.empty(0, np.int64)
 PARTS = ({"part": "web", "rows": 2, "tokens": 9, "loss": 2.5},)
-Json = dict[str, Any]
 
 
 def step(number: int) -> Step:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import zstandard
 from crystalmix.mixtures.build.context import TOKENIZER
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.views import Traced
@@ -29,7 +29,6 @@ from helpers.runs import (
     undisturbed,
 )
 
-Json = dict[str, Any]
 Piece = tuple[int, int, str, int]  # start, stop, source, document
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import yaml_settings as yamlfile
+from crystalmix.prep.runtime import yaml_settings
 from crystalmix.train.runfile import data_sections as inputs
 from crystalmix.train.runfile import run_file as params
 from helpers.parameters import published
@@ -68,7 +68,7 @@ def test_every_key_of_the_published_files_is_used_or_held_or_told_by_name(
     number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = published(number)
-    every = set(leaves(yamlfile.plain(yamlfile.load(path))))
+    every = set(leaves(yaml_settings.plain(yaml_settings.load(path))))
     told = told_unused(path, caplog)
     assert len(told) == len(set(told))
     assert set(told) == every - USED - HELD

@@ -7,12 +7,11 @@ import orjson
 import pytest
 
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import views as trace
 from crystalmix.train.trace.repeats import repeats
 from helpers.corpora import crystalmix
 from helpers.runs import PHASES, manifest, recorded, small_build, train, undisturbed
-
-Json = dict[str, Any]
 
 
 def consumed(phase: str, part: str | None = None) -> list[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmix.prep.runtime import randomness as seeds
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record import skips
@@ -24,14 +23,13 @@ from helpers.corpora import crystalmix
 
 STEPS = 60
 QUIET = 0.02  # standard deviation of losses and norms that do not stand out
-Json = dict[str, Any]
 
 
 def record(run: Path, loss: dict[int, float], norm: dict[int, float], skip: int = -1) -> Path:
     """Write the ledger of 60 steps whose losses and norms are quiet but for those given."""
     manifest = watched.manifest()
     book = Ledger(run / "mixed" / "ledger", manifest)
-    rng = seeds.stream(1, "losses")
+    rng = randomness.stream(1, "losses")
     names = [part.name for part in manifest.parts]
     for number in range(STEPS):
         quiet = rng.normal(0, QUIET, 2)

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from crystalmix.cli import main
-from crystalmix.mixtures.manifest.report import hours_told
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.prep.runtime.tables import format_hours
 from crystalmix.train.model.crystal import flops_per_row
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer.forecast import Asked, PhaseForecast, forecast, lines
@@ -154,7 +154,7 @@ def test_json_holds_what_the_tables_show() -> None:
     assert [each["phase"] for each in content] == list(PHASES)
     for each in content:
         assert f"{each['parameters']:,} parameters" in shown
-        assert f"= {each['tokens']:,} tokens, {hours_told(each['hours'])} hours" in shown
+        assert f"= {each['tokens']:,} tokens, {format_hours(each['hours'])} hours" in shown
         assert set(each["memory"]) == {"one process"}
     assert f"all phases: {sum(each['tokens'] for each in content):,} tokens" in shown
 

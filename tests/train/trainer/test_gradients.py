@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from crystalmix.mixtures.manifest.manifest import RowRefs
 from crystalmix.prep.runtime.errors import DivergenceError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batches
@@ -27,7 +28,6 @@ from helpers.runs import (
     write_run,
 )
 
-Json = dict[str, Any]
 CHECKPOINT_STEPS = 3
 
 

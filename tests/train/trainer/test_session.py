@@ -5,7 +5,7 @@ from shutil import rmtree
 
 import pytest
 
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
@@ -51,7 +51,7 @@ def test_a_phase_begins_with_the_last_weights_of_the_one_before(tmp_path: Path) 
     assert begun == weights(tmp_path, "prose") != fresh
     assert {group["finished_steps"] for group in trainer.optimizer.param_groups} == {0}
     assert trainer.optimizer.state_dict()["state"] == {}
-    told = receipts.read_json(tmp_path / "mixed" / folder.RUN)
+    told = read_json(tmp_path / "mixed" / folder.RUN)
     assert told["init"] == weights(tmp_path, "prose")
 
 

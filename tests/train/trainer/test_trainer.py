@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -19,6 +18,7 @@ from crystalmix.prep.runtime.errors import (
     RefusalError,
     StaleError,
 )
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
@@ -40,7 +40,6 @@ from helpers.runs import (
 )
 
 STEPS = 12  # of the phase `prose`
-Json = dict[str, Any]
 
 
 def trainer(out: Path, run: Run | None = None, phase: str = "prose") -> Trainer:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.weights import mdl
 from crystalmix.train.weights import mdl_tree as mdlspec
 from helpers.zoos import with_cerebras
 
-Json = dict[str, Any]
 DTYPES = list(mdl.RTFX)
 LEAVES = st.one_of(
     st.none(),

@@ -1,0 +1,134 @@
+"""Files and folders that are whole or not there: written beside, flushed to disk, renamed.
+
+Temporary names carry the host and a unique id, so that two hosts never share one.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
+from socket import gethostname
+
+import orjson
+import xxhash
+
+from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
+from crystalmix.prep.runtime.types import Json
+
+
+def canonical(value: object) -> bytes:
+    """Return JSON bytes that depend on the content alone: sorted keys, two-space indent."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3-128 of a file's bytes, in hex."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            state.update(piece)
+    return state.hexdigest()
+
+
+@contextmanager
+def lock_folder(folder: Path, refusal: str) -> Generator[None]:
+    """Hold a folder while its holder writes there; its death lets go.
+
+    Raises RefusalError with `refusal` while another process holds it. On a file system without
+    locks nobody checks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusalError(refusal) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Give a temporary name to write to; it becomes `path` at the end, or nothing on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a hidden name beside a path that no other process, of any host, uses."""
+    host = re.sub(r"\W", "-", gethostname())[:32]
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{token_hex(4)}.tmp")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path, remedy: str = "build again") -> Json:
+    """Read a JSON object; DamageError names a file that is not one, and the remedy."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DamageError(f"{path}: is missing; {remedy}") from None
+    except orjson.JSONDecodeError as error:
+        raise DamageError(f"{path}: is not valid JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise DamageError(f"{path}: holds a {kind}, expected an object; {remedy}")
+    return value
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Generator[Path]:
+    """Give a temporary folder to write to; it becomes `path` at the end, or nothing on an error.
+
+    What a killed process left of the same is removed. Raises InputError where `path` holds
+    something.
+    """
+    refuse_taken(path)
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        rmtree(left, ignore_errors=True)
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise InputError where a path is a file, or a folder that holds something."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path}: is there already; remove it or give another --out")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

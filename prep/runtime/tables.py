@@ -1,0 +1,71 @@
+"""Plain-text tables, and numbers in words."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+NARROWEST = 8  # a column of text is cut no shorter
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
+    """Lay out a table: text to the left, numbers to the right.
+
+    On a terminal that is too narrow the widest columns of text are cut, with an ellipsis; nothing
+    is cut where the output is piped.
+
+    >>> table([["a", 1], ["bc", 20]], ["name", "n"])
+    ['name   n', 'a      1', 'bc    20']
+    """
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    if (room := terminal_width()) is not None:
+        widths = _fitted(widths, numeric, room)
+    return [
+        "  ".join(
+            cell.rjust(width) if right else _cut(cell, width).ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is; None where it is none, or has no size."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def _fitted(widths: Sequence[int], numeric: Sequence[bool], room: int) -> list[int]:
+    """Return widths whose sum fits: the widest column of text gives way, one place at a time."""
+    fitted = list(widths)
+    over = sum(fitted) + 2 * (len(fitted) - 1) - room
+    text = [i for i, right in enumerate(numeric) if not right]
+    for _ in range(over):
+        widest = max(text, key=lambda i: fitted[i], default=None)
+        if widest is None or fitted[widest] <= NARROWEST:
+            break
+        fitted[widest] -= 1
+    return fitted
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell).replace(",", "").replace("%", "").replace("-", "").strip()
+    return not isinstance(cell, str) or not text or text.replace(".", "").isdigit()
+
+
+def format_hours(hours: float) -> str:
+    """Return hours with as many digits as say something.
+
+    >>> format_hours(1234.56), format_hours(0.0123), format_hours(1e-6)
+    ('1,234.6', '0.012', 'under 0.001')
+    """
+    if hours >= 1:
+        return f"{hours:,.1f}"
+    return f"{hours:.2g}" if hours >= 0.001 else "under 0.001"
