@@ -118,7 +118,7 @@ class _Scan:
             "block": self.counts.block,
             "records": self.records,
             **self.tally.told(),
-            **self.counts.told(),
+            **self.counts.account(),
             "opt_out": [sorted(entries) for entries in self.matched],
         }
 

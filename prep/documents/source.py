@@ -17,7 +17,7 @@ from crystalmix.prep.filters.screen import Selection
 from crystalmix.prep.readers import batch as records
 from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
 from crystalmix.prep.readers import files as rawfiles
-from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Wanted, place
+from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Request, place
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
 from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
@@ -210,10 +210,10 @@ def files(root: Path, block: str) -> list[str]:
     return textfiles.names(root, block, "text")
 
 
-def wanted(source: Source, root: Path, block: str) -> Wanted:
-    """Return what a reader of a block is asked for."""
+def request(source: Source, root: Path, block: str) -> Request:
+    """Return what a reader of a block shall read."""
     where = shown(root, block) if source.hub is None else f"dataset {source.hub}"
-    return Wanted(
+    return Request(
         source=source.name,
         place=where,
         text=source.text,
@@ -227,7 +227,7 @@ def wanted(source: Source, root: Path, block: str) -> Wanted:
 
 
 def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator[Batch]:
-    asked = wanted(source, root, block)
+    asked = request(source, root, block)
     if source.hub is not None:
         yield from _read_hub(source, root, int(block), asked)
         return
@@ -246,11 +246,11 @@ def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator
             yield from read_file(str(path_of(root, block)), asked)
 
 
-def _read_hub(source: Source, root: Path, number: int, asked: Wanted) -> Iterator[Batch]:
+def _read_hub(source: Source, root: Path, number: int, asked: Request) -> Iterator[Batch]:
     first = 0
     where = f"source {source.name}: dataset {source.hub}, shard {number}"
     for table in hub.tables(_hub(source, root), number, where):
-        yield columnar.dressed(table, asked, first)
+        yield columnar.as_batch(table, asked, first)
         first += table.num_rows
 
 

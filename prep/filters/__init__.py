@@ -1,6 +1,6 @@
-"""What decides whether a text is wanted.
+"""Filters: judgements on a text or its digest, each with the reason for a drop.
 
-Opt-out lists, sampling and the train/valid side, evaluation overlap, exact and near duplicates,
-and the screen that asks them in turn. Belongs here: a judgement on a text or its digest. Never:
-reading files of a source (only of lists and evaluations), writing documents.
+Belongs here: opt-out lists, sampling, the train/valid split, overlap with evaluation files, exact
+and near duplicates. Never: reading files of a source (only lists and evaluation files), writing
+documents.
 """

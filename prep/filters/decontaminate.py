@@ -2,11 +2,11 @@
 
 The runs of the evaluation files are hashed once to an index, a sorted array on disk; a document is
 contaminated if one of its own runs is in it. Runs of few distinct words are left out of the index:
-numbers and single letters count as one word together, so that counting is no contamination.
+numbers and single letters count as one word together, since counting is no contamination.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,7 +61,7 @@ class Decontaminate:
 
 def files(settings: Decontaminate, root: Path) -> list[str]:
     """List the evaluation files relative to the root, sorted within each pattern."""
-    found: dict[str, None] = {}
+    listed: dict[str, None] = {}
     for pattern in settings.files:
         if Path(pattern).is_absolute():
             raise RecipeError(
@@ -75,8 +75,8 @@ def files(settings: Decontaminate, root: Path) -> list[str]:
             raise InputError(
                 f"{path}: matches no evaluation file (JSON lines, parquet, txt); check the path"
             )
-        found.update(dict.fromkeys(kept))
-    return list(found)
+        listed.update(dict.fromkeys(kept))
+    return list(listed)
 
 
 def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int]:
@@ -90,13 +90,13 @@ def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int
     hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for number, name in enumerate(files(settings, root)):
         for texts in _texts(root, name, settings.columns):
-            found = ngrams.words(texts)
-            runs, places = ngrams.ngrams(found, settings.ngram)
-            varied = _distinct(found, places, settings.ngram) >= settings.distinct
+            words = ngrams.words(texts)
+            runs, places = ngrams.ngrams(words, settings.ngram)
+            varied = _distinct(words, places, settings.ngram) >= settings.distinct
             hashes.append(runs[varied])
             owners.append(np.full(int(varied.sum()), number, np.uint64))
             counts["texts"] += len(texts)
-            counts["short"] += int((np.diff(found.bounds) < settings.ngram).sum())
+            counts["short"] += int((np.diff(words.bounds) < settings.ngram).sum())
             counts["plain"] += int((~varied).sum())
     unique, first = np.unique(np.concatenate(hashes), return_index=True)
     counts["runs"] = len(unique)
@@ -106,7 +106,7 @@ def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int
 
 
 class Index:
-    """An index as it is asked: which of these texts are contaminated, and by which file."""
+    """Index of runs, open for questions: which texts are contaminated, and by which file."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.size = size
@@ -118,45 +118,40 @@ class Index:
 
     def hits(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return for each text the number of the evaluation file it shares a run with, or -1."""
-        told = np.full(len(texts), -1, np.int64)
+        files = np.full(len(texts), -1, np.int64)
         for part in ngrams.groups(texts):
-            found = ngrams.words(texts[part])
-            runs, places = ngrams.ngrams(found, self.size)
+            words = ngrams.words(texts[part])
+            runs, places = ngrams.ngrams(words, self.size)
             likely = np.flatnonzero(self.table[runs >> self.shift])
             at = np.searchsorted(self.hashes, runs[likely]).clip(0, max(0, len(self.hashes) - 1))
             sure = self.hashes[at] == runs[likely] if len(likely) else np.empty(0, np.bool_)
-            owners = np.searchsorted(found.bounds, places[likely[sure]], side="right") - 1
+            owners = np.searchsorted(words.bounds, places[likely[sure]], side="right") - 1
             documents, first = np.unique(owners, return_index=True)
-            told[part.start + documents] = self.owners[at[sure][first]].astype(np.int64)
-        return told
+            files[part.start + documents] = self.owners[at[sure][first]].astype(np.int64)
+        return files
 
 
 @lru_cache(maxsize=2)
 def index(path: Path, size: int, _mark: str) -> Index:
-    """Open an index once per process; the mark tells one from another at the same path."""
+    """Open an index once per process; the mark changes with the content at a path."""
     return Index(path, size)
 
 
-def settings_of(settings: Decontaminate) -> dict[str, Any]:
-    """Return the settings that an index follows from, beside its files' bytes."""
-    return {"version": VERSION, **asdict(settings)}
-
-
-def _distinct(found: Words, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _distinct(words: Words, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Count the distinct words of each run; numbers and single letters are one word together."""
-    told = np.empty(len(places), np.int64)
+    counts = np.empty(len(places), np.int64)
     if len(places) == 0:
-        return told
-    letters = LETTERS[np.frombuffer(found.data, np.uint8)]
+        return counts
+    letters = LETTERS[np.frombuffer(words.data, np.uint8)]
     before = np.concatenate([[0], np.cumsum(letters)])
-    plain = before[found.stops] == before[found.starts]  # numbers
-    plain |= found.stops - found.starts == 1
-    windows = sliding_window_view(np.where(plain, np.uint64(0), found.hashes), size)
+    plain = before[words.stops] == before[words.starts]  # numbers
+    plain |= words.stops - words.starts == 1
+    windows = sliding_window_view(np.where(plain, np.uint64(0), words.hashes), size)
     for first in range(0, len(places), 1 << 15):
         some = places[first : first + (1 << 15)]
         rows = np.sort(windows[some], axis=1)
-        told[first : first + len(some)] = 1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1)
-    return told
+        counts[first : first + len(some)] = 1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1)
+    return counts
 
 
 def _is_evaluation(path: Path) -> bool:
@@ -179,8 +174,8 @@ def _texts(root: Path, name: str, columns: tuple[str, ...]) -> Iterator[list[str
         for part in ngrams.groups(texts):
             yield texts[part]
     if not seen:
-        asked = ", ".join(columns) or "any column"
-        raise InputError(f"{path}: has no text in {asked}; check decontaminate.columns")
+        where = ", ".join(columns) or "any column"
+        raise InputError(f"{path}: has no text in {where}; check decontaminate.columns")
 
 
 def _records(root: Path, name: str) -> Iterator[list[Any]]:
@@ -211,10 +206,10 @@ def _strings(value: Any, columns: tuple[str, ...]) -> Iterator[str]:  # noqa: AN
     """Yield the strings of a record: of some columns, or all of them."""
     if columns:
         for column in columns:
-            found = value
+            inner = value
             for step in column.split("."):
-                found = found.get(step) if isinstance(found, dict) else None
-            yield from _strings(found, ())
+                inner = inner.get(step) if isinstance(inner, dict) else None
+            yield from _strings(inner, ())
     elif isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -75,11 +75,11 @@ def find(connection: Any, earlier: Sequence[Path], parts: Sequence[Path]) -> Non
 def repeated(connection: Any, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401
     """Return the records of a block that repeat a text, ascending, and where each stood first."""
     low = block * RECORDS
-    told = connection.execute(
+    rows = connection.execute(
         "SELECT place, first FROM repeated WHERE place >= ? AND place < ? ORDER BY place",
         [low, low + RECORDS],
     ).fetchnumpy()
-    return np.asarray(told["place"], np.int64) - low, np.asarray(told["first"], np.int64)
+    return np.asarray(rows["place"], np.int64) - low, np.asarray(rows["first"], np.int64)
 
 
 def owners(connection: Any, files: Sequence[Path]) -> dict[tuple[int, ...], int]:  # noqa: ANN401
@@ -98,10 +98,10 @@ def owners(connection: Any, files: Sequence[Path]) -> dict[tuple[int, ...], int]
         f"(SELECT bit_or(owner) AS owners FROM ({marks}) GROUP BY digest) GROUP BY ALL ORDER BY ALL"
     )
     places = {f"file{i}": str(path) for i, path in enumerate(files)}
-    told = connection.execute(query, places).fetchall()
+    rows = connection.execute(query, places).fetchall()
     return {
         tuple(i for i, mark in enumerate(marked) if mark == "1"): int(count)
-        for marked, count in told
+        for marked, count in rows
     }
 
 

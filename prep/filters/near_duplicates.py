@@ -70,28 +70,28 @@ def check_installed() -> None:
 
 def signatures(texts: Sequence[str], settings: Near) -> Signatures:
     """Return the signatures of texts, (n, permutations) uint32."""
-    told = np.full((len(texts), settings.permutations), EMPTY, np.uint32)
+    rows = np.full((len(texts), settings.permutations), EMPTY, np.uint32)
     for part in ngrams.groups(texts):
-        found = ngrams.words(texts[part])
-        shingles, places = ngrams.ngrams(found, settings.words)
-        owners = np.searchsorted(found.bounds, places, side="right") - 1
-        cuts = np.searchsorted(owners, np.arange(len(found.bounds))).tolist()
-        counts = np.diff(found.bounds)
+        words = ngrams.words(texts[part])
+        shingles, places = ngrams.ngrams(words, settings.words)
+        owners = np.searchsorted(words.bounds, places, side="right") - 1
+        cuts = np.searchsorted(owners, np.arange(len(words.bounds))).tolist()
+        counts = np.diff(words.bounds)
         short = np.flatnonzero((counts > 0) & (counts < settings.words))
-        whole = ngrams.runs_of(found, found.bounds[short], found.bounds[short + 1])
+        whole = ngrams.runs_of(words, words.bounds[short], words.bounds[short + 1])
         alone = dict(zip(short.tolist(), whole, strict=True))  # texts of one short shingle
         for i in range(len(counts)):
             mine = np.array([alone[i]]) if i in alone else shingles[cuts[i] : cuts[i + 1]]
-            told[part.start + i] = _signature(np.unique(mine >> np.uint64(32)), settings)
-    return told
+            rows[part.start + i] = _signature(np.unique(mine >> np.uint64(32)), settings)
+    return rows
 
 
 def _signature(values: NDArray[np.uint64], settings: Near) -> Signatures:
-    made = _minhash(settings.permutations, settings.seed)
-    made.clear()
+    minhash = _minhash(settings.permutations, settings.seed)
+    minhash.clear()
     for first in range(0, len(values), SLICE):
-        made.update_batch(values[first : first + SLICE].tolist())
-    return made.digest()
+        minhash.update_batch(values[first : first + SLICE].tolist())
+    return minhash.digest()
 
 
 @lru_cache(maxsize=2)
@@ -126,14 +126,14 @@ class Stored:
         ]
 
     def take(self, rows: Places) -> Signatures:
-        """Return some rows, in the order asked."""
+        """Return some rows, in their order here."""
         owners = np.searchsorted(self.starts, rows, side="right") - 1
-        told = np.empty((len(rows), self.width), np.uint32)
+        signatures = np.empty((len(rows), self.width), np.uint32)
         for number in np.unique(owners).tolist():
             here, part = owners == number, self.parts[number]
             if part is not None:
-                told[here] = part[rows[here] - self.starts[number]]
-        return told
+                signatures[here] = part[rows[here] - self.starts[number]]
+        return signatures
 
     def pieces(self, number: int) -> Iterator[tuple[int, Signatures]]:
         """Yield a file's rows SLICE by SLICE, each with the number of its first row."""
@@ -181,12 +181,12 @@ def _insert(connection: Any, rows: Signatures, places: Places, settings: Near) -
 
 def _pairs(connection: Any, stored: Stored, threshold: float) -> tuple[Places, Places]:  # noqa: ANN401
     """Return (row, earlier row) of the pairs that share a band and are alike."""
-    found = connection.sql(
+    pairs = connection.sql(
         "SELECT DISTINCT i, first FROM bands JOIN (SELECT hash, min(i) AS first FROM bands "
         "GROUP BY hash HAVING count(*) > 1) USING (hash) WHERE i > first ORDER BY i, first"
     )
     rows, firsts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for batch in found.to_arrow_reader(SLICE):
+    for batch in pairs.to_arrow_reader(SLICE):
         own, first = (np.asarray(batch.column(key)) for key in ("i", "first"))
         same = (stored.take(own) == stored.take(first)).mean(axis=1) >= threshold
         rows.append(own[same])
@@ -201,17 +201,17 @@ def _clusters(rows: Places, firsts: Places) -> tuple[Places, Places]:
     (array([4, 7, 9]), array([1, 1, 8]))
     """
     members, places = np.unique(np.concatenate([rows, firsts]), return_inverse=True)
-    one, other = places[: len(rows)], places[len(rows) :]
+    later, earlier = places[: len(rows)], places[len(rows) :]
     first = np.arange(len(members))  # of each member's cluster, as far as it is known
     while True:
-        lower = np.minimum(first[one], first[other])
+        lower = np.minimum(first[later], first[earlier])
         joined = first.copy()
-        for side in (one, other):
+        for side in (later, earlier):
             np.minimum.at(joined, side, lower)
             np.minimum.at(joined, first[side], lower)  # and the first of before follows
         joined = joined[joined]
         if np.array_equal(joined, first):
             break
         first = joined
-    later = first != np.arange(len(members))
-    return members[later], members[first[later]]
+    others = first != np.arange(len(members))
+    return members[others], members[first[others]]

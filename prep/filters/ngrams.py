@@ -73,23 +73,23 @@ def words(texts: Sequence[str]) -> Words:
     return Words(data, starts, stops, bounds, _hashes(values, starts, stops))
 
 
-def ngrams(found: Words, size: int) -> tuple[Hashes, Places]:
+def ngrams(words: Words, size: int) -> tuple[Hashes, Places]:
     """Return the hash of each run of `size` words of one text, and its first word's place.
 
     Runs do not cross from one text to the next.
     """
-    count = len(found.hashes) - size + 1
+    count = len(words.hashes) - size + 1
     if count <= 0:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     runs = np.arange(count, dtype=np.int64)
-    ends = found.bounds[np.searchsorted(found.bounds, runs, side="right")]  # of each run's text
+    ends = words.bounds[np.searchsorted(words.bounds, runs, side="right")]  # of each run's text
     runs = runs[runs + size <= ends]
-    return runs_of(found, runs, runs + size), runs
+    return runs_of(words, runs, runs + size), runs
 
 
-def runs_of(found: Words, starts: Places, stops: Places) -> Hashes:
+def runs_of(words: Words, starts: Places, stops: Places) -> Hashes:
     """Return the hash of each run of words [start, stop); starts and stops both ascend."""
-    return _hashes(_chunks(found.hashes), starts, stops)
+    return _hashes(_chunks(words.hashes), starts, stops)
 
 
 def groups(texts: Sequence[str]) -> Iterator[slice]:

@@ -45,12 +45,12 @@ class OptOut:
         twenty thousand builds leaves out one document too many.
         """
         hashes, entries = _entries(root / self.file, self.ignore_case, stamp(root / self.file))
-        asked = np.array([_hash(value or "", self.ignore_case) for value in values], np.uint64)
-        places = np.searchsorted(hashes, asked).clip(0, max(0, len(hashes) - 1))
-        if len(hashes) == 0 or len(asked) == 0:
-            return np.full(len(asked), -1, np.int64)
-        there = np.array([value is not None for value in values])
-        return np.where((hashes[places] == asked) & there, entries[places], -1)
+        keys = np.array([_hash(value or "", self.ignore_case) for value in values], np.uint64)
+        places = np.searchsorted(hashes, keys).clip(0, max(0, len(hashes) - 1))
+        if len(hashes) == 0 or len(keys) == 0:
+            return np.full(len(keys), -1, np.int64)
+        present = np.array([value is not None for value in values])
+        return np.where((hashes[places] == keys) & present, entries[places], -1)
 
     def entries(self, root: Path) -> int:
         """Return how many different entries the list has."""

@@ -1,10 +1,11 @@
-"""Selection: which documents of a source are wanted, and what drops the others, one by one.
+"""Screen: the filters that judge each document alone, and the settings that select them.
 
-A document is held against the opt-out lists, the sample and the evaluation files, in this order;
+A document is compared with the opt-out lists, the sample and the evaluation files, in this order;
 the first that drops it is its reason. What depends on other documents (duplicates, `limit`) is
 decided later, when all blocks are read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.prep.filters import decontaminate, sample
-from crystalmix.prep.filters import near_duplicates as near
-from crystalmix.prep.filters import opt_out as optout
+from crystalmix.prep.filters import decontaminate, near_duplicates, opt_out, sample
 from crystalmix.prep.filters.decontaminate import Decontaminate
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.near_duplicates import Near
@@ -24,7 +23,7 @@ from crystalmix.prep.filters.opt_out import OptOut
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a source is wanted.
+    """Settings of what is selected from a source.
 
     limit: the first documents only, after all other drops. sample: a share of the texts, in (0, 1].
     opt_out: lists of what must not be used. decontaminate: against evaluation files.
@@ -45,12 +44,12 @@ class Selection:
     @property
     def columns(self) -> dict[str, str]:
         """The SQL that the opt-out lists are matched by, each under a column name of ours."""
-        return {f"__match_{i}": each.sql for i, each in enumerate(self.opt_out) if each.sql}
+        return {f"__match_{i}": list_.sql for i, list_ in enumerate(self.opt_out) if list_.sql}
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A selection at work in one process; a small picklable description.
+    """A selection with all that it needs in a process; small and picklable.
 
     seed: the recipe's. index: of the evaluation files, `evaluations` their names. near: the
     signatures to take of what is kept.
@@ -68,29 +67,31 @@ class Screen:
     @property
     def idle(self) -> bool:
         """Whether the screen drops nothing and takes no signatures."""
-        asked = self.selection
-        return not (asked.opt_out or asked.sample or asked.decontaminate or self.near)
+        selection = self.selection
+        filters = (selection.opt_out, selection.sample, selection.decontaminate, self.near)
+        return not any(filters)
 
     def matches(self, table: pa.Table) -> list[NDArray[np.int64]]:
         """Return for each opt-out list the number of the entry each document is, -1 for none.
 
         table: documents with `name`, `digest` and the columns of `Selection.columns`.
         """
-        told: list[NDArray[np.int64]] = []
-        for i, each in enumerate(self.selection.opt_out):
-            values: list[Any] = table[f"__match_{i}" if each.sql else each.match].to_pylist()
-            if each.match == optout.DIGEST:
+        entries: list[NDArray[np.int64]] = []
+        for i, list_ in enumerate(self.selection.opt_out):
+            values: list[Any] = table[f"__match_{i}" if list_.sql else list_.match].to_pylist()
+            if list_.match == opt_out.DIGEST:
                 values = [digest.hex() for digest in values]
-            told.append(each.matched(self.root, values))
-        return told
+            entries.append(list_.matched(self.root, values))
+        return entries
 
     def judge(self, table: pa.Table, texts: list[str]) -> "Judged":
         """Give each document the reason that drops it, if any."""
         judged = Judged([None] * len(texts), [None] * len(texts), self.matches(table))
-        for each, entries in zip(self.selection.opt_out, judged.matched, strict=True):
-            judged.drop(
-                entries >= 0, "opt_out", lambda i, e=each, n=entries: f"{e.file}:{n[i] + 1}"
-            )
+        for list_, entries in zip(self.selection.opt_out, judged.matched, strict=True):
+            places = {
+                i: f"{list_.file}:{entries[i] + 1}" for i in np.flatnonzero(entries >= 0).tolist()
+            }
+            judged.drop(entries >= 0, "opt_out", places.get)
         if self.selection.sample is not None:
             low = halves(table["digest"])[:, 1]
             kept = sample.chosen(low, self.selection.sample, self.seed, self.source)
@@ -106,12 +107,12 @@ class Screen:
 
     def signatures(self, texts: list[str]) -> NDArray[np.uint32]:
         """Return the signatures of kept texts, (n, permutations)."""
-        return near.signatures(texts, self.near or Near())
+        return near_duplicates.signatures(texts, self.near or Near())
 
 
 @dataclass(frozen=True)
 class Judged:
-    """For each document of a batch: why it is dropped (None: it is kept) and the detail.
+    """Verdicts on a batch: for each document why it is dropped (None: it is kept), and the detail.
 
     matched: for each opt-out list the entry that each document is, -1 for none.
     """
@@ -120,7 +121,9 @@ class Judged:
     details: list[str | None]
     matched: list[NDArray[np.int64]]
 
-    def drop(self, which: NDArray[np.bool_], reason: str, detail: Any) -> None:  # noqa: ANN401
+    def drop(
+        self, which: NDArray[np.bool_], reason: str, detail: Callable[[int], str | None]
+    ) -> None:
         """Give a reason to those that have none yet; detail: document -> text."""
         for i in np.flatnonzero(which).tolist():
             if self.reasons[i] is None:

@@ -1,6 +1,5 @@
-"""From bytes somewhere to batches of records.
+"""Readers: from bytes in files or behind urls to batches of records.
 
-Listing, opening, decompressing, and one reader a format. Belongs here: what a file format or a
-file system needs. Never: SQL, a recipe's settings beyond what a reader is asked for (`Wanted`),
-dropping by content, or tokens.
+Belongs here: listing, opening and decompressing files, and one reader for each format. Never: SQL,
+settings of a recipe beyond a reader's `Request`, dropping by content, tokens.
 """

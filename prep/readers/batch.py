@@ -1,4 +1,4 @@
-"""Records as readers give them: batches of texts, what was asked of a reader, what was broken."""
+"""Batches of records, the request that a reader answers, and the counts of what was dropped."""
 
 import re
 from collections import Counter
@@ -48,55 +48,55 @@ class Bad(NamedTuple):
 class Batch:
     """Records of one block, and what could not be read.
 
-    given: columns RECORD (int64) and TEXT (large_string, null where it is none), then the columns
+    columns: RECORD (int64) and TEXT (large_string, null where it is none), then the columns
     that the source's SQL names, or `line`, those of a JSON record as JSON; an Arrow table, or
-    lists of the same, which are made one where it is asked for. blank_lines: lines without a
-    record. fault: what made a reader leave out the rest of the file.
+    lists, which become one when `table` is read. blank_lines: lines without a record. fault: the
+    error for which the rest of the file was left out.
     """
 
-    given: pa.Table | dict[str, list[Any]]
+    columns: pa.Table | dict[str, list[Any]]
     bad: tuple[Bad, ...] = ()
     blank_lines: int = 0
     fault: BrokenFile | None = None
 
     def __len__(self) -> int:
-        return len(self.given if isinstance(self.given, pa.Table) else self.given[RECORD])
+        return len(self.columns if isinstance(self.columns, pa.Table) else self.columns[RECORD])
 
     def emptied(self) -> "Batch":
         """Return a batch of the same columns without a record."""
-        if isinstance(self.given, pa.Table):
-            return Batch(self.given.schema.empty_table())
-        return Batch({name: [] for name in self.given})
+        if isinstance(self.columns, pa.Table):
+            return Batch(self.columns.schema.empty_table())
+        return Batch({name: [] for name in self.columns})
 
     @cached_property
     def table(self) -> pa.Table:
         """The records as an Arrow table."""
-        if isinstance(self.given, pa.Table):
-            return self.given
+        if isinstance(self.columns, pa.Table):
+            return self.columns
         kinds = {RECORD: pa.int64()}
         return pa.table(
             {
                 name: pa.array(values, kinds.get(name, pa.large_string()))
-                for name, values in self.given.items()
+                for name, values in self.columns.items()
             }
         )
 
     @cached_property
     def records(self) -> NDArray[np.int64]:
         """The number of each record in its block: (n,), ascending."""
-        if isinstance(self.given, pa.Table):
-            return self.given[RECORD].to_numpy()
-        return np.array(self.given[RECORD], np.int64)
+        if isinstance(self.columns, pa.Table):
+            return self.columns[RECORD].to_numpy()
+        return np.array(self.columns[RECORD], np.int64)
 
     @cached_property
     def texts(self) -> list[str | None]:
         """The text of each record."""
-        given: Any = self.given
-        return given[TEXT].to_pylist() if isinstance(given, pa.Table) else given[TEXT]
+        columns: Any = self.columns
+        return columns[TEXT].to_pylist() if isinstance(columns, pa.Table) else columns[TEXT]
 
 
 class Drops(Counter[str]):
-    """What was dropped of a block: records by reason, and the first places of each.
+    """Counts of dropped records by reason, with the first places of each.
 
     broken: the error for which the block is left out, if it is.
     """
@@ -110,9 +110,9 @@ class Drops(Counter[str]):
     def at(self, reason: str, record: int, where: str = "") -> None:
         """Count one record, and keep its place if it is among the first."""
         self[reason] += 1
-        known = self.places.setdefault(reason, [])
-        if len(known) < PLACES:
-            known.append(where or place(self.block, record))
+        places = self.places.setdefault(reason, [])
+        if len(places) < PLACES:
+            places.append(where or place(self.block, record))
 
     def take(self, batch: "Batch") -> None:
         """Count what a reader could not read."""
@@ -121,8 +121,8 @@ class Drops(Counter[str]):
         self.blank_lines += batch.blank_lines
         self.broken = batch.fault or self.broken
 
-    def told(self) -> dict[str, Any]:
-        """Return the counts as a part of the block's account."""
+    def account(self) -> dict[str, Any]:
+        """Return the counts as they stand in the block's account."""
         broken = self.broken
         return {
             "dropped": dict(sorted(self.items())),
@@ -133,8 +133,8 @@ class Drops(Counter[str]):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a reader is asked for.
+class Request:
+    """What a reader shall read.
 
     place: the file, for messages. text: dotted path of the text. columns: our name -> dotted path.
     named: columns that the SQL names, in lower case -> as written there; None for every one.
@@ -150,22 +150,22 @@ class Wanted:
     max_record_bytes: int = 1 << 62
 
     def name(self, column: str) -> str | None:
-        """Return the name under which the SQL asks for a column of the source, or None."""
+        """Return the name under which the SQL knows a column of the source, or None."""
         low = column.lower()
         if low == self.hidden.lower() or low in {ours.lower() for ours in self.columns}:
             return None
         return column if self.named is None else self.named.get(low)
 
-    def asks(self, ours: str) -> bool:
-        """Tell whether the SQL asks for a column by this name of ours."""
+    def names_ours(self, ours: str) -> bool:
+        """Tell whether the SQL names a column by this name of ours."""
         return self.named is None or ours.lower() in self.named
 
     def no_column(self, path: str, has: Iterable[str]) -> NoColumn:
         """Return the error of a file that lacks a column."""
-        found = ", ".join(list(has)[:20]) or "nothing below it"
+        columns = ", ".join(list(has)[:20]) or "nothing below it"
         setting = "text" if path == self.text else "columns"
         return NoColumn(
-            f"source {self.source}: {self.place} has no column {path!r} (it has {found}); "
+            f"source {self.source}: {self.place} has no column {path!r} (it has {columns}); "
             f"set `{setting}`, or `on_error: skip` to leave such files out"
         )
 
@@ -173,17 +173,17 @@ class Wanted:
 def named(expressions: Iterable[str | None]) -> dict[str, str] | None:
     """Return the words of SQL that may be columns, in lower case -> as written.
 
-    Returns None where the SQL asks for every column (`COLUMNS(...)`).
+    Returns None where the SQL reads every column (`COLUMNS(...)`).
 
     >>> named(["meta.Set = 'a'", '"odd name" > 3'])
     {'meta': 'meta', 'set': 'Set', 'a': 'a', 'odd name': 'odd name'}
     """
-    found: dict[str, str] = {}
+    words: dict[str, str] = {}
     for expression in expressions:
         for quoted, word in WORDS.findall(expression or ""):
             name = quoted.replace('""', '"') or word
-            found.setdefault(name.lower(), name)
-    return None if "columns" in found else found
+            words.setdefault(name.lower(), name)
+    return None if "columns" in words else words
 
 
 def is_blank(text: str) -> bool:

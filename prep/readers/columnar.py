@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Wanted
+from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
 from crystalmix.prep.runtime.errors import BrokenFile
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
@@ -26,18 +26,18 @@ LOOSE = pc.CastOptions(target_type=pa.large_string(), allow_invalid_utf8=True)
 Raw = Iterator[Any]  # of pa.RecordBatch
 
 
-def parquet(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
+def parquet(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
     """Yield a parquet file's rows; BrokenFile where it can't be read, NoColumn without a text."""
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened:
-            columns = _chosen(opened.schema_arrow.names, wanted)
+            columns = _chosen(opened.schema_arrow.names, request)
             rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
-            yield from _batches(rows, wanted)
+            yield from _batches(rows, request)
     except (pa.ArrowException, OSError) as error:
-        raise _broken(wanted, "parquet", error) from None
+        raise _broken(request, "parquet", error) from None
 
 
-def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
+def arrow(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
     """Yield the rows of an Arrow IPC file or stream; errors as of `parquet`."""
     try:
         with (
@@ -48,51 +48,51 @@ def arrow(file: BinaryIO | str, wanted: Wanted) -> Iterator[Batch]:
             is_file = opened.read(6) == b"ARROW1"
             opened.seek(0)
             reader = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
-            columns = _chosen(reader.schema.names, wanted)
-            yield from _batches(_steps(reader, columns), wanted)
+            columns = _chosen(reader.schema.names, request)
+            yield from _batches(_steps(reader, columns), request)
     except (pa.ArrowException, OSError) as error:
-        raise _broken(wanted, "Arrow IPC", error) from None
+        raise _broken(request, "Arrow IPC", error) from None
 
 
-def dressed(table: pa.Table, wanted: Wanted, first: int) -> Batch:
+def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
     """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
-    columns = {name: table.column(name) for name in _chosen(table.column_names, wanted)}
-    text = _found(table, wanted.text, wanted)
+    columns = {name: table.column(name) for name in _chosen(table.column_names, request)}
+    text = _column(table, request.text, request)
     texts: Any = text.cast(options=LOOSE) if _is_text(text.type) else _nulls(len(table))
-    asked: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
-    asked[TEXT] = texts
+    chosen: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
+    chosen[TEXT] = texts
     for name, column in columns.items():
-        ours = wanted.name(name)
-        if ours is not None and (ours == name or ours not in asked):
-            asked[ours] = column
-    for ours, path in wanted.columns.items():
-        if wanted.asks(ours) and ours != wanted.hidden:
-            asked[ours] = _found(table, path, wanted)
-    if wanted.hidden and wanted.asks(wanted.hidden):
-        asked[wanted.hidden] = texts
-    return _without_bad(pa.table(asked), wanted, first)
+        ours = request.name(name)
+        if ours is not None and (ours == name or ours not in chosen):
+            chosen[ours] = column
+    for ours, path in request.columns.items():
+        if request.names_ours(ours) and ours != request.hidden:
+            chosen[ours] = _column(table, path, request)
+    if request.hidden and request.names_ours(request.hidden):
+        chosen[request.hidden] = texts
+    return _without_bad(pa.table(chosen), request, first)
 
 
-def _chosen(names: list[str], wanted: Wanted) -> list[str]:
+def _chosen(names: list[str], request: Request) -> list[str]:
     """Return the columns to read; NoColumn where the text's is not there, or there twice."""
-    roots = {path.split(".")[0] for path in (wanted.text, *wanted.columns.values())}
-    for path in (wanted.text, *wanted.columns.values()):
+    roots = {path.split(".")[0] for path in (request.text, *request.columns.values())}
+    for path in (request.text, *request.columns.values()):
         if names.count(path.split(".")[0]) != 1:
-            raise wanted.no_column(path, names)
-    every = wanted.named is None
+            raise request.no_column(path, names)
+    every = request.named is None
     return [
         name
         for name in dict.fromkeys(names)
-        if name in roots or ((every or wanted.name(name)) and names.count(name) == 1)
+        if name in roots or ((every or request.name(name)) and names.count(name) == 1)
     ]
 
 
-def _found(table: pa.Table, path: str, wanted: Wanted) -> Any:  # noqa: ANN401  a column
+def _column(table: pa.Table, path: str, request: Request) -> Any:  # noqa: ANN401  a column
     column: Any = table
     for step in path.split("."):
         names = _names(column)
         if step not in names:
-            raise wanted.no_column(path, names)
+            raise request.no_column(path, names)
         column = column.column(step) if column is table else pc.struct_field(column, step)
     return column
 
@@ -113,19 +113,19 @@ def _nulls(rows: int) -> Any:  # noqa: ANN401  a column
     return pa.nulls(rows, pa.large_string())
 
 
-def _batches(rows: Raw, wanted: Wanted) -> Iterator[Batch]:
+def _batches(rows: Raw, request: Request) -> Iterator[Batch]:
     """Join small batches to larger ones, bounded in rows and bytes."""
-    held: list[Any] = []
+    waiting: list[Any] = []
     first = count = size = 0
     for batch, taken in (part for each in rows for part in _parts(each)):
-        held.append(batch)
+        waiting.append(batch)
         count += batch.num_rows
         size += taken
         if count >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
-            held, first, count, size = [], first + count, 0, 0
-    if held:
-        yield dressed(pa.Table.from_batches(held).combine_chunks(), wanted, first)
+            yield as_batch(pa.Table.from_batches(waiting).combine_chunks(), request, first)
+            waiting, first, count, size = [], first + count, 0, 0
+    if waiting:
+        yield as_batch(pa.Table.from_batches(waiting).combine_chunks(), request, first)
 
 
 def _step(file: pq.ParquetFile) -> int:
@@ -153,15 +153,15 @@ def _steps(reader: Any, columns: list[str]) -> Raw:  # noqa: ANN401  a reader of
             yield batch.slice(start, STEP_ROWS)
 
 
-def _without_bad(table: pa.Table, wanted: Wanted, first: int) -> Batch:
+def _without_bad(table: pa.Table, request: Request, first: int) -> Batch:
     bad: dict[int, Bad] = {}
     sizes = pc.binary_length(table[TEXT]).fill_null(0).to_numpy()
-    for row in np.flatnonzero(sizes > wanted.max_record_bytes).tolist():
-        detail = f"over max_record_bytes, {wanted.max_record_bytes}"
+    for row in np.flatnonzero(sizes > request.max_record_bytes).tolist():
+        detail = f"over max_record_bytes, {request.max_record_bytes}"
         bad[row] = Bad(first + row, "too_long", detail)
     for name in table.column_names:
         for row in _not_utf8(table[name]):
-            bad.setdefault(row, Bad(first + row, "not_utf8", f"column {_shown(name, wanted)}"))
+            bad.setdefault(row, Bad(first + row, "not_utf8", f"column {_shown(name, request)}"))
     if not bad:
         return Batch(table)
     good = [row for row in range(len(table)) if row not in bad]
@@ -185,14 +185,14 @@ def _not_utf8(column: Any) -> list[int]:  # noqa: ANN401  a column
     return found
 
 
-def _shown(name: str, wanted: Wanted) -> str:
-    return wanted.text if name == TEXT else name
+def _shown(name: str, request: Request) -> str:
+    return request.text if name == TEXT else name
 
 
-def _broken(wanted: Wanted, kind: str, error: Exception) -> BrokenFile:
+def _broken(request: Request, kind: str, error: Exception) -> BrokenFile:
     brief = (str(error).splitlines() or [type(error).__name__])[0]
     missing = isinstance(error, FileNotFoundError)
     return BrokenFile(
-        f"{wanted.place}: can't be read as {kind} ({brief}); restore the file",
+        f"{request.place}: can't be read as {kind} ({brief}); restore the file",
         "unreadable" if missing else "corrupt",
     )

@@ -21,13 +21,13 @@ from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, RecipeEr
 PIECE = 1 << 20
 ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 HIDDEN = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
-# What servers and stores tell of a file's version, by fsspec's names for it.
+# Keys of fsspec's `info` that hold a file's version.
 VERSIONS = ("etag", "last-modified", "lastmodified", "mtime", "created", "updated", "version_id")
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file looks like from outside: size in bytes, and its time or version if told."""
+    """Size in bytes of a file, and its time or version where known."""
 
     bytes: int
     modified: int | str | None
@@ -50,13 +50,13 @@ def escaped(path: str) -> str:
 def unescaped(name: str) -> str:
     """Return the path of a name: the inverse of `escaped`."""
 
-    def one(match: re.Match[str]) -> str:
+    def byte_of(match: re.Match[str]) -> str:
         if match[1] == "\\":
             return "\\"
         byte = int(match[1][1:], 16)
         return chr(byte if byte < 0x80 else 0xDC00 + byte)
 
-    return ESCAPE.sub(one, name)
+    return ESCAPE.sub(byte_of, name)
 
 
 def path_of(root: Path, name: str) -> Path:
@@ -116,20 +116,20 @@ def remote(url: str) -> tuple[Any, str]:
 
 
 def stamp(root: Path, name: str) -> Stamp:
-    """Return what a file looks like from outside; BrokenFile where there is none."""
+    """Return size and time of a file; BrokenFile where there is none."""
     try:
         if not is_url(name):
             stat = path_of(root, name).stat()
             return Stamp(stat.st_size, stat.st_mtime_ns)
         file_system, path = remote(name)
         file_system.invalidate_cache()
-        told = file_system.info(path)
+        info = file_system.info(path)
     except CrystalmixError:
         raise
     except Exception as error:  # noqa: BLE001  every file system raises its own kinds
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise BrokenFile(f"{shown(root, name)}: can't be found ({brief})") from None
-    return Stamp(int(told.get("size") or 0), _version(told))
+    return Stamp(int(info.get("size") or 0), _version(info))
 
 
 def digest(root: Path, name: str) -> str:
@@ -143,15 +143,15 @@ def digest(root: Path, name: str) -> str:
 
 def together(stamps: Mapping[str, Stamp]) -> Stamp:
     """Return the stamp of several files as one."""
-    told = [[name, each.bytes, each.modified] for name, each in stamps.items()]
-    known = all(each.modified is not None for each in stamps.values())
-    mark = xxhash.xxh3_128_hexdigest(orjson.dumps(told)) if known else None
-    return Stamp(sum(each.bytes for each in stamps.values()), mark)
+    entries = [[name, stamp.bytes, stamp.modified] for name, stamp in stamps.items()]
+    known = all(stamp.modified is not None for stamp in stamps.values())
+    mark = xxhash.xxh3_128_hexdigest(orjson.dumps(entries)) if known else None
+    return Stamp(sum(stamp.bytes for stamp in stamps.values()), mark)
 
 
-def _version(told: dict[str, Any]) -> str | None:
-    found = {key: str(told[key]) for key in sorted(told) if key.lower() in VERSIONS}
-    return xxhash.xxh3_64_hexdigest(orjson.dumps(found)) if found else None
+def _version(info: dict[str, Any]) -> str | None:
+    version = {key: str(info[key]) for key in sorted(info) if key.lower() in VERSIONS}
+    return xxhash.xxh3_64_hexdigest(orjson.dumps(version)) if version else None
 
 
 def _streamed(url: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from crystalmix.prep.readers.batch import (
     TRAILING,
     Bad,
     Batch,
-    Wanted,
+    Request,
 )
 from crystalmix.prep.readers.decompress import lines
 from crystalmix.prep.runtime.errors import BrokenFile
@@ -31,16 +31,16 @@ MOST_VALUES = 2_000_000
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
-def batches(pieces: Iterator[bytes], wanted: Wanted, *, keep_lines: bool) -> Iterator[Batch]:
-    """Yield records of RECORD, TEXT (null where it is none) and, if asked, `line`.
+def batches(pieces: Iterator[bytes], request: Request, *, keep_lines: bool) -> Iterator[Batch]:
+    """Yield records of RECORD, TEXT (null where it is none) and, with keep_lines, `line`.
 
-    RECORD is the line's number from 0; blank lines are no records. `line` is what the SQL names of
-    the record, as JSON. Raises NoColumn where no record has the text's key, and BrokenFile as
+    RECORD is the line's number from 0; blank lines are no records. `line` holds what the SQL names
+    of the record, as JSON. Raises NoColumn where no record has the text's key, and BrokenFile as
     `pieces` does; of a file with garbage after its end, the records before it are yielded first.
     """
-    reader, fault = _Reader(wanted, keep_lines=keep_lines), None
+    reader, fault = _Reader(request, keep_lines=keep_lines), None
     try:
-        for number, line in enumerate(lines(pieces, wanted.max_record_bytes)):
+        for number, line in enumerate(lines(pieces, request.max_record_bytes)):
             reader.add(number, line)
             if reader.size >= BATCH_BYTES or len(reader.records) + len(reader.bad) >= BATCH_ROWS:
                 yield reader.batch()
@@ -51,7 +51,7 @@ def batches(pieces: Iterator[bytes], wanted: Wanted, *, keep_lines: bool) -> Ite
     if reader.records or reader.bad or reader.blank_lines:
         yield reader.batch()
     if reader.total and reader.keyless == reader.total:
-        raise wanted.no_column(wanted.text, reader.keys)
+        raise request.no_column(request.text, reader.keys)
     if fault is not None:
         raise fault
 
@@ -59,13 +59,13 @@ def batches(pieces: Iterator[bytes], wanted: Wanted, *, keep_lines: bool) -> Ite
 class _Reader:
     """Lines on their way to a batch."""
 
-    def __init__(self, wanted: Wanted, *, keep_lines: bool) -> None:
-        self.wanted, self.keep_lines = wanted, keep_lines
-        self.path = wanted.text.split(".")
+    def __init__(self, request: Request, *, keep_lines: bool) -> None:
+        self.request, self.keep_lines = request, keep_lines
+        self.path = request.text.split(".")
         self.renamed = {
             ours: theirs.split(".")
-            for ours, theirs in wanted.columns.items()
-            if wanted.asks(ours) and ours.lower() != wanted.hidden.lower()
+            for ours, theirs in request.columns.items()
+            if request.names_ours(ours) and ours.lower() != request.hidden.lower()
         }
         self.total = self.keyless = 0  # records, and those without the text's key
         self.keys: list[str] = []
@@ -80,8 +80,8 @@ class _Reader:
 
     def add(self, number: int, line: bytes | None) -> None:
         """Take one line; None is one that was too long to hold."""
-        if line is None or len(line) > self.wanted.max_record_bytes:
-            detail = f"over max_record_bytes, {self.wanted.max_record_bytes}"
+        if line is None or len(line) > self.request.max_record_bytes:
+            detail = f"over max_record_bytes, {self.request.max_record_bytes}"
             self.bad.append(Bad(number, "too_long", detail))
             return
         if not line:
@@ -107,7 +107,7 @@ class _Reader:
         except orjson.JSONEncodeError as error:
             self.bad.append(Bad(number, "too_deep", str(error)))
             return
-        text = _found(record, self.path)
+        text = _value(record, self.path)
         if not isinstance(text, str):
             self._count_keyless(record)
             text = None
@@ -121,19 +121,19 @@ class _Reader:
         columns: dict[str, list[Any]] = {RECORD: self.records, TEXT: self.texts}
         if self.keep_lines:
             columns["line"] = self.kept
-        made = Batch(columns, tuple(self.bad), self.blank_lines)
+        batch = Batch(columns, tuple(self.bad), self.blank_lines)
         self._clear()
-        return made
+        return batch
 
     def _rest(self, record: Json) -> Json:
         """Return what the SQL names of a record, under the names it uses."""
         rest: Json = {}
         for key, value in record.items():
-            name = self.wanted.name(key)
+            name = self.request.name(key)
             if name is not None and (name == key or name not in rest):
                 rest[name] = value
         for ours, path in self.renamed.items():
-            rest[ours] = _found(record, path)
+            rest[ours] = _value(record, path)
         return rest
 
     def _count_keyless(self, record: Json) -> None:
@@ -145,7 +145,7 @@ class _Reader:
             self.keys = self.keys or [str(key) for key in list(record)[:20]]
 
 
-def _found(record: object, path: list[str]) -> object:
+def _value(record: object, path: list[str]) -> object:
     for key in path:
         record = record.get(key) if isinstance(record, dict) else None
     return record
@@ -159,8 +159,8 @@ def _parsed(line: bytes) -> object:
             raise
     # A number beyond a double is valid JSON: it becomes null, and the record stays.
     try:
-        found = json.loads(line, parse_int=_number, parse_constant=_no_number)
-        return orjson.loads(orjson.dumps(found))
+        record = json.loads(line, parse_int=_number, parse_constant=_no_number)
+        return orjson.loads(orjson.dumps(record))
     except (ValueError, RecursionError) as error:
         raise orjson.JSONDecodeError(str(error), "", 0) from None
 
@@ -191,8 +191,8 @@ def _values(line: bytes) -> int:
     return count
 
 
-def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
-    """Return the columns of `shape`, wide enough for the values of `found` too.
+def widened(shape: Any, seen: Any) -> Any:  # noqa: ANN401  JSON structures
+    """Return the columns of `shape`, wide enough for the values of `seen` too.
 
     What was seen as a number first may be a text later on: unless its column is widened, DuckDB
     reads it as NULL. Whatever is of several kinds is text.
@@ -200,17 +200,17 @@ def widened(shape: Any, found: Any) -> Any:  # noqa: ANN401  JSON structures
     >>> widened({"stars": "UBIGINT", "size": "UBIGINT"}, {"stars": "DOUBLE", "new": "BIGINT"})
     {'stars': 'DOUBLE', 'size': 'UBIGINT'}
     """
-    unknown = found in ("NULL", "JSON")  # empty objects are JSON
-    if isinstance(shape, dict) and (unknown or isinstance(found, dict)):
-        known = found if isinstance(found, dict) else {}
-        return {key: widened(kind, known.get(key, "NULL")) for key, kind in shape.items()}
-    if isinstance(shape, list) and (unknown or isinstance(found, list)):
-        return [widened(shape[0], found[0] if isinstance(found, list) else "NULL")]
-    if shape == "NULL" and found != "NULL":
-        return widened(found, "NULL")
-    if not (isinstance(shape, str) and isinstance(found, str)):
+    unknown = seen in ("NULL", "JSON")  # empty objects are JSON
+    if isinstance(shape, dict) and (unknown or isinstance(seen, dict)):
+        kinds_below = seen if isinstance(seen, dict) else {}
+        return {key: widened(kind, kinds_below.get(key, "NULL")) for key, kind in shape.items()}
+    if isinstance(shape, list) and (unknown or isinstance(seen, list)):
+        return [widened(shape[0], seen[0] if isinstance(seen, list) else "NULL")]
+    if shape == "NULL" and seen != "NULL":
+        return widened(seen, "NULL")
+    if not (isinstance(shape, str) and isinstance(seen, str)):
         return "VARCHAR"
-    kinds = {shape, found} - {"NULL"}
+    kinds = {shape, seen} - {"NULL"}
     if len(kinds) > 1:
         numbers = "HUGEINT" if kinds <= INTEGERS else "DOUBLE"
         return numbers if kinds <= INTEGERS | {"DOUBLE"} else "VARCHAR"

@@ -2,8 +2,8 @@
 
 Files are listed in the order of the patterns, sorted by name within one. Hidden files are litter
 (`.DS_Store`, `._x`) and never listed. Links are followed to files, not to folders, and a file is
-listed once, under its own name where that is listed too. What is left out is told, and which files
-of a folder or glob no suffix makes data.
+listed once, under its own name where that is listed too. What is left out stands in the listing
+with the reason, and so do files of a folder or glob that no suffix makes data.
 """
 
 import os
@@ -50,33 +50,32 @@ class Listing:
     others: tuple[str, ...] = ()
 
 
-def kind(name: str, wanted: str | None) -> Kind | None:
+def kind(name: str, form: str | None) -> Kind | None:
     """Return how a file is read, by its suffix or as `format` says; None if nothing tells.
 
     >>> kind("a.JSONL.zst", None), kind("a.dat.gz", "jsonl"), kind("a.md", None)
     (Kind(family='jsonl', packing='zst'), Kind(family='jsonl', packing='gz'), None)
     """
     low = (urlsplit(name).path if name.startswith(("http://", "https://")) else name).lower()
-    if wanted is not None:
-        family, _, packing = wanted.partition(".")
-        found = PACKINGS.get(PurePosixPath(low).suffix, "") if family in PACKED else ""
-        return Kind(family, packing or found)
-    by_suffix = (each for each in RECORDS if _is_of(low, each))
-    family = next(by_suffix, None)
+    if form is not None:
+        family, _, packing = form.partition(".")
+        by_suffix = PACKINGS.get(PurePosixPath(low).suffix, "") if family in PACKED else ""
+        return Kind(family, packing or by_suffix)
+    family = next((family for family in RECORDS if _is_of(low, family)), None)
     if family is None:
         return None
     return Kind(family, PACKINGS.get(PurePosixPath(low).suffix, ""))
 
 
-def suffixes(wanted: str | None) -> str:
+def suffixes(form: str | None) -> str:
     """Return the suffixes that are looked for in a folder, for messages."""
-    families = RECORDS if wanted is None else (wanted.partition(".")[0],)
+    families = RECORDS if form is None else (form.partition(".")[0],)
     plain = " ".join(suffix for family in families for suffix in FAMILIES[family])
     packed = any(family in PACKED for family in families)
     return f"{plain}, also with {' '.join(PACKINGS)}" if packed else plain
 
 
-def listed(source: str, patterns: tuple[str, ...], root: Path, wanted: str | None) -> Listing:
+def listed(source: str, patterns: tuple[str, ...], root: Path, form: str | None) -> Listing:
     """List the files of patterns: paths, folders (to any depth), globs, or urls of these.
 
     Raises InputError for a pattern without a file, RecipeError for one that makes no sense.
@@ -85,21 +84,21 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, wanted: str | Non
     skipped: dict[str, str] = {}
     others: dict[str, None] = {}
     for pattern in patterns:
-        found = _remote(pattern, wanted) if is_url(pattern) else _local(pattern, root, wanted)
-        found.sort()
+        paths = _remote(pattern, form) if is_url(pattern) else _local(pattern, root, form)
+        paths.sort()
         if not is_url(pattern):
-            found = [(escaped(path), why) for path, why in found]
-        fine = [path for path, why in found if not why]
-        skipped |= {path: why for path, why in found if why not in ("", OTHER)}
-        others |= {path: None for path, why in found if why == OTHER}
-        if not fine:
+            paths = [(escaped(path), why) for path, why in paths]
+        data = [path for path, why in paths if not why]
+        skipped |= {path: why for path, why in paths if why not in ("", OTHER)}
+        others |= {path: None for path, why in paths if why == OTHER}
+        if not data:
             where = pattern if is_url(pattern) else root / pattern
-            hint = _hint([f"{name} {why}" for name, why in skipped.items()], list(others), wanted)
+            hint = _hint([f"{name} {why}" for name, why in skipped.items()], list(others), form)
             raise InputError(
-                f"source {source}: {where} matches no file ({suffixes(wanted)}); "
+                f"source {source}: {where} matches no file ({suffixes(form)}); "
                 f"{hint}check the path or --data"
             )
-        names.update(dict.fromkeys(fine))
+        names.update(dict.fromkeys(data))
     for name, why in _twice(list(names), root):
         del names[name]
         skipped[name] = why
@@ -108,15 +107,15 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, wanted: str | Non
     return Listing(tuple(names), tuple(left.items()), tuple(unread))
 
 
-def _hint(skipped: list[str], others: list[str], wanted: str | None) -> str:
+def _hint(skipped: list[str], others: list[str], form: str | None) -> str:
     """Return what there is where no file is data, and how it may be read."""
-    told = f"left out: {'; '.join(skipped[:3])}; " if skipped else ""
+    hint = f"left out: {'; '.join(skipped[:3])}; " if skipped else ""
     texts = [name for name in others if fits(name, "text")]
-    if texts and wanted is None:
-        return f"{told}set `format: text` to read {texts[0]} and the like, a document each, or "
+    if texts and form is None:
+        return f"{hint}set `format: text` to read {texts[0]} and the like, a document each, or "
     if others:
-        told += f"there are files of other kinds ({', '.join(others[:3])}): set `format`, or "
-    return told
+        hint += f"there are files of other kinds ({', '.join(others[:3])}): set `format`, or "
+    return hint
 
 
 def _is_of(low: str, family: str) -> bool:
@@ -126,13 +125,13 @@ def _is_of(low: str, family: str) -> bool:
     return low.endswith(FAMILIES[family])
 
 
-def fits(name: str, wanted: str | None) -> bool:
+def fits(name: str, form: str | None) -> bool:
     """Tell whether a file of a folder is data, by its suffix."""
-    families = RECORDS if wanted is None else (wanted.partition(".")[0],)
+    families = RECORDS if form is None else (form.partition(".")[0],)
     return any(_is_of(name.lower(), family) for family in families)
 
 
-def _local(pattern: str, root: Path, wanted: str | None) -> list[tuple[str, str]]:
+def _local(pattern: str, root: Path, form: str | None) -> list[tuple[str, str]]:
     """Return paths below the root that a pattern names, each with why it is left out, or ''."""
     if Path(pattern).is_absolute():
         raise RecipeError(
@@ -143,43 +142,43 @@ def _local(pattern: str, root: Path, wanted: str | None) -> list[tuple[str, str]
     for literal in dict.fromkeys((pattern, unescaped(pattern))):
         path = root / literal
         if path.is_dir() if os.path.lexists(path) else False:
-            return [(_below(found, root), why) for found, why in _walk(path, wanted)]
+            return [(_below(file, root), why) for file, why in _walk(path, form)]
         if os.path.lexists(path):
-            return [_named(literal, path, wanted)]
+            return [_named(literal, path, form)]
     globbed = ((path, _unfit(path)) for path in _glob(pattern, root))
     return [
-        (_below(path, root), why if wanted is not None or fits(path.name, wanted) else OTHER)
+        (_below(path, root), why if form is not None or fits(path.name, form) else OTHER)
         for path, why in globbed
-        if fits(path.name, wanted) or not path.is_dir()
+        if fits(path.name, form) or not path.is_dir()
     ]
 
 
-def _named(name: str, path: Path, wanted: str | None) -> tuple[str, str]:
+def _named(name: str, path: Path, form: str | None) -> tuple[str, str]:
     if path.name.startswith("."):
         raise InputError(f"{escaped(str(path))}: is hidden, so no data; name another file")
     if why := _unfit(path):
         raise InputError(f"{escaped(str(path))}: {why}; name another file")
-    if kind(name, wanted) is None:
+    if kind(name, form) is None:
         raise InputError(
             f"{escaped(str(path))}: its name does not tell how to read it "
-            f"({suffixes(wanted)}); set `format` ({', '.join(FORMATS)})"
+            f"({suffixes(form)}); set `format` ({', '.join(FORMATS)})"
         )
     return PurePosixPath(name).as_posix(), ""
 
 
 def _glob(pattern: str, root: Path) -> Iterator[Path]:
     try:
-        found = list(root.glob(pattern))
+        paths = list(root.glob(pattern))
     except (ValueError, NotImplementedError) as error:
         raise RecipeError(f"files: {pattern}: is no pattern ({error})") from None
     steps = set(Path(pattern).parts)
-    for path in found:
+    for path in paths:
         parts = path.relative_to(root).parts
         if not any(part.startswith(".") and part not in steps for part in parts):
             yield path
 
 
-def _walk(folder: Path, wanted: str | None) -> Iterator[tuple[Path, str]]:
+def _walk(folder: Path, form: str | None) -> Iterator[tuple[Path, str]]:
     """Yield the files below a folder; links, odd things and files that are no data with why."""
     stack = [folder]
     while stack:
@@ -190,7 +189,7 @@ def _walk(folder: Path, wanted: str | None) -> Iterator[tuple[Path, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            is_data, why = fits(entry.name, wanted), _unfit(Path(entry.path))
+            is_data, why = fits(entry.name, form), _unfit(Path(entry.path))
             if entry.is_dir(follow_symlinks=False):
                 stack.append(Path(entry.path))
             if is_data or (why and entry.is_symlink()):
@@ -200,7 +199,7 @@ def _walk(folder: Path, wanted: str | None) -> Iterator[tuple[Path, str]]:
 
 
 def _unfit(path: Path) -> str:
-    """Tell why a path is no file to read, or ''."""
+    """Return why a path is no file to read, or ''."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -229,37 +228,36 @@ def _twice(names: list[str], root: Path) -> Iterator[tuple[str, str]]:
             os.path.realpath(path) if path.is_symlink() else f"{folders[path.parent]}/{path.name}"
         )
         is_own = where == f"{folders.setdefault(root, os.path.realpath(root))}/{unescaped(name)}"
-        known = own.get(where)
-        if known is not None and (known[1] or not is_own):
-            yield name, f"is the same file as {known[0]}"
+        earlier = own.get(where)
+        if earlier is not None and (earlier[1] or not is_own):
+            yield name, f"is the same file as {earlier[0]}"
             continue
         own[where] = name, is_own
-        if known is not None:
-            yield known[0], f"is the same file as {name}"
+        if earlier is not None:
+            yield earlier[0], f"is the same file as {name}"
 
 
-def _remote(url: str, wanted: str | None) -> list[tuple[str, str]]:
+def _remote(url: str, form: str | None) -> list[tuple[str, str]]:
     """Return the urls that a url names: a file, the files below a folder, or a glob's."""
     web = url.startswith(("http://", "https://"))
     magic = re.search(r"[*\[]" if web else r"[*?\[]", url) is not None
     file_system, path = remote(url)
     try:
         if magic:
-            found = file_system.glob(path)
-        elif kind(url, wanted) is not None and (wanted is None or fits(urlsplit(url).path, wanted)):
+            paths = file_system.glob(path)
+        elif kind(url, form) is not None and (form is None or fits(urlsplit(url).path, form)):
             return [(url, "")] if file_system.exists(path) else []
         elif file_system.isdir(path):
-            found = file_system.find(path)
+            paths = file_system.find(path)
         else:
-            return [(url, "")] if wanted is not None and file_system.exists(path) else []
+            return [(url, "")] if form is not None and file_system.exists(path) else []
     except Exception as error:  # noqa: BLE001  every file system raises its own kinds
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{url}: can't be listed ({brief}); check the url and access") from None
-    names = [file_system.unstrip_protocol(each) for each in found]
-    paths = ((name, urlsplit(name).path) for name in names)
+    names = [file_system.unstrip_protocol(path) for path in paths]
     return [
-        (name, "" if fits(path, wanted) or (magic and wanted is not None) else OTHER)
-        for name, path in paths
+        (name, "" if fits(path, form) or (magic and form is not None) else OTHER)
+        for name, path in ((name, urlsplit(name).path) for name in names)
         if not PurePosixPath(path).name.startswith(".")
-        and (not magic or wanted is not None or fits(path, wanted))  # a glob gives folders too
+        and (not magic or form is not None or fits(path, form))  # a glob gives folders too
     ]

@@ -1,6 +1,5 @@
-"""Packed rows on disk, and whatever touches them.
+"""Rows: packed rows of tokens on disk, the (rows, 3, msl) arrays and their files.
 
-The HDF5 shard, its spans and origins, the token blocks that rows are cut from, packing, the loss
-mask, the shuffle of rows, and checking rows that others made. Belongs here: whoever touches the
-(rows, 3, msl) array or its files. Never: texts, tokenizers, phases or steps.
+Belongs here: HDF5 shards, span and origin tables, token blocks, packing, shuffling, checks
+of foreign rows. Never: texts, tokenizers, phases, steps.
 """

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Wanted
+from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Request
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.jsonlines import batches
 
@@ -24,6 +24,6 @@ def found(path: Path, text: str = "text") -> Found:
 def read(path: Path, text: str = "text", *, keep_lines: bool = False, **fields: Any) -> list[Batch]:
     """Return the batches of a file."""
     packing = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}.get(path.suffix, "")
-    wanted = Wanted("s", str(path), text, hidden="" if "." in text else text, **fields)
+    request = Request("s", str(path), text, hidden="" if "." in text else text, **fields)
     given = pieces(path.parent, path.name, packing, None, 28)
-    return list(batches(given, wanted, keep_lines=keep_lines))
+    return list(batches(given, request, keep_lines=keep_lines))

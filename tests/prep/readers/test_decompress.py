@@ -7,7 +7,7 @@ import orjson
 import pytest
 import zstandard
 
-from crystalmix.prep.readers.batch import TEXT, Wanted
+from crystalmix.prep.readers.batch import TEXT, Request
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.jsonlines import batches
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
@@ -89,8 +89,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_garbage_after_whole_frames_comes_after_their_records(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(squeezed(path, b'{"text": "a"}\n{"text": "b"}') + b"garbage!")
-    wanted = Wanted("s", str(path), "text")
-    given = batches(pieces(tmp_path, path.name, "zst", None, 28), wanted, keep_lines=False)
+    request = Request("s", str(path), "text")
+    given = batches(pieces(tmp_path, path.name, "zst", None, 28), request, keep_lines=False)
     assert next(given).table[TEXT].to_pylist() == ["a", "b"]
     with pytest.raises(BrokenFile, match="1 whole zstd frames, then bytes that are none"):
         next(given)
