@@ -17,7 +17,9 @@
 import os
 from pathlib import Path
 
+from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.manifest import report
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.tables import table
 from crystalmix.train.figures import charts as figures
 from crystalmix.train.record import views as trace
@@ -40,13 +42,13 @@ if licences:
 # What was dropped on the way (duplicates among it), and how long documents are.
 
 # %%
-print(*report.account_lines(BUILD), sep="\n")
+print(*account_report.account_lines(BUILD), sep="\n")
 
 # %% [markdown]
 # What each phase asks and what its manifest fixes.
 
 # %%
-for manifest in report.read_manifests(BUILD):
+for manifest in read_manifests(BUILD):
     print(*report.manifest_lines(manifest), "", sep="\n")
 
 # %% [markdown]

@@ -15,18 +15,18 @@ from pathlib import Path
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.build import pack as packing
 from crystalmix.mixtures.build.build import store, unsealed
-from crystalmix.mixtures.build.context import TOKENIZER, rows_files
+from crystalmix.mixtures.build.context import rows_files
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import DOMAINS, SOURCES, TOKENIZER, BuildFolder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, read_manifests
 from crystalmix.mixtures.recipes.phase import shares
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts, yaml_settings
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
 from crystalmix.prep.runtime.types import Json
 
-LINKED = ("domains", "sources", TOKENIZER)
+LINKED = (DOMAINS, SOURCES, TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def reuse(file: Path, spec: Ablation, recipe: Recipe) -> Reused:
     base.check_alike([*drawn.values(), *held.values()])
     for one in (*drawn.values(), *held.values()):
         _check_shards(base.path, one.part)
-    if not (base.path / TOKENIZER).exists():
-        raise DamageError(f"{base.path / TOKENIZER}: is missing; restore the build's tokenizer")
+    if not (tokenizer := BuildFolder(base.path).tokenizer).exists():
+        raise DamageError(f"{tokenizer}: is missing; restore the build's tokenizer")
     pool = _everything(spec.name, POOL, drawn, None)
     measured = {name + HELD: one for name, one in held.items()}
     held_out = _everything(spec.name, HELD_OUT, measured, pool.digest)
@@ -85,7 +85,7 @@ def view(build: Path, sealed: Sequence[Manifest], place: Path) -> None:
             raise StaleError(f"{link}: is no link to a build's; take another --out")
         if target.exists():
             link.symlink_to(relpath(target, place))
-    store(unsealed({place / "phases" / m.phase / manifests.NAME: m for m in sealed}))
+    store(unsealed({BuildFolder(place).manifest(m.phase): m for m in sealed}))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Base:
     def path(self) -> Path:
         """The build's folder, absolute; RecipeError where nothing is sealed there."""
         path = (self.file.parent / (self.spec.build or "")).resolve()
-        if not any(path.glob(f"phases/*/{manifests.NAME}")):
+        if not BuildFolder(path).manifests():
             told = "holds no sealed phase" if path.exists() else "is not there"
             raise self.fault(f"{path} {told}; give the --out of `crystalmix build`", "build")
         return path

@@ -1,15 +1,6 @@
 """Build: a recipe's phases from raw files to sealed manifests.
 
-Layout of a build:
-
-    sources/<source>/documents.parquet               what was kept of a source
-    domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
-    domains/<domain>/epoch-<n>-fim/...               row-level FIM, where asked
-    domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
-    phases/<phase>/manifest.json
-    tokenizer.json                                   the tokenizer, byte for byte
-
-Every folder is sealed by a receipt. What is fresh is skipped, what is unfinished goes on where it
+What is fresh is skipped, what is unfinished goes on where it
 stopped, and what was built otherwise is refused.
 """
 
@@ -26,9 +17,10 @@ from crystalmix.mixtures.build import scan as scanning
 from crystalmix.mixtures.build import seal as sealing
 from crystalmix.mixtures.build import shared_texts as sharing
 from crystalmix.mixtures.build import shuffle as shuffling
-from crystalmix.mixtures.build.context import TOKENIZER, Context, Folder, sealed_folders
+from crystalmix.mixtures.build.context import Context, Folder
 from crystalmix.mixtures.build.work_items import naming
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
@@ -75,7 +67,7 @@ def build(
         scanned = scanning.scan(context, scanning.needed(recipe, drawn))
         sharing.check(recipe, names, out)
         if dropped is not None:
-            droplist.write([out / "sources" / name for name in scanned], dropped)
+            droplist.write([BuildFolder(out).source(name) for name in scanned], dropped)
         packed = packing.run(context, domains, scanned)
         folders = shuffling.run(context, permuting.run(context, packed))
         sealed = _seal(context, names, folders)
@@ -86,7 +78,7 @@ def build(
 def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
     """Refuse a phase whose predecessor is neither asked nor sealed: it could not name it."""
     for before, name in pairwise(recipe.phases):
-        sealed = (out / "phases" / before / manifests.NAME).exists()
+        sealed = BuildFolder(out).manifest(before).exists()
         if name in names and before not in names and not sealed:
             raise UsageError(
                 f"phase {name} follows {before}, which is not sealed in {out}; "
@@ -136,7 +128,7 @@ def alone(out: Path) -> AbstractContextManager[None]:
 
 def sweep(out: Path) -> None:
     """Remove what killed builds left in sealed folders: marks, blocks, temporary files."""
-    for folder in [out, *out.glob("phases/*"), *sealed_folders(out)]:
+    for folder in [out, *BuildFolder(out).folders()]:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -152,9 +144,9 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
         before = every[every.index(name) - 1] if every.index(name) else None
         previous = None if before is None else _digest_of(context.out, before, drafts)
         drafts[name] = sealing.draft(context, context.recipe.phases[name], folders, previous)
-    places = {context.out / "phases" / name / manifests.NAME: drafts[name] for name in names}
+    places = {context.folder.manifest(name): drafts[name] for name in names}
     missing = unsealed(places)
-    tokenizer = context.out / TOKENIZER
+    tokenizer = context.folder.tokenizer
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         write_atomic(tokenizer, context.tokenizer.raw)
     store(missing)
@@ -181,7 +173,7 @@ def store(places: dict[Path, Manifest]) -> None:
 def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:
     if phase in drafts:
         return drafts[phase].digest
-    path = out / "phases" / phase / manifests.NAME
+    path = BuildFolder(out).manifest(phase)
     return manifests.read(path).digest if path.exists() else None
 
 

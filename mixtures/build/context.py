@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-TOKENIZER = "tokenizer.json"  # a build keeps its own copy
 Item = TypeVar("Item")
 
 
@@ -24,6 +24,11 @@ class Context:
     out: Path
     pool: Fanout
     tokenizer: Tokenizer
+
+    @property
+    def folder(self) -> BuildFolder:
+        """The layout of the build."""
+        return BuildFolder(self.out)
 
     @property
     def controls(self) -> tuple[int, ...]:
@@ -89,12 +94,6 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
         "special": tokenizer.special,
         "pad": tokenizer.pad,
     }
-
-
-def sealed_folders(out: Path) -> list[Path]:
-    """Return the folders of a build that have a receipt, sorted."""
-    places = [f"sources/*/{receipts.NAME}", f"domains/*/*/{receipts.NAME}"]
-    return sorted(path.parent for place in places for path in out.glob(place))
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from crystalmix.mixtures.build import statistics as counting
 from crystalmix.mixtures.build import work_items as stages
 from crystalmix.mixtures.build.context import Context, Folder, summed, tokenizer_identity
 from crystalmix.mixtures.build.statistics_ import joined
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder import lmdata as pieces
 from crystalmix.prep.filters.sample import Split
@@ -45,7 +46,7 @@ def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Fo
 
 def settings_of(build: Path, domain: str) -> Json:
     """Return what a domain of a build was packed with; nothing where no documents were packed."""
-    folder = build / "domains" / domain / "epoch-0"
+    folder = BuildFolder(build).packed(domain)
     if not (folder / receipts.NAME).exists():
         return {}
     return receipts.read(folder).get("settings", {})
@@ -93,7 +94,7 @@ def _folder(
         "seed": context.recipe.seed if inner or split else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},
     }
-    path = context.out / "domains" / name / f"epoch-{epoch}"
+    path = context.folder.packed(name, epoch)
     return Folder(name, domain, epoch, path, recipe)
 
 
@@ -111,7 +112,7 @@ def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[
                     source=context.recipe.sources[name],
                     root=context.root,
                     block=entry["block"],
-                    documents=context.out / "sources" / name / "documents.parquet",
+                    documents=context.folder.documents(name),
                     rows=(first, last),
                     tokenizer=context.recipe.tokenizer,
                     settings=context.recipe.rows,

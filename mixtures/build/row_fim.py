@@ -50,7 +50,7 @@ def _successor(context: Context, old: Folder) -> Folder:
         "seed": context.recipe.seed if settings.dialect == "exact" else None,
         "inputs": {old.path.name: old.sealed["content"]},
     }
-    path = old.path.with_name(f"{old.path.name}-fim")
+    path = context.folder.row_fim(old.name, old.epoch)
     return Folder(old.name, old.domain, old.epoch, path, recipe)
 
 

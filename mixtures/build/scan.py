@@ -90,7 +90,7 @@ class _Work:
 
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
-        self.folder = context.out / "sources" / source.name
+        self.folder = context.folder.source(source.name)
         self.found = sources.listing(source, context.root)
         self.blocks = list(self.found.names)
         self.seen = Seen(source, context.root, self.folder)
@@ -117,7 +117,7 @@ class _Work:
         wanted = self._with({name: receipt["content"] for name, receipt in earlier.items()})
         if self.receipt is not None:
             return receipts.fresh(self.folder, wanted) or self.receipt
-        out = self.folder / "documents.parquet"
+        out = self.context.folder.documents(self.source.name)
         with stages.naming(out), selecting.chosen(self._among(list(earlier))) as choice:
             kept = numbering.merge(self.source, self._parts(), out, choice)
         account = self._account(results, kept) | {"lengths": statistics.of_documents(out)}
@@ -155,7 +155,7 @@ class _Work:
             folder=self.folder,
             blocks=tuple(self.blocks),
             parts=tuple(self._parts()),
-            earlier={name: self.folder.with_name(name) for name in earlier},
+            earlier={name: self.context.folder.documents(name) for name in earlier},
             duplicates=self.context.recipe.duplicates,
             limit=self.source.select.limit,
         )

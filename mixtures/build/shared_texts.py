@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters.sample import Split
@@ -40,7 +41,7 @@ def find(recipe: Recipe, phases: Sequence[str], out: Path) -> Findings:
     """Look for texts that domains of these phases have in common; out: a build with documents."""
     wanted = {part.domain for name in phases for part in recipe.phases[name].parts}
     files = {
-        name: [out / "sources" / source / "documents.parquet" for source in domain.sources]
+        name: [BuildFolder(out).documents(source) for source in domain.sources]
         for name, domain in recipe.domains.items()
         if name in wanted
     }

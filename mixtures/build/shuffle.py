@@ -45,7 +45,8 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
         "seed": context.recipe.seed if domain.shuffle and zoo is None else None,
         "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
     }
-    path = context.out / "domains" / name / ("shuffled" if domain.shuffle else "joined")
+    place = context.folder
+    path = place.shuffled(name) if domain.shuffle else place.joined(name)
     return Folder(name, domain, 0, path, recipe)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest.build_folder import MANIFEST, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
 from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
 from crystalmix.prep.runtime import receipts
@@ -23,7 +24,6 @@ from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 
 SCHEMA = 3
-NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def write(path: Path, manifest: Manifest) -> None:
 
 def read(path: Path) -> Manifest:
     """Read a manifest (a file, or a folder that holds one) and check its own digest."""
-    file = path / NAME if path.is_dir() else path
+    file = path / MANIFEST if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{file}: no such manifest; build the phase first")
     content = read_json(file)
@@ -218,6 +218,23 @@ def read(path: Path) -> Manifest:
         return Manifest(**content, digest=told, folder=file.parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{file}: is no manifest ({error}); restore it") from None
+
+
+def read_manifests(path: Path) -> list[Manifest]:
+    """Return the manifests at a path: a manifest file, a phase's folder, or a build in order.
+
+    Phases are ordered by lineage: each after the one that its `previous` names.
+    """
+    places = [path] if path.is_file() or (path / MANIFEST).exists() else []
+    places = places or BuildFolder(path).manifests()
+    found = [read(place) for place in places]
+    by_digest = {manifest.digest: manifest for manifest in found}
+
+    def depth(manifest: Manifest) -> int:
+        before = by_digest.get(manifest.previous or "")
+        return 0 if before is None else 1 + depth(before)
+
+    return sorted(found, key=lambda manifest: (depth(manifest), manifest.phase))
 
 
 def _part(content: Json) -> ManifestPart:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of, read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json

@@ -9,7 +9,7 @@ rows and size stands for it, and manifest and receipt say so.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Literal, get_args
 
 from crystalmix.mixtures.build import seal as sealing
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
-from crystalmix.mixtures.build.context import TOKENIZER, Folder, sealed_folders
+from crystalmix.mixtures.build.context import Folder
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.build.work_items import naming
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo import read_params as zooparams
@@ -33,7 +33,6 @@ from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest
 from crystalmix.prep.runtime.errors import (
-    DamageError,
     RecipeError,
     RefusalError,
     StaleError,
@@ -109,7 +108,7 @@ def import_shards(
         for (path, told), phase in zip(read.items(), phases, strict=True):
             basis = _basis(root, out, path, told.train_input, settings, msl)
             draft = sealing.compose(basis, phase, folders, previous)
-            drafts[out / "phases" / phase.name / manifests.NAME] = draft
+            drafts[BuildFolder(out).manifest(phase.name)] = draft
             previous = draft.digest
         store(unsealed(drafts))
         sweep(out)
@@ -121,8 +120,8 @@ def _check_places(root: Path, out: Path) -> None:
         raise UsageError(f"{root}: is no folder; give the folder of the published shards")
     if out.resolve().is_relative_to(root.resolve()):
         raise UsageError(f"--out {out}: lies in {root}, which is not to be touched; give another")
-    built = [folder for folder in sealed_folders(out) if folder.name != "imported"]
-    if built or (out / TOKENIZER).exists():
+    built = [path for path in BuildFolder(out).sealed() if path.name != IMPORTED]
+    if built or BuildFolder(out).tokenizer.exists():
         raise StaleError(f"{out}: holds a build of raw files; import into another --out")
 
 
@@ -211,7 +210,7 @@ def _link(
             "seed": None,
             "inputs": {},
         }
-        path = out / "domains" / name / "imported"
+        path = BuildFolder(out).imported(name)
         folders[name] = folder = Folder(name, Domain((name,)), 0, path, recipe)
         if folder.receipt is not None:
             _check_links(path, files)
@@ -272,32 +271,3 @@ def _measure(item: Measure) -> Json:
     told = file_digest(item.file)
     counted = {key: found[key] for key in ("digest", "loss_tokens")}
     return {**entry, **counted, "rows_sum": total, "xxh3": told}
-
-
-def damages(folder: Path, entry: Json) -> list[str]:
-    """Return what is wrong with one file of a receipt: its bytes, or what stands for them."""
-    if entry["xxh3"] is not None:
-        return receipts.damages(folder, {"files": [entry]})
-    path = folder / entry["name"]
-    try:
-        found = path.stat().st_size, *shards.shape(path)
-    except FileNotFoundError:
-        return [f"{path}: is missing, though the receipt lists it; restore it or import again"]
-    except DamageError as error:
-        return [str(error)]
-    told = zip(("bytes", "rows", "msl"), found, strict=True)
-    return [
-        f"{path}: has {key} {value}, its receipt says {entry[key]}"
-        for key, value in told
-        if value != entry[key]
-    ]
-
-
-def tell_unread(out: Path, sealed: Collection[Json], note: Callable[[str], None]) -> None:
-    """Note how many shards of a build can't be checked, for they were imported without digests."""
-    entries = [e for receipt in sealed if receipt["stage"] == IMPORT for e in receipt["files"]]
-    if count := sum(entry["xxh3"] is None for entry in entries):
-        note(
-            f"{out}: {count} shards were imported without digests: of them names, sizes and shapes "
-            "were checked, not their rows"
-        )

@@ -1,20 +1,20 @@
 """Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crystalmix.mixtures.build import shared_texts as sharing
-from crystalmix.mixtures.build.context import rows_files, sealed_folders
+from crystalmix.mixtures.build.context import rows_files
 from crystalmix.mixtures.build.shared_texts import Findings
-from crystalmix.mixtures.manifest.report import plan_lines
+from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder
 from crystalmix.mixtures.plan import sample_sources as estimate
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.tables import format_hours
+from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Json
 
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
@@ -73,6 +73,45 @@ def outlook(name: str, out: Path | None, data: Path | None, speed: float | None)
     return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
 
 
+def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
+    """Return the tables of a plan."""
+    lines: list[str] = []
+    for phase in plans:
+        lines += [
+            f"{phase.name}: {phase.steps:,} steps x {phase.batch:,} rows x {phase.msl:,} tokens = "
+            f"{phase.tokens:,} tokens ({_asked(phase)})"
+        ]
+        rows = [
+            [
+                f"  {part.name}",
+                f"{part.asked:.6f}",
+                f"{part.rows:,}",
+                f"{part.tokens:,}",
+                "?" if part.available is None else f"{part.available:,}",
+                "?" if part.epochs is None else f"{part.epochs:.3f}",
+                "?" if part.seen is None else f"{part.seen:,}",
+                part.known,
+            ]
+            for part in phase.parts
+        ]
+        head = ["  part", "weight", "rows", "tokens", "available", "epochs", "seen before", "known"]
+        lines += table(rows, head)
+        if phase.order_bytes:
+            size = f"{phase.order_bytes / 1e6:,.1f} MB"
+            lines.append(f"  order {phase.order}: holds one byte for each of its positions, {size}")
+        lines += [f"  note: {told}" for told in phase.notes]
+        lines += [f"  refused: {told}" for told in phase.refusals]
+        lines.append("")
+    return lines[:-1]
+
+
+def _asked(phase: PhasePlan) -> str:
+    if phase.kind == "weight":
+        return f"weights sum to {phase.asked_sum!r}"
+    unit = "tokens" if phase.kind == "tokens" else "epochs"
+    return f"{phase.asked_sum:,.10g} {unit} asked"
+
+
 def _size(count: int) -> str:
     """Return bytes as people read them.
 
@@ -89,8 +128,8 @@ def _size(count: int) -> str:
 def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int | None:
     """Return the bytes of all shards: as written, where a domain is built, else estimated."""
     written: dict[str, int] = {}
-    for folder in [] if out is None else sealed_folders(out):
-        if folder.parent.parent.name == "domains":
+    for folder in [] if out is None else BuildFolder(out).sealed():
+        if folder.parent.parent.name == DOMAINS:
             size = sum(entry["bytes"] for entry in rows_files(receipts.read(folder)))
             written[folder.parent.name] = written.get(folder.parent.name, 0) + size
     total = 0.0

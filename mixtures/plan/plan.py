@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.exact_order import VERSION, Interleave
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
 from crystalmix.mixtures.recipes.phase import Kind, Part, Phase, shares
@@ -212,10 +213,10 @@ def _slots(phase: Phase, available: Sequence[int]) -> list[int]:
 def _built(domain: Domain, out: Path, name: str) -> Json | None:
     """Return the receipt of the folder that a build draws from, once it is sealed."""
     row_fim = domain.fim is not None and domain.fim.level == "row"
-    last = "epoch-0-fim" if row_fim else "epoch-0"
+    place = BuildFolder(out)
+    folder = place.row_fim(name) if row_fim else place.packed(name)
     if domain.shuffle or domain.epochs > 1:
-        last = "shuffled" if domain.shuffle else "joined"
-    folder = out / "domains" / name / last
+        folder = place.shuffled(name) if domain.shuffle else place.joined(name)
     return receipts.read(folder) if (folder / receipts.NAME).exists() else None
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from crystalmix.mixtures.build import drop_report as dropnotes
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import source as sources
@@ -51,7 +52,7 @@ def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> fl
     chosen = sorted((b for b in blocks if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
     shape = query.structure(source, root, blocks)
     with TemporaryDirectory(prefix="crystalmix-") as scratch:
-        out = Path(scratch) / "documents.parquet"
+        out = Path(scratch) / DOCUMENTS
         found = [documents.scan(source, root, block, shape, out) for block in chosen]
     dropnotes.tell_sampled(source, found)
     raw = sum(sizes[block] for block in chosen)

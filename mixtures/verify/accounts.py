@@ -4,6 +4,7 @@ Each function takes receipts and returns one line for each disagreement. A line 
 the caller names the folder. `recount` reads the files: what it finds is never taken from a receipt.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.verify.shuffle_test import sampled
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
@@ -22,7 +24,6 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 
-DOCUMENTS = "documents.parquet"
 IMPORT = "import"  # the stage of folders whose rows another program wrote
 FILE_KEYS = ("name", "bytes", "xxh3")
 SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
@@ -237,3 +238,32 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
         if found != total:
             told.append(f"its account has {own} {found}, its inputs have {theirs} {total}")
     return told
+
+
+def damages(folder: Path, entry: Json) -> list[str]:
+    """Return what is wrong with one file of a receipt: its bytes, or what stands for them."""
+    if entry["xxh3"] is not None:
+        return receipts.damages(folder, {"files": [entry]})
+    path = folder / entry["name"]
+    try:
+        found = path.stat().st_size, *shards.shape(path)
+    except FileNotFoundError:
+        return [f"{path}: is missing, though the receipt lists it; restore it or import again"]
+    except DamageError as error:
+        return [str(error)]
+    told = zip(("bytes", "rows", "msl"), found, strict=True)
+    return [
+        f"{path}: has {key} {value}, its receipt says {entry[key]}"
+        for key, value in told
+        if value != entry[key]
+    ]
+
+
+def tell_unread(out: Path, sealed: Collection[Json], note: Callable[[str], None]) -> None:
+    """Note how many shards of a build can't be checked, for they were imported without digests."""
+    entries = [e for receipt in sealed if receipt["stage"] == IMPORT for e in receipt["files"]]
+    if count := sum(entry["xxh3"] is None for entry in entries):
+        note(
+            f"{out}: {count} shards were imported without digests: of them names, sizes and shapes "
+            "were checked, not their rows"
+        )

@@ -3,13 +3,14 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crystalmix.mixtures.manifest.build_folder import DOMAINS, PHASES, SOURCES
 from crystalmix.prep.rows import check_rows as rowcheck
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 
-BUILD = ("sources", "domains", "phases")  # what a build's folder holds
+BUILD = (SOURCES, DOMAINS, PHASES)  # what a build's folder holds
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from crystalmix.mixtures.build.context import (
-    TOKENIZER,
     rows_files,
-    sealed_folders,
     shard_files,
     tokenizer_identity,
 )
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
-from crystalmix.mixtures.modelzoo import import_shards as importing
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.verify import accounts as conservation
 from crystalmix.mixtures.verify import shuffle_test as randomness
@@ -49,7 +47,7 @@ def verify(
 
     note: takes lines about what is no fault but worth knowing.
     """
-    folders = sealed_folders(out)
+    folders = BuildFolder(out).sealed()
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")
     told = list(_check_unfinished(out))
@@ -67,7 +65,7 @@ def verify(
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     told += _check_manifests(out, sealed)
-    importing.tell_unread(out, sealed.values(), note)
+    conservation.tell_unread(out, sealed.values(), note)
     return told
 
 
@@ -81,12 +79,11 @@ def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
 
 def _check_unfinished(out: Path) -> Iterator[str]:
     """Tell folders that hold files but no receipt."""
-    for folder in sorted([*out.glob("sources/*"), *out.glob("domains/*/*")]):
-        if not (folder / receipts.NAME).exists() and any(p.is_file() for p in folder.rglob("*")):
-            yield (
-                f"{folder}: holds files but no {receipts.NAME}: it is unfinished; "
-                "build again to go on, or remove it"
-            )
+    for folder in BuildFolder(out).unsealed():
+        yield (
+            f"{folder}: holds files but no {receipts.NAME}: it is unfinished; "
+            "build again to go on, or remove it"
+        )
 
 
 def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
@@ -94,7 +91,7 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
-            lines = importing.damages(folder, entry)
+            lines = conservation.damages(folder, entry)
             told += lines
             if lines:
                 broken.add(folder / entry["name"])
@@ -158,23 +155,23 @@ def _check_account(
     """Hold a receipt against itself and against the folders it names as its inputs."""
     yield from conservation.unbalanced(receipt)
     yield from randomness.unshuffled(folder, receipt, sealed)
-    place = out / "sources" if receipt["stage"] == "pack" else folder.parent
+    place = out / SOURCES if receipt["stage"] == "pack" else folder.parent
     inputs = {name: sealed.get(place / name) for name in conservation.inherited(receipt)}
     yield from conservation.disinherited(receipt, inputs)
 
 
 def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:
     read: dict[str, Manifest] = {}
-    for path in sorted(out.glob(f"phases/*/{manifests.NAME}")):
+    for path in (paths := BuildFolder(out).manifests()):
         try:
             read[path.parent.name] = manifests.read(path)
         except CrystalmixError as error:
             yield str(error)
-    if not any(out.glob(f"phases/*/{manifests.NAME}")):
-        yield f"{out / 'phases'}: holds no manifest: the build is unfinished; build again to go on"
+    if not paths:
+        yield f"{out / PHASES}: holds no manifest: the build is unfinished; build again to go on"
     digests = {manifest.digest for manifest in read.values()}
     for name, manifest in read.items():
-        place = out / "phases" / name / manifests.NAME
+        place = BuildFolder(out).manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
@@ -282,7 +279,7 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
 
 
 def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
-    path = out / TOKENIZER
+    path = BuildFolder(out).tokenizer
     if read and all(manifest.imported for manifest in read.values()):
         return
     if not path.exists():

@@ -61,7 +61,7 @@ class _Exact:
     def __init__(self, among: Among, connection: Any) -> None:  # noqa: ANN401  a scratch DuckDB
         self.among, self.connection = among, connection
         across = among.duplicates.exact == "recipe"
-        earlier = [folder / "documents.parquet" for folder in among.earlier.values()]
+        earlier = [*among.earlier.values()]
         if among.duplicates.exact != "none":
             duplicates.find(connection, earlier if across else [], among.parts)
 

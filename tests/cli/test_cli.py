@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from crystalmix import __version__
 from crystalmix.cli import main
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.train.runfile import run_file as params
 from helpers.runs import (
     PHASES,

@@ -25,7 +25,7 @@ KILLS = 50  # at least, of each number of workers
 # The clock starts when everything is imported, so that the kills fall into the work.
 PROGRAM = """
 import sys
-import crystalmix.mixtures.build.build, mixtures.manifest.report
+import crystalmix.mixtures.build.build, crystalmix.mixtures.manifest.report
 from crystalmix.cli import main
 print("ready", flush=True)
 main(sys.argv[1:])

@@ -29,6 +29,7 @@ from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
 from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
+from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
@@ -44,7 +45,6 @@ from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, trai
 from crystalmix.train.ablations.tables import REPORT, SPEC
 
 Say = Callable[[str], object]
-TOKENIZER = "tokenizer.json"
 LANGUAGE_TWICE = 2.0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
@@ -83,7 +83,7 @@ def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], N
 
     Control ids stand for no byte of a text.
     """
-    manifest = read(build / "phases" / phase)
+    manifest = read(BuildFolder(build).phase(phase))
     part = next(part for part in manifest.parts if part.name == held.part)
     which: list[int] = []
     where: list[int] = []
@@ -94,7 +94,7 @@ def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], N
                 where.append(row)
     paths = [build / shard.path for shard in part.shards]
     rows = gather(paths, np.array(which, np.int64), np.array(where, np.int64))
-    tokenizer = load(TokenizerSettings(str(build / TOKENIZER)))
+    tokenizer = load(TokenizerSettings(str(BuildFolder(build).tokenizer)))
     sizes = np.array([len(data) for data in tokenizer.bytes_of], np.int64)
     sizes[tokenizer.controls.astype(np.int64)] = 0
     return rows, sizes

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -123,8 +124,8 @@ def train(proxy: ProxyRun) -> ProxyResult:
     The result follows from the spec alone.
     """
     out = Path(proxy.out)
-    phases = out / VIEW / "phases"
-    manifests = [read(phases / phase) for phase in proxy.phases]
+    view = BuildFolder(out / VIEW)
+    manifests = [read(view.phase(phase)) for phase in proxy.phases]
     settings = {key: value for key, value in asdict(proxy).items() if key not in {"pool", "out"}}
     item = [settings, [manifest.digest for manifest in manifests]]
     content = receipts.once(

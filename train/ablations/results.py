@@ -11,6 +11,7 @@ from crystalmix.mixtures.ablations.trials import Ground
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
@@ -43,7 +44,7 @@ class Insight:
     @cached_property
     def ground(self) -> Ground:
         """What the trials stood on."""
-        pool = manifests.read(self.folder / "build" / "phases" / POOL)
+        pool = manifests.read(BuildFolder(self.folder / "build").phase(POOL))
         return Ground(self.spec, pool)
 
     @cached_property

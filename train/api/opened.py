@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest import rows_of_steps
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import manifest_lines, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.api.checks import Verdict, existing, verify
 from crystalmix.train.record import ledger

@@ -17,8 +17,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError

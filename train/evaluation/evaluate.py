@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
@@ -135,7 +135,7 @@ def _job(
     _check_fit(held.manifest, trained, most)
     if not settings.prompts:
         return _Job(settings, held, None, [])
-    tokenizer = load(TokenizerSettings(str(root / TOKENIZER)))
+    tokenizer = load(TokenizerSettings(str(BuildFolder(root).tokenizer)))
     bos = heldout.begins_with_bos(root, held.manifest.parts[0].domain)
     special = held.manifest.tokenizer["special"]
     ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.asked]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.pack import settings_of
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
@@ -55,11 +56,11 @@ class HeldOut:
 
 def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
     """Return the first rows of a phase (all of them if None); RefusalError for more than it has."""
-    path = root / "phases" / phase
-    if not (path / manifests.NAME).exists():
-        known = ", ".join(sorted(p.name for p in root.glob("phases/*"))) or "none"
+    folder = BuildFolder(root)
+    if not folder.manifest(phase).exists():
+        known = ", ".join(path.parent.name for path in folder.manifests()) or "none"
         raise UsageError(f"evaluation.phase: {root} has no phase {phase!r} (there are {known})")
-    manifest = manifests.read(path)
+    manifest = manifests.read(folder.manifest(phase))
     most = manifest.steps * manifest.batch
     if rows is not None and rows > most:
         raise RefusalError(f"evaluation.rows: phase {phase} has {most:,} rows, got {rows:,}")
@@ -172,7 +173,7 @@ def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> Any:  # noqa: 
     found: list[Any] = []
     for source, numbers in sorted(wanted.items()):
         table = pq.read_table(
-            root / "sources" / source / "documents.parquet",
+            BuildFolder(root).documents(source),
             columns=["digest"],
             filters=pc.field("document").isin(pa.array(numbers, pa.int64())),
         )

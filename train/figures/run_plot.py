@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace

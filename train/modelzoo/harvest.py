@@ -12,8 +12,7 @@ from shutil import rmtree
 
 import numpy as np
 
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError

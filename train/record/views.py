@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
@@ -91,10 +92,7 @@ class Traced:
 def connect(build: Path, run: Path | None = None) -> Traced:
     """Open a build, and a run if given, as DuckDB views; InputError if there is neither."""
     build = build.resolve()  # DuckDB names files by their pattern
-    read = {
-        path.parent.name: manifests.read(path)
-        for path in sorted(build.glob(f"phases/*/{manifests.NAME}"))
-    }
+    read = {path.parent.name: manifests.read(path) for path in BuildFolder(build).manifests()}
     if not read:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
     connection = duckdb.connect()
@@ -229,13 +227,13 @@ def _shards(read: dict[str, Manifest]) -> pa.Table:
 
 def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
     source = "split_part(filename, '/', -2) AS source"
-    if not list(build.glob("sources/*/documents.parquet")):
+    if not list(build.glob(ALL_DOCUMENTS)):
         empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
         connection.register("documents", empty)
         return
     connection.execute(
         f"CREATE VIEW documents AS SELECT {source}, * EXCLUDE (filename) FROM "
-        f"read_parquet({_quoted(build, 'sources/*/documents.parquet')}, filename=true, "
+        f"read_parquet({_quoted(build, ALL_DOCUMENTS)}, filename=true, "
         "union_by_name=true)"
     )
 
@@ -246,11 +244,11 @@ def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
     for view, kind, schema in (("packed", "spans", SPANS), ("origins", "origin", ORIGIN)):
         shard = f"replace(filename[{start}:], '.{kind}.parquet', '.h5') AS shard"
         domain = f"array_to_string(string_split(filename[{start}:], '/')[:2], '/') AS domain"
-        if not list(build.glob(f"domains/*/*/*.{kind}.parquet")):
+        if not list(build.glob(f"{DOMAINS}/*/*/*.{kind}.parquet")):
             fields = [*schema, pa.field("shard", pa.string()), pa.field("domain", pa.string())]
             connection.register(view, pa.schema(fields).empty_table())
             continue
-        pattern = _quoted(build, f"domains/*/*/*.{kind}.parquet")
+        pattern = _quoted(build, f"{DOMAINS}/*/*/*.{kind}.parquet")
         connection.execute(
             f"CREATE VIEW {view} AS SELECT {shard}, {domain}, * EXCLUDE (filename) "
             f"FROM read_parquet({pattern}, filename=true)"

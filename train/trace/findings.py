@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
@@ -62,7 +63,7 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
     told: list[str] = []
     for folder in begun:
         try:
-            manifest = manifests.read(build / "phases" / folder.name)
+            manifest = manifests.read(BuildFolder(build).phase(folder.name))
             for line in islice(_phase(folder, manifest, build if batches else None), MOST):
                 told.append(line)  # kept where a later check can't go on
         except CrystalmixError as error:

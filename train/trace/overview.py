@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.build.context import sealed_folders
+from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.manifest import report, rows_of_steps
-from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
@@ -50,7 +51,7 @@ class BuildOverview(Answer):
             yield from report.manifest_lines(manifest)
             yield ""
         if self.accounts:
-            yield from report.account_lines(self.path)
+            yield from account_report.account_lines(self.path)
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def look(path: Path, build: Path | None = None, step: str | None = None) -> Answ
 
 def look_at_build(path: Path) -> BuildOverview:
     """Return the overview of a build or of manifests."""
-    manifests = report.read_manifests(path) if path.exists() else []
-    folders = sealed_folders(path)
+    manifests = read_manifests(path) if path.exists() else []
+    folders = BuildFolder(path).sealed()
     if not manifests and not folders:
         raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
     accounts = (

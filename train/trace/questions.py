@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from crystalmix.mixtures.build.context import TOKENIZER
 from crystalmix.mixtures.manifest import rows_of_steps
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Json
@@ -169,7 +169,7 @@ def step_documents(traced: Traced, phase: str, step: int) -> StepDocuments:
 
 def snippets(traced: Traced, pieces: Sequence[Json], length: int = SNIPPET) -> Iterator[str]:
     """Yield the beginning of each document piece as it stands in its row, on one line."""
-    tokenizer = load(TokenizerSettings(str(traced.build / TOKENIZER)))
+    tokenizer = load(TokenizerSettings(str(BuildFolder(traced.build).tokenizer)))
     for piece in pieces:
         row = shards.read(traced.build / piece["shard"], piece["row"], piece["row"] + 1)[0, 0]
         ids = row[piece["start"] : min(piece["stop"], piece["start"] + length)].tolist()

@@ -8,7 +8,7 @@ document is known again in another source, domain or FIM variant.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid

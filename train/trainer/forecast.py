@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError

@@ -19,9 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crystalmix.mixtures.build.context import TOKENIZER
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.build_folder import TOKENIZER
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime.atomic_files import (
     canonical,
     read_json,

@@ -16,6 +16,7 @@ from crystalmix.mixtures.ablations.pool_of_build import Reused
 from crystalmix.mixtures.ablations.spec import HELD_OUT, POOL
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import MANIFEST
 from crystalmix.mixtures.manifest.exact_order import PREFIX_BOUND
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -62,7 +63,7 @@ def edited(folder: Path, domain: str, change: Callable[[Json], object]) -> None:
 
 def resealed(folder: Path, phase: str, change: Callable[[Manifest], Manifest]) -> None:
     """Change the manifest of a phase of the build below a folder, and seal it again."""
-    path = folder / "built" / "phases" / phase / manifests.NAME
+    path = folder / "built" / "phases" / phase / MANIFEST
     manifests.write(path, manifests.sealed(change(manifests.read(path))))
 
 

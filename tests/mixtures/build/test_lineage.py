@@ -10,7 +10,8 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.build_folder import MANIFEST
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
@@ -44,7 +45,7 @@ def out(made: Path, tmp_path: Path) -> Path:
 
 def sealed(out: Path, phase: str, change: Callable[[Json], object]) -> Path:
     """Change a manifest and make its digest anew."""
-    path = out / "phases" / phase / manifests.NAME
+    path = out / "phases" / phase / MANIFEST
     content = orjson.loads(path.read_bytes())
     del content["digest"]
     change(content)
@@ -72,12 +73,12 @@ def test_phases_are_listed_by_lineage_not_by_name(tmp_path: Path) -> None:
 def test_a_missing_previous_manifest_is_told(out: Path) -> None:
     gone = manifests.read(out / "phases" / "mixed").digest
     shutil.rmtree(out / "phases" / "mixed")
-    path = out / "phases" / "code" / manifests.NAME
+    path = out / "phases" / "code" / MANIFEST
     assert verify(out) == [f"{path}: names a previous manifest {gone[:12]} that is not here"]
 
 
 def test_an_edited_manifest_is_told(out: Path) -> None:
-    path = out / "phases" / "mixed" / manifests.NAME
+    path = out / "phases" / "mixed" / MANIFEST
     path.write_bytes(path.read_bytes().replace(b'"steps": 16', b'"steps": 15'))
     assert f"{path}: was edited (its digest does not match its content); restore it, or remove " \
         "it and build again" in verify(out)  # fmt: skip
@@ -85,7 +86,7 @@ def test_an_edited_manifest_is_told(out: Path) -> None:
 
 def test_a_manifest_sealed_anew_breaks_the_one_after_it(out: Path) -> None:
     sealed(out, "mixed", lambda content: content.update(name="another"))
-    path = out / "phases" / "code" / manifests.NAME
+    path = out / "phases" / "code" / MANIFEST
     (told,) = verify(out)
     assert told.startswith(f"{path}: names a previous manifest ")
 

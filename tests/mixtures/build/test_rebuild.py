@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import MANIFEST
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
@@ -249,7 +249,7 @@ def test_rows_that_changed_since_they_were_packed_are_not_shuffled(folder: Path)
 
 
 def test_an_edited_manifest_is_told_before_anything_is_sealed(folder: Path) -> None:
-    path = folder / "build" / "phases" / "prose" / manifests.NAME
+    path = folder / "build" / "phases" / "prose" / MANIFEST
     path.write_bytes(path.read_bytes().replace(b'"seed": 7', b'"seed": 9'))
     with pytest.raises(DamageError, match="was edited .*; restore it, or remove it and build"):
         again(folder)

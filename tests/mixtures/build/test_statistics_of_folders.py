@@ -8,8 +8,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest import report
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans
@@ -64,7 +64,7 @@ def test_literals_are_counted_and_stay_text(tmp_path: Path) -> None:
     told = account(out)
     assert told["literals"] == {"</s>": [1, 1], "<s>": [1, 2], "<unk>": [1, 1]}
     assert told["controls"] == 2 * len(TEXTS)
-    lines = report.statistics_lines(out)
+    lines = account_report.statistics_lines(out)
     assert any(line.split() == ["domains/all/epoch-0", "<s>", "1", "2"] for line in lines)
     assert verify(out) == []
 

@@ -12,14 +12,13 @@ from crystalmix.mixtures.manifest.cerebras_order import (
     ZooMixture,
     ZooOrder,
     ZooSettings,
-    batches,
     slots,
     subset_bounds,
-    subset_rows,
 )
 from crystalmix.mixtures.manifest.exact_order import OrderPart
 from crystalmix.prep.runtime.errors import RefusalError
 from helpers.crystals import golden_folder
+from helpers.modelzoo_rows import batches, subset_rows
 
 SHAPES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 50)), min_size=1, max_size=6)
 

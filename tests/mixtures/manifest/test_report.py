@@ -8,7 +8,7 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import report
-from crystalmix.mixtures.plan.plan import plan
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from helpers import corpora
@@ -31,23 +31,8 @@ def other(small: Path) -> Path:
     return folder / "build"
 
 
-def test_a_plan_tells_what_is_unknown_and_refused(tmp_path: Path) -> None:
-    parts = [{"domain": "web", "weight": 0.999}, {"domain": "book", "weight": 0.001}]
-    changes = {"prose": {"parts": parts, "steps": 1}, "mixed": None, "code": None}
-    recipe = recipes.load(
-        corpora.write_recipe(tmp_path, phases=changes, domains={"web": {"tokens": 640}})
-    )
-    assert report.plan_lines(plan(recipe)) == [
-        "prose: 1 steps x 4 rows x 64 tokens = 256 tokens (weights sum to 1.0)",
-        "  part    weight  rows  tokens  available  epochs  seen before  known",
-        "  web   0.999000     4     256  10         0.400   0            declared",
-        "  book  0.001000     0       0  ?          ?       ?            unknown",
-        "  refused: part book gets no row: raise its weight or the steps",
-    ]
-
-
 def test_a_manifest_is_told_with_a_bar_for_each_part(small: Path) -> None:
-    (manifest,) = report.read_manifests(small / "phases" / "mixed" / "manifest.json")
+    (manifest,) = read_manifests(small / "phases" / "mixed" / "manifest.json")
     first, second, head, *rows = report.manifest_lines(manifest)
     assert first == "small mixed: 16 steps x 4 rows x 64 tokens, order exact-1, seed 7"
     assert second == f"  manifest {manifest.digest}"
@@ -59,23 +44,6 @@ def test_a_manifest_is_told_with_a_bar_for_each_part(small: Path) -> None:
     assert rows[-1].split()[5] == f"{counted:,}"
     assert [row.count("#") for row in rows] == [8, 24, 0]
     assert "0.9 document" in rows[1]
-
-
-def test_the_accounts_of_every_folder_are_told(small: Path) -> None:
-    told = "\n".join(report.account_lines(small))
-    for path in small.glob("**/receipt.json"):
-        assert path.parent.relative_to(small).as_posix() in told
-    web = next(line for line in told.splitlines() if line.startswith("sources/web"))
-    assert web.split()[1:4] == ["126", "36", "8,188"]
-    assert web.endswith("blank 3, no_text 3, where 84")
-
-
-def test_show_tells_a_build_and_parses(small: Path) -> None:
-    told = corpora.crystalmix("show", small)
-    assert told.exit_code == 0
-    assert told.stdout.index("small prose:") < told.stdout.index("small mixed:")
-    content = orjson.loads(corpora.crystalmix("show", small, "--json").stdout)
-    assert [each["phase"] for each in content["manifests"]] == ["prose", "mixed", "code"]
 
 
 def test_shares_are_told_with_what_was_asked() -> None:
@@ -117,8 +85,8 @@ def test_what_holds_no_manifest_is_told(small: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(small, tmp_path / "copy"))
     (copy / "phases" / "begun").mkdir()  # as a build leaves it that is killed while sealing
     (copy / "phases" / "notes.txt").write_text("not a phase")
-    assert [m.phase for m in report.read_manifests(copy)] == ["prose", "mixed", "code"]
+    assert [m.phase for m in read_manifests(copy)] == ["prose", "mixed", "code"]
     path = copy / "phases" / "prose" / "manifest.json"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DamageError, match=r"manifest.json: is not valid JSON"):
-        report.read_manifests(copy)
+        read_manifests(copy)

@@ -10,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crystalmix.mixtures.manifest import rows_of_steps as consuming
-from crystalmix.mixtures.manifest.manifest import Manifest, PartShard, loss_tokens_of
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    PartShard,
+    loss_tokens_of,
+    read_manifests,
+)
 from crystalmix.prep.rows import shards
 from helpers import corpora
 

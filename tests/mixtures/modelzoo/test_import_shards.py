@@ -12,7 +12,8 @@ import pytest
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest import report
-from crystalmix.mixtures.manifest.cerebras_order import ZooMixture, subset_rows
+from crystalmix.mixtures.manifest.cerebras_order import ZooMixture
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_shards
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime.errors import (
@@ -25,6 +26,7 @@ from crystalmix.prep.runtime.errors import (
 from crystalmix.prep.runtime.types import Json
 from helpers.corpora import crystalmix, merged
 from helpers.hubs import ONE, TWO, fake, golden_hub, params_of, write
+from helpers.modelzoo_rows import subset_rows
 from helpers.runs import run_file
 
 
@@ -118,7 +120,7 @@ def test_an_import_touches_nothing_and_copies_nothing(
 @pytest.mark.golden
 def test_an_intact_import_is_sound_and_shown(out: Path) -> None:
     assert verify(out) == []
-    one, two = report.read_manifests(out)
+    one, two = read_manifests(out)
     assert (one.phase, two.phase, two.previous) == ("one", "two", one.digest)
     assert one.imported is not None
     assert one.imported["digests"] == "rows"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.cerebras_order import ZooMixture, batches, subset_rows
+from crystalmix.mixtures.manifest.cerebras_order import ZooMixture
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo import read_params as zooparams
 from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_shards
@@ -20,6 +20,7 @@ from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.modelzoo import write_params as zoofile
 from helpers.crystals import golden_folder
 from helpers.hubs import ONE, TWO, golden_hub, params_of, tiny, write
+from helpers.modelzoo_rows import batches, subset_rows
 from helpers.runs import run_file, small_build
 from helpers.zooruns import PHASES, in_model_zoos_order
 

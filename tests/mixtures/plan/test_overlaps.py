@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
 from crystalmix.mixtures.recipes.phase import Part
 from helpers import corpora

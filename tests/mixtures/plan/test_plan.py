@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.plan.outlook import plan_lines
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from helpers import corpora
@@ -140,4 +141,19 @@ def test_refusals_are_told_and_end_with_exit_code_1(small: Path, tmp_path: Path)
     assert told.exit_code == 1
     assert [line[2:] for line in told.stdout.splitlines() if "refused" in line] == [
         f"refused: {refusal}" for refusal in phase.refusals
+    ]
+
+
+def test_a_plan_tells_what_is_unknown_and_refused(tmp_path: Path) -> None:
+    parts = [{"domain": "web", "weight": 0.999}, {"domain": "book", "weight": 0.001}]
+    changes = {"prose": {"parts": parts, "steps": 1}, "mixed": None, "code": None}
+    recipe = recipes.load(
+        corpora.write_recipe(tmp_path, phases=changes, domains={"web": {"tokens": 640}})
+    )
+    assert plan_lines(plan(recipe)) == [
+        "prose: 1 steps x 4 rows x 64 tokens = 256 tokens (weights sum to 1.0)",
+        "  part    weight  rows  tokens  available  epochs  seen before  known",
+        "  web   0.999000     4     256  10         0.400   0            declared",
+        "  book  0.001000     0       0  ?          ?       ?            unknown",
+        "  refused: part book gets no row: raise its weight or the steps",
     ]

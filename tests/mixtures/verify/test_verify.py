@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
+from crystalmix.mixtures.build.account_report import checked
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest.report import checked
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, shuffle

@@ -7,7 +7,7 @@ import pytest
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.exact_order import PREFIX_BOUND
-from crystalmix.mixtures.manifest.report import read_manifests
+from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.train.ablations import measure as measuring
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.measure import Held

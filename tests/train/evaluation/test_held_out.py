@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.prep.rows import scattered_rows as scatter
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from crystalmix.mixtures.build.context import TOKENIZER
+from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json

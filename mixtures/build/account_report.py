@@ -1,0 +1,89 @@
+"""Tables of the accounts of a build's folders."""
+
+from pathlib import Path
+
+from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Json
+
+
+def account_lines(build: Path) -> list[str]:
+    """Return the accounts of a build's folders: what came in, what went out, what was dropped."""
+    sources: list[list[object]] = []
+    rows: list[list[object]] = []
+    notes: list[str] = []
+    for folder in BuildFolder(build).sealed():
+        receipt = receipts.read(folder)
+        account, place = receipt["account"], folder.relative_to(build).as_posix()
+        broken = {f"files {k}": v for k, v in account.get("broken_files", {}).items()}
+        counted = {**account["dropped"], **broken}
+        dropped = ", ".join(f"{k} {v:,}" for k, v in counted.items() if v) or "-"
+        if receipt["stage"] == "documents":
+            counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
+            sources.append([place, *counts, dropped])
+            notes += _notes(place, account)
+        else:
+            keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
+            counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
+            rows.append([place, *counts, dropped])
+    return [
+        *table(sources, ["source", "records", "documents", "bytes", "dropped"]),
+        *notes,
+        "",
+        *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
+        "",
+        *statistics_lines(build),
+    ]
+
+
+def checked(build: Path) -> str:
+    """Return in words what there is of a build to check: phases by name, shards of all stages."""
+    phases = [manifest.phase for manifest in read_manifests(build)]
+    files = [e for folder in BuildFolder(build).sealed() for e in rows_files(receipts.read(folder))]
+    return (
+        f"{len(phases)} phase{'s' * (len(phases) != 1)} ({', '.join(phases)}), "
+        f"{len(files):,} shards, {sum(entry['rows'] for entry in files):,} rows"
+    )
+
+
+def _notes(place: str, account: Json) -> list[str]:
+    """Return what lists did not do: entries that match nothing, texts too short to protect."""
+    told = [
+        f"{place}: {each['unmatched']:,} of {each['entries']:,} entries of {each['file']} "
+        "match nothing"
+        for each in account.get("opt_out", [])
+        if each["unmatched"]
+    ]
+    found = account.get("evaluations")
+    if found:
+        told.append(
+            f"{place}: {found['runs']:,} runs of words of {found['texts']:,} evaluation texts, "
+            f"{found['short']:,} of them too short to have one"
+        )
+    return told
+
+
+def statistics_lines(build: Path) -> list[str]:
+    """Return what packed folders hold of each source, and the special tokens spelt in texts."""
+    rows: list[list[object]] = []
+    spelt: list[list[object]] = []
+    for folder in BuildFolder(build).sealed():
+        receipt, place = receipts.read(folder), folder.relative_to(build).as_posix()
+        if receipt["stage"] != "pack":
+            continue
+        for name, told in receipt["account"]["sources"].items():
+            lengths, cut = told["lengths"], told["cut"] / max(1, told["documents"])
+            quantiles = [f"{lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
+            ratio = f"{told['bytes_per_token'] or 0:.2f}"
+            counts = [f"{told[key]:,}" for key in ("documents", "tokens")]
+            rows.append([place, name, *counts, ratio, *quantiles, f"{cut:.1%}"])
+        for literal, (documents, times) in receipt["account"]["literals"].items():
+            spelt.append([place, literal, f"{documents:,}", f"{times:,}"])
+    head = ["folder", "source", "documents", "tokens", "bytes/token", "p10", "p50", "p90", "max"]
+    lines = table(rows, [*head, "cut"])
+    if spelt:
+        lines += ["", *table(spelt, ["folder", "special spelt in texts", "documents", "times"])]
+    return lines

@@ -1,0 +1,106 @@
+"""The folder layout of a build.
+
+    sources/<source>/documents.parquet               what was kept of a source
+    domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
+    domains/<domain>/epoch-<n>-fim/...               row-level FIM, where the recipe has it
+    domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
+    domains/<domain>/joined/...                      epochs in their order, where no shuffle is set
+    domains/<domain>/imported/...                    links to shards of another program
+    phases/<phase>/manifest.json                     one sealed manifest per phase
+    tokenizer.json                                   the tokenizer, byte for byte
+
+Every folder below sources and domains is sealed by a receipt.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from crystalmix.prep.runtime import receipts
+
+SOURCES: Final = "sources"
+DOMAINS: Final = "domains"
+PHASES: Final = "phases"
+MANIFEST: Final = "manifest.json"
+DOCUMENTS: Final = "documents.parquet"
+TOKENIZER: Final = "tokenizer.json"
+IMPORTED: Final = "imported"
+ALL_DOCUMENTS: Final = f"{SOURCES}/*/{DOCUMENTS}"  # a pattern below the build
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """Paths of a build; nothing is opened or made."""
+
+    path: Path
+
+    def source(self, name: str) -> Path:
+        """Return the folder of a source."""
+        return self.path / SOURCES / name
+
+    def documents(self, source: str) -> Path:
+        """Return the documents of a source."""
+        return self.source(source) / DOCUMENTS
+
+    def domain(self, name: str) -> Path:
+        """Return the folder of a domain, which holds one folder per stage and epoch."""
+        return self.path / DOMAINS / name
+
+    def packed(self, domain: str, epoch: int = 0) -> Path:
+        """Return the folder of a domain's packed rows of one FIM epoch."""
+        return self.domain(domain) / f"epoch-{epoch}"
+
+    def row_fim(self, domain: str, epoch: int = 0) -> Path:
+        """Return the folder of the same rows after row-level FIM."""
+        return self.domain(domain) / f"epoch-{epoch}-fim"
+
+    def shuffled(self, domain: str) -> Path:
+        """Return the folder of a domain's shuffled rows."""
+        return self.domain(domain) / "shuffled"
+
+    def joined(self, domain: str) -> Path:
+        """Return the folder of a domain's epochs one after the other."""
+        return self.domain(domain) / "joined"
+
+    def imported(self, domain: str) -> Path:
+        """Return the folder of links to another program's shards."""
+        return self.domain(domain) / IMPORTED
+
+    def phase(self, name: str) -> Path:
+        """Return the folder of a phase."""
+        return self.path / PHASES / name
+
+    def manifest(self, phase: str) -> Path:
+        """Return the manifest of a phase."""
+        return self.phase(phase) / MANIFEST
+
+    @property
+    def tokenizer(self) -> Path:
+        """The build's own copy of its tokenizer."""
+        return self.path / TOKENIZER
+
+    def manifests(self) -> list[Path]:
+        """Return the manifests that exist, sorted by path."""
+        return sorted(self.path.glob(f"{PHASES}/*/{MANIFEST}"))
+
+    def folders(self) -> list[Path]:
+        """Return the folders of sources, domains' stages and phases that exist, sorted."""
+        patterns = (f"{SOURCES}/*", f"{DOMAINS}/*/*", f"{PHASES}/*")
+        return sorted(path for pattern in patterns for path in self.path.glob(pattern))
+
+    def sealed(self) -> list[Path]:
+        """Return the folders that have a receipt, sorted."""
+        return sorted(path for path in self._receipted() if (path / receipts.NAME).exists())
+
+    def unsealed(self) -> list[Path]:
+        """Return the folders of sources and domains that hold files but no receipt, sorted."""
+        return sorted(
+            path
+            for path in self._receipted()
+            if not (path / receipts.NAME).exists() and any(p.is_file() for p in path.rglob("*"))
+        )
+
+    def _receipted(self) -> Iterator[Path]:
+        yield from self.path.glob(f"{SOURCES}/*")
+        yield from self.path.glob(f"{DOMAINS}/*/*")
