@@ -37,7 +37,7 @@ def plan(recipe: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     show_answer(data.plan(recipe, **settings), as_json)
 
 
-@click.command(cls=Verb, example="crystalmix jsonl starcoderdata/python --out jsonl")
+@click.command(cls=Verb, example="crystalmix jsonl starcoder/python --out jsonl", pandas=True)
 @click.argument("folder", type=PATH)
 @OUT
 def jsonl(folder: Path, out: Path) -> None:
@@ -58,9 +58,6 @@ def jsonl(folder: Path, out: Path) -> None:
 @WORKERS
 def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
-    from crystalmix.prep.runtime.workers import without_pandas
-
-    without_pandas()
     from crystalmix.train.api import data
 
     show_phases(data.build(recipe, out, **settings), only=settings["phases"])

@@ -19,27 +19,26 @@ import pyarrow.parquet as pq
 import zstandard
 
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest.report import ratio_lines
+from crystalmix.mixtures.manifest.report import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.tokenizer import train_bpe as bpe
-from crystalmix.train.demo import python_corpus as gather
-from crystalmix.train.record import ledger
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record import views as trace
-from crystalmix.train.trace.answers import FIM
-from crystalmix.train.trace.findings import findings
-from crystalmix.train.trace.questions import snippets
-from crystalmix.train.trainer import session
+from crystalmix.prep.tokenizer import train_bpe
+from crystalmix.train.api.opened import Build, Run
+from crystalmix.train.demo import python_corpus
+from crystalmix.train.record import ledger, run_folder
 
 Say = Callable[[str], object]
 HERE = Path(__file__).parents[1] / "demo_files"
 KILLED = "phase2"
 SHOWN = 6  # documents of the step with the highest loss
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600  # without one more step
+PROVEN = (
+    "the build is what its manifests say: every file was read again, and nothing is lost or altered",
+    "each step consumed the rows that its plan had named: you can say what was fed, and when",
+    "killed and resumed, training gave the same weights, bit for bit: a crash leaves no doubt",
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,20 @@ class Size:
     checkpoint_steps: int
 
 
-FULL = Size((40, 80, 40), 16, 4096, 20)
+FULL = Size((20, 40, 20), 16, 4096, 10)
 TINY = Size((10, 16, 10), 8, 1024, 4)
 
 
-def demo(out: Path, *, tiny: bool, workers: int, say: Say) -> bool:
-    """Run the demo; return whether everything that must hold does."""
+def demo(
+    out: str | Path, *, tiny: bool = False, workers: int = 1, say: Say = lambda _: None
+) -> bool:
+    """Run the demo below a folder; return whether everything that must hold does.
+
+    tiny: fewer documents and steps. say: takes lines of progress, and the proof.
+    """
+    from crystalmix.train.trainer import session
+
+    out = Path(out)
     size, began = TINY if tiny else FULL, monotonic()
     raw = _gather(out, tiny, say)
     recipe, run_file = _write_settings(out, size, raw)
@@ -73,18 +80,24 @@ def demo(out: Path, *, tiny: bool, workers: int, say: Say) -> bool:
     session.train(built, str(run_file), trained, phases=[KILLED, "phase3"], say=_indented(say))
     _tell(say, began, f"train {KILLED} again, undisturbed, beside it")
     same = _undisturbed(built, run_file, trained, out / "control")
-    sound = _proof(built, trained, workers, say, began)
+    _tell(say, began, "prove it")
+    run = Run(trained, Build(built))
+    sound = _proof(run, workers, say)
     say("")
     say(f"a resume in the middle changed nothing: {'yes' if same else 'NO'}")
-    _worst_step(built, trained, say)
+    _worst_step(run, say)
     say("")
     say(f"look around: crystalmix show {trained}; crystalmix sql {trained}; see {recipe}")
+    if same and sound:
+        say("")
+        for line in PROVEN:
+            say(f"proven: {line}")
     return same and sound
 
 
 def _gather(out: Path, tiny: bool, say: Say) -> Path:
     raw = out / "raw"
-    got = gather.gather(raw, gather.TINY if tiny else gather.DEFAULT)
+    got = python_corpus.gather(raw, python_corpus.TINY if tiny else python_corpus.DEFAULT)
     say("documents of your own Python installation:")
     rows = [[f"  {n}", got.documents[n], f"{got.bytes[n]:,}"] for n in got.documents]
     for line in table(rows, ["  domain", "documents", "bytes"]):
@@ -96,7 +109,7 @@ def _write_settings(out: Path, size: Size, raw: Path) -> tuple[Path, Path]:
     """Write tokenizer.json, recipe.yaml and run.yaml into the demo's folder."""
     tokenizer = out / "tokenizer.json"
     if not tokenizer.exists():
-        write_atomic(tokenizer, bpe.train(_texts(raw), size.vocab))
+        write_atomic(tokenizer, train_bpe.train(_texts(raw), size.vocab))
     values = {
         "steps1": size.steps[0],
         "steps2": size.steps[1],
@@ -124,23 +137,27 @@ def _texts(raw: Path) -> Iterator[str]:
 
 def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) -> str:
     """Train a phase in another process and kill it past a checkpoint; return what came of it."""
-    metrics = folder.PhaseFolder(trained / KILLED).metrics
+    metrics = run_folder.PhaseFolder(trained / KILLED).metrics
     middle = size.steps[1] // 2 + size.checkpoint_steps // 2
     if (done := _count_lines(metrics)) >= middle:
         return f"an earlier demo has already come to step {done - 1}; now the rest, if any"
     process = _train_apart(built, run_file, trained)
-    deadline = monotonic() + PATIENCE_SECONDS
+    moved = monotonic()
     try:
-        while process.poll() is None and _count_lines(metrics) < middle:
-            if monotonic() > deadline:
-                raise CrystalmixError(f"{KILLED} did not reach step {middle} in time")
+        while process.poll() is None and (steps := _count_lines(metrics)) < middle:
+            if steps > done:
+                done, moved = steps, monotonic()
+            if monotonic() > moved + PATIENCE_SECONDS:
+                raise CrystalmixError(
+                    f"{KILLED} stands at step {steps} for {PATIENCE_SECONDS} s; run the demo again"
+                )
             sleep(0.02)
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
-        _, told = process.communicate()
+        _, errors = process.communicate()
     if process.returncode not in {-signal.SIGKILL, 0}:
-        raise CrystalmixError(f"training {KILLED} failed: {told.decode().strip()}")
+        raise CrystalmixError(f"training {KILLED} failed: {errors.decode().strip()}")
     if process.returncode == 0:
         return "it was done before the kill came"
     reached = _count_lines(metrics) - 1
@@ -149,17 +166,8 @@ def _kill_in_the_middle(built: Path, run_file: Path, trained: Path, size: Size) 
 
 def _train_apart(built: Path, run_file: Path, trained: Path) -> "subprocess.Popen[bytes]":
     """Start `crystalmix train` as a process of its own, with these very modules."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "crystalmix",
-        "train",
-        str(built),
-        "--run",
-        str(run_file),
-    ]
-    command += ["--out", str(trained), "--phase", KILLED]
+    command: list[str | Path] = [sys.executable, "-P", "-m", "crystalmix", "train", built]
+    command += ["--run", run_file, "--out", trained, "--phase", KILLED]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -172,11 +180,11 @@ def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> b
     from crystalmix.train.runfile.run_file import load
     from crystalmix.train.trainer.trainer import Trainer
 
-    manifest = session.read_manifests(built)[1]
-    before = folder.PhaseFolder(trained / "phase1").newest
+    manifest = next(m for m in read_manifests(built) if m.phase == KILLED)
+    before = run_folder.PhaseFolder(trained / "phase1").newest
     Trainer(load(run_file, KILLED), manifest, built, control / KILLED).train(before)
-    both = [folder.PhaseFolder(run / KILLED) for run in (trained, control)]
-    weights = [folder.read_state(p.checkpoint(manifest.steps))["weights"] for p in both]
+    both = [run_folder.PhaseFolder(run / KILLED) for run in (trained, control)]
+    weights = [run_folder.read_state(p.checkpoint(manifest.steps))["weights"] for p in both]
     ledgers = [
         [ledger.read(phase.ledger, kind).to_pylist() for kind in ("steps", "rows")]
         for phase in both
@@ -184,14 +192,11 @@ def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> b
     return weights[0] == weights[1] and ledgers[0] == ledgers[1]
 
 
-def _proof(built: Path, trained: Path, workers: int, say: Say, began: float) -> bool:
+def _proof(run: Run, workers: int, say: Say) -> bool:
     """Print asked and got ratios and the verdicts; return whether they are clean."""
-    _tell(say, began, "prove it")
-    faults = verify(built, workers=workers)
-    disagreements = findings(built, trained, batches=True)
-    for line in ratio_lines(trace.ratios(trace.connect(built, trained))):
-        say(f"  {line}")
-    for line in [*faults, *disagreements]:
+    faults = run.build.verify(workers=workers).faults
+    disagreements = run.findings(batches=True).disagreements
+    for line in (*run.ratios().lines(), *faults, *disagreements):
         say(f"  {line}")
     say("")
     say(f"every file, count and digest of the build agrees: {'no' if faults else 'yes'}")
@@ -199,18 +204,16 @@ def _proof(built: Path, trained: Path, workers: int, say: Say, began: float) -> 
     return not faults and not disagreements
 
 
-def _worst_step(built: Path, trained: Path, say: Say) -> None:
+def _worst_step(run: Run, say: Say) -> None:
     """Print documents of the step with the highest loss of the last phase."""
-    traced = trace.connect(built, trained)
-    worst = traced.rows(
+    [worst] = run.sql(
         "SELECT phase, step, loss FROM steps WHERE phase = 'phase3' ORDER BY loss DESC LIMIT 1"
-    )[0]
-    pieces = trace.documents(traced, worst["phase"], worst["step"])
+    ).content()
+    pieces = run.step(worst["phase"], worst["step"]).content()
     longest = sorted(pieces, key=lambda p: (p["start"] - p["stop"], p["slot"]))[:SHOWN]
-    longest.sort(key=lambda p: p["slot"])
     rows = [
-        [f"  {p['part']}", p["stop"] - p["start"], FIM[p["fim"]], p["name"], text]
-        for p, text in zip(longest, snippets(traced, longest), strict=True)
+        [f"  {p['part']}", p["stop"] - p["start"], p["fim"], p["name"], p["snippet"]]
+        for p in sorted(longest, key=lambda p: p["slot"])
     ]
     say(
         f"highest loss of {worst['phase']}: step {worst['step']} ({worst['loss']:.3f}), "

@@ -18,10 +18,12 @@ VIEWS = """
 
 def connect(path: Path, build: Path | None = None) -> Traced:
     """Open a build, a run or an ablation; build: where a run's build is, if it was moved."""
-    from crystalmix.train.ablations import tables
-
     if (path / WHERE).exists():
         return views.connect(build_of(path, build), path)
+    if (path / "phases").exists():
+        return views.connect(path)
+    from crystalmix.train.ablations import tables  # with torch, which a build's reader may lack
+
     return tables.connect(path) if (path / tables.SPEC).exists() else views.connect(path)
 
 

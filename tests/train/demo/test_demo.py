@@ -51,6 +51,7 @@ def assert_proven(said: str, run: Path) -> None:
         for _, _, asked, got, _ in rows:
             assert abs(float(asked) - float(got)) * steps * TINY.batch <= 2
     assert_worst_step(lines, run)
+    assert [line.split(":")[0] for line in lines[-3:]] == ["proven"] * 3
 
 
 def assert_worst_step(lines: list[str], run: Path) -> None:
