@@ -35,7 +35,7 @@ KILLED = "phase2"
 SHOWN = 6  # documents of the step with the highest loss
 PATIENCE_SECONDS = 600  # without one more step
 PROVEN = (
-    "the build is what its manifests say: every file was read again, and nothing is lost or altered",
+    "the build is what its manifests say: every file read again, nothing lost or altered",
     "each step consumed the rows that its plan had named: you can say what was fed, and when",
     "killed and resumed, training gave the same weights, bit for bit: a crash leaves no doubt",
 )
