@@ -6,9 +6,13 @@ another recipe is refused, with the difference shown.
 
 Work items inside an unfinished folder leave `*.done` files, so that a killed build goes on where
 it stopped; `seal` removes them.
+
+`load` gives a receipt as a typed record, `read` as the JSON object that the file holds. New code
+takes records: a stage turns `Receipt.account` into its own dataclass.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,71 @@ from crystalmix.prep.runtime.types import Json
 
 NAME = "receipt.json"
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
+KEYS = (*RECIPE_KEYS, "account", "content", "files", "digest")
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One output file as its receipt lists it.
+
+    bytes: its size. xxh3: xxh3-128 of its bytes in hex; None where it was imported without digests.
+    counts: what else its stage says of it, such as rows and msl of a shard.
+    """
+
+    name: str
+    bytes: int
+    xxh3: str | None
+    counts: Json
+
+    @classmethod
+    def from_json(cls, entry: Json) -> "OutputFile":
+        """Read an entry of a receipt's files; KeyError for one that lacks a key."""
+        keys = ("name", "bytes", "xxh3")
+        counts = {key: value for key, value in entry.items() if key not in keys}
+        return cls(entry["name"], entry["bytes"], entry["xxh3"], counts)
+
+    def to_json(self) -> Json:
+        """Return the entry as the receipt holds it."""
+        return {"name": self.name, "bytes": self.bytes, "xxh3": self.xxh3, **self.counts}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What made a folder of outputs, and what it holds.
+
+    stage, version, settings, seed, inputs: its recipe. account: counts of the stage. content: a
+    digest of what is in the files, whatever their bytes. digest: of all the rest. more: what only
+    some stages tell, such as the blocks of a source.
+    """
+
+    stage: str
+    version: Any
+    settings: Json
+    seed: int | None
+    inputs: Any
+    account: Json
+    content: str
+    files: tuple[OutputFile, ...]
+    digest: str
+    more: Json
+
+    @classmethod
+    def from_json(cls, path: Path, receipt: Json) -> "Receipt":
+        """Read a receipt's JSON; DamageError names the file and the first key that it lacks."""
+        try:
+            files = tuple(OutputFile.from_json(entry) for entry in receipt["files"])
+            values: Json = {**{key: receipt[key] for key in KEYS}, "files": files}
+        except KeyError as error:
+            raise DamageError(
+                f"{path}: is no whole receipt (it lacks {error.args[0]}); build again"
+            ) from None
+        more = {key: value for key, value in receipt.items() if key not in KEYS}
+        return cls(**values, more=more)
+
+    def to_json(self) -> Json:
+        """Return the receipt as its file holds it."""
+        fields = {key: getattr(self, key) for key in KEYS}
+        return {**fields, "files": [file.to_json() for file in self.files], **self.more}
 
 
 def digest(value: object) -> str:
@@ -38,9 +107,9 @@ def once(path: Path, wanted: object, compute: Callable[[], Json]) -> Json:
 
     `wanted` is the item's whole description; a `.done` file of another item is overwritten.
     """
-    found = done(path, wanted)
-    if found is not None:
-        return found
+    result = done(path, wanted)
+    if result is not None:
+        return result
     result = compute()
     write_atomic(path, canonical({"item": digest(wanted), "result": result}))
     return result
@@ -48,8 +117,8 @@ def once(path: Path, wanted: object, compute: Callable[[], Json]) -> Json:
 
 def done(path: Path, wanted: object) -> Json | None:
     """Return the result of a work item that `path` holds, None where it holds none of this item."""
-    found = read_json(path) if path.exists() else {}
-    return found.get("result") if found.get("item") == digest(wanted) else None
+    mark = read_json(path) if path.exists() else {}
+    return mark.get("result") if mark.get("item") == digest(wanted) else None
 
 
 def fresh(folder: Path, wanted: Mapping[str, Any]) -> Json | None:
@@ -62,10 +131,10 @@ def fresh(folder: Path, wanted: Mapping[str, Any]) -> Json | None:
     if not path.exists():
         return None
     receipt = read_json(path)
-    told = [line for key in RECIPE_KEYS for line in differences(receipt.get(key), wanted[key], key)]
-    if told:
+    lines = [x for key in RECIPE_KEYS for x in differences(receipt.get(key), wanted[key], key)]
+    if lines:
         raise StaleError(
-            f"{folder}: was built otherwise ({'; '.join(told[:3])}); "
+            f"{folder}: was built otherwise ({'; '.join(lines[:3])}); "
             "build into another --out or remove this folder"
         )
     for entry in receipt["files"]:
@@ -78,8 +147,8 @@ def seal(folder: Path, wanted: Mapping[str, Any], files: list[Json], content: Js
     receipt = {**{key: wanted[key] for key in RECIPE_KEYS}, **content, "files": files}
     receipt["digest"] = digest(receipt)
     write_atomic(folder / NAME, canonical(receipt))
-    for left in [*folder.glob("*.done"), *folder.glob(".*.tmp")]:
-        left.unlink(missing_ok=True)
+    for path in [*folder.glob("*.done"), *folder.glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
     return receipt
 
 
@@ -92,42 +161,47 @@ def read(folder: Path) -> Json:
     return receipt
 
 
+def load(folder: Path) -> Receipt:
+    """Read a folder's receipt as a record; DamageError where it was edited or lacks something."""
+    return Receipt.from_json(folder / NAME, read(folder))
+
+
 def damages(folder: Path, receipt: Json) -> list[str]:
     """Return one line for every file of a receipt that is missing or has other bytes."""
-    told: list[str] = []
+    lines: list[str] = []
     for entry in receipt["files"]:
         path = folder / entry["name"]
         try:
             _check_size(path, entry)
         except DamageError as error:
-            told.append(str(error))
+            lines.append(str(error))
             continue
-        found = file_digest(path)
-        if found != entry["xxh3"]:
-            told.append(f"{path}: its bytes changed (xxh3 {found}, receipt has {entry['xxh3']})")
-    return told
+        xxh3 = file_digest(path)
+        if xxh3 != entry["xxh3"]:
+            lines.append(f"{path}: its bytes changed (xxh3 {xxh3}, receipt has {entry['xxh3']})")
+    return lines
 
 
-def differences(found: object, wanted: object, path: str) -> list[str]:
-    """Return where two JSON values differ, as `path: found -> wanted` lines.
+def differences(before: object, after: object, path: str) -> list[str]:
+    """Return where two JSON values differ, as `path: before, now after` lines.
 
     Of lists of files the first file that differs is named.
     """
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
         return [
             line
             for key in keys
-            for line in differences(found.get(key), wanted.get(key), f"{path}.{key}")
+            for line in differences(before.get(key), after.get(key), f"{path}.{key}")
         ]
-    if orjson.dumps(found, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
-        wanted, option=orjson.OPT_SORT_KEYS
+    if orjson.dumps(before, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+        after, option=orjson.OPT_SORT_KEYS
     ):
         return []
-    before, after = _files(found), _files(wanted)
-    if before is not None and after is not None:
-        return [f"{path}: {_first_file(before, after)}"]
-    return [f"{path}: {_brief(found)}, now {_brief(wanted)}"]
+    old, new = _files(before), _files(after)
+    if old is not None and new is not None:
+        return [f"{path}: {_first_file(old, new)}"]
+    return [f"{path}: {_brief(before)}, now {_brief(after)}"]
 
 
 def _files(value: Any) -> dict[str, Json] | None:  # noqa: ANN401  any JSON
@@ -139,18 +213,18 @@ def _files(value: Any) -> dict[str, Json] | None:  # noqa: ANN401  any JSON
     return named if len(named) == len(entries) else None
 
 
-def _first_file(found: Mapping[str, Json], wanted: Mapping[str, Json]) -> str:
+def _first_file(before: Mapping[str, Json], after: Mapping[str, Json]) -> str:
     """Return how the first file that differs between two lists does."""
-    for name in dict.fromkeys([*found, *wanted]):
-        if name not in wanted:
+    for name in dict.fromkeys([*before, *after]):
+        if name not in after:
             return f"{name}: was there, is no more"
-        if name not in found:
+        if name not in before:
             return f"{name}: is new"
-        old, new = found[name], wanted[name]
+        old, new = before[name], after[name]
         if old.get("bytes") != new.get("bytes"):
             return f"{name}: {old.get('bytes')} bytes, now {new.get('bytes')}"
-        if told := differences(old, new, name):
-            return told[0].replace(f"{name}.", f"{name}: ", 1)
+        if lines := differences(old, new, name):
+            return lines[0].replace(f"{name}.", f"{name}: ", 1)
     return "the same files in another order"
 
 

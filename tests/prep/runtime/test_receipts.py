@@ -207,3 +207,19 @@ def test_replacing_leaves_the_old_file_and_no_other_on_an_error(tmp_path: Path) 
     assert names(path.parent) == ["file"]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_receipt_is_the_same_file_as_a_record(tmp_path: Path) -> None:
+    (tmp_path / "data-00000.h5").write_bytes(b"rows")
+    files = [{**receipts.describe(tmp_path / "data-00000.h5"), "rows": 2}]
+    receipts.seal(tmp_path, WANTED, files, {"account": {"rows": 2}, "content": "00", "blocks": []})
+    receipt = receipts.load(tmp_path)
+    assert (receipt.stage, receipt.files[0].counts) == (WANTED["stage"], {"rows": 2})
+    assert receipt.more == {"blocks": []}
+    path = tmp_path / receipts.NAME
+    assert canonical(receipt.to_json()) == path.read_bytes()
+    path.write_bytes(canonical({"stage": "pack", "files": []}))
+    with pytest.raises(DamageError, match="was edited"):
+        receipts.load(tmp_path)
+    with pytest.raises(DamageError, match="no whole receipt .it lacks version."):
+        receipts.Receipt.from_json(path, {"stage": "pack", "files": []})
