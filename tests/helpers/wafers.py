@@ -24,7 +24,7 @@ from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras.csxapi_ import module
+from crystalmix.train.cerebras.backend import module
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.proof import agreed, row_digests

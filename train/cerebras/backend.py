@@ -1,18 +1,60 @@
 """The backend that cstorch runs a phase on: a cluster of CS systems, or its own CPU.
 
-cstorch keeps one backend per process, so each phase trains in a process of its own.
+cstorch keeps one backend per process, so each phase trains in a process of its own. This module is
+the one door to `cerebras.pytorch`, which only the environment of the extra `csx` has. It has no
+type stubs, so it is passed on as one untyped object.
 """
 
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.train.cerebras.csxapi_ import compiler_first, cstorch
+from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.train.runfile.cluster import Cluster
 
-HERE = Path(__file__).parents[2]  # where workers find this package
+PACKAGE = Path(__file__).resolve().parents[2]  # the folder of `crystalmix` itself
+VERSION = "2.10.0"  # the release whose behaviour the tests prove
+MISSING = (
+    f"cerebras-pytorch is not installed; install crystalmix with its extra `csx` "
+    f"(cerebras-pytorch {VERSION}, Linux x86-64, CPython 3.11; `make csx` makes its environment)"
+)
+
+
+def demand() -> None:
+    """Raise InputError, which says what to install, where the extra is missing; import nothing."""
+    if importlib.util.find_spec("cerebras") is None:
+        raise InputError(MISSING)
+
+
+def cstorch() -> Any:  # noqa: ANN401  a module without types
+    """Return the module `cerebras.pytorch`; InputError says what to install where it is missing."""
+    return module("cerebras.pytorch")
+
+
+def module(name: str) -> Any:  # noqa: ANN401
+    """Return a module of Cerebras by its full name; InputError where the extra is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "cerebras":
+            raise
+        raise InputError(MISSING) from None
+
+
+def compiler_first() -> None:
+    """Put the real torch-cirh-opt before the console script of that name on PATH.
+
+    The script drops the exit code of what it starts, so that a step which can't be lowered would
+    leave an empty file and look like a success.
+    """
+    library = Path(module("cerebras.pytorch.lib").__file__).parent
+    paths = [str(library), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    os.environ["PATH"] = os.pathsep.join(paths)
 
 
 @dataclass(frozen=True)
@@ -46,10 +88,25 @@ def bring_up(target: Target, artifacts: Path, *, validate_only: bool = False) ->
     given = {"artifact_dir": str(artifacts), "validate_only": validate_only}
     if target.cluster.compile_dir is not None:
         given["compile_dir"] = target.cluster.compile_dir
-    return api.backend("CSX", cluster_config=_config(target, validate_only), **given)
+    return api.backend("CSX", cluster_config=_config(target, artifacts, validate_only), **given)
 
 
-def _config(target: Target, validate_only: bool) -> Any:  # noqa: ANN401
+def importable(artifacts: Path, package: Path = PACKAGE) -> Path:
+    """Return the folder in which workers find a folder `crystalmix`, this package.
+
+    The folder of an editable checkout may have another name; then the artifacts get a link to it,
+    which workers can follow where the checkout is mounted too.
+    """
+    if package.name == "crystalmix":
+        return package.parent
+    link = artifacts / "python" / "crystalmix"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(package, target_is_directory=True)
+    return link.parent
+
+
+def _config(target: Target, artifacts: Path, validate_only: bool) -> Any:  # noqa: ANN401
     cluster = target.cluster
     given: dict[str, Any] = {
         "num_csx": cluster.num_csx,
@@ -57,8 +114,8 @@ def _config(target: Target, validate_only: bool) -> Any:  # noqa: ANN401
     }
     if not validate_only:
         given |= cluster.job()
-        given["mount_dirs"] = _texts(*cluster.mount_dirs, *target.roots)
-        given["python_paths"] = _texts(*cluster.python_paths, HERE)
+        given["mount_dirs"] = _texts(*cluster.mount_dirs, *target.roots, PACKAGE)
+        given["python_paths"] = _texts(*cluster.python_paths, importable(artifacts))
     try:
         return cstorch().distributed.ClusterConfig(**given)
     except ValueError as error:

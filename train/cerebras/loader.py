@@ -20,7 +20,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.backend import cstorch
 from crystalmix.train.cerebras.proof import PlanEndError, agreed, row_digests
 
 

@@ -22,8 +22,7 @@ from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras.backend import Target, bring_up
-from crystalmix.train.cerebras.csxapi_ import cstorch, demand
+from crystalmix.train.cerebras.backend import Target, bring_up, cstorch, demand
 from crystalmix.train.cerebras.lowered_step import findings, signature, wanted
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.step import CsxStep, matmul

@@ -8,8 +8,7 @@ from typing import Literal
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
-from crystalmix.train.cerebras.backend import Target
-from crystalmix.train.cerebras.csxapi_ import demand
+from crystalmix.train.cerebras.backend import Target, demand
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import skips

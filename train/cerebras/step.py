@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.backend import cstorch
 from crystalmix.train.model.crystal import Crystal, ModelSettings, batch_loss, row_losses
 from crystalmix.train.model.optimizer import OptimSettings, clip, groups
 

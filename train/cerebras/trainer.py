@@ -21,8 +21,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import ClusterError, CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras.backend import Target, bring_up
-from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.backend import Target, bring_up, cstorch
 from crystalmix.train.cerebras.follower import Follower
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.step import CsxStep, matmul

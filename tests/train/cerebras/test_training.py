@@ -22,8 +22,7 @@ from crystalmix.prep.runtime.errors import (
     StaleError,
 )
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras.backend import Target, bring_up
-from crystalmix.train.cerebras.csxapi_ import cstorch
+from crystalmix.train.cerebras.backend import Target, bring_up, cstorch
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.phase import maker
