@@ -4,10 +4,13 @@ An .mdl is HDF5, one dataset a tensor under the value's whole name, compressed b
 hdf5plugin); bfloat16 is kept as int16. Numbers, texts and None stand in the root's attributes as
 JSON, with the type of every value (format 0.5, since 2.2). Formats 0.1 to 0.4 (releases 1.7 to 2.1)
 keep the type at the dataset and pickle their tree: of them the flat names are read, never a pickle.
+
+`__spec__` says how values nest, as torch's pytree serialises it: dicts (whose keys may be numbers),
+lists and tuples. torch writes it; it is read here, because torch would import what a file names.
 """
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,14 @@ from urllib.parse import unquote
 import h5py
 import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.weights import mdl_tree as mdlspec
 
+Tree = Any  # dicts, lists and tuples, nested, of values
 Value = Tensor | int | float | bool | str | None
 FORMAT = 0.5
 CSTORCH = "2.10.0"  # whose files ours are like
@@ -40,27 +44,31 @@ RTFX = {  # their numbers for types
 }
 ARRAYS = {"TorchTensorH5Type", "NumpyArrayH5Type", None}
 FULLS = {"FullTensorH5Type", "DeferredFullTensor"}
+DICTS = {"builtins.dict", "collections.OrderedDict"}
+SEQUENCES: dict[str, Callable[[Any], Any]] = {"builtins.list": list, "builtins.tuple": tuple}
 Dataset = Any  # h5py has no types
 
 
 class Mdl:
     """An open .mdl; tensors are read when they are asked for."""
 
-    def __init__(self, path: Path, file: Any) -> None:  # noqa: ANN401
-        self.path, self.file = path, file
-        self.format = float(file.attrs.get("__version__", 0.1))
-        self.spec: mdlspec.Spec | None = None
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self.file: Any = file  # h5py has no types
+        self.format = float(self.file.attrs.get("__version__", 0.1))
+        self.spec: Json | None = None
+        self.names: list[str] = []
         if self.format < FORMAT:
-            self.names = sorted(unquote(name) for name in file)
-            self._keys = {unquote(name): name for name in file}
+            self._keys = {unquote(name): name for name in self.file}
+            self.names = sorted(self._keys)
             return
-        if not file.attrs.get("__SUCCESS__", False):
+        if not self.file.attrs.get("__SUCCESS__", False):
             raise DamageError(f"{path}: was not written to its end; take another checkpoint")
         try:
-            self.spec = mdlspec.Spec(file.attrs["__spec__"])
+            self.spec = json.loads(json.loads(self.file.attrs["__spec__"])[1])[1]
+            _nested(self.spec, self.names.append)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise DamageError(f"{path}: its __spec__ can't be read ({error})") from None
-        self.names = self.spec.names
 
     def below(self, prefix: str) -> dict[str, str]:
         """Return the names that begin with `prefix.`, by what follows it."""
@@ -83,13 +91,13 @@ class Mdl:
             raise DamageError(f"{self.path}: {name} is no tensor, but {found!r}")
         return found
 
-    def tree(self) -> Any:  # noqa: ANN401  any nesting
+    def tree(self) -> Tree:
         """Read all values, nested as they were saved; of old formats there are only names."""
         values: Json = {}
         for name in self.names:
             link = self._link(name)
             values[name] = values[link] if link in values else self.value(name)
-        return values if self.spec is None else self.spec.build(values)
+        return values if self.spec is None else _nested(self.spec, values.__getitem__)
 
     def _link(self, name: str) -> str | None:
         """Return the name under which a value stands that is only linked here."""
@@ -144,6 +152,39 @@ class Mdl:
         )
 
 
+def _nested(spec: Json | None, value: Callable[[str], object], path: Sequence[str] = ()) -> Tree:
+    """Return the tree that a specification describes, of the values that its names have.
+
+    Raises ValueError for a specification of anything but dicts, lists and tuples.
+    """
+    assert spec is not None
+    kind, children = spec["type"], spec["children_spec"]
+    if kind is None:
+        return value(".".join(path))
+    if kind not in DICTS and kind not in SEQUENCES:
+        raise ValueError(f"it nests {kind}")
+    keys = json.loads(spec["context"]) if kind in DICTS else range(len(children))
+    items = {
+        key: _nested(child, value, (*path, str(key)))
+        for key, child in zip(keys, children, strict=True)
+    }
+    return items if kind in DICTS else SEQUENCES[kind](items.values())
+
+
+def flatten(tree: Tree) -> list[tuple[str, Any]]:
+    """Return each value of a tree with its name, its path joined by dots."""
+    return [
+        (".".join(str(getattr(step, "key", getattr(step, "idx", ""))) for step in path), value)
+        for path, value in pytree.tree_flatten_with_path(tree)[0]
+    ]
+
+
+def _specification(tree: Tree) -> str:
+    """Serialise how a tree nests as cstorch does: once to be read by people, once for torch."""
+    stars = pytree.tree_map(lambda _: "*", tree)
+    return json.dumps([stars, pytree.treespec_dumps(pytree.tree_structure(tree))], indent=4)
+
+
 @contextmanager
 def opened(path: Path) -> Generator[Mdl]:
     """Open an .mdl; InputError where there is none, DamageError where it is no HDF5."""
@@ -156,7 +197,7 @@ def opened(path: Path) -> Generator[Mdl]:
         yield Mdl(path, file)
 
 
-def write(path: Path, tree: Any) -> None:  # noqa: ANN401  any nesting of tensors and plain values
+def write(path: Path, tree: Tree) -> None:
     """Write a tree of tensors, numbers, texts and None as an .mdl, whole or not at all.
 
     A tensor that stands in several places is written once. Raises ValueError for other values.
@@ -166,10 +207,10 @@ def write(path: Path, tree: Any) -> None:  # noqa: ANN401  any nesting of tensor
     # of 1.8 on, files find one of thousands of attributes without reading all
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v110")) as file:
         attributes: Any = file.attrs
-        attributes["__spec__"] = mdlspec.dumps(tree)
+        attributes["__spec__"] = _specification(tree)
         attributes["__version__"] = FORMAT
         attributes["__cstorch_version__"] = CSTORCH
-        for name, value in mdlspec.flatten(tree):
+        for name, value in flatten(tree):
             is_tensor = isinstance(value, Tensor)
             if is_tensor and id(value) in written:
                 meta: Json = {"key": written[id(value)], "__LINKED__": True}
@@ -181,7 +222,7 @@ def write(path: Path, tree: Any) -> None:  # noqa: ANN401  any nesting of tensor
                 meta = _plain(name, value)
             attributes[name + META] = json.dumps(
                 {
-                    "__spec__": json.loads(mdlspec.dumps({name: value})),
+                    "__spec__": json.loads(_specification({name: value})),
                     "__objects__": [name],
                     name + META: meta,
                 },

@@ -17,7 +17,6 @@ from torch import Tensor
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.weights import mdl
-from crystalmix.train.weights import mdl_tree as mdlspec
 from helpers.zoos import with_cerebras
 
 DTYPES = list(mdl.RTFX)
@@ -78,7 +77,7 @@ def read(path: Path) -> Any:
 
 def unambiguous(tree: Any) -> bool:
     """Tell whether every value has a name of its own, as names joined by dots must be."""
-    names = [name for name, _ in mdlspec.flatten(tree)]
+    names = [name for name, _ in mdl.flatten(tree)]
     return len(names) == len(set(names))
 
 
