@@ -1,6 +1,5 @@
 """What the tests of harvests share: a build in Model Zoo's order, and what its runs leave."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +88,16 @@ def log(path: Path, losses: dict[int, float]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _varint(value: int) -> bytes:
-    told = bytearray()
-    while value > 0x7F:
-        told.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*told, value))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
 def events(path: Path, scalars: list[tuple[int, str, float]]) -> None:
-    """Write an event file as TensorBoard's writer does (without its checksums' values)."""
+    """Write an event file record by record, as TensorBoard's writer does."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    records = [b"\x09" + struct.pack("<d", 1.0) + _field(3, b"brain.Event:2")]
-    for step, tag, value in scalars:
-        number = _varint(2 << 3 | 5) + struct.pack("<f", value)
-        summary = _field(1, _field(1, tag.encode()) + number)
-        head = b"\x09" + struct.pack("<d", 1.0) + b"\x10" + _varint(step)
-        records.append(head + _field(5, summary))
-    content = b"".join(struct.pack("<Q", len(r)) + b"crc4" + r + b"crc4" for r in records)
-    path.write_bytes(content)
+    with path.open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString())
+        for step, tag, number in scalars:
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=number)])
+            writer.write(Event(wall_time=1.0, step=step, summary=summary).SerializeToString())
