@@ -5,6 +5,7 @@ errors everywhere.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,12 +30,20 @@ PLACE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # of a field: `rate`, `parts.1.weig
 RULES = {
     **dict.fromkeys(("dataclass_type", "dict_type"), "must be a mapping"),
     **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
 }
 
 
-def read(path: Path, shape: type[Shape]) -> Shape:
-    """Read a YAML file as a value of a dataclass type; RecipeError names the first fault."""
-    return check(path, load(path), shape)
+def read(path: Path, shape: type[Shape], overrides: Sequence[str] = ()) -> Shape:
+    """Read a YAML file as a value of a dataclass type; RecipeError names the first fault.
+
+    overrides: as of `override`.
+    """
+    return check(path, override(load(path), overrides), shape)
 
 
 def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not known before
@@ -53,6 +62,49 @@ def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not know
     except YAMLError as error:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         raise RecipeError(f"{path}:{line}: is no YAML: {str(error).splitlines()[0]}") from None
+
+
+def override(content: Any, assignments: Iterable[str]) -> Any:  # noqa: ANN401
+    """Apply `--set` assignments to parsed YAML in place, and return it.
+
+    An assignment is `a.b.0.c=value`: keys and places in lists, then a value in YAML. Keys that are
+    missing are made. Raises UsageError for an assignment that leads nowhere.
+
+    >>> override({"runconfig": {"seed": 1}}, ["runconfig.seed=2", "model.sizes=[8, 16]"])
+    {'runconfig': {'seed': 2}, 'model': {'sizes': [8, 16]}}
+    """
+    for assignment in assignments:
+        where, equals, text = assignment.partition("=")
+        steps = where.split(".")
+        if not (equals and all(steps)):
+            raise UsageError(
+                f"--set: must be KEY=VALUE such as runconfig.seed=2, got {assignment!r}"
+            )
+        try:
+            value = plain(YAML(typ="rt").load(text))
+        except (YAMLError, RecursionError):
+            raise UsageError(f"--set {where}: is no YAML: {text!r}") from None
+        place = content
+        for depth, step in enumerate(steps):
+            last = depth == len(steps) - 1
+            place = _assign(place, step, value if last else {}, f"--set {where}", keep=not last)
+    return content
+
+
+def _assign(place: Any, step: str, value: Any, what: str, *, keep: bool) -> Any:  # noqa: ANN401
+    """Set what stands at a step of a mapping or list and return it; keep: unless it is there."""
+    if isinstance(place, dict):
+        key: Any = next((key for key in place if str(key) == step), step)
+        if not keep or place.get(key) is None:
+            place[key] = value
+        return place[key]
+    if not isinstance(place, list):
+        raise UsageError(f"{what}: {step} can't be set: {plain(place)!r} holds no keys")
+    if not (step.isdecimal() and int(step) < len(place)):
+        raise UsageError(f"{what}: {step} must be a place in a list of {len(place)}, from 0")
+    if not keep:
+        place[int(step)] = value
+    return place[int(step)]
 
 
 def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN401
@@ -102,13 +154,37 @@ def _fault(path: Path, content: Any, fault: Any, shape: Any) -> RecipeError:  # 
     elif fault["type"] in UNKNOWN:
         message += _others(content, steps, shape)
     elif fault["type"] not in REMEDIES:
-        given, message = plain(fault["input"]), f"{message[:1].lower()}{message[1:]}"
-        rule = RULES.get(fault["type"], message)
-        message = f"{rule}, got {given!r}"
-        if rule == RULES["list_type"] and isinstance(given, str | int | float):
-            message += f"; write [{given}]"
+        message = rule_broken(fault)
     where = ".".join(str(step) for step in steps)
     return RecipeError(f"{path}:{line_of(content, steps)}: {where or 'the file'}: {message}")
+
+
+def rule_broken(fault: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, or a copy of it
+    """Return the rule that a pydantic fault names, and the value that breaks it."""
+    value, bounds = plain(fault["input"]), fault.get("ctx", {})
+    if bounds.get("gt") == 0:
+        rule = "must be positive"
+    elif fault["type"] in RULES:
+        rule = RULES[fault["type"]].format(**bounds)
+    else:
+        rule = fault["msg"].replace("Input should", "must", 1)
+        rule = f"{rule[:1].lower()}{rule[1:]}"
+    hint = f"; write [{value}]" if fault["type"] in {"tuple_type", "list_type"} else ""
+    return f"{rule}, got {value!r}{hint if isinstance(value, str | int | float) else ''}"
+
+
+def like(key: str, known: Sequence[str], shown: Sequence[str] | None = None) -> str:
+    """Return what may be meant by an unknown key, as the end of a message.
+
+    known: all keys. shown: those to list where none is like it (all of them if None).
+
+    >>> like("sed", ["seed", "threads"]), like("x", ["seed", "threads"])
+    ('; did you mean seed?', ' (there are seed, threads)')
+    """
+    if close := get_close_matches(key, known, 1):
+        return f"; did you mean {close[0]}?"
+    listed = known if shown is None else shown
+    return f" (there are {', '.join(listed)})" if listed else ""
 
 
 def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: ANN401
@@ -119,9 +195,7 @@ def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: 
     keys = [each.name for each in fields(shape) if each.init] if is_dataclass(shape) else []
     if isinstance(content, CommentedMap):  # without those that no line of the file gives
         keys = [key for key in keys if key not in content or key in content.lc.data]
-    if like := get_close_matches(str(steps[-1]), keys, 1):
-        return f"; did you mean {like[0]}?"
-    return f" (there are {', '.join(keys)})" if keys else ""
+    return like(str(steps[-1]), keys)
 
 
 def _value(content: Any, step: Step) -> Any:  # noqa: ANN401

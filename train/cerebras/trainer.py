@@ -26,10 +26,11 @@ from crystalmix.train.cerebras.follower import Follower
 from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.step import CsxStep, matmul
 from crystalmix.train.model.crystal import Crystal, initialise
+from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.checkpoint import Checkpoints
-from crystalmix.train.trainer.claim import claim
+from crystalmix.train.trainer.claim import claim, settled
 from crystalmix.train.trainer.trainer import Outcome
 
 MDL = "model.mdl"
@@ -40,8 +41,9 @@ class CsxTrainer:
     """One phase of a run; root: the build, out: the phase's own folder in the run."""
 
     def __init__(self, run: Run, manifest: Manifest, root: Path, out: Path, target: Target) -> None:
-        self.run, self.manifest, self.root, self.out, self.target = run, manifest, root, out, target
-        self.follower = Follower(run, manifest, root, out)
+        self.manifest, self.root, self.out, self.target = manifest, root, out, target
+        self.run = settled(run, out, World())
+        self.follower = Follower(self.run, manifest, root, out)
         self.first, self.loss = 0, float("nan")
 
     @property

@@ -7,10 +7,13 @@ its share of the batches and all add up the same numbers, however many they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
@@ -28,9 +31,10 @@ from crystalmix.train.record import metrics
 from crystalmix.train.record.run_folder import PhaseFolder
 
 ALONE = World()
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """What is evaluated, and when: after every `steps` steps and after a phase's last one.
 
@@ -42,17 +46,11 @@ class EvaluationSettings:
 
     phase: str
     build: str | None = None
-    steps: int = 100
-    rows: int | None = None
-    batch: int = 8
+    steps: Count = 100
+    rows: Count | None = None
+    batch: Count = 8
     prompts: tuple[str | Prompt, ...] = ()
-    new_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "rows", "batch", "new_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}: must be positive, got {value}")
+    new_tokens: Count = 64
 
     @property
     def asked(self) -> tuple[Prompt, ...]:

@@ -23,6 +23,15 @@ ROTARY_BASE = 10000.0
 SLOW_BACKWARD = (
     1024  # below so many positions a CPU's bfloat16 attention takes 1 to 5 times as long
 )
+# What no model has: beyond it the sizes would only fill the memory, or never come to an end.
+MOST = {
+    "num_hidden_layers": 10_000,
+    "hidden_size": 1 << 20,
+    "filter_size": 1 << 24,
+    "vocab_size": 1 << 28,
+    "num_heads": 1 << 16,
+    "max_position_embeddings": 1 << 24,
+}
 CUT = 2.0  # kernels are drawn from a normal that is cut at this many standard deviations
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (T, R)
@@ -57,6 +66,9 @@ class ModelSettings:
         for key, value in vars(self).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 require(math.isfinite(value) and value > 0, key, value, "be positive and finite")
+        for key, most in MOST.items():
+            value = getattr(self, key)
+            require(value <= most, key, value, f"be at most {most}")
         hidden, heads, rotary = self.hidden_size, self.num_heads, self.rotary_dim
         rule = f"be a multiple of num_heads ({heads})"
         require(hidden % heads == 0, "hidden_size", hidden, rule)

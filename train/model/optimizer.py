@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crystalmix.train.model.crystal import require
 
 Group = dict[str, Any]  # as torch.optim takes them
+MOST_STEPS = 2**31  # the ledger counts them in int32
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Linear:
         for key, value in (("start", self.start), ("end", self.end)):
             require(math.isfinite(value) and value >= 0, key, value, "be finite and at least 0")
         require(self.steps > 0, "steps", self.steps, "be positive")
+        require(self.steps < MOST_STEPS, "steps", self.steps, f"be below {MOST_STEPS}")
 
 
 @dataclass(frozen=True, kw_only=True)

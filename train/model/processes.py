@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ T = TypeVar("T")
 SHARED = (CrystalmixError, OSError)  # errors that are told to the other processes
 BUCKET = 1 << 24  # numbers that are added up over processes at once
 CPU = torch.device("cpu")
+AMPERE = (8, 0)  # the first compute capability of CUDA with bfloat16 in its tensor cores
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 LOST = "a process of this training died; run the same command again to go on"
 
 
@@ -114,6 +117,31 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
             bucket = []
     if bucket:
         yield bucket
+
+
+def fast_dtype(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the dtype in which a device multiplies matrices fastest.
+
+    It follows from what the processor can do, not from a clock, so that a machine always gives the
+    same answer. A CPU takes bfloat16 two times faster than float32 with AMX or AVX512-BF16, and
+    six times slower without. Limits that the environment sets for ATen and oneDNN are kept.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= AMPERE else "float32"
+    limit = next((os.environ[name] for name in ONEDNN_LIMITS if name in os.environ), "ALL").upper()
+    allowed = limit in {"ALL", "DEFAULT"} or any(word in limit for word in ("BF16", "FP16", "AMX"))
+    if not (allowed and "AVX512" in torch.backends.cpu.get_cpu_capability()):
+        return "float32"
+    return "bfloat16" if _processor_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def _processor_flags() -> set[str]:
+    """Return what Linux says that the processor can do, nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def alone() -> World:

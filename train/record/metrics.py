@@ -1,13 +1,16 @@
-"""Metrics: what a training shows of itself: lines of JSON, the progress line, tensorboard.
+"""Metrics of a training: lines of JSON, a progress bar or log lines, tensorboard.
 
 `metrics.jsonl` has a line per step, `evaluation.jsonl` and `samples.jsonl` lines per evaluation.
 They are for looking; what counts is the ledger. A resume cuts the lines of steps done again.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 import orjson
@@ -22,6 +25,10 @@ from crystalmix.train.record.run_folder import PhaseFolder
 
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
+LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
+# The hook of `-q`: its level decides whether those lines are printed.
+PROGRESS = logging.getLogger("crystalmix.progress")
+PROGRESS.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,7 @@ class Metrics:
         # Else tqdm asks its clock less often after fast steps, and is silent over slow ones.
         self.bar.miniters, self.bar.dynamic_miniters = 1, False
         self.bar.update(self.first)
+        self._began = self._logged = monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,30 +67,49 @@ class Metrics:
             self.board.close()
 
     def step(self, step: Step, tokens_per_second: float) -> None:
-        """Tell of a finished step."""
+        """Write down a finished step."""
         line = line_of(step, tokens_per_second)
         append(self.folder.metrics, [line])
+        self._log(step, tokens_per_second)
         if step.skipped:
             self.bar.set_postfix_str("skipped", refresh=False)
             self.bar.update()
             return
-        told = {
+        shown = {
             "loss": f"{step.loss:.3f}",
             "lr": f"{step.learning_rate:.2e}",
             "tokens/s": f"{tokens_per_second:,.0f}",
         }
-        self.bar.set_postfix(told, refresh=False)
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update()  # after its words, so that the line is of one step
         if self.board is not None:
             names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second")
             self.scalars(step.step, {name: line[name] for name in names})
             self.scalars(step.step, {f"loss/{name}": v for name, v in line["parts"].items()})
 
-    def evaluation(self, told: Iterable[Json]) -> None:
-        """Tell of an evaluation (`evaluate`): an entry per part and kind."""
-        for entry in told:
+    def evaluation(self, entries: Iterable[Json]) -> None:
+        """Pass on an evaluation (`evaluate`): an entry per part and kind."""
+        for entry in entries:
             name = f"held_out/{entry['part']}/{entry['kind']}"
             self.scalars(entry["step"], {name: entry["loss"]})
+
+    def _log(self, step: Step, tokens_per_second: float) -> None:
+        """Log a line of progress every LOG_SECONDS, where no terminal shows the bar."""
+        now, done = monotonic(), step.step + 1
+        if not self.bar.disable or now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        left = (now - self._began) / (done - self.first) * (self.manifest.steps - done)
+        loss = "skipped" if step.skipped else f"loss {step.loss:.4f}"
+        PROGRESS.info(
+            "%s: step %s of %s, %s, %s tokens/s, ETA %s",
+            self.manifest.phase,
+            f"{done:,}",
+            f"{self.manifest.steps:,}",
+            loss,
+            f"{tokens_per_second:,.0f}",
+            timedelta(seconds=round(left)),
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Give numbers to tensorboard, where it is asked."""
@@ -118,12 +145,12 @@ def append(path: Path, entries: Iterable[Json], *, flush: bool = False) -> None:
 def read(path: Path) -> list[Json]:
     """Return the whole lines of a file, none where it is not there; what is garbled ends them."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    told: list[Json] = []
+    entries: list[Json] = []
     for line in lines:
         if _step_of(line) is None:
             break
-        told.append(orjson.loads(line))
-    return told
+        entries.append(orjson.loads(line))
+    return entries
 
 
 def cut_all(out: Path, first: int) -> None:

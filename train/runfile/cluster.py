@@ -4,12 +4,15 @@ They say where and on how many systems a run goes, so that none of them changes 
 run may go on with others.
 """
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import fields
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from crystalmix.prep.runtime.types import Json
 
-COUNTS = ("num_csx", "num_workers_per_csx", "job_time_sec")
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,8 @@ class Cluster:
     The rows of a micro-batch are `micro_batch` of the run itself.
     """
 
-    num_csx: int = 1
-    num_workers_per_csx: int = 1
+    num_csx: Count = 1
+    num_workers_per_csx: Count = 1
     fabric: Literal["cs2", "cs3"] | None = None
     precision_opt_level: Literal[-1, 0, 1, 2] | None = None
     mount_dirs: tuple[str, ...] = ()
@@ -32,13 +35,7 @@ class Cluster:
     compile_dir: str | None = None
     job_labels: tuple[str, ...] = ()
     job_priority: Literal["p1", "p2", "p3"] | None = None
-    job_time_sec: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in COUNTS:
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}: must be positive, got {value}")
+    job_time_sec: Count | None = None
 
     def levels(self) -> int | None:
         """Return the precision level to ask for, None for cstorch's own."""
@@ -52,9 +49,9 @@ class Cluster:
     def job(self) -> Json:
         """Return what names the cluster and the job, as cstorch's ClusterConfig takes it."""
         names = ("mgmt_address", "mgmt_namespace", "credentials_path", "job_priority")
-        given = {name: getattr(self, name) for name in (*names, "job_time_sec")}
-        given["job_labels"] = list(self.job_labels)
-        return {name: value for name, value in given.items() if value}
+        entries = {name: getattr(self, name) for name in (*names, "job_time_sec")}
+        entries["job_labels"] = list(self.job_labels)
+        return {name: value for name, value in entries.items() if value}
 
 
 KEYS = tuple(field.name for field in fields(Cluster))

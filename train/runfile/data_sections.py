@@ -1,7 +1,7 @@
-"""What a params.yaml says of its data, held against the manifest that is trained on.
+"""Data sections of a params.yaml, compared with the manifest that is trained on.
 
 Rows follow from the manifest alone, so `train_input` decides nothing here. Where it can contradict
-the manifest it is compared, and a difference is noted; every other key is told by name.
+the manifest it is compared, and a difference is noted; every other key is noted by name.
 """
 
 import logging
@@ -39,54 +39,54 @@ def _keys(content: Any, before: str = "") -> Iterator[str]:  # noqa: ANN401
             inner = list(_keys(value, name))
             yield from inner or [name]
     elif isinstance(content, list):
-        for each in content:
-            yield from _keys(each, before)
+        for entry in content:
+            yield from _keys(entry, before)
 
 
-def contradictions(path: Path, manifest: Manifest) -> list[str]:
+def contradictions(path: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> list[str]:
     """Return one line for each thing that a run file says of the data and the manifest does not.
 
     The manifest's rows are trained on in any case.
     """
-    content = yaml_settings.plain(yaml_settings.load(path))
+    content = yaml_settings.plain(yaml_settings.override(yaml_settings.load(path), overrides))
     sections = content if isinstance(content, dict) else {}
-    told: list[str] = []
+    lines: list[str] = []
     for section, keys in HELD.items():
-        given = sections.get(section)
-        if not isinstance(given, dict):
+        values = sections.get(section)
+        if not isinstance(values, dict):
             continue
         for key, name in keys.items():
-            wanted = getattr(manifest, name)
-            if given.get(key) not in (None, wanted):
-                told.append(f"{section}.{key} is {given[key]}, the manifest's {name} {wanted}")
-    given = sections.get("train_input")
-    mixture = given.get("mixture") if isinstance(given, dict) else None
-    told += _mixture(mixture, manifest.parts) if isinstance(mixture, list) else []
-    return [f"{path}: phase {manifest.phase}: {line}" for line in told]
+            planned = getattr(manifest, name)
+            if values.get(key) not in (None, planned):
+                lines.append(f"{section}.{key} is {values[key]}, the manifest's {name} {planned}")
+    values = sections.get("train_input")
+    mixture = values.get("mixture") if isinstance(values, dict) else None
+    lines += _mixture(mixture, manifest.parts) if isinstance(mixture, list) else []
+    return [f"{path}: phase {manifest.phase}: {line}" for line in lines]
 
 
-def note(path: Path, manifests: Sequence[Manifest]) -> None:
+def note(path: Path, manifests: Sequence[Manifest], overrides: Sequence[str] = ()) -> None:
     """Warn of every contradiction between a run file and the manifests it is to train on."""
     for manifest in manifests:
-        for line in contradictions(path, manifest):
+        for line in contradictions(path, manifest, overrides):
             logging.getLogger("crystalmix").warning("%s", line)
 
 
 def _mixture(mixture: list[Any], parts: Sequence[ManifestPart]) -> list[str]:
     """Return where the shares of a mixture differ from those that a manifest's parts were asked."""
-    lines = [one for one in mixture if isinstance(one, dict)]
+    lines = [entry for entry in mixture if isinstance(entry, dict)]
     if len(lines) != len(parts):
         return [f"train_input.mixture lists {len(lines)} data_dir, the manifest {len(parts)} parts"]
-    whole = sum(_weight(one) for one in lines) or 1.0
-    told: list[str] = []
-    for i, (one, part) in enumerate(_paired(lines, parts)):
-        share = _weight(one) / whole
+    whole = sum(map(_weight, lines)) or 1.0
+    differences: list[str] = []
+    for i, (line, part) in enumerate(_paired(lines, parts)):
+        share = _weight(line) / whole
         if abs(share - part.asked) > CLOSE:
-            told.append(
-                f"train_input.mixture.{i}: {one.get('data_dir')} has share {share:.6f}, "
+            differences.append(
+                f"train_input.mixture.{i}: {line.get('data_dir')} has share {share:.6f}, "
                 f"the manifest's part {part.name} {part.asked:.6f}"
             )
-    return told
+    return differences
 
 
 def _paired(
@@ -95,16 +95,16 @@ def _paired(
     """Pair each line with the part of its folder's name, and what is left in order."""
     left = list(parts)
     named: list[ManifestPart | None] = []
-    for one in lines:
-        name = PurePosixPath(str(one.get("data_dir"))).name
-        found = next((part for part in left if name in {part.name, part.domain}), None)
-        named.append(found)
-        if found is not None:
-            left.remove(found)
-    for one, found in zip(lines, named, strict=True):
-        yield one, left.pop(0) if found is None else found
+    for line in lines:
+        name = PurePosixPath(str(line.get("data_dir"))).name
+        match = next((part for part in left if name in {part.name, part.domain}), None)
+        named.append(match)
+        if match is not None:
+            left.remove(match)
+    for line, match in zip(lines, named, strict=True):
+        yield line, left.pop(0) if match is None else match
 
 
-def _weight(one: Json) -> float:
-    weight = one.get("weight", 0.0)
+def _weight(line: Json) -> float:
+    weight = line.get("weight", 0.0)
     return float(weight) if isinstance(weight, int | float) else 0.0

@@ -1,10 +1,10 @@
 """Run files: model, optimiser and run settings in Model Zoo's params.yaml dialect.
 
 The published params.yaml of CrystalCoder are read as they are; our own are the same dialect with
-smaller numbers. A key that Model Zoo knows and this trainer does not use is told by name, nested
-ones too; a key that nobody knows, or a value this trainer can't do, is an error. What is said of
-the data is held against the manifest by `inputs`. A `phases` section may override `optimizer` and
-`runconfig` for a phase.
+smaller numbers. A key that Model Zoo knows and this trainer does not use is noted by name, nested
+ones too; an unknown key, or a value that this trainer can't do, is an error. What the file says of
+the data is compared with the manifest by `data_sections`. A `phases` section may override
+`optimizer` and `runconfig` for a phase.
 """
 
 import logging
@@ -70,7 +70,7 @@ LINE_KEYS = {"initial_learning_rate": "start", "end_learning_rate": "end"}
 REPEATED = ("base_lr", "learning_rate")  # where Model Zoo says initial_learning_rate again
 FACTORS = {"adjust_learning_rate": "decoder_kernel"}
 # From a dataclass's name of a value back to where the file has it.
-YAML_KEYS = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.items()}
+YAML_KEYS: dict[str, str] = {v: k for names in (STDS, LINE_KEYS, FACTORS) for k, v in names.items()}
 
 
 def find(name: str) -> Path:
@@ -78,20 +78,26 @@ def find(name: str) -> Path:
     return yaml_settings.find(name, PRESETS, "no such run file, and no bundled preset")
 
 
-def load(path: Path, phase: str | None = None, known: Sequence[str] = ()) -> Run:
+def load(
+    path: Path,
+    phase: str | None = None,
+    known: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Run:
     """Read a run file for one phase; RecipeError names line, key, rule and value.
 
-    known: the phases there are; overrides of others are told.
+    known: the phases there are; settings for others are noted. overrides: `--set` assignments,
+    as of `yaml_settings.override`.
     """
-    reader = _Reader(path, phase)
+    reader = _Reader(path, phase, overrides)
     if known:
         reader.tell_unknown_phases(known)
     return reader.run()
 
 
-def cluster(path: Path, phase: str | None = None) -> Cluster:
+def cluster(path: Path, phase: str | None = None, overrides: Sequence[str] = ()) -> Cluster:
     """Read what a run file says of the Wafer-Scale Cluster for one phase."""
-    return _Reader(path, phase).cluster()
+    return _Reader(path, phase, overrides).cluster()
 
 
 def _missing(names: Sequence[str]) -> str:
@@ -112,15 +118,17 @@ def _tell(message: str) -> None:
 class _Reader:
     """Reads one run file, remembering where things stand for its messages."""
 
-    def __init__(self, path: Path, phase: str | None) -> None:
+    def __init__(self, path: Path, phase: str | None, overrides: Sequence[str] = ()) -> None:
         self.path, self.phase = path, str(phase)
         self.over: Json = {}
         self.content: Any = yaml_settings.load(path)
         if not isinstance(self.content, dict):
             raise RecipeError(f"{path}: must hold the sections {', '.join(SECTIONS[:3])}")
+        yaml_settings.override(self.content, overrides)
         for section in self.content:
             if section not in SECTIONS + inputs.SECTIONS:
-                raise self._fault((section,), "is no known section")
+                others = yaml_settings.like(str(section), SECTIONS + inputs.SECTIONS, SECTIONS)
+                raise self._fault((section,), f"is no known section{others}")
         for section in SECTIONS[:2]:
             if section not in self.content:
                 raise RecipeError(f"{path}: section {section} is missing")
@@ -143,16 +151,16 @@ class _Reader:
     def _evaluation(self) -> EvaluationSettings | None:
         if "evaluation" not in self.content:
             return None
-        told = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
-        return (
-            told if told.build is None else replace(told, build=str(self.path.parent / told.build))
-        )
+        settings = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
+        if settings.build is None:
+            return settings
+        return replace(settings, build=str(self.path.parent / settings.build))
 
     def cluster(self) -> Cluster:
         """Return the cluster that runconfig describes."""
-        given = self._given("runconfig").items()
-        told = {key: value for key, value in given if key in CLUSTER_KEYS and value is not None}
-        return self._make(("runconfig",), Cluster, told)
+        entries = self._given("runconfig").items()
+        values = {k: value for k, value in entries if k in CLUSTER_KEYS and value is not None}
+        return self._make(("runconfig",), Cluster, values)
 
     def _overrides(self) -> Json:
         """Return what each phase overrides, section by section."""
@@ -161,32 +169,33 @@ class _Reader:
             for section in self._mapping(("phases", phase), sections):
                 steps = ("phases", phase, section)
                 if section not in SECTIONS[1:3]:
-                    told = f"can't differ by phase (only {', '.join(SECTIONS[1:3])})"
-                    raise self._fault(steps, told)
+                    rule = f"can't differ by phase (only {', '.join(SECTIONS[1:3])})"
+                    raise self._fault(steps, rule)
                 self._mapping(steps, sections[section])
         return {phase: sections or {} for phase, sections in phases.items()}
 
     def _model(self) -> ModelSettings:
-        given = self._renamed(("model",), self._section("model"), STDS)
+        settings = self._renamed(("model",), self._section("model"), STDS)
         values = {
             name: self._std(YAML_KEYS[name], value) if name in STDS.values() else value
-            for name, value in given.items()
+            for name, value in settings.items()
         }
         return self._make(("model",), ModelSettings, values)
 
-    def _std(self, key: str, given: Any) -> Any:  # noqa: ANN401
+    def _std(self, key: str, initializer: Any) -> Any:  # noqa: ANN401
         """Return an initialiser's std; all else that it may say is what we do anyway."""
-        values = self._mapping(("model", key), given)
+        values = self._mapping(("model", key), initializer)
         std = values.pop("std", None)
         if not isinstance(std, int | float):
             raise self._fault(("model", key, "std"), f"must be a number, got {std!r}")
         only = {"name": "truncated_normal", "mean": 0.0, "a": -CUT * std, "b": CUT * std}
-        for name, found in values.items():
+        for name, value in values.items():
             if name not in only:
-                raise self._fault(("model", key, name), "is no known key")
-            if found != only[name]:
+                others = yaml_settings.like(name, ["std", *only])
+                raise self._fault(("model", key, name), f"is no known key{others}")
+            if value != only[name]:
                 steps = ("model", key, name)
-                raise self._fault(steps, f"must be {only[name]!r} here, got {found!r}")
+                raise self._fault(steps, f"must be {only[name]!r} here, got {value!r}")
         return std
 
     def _optimizer(self) -> OptimSettings:
@@ -201,8 +210,8 @@ class _Reader:
         if not isinstance(pieces, list):
             raise self._fault(steps, "must list Linear pieces")
         lines = tuple(self._line((*steps, i), piece) for i, piece in enumerate(pieces))
-        told = {**values, **factors, "learning_rate": lines}
-        return self._make(("optimizer",), OptimSettings, told)
+        settings = {**values, **factors, "learning_rate": lines}
+        return self._make(("optimizer",), OptimSettings, settings)
 
     def _line(self, steps: Steps, piece: Any) -> Linear:  # noqa: ANN401
         values = self._mapping(steps, piece)
@@ -212,8 +221,8 @@ class _Reader:
         self._tell_unused("optimizer.learning_rate", repeated)
         length = values.pop("decay_steps", None)
         if length is not None and values.setdefault("steps", length) != length:
-            told = f"must be equal to steps ({values['steps']!r}), got {length!r}"
-            raise self._fault((*steps, "decay_steps"), told)
+            rule = f"must be equal to steps ({values['steps']!r}), got {length!r}"
+            raise self._fault((*steps, "decay_steps"), rule)
         return self._make(steps, Linear, self._renamed(steps, values, LINE_KEYS))
 
     def _settings(self) -> RunSettings:
@@ -225,18 +234,18 @@ class _Reader:
 
     def _section(self, name: str) -> Json:
         """Return a section with the phase's overrides, fixed keys checked and unused ones told."""
-        given = self._given(name)
+        settings = self._given(name)
         for key, only in FIXED.get(name, {}).items():
-            if (found := given.pop(key, only)) != only:
-                raise self._fault((name, key), f"must be {only!r} here, got {found!r}")
-        unused = [key for key in UNUSED.get(name, "").split() if key in given]
+            if (value := settings.pop(key, only)) != only:
+                raise self._fault((name, key), f"must be {only!r} here, got {value!r}")
+        unused = [key for key in UNUSED.get(name, "").split() if key in settings]
         self._tell_unused(name, unused)
         if name == "runconfig":
-            apart = [key for key in given if key in CLUSTER_KEYS]  # `cluster` reads those
+            apart = [key for key in settings if key in CLUSTER_KEYS]  # `cluster` reads those
             self._tell_unused(name, apart, "for --backend csx alone")
             unused += apart
         held = inputs.HELD.get(name, {})
-        return {key: value for key, value in given.items() if key not in {*unused, *held}}
+        return {key: value for key, value in settings.items() if key not in {*unused, *held}}
 
     def _tell_unused(self, where: str, keys: list[str], how: str = "not used") -> None:
         if keys:
@@ -252,27 +261,36 @@ class _Reader:
         """Return values under the names of our dataclasses, which no file may use itself."""
         for key in values:
             if key in names.values():
-                raise self._fault((*steps, key), "is no known key")
+                raise self._unknown(steps, key)
         return {names.get(key, key): value for key, value in values.items()}
 
     def _make(self, steps: Steps, kind: Any, values: Json) -> Any:  # noqa: ANN401
         """Make a settings dataclass; its own faults and wrong types are told where they stand."""
         for key in values:
             if key not in kind.__dataclass_fields__:
-                raise self._fault((*steps, key), "is no known key")
+                raise self._unknown(steps, key, kind)
         try:
             return TypeAdapter(kind).validate_python(values)
         except ValidationError as error:
             faults = error.errors()
         fault = faults[0]
         key = str(fault["loc"][0]) if fault["loc"] else ""
-        message = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+        message = yaml_settings.rule_broken(fault)
         if fault["type"] == "value_error":
             key, _, message = str(fault.get("ctx", {})["error"]).partition(": ")
         elif fault["type"] == "missing":
             names = [str(each["loc"][0]) for each in faults if each["type"] == "missing"]
             message = _missing([YAML_KEYS.get(name, name) for name in names])
         raise self._fault((*steps, YAML_KEYS.get(key, key)), message)
+
+    def _unknown(self, steps: Steps, key: str, kind: Any = None) -> RecipeError:  # noqa: ANN401
+        """Return the fault of a key that nobody knows, with the known one that is like it."""
+        names: list[str] = [] if kind is None else list(kind.__dataclass_fields__)
+        own = [YAML_KEYS.get(name, name) for name in names]
+        section = str(steps[0]) if len(steps) == 1 else ""
+        known = [*own, *FIXED.get(section, ()), *UNUSED.get(section, "").split()]
+        known += CLUSTER_KEYS if section == "runconfig" else ()
+        return self._fault((*steps, key), f"is no known key{yaml_settings.like(key, known, own)}")
 
     def _fault(self, steps: Steps, message: str) -> RecipeError:
         if self._is_over(steps):

@@ -3,14 +3,18 @@
 A folder that was begun otherwise is refused, and so are weights and rows that don't fit the model.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.model.processes import World, fast_dtype
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile.settings import Run
@@ -45,6 +49,30 @@ def claim(
     else:
         write_atomic(path, canonical(wanted))
     folder.remember(out.parent, root)
+
+
+def settled(run: Run, out: Path, world: World, device: torch.device | None = None) -> Run:
+    """Return a run whose dtype is one that it can be trained in.
+
+    `auto` becomes what this phase was begun with, else what another phase of the run was, else
+    what the device does fast. out: the phase's folder. device: the process's own if None.
+    """
+    if run.settings.dtype != "auto":
+        return run
+    place = world.device if device is None else device
+    dtype = world.on_first(lambda: _recorded_dtype(out) or fast_dtype(place))
+    return replace(run, settings=replace(run.settings, dtype=dtype))
+
+
+def _recorded_dtype(out: Path) -> Literal["float32", "bfloat16"] | None:
+    """Return the dtype that a phase, or else any phase of its run, was begun with."""
+    claims = [PhaseFolder(out).claim, *(phase.claim for phase in folder.phases(out.parent))]
+    for path in claims:
+        if path.exists():
+            begun = folder.read_json(path, f"remove {path.parent} and train this phase again")
+            if isinstance(begun.get("run"), dict):
+                return begun["run"]["settings"]["dtype"]
+    return None
 
 
 def check_fit(run: Run, manifest: Manifest, processes: int) -> None:

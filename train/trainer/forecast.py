@@ -16,6 +16,7 @@ from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.train.evaluation.held_out import is_held_out
 from crystalmix.train.model.crystal import flops_per_row, parameters_count
 from crystalmix.train.model.optimizer import Linear, schedule
+from crystalmix.train.model.processes import alone, fast_dtype
 from crystalmix.train.runfile import data_sections as inputs
 from crystalmix.train.runfile import run_file as params
 from crystalmix.train.runfile.settings import Run
@@ -66,7 +67,11 @@ class PhaseForecast:
 
 
 def forecast(
-    source: Path, run_file: str, asked: Asked, phases: Sequence[str] = ()
+    source: Path,
+    run_file: str,
+    asked: Asked,
+    phases: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> list[PhaseForecast]:
     """Forecast each phase of a build, or of a recipe by path or bundled name.
 
@@ -80,7 +85,7 @@ def forecast(
         )
     path = params.find(run_file)
     return [
-        _phase(path, params.load(path, manifest.phase, names), manifest, asked, refused)
+        _phase(path, params.load(path, manifest.phase, names, overrides), manifest, asked, refused)
         for manifest in manifests
         if not phases or manifest.phase in phases
     ]
@@ -131,10 +136,12 @@ def _phase(
         refusals.append(str(error))
     model, settings = run.model, run.settings
     each = max(1, manifest.batch // asked.processes)
+    chosen = settings.dtype == "auto"
+    dtype = fast_dtype(alone().device) if chosen else settings.dtype
     one = Pass(
         settings.micro_batch or each,
         manifest.msl,
-        settings.dtype,
+        dtype,
         settings.recompute,
     )
     ways = {"ddp": False, "fsdp": True} if asked.processes > 1 else {"one process": False}
@@ -158,7 +165,10 @@ def _phase(
         disk=size * (kept + 1),
         hours=None if asked.speed is None else tokens / asked.speed / 3600,
         refusals=tuple(refusals),
-        notes=tuple(_notes(path, run, manifest)),
+        notes=(
+            *_notes(path, run, manifest),
+            *([f"runconfig.dtype: auto is {dtype} on this machine"] if chosen else ()),
+        ),
     )
 
 

@@ -29,18 +29,19 @@ def train(  # noqa: PLR0913  what the command has
     stop: int | None = None,
     init_from: Path | None = None,
     skip: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     say: Callable[[str], object],
     make: Callable[..., Any] = Trainer,
 ) -> None:
     """Train phases in order, each from the last weights of the one before; resume what is there.
 
     init_from: a checkpoint whose weights the first of the phases begins with instead. skip: steps
-    to pass over (`skips`). A phase that `stop` ends early is the last. make: makes the trainer of a
-    phase. Raises InputError where there is no build, or where a phase has neither a checkpoint of
-    its own nor a predecessor that is trained.
+    to pass over (`skips`). overrides: `--set` assignments over the run file. A phase that `stop`
+    ends early is the last. make: makes the trainer of a phase. Raises InputError where there is no
+    build, or where a phase has neither a checkpoint of its own nor a predecessor that is trained.
     """
     with joined() as world:
-        work = world.agree(lambda: _planned(build, run_file, phases, init_from))
+        work = world.agree(lambda: _planned(build, run_file, phases, init_from, overrides))
         world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
         for place, (run, manifest, before) in enumerate(work):
             first = init_from if place == 0 else None
@@ -54,7 +55,11 @@ def train(  # noqa: PLR0913  what the command has
 
 
 def _planned(
-    build: Path, run_file: str, phases: Sequence[str], init_from: Path | None
+    build: Path,
+    run_file: str,
+    phases: Sequence[str],
+    init_from: Path | None,
+    overrides: Sequence[str],
 ) -> list[tuple[Run, Manifest, Manifest | None]]:
     """Return the phases to train, each with its run and the manifest of the one before."""
     manifests = [m for m in read_manifests(build) if not heldout.is_held_out(build, m)]
@@ -70,9 +75,9 @@ def _planned(
         raise InputError(f"{init_from}: is no checkpoint; give a folder such as {EXAMPLE}")
     path = params.find(run_file)
     # All of them before the first step, so that a fault in the last phase's settings is told now.
-    inputs.note(path, [one for one in manifests if not phases or one.phase in phases])
+    inputs.note(path, [m for m in manifests if not phases or m.phase in phases], overrides)
     work = [
-        (params.load(path, manifest.phase, names), manifest, before)
+        (params.load(path, manifest.phase, names, overrides), manifest, before)
         for before, manifest in zip([None, *manifests], manifests, strict=False)
         if not phases or manifest.phase in phases
     ]

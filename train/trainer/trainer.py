@@ -27,7 +27,7 @@ from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.trainer.batches import Batch, Batches, digest
 from crystalmix.train.trainer.checkpoint import Checkpoints
-from crystalmix.train.trainer.claim import check_fit, claim
+from crystalmix.train.trainer.claim import check_fit, claim, settled
 from crystalmix.train.trainer.gradients import (
     accumulate,
     divergence,
@@ -57,8 +57,9 @@ class Trainer:
     def __init__(
         self, run: Run, manifest: Manifest, root: Path, out: Path, world: World | None = None
     ) -> None:
-        self.run, self.manifest, self.root, self.out = run, manifest, root, out
+        self.manifest, self.root, self.out = manifest, root, out
         self.world = world or alone()
+        run = self.run = settled(run, out, self.world)
         self.world.agree(lambda: check_fit(run, manifest, self.world.size))
         if run.settings.threads is not None:
             torch.set_num_threads(run.settings.threads)

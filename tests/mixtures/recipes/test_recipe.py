@@ -23,9 +23,9 @@ FAULTS = [
     (
         "seed: 7",
         "@seed: many",
-        "seed: input should be a valid integer, unable to parse string as an integer, got 'many'",
+        "seed: must be a valid integer, unable to parse string as an integer, got 'many'",
     ),
-    ("name: small", "@name: [a]", "name: input should be a valid string, got ['a']"),
+    ("name: small", "@name: [a]", "name: must be a valid string, got ['a']"),
     ("path: tokenizer.json", "path: tokenizer.json\n  @bas: <s>",
      "tokenizer.bas: is no known key; did you mean bos?"),
     ("\n  path: tokenizer.json", " x.json", "tokenizer: must be a mapping, got 'x.json'"),
@@ -57,7 +57,7 @@ FAULTS = [
     (
         "level: row",
         "@level: rows",
-        "domains.python.fim.level: input should be 'document' or 'row', got 'rows'",
+        "domains.python.fim.level: must be 'document' or 'row', got 'rows'",
     ),
     (
         "    - web\n",
@@ -98,7 +98,7 @@ FAULTS = [
     (
         "half: odd",
         "@half: both",
-        "phases.mixed.parts.0.half: input should be 'even' or 'odd', got 'both'",
+        "phases.mixed.parts.0.half: must be 'even' or 'odd', got 'both'",
     ),
     (
         "subset:\n      - 0.0\n      - 0.5",

@@ -64,7 +64,7 @@ def fault(path: Path, text: str) -> str:
         ("rooms:\n  hall:\n", "2: rooms.hall: must be a mapping, got None"),
         (
             "rooms:\n  hall:\n    size: wide\n",
-            "3: rooms.hall.size: input should be a valid number, unable to parse string as a "
+            "3: rooms.hall.size: must be a valid number, unable to parse string as a "
             "number, got 'wide'",
         ),
         ("rooms:\n  hall:\n\n    size: -1\n", "4: rooms.hall.size: must be positive, got -1.0"),
@@ -88,7 +88,7 @@ def fault(path: Path, text: str) -> str:
         ("rooms: {}\nfloors: hall\n", "2: floors: must be a list, got 'hall'; write [hall]"),
         ("rooms: {}\nfloors: {a: 1}\n", "2: floors: must be a list, got {'a': 1}"),
         ("rooms: [a]\n", "1: rooms: must be a mapping, got ['a']"),
-        ("rooms: {a: {size: 1, door: [a]}}\n", "1: rooms.a.door: input should be a valid string, "
+        ("rooms: {a: {size: 1, door: [a]}}\n", "1: rooms.a.door: must be a valid string, "
          "got ['a']"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
+from crystalmix.train.model import processes
 from crystalmix.train.model.processes import World
 from crystalmix.train.record.run_folder import latest, step_of
 from crystalmix.train.runfile.run_file import load
@@ -217,3 +218,31 @@ def test_a_run_alone_may_name_a_way_to_share(tmp_path: Path) -> None:
     for parallel in SHARED_WORK:
         train_alone(tmp_path / parallel, "prose", run=run_of(parallel))
         assert same_run(tmp_path / parallel, undisturbed(), "prose")
+
+
+@pytest.mark.parametrize(
+    ("flags", "capability", "limit", "dtype"),
+    [
+        ({"avx2"}, "AVX2", None, "float32"),
+        ({"avx2", "avx512f"}, "AVX512", None, "float32"),
+        ({"avx512_bf16"}, "AVX512", None, "bfloat16"),
+        ({"amx_bf16"}, "AVX512", "ALL", "bfloat16"),
+        ({"avx512_bf16"}, "AVX512", "AVX512_CORE_BF16", "bfloat16"),
+        ({"avx512_bf16"}, "AVX512", "AVX2", "float32"),
+        ({"avx512_bf16"}, "AVX2", None, "float32"),
+    ],
+)
+def test_a_processor_gets_the_dtype_that_it_multiplies_fast(
+    flags: set[str],
+    capability: str,
+    limit: str | None,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name in processes.ONEDNN_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert processes.fast_dtype(processes.CPU) == dtype

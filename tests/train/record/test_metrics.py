@@ -46,6 +46,25 @@ def test_a_line_tells_the_step_and_its_parts() -> None:
     assert metrics.line_of(skips.skipped(4), 1.0) == {"step": 4, "skipped": True}
 
 
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = manifest("prose")
+    caplog.clear()
+    with Metrics(tmp_path, MetricsSettings(), plan, 0) as shown:
+        shown.step(step(0), 1234.5)
+    assert caplog.messages == []  # half a minute has not passed
+    monkeypatch.setattr(metrics, "LOG_SECONDS", 0.0)
+    with Metrics(tmp_path, MetricsSettings(), plan, 1) as shown:
+        shown.step(step(1), 1234.5)
+        shown.step(skips.skipped(2), 1.0)
+    first, second = caplog.messages
+    whole = f"{plan.steps:,}"
+    assert first.startswith(f"prose: step 2 of {whole}, loss 2.2500, 1,234 tokens/s, ETA 0:00:0")
+    assert second.startswith(f"prose: step 3 of {whole}, skipped")
+    assert {record.name for record in caplog.records} == {"crystalmix.progress"}
+
+
 def test_the_lines_of_a_run_are_those_of_its_ledger() -> None:
     told = metrics.read(undisturbed() / "mixed" / "metrics.jsonl")
     steps, _ = recorded(undisturbed(), "mixed")

@@ -159,6 +159,22 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"optimizer": {"decoder_kernel": 2}},
         r"optimizer.decoder_kernel: is no known key",
     ),
+    "a key that is nearly one": ({"runconfig": {"sead": 1}}, r"known key; did you mean seed\?"),
+    "nearly a key of Model Zoo": (
+        {"model": {"loss_weigth": 1}},
+        r"model.loss_weigth: is no known key; did you mean loss_weight\?",
+    ),
+    "a key like none": ({"metrics": {"x": 1}}, r"metrics.x: is no known key \(there are tensor"),
+    "nearly a section": ({"runconfg": {}}, r"runconfg: is no known section; did you mean runc"),
+    "a million layers": (
+        {"model": {"num_hidden_layers": 10**6}},
+        r"model.num_hidden_layers: must be at most 10000, got 1000000",
+    ),
+    "a width of a billion": ({"model": {"hidden_size": 10**9}}, r"model.hidden_size: must be at m"),
+    "steps that no ledger counts": (
+        {"optimizer": {"learning_rate": [{**LINE, "steps": 2**40}]}},
+        r"learning_rate.0.steps: must be below 2147483648, got 1099511627776",
+    ),
     "unknown factor": (
         {"optimizer": {"adjust_learning_rate": {"embedding": 2}}},
         r"optimizer.adjust_learning_rate.embedding: is no known key",
@@ -287,3 +303,35 @@ def test_a_file_of_another_kind_is_one_line(content: str, wanted: str, tmp_path:
 
 def test_no_file_is_one_line(tmp_path: Path) -> None:
     assert fault(tmp_path / "run.yaml") == ": no such file"
+
+
+def test_assignments_change_a_run_file_as_if_they_stood_in_it(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.yaml")
+    first = "optimizer.learning_rate.0.end_learning_rate"
+    run = params.load(path, overrides=["runconfig.seed=7", f"{first}=0.5", "runconfig.dtype=auto"])
+    assert (run.settings.seed, run.settings.dtype) == (7, "auto")
+    assert run.optimizer.learning_rate[0].end == 0.5
+    assert params.load(path).settings.seed != 7
+    late = params.load(path, "late", overrides=["phases.late.runconfig.seed=9"])
+    assert late.settings.seed == 9
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("runconfig.sead=1", r"runconfig.sead: is no known key; did you mean seed\?"),
+        ("runconfig.seed=many", r"run.yaml:\d+: runconfig.seed: must be a valid integer.*'many'"),
+        ("runconfig.seed", r"--set: must be KEY=VALUE such as runconfig.seed=2, got 'runconfig.se"),
+        ("runconfig..seed=1", r"--set: must be KEY=VALUE"),
+        ("runconfig.seed={", r"--set runconfig.seed: is no YAML: '{'"),
+        ("model.vocab_size.x=1", r"--set model.vocab_size.x: x can't be set: \d+ holds no keys"),
+        ("optimizer.learning_rate.9.steps=1", r"9 must be a place in a list of \d, from 0"),
+    ],
+)
+def test_an_assignment_that_leads_nowhere_is_one_line(
+    assignment: str, message: str, tmp_path: Path
+) -> None:
+    path = write_run(tmp_path / "run.yaml")
+    with pytest.raises(UsageError, match=message) as error:
+        params.load(path, overrides=[assignment])
+    assert "\n" not in str(error.value)

@@ -1,19 +1,24 @@
 """Placing: made without memory, filled by our draws, and the same numbers however it is run."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.train.model.crystal import Crystal, fused_attention, initialise
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.model.processes import World
+from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run, RunSettings
 from crystalmix.train.trainer.checkpoint import weights_digest
 from crystalmix.train.trainer.placement import Placed, place
 from helpers.crystals import TINY, fresh
+from helpers.runs import write_run
 
 OPTIMIZER = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),))
 
@@ -78,15 +83,21 @@ def test_short_rows_in_bfloat16_attend_as_long_ones_do(length: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parallel": "tensor"}, "parallel: must be none, ddp or fsdp, got tensor"),
-        ({"dtype": "float16"}, "dtype: must be float32 or bfloat16, got float16"),
+        ({"parallel": "tensor"}, "parallel: must be 'none', 'ddp' or 'fsdp', got 'tensor'"),
+        ({"dtype": "float16"}, "dtype: must be 'auto', 'float32' or 'bfloat16', got 'float16'"),
+        ({"threads": 10**9}, "threads: must be at most 4096, got 1000000000"),
+        ({"seed": 2**70}, f"seed: must be below {2**63}, got {2**70}"),
         ({"keep_every": 0}, "keep_every: must be positive, got 0"),
         ({"prefetch": 0}, "prefetch: must be positive, got 0"),
         ({"readers": -1}, "readers: must be positive, got -1"),
     ],
 )
-def test_a_setting_that_breaks_a_rule_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_a_setting_that_breaks_a_rule_is_named(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load(write_run(tmp_path / "run.yaml", runconfig=changes))
+    with pytest.raises(ValueError, match=next(iter(changes))):
         RunSettings(**changes)
 
 

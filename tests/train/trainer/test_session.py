@@ -10,7 +10,7 @@ from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, 
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trace.findings import findings
-from crystalmix.train.trainer import checkpoint, session
+from crystalmix.train.trainer import checkpoint, claim, session
 from crystalmix.train.trainer.trainer import Trainer
 from helpers.corpora import built, write_corpus, write_recipe
 from helpers.runs import (
@@ -257,3 +257,21 @@ def test_what_is_no_checkpoint_is_not_begun_with(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no checkpoint; give a folder such as"):
         session.train(small_build(), str(run_file()), tmp_path / "out", init_from=tmp_path, say=str)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_automatic_dtype_is_recorded_and_held_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load(write_run(tmp_path / "run.yaml", runconfig={"dtype": "auto"}))
+    out = tmp_path / "run" / "prose"
+    monkeypatch.setattr(claim, "fast_dtype", lambda _: "bfloat16")
+    Trainer(run, manifest("prose"), small_build(), out).train(stop=1)
+    assert folder.read_json(out / "run.json", "")["run"]["settings"]["dtype"] == "bfloat16"
+    monkeypatch.setattr(claim, "fast_dtype", lambda _: "float32")  # another machine
+    resumed = Trainer(run, manifest("prose"), small_build(), out)
+    assert resumed.run.settings.dtype == "bfloat16"
+    assert resumed.train(stop=2).first_step == 1
+    beside = Trainer(run, manifest("code"), small_build(), out.parent / "code")
+    assert beside.run.settings.dtype == "bfloat16"  # one dtype for all phases of a run
+    other = Trainer(run, manifest("code"), small_build(), tmp_path / "other" / "code")
+    assert other.run.settings.dtype == "float32"
