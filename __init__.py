@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import build, import_shards, jsonl, plan
+    from crystalmix.train.api.modelzoo import (
+        convert_checkpoint,
+        harvest,
+        validate_step,
+        write_params,
+    )
     from crystalmix.train.api.opened import Build, Phase, Run, open, show  # noqa: A004
     from crystalmix.train.api.runs import (
         Forecast,
@@ -30,6 +36,7 @@ _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": ("build", "import_shards", "jsonl", "plan"),
+    "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
     "train.api.runs": ("Forecast", "export", "forecast", "import_weights", "sql", "trace"),
     "train.demo.demo": ("demo",),
@@ -49,11 +56,13 @@ __all__ = [
     "ablate",
     "ablation_cost",
     "build",
+    "convert_checkpoint",
     "demo",
     "diff",
     "export",
     "fit_laws",
     "forecast",
+    "harvest",
     "import_shards",
     "import_weights",
     "jsonl",
@@ -63,7 +72,9 @@ __all__ = [
     "sql",
     "trace",
     "train",
+    "validate_step",
     "verify",
+    "write_params",
 ]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,86 @@ def test_to_look_at_a_run_needs_no_torch() -> None:
     result = python("-c", code, json.dumps(words))
     told = "crystalmix: torch is not installed; install crystalmix with its extra `train`\n"
     assert json.loads(result.stdout) == [*[[0, ""]] * 4, [1, told]]
+
+
+def verbs_below(group: click.Group, *names: str) -> list[tuple[tuple[str, ...], click.Command]]:
+    """Every verb, those of groups too, with the words that call it."""
+    found: list[tuple[tuple[str, ...], click.Command]] = []
+    for name, command in group.commands.items():
+        words = (*names, name)
+        found += (
+            verbs_below(command, *words) if isinstance(command, click.Group) else [(words, command)]
+        )
+    return found
+
+
+@pytest.mark.parametrize("words", [words for words, _ in verbs_below(main)], ids=" ".join)
+def test_every_verb_ends_its_help_with_an_example_of_its_own(words: tuple[str, ...]) -> None:
+    shown = call(*words, "--help").output
+    example = shown.split("Example:\n")[1].strip()
+    program, *rest = shlex.split(" ".join(example.split()))
+    named = [word for word in words if word != "run"]  # `ablate SPEC` is `ablate run SPEC`
+    assert (program, rest[: len(named)]) == ("crystalmix", named)
+    known = {option for p in dict(verbs_below(main))[words].params for option in p.opts}
+    assert {word for word in rest if word.startswith("-")} <= known
+
+
+def test_verbs_are_listed_with_whole_sentences() -> None:
+    shown = " ".join(call("--help").output.split("Commands:")[1].split())
+    for command in main.commands.values():
+        first = " ".join((command.help or "").split("\n\n")[0].split(". ")[0].split())
+        assert first.rstrip(".") in shown
+    assert "..." not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["buidl"], "build"), (["show", "x", "--stpe", "y"], "--step")]
+)
+def test_a_misspelt_verb_or_option_is_answered_with_the_one_that_is_meant(
+    words: list[str], meant: str
+) -> None:
+    result = call(*words)
+    assert result.exit_code == 2
+    assert re.search(rf"Did you mean.*{meant}", result.stderr)
+
+
+def test_the_shell_completes_bundled_names() -> None:
+    for words, wanted in (
+        (("plan",), {"crystalcoder", "crystalcoder-mini", "four-groups"}),
+        (("train",), {"mini"}),
+        (("ablate", "run"), {"four-groups", "phases"}),
+    ):
+        command = dict(verbs_below(main))[words]
+        [named] = [p for p in command.params if p.name in {"recipe", "run", "spec"}]
+        items = named.shell_complete(click.Context(command), "")
+        assert wanted <= {item.value for item in items}
+        assert items[-1].type == "file"
+
+
+def test_quiet_silences_notes(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.yaml", runconfig={"num_csx": 16})
+    words = ["train", str(small_build()), "--run", str(path), "--stop", "1", "--out"]
+    loud, quiet = (
+        python("-m", "crystalmix", *more, *words, str(tmp_path / f"run{len(more)}"))
+        for more in ([], ["-q"])
+    )
+    assert (loud.returncode, quiet.returncode) == (0, 0)
+    assert loud.stderr.count("note: ") == 1
+    assert quiet.stderr == ""
+
+
+def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
+    run, build = str(undisturbed()), str(small_build())
+    words = [["show", run], ["show", build], ["sql", run], ["diff", build, build]]
+    words += [["trace", run, "--step", "code:3"], ["trace", run, "--spikes"], ["sql", build]]
+    words += [["trace", run, "--document", "/"], ["plan", "crystalcoder"]]
+    code = (
+        "import sys, json, click.testing; from crystalmix import cli;"
+        "words = json.loads(sys.argv[1]); call = click.testing.CliRunner().invoke;"
+        "codes = [call(cli.main, w).exit_code for w in words];"
+        "print(json.dumps([codes, [n for n in ('pandas', 'torch', 'scipy') if n in sys.modules]]))"
+    )
+    assert json.loads(python("-c", code, json.dumps(words)).stdout) == [[0] * len(words), []]
 
 
 def test_every_verb_and_option_has_help() -> None:

@@ -64,6 +64,37 @@ def test_a_path_that_holds_nothing_is_told(place: str, verb: int, tmp_path: Path
     assert not Path(f"{path}-out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "nowhere.yaml"],
+        ["plan", "nothing"],
+        ["plan", "crystalcoder", "--out", "nowhere"],
+        ["plan", "crystalcoder", "--data", "nowhere"],
+        ["build", "nowhere.yaml", "--out", "out"],
+        ["build", "crystalcoder-mini", "--data", "nowhere", "--out", "out"],
+        ["jsonl", "nowhere", "--out", "out"],
+        ["import", "nowhere", "--out", "out", "--params", "p.yaml"],
+        ["export", "nowhere", "--out", "out"],
+        ["import-weights", "nowhere", "--out", "out"],
+        ["ablate", "nowhere.yaml", "--out", "out"],
+        ["ablate", "fit", "nowhere.csv"],
+        ["ablate", "export", "nowhere", "--out", "out.yaml"],
+        ["train", "nowhere", "--run", "mini", "--dry-run"],
+        ["csx", "harvest", "nowhere", "--build", "nowhere", "--out", "out"],
+        ["csx", "checkpoint", "nowhere", "--out", "out"],
+    ],
+    ids=" ".join,
+)
+def test_whatever_is_not_there_exits_with_two(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = trouble(2, *words)
+    assert "nowhere" in line or "nothing" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"phase": "prose"}', "\x00\x01"])
 def test_a_corrupted_manifest_is_named(content: str, tmp_path: Path) -> None:
     build, run = copied_build(tmp_path / "build"), copied_run(tmp_path / "run")

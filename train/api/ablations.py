@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalmix.train.api.checks import Place
+from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.trace import sql
 from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
 
@@ -174,7 +174,7 @@ def ablate(
     """
     from crystalmix.train.ablations.ablate import run
 
-    run(str(spec), None if data is None else Path(data), Path(out), workers=workers, say=say)
+    run(str(spec), None if data is None else existing(data), Path(out), workers=workers, say=say)
     return Ablation(Path(out))
 
 
@@ -201,6 +201,6 @@ def fit_laws(
     from crystalmix.mixtures.laws import loss_table
     from crystalmix.mixtures.laws.compare import compare
 
-    first = loss_table.read(Path(table), shares, losses)
-    second = None if predict is None else loss_table.read(Path(predict), shares, losses)
+    first = loss_table.read(existing(table), shares, losses)
+    second = None if predict is None else loss_table.read(existing(predict), shares, losses)
     return compare(first, second, laws)

@@ -72,8 +72,9 @@ def _progress(line: str) -> None:
 def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Write the recommended mixture of DIR's ablation as a recipe that `build` takes."""
     from crystalmix.train.api.ablations import Ablation
+    from crystalmix.train.api.checks import existing
 
-    show_lines(Ablation(folder).export(out, **settings).lines())
+    show_lines(Ablation(existing(folder)).export(out, **settings).lines())
 
 
 @ablate.command(cls=Verb, example="crystalmix ablate fit losses.csv --predict larger.csv")

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from crystalmix.train.commands import modelzoo as zooverbs
-from crystalmix.train.commands.options import JSON, show_json, show_lines
+from crystalmix.train.commands import modelzoo
+from crystalmix.train.commands.options import JSON, Verb, bundled, show_json, show_lines
 
 
 @click.group()
@@ -16,8 +16,8 @@ def csx() -> None:
     """Cerebras CS systems: check a step for them offline, and what passes between us and them."""
 
 
-@csx.command()
-@click.argument("run")
+@csx.command(cls=Verb, example="crystalmix csx validate mini")
+@click.argument("run", shell_complete=bundled("runs"))
 @click.option("--batch", type=click.IntRange(1), help="Rows of a step (the run's own).")
 @click.option("--msl", type=click.IntRange(1), help="Tokens of a row (the run's own).")
 @click.option("--phase", default=None, help="Phase whose settings to lower (the first).")
@@ -31,12 +31,12 @@ def validate(
     """
     from dataclasses import asdict
 
-    from crystalmix.train.cerebras import lower as csxlower
+    from crystalmix.train.api import modelzoo as face
 
-    told = csxlower.validate(run, phase, batch, msl)
-    show_json(asdict(told)) if as_json else show_lines(told.lines())
-    sys.exit(1 if told.findings else 0)
+    step = face.validate_step(run, phase=phase, batch=batch, msl=msl)
+    show_json(asdict(step)) if as_json else show_lines(step.lines())
+    sys.exit(1 if step.findings else 0)
 
 
-for verb in (zooverbs.params, zooverbs.harvest, zooverbs.checkpoint):
+for verb in (modelzoo.params, modelzoo.harvest, modelzoo.checkpoint):
     csx.add_command(verb)
