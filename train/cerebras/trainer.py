@@ -14,6 +14,7 @@ from shutil import rmtree
 from traceback import format_exc
 from typing import Any
 
+import h5py
 import torch
 import xxhash
 
@@ -34,6 +35,7 @@ from crystalmix.train.trainer.claim import claim, settled
 from crystalmix.train.trainer.trainer import Outcome
 
 MDL = "model.mdl"
+NO_PICKLES = 0.5  # the format of .mdl files that holds JSON where older ones hold pickles
 ARTIFACTS, FAILURE = "cerebras", "failure.txt"
 
 
@@ -184,6 +186,12 @@ def checked(path: Path) -> Json:
             "train all phases into another --out"
         )
     folder.check_files(path, state, "remove this checkpoint to go on from the one before")
+    with h5py.File(path / MDL) as file:
+        if float(file.attrs.get("__version__", 0.1)) < NO_PICKLES:
+            raise InputError(
+                f"{path / MDL}: is of a release before 2.2, which cstorch runs pickles of; "
+                "convert it with `crystalmix csx checkpoint`"
+            )
     return state
 
 

@@ -30,11 +30,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
-from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folders
 from crystalmix.train.runfile.settings import RunSettings
+from crystalmix.train.trainer.dcp_reader import SafePlanner, SafeReader
 
 ALONE = World()
 
@@ -110,10 +111,10 @@ def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Pat
         return str(temporary)
 
     temporary = Path(world.on_first(make, group))
-    with _quiet(), _told():
+    with _quiet(), _unwrapped():
         save_state(content, checkpoint_id=temporary, process_group=group)
-    told = world.each(lambda: _described(temporary, world), group)
-    files = sorted((entry for share in told for entry in share), key=lambda entry: entry["name"])
+    shares = world.each(lambda: _described(temporary, world), group)
+    files = sorted((entry for share in shares for entry in share), key=lambda entry: entry["name"])
 
     def name() -> None:
         folders.write_state(temporary, {**state, "files": files})
@@ -131,8 +132,7 @@ def load(
     state = world.on_first(lambda: read_state(path))
     weights, moments = get_state_dict(model, optimizer)
     whole: dict[str, Any] = {"model": weights, "optimizer": moments}
-    with _quiet(), _told():
-        load_state(whole, checkpoint_id=path)
+    _load(path, whole, state)
     set_state_dict(
         model, optimizer, model_state_dict=whole["model"], optim_state_dict=whole["optimizer"]
     )
@@ -144,11 +144,26 @@ def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Json:
     """Load the weights alone, to begin a next phase; return the checkpoint's state."""
     state = world.on_first(lambda: read_state(path))
     whole = {"model": get_model_state_dict(model)}
-    with _quiet(), _told():
-        load_state(whole, checkpoint_id=path)
+    _load(path, whole, state)
     set_model_state_dict(model, whole["model"])
     _check_weights(path, model, state, world)
     return state
+
+
+def _load(path: Path, whole: Json, state: Json) -> None:
+    """Fill a state dict from a checkpoint's files, without running what they hold."""
+    reader = SafeReader(path, [entry["name"] for entry in state["files"]])
+    with _quiet(), _unwrapped():
+        try:
+            load_state(whole, storage_reader=reader, planner=SafePlanner())
+        except CheckpointException as error:
+            first = next(iter(error.failures.values()))[0]
+            if isinstance(first, OSError | CrystalmixError):
+                raise
+            brief = next(iter(str(first).splitlines()), type(first).__name__)
+            raise DamageError(
+                f"{path}: can't be loaded ({brief}); remove this checkpoint or restore it"
+            ) from None
 
 
 def read_state(path: Path) -> Json:
@@ -194,10 +209,10 @@ def _described(temporary: Path, world: World) -> list[Json]:
 
 
 def _check_weights(path: Path, model: nn.Module, state: Json, world: World) -> None:
-    found = weights_digest(model, world)
+    digest = weights_digest(model, world)
 
     def check() -> None:
-        if found != state["weights"]:
+        if digest != state["weights"]:
             raise DamageError(f"{path}: its weights are not those that were saved; remove it")
 
     world.on_first(check)
@@ -208,18 +223,18 @@ def _quiet() -> Generator[None]:
     with warnings.catch_warnings():
         # Without a process group torch.distributed.checkpoint warns that it assumes one process;
         # that of torch 2.4 calls what torch itself has deprecated.
-        told = ".*single process.*|.*torch.distributed.*|.*TypedStorage is deprecated.*"
-        warnings.filterwarnings("ignore", message=told)
+        expected = ".*single process.*|.*torch.distributed.*|.*TypedStorage is deprecated.*"
+        warnings.filterwarnings("ignore", message=expected)
         yield
 
 
 @contextmanager
-def _told() -> Generator[None]:
+def _unwrapped() -> Generator[None]:
     """Raise what went wrong in a process where torch wraps it: a full disk, say."""
     try:
         yield
     except CheckpointException as error:
         for failure, _ in error.failures.values():
-            if isinstance(failure, OSError):
+            if isinstance(failure, OSError | CrystalmixError):
                 raise failure from None
         raise

@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, and nothing that is damaged, half-written or edited is taken."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.train.model.crystal import Crystal, batch_loss, row_losses
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
@@ -251,3 +253,84 @@ def test_the_digest_of_weights_sees_names_values_and_nothing_else() -> None:
     with torch.no_grad():
         model.norm.bias[0] += 1e-7
     assert checkpoint.weights_digest(model) != digest
+
+
+class Bomb:
+    """An object whose pickle makes a file when it is read."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def resealed(path: Path) -> Path:
+    """Seal a checkpoint as it stands, as somebody who wants it to be read would."""
+    state = folder.read_json(path / folder.STATE, "")
+    state.pop("digest")
+    names = [entry["name"] for entry in state["files"]]
+    state["files"] = [receipts.describe(path / name) for name in names]
+    folder.write_state(path, state)
+    return path
+
+
+def refusal(path: Path, model: Crystal, optimizer: AdamW | None = None) -> str:
+    """Return the one line that loading a checkpoint ends with."""
+    weights = optimizer is None
+    with pytest.raises(DamageError) as error:
+        checkpoint.load_weights(path, model) if weights else checkpoint.load(path, model, optimizer)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_metadata_that_would_run_code_is_not_run(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    target = tmp_path / "made"
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    for content in (Bomb(target), metadata):
+        if content is metadata:
+            metadata.planner_data["model.norm.bias"] = Bomb(target)
+        (path / ".metadata").write_bytes(pickle.dumps(content))
+        told = refusal(resealed(path), model)
+        assert f"{path}/.metadata: is not read (it would run " in told
+        assert not target.exists()
+    pickle.loads((path / ".metadata").read_bytes())
+    assert target.exists()  # what torch's own reader does
+
+
+def test_a_value_that_would_run_code_is_not_run(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    target = tmp_path / "made"
+    weights, moments = checkpoint.get_state_dict(model, optimizer)
+    moments["param_groups"][0]["eps"] = Bomb(target)  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    content = {"model": weights, "optimizer": moments}
+    state = {"step": 1, "weights": checkpoint.weights_digest(model)}
+    path = checkpoint.write(tmp_path, content, state)
+    assert "eps: is not read (" in refusal(path, *trained(1))
+    assert not target.exists()
+
+
+def test_metadata_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    for info in metadata.storage_data.values():
+        info.relative_path = "../secret.distcp"
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert "names ../secret.distcp, which is no file of the" in refusal(resealed(path), model)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04N.", b"\x80\x04]."])
+def test_metadata_that_is_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    (path / ".metadata").write_bytes(content)
+    assert f"{path}/.metadata: is not read (" in refusal(resealed(path), model)
+
+
+def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, *trained(1), {})
+    other = fresh(replace(TINY, num_hidden_layers=2), 1)
+    assert f"{path}: can't be loaded (" in refusal(path, other)
