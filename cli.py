@@ -34,6 +34,7 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""
         from crystalmix.prep.runtime.errors import CrystalmixError
+        from crystalmix.prep.runtime.machine import machine_error
 
         try:
             return super().invoke(ctx)
@@ -46,10 +47,10 @@ class Verbs(click.Group):
             if error.name not in {"torch", "safetensors"}:
                 raise
             fail(f"{error.name} is not installed; install crystalmix with its extra `train`", 1)
-        except OSError as error:
-            if error.filename is None and error.errno is None:
+        except Exception as error:
+            if (trouble := machine_error(error)) is None:
                 raise
-            fail(f"{error.filename or 'output'}: {error.strerror}; mend it and run again", 1)
+            fail(str(trouble), 1)
         except KeyboardInterrupt:
             fail("interrupted; run the same command again to go on", 130)
 

@@ -19,6 +19,7 @@ from crystalmix.prep.documents.source import Source, is_json, label, read
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch
 from crystalmix.prep.readers.jsonlines import widened
 from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
+from crystalmix.prep.runtime.machine import machine_error
 
 SAMPLE_FILES = 8
 NAME = "__name"
@@ -171,6 +172,8 @@ def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
     try:
         return connection.sql(query).to_arrow_table()
     except duckdb.Error as error:
+        if trouble := machine_error(error, f"source {source.name}"):
+            raise trouble from None
         brief = " ".join(str(error).split("LINE")[0].split())
         asked = _told(expressions(source))
         raise RecipeError(f"source {source.name}: {asked}: {brief}; mend the SQL") from None

@@ -24,6 +24,7 @@ from crystalmix.prep.readers.decompress import lines, pieces
 from crystalmix.prep.readers.listing import fits, kind
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.machine import machine_error
 
 VERSION = 1
 TEXT = ".txt"
@@ -191,6 +192,8 @@ def _records(root: Path, name: str) -> Iterator[list[Any]]:
             for batch in file.iter_batches(batch_size=1024):
                 yield batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
+        if trouble := machine_error(error, root / name):
+            raise trouble from None
         brief = str(error).splitlines()[0]
         raise InputError(f"{root / name}: can't be read as parquet ({brief})") from None
 

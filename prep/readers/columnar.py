@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
-from crystalmix.prep.runtime.errors import BrokenFile
+from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
+from crystalmix.prep.runtime.machine import machine_error
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
 STEP_ROWS = 4
@@ -33,8 +34,8 @@ def parquet(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
             columns = _chosen(opened.schema_arrow.names, request)
             rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
             yield from _batches(rows, request)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(request, "parquet", error) from None
+    except (pa.ArrowException, OSError, RuntimeError) as error:
+        raise _fault(request, "parquet", error) from None
 
 
 def arrow(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
@@ -50,8 +51,8 @@ def arrow(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
             reader = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
             columns = _chosen(reader.schema.names, request)
             yield from _batches(_steps(reader, columns), request)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(request, "Arrow IPC", error) from None
+    except (pa.ArrowException, OSError, RuntimeError) as error:
+        raise _fault(request, "Arrow IPC", error) from None
 
 
 def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
@@ -189,10 +190,11 @@ def _shown(name: str, request: Request) -> str:
     return request.text if name == TEXT else name
 
 
-def _broken(request: Request, kind: str, error: Exception) -> BrokenFile:
+def _fault(request: Request, kind: str, error: Exception) -> CrystalmixError:
+    """Return the machine's trouble, or what the bytes prove."""
+    if trouble := machine_error(error, request.place):
+        return trouble
     brief = (str(error).splitlines() or [type(error).__name__])[0]
-    missing = isinstance(error, FileNotFoundError)
     return BrokenFile(
-        f"{request.place}: can't be read as {kind} ({brief}); restore the file",
-        "unreadable" if missing else "corrupt",
+        f"{request.place}: can't be read as {kind} ({brief}); restore the file", "corrupt"
     )

@@ -15,7 +15,8 @@ from isal import igzip, isal_zlib
 
 from crystalmix.prep.readers.batch import TRAILING
 from crystalmix.prep.readers.files import opened, shown
-from crystalmix.prep.runtime.errors import BrokenFile
+from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
+from crystalmix.prep.runtime.machine import machine_error
 
 PIECE = 1 << 20
 # A zstd block of 4 bytes may stand for 128 KiB: this many bytes give 128 MiB at most.
@@ -205,7 +206,9 @@ def _zstd(where: str, file: BinaryIO, window_log: int) -> Iterator[bytes]:
         raise _empty(where, "zstd")
 
 
-def _corrupt(where: str, error: Exception) -> BrokenFile:
+def _corrupt(where: str, error: Exception) -> CrystalmixError:
+    if trouble := machine_error(error, where):
+        return trouble
     cut = isinstance(error, EOFError)
     return BrokenFile(
         f"{where}: can't be read to its end ({error}); fetch the file again",

@@ -7,16 +7,17 @@ twice, so that every name is text on one line and leads back to its file.
 
 import re
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 import xxhash
 
-from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, RecipeError
+from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, RecipeError
+from crystalmix.prep.runtime.machine import machine_error
 
 PIECE = 1 << 20
 ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
@@ -69,25 +70,61 @@ def shown(root: Path, name: str) -> str:
     return name if is_url(name) else escaped(str(root)) + "/" + name
 
 
+class _Reads:
+    """An open file whose failing reads are the machine's trouble, never the data's."""
+
+    def __init__(self, file: BinaryIO, place: str) -> None:
+        self._file, self._place = file, place
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever a file has
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes; MachineError where that fails."""
+        with _ways(self._place):
+            return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read bytes to a buffer, as ISA-L does; MachineError where that fails."""
+        with _ways(self._place):
+            return cast(Any, self._file).readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place; MachineError where that fails."""
+        with _ways(self._place):
+            return self._file.seek(offset, whence)
+
+
 @contextmanager
-def opened(root: Path, name: str) -> Generator[BinaryIO]:
-    """Open a file for reading bytes; BrokenFile where it, or the way to it, fails."""
+def _ways(place: str) -> Generator[None]:
+    """Raise MachineError for what a disk or network raises; a url's file systems raise anything."""
     try:
-        if is_url(name):
-            with remote(name)[0].open(remote(name)[1], "rb", **_streamed(name)) as file:
-                yield file
-        else:
-            with path_of(root, name).open("rb") as file:
-                yield file
-    except (CrystalmixError, MemoryError):
+        yield
+    except CrystalmixError:
         raise
     except Exception as error:
-        if not (is_url(name) or isinstance(error, OSError)):
+        if is_url(place) and not isinstance(error, MemoryError):
+            brief = (str(error).replace(place, "").splitlines() or [""])[0] or type(error).__name__
+            raise MachineError(f"{place}: can't be read ({brief}); run again when it can") from None
+        trouble = machine_error(error, place)
+        if trouble is None:
             raise
-        brief = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise BrokenFile(
-            f"{shown(root, name)}: can't be read to its end ({brief}); fetch the file again"
-        ) from None
+        raise trouble from None
+
+
+@contextmanager
+def opened(root: Path, name: str) -> Generator[BinaryIO]:
+    """Open a file for reading bytes; MachineError where it, or the way to it, fails."""
+    place = shown(root, name)
+    with ExitStack() as stack:
+        with _ways(place):
+            if is_url(name):
+                file_system, path = remote(name)
+                file: Any = file_system.open(path, "rb", **_streamed(name))
+            else:
+                file = path_of(root, name).open("rb")
+            stack.enter_context(file)
+        yield cast(BinaryIO, _Reads(file, place))
 
 
 @contextmanager
@@ -116,19 +153,14 @@ def remote(url: str) -> tuple[Any, str]:
 
 
 def stamp(root: Path, name: str) -> Stamp:
-    """Return size and time of a file; BrokenFile where there is none."""
-    try:
+    """Return size and time of a file; MachineError where that fails."""
+    with _ways(shown(root, name)):
         if not is_url(name):
             stat = path_of(root, name).stat()
             return Stamp(stat.st_size, stat.st_mtime_ns)
         file_system, path = remote(name)
         file_system.invalidate_cache()
         info = file_system.info(path)
-    except CrystalmixError:
-        raise
-    except Exception as error:  # noqa: BLE001  every file system raises its own kinds
-        brief = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BrokenFile(f"{shown(root, name)}: can't be found ({brief})") from None
     return Stamp(int(info.get("size") or 0), _version(info))
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from crystalmix.prep.readers.batch import BATCH_ROWS
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.machine import machine_error
 
 
 def load(
@@ -44,8 +45,10 @@ def tables(dataset: Any, number: int, place: str) -> Iterator[pa.Table]:  # noqa
     try:
         yield from part.iter(batch_size=BATCH_ROWS)
     except Exception as error:
-        if not isinstance(error, (pa.ArrowException, OSError, ValueError, EOFError)):
+        if not isinstance(error, (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError)):
             raise
+        if trouble := machine_error(error, place):
+            raise trouble from None
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise BrokenFile(
             f"{place}: can't be read to its end ({brief}); fetch it again", "corrupt"

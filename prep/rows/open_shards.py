@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.rows import hdf5_layout
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
-from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.machine import machine_error
 
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
@@ -43,15 +44,15 @@ def reading(path: Path) -> Generator[None]:
     try:
         yield
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno in SHORT_OF:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise damage(path, error) from None
+        raise fault(path, error) from None
 
 
-def damage(path: Path, error: BaseException) -> DamageError:
-    """Return the DamageError for what reading a shard raised."""
+def fault(path: Path, error: BaseException) -> CrystalmixError:
+    """Return the error for what reading a shard raised: the machine's trouble, or damage."""
     if isinstance(error, FileNotFoundError):
         return DamageError(f"{path}: is missing; build again or restore it")
+    if trouble := machine_error(error, path):
+        return trouble
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DamageError(f"{path}: is not a readable shard ({first}); build again or restore it")
 

@@ -14,7 +14,7 @@ from crystalmix.prep.rows.open_shards import (
     UNREADABLE,
     Handle,
     Rows,
-    damage,
+    fault,
     inflated,
     reading,
 )
@@ -109,7 +109,7 @@ def packed(
             try:
                 plain = inflated(data, bare, located.row_bytes)
             except UNREADABLE as error:
-                raise damage(request.path(first + i), error) from None
+                raise fault(request.path(first + i), error) from None
             yield plain, None if bare else data
 
 

@@ -9,6 +9,7 @@ CrystalmixError          1
 ├── StaleError           1  an output folder was made by other settings
 ├── DamageError          1  a file is not what its receipt says
 ├── RefusalError         1  what is asked can't be met by the data
+├── MachineError         1  a disk, memory, handles or the network failed
 ├── DivergenceError      1  a training step gave no numbers
 ├── ClusterError         1  a cluster did something else than the plan says
 └── WorkerError          1  a worker process died
@@ -66,6 +67,10 @@ class DamageError(CrystalmixError):
 
 class RefusalError(CrystalmixError):
     """A mixture, order or run that the data at hand can't give."""
+
+
+class MachineError(CrystalmixError):
+    """A disk, memory, file handles or the network failed; what is done is kept."""
 
 
 class DivergenceError(CrystalmixError):

@@ -84,7 +84,9 @@ def test_a_full_disk_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path, disk
         told = corpora.crystalmix(*words, disk / "out")
         assert (told.exit_code, corpora.unnoted(told.stderr).count("\n")) == (1, 1)
         assert corpora.unnoted(told.stderr).startswith(f"crystalmix: {disk / 'out'}")
-        assert told.stderr.endswith(": No space left on device; mend it and run again\n")
+        assert told.stderr.endswith(
+            "No space left on device; free space on the disk and run again\n"
+        )
     assert mount("-o", "remount,size=4m", disk)
     told = corpora.crystalmix(*words, disk / "out")
     assert (told.exit_code, told.stderr) == (0, "")

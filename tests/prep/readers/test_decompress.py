@@ -10,7 +10,7 @@ import zstandard
 from crystalmix.prep.readers.batch import TEXT, Request
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.jsonlines import batches
-from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.errors import BrokenFile, InputError, MachineError
 from helpers.lines import SUFFIXES, found, read
 from helpers.materials import raw, squeezed
 
@@ -82,7 +82,7 @@ def test_a_flipped_byte_within_gzip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none.jsonl: can't be read to its end"):
+    with pytest.raises(MachineError, match=r"none.jsonl: No such file or directory"):
         found(tmp_path / "none.jsonl")
 
 
