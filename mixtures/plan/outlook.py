@@ -57,15 +57,22 @@ class Outlook:
         return told
 
 
-def outlook(name: str, out: Path | None, data: Path | None, speed: float | None) -> Outlook:
+def outlook(
+    name: str,
+    out: Path | None,
+    data: Path | None,
+    speed: float | None,
+    overrides: Sequence[str] = (),
+) -> Outlook:
     """Plan a recipe by path or bundled name.
 
     out: a build whose measured rows are taken. data: raw files, from a few of which the rest is
-    estimated. speed: tokens a second. Raises UsageError for a speed that is none.
+    estimated. speed: tokens a second. overrides: `--set` assignments over the recipe.
+    Raises UsageError for a speed that is none.
     """
     if speed is not None and not speed > 0:
         raise UsageError(f"--speed: must be positive, got {speed:g}")
-    recipe = recipes.load(name)
+    recipe = recipes.load(name, overrides=overrides)
     sampled = {} if data is None else estimate.sampled(recipe, data)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)

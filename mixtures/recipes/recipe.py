@@ -5,6 +5,7 @@ domains by weight. *Where* and *how fast* are flags.
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -140,14 +141,16 @@ def find(name: str) -> Path:
     return yaml_settings.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
 
 
-def load(name: str | Path, tokenizer: Path | None = None) -> Recipe:
+def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by path or bundled name; `tokenizer` replaces the tokenizer's path.
+
+    overrides: `--set` assignments over the recipe.
 
     Raises RecipeError with file, line and path of the first fault, UsageError for a tokenizer
     given instead that is none.
     """
     path = find(str(name))
-    content = yaml_settings.load(path)
+    content = yaml_settings.override(yaml_settings.load(path), overrides)
     _name_entries(path, content)
     recipe = yaml_settings.check(path, content, Recipe)
     _check_names(path, content, recipe)

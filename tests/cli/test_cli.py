@@ -143,6 +143,22 @@ def test_the_shell_completes_bundled_names() -> None:
         assert items[-1].type == "file"
 
 
+def test_set_changes_a_value_of_a_recipe_or_run_file_for_one_command(tmp_path: Path) -> None:
+    recipe = small_build().parent / "recipe.yaml"
+    steps = {phase["name"]: phase["steps"] for phase in told("plan", recipe)["phases"]}
+    other = told("plan", recipe, "--set", "phases.prose.steps=5")["phases"]
+    assert {phase["name"]: phase["steps"] for phase in other} == {**steps, "prose": 5}
+    words = ("train", small_build(), "--run", run_file(), "--dry-run")
+    wide = told(*words, "--set", "model.hidden_size=32")[0]["parameters"]
+    assert wide > told(*words)[0]["parameters"]
+    result = call("plan", recipe, "--set", "phases.prose.setps=5")
+    assert result.exit_code == 2
+    assert "setps" in result.stderr
+    built = ["build", recipe, "--out", tmp_path / "b", "--phase", "prose", "--workers", 1]
+    assert call(*built, "--set", "phases.prose.steps=5").exit_code == 0
+    assert read_manifests(tmp_path / "b")[0].steps == 5
+
+
 def test_quiet_silences_notes(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.yaml", runconfig={"num_csx": 16})
     words = ["train", str(small_build()), "--run", str(path), "--stop", "1", "--out"]

@@ -25,11 +25,13 @@ def plan(
     build: Place | None = None,
     data: Place | None = None,
     speed: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> Outlook:
     """Work out rows, tokens and epochs that a recipe (a file or a bundled name) asks.
 
     build: a build whose measured rows replace declared ones. data: raw files, to estimate from a
-    few of them what is not built. speed: tokens a second, to give hours of training. The result has
+    few of them what is not built. speed: tokens a second, to give hours of training. overrides:
+    KEY=VALUE over the recipe, as `domains.code.epochs=2`. The result has
     `phases` (with notes and refusals), `disk` (bytes of all shards, None if unknown), `hours`,
     `lines()` and `content()`. Raises RecipeError for a recipe that breaks a rule.
     """
@@ -38,10 +40,11 @@ def plan(
         None if build is None else existing(build),
         None if data is None else existing(data),
         speed,
+        overrides,
     )
 
 
-def build(
+def build(  # noqa: PLR0913  what the command has
     recipe: Place,
     out: Place,
     *,
@@ -50,6 +53,7 @@ def build(
     tokenizer: Place | None = None,
     dropped: Place | None = None,
     without: Place | None = None,
+    overrides: Sequence[str] = (),
     workers: int = 1,
 ) -> Build:
     """Build a recipe's phases from raw files; what is done is not done again.
@@ -57,14 +61,14 @@ def build(
     data: folder of the raw files (the recipe's by default). phases: only these. tokenizer: a
     tokenizer.json instead of the recipe's. dropped: write every dropped record into this .parquet
     or .jsonl. without: a list of digests of texts that all sources leave out (`Run.drop_list`).
-    workers: processes; the result does not depend on it. Raises RecipeError, InputError,
-    RefusalError, StaleError (`out` was made by other settings).
+    overrides: KEY=VALUE over the recipe. workers: processes; the result does not depend on it.
+    Raises RecipeError, InputError, RefusalError, StaleError (`out` was made by other settings).
     """
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
 
     root = recipes.find(str(recipe)).parent if data is None else existing(data)
-    settings = recipes.load(str(recipe), _path(tokenizer))
+    settings = recipes.load(str(recipe), _path(tokenizer), overrides)
     if without is not None:
         from crystalmix.train.trace import forensics
 

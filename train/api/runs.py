@@ -50,6 +50,7 @@ def train(  # noqa: PLR0913  what the command has
     stop: int | None = None,
     init_from: Place | None = None,
     skip: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     backend: str = "torch",
     say: Callable[[str], object] = lambda _: None,
 ) -> Run:
@@ -57,9 +58,10 @@ def train(  # noqa: PLR0913  what the command has
 
     Goes on from the newest checkpoint in `out`. run: a run file or a preset. phases: only these.
     stop: end a phase after this many steps; it is the last then. init_from: begin the first phase
-    with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. backend: torch,
-    csx or cstorch-cpu. say: takes a line for each phase. Raises InputError, RecipeError, StaleError
-    (`out` holds another run), DivergenceError (a step gave no numbers).
+    with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. overrides:
+    KEY=VALUE over the run file, as `runconfig.seed=2`. backend: torch, csx or cstorch-cpu. say:
+    takes a line for each phase. Raises InputError, RecipeError, StaleError (`out` holds another
+    run), DivergenceError (a step gave no numbers).
     """
     from crystalmix.train.trainer import session
 
@@ -70,8 +72,18 @@ def train(  # noqa: PLR0913  what the command has
 
         more["make"] = maker(backend, str(run))
     first = None if init_from is None else existing(init_from)
-    settings = {"phases": phases, "stop": stop, "init_from": first, "skip": skip, "say": say}
-    session.train(place, str(run), Path(out), **settings, **more)
+    session.train(
+        place,
+        str(run),
+        Path(out),
+        phases=phases,
+        stop=stop,
+        init_from=first,
+        skip=skip,
+        overrides=overrides,
+        say=say,
+        **more,
+    )
     return Run(Path(out), Build(place))
 
 
@@ -82,15 +94,17 @@ def forecast(
     phases: Sequence[str] = (),
     ranks: int = 1,
     speed: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> Forecast:
     """Work out what training on a build or a recipe takes; nothing is trained.
 
-    ranks: processes. speed: tokens a second of all of them, to give hours.
+    ranks: processes. speed: tokens a second of all of them, to give hours. overrides: KEY=VALUE
+    over the run file.
     """
     from crystalmix.train.trainer import forecast as forecasts
 
     asked = forecasts.Asked(ranks, speed)
-    return Forecast(tuple(forecasts.forecast(Path(source), str(run), asked, phases)))
+    return Forecast(tuple(forecasts.forecast(Path(source), str(run), asked, phases, overrides)))
 
 
 def trace(

@@ -12,6 +12,7 @@ from crystalmix.train.commands.options import (
     JSON,
     OUT,
     PATH,
+    SET,
     WORKERS,
     Verb,
     bundled,
@@ -29,6 +30,7 @@ DATA = click.option("--data", type=PATH, help="Folder of the raw files (default:
 )
 @click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
+@SET
 @JSON
 def plan(recipe: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
@@ -55,6 +57,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
+@SET
 @WORKERS
 def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""

@@ -24,6 +24,13 @@ WORKERS = click.option(
     default=os.cpu_count() or 1,
     help="Worker processes (default: one per core). The result does not depend on it.",
 )
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a value of the file, as a.b.c=2 (repeatable).",
+)
 BUNDLED = {
     "recipes": ("mixtures/recipes",),
     "runs": ("train/presets",),

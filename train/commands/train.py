@@ -13,6 +13,7 @@ from crystalmix.train.commands.options import (
     JSON,
     MOVED,
     PATH,
+    SET,
     WORKERS,
     Verb,
     bundled,
@@ -81,6 +82,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     shell_complete=bundled("runs"),
 )
 @click.option("--out", type=PATH, help="Folder to write into.")
+@SET
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
 @click.option(
@@ -116,8 +118,8 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # 
     if dry_run:
         from crystalmix.train.api import runs
 
-        phases = settings["phases"]
-        show_answer(runs.forecast(build, run, phases=phases, ranks=ranks, speed=speed), as_json)
+        kept = {key: settings[key] for key in ("phases", "overrides")}
+        show_answer(runs.forecast(build, run, ranks=ranks, speed=speed, **kept), as_json)
         return
     refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:
