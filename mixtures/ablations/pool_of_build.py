@@ -13,9 +13,9 @@ from os.path import relpath
 from pathlib import Path
 
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
-from crystalmix.mixtures.build import pack as packing
 from crystalmix.mixtures.build.build import store, unsealed
 from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.build.pack import settings_of
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, SOURCES, TOKENIZER, BuildFolder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
@@ -119,7 +119,7 @@ class _Base:
     def packed(self) -> dict[str, Json]:
         """What each domain was packed with; nothing where it was imported."""
         domains = dict.fromkeys(one.part.domain for one in self.every)
-        return {domain: packing.settings_of(self.path, domain) for domain in domains}
+        return {domain: settings_of(self.path, domain) for domain in domains}
 
     def drawn(self, name: str) -> _Drawn:
         """Return the largest part of a domain to train on."""

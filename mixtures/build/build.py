@@ -10,24 +10,27 @@ from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 
-from crystalmix.mixtures.build import droplist_ as droplist
-from crystalmix.mixtures.build import pack as packing
-from crystalmix.mixtures.build import row_fim as permuting
-from crystalmix.mixtures.build import scan as scanning
-from crystalmix.mixtures.build import seal as sealing
-from crystalmix.mixtures.build import shared_texts as sharing
-from crystalmix.mixtures.build import shuffle as shuffling
-from crystalmix.mixtures.build.context import Context, Folder
-from crystalmix.mixtures.build.work_items import naming
+from crystalmix.mixtures.build import (
+    drop_report,
+    pack,
+    row_fim,
+    scan,
+    seal,
+    shared_texts,
+    shuffle,
+    tokenise,
+)
+from crystalmix.mixtures.build.context import Context, Folder, naming
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.fim import document_fim
 from crystalmix.prep.runtime import scratch_db
 from crystalmix.prep.runtime.atomic_files import lock_folder, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
@@ -56,7 +59,7 @@ def build(
         raise UsageError(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
-    droplist.check(dropped)
+    drop_report.check_list(dropped)
     _check_lineage(recipe, names, out)
     wanted = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in wanted]
@@ -64,15 +67,30 @@ def build(
     tokenizer = _tokenizer(recipe, domains)
     with naming(out), alone(out), Fanout(workers) as pool:
         context = Context(recipe, root, out, pool, tokenizer)
-        scanned = scanning.scan(context, scanning.needed(recipe, drawn))
-        sharing.check(recipe, names, out)
+        scanned = scan.run(context, scan.needed(recipe, drawn))
+        shared_texts.check(recipe, names, out)
         if dropped is not None:
-            droplist.write([BuildFolder(out).source(name) for name in scanned], dropped)
-        packed = packing.run(context, domains, scanned)
-        folders = shuffling.run(context, permuting.run(context, packed))
+            drop_report.write_list([context.folder.source(name) for name in scanned], dropped)
+        rows = row_fim.run(context, packed(context, domains, scanned))
+        folders = shuffle.run(context, rows)
         sealed = _seal(context, names, folders)
         sweep(out)
     return sealed
+
+
+def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -> list[Folder]:
+    """Tokenise and pack every epoch of the domains; return their sealed folders in order."""
+    folders: list[Folder] = []
+    for name in domains:
+        domain = context.recipe.domains[name]
+        for epoch in range(domain.epochs):
+            tokens = tokenise.settings(context, name, domain, epoch)
+            folders.append(pack.folder(context, name, epoch, tokens, scanned))
+    todo = [folder for folder in folders if folder.receipt is None]
+    pack.run(context, todo, tokenise.run(context, todo, scanned), scanned)
+    for folder in todo:
+        rmtree(folder.path / tokenise.TOKENS, ignore_errors=True)
+    return folders
 
 
 def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
@@ -97,7 +115,7 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
     for name in domains:
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
-                fim.sentinels(tokenizer)
+                document_fim.sentinels(tokenizer)
         for source in recipe.domains[name].sources:
             with _at(recipe, "sources", source, "metadata"):
                 if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
@@ -132,7 +150,7 @@ def sweep(out: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        for left in (packing.TOKENS, scratch_db.NAME):
+        for left in (tokenise.TOKENS, scratch_db.NAME):
             rmtree(folder / left, ignore_errors=True)
 
 
@@ -143,7 +161,7 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
     for name in names:
         before = every[every.index(name) - 1] if every.index(name) else None
         previous = None if before is None else _digest_of(context.out, before, drafts)
-        drafts[name] = sealing.draft(context, context.recipe.phases[name], folders, previous)
+        drafts[name] = seal.draft(context, context.recipe.phases[name], folders, previous)
     places = {context.folder.manifest(name): drafts[name] for name in names}
     missing = unsealed(places)
     tokenizer = context.folder.tokenizer

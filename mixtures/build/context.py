@@ -1,12 +1,18 @@
 """What the stages of a build share: the recipe, the places, the workers, and folders on the way."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import os
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.rows.shards import Shard
+from crystalmix.prep.rows.spans import path_of
+from crystalmix.prep.rows.token_blocks import Block
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
@@ -46,6 +52,51 @@ class Context:
         )
 
 
+@dataclass(frozen=True)
+class TokenBlock:
+    """The tokenised documents of one block of a source.
+
+    controls: control ids among the tokens. permuted: documents that FIM permuted. literals:
+    [documents, times] of each special token spelt in texts. held_out: documents of the other side
+    of a split; bytes: of the texts of this side, None without a split.
+    """
+
+    block: Block
+    documents: int
+    controls: int
+    permuted: int
+    literals: dict[str, list[int]]
+    held_out: int
+    bytes: int | None
+
+    @classmethod
+    def of(cls, path: Path, source: str, result: Json) -> "TokenBlock":
+        """Return the block at a path from its work item's result."""
+        return cls(
+            block=Block(path, source, result["tokens"], result["wide"]),
+            documents=result["documents"],
+            controls=result["controls"],
+            permuted=result["permuted"],
+            literals=result["literals"],
+            held_out=result.get("held_out", 0),
+            bytes=result.get("bytes"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsAccount:
+    """Account of a folder of rows, in tokens: what came in, what went out, what was dropped.
+
+    controls_out: control ids among the tokens out. dropped: tokens by reason.
+    """
+
+    tokens_in: int
+    tokens_out: int
+    controls_out: int
+    padding: int
+    dropped: dict[str, int]
+
+
 @dataclass
 class Folder:
     """One folder of rows on its way through the stages: a domain, or one FIM epoch of it."""
@@ -72,16 +123,60 @@ class Folder:
             raise RuntimeError(f"{self.path} is not sealed yet")
         return self.receipt
 
-    def seal(self, results: list[Json], account: Json) -> None:
+    @property
+    def account(self) -> RowsAccount:
+        """The account of a finished folder."""
+        account = self.sealed["account"]
+        return RowsAccount(**{key.name: account[key.name] for key in fields(RowsAccount)})
+
+    def seal(self, results: Sequence[Json], account: RowsAccount) -> None:
         """Write the receipt: every shard's entry, the account, the digest of the content."""
-        files = [entry for result in results for entry in result["files"]]
+        self.seal_files([entry for result in results for entry in result["files"]], asdict(account))
+
+    def seal_files(self, files: list[Json], account: Json) -> None:
+        """Write the receipt of these files, to whose account the number of rows is added."""
         _remove_others(self.path, {entry["name"] for entry in files})
-        shards = [entry for entry in files if entry["name"].endswith(".h5")]
+        shards = rows_files({"files": files})
         content = {
             "account": {"rows": sum(entry["rows"] for entry in shards), **account},
             "content": receipts.digest([[entry["rows"], entry["digest"]] for entry in shards]),
         }
         self.receipt = receipts.seal(self.path, self.recipe, files, content)
+
+
+def once(mark: str, out: Path, work: Callable[[], Json]) -> Json:
+    """Return the result of a work item, done once and kept beside its output until the seal.
+
+    The result lies in a `.done` file, so that a killed build goes on where it stopped. mark: the
+    digest of the folder's whole recipe; an item of another recipe is done again.
+    """
+    done = out.with_name(f"{out.name}.done")
+    if not out.exists():
+        done.unlink(missing_ok=True)  # the output was taken away: what was done is undone
+    with naming(out):
+        return receipts.once(done, [mark, out.name], work)
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Give an error of the disk (full, too large) the name of what was being written.
+
+    h5py raises RuntimeError where closing fails, and hides the number in the message.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number: int | str | None = getattr(error, "errno", None)
+        if number is None and (match := re.search(r"errno *=? *(\d+)", str(error))):
+            number = match[1]
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(int(number), os.strerror(int(number)), str(path)) from None
+
+
+def shard_entries(shard: Shard, out: Path, side: str) -> list[Json]:
+    """Return the receipt's entries of a shard and of the file beside it."""
+    return [shard.entry(), receipts.describe(path_of(out, side))]
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> Json:
@@ -98,18 +193,13 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
 
 def shard_files(folder: Path) -> list[Path]:
     """Return the files of a folder's shards and what lies beside them, marks left out, sorted."""
-    found = (path for pattern in ("data-*", "examples_*") for path in folder.glob(pattern))
-    return sorted(path for path in found if path.suffix != ".done")
+    paths = (path for pattern in ("data-*", "examples_*") for path in folder.glob(pattern))
+    return sorted(path for path in paths if path.suffix != ".done")
 
 
 def rows_files(receipt: Json) -> list[Json]:
     """Return the entries of a receipt's shards, in order."""
     return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
-
-
-def summed(results: Sequence[Json], keys: Sequence[str]) -> Json:
-    """Add up counts of several results."""
-    return {key: sum(result[key] for result in results) for key in keys}
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

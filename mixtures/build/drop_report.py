@@ -1,7 +1,7 @@
-"""Drop notes: one line on stderr for what a source loses that nobody asked it to.
+"""Reports of what sources drop: a line on stderr per source, and the list of all in one file.
 
-What a setting chooses (`where`, `sample`, `limit`) is as asked and told by no note. What lists and
-duplicates take is told where it is more than what stays.
+What a setting chooses (`where`, `sample`, `limit`) gives no note. What lists and duplicates take
+gives one where it is more than what stays.
 """
 
 import logging
@@ -9,37 +9,61 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents import dropped as drop_lists
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
 from crystalmix.prep.runtime.types import Json
 
 CHOSEN = ("where", "sample", "limit")
 REMOVED = ("opt_out", "contaminated", "duplicate", "near_duplicate")
 SHOWN = 3
+SUFFIXES = (".parquet", ".jsonl")
+SCHEMA = drop_lists.SCHEMA.insert(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))
+BATCH_ROWS = 1 << 16
 
 
-def tell_dropped(source: Source, account: Json, out: Path) -> None:
-    """Note the records of a source that were dropped, and the files that were left out."""
-    broken: Mapping[str, int] = account["broken_files"]
-    told = _dropped(account["records"], account["documents"], account["dropped"], broken)
-    if told:
-        _note(f"source {source.name}: {told}; crystalmix show {out} tells more")
+def tell_dropped(
+    source: Source,
+    kept: int,
+    records: int,
+    dropped: Mapping[str, int],
+    broken: Mapping[str, int],
+    where: str,
+) -> None:
+    """Note the records of a source that were dropped, and the files that were left out.
+
+    kept: documents of the records. where: the end of the line.
+    """
+    removed = sum(dropped.get(reason, 0) for reason in REMOVED)
+    quiet = (*CHOSEN, *REMOVED) if removed <= kept else CHOSEN
+    counts = {reason: n for reason, n in dropped.items() if n and reason not in quiet}
+    losses: list[str] = []
+    if counts:
+        lost = f"{sum(counts.values()):,} of {records:,} records dropped"
+        losses.append(f"{lost} ({_counts(counts)})")
+    if broken:
+        losses.append(f"{_files(sum(broken.values()))} broken ({_counts(broken)})")
+    if losses:
+        _note(f"source {source.name}: {', '.join(losses)}{where}")
 
 
-def tell_sampled(source: Source, found: Sequence[Json]) -> None:
+def tell_sampled(source: Source, accounts: Sequence[Json]) -> None:
     """Note what was dropped of the blocks that an estimate looked at: their accounts."""
     dropped: Counter[str] = Counter()
-    for each in found:
-        dropped.update(each["dropped"])
-    broken = Counter(each["broken"]["reason"] for each in found if each["broken"])
-    records, kept = (sum(each[key] for each in found) for key in ("records", "documents"))
-    told = _dropped(records, kept, dropped, broken)
-    if told:
-        _note(f"source {source.name}: {told}, of {_files(len(found))} looked at")
+    for account in accounts:
+        dropped.update(account["dropped"])
+    broken = Counter(account["broken"]["reason"] for account in accounts if account["broken"])
+    records, kept = (sum(each[key] for each in accounts) for key in ("records", "documents"))
+    tell_dropped(source, kept, records, dropped, broken, f", of {_files(len(accounts))} looked at")
 
 
 def tell_unread(recipe: Recipe, root: Path, source: Source, found: Listing) -> None:
@@ -52,41 +76,66 @@ def tell_unread(recipe: Recipe, root: Path, source: Source, found: Listing) -> N
     unread = [name for name in others if name not in read]
     if unread:
         verb = "is" if len(unread) == 1 else "are"
-        told = f"{_files(len(unread))} of other kinds {verb} not read ({_first(unread)})"
-        _note(f"source {source.name}: {told}")
+        line = f"{_files(len(unread))} of other kinds {verb} not read ({_first(unread)})"
+        _note(f"source {source.name}: {line}")
 
 
-def _dropped(records: int, kept: int, dropped: Mapping[str, int], broken: Mapping[str, int]) -> str:
-    """Return what was dropped unasked, or '' if nothing was."""
-    removed = sum(dropped.get(reason, 0) for reason in REMOVED)
-    quiet = (*CHOSEN, *REMOVED) if removed <= kept else CHOSEN
-    counts = {reason: n for reason, n in dropped.items() if n and reason not in quiet}
-    told: list[str] = []
-    if counts:
-        lost = f"{sum(counts.values()):,} of {records:,} records dropped"
-        told.append(f"{lost} ({_counts(counts)})")
-    if broken:
-        told.append(f"{_files(sum(broken.values()))} broken ({_counts(broken)})")
-    return ", ".join(told)
+def check_list(path: Path | None) -> None:
+    """Raise UsageError for a drop list that can't be written to, before a build begins."""
+    if path is None:
+        return
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"--dropped {path}: must end in .parquet or .jsonl")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--dropped {path}: must be a file in a folder that exists")
+
+
+def write_list(folders: Sequence[Path], path: Path) -> None:
+    """Write what sealed sources dropped, in their order: columns of SCHEMA, digests in hex in JSON.
+
+    The file is there when it is whole; memory does not grow with it.
+    """
+    parquet = path.suffix == ".parquet"
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        writer = pq.ParquetWriter(file, SCHEMA, compression="zstd") if parquet else None
+        for folder in folders:
+            with pq.ParquetFile(folder / drop_lists.NAME) as source:
+                for batch in source.iter_batches(BATCH_ROWS):
+                    names = pa.array([folder.name] * len(batch), pa.string()).dictionary_encode()
+                    table = pa.table([names, *batch.columns], schema=SCHEMA)
+                    if writer is None:
+                        file.writelines(_lines(table))
+                    else:
+                        writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def _lines(table: pa.Table) -> list[bytes]:
+    rows = table.to_pylist()
+    return [
+        orjson.dumps({**row, "digest": row["digest"] and row["digest"].hex()}) + b"\n"
+        for row in rows
+    ]
 
 
 def _read(recipe: Recipe, root: Path) -> set[str]:
-    """Return the files that a recipe's sources read, as far as they are there, and its lists."""
-    told: set[str] = set()
+    """Return the files that a recipe's sources read, as far as they exist, and its lists."""
+    names: set[str] = set()
     for source in recipe.sources.values():
-        told |= {each.file for each in source.select.opt_out}
+        names |= {opt_out.file for opt_out in source.select.opt_out}
         if source.hub is not None:
             continue
         try:
             for block in sources.listing(source, root).names:
-                told.update(sources.files(root, block) if source.format == "text" else [block])
+                names.update(sources.files(root, block) if source.format == "text" else [block])
         except CrystalmixError:
             continue  # it is told where the source is built
-    return told
+    return names
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    most = sorted(counts.items(), key=lambda each: -each[1])
+    most = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{reason} {n:,}" for reason, n in most)
 
 

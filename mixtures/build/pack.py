@@ -1,192 +1,188 @@
-"""The stage from documents to rows: tokenise (with document-level FIM) by block, pack by shard."""
+"""The stage from token blocks to rows: one work item per shard."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from shutil import rmtree
 
-from crystalmix.mixtures.build import statistics as counting
-from crystalmix.mixtures.build import work_items as stages
-from crystalmix.mixtures.build.context import Context, Folder, summed, tokenizer_identity
-from crystalmix.mixtures.build.statistics_ import joined
+from crystalmix.mixtures.build import statistics
+from crystalmix.mixtures.build.context import (
+    Context,
+    Folder,
+    RowsAccount,
+    TokenBlock,
+    once,
+    shard_entries,
+)
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain
-from crystalmix.prep.crystalcoder import lmdata as pieces
-from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.crystalcoder import lmdata
+from crystalmix.prep.fim import document_fim
 from crystalmix.prep.rows import pack
+from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
 
-TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
+
+@dataclass(frozen=True)
+class Pack:
+    """Work item: cut the rows [first, last) of a stream of blocks to one shard.
+
+    stream: the blocks that hold those rows' tokens; base: the position of their first token.
+    """
+
+    mark: str
+    stream: tuple[Block, ...]
+    base: int
+    rows: tuple[int, int]
+    settings: PackSettings
+    pad: int
+    controls: tuple[int, ...]
+    out: Path
 
 
-def run(context: Context, names: list[str], scanned: dict[str, Json]) -> list[Folder]:
-    """Pack every epoch of the domains; return their sealed folders in order."""
-    folders = [
-        _folder(context, name, context.recipe.domains[name], epoch, scanned)
-        for name in names
-        for epoch in range(context.recipe.domains[name].epochs)
-    ]
-    todo = [folder for folder in folders if folder.receipt is None]
-    items = [_blocks(context, folder, scanned) for folder in todo]
-    told = context.run(stages.tokenise, items, "tokenise")
-    streams = [_streams(context, *each) for each in zip(items, told, strict=True)]
-    shards = [_shards(context, *each) for each in zip(todo, streams, strict=True)]
-    packed = context.run(stages.pack_shard, shards, "pack")
-    for folder, given, stream, text, made in zip(todo, items, streams, told, packed, strict=True):
-        sizes = _sizes(folder, scanned, given, text)
-        sources = counting.by_source(stream, text, sizes, context.recipe.rows)
-        account = _account(text, [result["account"] for result in made])
-        folder.seal(made, {**account, "sources": sources})
-        rmtree(folder.path / TOKENS, ignore_errors=True)
-    return folders
+@dataclass(frozen=True, kw_only=True)
+class PackAccount(RowsAccount):
+    """Account of packed rows: tokens_in = text_tokens + controls = tokens_out + dropped.
+
+    documents, held_out: of this side and of the other side of a split. permuted: by FIM. literals:
+    [documents, times] of each special token spelt in texts.
+    """
+
+    documents: int
+    held_out: int
+    permuted: int
+    text_tokens: int
+    controls: int
+    literals: dict[str, list[int]]
+    sources: dict[str, statistics.SourceCounts]
+
+
+def folder(
+    context: Context, name: str, epoch: int, tokens: Json, scanned: dict[str, Json]
+) -> Folder:
+    """Return the folder of one epoch of a domain; tokens: the settings of its token blocks."""
+    domain: Domain = context.recipe.domains[name]
+    recipe = {
+        "stage": "pack",
+        "version": [pack.VERSION, document_fim.VERSION, lmdata.VERSION],
+        "settings": {"rows": asdict(context.recipe.rows), **tokens},
+        "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
+        "inputs": {source: scanned[source]["content"] for source in domain.sources},
+    }
+    return Folder(name, domain, epoch, context.folder.packed(name, epoch), recipe)
+
+
+def run(
+    context: Context,
+    folders: Sequence[Folder],
+    blocks: Sequence[Sequence[TokenBlock]],
+    scanned: dict[str, Json],
+) -> None:
+    """Pack the blocks of each folder to shards and seal the folders."""
+    streams = [_streams(context.recipe.rows, group) for group in blocks]
+    items = [_items(context, *pair) for pair in zip(folders, streams, strict=True)]
+    results = context.run(_pack_once, items, "pack")
+    for target, stream, group, shards in zip(folders, streams, blocks, results, strict=True):
+        sizes = _sizes(target.domain, scanned, group)
+        counts = statistics.by_source(stream, group, sizes, context.recipe.rows)
+        target.seal(shards, _account(group, shards, counts))
 
 
 def settings_of(build: Path, domain: str) -> Json:
     """Return what a domain of a build was packed with; nothing where no documents were packed."""
-    folder = BuildFolder(build).packed(domain)
-    if not (folder / receipts.NAME).exists():
+    place = BuildFolder(build).packed(domain)
+    if not (place / receipts.NAME).exists():
         return {}
-    return receipts.read(folder).get("settings", {})
+    return receipts.read(place).get("settings", {})
 
 
-def _sizes(
-    folder: Folder, scanned: dict[str, Json], items: list[stages.Tokenise], told: list[Json]
-) -> dict[str, int]:
-    """Return the bytes of each source's texts in a folder."""
-    names = folder.domain.sources
-    if folder.domain.split is None:
-        return {name: scanned[name]["account"]["bytes"] for name in names}
-    pairs = list(zip(items, told, strict=True))
-    return {
-        name: sum(result["bytes"] for item, result in pairs if item.source.name == name)
-        for name in names
-    }
-
-
-def _split(context: Context, domain: Domain) -> Split | None:
-    if domain.split is None:
-        return None
-    return Split(context.recipe.seed, context.recipe.valid, domain.split)
-
-
-def _folder(
-    context: Context, name: str, domain: Domain, epoch: int, scanned: dict[str, Json]
-) -> Folder:
-    inner = domain.fim if domain.fim and domain.fim.level == "document" else None
-    split = _split(context, domain)
-    recipe = {
-        "stage": "pack",
-        "version": [pack.VERSION, fim.VERSION, pieces.VERSION],
-        "settings": {
-            "rows": asdict(context.recipe.rows),
-            "fim": asdict(inner) if inner else None,
-            "draw": [name, epoch] if inner else None,
-            "sources": list(domain.sources),  # their order is the order of the stream
-            "ftfy": [context.recipe.sources[source].ftfy for source in domain.sources],
-            "metadata": [list(context.recipe.sources[name].metadata) for name in domain.sources],
-            "tokenizer": tokenizer_identity(context.tokenizer),
-            "split": asdict(split) if split else None,
-            "held_out": domain.held_out,
-        },
-        "seed": context.recipe.seed if inner or split else None,
-        "inputs": {source: scanned[source]["content"] for source in domain.sources},
-    }
-    path = context.folder.packed(name, epoch)
-    return Folder(name, domain, epoch, path, recipe)
-
-
-def _blocks(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[stages.Tokenise]:
-    """Return the work items of a folder's blocks, in the order of its stream."""
-    level = folder.domain.fim.level if folder.domain.fim else None
-    items: list[stages.Tokenise] = []
-    for name in folder.domain.sources:
-        first = 0
-        for entry in scanned[name]["blocks"]:
-            last = first + entry["documents"]
-            items.append(
-                stages.Tokenise(
-                    mark=folder.mark,
-                    source=context.recipe.sources[name],
-                    root=context.root,
-                    block=entry["block"],
-                    documents=context.folder.documents(name),
-                    rows=(first, last),
-                    tokenizer=context.recipe.tokenizer,
-                    settings=context.recipe.rows,
-                    fim=folder.domain.fim if level == "document" else None,
-                    draw=(context.recipe.seed, folder.name, folder.epoch),
-                    split=_split(context, folder.domain),
-                    out=folder.path / TOKENS / f"block-{len(items):05d}.ids",
-                )
-            )
-            first = last
-    return items
-
-
-def _streams(context: Context, items: list[stages.Tokenise], told: list[Json]) -> list[Stream]:
+def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:
     """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
-    settings = context.recipe.rows
-    blocks = [
-        Block(item.out, item.source.name, result["tokens"], result["wide"])
-        for item, result in zip(items, told, strict=True)
-    ]
     processes = settings.cerebras.processes if settings.cerebras else 1
-    bounds = pieces.slices(len(blocks), processes)
-    return [Stream(tuple(blocks[low:high])) for low, high in bounds]
+    bounds = lmdata.slices(len(blocks), processes)
+    return [Stream(tuple(each.block for each in blocks[low:high])) for low, high in bounds]
 
 
-def _shards(context: Context, folder: Folder, streams: list[Stream]) -> list[stages.Pack]:
+def _items(context: Context, target: Folder, streams: list[Stream]) -> list[Pack]:
     """Return the work items of a folder's shards; RefusalError if there is no row."""
     settings = context.recipe.rows
-    made = [
-        _shard(context, folder, stream, rows, pack.name(settings, number, process))
+    items = [
+        _item(context, target, stream, rows, pack.name(settings, number, process))
         for process, stream in enumerate(streams)
         for number, rows in enumerate(pack.shards_of(pack.rows_of(stream, settings), settings))
     ]
-    if not made:
+    if not items:
         raise RefusalError(
-            f"domain {folder.name}: {sum(stream.tokens for stream in streams)} tokens give no "
+            f"domain {target.name}: {sum(stream.tokens for stream in streams)} tokens give no "
             f"whole row of {settings.msl}; add data, lower rows.msl or set rows.tail to keep"
         )
-    return made
+    return items
 
 
-def _shard(
-    context: Context, folder: Folder, stream: Stream, rows: tuple[int, int], name: str
-) -> stages.Pack:
+def _item(
+    context: Context, target: Folder, stream: Stream, rows: tuple[int, int], name: str
+) -> Pack:
     near, place = pack.part(stream, rows, context.recipe.rows)
-    tokenizer = (
-        context.tokenizer if context.recipe.rows.cerebras is None else context.tokenizer.base
-    )
-    return stages.Pack(
-        mark=folder.mark,
+    tokenizer = context.tokenizer
+    return Pack(
+        mark=target.mark,
         stream=near.blocks,
         base=int(near.starts[0]),
         rows=place,
         settings=context.recipe.rows,
-        pad=tokenizer.pad,
+        pad=(tokenizer if context.recipe.rows.cerebras is None else tokenizer.base).pad,
         controls=context.controls,
-        out=folder.path / name,
+        out=target.path / name,
     )
 
 
-def _account(text: list[Json], rows: list[Json]) -> Json:
-    """Return the account: tokens_in = text_tokens + controls = tokens_out + dropped."""
-    given = summed(text, ("documents", "permuted", "tokens", "controls"))
-    made = summed(rows, ("tokens", "padding", "controls"))
+def _pack_once(item: Pack) -> Json:
+    return once(item.mark, item.out, lambda: _pack(item))
+
+
+def _pack(item: Pack) -> Json:
+    """Write a shard; the result is its entry, its spans' entry and its counts."""
+    stream = Stream(item.stream, item.base)
+    packed = pack.pack(stream, item.rows, item.settings, item.pad, item.controls, item.out)
+    counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
+    return {"files": shard_entries(packed.shard, item.out, "spans"), "account": counts}
+
+
+def _sizes(
+    domain: Domain, scanned: dict[str, Json], blocks: Sequence[TokenBlock]
+) -> dict[str, int]:
+    """Return the bytes of each source's texts in a folder."""
+    if domain.split is None:
+        return {name: scanned[name]["account"]["bytes"] for name in domain.sources}
     return {
-        "documents": given["documents"],
-        "held_out": sum(result.get("held_out", 0) for result in text),
-        "permuted": given["permuted"],
-        "text_tokens": given["tokens"] - given["controls"],
-        "controls": given["controls"],
-        "tokens_in": given["tokens"],
-        "tokens_out": made["tokens"],
-        "controls_out": made["controls"],
-        "padding": made["padding"],
-        "dropped": {"tail": given["tokens"] - made["tokens"]},
-        "literals": joined([result["literals"] for result in text]),
+        name: sum(each.bytes or 0 for each in blocks if each.block.source == name)
+        for name in domain.sources
     }
+
+
+def _account(
+    blocks: Sequence[TokenBlock],
+    shards: Sequence[Json],
+    sources: dict[str, statistics.SourceCounts],
+) -> PackAccount:
+    tokens = sum(each.block.tokens for each in blocks)
+    controls = sum(each.controls for each in blocks)
+    tokens_out, padding, controls_out = (
+        sum(shard["account"][key] for shard in shards) for key in ("tokens", "padding", "controls")
+    )
+    return PackAccount(
+        documents=sum(each.documents for each in blocks),
+        held_out=sum(each.held_out for each in blocks),
+        permuted=sum(each.permuted for each in blocks),
+        text_tokens=tokens - controls,
+        controls=controls,
+        tokens_in=tokens,
+        tokens_out=tokens_out,
+        controls_out=controls_out,
+        padding=padding,
+        dropped={"tail": tokens - tokens_out},
+        literals=statistics.summed_literals([each.literals for each in blocks]),
+        sources=sources,
+    )

@@ -1,22 +1,54 @@
-"""The stage of row-level FIM, for the domains that ask for it; other folders pass through."""
+"""The stage of row-level FIM, for the domains that set it: one work item per shard."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from crystalmix.mixtures.build import work_items as stages
+import numpy as np
+
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
+    RowsAccount,
+    once,
     rows_files,
-    summed,
+    shard_entries,
     tokenizer_identity,
 )
-from crystalmix.prep.crystalcoder.original_row_fim import Turn, seed_of
-from crystalmix.prep.fim import document_fim as fim
+from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
+from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.fim.row_fim import RowFim
+from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
 
-def run(context: Context, packed: list[Folder]) -> list[Folder]:
+@dataclass(frozen=True)
+class Permute:
+    """Work item: apply row-level FIM to one shard."""
+
+    mark: str
+    shard: Path
+    first_row: int
+    tokenizer: TokenizerSettings
+    fim: FimSettings
+    draw: tuple[int, str, int]  # seed, domain, epoch
+    turn: Turn  # whose draws they are in the original's dialect
+    controls: tuple[int, ...]
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFimAccount(RowsAccount):
+    """Account of permuted rows: tokens_in + sentinels + recut = tokens_out + dropped."""
+
+    permuted: int
+    sentinels: int
+    recut: int
+
+
+def run(context: Context, packed: Sequence[Folder]) -> list[Folder]:
     """Return each folder, or its permuted successor."""
     folders = [_successor(context, old) for old in packed]
     pairs = [
@@ -24,9 +56,9 @@ def run(context: Context, packed: list[Folder]) -> list[Folder]:
         for old, new in zip(packed, folders, strict=True)
         if new is not old and new.receipt is None
     ]
-    groups = context.run(stages.permute, [_items(context, *pair) for pair in pairs], "fim")
-    for (old, new), made in zip(pairs, groups, strict=True):
-        new.seal(made, _account(old.sealed["account"], [result["account"] for result in made]))
+    groups = context.run(_permute_once, [_items(context, *pair) for pair in pairs], "fim")
+    for (old, new), results in zip(pairs, groups, strict=True):
+        new.seal(results, _account(old.account, [result["account"] for result in results]))
     return folders
 
 
@@ -41,7 +73,7 @@ def _successor(context: Context, old: Folder) -> Folder:
         return old
     recipe = {
         "stage": "fim",
-        "version": fim.VERSION,
+        "version": document_fim.VERSION,
         "settings": {
             "fim": asdict(settings),
             "draw": _draw(settings, old),
@@ -61,27 +93,24 @@ def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:
     return [folder.name, folder.epoch]
 
 
-def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
+def _items(context: Context, old: Folder, new: Folder) -> list[Permute]:
     settings = _row_fim(new)
     if settings is None:
         return []
-    items: list[stages.Permute] = []
+    items: list[Permute] = []
     first, files = 0, rows_files(old.sealed)
     listed = sorted(entry["name"] for entry in files)  # as the original numbered files
     for entry in files:
+        seed = seed_of(settings, listed.index(entry["name"]), len(files))
         items.append(
-            stages.Permute(
+            Permute(
                 mark=new.mark,
                 shard=old.path / entry["name"],
                 first_row=first,
                 tokenizer=context.recipe.tokenizer,
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
-                turn=Turn(
-                    seed_of(settings, listed.index(entry["name"]), len(files)),
-                    new.domain.epochs,
-                    new.epoch,
-                ),
+                turn=Turn(seed, new.domain.epochs, new.epoch),
                 controls=context.controls,
                 out=new.path / entry["name"],
             )
@@ -90,20 +119,44 @@ def _items(context: Context, old: Folder, new: Folder) -> list[stages.Permute]:
     return items
 
 
-def _account(before: Json, rows: list[Json]) -> Json:
-    """Return the account: tokens_in + sentinels + recut = tokens_out + dropped."""
-    keys = ("tokens", "padding", "controls", "permuted", "sentinels", "recut", "overflow", "ends")
-    made = summed(rows, keys)
-    return {
-        "permuted": made["permuted"],
-        "tokens_in": before["tokens_out"],
-        "sentinels": made["sentinels"],
-        "recut": made["recut"],
-        "tokens_out": made["tokens"],
-        "controls_out": made["controls"],
-        "padding": made["padding"],
-        "dropped": {
-            "fim_overflow": made["overflow"],
-            **({"fim_eos": made["ends"]} if made["ends"] else {}),
-        },
-    }
+def _permute_once(item: Permute) -> Json:
+    return once(item.mark, item.out, lambda: _permute(item))
+
+
+def _permute(item: Permute) -> Json:
+    """Write a shard; the result is its entry, its spans' entry and its counts."""
+    tokenizer = load(item.tokenizer)
+    if item.fim.dialect == "cerebras":
+        shard, counts = LegacyFim(tokenizer, item.fim, item.turn).apply(item.shard, item.out)
+    else:
+        work = RowFim(tokenizer, item.fim, *item.draw)
+        shard, counts = work.apply(item.shard, item.first_row, item.out)
+    tokens = spans.tokens(spans.path_of(item.out))
+    padding = shard.rows * shard.msl - tokens
+    controls = count_controls(item.out, item.controls, tokenizer.pad, padding)
+    account = {**asdict(counts), "tokens": tokens, "padding": padding, "controls": controls}
+    return {"files": shard_entries(shard, item.out, "spans"), "account": account}
+
+
+def count_controls(shard: Path, controls: tuple[int, ...], pad: int, padding: int) -> int:
+    """Count the control ids among a shard's inputs, its padding left out."""
+    ids = np.array(controls, dtype=np.int32)
+    count = sum(int(np.isin(block[:, 0], ids).sum()) for block in shards.blocks(shard))
+    return count - (padding if pad in controls else 0)
+
+
+def _account(before: RowsAccount, counts: Sequence[Json]) -> RowFimAccount:
+    def total(key: str) -> int:
+        return sum(each[key] for each in counts)
+
+    ends = total("ends")
+    return RowFimAccount(
+        permuted=total("permuted"),
+        tokens_in=before.tokens_out,
+        sentinels=total("sentinels"),
+        recut=total("recut"),
+        tokens_out=total("tokens"),
+        controls_out=total("controls"),
+        padding=total("padding"),
+        dropped={"fim_overflow": total("overflow"), **({"fim_eos": ends} if ends else {})},
+    )

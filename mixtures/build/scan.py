@@ -9,26 +9,18 @@ import re
 from collections import Counter
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.build import drop_report as dropnotes
-from crystalmix.mixtures.build import statistics_ as statistics
-from crystalmix.mixtures.build import work_items as stages
-from crystalmix.mixtures.build.context import Context, summed
+from crystalmix.mixtures.build import drop_report, statistics
+from crystalmix.mixtures.build.context import Context, naming, once
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents import choose as selecting
-from crystalmix.prep.documents import dropped
-from crystalmix.prep.documents import merge as numbering
-from crystalmix.prep.documents import scan as documents
-from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents import choose, dropped, merge, scan, source_sql
 from crystalmix.prep.documents.input_files import Seen
-from crystalmix.prep.documents.source import Source
-from crystalmix.prep.filters import decontaminate
-from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.documents.source import Source, listing
+from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
@@ -40,21 +32,61 @@ BLOCK_KEYS = ("documents", "text_digest")
 FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep|select): )?(.*)", re.DOTALL)
 
 
-def scan(context: Context, names: list[str]) -> dict[str, Json]:
+@dataclass(frozen=True)
+class Scan:
+    """Work item: read one block of a source and write its documents."""
+
+    mark: str
+    source: Source
+    root: Path
+    block: str
+    shape: str | None
+    out: Path
+    screen: Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceAccount:
+    """Account of a source: records = documents + dropped.
+
+    dropped: documents by reason. places: the first records of each reason. broken_files: files by
+    reason. lengths: quantiles of characters and bytes. opt_out: per list its file, entries, and
+    entries that match nothing. evaluations: texts protected, None without decontamination.
+    """
+
+    records: int
+    blank_lines: int
+    documents: int
+    characters: int
+    bytes: int
+    dropped: dict[str, int]
+    places: dict[str, list[str]]
+    broken_files: dict[str, int]
+    lengths: dict[str, dict[str, int]]
+    opt_out: tuple[Json, ...]
+    evaluations: Json | None
+
+    def content(self) -> Json:
+        """Return it as JSON, without what the source does not use."""
+        unused = {key for key in ("opt_out", "evaluations") if not getattr(self, key)}
+        return {key: value for key, value in asdict(self).items() if key not in unused}
+
+
+def run(context: Context, names: list[str]) -> dict[str, Json]:
     """Scan the sources that are not fresh; return the receipts of all of them, in order."""
     if context.recipe.duplicates.near is not None:
-        near.check_installed()
+        near_duplicates.check_installed()
     with _at(context):
         works = [_Work(context, context.recipe.sources[name]) for name in names]
         todo = [work for work in works if work.receipt is None]
         for work in todo:
-            dropnotes.tell_unread(context.recipe, context.root, work.source, work.found)
-        groups = context.run(stages.scan, [work.items() for work in todo], "documents")
+            drop_report.tell_unread(context.recipe, context.root, work.source, work.listing)
+        groups = context.run(_scan_once, [work.items() for work in todo], "documents")
     results = {work.source.name: group for work, group in zip(todo, groups, strict=True)}
-    done: dict[str, Json] = {}
+    sealed: dict[str, Json] = {}
     for work in works:
-        done[work.source.name] = work.sealed(results.get(work.source.name, []), done)
-    return done
+        sealed[work.source.name] = work.sealed(results.get(work.source.name, []), sealed)
+    return sealed
 
 
 def needed(recipe: Recipe, drawn: Collection[str]) -> list[str]:
@@ -78,11 +110,20 @@ def _at(context: Context) -> Generator[None]:
     try:
         yield
     except RecipeError as error:
-        found = FAULT.fullmatch(str(error))
-        if found is None:
+        match = FAULT.fullmatch(str(error))
+        if match is None:
             raise
-        steps = [step for step in found.groups()[:2] if step]
-        raise context.recipe.fault(found[3], "sources", *steps) from None
+        steps = [step for step in match.groups()[:2] if step]
+        raise context.recipe.fault(match[3], "sources", *steps) from None
+
+
+def _scan_once(item: Scan) -> Json:
+    """Write a block's documents; the result is its account."""
+    return once(
+        item.mark,
+        item.out,
+        lambda: scan.scan(item.source, item.root, item.block, item.shape, item.out, item.screen),
+    )
 
 
 class _Work:
@@ -91,20 +132,20 @@ class _Work:
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
         self.folder = context.folder.source(source.name)
-        self.found = sources.listing(source, context.root)
-        self.blocks = list(self.found.names)
+        self.listing = listing(source, context.root)
+        self.blocks = list(self.listing.names)
         self.seen = Seen(source, context.root, self.folder)
         self.evaluations: Json | None = None
         self.recipe = self._recipe()
         self.receipt = receipts.fresh(self.folder, self._as_before())
 
-    def items(self) -> list[stages.Scan]:
+    def items(self) -> list[Scan]:
         """Return one work item for each block."""
         mark = receipts.digest(self.recipe)
-        shape = query.structure(self.source, self.root, self.blocks)
+        shape = source_sql.structure(self.source, self.root, self.blocks)
         screen = self._screen()
         return [
-            stages.Scan(mark, self.source, self.root, block, shape, path, screen)
+            Scan(mark, self.source, self.root, block, shape, path, screen)
             for block, path in zip(self.blocks, self._parts(), strict=True)
         ]
 
@@ -114,44 +155,51 @@ class _Work:
         earlier: the receipts of the sources before. A source that is sealed already is only held
         against them.
         """
-        wanted = self._with({name: receipt["content"] for name, receipt in earlier.items()})
+        recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
         if self.receipt is not None:
-            return receipts.fresh(self.folder, wanted) or self.receipt
+            return receipts.fresh(self.folder, recipe) or self.receipt
         out = self.context.folder.documents(self.source.name)
-        with stages.naming(out), selecting.chosen(self._among(list(earlier))) as choice:
-            kept = numbering.merge(self.source, self._parts(), out, choice)
-        account = self._account(results, kept) | {"lengths": statistics.of_documents(out)}
-        if account["documents"] == 0:
-            broken = account["broken_files"]
+        with naming(out), choose.chosen(self._among(list(earlier))) as choice:
+            kept = merge.merge(self.source, self._parts(), out, choice)
+        account = self._account(results, kept, statistics.of_documents(out))
+        if account.documents == 0:
+            broken = account.broken_files
             raise InputError(
-                f"source {self.source.name}: no document is left of {account['records']} records "
-                f"(dropped: {account['dropped'] or 'nothing'}"
+                f"source {self.source.name}: no document is left of {account.records} records "
+                f"(dropped: {account.dropped or 'nothing'}"
                 f"{f'; broken files: {broken}' if broken else ''}); "
                 "check `files`, `text`, `where`, `select` and `duplicates`"
             )
         self.seen.check_untouched()
         entries = zip(self.blocks, kept, strict=True)
         content = {
-            "account": account,
+            "account": account.content(),
             "blocks": [{"block": b, **{k: e[k] for k in BLOCK_KEYS}} for b, e in entries],
             "content": receipts.digest([[e["text_digest"], e["documents"]] for e in kept]),
             "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
-            "skipped": [{"file": name, "why": why} for name, why in self.found.skipped],
+            "skipped": [{"file": name, "why": why} for name, why in self.listing.skipped],
             "seen": self.seen.entries,
         }
-        names = [out.name, dropped.NAME, *([numbering.NEAR] if choice.width else [])]
+        names = [out.name, dropped.NAME, *([merge.NEAR] if choice.width else [])]
         files = [receipts.describe(self.folder / name) for name in names]
-        receipt = receipts.seal(self.folder, wanted, files, content)
+        receipt = receipts.seal(self.folder, recipe, files, content)
         for part in self.folder.glob("block-*"):
             part.unlink()
-        dropnotes.tell_dropped(self.source, account, self.context.out)
+        drop_report.tell_dropped(
+            self.source,
+            account.documents,
+            account.records,
+            account.dropped,
+            account.broken_files,
+            f"; crystalmix show {self.context.out} tells more",
+        )
         return receipt
 
     def _parts(self) -> list[Path]:
         return [self.folder / f"block-{i:05d}.parquet" for i in range(len(self.blocks))]
 
-    def _among(self, earlier: list[str]) -> selecting.Among:
-        return selecting.Among(
+    def _among(self, earlier: list[str]) -> choose.Among:
+        return choose.Among(
             folder=self.folder,
             blocks=tuple(self.blocks),
             parts=tuple(self._parts()),
@@ -167,7 +215,7 @@ class _Work:
         if settings is not None:
             names = tuple(decontaminate.files(settings, self.root))
             index = self.folder / ".evaluations.tmp"
-            with stages.naming(index):
+            with naming(index):
                 self.evaluations = decontaminate.write_index(settings, self.root, index)
             mark = receipts.digest(self.recipe)
         return Screen(
@@ -187,12 +235,12 @@ class _Work:
         later = {"ftfy", "metadata"}
         settings = {k: v for k, v in asdict(self.source).items() if k not in later}
         select, local = self.source.select, self.source.hub is None
-        lists = [each.file for each in select.opt_out]
+        lists = [opt_out.file for opt_out in select.opt_out]
         if select.decontaminate is not None:
             lists += decontaminate.files(select.decontaminate, self.root)
         return {
             "stage": "documents",
-            "version": [documents.VERSION, decontaminate.VERSION, near.VERSION],
+            "version": [scan.VERSION, decontaminate.VERSION, near_duplicates.VERSION],
             "settings": {**settings, "duplicates": asdict(self.context.recipe.duplicates)},
             "seed": None if select.sample is None else self.context.recipe.seed,
             "inputs": {
@@ -204,8 +252,8 @@ class _Work:
 
     def _with(self, earlier: Json) -> Json:
         """Return the recipe with the contents of the sources before, where they matter."""
-        told = earlier if self.context.recipe.duplicates.across else {}
-        return {**self.recipe, "inputs": {**self.recipe["inputs"], "earlier": told}}
+        inputs = earlier if self.context.recipe.duplicates.across else {}
+        return {**self.recipe, "inputs": {**self.recipe["inputs"], "earlier": inputs}}
 
     def _as_before(self) -> Json:
         """Return the recipe with the sources before as the receipt has them: not known yet."""
@@ -214,33 +262,32 @@ class _Work:
         inputs = receipts.read(self.folder)["inputs"]
         return self._with(inputs.get("earlier", {}) if isinstance(inputs, dict) else {})
 
-    def _account(self, results: list[Json], kept: list[Json]) -> Json:
-        """Return the account: records = documents + all that is dropped, by reason."""
+    def _account(self, results: list[Json], kept: list[Json], lengths: Json) -> SourceAccount:
         counts: Counter[str] = Counter()
         places: dict[str, list[str]] = {}
-        for each in [*results, *kept]:
-            counts.update(each["dropped"])
-            for reason, found in each.get("places", {}).items():
-                places[reason] = [*places.get(reason, []), *found][:PLACES]
+        for part in [*results, *kept]:
+            counts.update(part["dropped"])
+            for reason, records in part.get("places", {}).items():
+                places[reason] = [*places.get(reason, []), *records][:PLACES]
         broken = Counter(result["broken"]["reason"] for result in results if result["broken"])
-        account: Json = {
-            **summed(results, ("records", "blank_lines")),
-            **summed(kept, ("documents", "characters", "bytes")),
-            "dropped": dict(counts),
-            "places": places,
-            "broken_files": dict(sorted(broken.items())),
-        }
-        lists = self.source.select.opt_out
-        if lists:
-            account["opt_out"] = [self._list(results, i) for i in range(len(lists))]
-        if self.evaluations is not None:
-            account["evaluations"] = self.evaluations
-        return account
+        return SourceAccount(
+            records=sum(result["records"] for result in results),
+            blank_lines=sum(result["blank_lines"] for result in results),
+            documents=sum(block["documents"] for block in kept),
+            characters=sum(block["characters"] for block in kept),
+            bytes=sum(block["bytes"] for block in kept),
+            dropped=dict(counts),
+            places=places,
+            broken_files=dict(sorted(broken.items())),
+            lengths=lengths,
+            opt_out=tuple(self._list(results, i) for i in range(len(self.source.select.opt_out))),
+            evaluations=self.evaluations,
+        )
 
     def _list(self, results: list[Json], number: int) -> Json:
         """Return how many entries of an opt-out list there are, and how many matched nothing."""
-        each = self.source.select.opt_out[number]
-        found = [np.array(result["opt_out"][number], np.int64) for result in results]
-        matched = len(np.unique(np.concatenate(found))) if found else 0
-        entries = each.entries(self.root)
-        return {"file": each.file, "entries": entries, "unmatched": entries - matched}
+        opt_out = self.source.select.opt_out[number]
+        matches = [np.array(result["opt_out"][number], np.int64) for result in results]
+        matched = len(np.unique(np.concatenate(matches))) if matches else 0
+        entries = opt_out.entries(self.root)
+        return {"file": opt_out.file, "entries": entries, "unmatched": entries - matched}

@@ -1,16 +1,24 @@
-"""The stage that shuffles each domain's rows, across its shards and FIM epochs."""
+"""The stage that shuffles each domain's rows across shards and FIM epochs: an item per shard."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.build import work_items as stages
-from crystalmix.mixtures.build.context import Context, Folder, rows_files
-from crystalmix.prep.crystalcoder import modelzoo_shuffle as zooshuffle
-from crystalmix.prep.rows import pack, shuffle
-from crystalmix.prep.rows.shards import name as shard_name
+from crystalmix.mixtures.build.context import (
+    Context,
+    Folder,
+    RowsAccount,
+    once,
+    rows_files,
+    shard_entries,
+)
+from crystalmix.prep.crystalcoder import modelzoo_shuffle
+from crystalmix.prep.rows import pack, shards, shuffle
+from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
@@ -18,15 +26,32 @@ from crystalmix.prep.runtime.types import Json
 ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder is sealed
 
 
-def run(context: Context, packed: list[Folder]) -> dict[str, Folder]:
-    """Return each domain's last folder: shuffled, or packed where no shuffle is asked."""
+@dataclass(frozen=True)
+class Shuffle:
+    """Work item: write the rows [first, last) of the shuffled order of a domain's packed folders.
+
+    order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
+    the order of their names then.
+    """
+
+    mark: str
+    folders: tuple[Path, ...]
+    rows: tuple[int, int]
+    seed: int | None
+    domain: str
+    order: Path | None
+    out: Path
+
+
+def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
+    """Return each domain's last folder: shuffled, or packed where there is no shuffle."""
     epochs: dict[str, list[Folder]] = {}
     for folder in packed:
         epochs.setdefault(folder.name, []).append(folder)
     last = {name: _folder(context, name, folders) for name, folders in epochs.items()}
     todo = [name for name, folder in last.items() if folder.receipt is None]
     items = [_items(context, last[name], epochs[name]) for name in todo]
-    for name, made in zip(todo, context.run(stages.shuffle_shard, items, "shuffle"), strict=True):
+    for name, made in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
         last[name].seal(made, _account(last[name], epochs[name], made))
         (last[name].path / ORDER).unlink(missing_ok=True)
     return last
@@ -40,7 +65,7 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     settings = {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard}
     recipe = {
         "stage": "shuffle" if domain.shuffle else "join",
-        "version": shuffle.VERSION if zoo is None else zooshuffle.VERSION,
+        "version": shuffle.VERSION if zoo is None else modelzoo_shuffle.VERSION,
         "settings": settings if zoo is None else asdict(zoo),
         "seed": context.recipe.seed if domain.shuffle and zoo is None else None,
         "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
@@ -50,20 +75,20 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     return Folder(name, domain, 0, path, recipe)
 
 
-def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stages.Shuffle]:
+def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuffle]:
     folders = tuple(epoch.path for epoch in epochs)
     order = _scattered(folder, folders)
     rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
     bounds = pack.shards_of(rows, context.recipe.rows) if order is None else order
     return [
-        stages.Shuffle(
+        Shuffle(
             mark=folder.mark,
             folders=folders,
             rows=(first, last),
             seed=context.recipe.seed if folder.domain.shuffle else None,
             domain=folder.name,
             order=None if order is None else folder.path / ORDER,
-            out=folder.path / shard_name(number),
+            out=folder.path / shards.name(number),
         )
         for number, (first, last) in enumerate(bounds)
         if first < last  # the original's shards differ in size by chance, down to none
@@ -71,26 +96,64 @@ def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[stage
 
 
 def _scattered(folder: Folder, folders: tuple[Path, ...]) -> list[tuple[int, int]] | None:
-    """Write the order of the original's shuffle, where it is asked; return its shards' bounds."""
+    """Write the order of the original's shuffle, where it is set; return its shards' bounds."""
     if folder.domain.zoo_shuffle is None:
         return None
-    inputs = stages.shuffle_inputs(folders, folder.mark, by_name=True)
-    parts = zooshuffle.order([item.rows for item in inputs], folder.domain.zoo_shuffle)
+    inputs = _inputs(folders, folder.mark, by_name=True)
+    parts = modelzoo_shuffle.order([item.rows for item in inputs], folder.domain.zoo_shuffle)
     with replacing(folder.path / ORDER) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts))
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     return list(pairwise(ends))
 
 
-def _account(folder: Folder, epochs: list[Folder], made: list[Json]) -> Json:
+def _shuffle_once(item: Shuffle) -> Json:
+    return once(item.mark, item.out, lambda: _shuffle(item))
+
+
+def _shuffle(item: Shuffle) -> Json:
+    """Write a shard; the result is its entry and its origin's entry."""
+    inputs = _inputs(item.folders, item.mark, by_name=item.order is not None)
+    if item.order is None:
+        order = shuffle.order(inputs, item.rows, item.seed, item.domain)
+    else:
+        order = np.array(np.load(item.order, mmap_mode="r")[slice(*item.rows)])
+    shard = shuffle.shuffle(inputs, order, item.out)
+    return {"files": shard_entries(shard, item.out, "origin")}
+
+
+@lru_cache(maxsize=4)
+def _inputs(
+    folders: tuple[Path, ...], _mark: str, *, by_name: bool = False
+) -> tuple[shuffle.Input, ...]:
+    """Return the shards of sealed folders in order (or by name), read from their receipts.
+
+    The mark names the folders' content: folders built anew under their names are read anew.
+    """
+    inputs = [
+        shuffle.Input(f"{folder.name}/{entry['name']}", folder / entry["name"], entry["rows"])
+        for folder in folders
+        for entry in rows_files(receipts.read(folder))
+    ]
+    return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)
+
+
+def _account(folder: Folder, epochs: list[Folder], made: list[Json]) -> RowsAccount:
     """Return the account; the rows in and out must be the same multiset."""
-    keys = ("tokens_out", "controls_out", "padding")
-    before = {key: sum(epoch.sealed["account"][key] for epoch in epochs) for key in keys}
-    given = sum(entry["rows_sum"] for epoch in epochs for entry in rows_files(epoch.sealed))
-    got = sum(entry["rows_sum"] for result in made for entry in rows_files(result))
-    if given % 2**64 != got % 2**64:
+    accounts = [epoch.account for epoch in epochs]
+    before = sum(entry["rows_sum"] for epoch in epochs for entry in rows_files(epoch.sealed))
+    after = sum(entry["rows_sum"] for result in made for entry in rows_files(result))
+    if before % 2**64 != after % 2**64:
         raise DamageError(
-            f"{folder.path}: shuffled rows are not the rows that went in (checksum {got % 2**64}, "
-            f"expected {given % 2**64}); a shard changed during the build: build again"
+            f"{folder.path}: shuffled rows are not the rows that went in (checksum "
+            f"{after % 2**64}, expected {before % 2**64}); a shard changed during the build: "
+            "build again"
         )
-    return {"tokens_in": before["tokens_out"], **before, "dropped": {}}
+    tokens = sum(account.tokens_out for account in accounts)
+    return RowsAccount(
+        tokens_in=tokens,
+        tokens_out=tokens,
+        controls_out=sum(account.controls_out for account in accounts),
+        padding=sum(account.padding for account in accounts),
+        dropped={},
+    )

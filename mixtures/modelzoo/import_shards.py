@@ -17,9 +17,8 @@ from typing import Literal, get_args
 
 from crystalmix.mixtures.build import seal as sealing
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
-from crystalmix.mixtures.build.context import Folder
+from crystalmix.mixtures.build.context import Folder, naming
 from crystalmix.mixtures.build.seal import Basis
-from crystalmix.mixtures.build.work_items import naming
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -224,7 +223,7 @@ def _link(
     for name, folder in folders.items():
         if folder.receipt is None:
             found = [next(results) for _ in wanted[name]]
-            folder.seal([{"files": [entry]} for entry in found], {"dropped": {}})
+            folder.seal_files(found, {"dropped": {}})
     return folders
 
 

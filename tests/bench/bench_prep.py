@@ -110,8 +110,8 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def ours(folder: Path, tokenizer: str, rows: dict[str, Any], *, ftfy: bool) -> dict[str, float]:
     """Run the stages of a build on a folder; return the CPU-seconds of each, and the tokens."""
-    from crystalmix.mixtures.build import pack as packing
-    from crystalmix.mixtures.build import scan as scanning
+    from crystalmix.mixtures.build import scan
+    from crystalmix.mixtures.build.build import packed
     from crystalmix.mixtures.build.context import Context
     from crystalmix.mixtures.recipes import recipe
     from crystalmix.prep.runtime.workers import Fanout
@@ -133,9 +133,9 @@ def ours(folder: Path, tokenizer: str, rows: dict[str, Any], *, ftfy: bool) -> d
         pa.array([""])  # pyarrow imports pandas at its first array: that is not measured
         opened, load_s = measured(lambda: load(loaded.tokenizer))
         context = Context(loaded, folder, Path(scratch) / "out", pool, opened)
-        scanned, scan_s = measured(lambda: scanning.scan(context, ["all"]))
-        packed, pack_s = measured(lambda: packing.run(context, ["all"], scanned))
-        tokens = packed[0].sealed["account"]["tokens_out"]
+        scanned, scan_s = measured(lambda: scan.run(context, ["all"]))
+        folders, pack_s = measured(lambda: packed(context, ["all"], scanned))
+        tokens = folders[0].sealed["account"]["tokens_out"]
         return {"load": load_s, "documents": scan_s, "tokenise and pack": pack_s, "tokens": tokens}
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from crystalmix.mixtures.build import build as builds
-from crystalmix.mixtures.build import pack as packing
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
@@ -152,7 +151,6 @@ class Reaper:
         for owner, name in (
             (Path, "replace"),
             (Path, "unlink"),
-            (packing, "rmtree"),
             (builds, "rmtree"),
         ):
             monkeypatch.setattr(owner, name, self._guarded(getattr(owner, name)))

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 
-from crystalmix.mixtures.build import scan as scanning
+from crystalmix.mixtures.build import scan as scan_stage
 from crystalmix.mixtures.build.context import Context
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.types import Json
@@ -69,7 +69,7 @@ def scan(folder: Path, out: str = "build", workers: int = 1, **changes: Any) -> 
     names: set[str] = {name for domain in recipe.domains.values() for name in domain.sources}
     with Fanout(workers) as pool:
         context = Context(recipe, folder, folder / out, pool, tokenizer=None)  # type: ignore[arg-type]
-        return scanning.scan(context, scanning.needed(recipe, names))
+        return scan_stage.run(context, scanning.needed(recipe, names))
 
 
 def select(**asked: Any) -> Json:

@@ -7,7 +7,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build import droplist_ as droplist
+from crystalmix.mixtures.build import drop_report
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
 from helpers import corpora
@@ -64,14 +64,14 @@ def test_a_list_that_cant_be_written_is_refused_before_the_build(tmp_path: Path,
 
 
 def test_a_list_is_there_when_it_is_whole(folder: Path, tmp_path: Path) -> None:
-    droplist.check(None)
+    drop_report.check_list(None)
     path = tmp_path / "all.jsonl"
     path.write_text("from before")
     with pytest.raises(FileNotFoundError):
-        droplist.write([folder / "build/sources/web", tmp_path / "none"], path)
+        drop_report.write_list([folder / "build/sources/web", tmp_path / "none"], path)
     assert path.read_text() == "from before"
     assert [p.name for p in tmp_path.iterdir()] == ["all.jsonl"]
-    droplist.write([], path)
+    drop_report.write_list([], path)
     assert path.read_bytes() == b""
     with pytest.raises(UsageError, match=r"must end in .parquet or .jsonl"):
-        droplist.check(tmp_path / "x")
+        drop_report.check_list(tmp_path / "x")

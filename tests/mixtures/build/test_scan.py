@@ -9,8 +9,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build import droplist_ as droplist
-from crystalmix.mixtures.build import scan as scanning
+from crystalmix.mixtures.build import drop_report
+from crystalmix.mixtures.build import scan as scan_stage
 from crystalmix.mixtures.build.build import sweep
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
@@ -49,8 +49,8 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_every_record_is_kept_or_listed_and_the_account_says_so(tmp_path: Path) -> None:
     told = scan(corpus(tmp_path), **EVERYTHING)
     folders = [tmp_path / "build" / "sources" / name for name in told]
-    droplist.write(folders, tmp_path / "list.parquet")
-    droplist.write(folders, tmp_path / "list.jsonl")
+    drop_report.write_list(folders, tmp_path / "list.parquet")
+    drop_report.write_list(folders, tmp_path / "list.jsonl")
     rows = pq.read_table(tmp_path / "list.parquet").to_pylist()
     for name, receipt in told.items():
         mine = [row for row in rows if row["source"] == name]
@@ -153,11 +153,11 @@ def test_sources_before_are_scanned_whichever_phases_are_built(tmp_path: Path) -
     }
     scan(corpus(tmp_path), **changes)
     recipe = recipes.load(tmp_path / "recipe.yaml")
-    assert scanning.needed(recipe, {"book"}) == ["book"]
+    assert scan_stage.needed(recipe, {"book"}) == ["book"]
     scan(tmp_path, "across", duplicates={"exact": "recipe"}, **changes)
     recipe = recipes.load(tmp_path / "recipe.yaml")
-    assert scanning.needed(recipe, {"book"}) == ["web", "book"]
-    assert scanning.needed(recipe, {"web"}) == ["web"]
+    assert scan_stage.needed(recipe, {"book"}) == ["web", "book"]
+    assert scan_stage.needed(recipe, {"web"}) == ["web"]
 
 
 def test_a_source_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystalmix.mixtures.build import statistics_ as statistics
-from crystalmix.mixtures.build.statistics_ import Lengths
+from crystalmix.mixtures.build import statistics
+from crystalmix.mixtures.build.statistics import Lengths
 
 lengths = st.lists(st.integers(0, 40), max_size=60)
 
