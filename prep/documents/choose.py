@@ -26,7 +26,7 @@ NOTHING = np.empty(0, np.int64)
 class Among:
     """The documents of one source, and what they are held against.
 
-    parts: one file for each block. earlier: the folders of the sources before, by name, in order.
+    parts: one file for each block. earlier: the documents of the sources before, by name, in order.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class _Alike:
         return Removed(records, [near.REASON] * len(details), details)
 
     def _files(self) -> list[Path]:
-        before = [self.among.earlier[name] / NEAR for name in self.earlier]
+        before = [self.among.earlier[name].with_name(NEAR) for name in self.earlier]
         return before + [identity.side(part, NEAR) for part in self.among.parts]
 
     def _rows(self, block: int, exact: _Exact) -> Places:

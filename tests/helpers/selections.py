@@ -69,7 +69,7 @@ def scan(folder: Path, out: str = "build", workers: int = 1, **changes: Any) -> 
     names: set[str] = {name for domain in recipe.domains.values() for name in domain.sources}
     with Fanout(workers) as pool:
         context = Context(recipe, folder, folder / out, pool, tokenizer=None)  # type: ignore[arg-type]
-        return scan_stage.run(context, scanning.needed(recipe, names))
+        return scan_stage.run(context, scan_stage.needed(recipe, names))
 
 
 def select(**asked: Any) -> Json:
