@@ -27,7 +27,7 @@ from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.runtime import scratch_db
+from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.atomic_files import lock_folder, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
@@ -150,7 +150,7 @@ def sweep(out: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        for left in (tokenise.TOKENS, scratch_db.NAME):
+        for left in (tokenise.TOKENS, database.NAME):
             rmtree(folder / left, ignore_errors=True)
 
 

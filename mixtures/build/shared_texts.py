@@ -19,8 +19,8 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.scratch_db import scratch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ def find(recipe: Recipe, phases: Sequence[str], out: Path) -> Findings:
     there = {name: paths for name, paths in files.items() if all(map(Path.exists, paths))}
     if len(there) < 2:
         return Findings()
-    with TemporaryDirectory(prefix="crystalmix-") as folder, scratch(Path(folder)) as connection:
+    with (
+        TemporaryDirectory(prefix="crystalmix-") as folder,
+        scratch(Path(folder), readable=[out]) as connection,
+    ):
         asked = _Asked(recipe, phases, there, connection)
         told = [*asked.within_phases()]
         leaks = [*asked.leaks()]

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -18,6 +17,8 @@ import pyarrow as pa
 from crystalmix.prep.documents.source import Source, is_json, label, read
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch
 from crystalmix.prep.readers.jsonlines import widened
+from crystalmix.prep.runtime import database
+from crystalmix.prep.runtime.database import Connection
 from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -171,7 +172,7 @@ def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
     connection.register("batch", table)
     try:
         return connection.sql(query).to_arrow_table()
-    except duckdb.Error as error:
+    except database.Error as error:
         if trouble := machine_error(error, f"source {source.name}"):
             raise trouble from None
         brief = " ".join(str(error).split("LINE")[0].split())
@@ -186,8 +187,8 @@ def _told(asked: dict[str, list[str]]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"threads": 1, "preserve_insertion_order": True})
+def _connection() -> Connection:
+    return database.connect(threads=1, preserve_insertion_order=True)
 
 
 def _quoted(text: str) -> str:

@@ -22,7 +22,7 @@ from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.filters.decontaminate import Decontaminate, Index
 from crystalmix.prep.filters.near_duplicates import Near, Stored
 from crystalmix.prep.readers.batch import TEXT
-from crystalmix.prep.runtime.scratch_db import scratch
+from crystalmix.prep.runtime.database import scratch
 
 DIGESTS = (1_000_000, 10_000_000)
 

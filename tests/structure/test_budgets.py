@@ -23,12 +23,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 GATES = {
     # mdl: checkpoints of Cerebras are HDF5 too, of another layout than shards
     "h5py": {"prep/rows", "train/weights/mdl.py"},
-    "duckdb": {
-        "prep/documents/source_sql.py",
-        "prep/runtime/scratch_db.py",
-        "train/record/views.py",
-        "train/ablations/tables.py",
-    },
+    "duckdb": {"prep/runtime/database.py"},
     "torch": {
         *("train/model", "train/trainer", "train/evaluation", "train/weights", "train/cerebras"),
         *("train/modelzoo", "train/ablations"),

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -21,6 +20,8 @@ from crystalmix.mixtures.ablations.trials import Trial
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.database import connect as open_database
+from crystalmix.prep.runtime.database import quoted
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.proxies import ProxyResult, RunEntry
@@ -116,11 +117,11 @@ def connect(out: Path) -> Traced:
     """Open an ablation's tables as DuckDB views `runs`, `losses`, `fits`."""
     if not _table(out, "runs").exists():
         raise InputError(f"{out}: holds no tables yet; run `crystalmix ablate` to its end")
-    connection = duckdb.connect()
+    connection = open_database(readable=[out])
     for name in TABLES:
         if _table(out, name).exists():
-            path = _table(out, name).resolve().as_posix().replace("'", "''")
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{path}')")
+            path = quoted(_table(out, name).resolve().as_posix())
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({path})")
     return Traced(connection, out / "build", None, {})
 
 

@@ -5,13 +5,10 @@ of every shard, shuffled ones through their origin), and with a run `steps`, `ro
 `losses` (per step and part), `pieces` (which document piece stood in which slot of which step).
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest import manifest as manifests
@@ -19,14 +16,14 @@ from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, Bu
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
+from crystalmix.prep.runtime.database import Connection, explained, quoted
+from crystalmix.prep.runtime.database import connect as open_database
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 
 Parameters = list[Any] | Json | None
 MOST_DOCUMENTS = 100
 IS_A_NAME = "coalesce(name, '') = $name OR file || '#' || record = $name"
-# What DuckDB raises on a file that it can't read; all else is the query's fault.
-UNREADABLE = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
 HAS_THE_NAME = "contains(coalesce(name, file || '#' || record), $name)"
 
 LOCATED = """
@@ -69,7 +66,7 @@ RATIOS = """
 class Traced:
     """A connection with its views, and what they were made from."""
 
-    connection: duckdb.DuckDBPyConnection
+    connection: Connection
     build: Path
     run: Path | None
     manifests: dict[str, Manifest]
@@ -95,7 +92,7 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     read = {path.parent.name: manifests.read(path) for path in BuildFolder(build).manifests()}
     if not read:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
-    connection = duckdb.connect()
+    connection = open_database(readable=[build, *([run] if run else [])])
     connection.register("parts", _parts(read))
     connection.register("shards", _shards(read))
     with explained():
@@ -225,7 +222,7 @@ def _shards(read: dict[str, Manifest]) -> pa.Table:
     return pa.Table.from_pylist(entries)
 
 
-def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
+def _documents(connection: Connection, build: Path) -> None:
     source = "split_part(filename, '/', -2) AS source"
     if not list(build.glob(ALL_DOCUMENTS)):
         empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
@@ -238,7 +235,7 @@ def _documents(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
     )
 
 
-def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
+def _spans(connection: Connection, build: Path) -> None:
     """Make `spans` of the spans of packed shards and the origins of shuffled ones."""
     start = len(build.as_posix()) + 2  # SQL counts from 1; past the slash
     for view, kind, schema in (("packed", "spans", SPANS), ("origins", "origin", ORIGIN)):
@@ -256,7 +253,7 @@ def _spans(connection: duckdb.DuckDBPyConnection, build: Path) -> None:
     connection.execute(LOCATED)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, run: Path) -> None:
+def _run(connection: Connection, run: Path) -> None:
     if not list(run.glob("*/ledger/rows-*.parquet")):
         raise InputError(f"{run}: holds no sealed ledger; give the --out of `crystalmix train`")
     for view in ("rows", "steps"):
@@ -271,7 +268,7 @@ def _run(connection: duckdb.DuckDBPyConnection, run: Path) -> None:
 def _quoted(path: Path, pattern: str) -> str:
     """Return a path and a pattern below it as an SQL string; in the path nothing is a wildcard."""
     plain = "".join(f"[{c}]" if c in "*?[" else c for c in path.as_posix())
-    return "'" + f"{plain}/{pattern}".replace("'", "''") + "'"
+    return quoted(f"{plain}/{pattern}")
 
 
 def _distinct(table: pa.Table) -> pa.Table:
@@ -284,15 +281,3 @@ def _distinct(table: pa.Table) -> pa.Table:
             wanted = f"{name}_{number}"
         names.append(wanted)
     return table.rename_columns(names)
-
-
-@contextmanager
-def explained() -> Generator[None]:
-    """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
-    try:
-        yield
-    except duckdb.Error as error:
-        brief = " ".join(str(error).split("\nLINE ")[0].split())
-        if isinstance(error, UNREADABLE):
-            raise DamageError(f"sql: {brief}; restore that file or make it again") from None
-        raise UsageError(f"sql: {brief}") from None

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.database import one_reading_statement
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import WHERE, build_of
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Table
 
-READING = ("SELECT", "EXPLAIN", "PRAGMA", "SET", "MULTI")  # statements of DuckDB; MULTI: a PIVOT
 VIEWS = """
     SELECT table_name AS view, string_agg(column_name, ', ' ORDER BY column_index) AS columns
     FROM duckdb_columns() WHERE NOT internal AND table_name NOT IN ('packed', 'origins')
@@ -30,15 +29,8 @@ def connect(path: Path, build: Path | None = None) -> Traced:
 def query(traced: Traced, statement: str | None) -> Table:
     """Run a statement; without one, list the views and their columns.
 
-    Raises UsageError for a statement that is wrong or that writes.
+    Raises UsageError for anything but one SELECT, or EXPLAIN of one.
     """
     if statement is None:
         return Table(traced.table(VIEWS))
-    with views.explained():
-        statements = traced.connection.extract_statements(statement)
-    for part in statements:
-        kind = part.type.name
-        # EXPLAIN ANALYZE does what it explains.
-        if kind not in READING or (kind == "EXPLAIN" and "analyze" in statement.lower()):
-            raise UsageError(f"sql: only reads (SELECT and the like), got {kind}")
-    return Table(traced.table(statement))
+    return Table(traced.table(one_reading_statement(traced.connection, statement)))

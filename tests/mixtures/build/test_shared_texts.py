@@ -17,8 +17,8 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.phase import Part, common
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
-from crystalmix.prep.runtime.scratch_db import scratch
 from crystalmix.train.evaluation.held_out import is_held_out
 from helpers.corpora import crystalmix, write_corpus, write_recipe
 
@@ -116,7 +116,7 @@ def test_of_a_split_only_the_texts_that_are_held_out_count(tmp_path: Path) -> No
     recipe = recipe_of(tmp_path, {"split": "valid"}, max_shared=1)
     files = [[tmp_path / "out" / "sources" / name / "documents.parquet"] for name in ("b", "c")]
     told = refusal(tmp_path, recipe)
-    with scratch(tmp_path / "scratch") as connection:
+    with scratch(tmp_path / "scratch", readable=[tmp_path]) as connection:
         (digests,) = duplicates.shared(connection, *files)
     count = int(Split(5, 0.4, "valid").taken(digests).sum())
     assert 0 < count < 10
@@ -228,7 +228,7 @@ def test_texts_are_counted_by_the_files_that_have_them(
     for text in set().union(*files):
         owners = tuple(i for i, texts in enumerate(files) if text in texts)
         wanted[owners] = wanted.get(owners, 0) + 1
-    with scratch(folder) as connection:
+    with scratch(folder, readable=[folder]) as connection:
         assert duplicates.owners(connection, paths) == wanted
         both = list(duplicates.shared(connection, paths[:1], paths[-1:]))
     assert sorted(i for each in both for i in each.tolist()) == sorted(files[0] & files[-1])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_duplicates import Near
+from crystalmix.prep.runtime.database import NAME, scratch
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.scratch_db import NAME, scratch
 
 DOCUMENTS = 1_000_000
 # A process of its own: a million digests, half of them repeated, in 64 MB beside the libraries.
@@ -24,7 +24,7 @@ BIG = """
 import sys
 from pathlib import Path
 from crystalmix.prep.filters import exact_duplicates as duplicates
-from crystalmix.prep.runtime.scratch_db import scratch
+from crystalmix.prep.runtime.database import scratch
 folder = Path(sys.argv[1])
 parts = sorted(folder.glob("*.parquet"))
 with scratch(folder) as connection:
@@ -115,8 +115,7 @@ def test_a_scratch_leaves_nothing_and_clears_what_was_left(tmp_path: Path) -> No
 
 def test_a_scratch_that_runs_out_of_room_is_told(tmp_path: Path) -> None:
     def sort() -> None:
-        with scratch(tmp_path, memory="8MB") as connection:
-            connection.execute("SET max_temp_directory_size = '1MB'")
+        with scratch(tmp_path, memory="8MB", max_temp_directory_size="1MB") as connection:
             query = "SELECT DISTINCT hash(range) FROM range(9000000) ORDER BY 1"
             connection.execute(query).fetchall()
 

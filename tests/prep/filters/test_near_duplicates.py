@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.filters.near_duplicates import Near, Stored
+from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.scratch_db import scratch
 from helpers.materials import shared
 
 pytest.importorskip("datasketch")
