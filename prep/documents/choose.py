@@ -16,7 +16,7 @@ from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_duplicates import Stored
-from crystalmix.prep.runtime.scratch_db import scratch
+from crystalmix.prep.runtime.database import scratch
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)
