@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WHEEL := .env-wheel
 NEWER_ENV := .env-newer
+HF := .env-transformers
 DOCS := .env-docs
 # A Python above 3.11, the newest that is there; NEWER=... names another one.
 NEWER ?= $(shell for v in 3.14 3.13 3.12; do \
@@ -14,7 +15,7 @@ NEWER ?= $(shell for v in 3.14 3.13 3.12; do \
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test check format reference wheel newer csx docs clean
+.PHONY: demo test check format reference wheel newer transformers csx docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -61,6 +62,16 @@ newer: $(VENV)/.dev
 	grep -qx equal $(NEWER_ENV)/diff
 	$(NEWER_ENV)/bin/crystalmix demo --tiny --out $(NEWER_ENV)/own
 
+# What transformers, unmodified and without crystalmix, loads of an export.
+transformers: $(VENV)/.dev $(HF)/.ready
+	$(BIN)/python -m pytest tests/train/weights/test_transformers.py
+
+$(HF)/.ready: constraints/transformers.txt
+	$(PYTHON) -m venv $(HF)
+	$(HF)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
+	$(HF)/bin/pip install --quiet -c constraints/transformers.txt -c constraints/modern.txt transformers
+	touch $@
+
 # The site of docs/; a link that leads nowhere is an error.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
@@ -95,4 +106,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(DOCS) $(CSX) build dist demo site *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(DOCS) $(CSX) build dist demo site *.egg-info

@@ -1,7 +1,7 @@
 """What the tests of weights share: the public model in plain operations, from exported files alone.
 
 Written from the mathematics of `reference/MODEL.md`, in Hugging Face names and layouts, and without
-anything of `train`: what it computes from an export is what a stranger would.
+anything of `train`: what `logits` computes from an export is what a stranger would.
 """
 
 import json
@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.model.crystal import Crystal
+from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
+from crystalmix.train.trainer import checkpoint
 
 State = dict[str, Tensor]
 
@@ -83,3 +86,11 @@ def turned(x: Tensor, dims: int) -> Tensor:
     angles = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * speeds
     turns = torch.polar(torch.ones_like(angles), angles).to(pairs.dtype)
     return torch.cat((torch.view_as_real(pairs * turns).flatten(-2), x[..., dims:]), -1)
+
+
+def saved(out: Path, model: Crystal) -> Path:
+    """Return a checkpoint of a model."""
+    settings = OptimSettings(learning_rate=(Linear(0.1, 0.1, 1),))
+    optimizer = AdamW(groups(model, settings), settings)
+    state: Json = {"manifest": "none", "model": vars(model.settings), "ledger": None}
+    return checkpoint.save(out, 7, model, optimizer, state)

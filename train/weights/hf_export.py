@@ -1,12 +1,14 @@
-"""Export: a checkpoint in the public CrystalCoder names, with its tokenizer and where it is from.
+"""Export: a checkpoint as a folder that an unmodified transformers loads, in the public names.
 
     model.safetensors            weights in Hugging Face names, or shards of them with
     model.safetensors.index.json   an index, where they are large
-    config.json                  as the public code reads it
+    config.json                  as the public code reads it, and generation_config.json
+    configuration_crystalcoder.py, modeling_crystalcoder.py   the model, for trust_remote_code
     tokenizer.json               the build's, byte for byte, and tokenizer_config.json
     crystalmix.json              manifest, phase, step and digest of the weights
+    README.md                    the model card: the same in words, and what it was trained on
 
-The tied head is not stored; the public code ties it again.
+The tied head is not stored; the code computes logits from the embedding.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from crystalmix.prep.runtime.atomic_files import (
 )
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.model.crystal import Crystal, ModelSettings
+from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_count
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config as published
@@ -40,8 +42,24 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 PROVENANCE = "crystalmix.json"
+CARD = "README.md"
+CODE = Path(__file__).parent / "hf_code"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+USE = (
+    "## Use",
+    "",
+    "```python",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    'model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)',
+    'tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)',
+    'ids = tokenizer("def ", return_tensors="pt").input_ids',
+    "print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))",
+    "```",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,10 @@ def export(
         width = _width_scale(source)
         config = published.config(model.settings, settings.dtype, special, width)
         _write_json(place / CONFIG, config)
+        ids = {key: config[key] for key in config if key.endswith("_token_id")}
+        _write_json(place / GENERATION_CONFIG, ids)
+        for path in sorted(CODE.glob("*.py")):
+            copyfile(path, place / path.name)
         if build is not None and manifest is not None:
             _copy_tokenizer(build, place, manifest)
         provenance = {
@@ -94,7 +116,45 @@ def export(
             "model": state["model"],
         }
         write_atomic(place / PROVENANCE, canonical(provenance))
+        (place / CARD).write_text(card(model.settings, provenance, manifest), "utf-8")
     return Exported(provenance, tuple(weights), tuple(notes))
+
+
+def card(settings: ModelSettings, provenance: Json, manifest: Manifest | None) -> str:
+    """Return a model card: what the checkpoint is, and what its last phase was trained on."""
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [crystalmix, crystalcoder]",
+        "---",
+        "",
+        "# A CrystalCoder model trained with crystalmix",
+        "",
+        f"- parameters: {parameters_count(settings):,} ({settings.num_hidden_layers} layers, width "
+        f"{settings.hidden_size}, {settings.num_heads} heads)",
+        f"- longest row: {settings.max_position_embeddings:,} tokens",
+        f"- numbers: {provenance['dtype']}",
+        f"- weights: `{provenance['weights']}`",
+        "",
+    ]
+    if manifest is not None:
+        tokens = provenance["step"] * manifest.batch * manifest.msl
+        lines += [
+            "## Training data of the last phase",
+            "",
+            f"After step {provenance['step']:,} of {manifest.steps:,} of phase `{manifest.phase}`: "
+            f"{tokens:,} tokens in rows of {manifest.msl:,}.",
+            "",
+            "| part | share | rows in the phase |",
+            "|---|---|---|",
+            *(f"| {p.name} | {p.asked:.6f} | {p.rows:,} |" for p in manifest.parts),
+            "",
+            f"Manifest `{manifest.digest}` predicts every row of every step; the run's ledger "
+            "records what was consumed.",
+            "",
+        ]
+    return "\n".join([*lines, *USE])
 
 
 def find(path: Path, phase: str | None, step: int | None, build: Path | None = None) -> Path:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from torch.testing import assert_close
 from crystalmix.cli import main
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.model.crystal import Crystal, ModelSettings
-from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config as published
@@ -27,7 +25,7 @@ from crystalmix.train.weights import hf_export as exporting
 from crystalmix.train.weights.hf_export import ExportSettings, export, find
 from crystalmix.train.weights.hf_names import from_huggingface
 from helpers.crystals import PUBLISHED, TINY, fresh, golden_folder
-from helpers.publics import exported, logits
+from helpers.publics import exported, logits, saved
 from helpers.runs import (
     CHECKPOINT_STEPS,
     copied_run,
@@ -44,14 +42,6 @@ PLAIN = ExportSettings()
 
 def call(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def saved(out: Path, model: Crystal) -> Path:
-    """Return a checkpoint of a model."""
-    settings = OptimSettings(learning_rate=(Linear(0.1, 0.1, 1),))
-    optimizer = AdamW(groups(model, settings), settings)
-    state: dict[str, Any] = {"manifest": "none", "model": vars(model.settings), "ledger": None}
-    return checkpoint.save(out, 7, model, optimizer, state)
 
 
 def newest(phase: str = "code") -> Path:
@@ -148,6 +138,10 @@ def test_an_export_says_where_it_is_from_and_brings_its_tokenizer(tmp_path: Path
     assert told.notes == ()
     assert provenance == told.provenance
     assert provenance["manifest"] == manifest("code").digest
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "After step 10 of 10 of phase `code`: 2,560 tokens in rows of 64." in card
+    assert "| python | 0.600000 | 24 |" in card
+    assert manifest("code").digest in card
     assert (provenance["phase"], provenance["step"]) == ("code", manifest("code").steps)
     assert provenance["weights"] == weights(undisturbed(), "code")
     raw = (small_build() / "tokenizer.json").read_bytes()
@@ -176,7 +170,10 @@ def test_without_the_build_of_its_manifest_no_tokenizer_is_written(tmp_path: Pat
         f"note: no build with manifest {asked} is known (--build): no tokenizer written\n"
     )
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"model.safetensors", "config.json", "crystalmix.json"}
+    code = {"configuration_crystalcoder.py", "modeling_crystalcoder.py"}
+    known = {"config.json", "generation_config.json", "crystalmix.json", "README.md"}
+    assert names == {"model.safetensors", *known, *code}
+    assert "Training data" not in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 def test_a_run_gives_the_newest_checkpoint_of_its_last_phase(tmp_path: Path) -> None:
