@@ -84,6 +84,8 @@ def test_the_python_of_a_page_runs(
     monkeypatch.chdir(place)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page, "python"):
+        if ">>> " in block:
+            continue  # a doctest of docs/python.md, which has a test of its own
         exec(compile(block, str(page), "exec"), names)
 
 
@@ -137,7 +139,7 @@ def test_a_newcomer_gets_from_the_readme_to_verified_rows_and_a_traced_run(
     for text in before:
         run_all(text)
     [loader] = blocks(README, "python")
-    assert len(loader.strip().splitlines()) <= 12
+    assert len([x for x in loader.splitlines() if x]) <= 10
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(loader, "README.md", "exec"), names)
     assert names["ids"].shape == (4, 128)
