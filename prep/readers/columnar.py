@@ -5,6 +5,8 @@ broken record, counted; the rows beside it are kept.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
+from crystalmix.prep.readers.files import HEAD, Reads, check_head
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -25,12 +28,16 @@ TEXT_KINDS = (
 )
 LOOSE = pc.CastOptions(target_type=pa.large_string(), allow_invalid_utf8=True)
 Raw = Iterator[Any]  # of pa.RecordBatch
+File = BinaryIO | Reads | str
 
 
-def parquet(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
+def parquet(file: File, request: Request) -> Iterator[Batch]:
     """Yield a parquet file's rows; BrokenFile where it can't be read, NoColumn without a text."""
     try:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened:
+        with Path(file).open("rb") if isinstance(file, str) else nullcontext(file) as opened:
+            check_head(request.place, opened.read(HEAD))
+            opened.seek(0)
+        with pq.ParquetFile(cast(Any, file), pre_buffer=False, buffer_size=1 << 20) as opened:
             columns = _chosen(opened.schema_arrow.names, request)
             rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
             yield from _batches(rows, request)
@@ -38,7 +45,7 @@ def parquet(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
         raise _fault(request, "parquet", error) from None
 
 
-def arrow(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
+def arrow(file: File, request: Request) -> Iterator[Batch]:
     """Yield the rows of an Arrow IPC file or stream; errors as of `parquet`."""
     try:
         with (
@@ -46,7 +53,9 @@ def arrow(file: BinaryIO | str, request: Request) -> Iterator[Batch]:
             if isinstance(file, str)
             else pa.PythonFile(cast(Any, file), mode="r") as opened
         ):
-            is_file = opened.read(6) == b"ARROW1"
+            head = opened.read(HEAD)
+            check_head(request.place, head)
+            is_file = head.startswith(b"ARROW1")
             opened.seek(0)
             reader = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
             columns = _chosen(reader.schema.names, request)

@@ -6,15 +6,16 @@ by hand where the libraries take a missing end for an end.
 
 import bz2
 import codecs
-from collections.abc import Iterator
+import lzma
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import zstandard
 from isal import igzip, isal_zlib
 
 from crystalmix.prep.readers.batch import TRAILING
-from crystalmix.prep.readers.files import opened, shown
+from crystalmix.prep.readers.files import HEAD, Reads, check_head, opened, shown
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -22,10 +23,19 @@ PIECE = 1 << 20
 # A zstd block of 4 bytes may stand for 128 KiB: this many bytes give 128 MiB at most.
 ZSTD_PIECE = 1 << 12
 BOM = codecs.BOM_UTF8
-MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PAR1": "parquet"}
+# First bytes of a file: the `format` and the name of what it is.
+MAGIC = {
+    b"\x28\xb5\x2f\xfd": ("jsonl.zst", "zstd"),
+    b"\x1f\x8b": ("jsonl.gz", "gzip"),
+    b"BZh": ("jsonl.bz2", "bzip2"),
+    b"\xfd7zXZ\0": ("jsonl.xz", "xz"),
+    b"PAR1": ("parquet", "parquet"),
+    b"ARROW1": ("arrow", "Arrow IPC"),
+}
+XZ_MEMORY = 256 << 20  # bytes that a dictionary may take
 SHIFTS = 3  # sequences after which plain ASCII is taken for UTF-7
 # The stubs type ISA-L's error as an instance.
-CORRUPT: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error)
+CORRUPT: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error, lzma.LZMAError)
 
 
 def lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | None]:
@@ -67,7 +77,8 @@ def pieces(
     """
     where = shown(root, name)
     with opened(root, name) as file:
-        unpack = {"": _plain, "gz": _gzip, "bz2": _bzip2}.get(packing)
+        _check_kind(where, file.peek(HEAD), packing)
+        unpack = {"": _plain, "gz": _gzip, "bz2": _bzip2, "xz": _xz}.get(packing)
         raw = unpack(where, file) if unpack else _zstd(where, file, window_log)
         small = (
             piece[i : i + PIECE] if len(piece) > PIECE else piece
@@ -75,6 +86,17 @@ def pieces(
             for i in range(0, len(piece), PIECE)
         )
         yield from _decoded(where, small, encoding) if encoding else _checked(where, small)
+
+
+def _check_kind(where: str, head: bytes, packing: str) -> None:
+    """Raise BrokenFile for a Git LFS pointer, and for another kind of file than its name says."""
+    check_head(where, head)
+    for magic, (form, name) in MAGIC.items():
+        if head.startswith(magic) and form != f"jsonl.{packing}":
+            raise BrokenFile(
+                f"{where}: is {name} by its content; set `format: {form}` or mend its name",
+                "format",
+            )
 
 
 def _checked(where: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -127,21 +149,15 @@ def _decoded(where: str, pieces: Iterator[bytes], encoding: str) -> Iterator[byt
         ) from None
 
 
-def _plain(where: str, file: BinaryIO) -> Iterator[bytes]:
-    first = True
+def _plain(_: str, file: Reads) -> Iterator[bytes]:
     while piece := file.read(PIECE):
-        if first:
-            for magic, kind in MAGIC.items():
-                if piece.startswith(magic):
-                    raise BrokenFile(f"{where}: is {kind} by its content; set `format`", "format")
-        first = False
         yield piece
 
 
-def _gzip(where: str, file: BinaryIO) -> Iterator[bytes]:
+def _gzip(where: str, file: Reads) -> Iterator[bytes]:
     empty = True
     try:
-        with igzip.IGzipFile(fileobj=file) as plain:
+        with igzip.IGzipFile(fileobj=cast(BinaryIO, file)) as plain:
             while piece := plain.read(PIECE):
                 empty = False
                 yield piece
@@ -151,27 +167,52 @@ def _gzip(where: str, file: BinaryIO) -> Iterator[bytes]:
         raise _empty(where, "gzip")
 
 
-def _bzip2(where: str, file: BinaryIO) -> Iterator[bytes]:
-    decoder, fed, ever = bz2.BZ2Decompressor(), False, False
+def _bzip2(where: str, file: Reads) -> Iterator[bytes]:
+    return _streams(where, file, bz2.BZ2Decompressor, "bzip2")
+
+
+def _xz(where: str, file: Reads) -> Iterator[bytes]:
+    def decoder() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+
+    return _streams(where, file, decoder, "xz")
+
+
+def _streams(
+    where: str,
+    file: Reads,
+    make: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
+    what: str,
+) -> Iterator[bytes]:
+    """Yield the content of streams, one behind the other; zeros between them are padding (xz)."""
+    decoder, fed, ever = make(), False, False
     try:
         while piece := file.read(PIECE):
             ever = True
+            if not fed and what == "xz":
+                piece = piece.lstrip(b"\0")
             while piece or not decoder.needs_input:
                 out, fed = decoder.decompress(piece, PIECE), True
                 if out:
                     yield out
                 piece = b""
                 if decoder.eof:
-                    piece, fed, decoder = decoder.unused_data, False, bz2.BZ2Decompressor()
+                    piece, fed, decoder = decoder.unused_data, False, make()
+                    piece = piece.lstrip(b"\0") if what == "xz" else piece
     except CORRUPT as error:
+        if "Memory usage limit" in str(error):
+            raise BrokenFile(
+                f"{where}: needs over {XZ_MEMORY >> 20} MiB to unpack; pack it again with `xz -6`",
+                "window",
+            ) from None
         raise _corrupt(where, error) from None
     if fed:
-        raise _cut(where, "bzip2 stream")
+        raise _cut(where, f"{what} stream")
     if not ever:
-        raise _empty(where, "bzip2")
+        raise _empty(where, what)
 
 
-def _zstd(where: str, file: BinaryIO, window_log: int) -> Iterator[bytes]:
+def _zstd(where: str, file: Reads, window_log: int) -> Iterator[bytes]:
     # The stream reader of the library takes a truncated file for its end.
     library = zstandard.ZstdDecompressor(max_window_size=1 << window_log)
     decoder, fed, frames = library.decompressobj(), False, 0

@@ -11,15 +11,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import orjson
 import xxhash
 
-from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, RecipeError
+from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, MachineError, RecipeError
 from crystalmix.prep.runtime.machine import machine_error
 
 PIECE = 1 << 20
+HEAD = 64  # bytes that tell what a file is
+LFS = b"version https://git-lfs.github.com/spec/"
 ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 HIDDEN = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
 # Keys of fsspec's `info` that hold a file's version.
@@ -70,29 +72,45 @@ def shown(root: Path, name: str) -> str:
     return name if is_url(name) else escaped(str(root)) + "/" + name
 
 
-class _Reads:
+class Reads:
     """An open file whose failing reads are the machine's trouble, never the data's."""
 
     def __init__(self, file: BinaryIO, place: str) -> None:
-        self._file, self._place = file, place
+        self._file, self._place, self._head = file, place, b""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever a file has
         return getattr(self._file, name)
 
     def read(self, size: int = -1) -> bytes:
         """Read bytes; MachineError where that fails."""
+        head, self._head = self._head, b""
+        if head and 0 <= size < len(head):
+            head, self._head = head[:size], head[size:]
+            return head
         with _ways(self._place):
-            return self._file.read(size)
+            return head + self._file.read(size if size < 0 else size - len(head))
+
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes, which the next read gives again."""
+        self._head = self.read(size)
+        return self._head
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes to a buffer, as ISA-L does; MachineError where that fails."""
-        with _ways(self._place):
-            return cast(Any, self._file).readinto(buffer)
+        """Read bytes to a buffer, as ISA-L does."""
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place; MachineError where that fails."""
+        offset -= len(self._head) if whence == 1 else 0
+        self._head = b""
         with _ways(self._place):
             return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place of the next byte."""
+        return self._file.tell() - len(self._head)
 
 
 @contextmanager
@@ -113,7 +131,7 @@ def _ways(place: str) -> Generator[None]:
 
 
 @contextmanager
-def opened(root: Path, name: str) -> Generator[BinaryIO]:
+def opened(root: Path, name: str) -> Generator[Reads]:
     """Open a file for reading bytes; MachineError where it, or the way to it, fails."""
     place = shown(root, name)
     with ExitStack() as stack:
@@ -124,11 +142,11 @@ def opened(root: Path, name: str) -> Generator[BinaryIO]:
             else:
                 file = path_of(root, name).open("rb")
             stack.enter_context(file)
-        yield cast(BinaryIO, _Reads(file, place))
+        yield Reads(file, place)
 
 
 @contextmanager
-def seekable(root: Path, name: str) -> Generator[BinaryIO]:
+def seekable(root: Path, name: str) -> Generator[BinaryIO | Reads]:
     """Open a file for reading here and there; what a web server gives is copied to disk first."""
     with opened(root, name) as file:
         if not _streamed(name):
@@ -147,8 +165,8 @@ def remote(url: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        brief = str(error).splitlines()[0]
+    except Exception as error:  # noqa: BLE001  every file system raises its own kinds
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"files: {url}: can't be opened ({brief})") from None
 
 
@@ -162,6 +180,15 @@ def stamp(root: Path, name: str) -> Stamp:
         file_system.invalidate_cache()
         info = file_system.info(path)
     return Stamp(int(info.get("size") or 0), _version(info))
+
+
+def check_head(place: str, head: bytes) -> None:
+    """Raise BrokenFile where a file begins as a Git LFS pointer."""
+    if head.startswith(LFS):
+        raise BrokenFile(
+            f"{place}: is a Git LFS pointer, not the file; run `git lfs pull` in its repository",
+            "lfs_pointer",
+        )
 
 
 def digest(root: Path, name: str) -> str:

@@ -7,6 +7,7 @@ guesses). A line is bounded in length and in values, so that no record takes mem
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -28,6 +29,8 @@ from crystalmix.prep.runtime.types import Json
 INTEGERS = {"BIGINT", "UBIGINT", "HUGEINT"}  # as DuckDB names what it finds in JSON
 # A value takes up to 90 bytes as a Python object: a line holds no more of them than this.
 MOST_VALUES = 2_000_000
+# How a JSON array of objects, or one pretty-printed object, begins.
+NO_LINES = re.compile(rb"\s*(\[\s*(\{|\Z)|\{[ \t\r]*\n\s*\")")
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
@@ -39,6 +42,14 @@ def batches(pieces: Iterator[bytes], request: Request, *, keep_lines: bool) -> I
     `pieces` does; of a file with garbage after its end, the records before it are yielded first.
     """
     reader, fault = _Reader(request, keep_lines=keep_lines), None
+    first = next(pieces, b"")
+    if NO_LINES.match(first):
+        raise BrokenFile(
+            f"{request.place}: holds one JSON value over many lines, not a record a line; "
+            "write a record a line (`jq -c '.[]' FILE` of an array, `jq -c . FILE` of objects)",
+            "no_record",
+        )
+    pieces = chain([first], pieces)
     try:
         for number, line in enumerate(lines(pieces, request.max_record_bytes)):
             reader.add(number, line)

@@ -1,15 +1,16 @@
 """Listing: which raw files there are, in an order that no file system decides.
 
-Files are listed in the order of the patterns, sorted by name within one. Hidden files are litter
-(`.DS_Store`, `._x`) and never listed. Links are followed to files, not to folders, and a file is
-listed once, under its own name where that is listed too. What is left out stands in the listing
-with the reason, and so do files of a folder or glob that no suffix makes data.
+Files are listed in the order of the patterns, sorted by name within one. Hidden files (`.DS_Store`,
+`._x`) are never listed, caches and side files of `datasets` are left out. Links are followed to
+files, not to folders, and a file is listed once, under its own name where that is listed too. What
+is left out stands in the listing with the reason, and so do files of a folder or glob that no
+suffix makes data.
 """
 
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -17,17 +18,18 @@ from urllib.parse import urlsplit
 from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 
-PACKINGS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}
+PACKINGS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 FAMILIES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
     "arrow": (".arrow", ".feather", ".ipc"),
     "text": (".txt", ".text", ".md", ".markdown", ".rst", ".tex"),
 }
-FORMATS = (*FAMILIES, *(f"jsonl{suffix}" for suffix in PACKINGS))
+FORMATS = (*FAMILIES, *(f"jsonl.{packing}" for packing in dict.fromkeys(PACKINGS.values())))
 RECORDS = ("jsonl", "parquet", "arrow")  # what a suffix alone tells
 PACKED = ("jsonl", "text")
 OTHER = "is of another kind"
+SIDE_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ def _local(pattern: str, root: Path, form: str | None) -> list[tuple[str, str]]:
             return [(_below(file, root), why) for file, why in _walk(path, form)]
         if os.path.lexists(path):
             return [_named(literal, path, form)]
-    globbed = ((path, _unfit(path)) for path in _glob(pattern, root))
+    globbed = [(path, _unfit(path)) for path in _glob(pattern, root)]
+    folders = {path.parent for path, _ in globbed}
+    litter = {folder: _litter([path.name for path in folder.iterdir()]) for folder in folders}
+    globbed = [(path, why or litter[path.parent].get(path.name, "")) for path, why in globbed]
     return [
         (_below(path, root), why if form is not None or fits(path.name, form) else OTHER)
         for path, why in globbed
@@ -186,16 +191,33 @@ def _walk(folder: Path, form: str | None) -> Iterator[tuple[Path, str]]:
             entries = list(os.scandir(stack.pop()))
         except OSError as error:
             raise InputError(f"{error.filename}: can't be listed ({error.strerror})") from None
+        litter = _litter([entry.name for entry in entries])
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             is_data, why = fits(entry.name, form), _unfit(Path(entry.path))
+            why = why or litter.get(entry.name, "")
             if entry.is_dir(follow_symlinks=False):
                 stack.append(Path(entry.path))
             if is_data or (why and entry.is_symlink()):
                 yield Path(entry.path), why
             elif not why:
                 yield Path(entry.path), OTHER
+
+
+def _litter(names: Sequence[str]) -> dict[str, str]:
+    """Return the files of one folder that `datasets` leaves beside its data, each with why.
+
+    >>> _litter(["data-0.arrow", "cache-12.arrow", "state.json"])
+    {'cache-12.arrow': 'is a cache of `datasets`, no data'}
+    """
+    arrows = [name for name in names if name.endswith(".arrow")]
+    caches = [name for name in arrows if name.startswith("cache-")]
+    sides = SIDE_FILES if "dataset_info.json" in names else SIDE_FILES - {"state.json"}
+    why = {name: "is a side file of `datasets`, no data" for name in names if name in sides}
+    if len(caches) < len(arrows):
+        why |= dict.fromkeys(caches, "is a cache of `datasets`, no data")
+    return why
 
 
 def _unfit(path: Path) -> str:
@@ -255,8 +277,16 @@ def _remote(url: str, form: str | None) -> list[tuple[str, str]]:
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{url}: can't be listed ({brief}); check the url and access") from None
     names = [file_system.unstrip_protocol(path) for path in paths]
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name.rpartition("/")[2])
+    litter = {
+        f"{folder}/{name}": why
+        for folder, names in folders.items()
+        for name, why in _litter(names).items()
+    }
     return [
-        (name, "" if fits(path, form) or (magic and form is not None) else OTHER)
+        (name, litter.get(name, "") if fits(path, form) or (magic and form is not None) else OTHER)
         for name, path in ((name, urlsplit(name).path) for name in names)
         if not PurePosixPath(path).name.startswith(".")
         and (not magic or form is not None or fits(path, form))  # a glob gives folders too

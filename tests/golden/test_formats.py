@@ -62,7 +62,7 @@ def test_a_format_overrides_the_suffix(tmp_path: Path) -> None:
             sources.blocks(Source("s", files=(name,)), tmp_path)
         made = Scanned(tmp_path, Source("s", files=(name,), format=form))
         assert texts(made)[:3] == TEXTS[:3]
-    with pytest.raises(BrokenFile, match="is zstd by its content; set `format`"):
+    with pytest.raises(BrokenFile, match="is zstd by its content; set `format: jsonl.zst`"):
         Scanned(tmp_path, Source("s", files=("packed",), format="jsonl"))
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Request
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.jsonlines import batches
+from crystalmix.prep.readers.listing import PACKINGS
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
 Found = tuple[list[tuple[int, str | None]], list[tuple[int, str]]]
 
 
@@ -23,7 +24,7 @@ def found(path: Path, text: str = "text") -> Found:
 
 def read(path: Path, text: str = "text", *, keep_lines: bool = False, **fields: Any) -> list[Batch]:
     """Return the batches of a file."""
-    packing = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}.get(path.suffix, "")
+    packing = PACKINGS.get(path.suffix, "")
     request = Request("s", str(path), text, hidden="" if "." in text else text, **fields)
     given = pieces(path.parent, path.name, packing, None, 28)
     return list(batches(given, request, keep_lines=keep_lines))

@@ -1,6 +1,7 @@
 """What the tests of prep share: texts that break things, tokenizers, raw files of every kind."""
 
 import bz2
+import lzma
 import os
 import tarfile
 from collections.abc import Callable, Sequence
@@ -211,10 +212,12 @@ def squeezed(path: Path, content: bytes) -> bytes:
     """Compress as the suffix of a path tells."""
     if path.suffix == ".gz":
         return igzip.compress(content)
-    if path.suffix == ".zst":
+    if path.suffix in (".zst", ".zstd"):
         return zstandard.compress(content)
     if path.suffix == ".bz2":
         return bz2.compress(content)
+    if path.suffix == ".xz":
+        return lzma.compress(content)
     return content
 
 
