@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import build, import_shards, jsonl, plan
+    from crystalmix.train.api.ledgers import Ledger, fed
     from crystalmix.train.api.modelzoo import (
         convert_checkpoint,
         harvest,
@@ -36,6 +37,7 @@ _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": ("build", "import_shards", "jsonl", "plan"),
+    "train.api.ledgers": ("Ledger", "fed"),
     "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
     "train.api.runs": ("Forecast", "export", "forecast", "import_weights", "sql", "trace"),
@@ -48,6 +50,7 @@ __all__ = [
     "Build",
     "Differences",
     "Forecast",
+    "Ledger",
     "Phase",
     "Run",
     "ShardVerdict",
@@ -60,6 +63,7 @@ __all__ = [
     "demo",
     "diff",
     "export",
+    "fed",
     "fit_laws",
     "forecast",
     "harvest",

@@ -15,30 +15,21 @@
 
 # %%
 import os
-from pathlib import Path
 
 from IPython.display import display
 
-from crystalmix.train.ablations import export_recipe as decision
-from crystalmix.train.ablations import report as ablationreport
-from crystalmix.train.ablations import results as insight
-from crystalmix.train.figures import charts as figures
-from crystalmix.train.figures import ternary
+import crystalmix as cm
 
-FOLDER = Path(os.environ.get("CRYSTALMIX_ABLATION", "ablation"))
-seen = insight.Insight(FOLDER)
-print(*ablationreport.report_lines(seen.report), sep="\n")
+ablation = cm.open(os.environ.get("CRYSTALMIX_ABLATION", "ablation"))
+print(ablation)
 
 # %% [markdown]
 # The design: mixtures far from each other, within what the real run may repeat, domains added up to
 # three groups. Then the training loss of each: no spikes, and the mixtures well apart.
 
 # %%
-groups = seen.groups()
-points = {role: ternary.grouped(seen.shares(role), seen.domains, groups) for role in seen.roles}
-display(ternary.simplex(points, list(groups)))
-lines, strength = seen.curves()
-figures.curves(lines, "step", "training loss, nats per token", strength)
+display(ablation.plot_design())
+ablation.plot_curves()
 
 # %% [markdown]
 # Each run as the law predicts it from all *other* runs, with 90 % intervals. Then what a token of
@@ -46,32 +37,26 @@ figures.curves(lines, "step", "training loss, nats per token", strength)
 # tokens of Python".
 
 # %%
-display(figures.agreement(seen.left_out(), "nats per token"))
-worth, told = (
-    seen.fit.transfer(),
-    ("held-out loss on", "a token of", "worth, in tokens of the best"),
-)
-figures.matrix(worth, seen.domains, seen.domains, told)
+display(ablation.plot_left_out())
+ablation.plot_transfer()
 
 # %% [markdown]
 # Valued loss over the three groups (within a group in the recommended proportions). Inside the red
 # line no allowed mixture can be told from the best by one run.
 
 # %%
-grid, values, flat, marked = seen.heat()
-unit = "valued loss, nats per token"
-ternary.heat(grid, values, list(groups), flat=flat, marked=marked, unit=unit)
+ablation.plot_loss()
 
 # %% [markdown]
 # Code against language: the best mixture for each weight of the two, with its share of code, and
 # the mixtures that were checked under new seeds.
 
 # %%
-figures.front(seen.front(), "loss on language, nats per token", "loss on code, nats per token")
+ablation.plot_front()
 
 # %% [markdown]
 # The recipe that `crystalmix build` takes (`anyway`: also where the gain may be none).
 
 # %%
-decision.export(FOLDER, FOLDER / "recommended.yaml", anyway=True)
-print((FOLDER / "recommended.yaml").read_text("utf-8"))
+ablation.export(ablation.path / "recommended.yaml", anyway=True)
+print((ablation.path / "recommended.yaml").read_text("utf-8"))

@@ -17,65 +17,50 @@
 import os
 from pathlib import Path
 
-from crystalmix.mixtures.build import build
-from crystalmix.mixtures.manifest import report
-from crystalmix.mixtures.recipes import recipe
-from crystalmix.prep.runtime.tables import table
-from crystalmix.train.figures import charts as figures
-from crystalmix.train.record import views as trace
-from crystalmix.train.trace import forensics
+import crystalmix as cm
 
-BUILD = Path(os.environ.get("CRYSTALMIX_BUILD", "demo/build"))
-RUN = Path(os.environ.get("CRYSTALMIX_RUN", "demo/run"))
-RECIPE = Path(os.environ.get("CRYSTALMIX_RECIPE", "demo/recipe.yaml"))
-DATA = Path(os.environ.get("CRYSTALMIX_DATA", "demo/raw"))
-OUT = Path(os.environ.get("CRYSTALMIX_OUT", "demo/forensics"))
-traced = trace.connect(BUILD, RUN)
-phase = list(traced.manifests)[-1]
-losses = traced.rows("SELECT phase, part, avg(loss) AS loss FROM losses GROUP BY ALL ORDER BY ALL")
-print(
-    *table(
-        [[r["phase"], r["part"], f"{r['loss']:.3f}"] for r in losses],
-        ["phase", "part", "mean loss"],
-    ),
-    sep="\n",
+BUILD, RUN, RECIPE, DATA, OUT = (
+    Path(os.environ.get(f"CRYSTALMIX_{name}", place))
+    for name, place in (
+        ("BUILD", "demo/build"),
+        ("RUN", "demo/run"),
+        ("RECIPE", "demo/recipe.yaml"),
+        ("DATA", "demo/raw"),
+        ("OUT", "demo/forensics"),
+    )
 )
+run = cm.open(RUN, build=BUILD)
+phase = list(run.build.phases)[-1]
+print(run.sql("SELECT phase, part, avg(loss) AS 'mean loss' FROM losses GROUP BY ALL ORDER BY ALL"))
 
 # %% [markdown]
 # The loss of the last phase, and the steps that stand out by their robust z (the highest, if none).
 
 # %%
-told, steps = forensics.standing_out(traced, phase)
-figures.trace(told["steps"], told["losses"], steps)
+steps = run.standing_out(phase).spikes
+run.plot_losses(phase)
 
 # %% [markdown]
 # What is in those steps more often than in the rest of the phase (Fisher's exact test, a twentieth
 # of false findings among them), and the longest document pieces, with part, epoch and FIM.
 
 # %%
-found = forensics.over_represented(traced, phase, steps)
-rows = [
-    [r["property"], r["value"], r["inside"], r["every"], f"{r['lift']:.1f}", f"{r['p']:.1e}"]
-    for r in found[:10]
-]
-print(*table(rows, ["property", "value", "in steps", "in phase", "lift", "p"]), "", sep="\n")
-pieces = forensics.pieces(traced, phase, steps)
-print(*table([[*piece.values()] for piece in pieces], list(pieces[0])), sep="\n")
+found = run.over_represented(phase, steps)
+print(found[:10], "", sep="\n")
+print(run.pieces(phase, steps))
 
 # %% [markdown]
 # Replayed: the rows of those steps read again are, bit for bit, those that were trained on.
 
 # %%
-again = forensics.replayed(traced, phase, steps)
-print(*table([[*one.values()] for one in again], list(again[0])), sep="\n")
+print(run.replay(phase, steps))
 
 # %% [markdown]
 # A drop list of documents that stand out (or else of those in the steps), and the build without
 # them: what changes in each manifest.
 
 # %%
-keys = [row["value"] for row in found if row["property"] == "document"][:3]
-keys = keys or forensics.documents_of(traced, phase, steps)[:3]
-print(forensics.drop_list(traced, keys, OUT / "drop.txt"), "texts dropped")
-build.build(forensics.without(recipe.load(RECIPE), OUT / "drop.txt"), DATA, OUT / "build")
-print(*report.differences(BUILD, OUT / "build")[:12], sep="\n")
+keys = [row["value"] for row in found.content() if row["property"] == "document"][:3]
+print(run.drop_list(OUT / "drop.txt", keys, phase=phase, steps=steps), "texts dropped")
+cm.build(RECIPE, OUT / "build", data=DATA, without=OUT / "drop.txt")
+print(*cm.diff(BUILD, OUT / "build").lines()[:12], sep="\n")

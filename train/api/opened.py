@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import Place
+    from crystalmix.train.loader.batches import Batch
+    from crystalmix.train.loader.datasets import RowDataset, StepDataset
     from crystalmix.train.record.views import Traced
     from crystalmix.train.trace.findings import Findings
     from crystalmix.train.trace.forensics import StandingOut
@@ -43,13 +45,14 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
 
     build: where a run's build is, if it was moved. Raises InputError where there is none of them.
     """
-    from crystalmix.train.api.ablations import Ablation, is_ablation
-
     path = existing(path)
     if (path / WHERE).exists():
         return Run(path, Build(build_of(path, None if build is None else existing(build))))
-    if is_ablation(path):
-        return Ablation(path)
+    if not (path / "phases").exists():
+        from crystalmix.train.api.ablations import Ablation, is_ablation
+
+        if is_ablation(path):
+            return Ablation(path)
     overview.look_at_build(path)
     return Build(path)
 
@@ -177,6 +180,37 @@ class Phase(Answer):
         last = self.manifest.steps - 1 if last is None else last
         self._last(first, last)
         return Table(pa.Table.from_pylist(rows_of_steps.part_counts(self.manifest, first, last)))
+
+    def batches(
+        self, first: int = 0, last: int | None = None, *, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Yield the rows of steps as numpy arrays, read ahead; no torch is needed.
+
+        first, last: steps, to the end by default. rank, world: of the processes that share each
+        batch. Each `Batch` has step, ids, mask, labels (rows, msl) int32, and where rows are from.
+        """
+        from crystalmix.train.loader.batches import Share
+
+        last = self.manifest.steps - 1 if last is None else last
+        return Share(self.manifest, self.build, rank, world).ahead(range(first, last + 1))
+
+    def dataset(self, *, start: int = 0, rank: int = 0, world: int = 1) -> StepDataset:
+        """Return a torch IterableDataset of steps: `DataLoader(dataset, batch_size=None)`.
+
+        Any number of workers gives the same steps in the same order. start: the first step. It has
+        `state_dict` and `load_state_dict`.
+        """
+        from crystalmix.train.loader.batches import Share
+        from crystalmix.train.loader.datasets import StepDataset
+
+        return StepDataset(Share(self.manifest, self.build, rank, world), start)
+
+    def row_dataset(self) -> RowDataset:
+        """Return a torch map-style dataset of rows: p is slot p % batch of step p // batch."""
+        from crystalmix.train.loader.batches import Share
+        from crystalmix.train.loader.datasets import RowDataset
+
+        return RowDataset(Share(self.manifest, self.build))
 
     def _last(self, first: int, last: int | None) -> int:
         """Return the last step of a range; UsageError where the phase does not have all of it."""

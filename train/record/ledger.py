@@ -75,8 +75,8 @@ class Consumed:
     digest: str | None
     loss: float | None
     parts: tuple[Json, ...]
-    gradient_norm: None = None
-    learning_rate: None = None
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
     skipped: bool = False
 
 

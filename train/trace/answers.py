@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import pyarrow as pa
 
@@ -88,9 +88,16 @@ class Table(Answer):
     def __len__(self) -> int:
         return self.arrow.num_rows
 
-    def __getitem__(self, column: str) -> list[Any]:
-        """Return the values of a column."""
-        return self.arrow[column].to_pylist()
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Table": ...
+    def __getitem__(self, key: str | slice) -> "list[Any] | Table":
+        """Return the values of a column, or a range of rows."""
+        if isinstance(key, str):
+            return self.arrow[key].to_pylist()
+        first, last, _ = key.indices(self.arrow.num_rows)
+        return Table(self.arrow.slice(first, max(0, last - first)))
 
     def __arrow_c_stream__(self, schema: object = None) -> object:
         """Hand the table to other libraries without a copy."""
@@ -100,7 +107,8 @@ class Table(Answer):
         """Yield the first MOST_ROWS rows, and how many more there are."""
         rows = self.arrow.slice(0, MOST_ROWS).to_pylist()
         if not rows:
-            yield "no rows"
+            names = ", ".join(self.arrow.column_names)
+            yield f"no rows of {names}" if names else "no rows"
             return
         yield Grid([[cell(value) for value in row.values()] for row in rows], list(rows[0]))
         if (more := self.arrow.num_rows - MOST_ROWS) > 0:

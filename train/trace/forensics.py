@@ -26,6 +26,16 @@ from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
 
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
+FOUND = pa.schema(
+    [
+        ("property", pa.string()),
+        ("value", pa.string()),
+        ("inside", pa.int64()),
+        ("every", pa.int64()),
+        ("lift", pa.float64()),
+        ("p", pa.float64()),
+    ]
+)
 COUNTED = """
     SELECT {value} AS value, count(*) FILTER (step IN (SELECT step FROM looked_at)) AS inside,
            count(*) AS every
@@ -105,7 +115,7 @@ def over_represented(
     rows.sort(key=lambda row: (row["p"], row["property"]))
     # Benjamini and Hochberg: up to the last whose p is at most share * rank / rows
     kept = [i for i, row in enumerate(rows, start=1) if row["p"] <= share * i / len(rows)]
-    return Table(pa.Table.from_pylist(rows[: max(kept, default=0)]))
+    return Table(pa.Table.from_pylist(rows[: max(kept, default=0)], FOUND))
 
 
 def pieces(traced: Traced, phase: str, steps: Sequence[int], most: int = 12) -> Table:

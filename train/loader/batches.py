@@ -1,0 +1,101 @@
+"""Batches: the rows of steps as numpy arrays, each a pure function of the manifest and the step."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A process's rows of one step.
+
+    ids, mask, labels: (rows, msl) int32; mask is 1 where a label carries loss. slots: (rows,)
+    int64, each row's place in the whole batch. part (index into the manifest's parts), epoch, shard
+    (index into its paths), row: (rows,) int64, where each row is from.
+    """
+
+    step: int
+    ids: Int32
+    mask: Int32
+    labels: Int32
+    slots: NDArray[np.int64]
+    part: NDArray[np.int64]
+    epoch: NDArray[np.int64]
+    shard: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process reads of a phase: slots [rank * n, rank * n + n) of each step's batch.
+
+    build: the folder that the manifest's shards are below.
+    """
+
+    manifest: Manifest
+    build: Path
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise UsageError(f"rank must lie in [0, {self.world}), got {self.rank}")
+        if self.manifest.batch % self.world:
+            raise RefusalError(
+                f"phase {self.manifest.phase}: its batch of {self.manifest.batch} rows can't be "
+                f"shared evenly by {self.world} processes; start a number that divides it"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step that this process reads."""
+        return self.manifest.batch // self.world
+
+    def read(self, step: int) -> Batch:
+        """Read this process's rows of a step; UsageError for one that the phase does not have."""
+        self.check(step)
+        return self.at(step * self.manifest.batch + self.rank * self.rows, self.rows)
+
+    def at(self, position: int, count: int) -> Batch:
+        """Read `count` rows of one step from a position of the phase on."""
+        refs = self.manifest.rows(position, position + count)
+        paths = [self.build / path for path in self.manifest.paths]
+        data = gather(paths, refs.shard, refs.row)  # (count, 3, msl) int32
+        ids, mask, labels = (np.ascontiguousarray(data[:, channel]) for channel in range(3))
+        step, slot = divmod(position, self.manifest.batch)
+        slots = np.arange(slot, slot + count)
+        return Batch(step, ids, mask, labels, slots, refs.part, refs.epoch, refs.shard, refs.row)
+
+    def ahead(self, steps: range, depth: int = 2) -> Iterator[Batch]:
+        """Yield the batches of steps, the next `depth` of them read ahead by a thread."""
+        if steps:
+            self.check(steps[0])
+            self.check(steps[-1])
+        waiting: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        try:
+            for step in steps:
+                waiting.append(pool.submit(self.read, step))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def check(self, step: int) -> None:
+        """Refuse a step that the phase does not have."""
+        phase, steps = self.manifest.phase, self.manifest.steps
+        if not 0 <= step < steps:
+            raise UsageError(f"phase {phase} has the steps 0 to {steps - 1}, got {step}")
