@@ -116,7 +116,7 @@ def _tokenise_once(item: Tokenise) -> Json:
 def _tokenise(item: Tokenise) -> Json:
     """Write a block's ids; the result is what `TokenBlock.of` reads."""
     tokenizer = load(item.tokenizer)
-    literals = Literals(tokenizer.added)
+    literals = Literals(tokenizer.specials)
     encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
     controls = controls_of(tokenizer, item.settings)
     texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
@@ -146,9 +146,7 @@ def encoder(
     metadata = Metadata(tokenizer, source) if source.metadata else None
     if inner is not None:
         return DocumentFim(tokenizer, inner, *draw, metadata)
-    if metadata is not None:
-        return HeadEncoder(tokenizer, metadata)
-    return lambda document: Encoded(document.number, tokenizer.encode(document.text), 0)
+    return HeadEncoder(tokenizer, metadata)
 
 
 def controls_of(tokenizer: Tokenizer, rows: PackSettings) -> Controls:

@@ -20,8 +20,8 @@ from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.runtime import randomness
-from crystalmix.prep.tokenizer.backends import Encode, Ids
 from crystalmix.prep.tokenizer.metadata_head import Metadata
+from crystalmix.prep.tokenizer.reference import Encode, Ids
 from crystalmix.prep.tokenizer.safe_cuts import joints
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
@@ -143,14 +143,16 @@ class DocumentFim:
         chosen = plan(self.settings, u, len(document.text if ids is None else ids))
         first, second = chosen.first, chosen.second
         if chosen.form == LEFT_TO_RIGHT:
-            return Encoded(document.number, encode(document.text) if ids is None else ids, 0)
+            ids = encode(document.text) if ids is None else ids
+            return Encoded(document.number, ids, self.tokenizer.count_controls(ids))
         if ids is None:
             pieces = self._pieces(document.text, (first, second), encode)
         else:
             pieces = (ids[:first], ids[first:second], ids[second:])
         permuted = arrange(chosen, pieces, self.marks)
         loss_from = len(permuted) - len(pieces[1]) if self.settings.loss == "middle" else 0
-        return Encoded(document.number, permuted, 3, chosen.form, (first, second), loss_from)
+        controls = 3 + sum(map(self.tokenizer.count_controls, pieces))
+        return Encoded(document.number, permuted, controls, chosen.form, (first, second), loss_from)
 
     def _pieces(self, text: str, cuts: tuple[int, int], encode: Encode) -> tuple[Ids, ...]:
         """Encode prefix, middle and suffix: at once where a tokenizer allows it (`joints`)."""

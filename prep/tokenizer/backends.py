@@ -1,19 +1,25 @@
-"""Encoders: text to ids by the fastest library whose ids are proven to be those of `tokenizers`.
+"""Encoders: text to ids by the fastest library whose ids are proven to be those of the reference.
 
-Every library's tokenizer is derived from the same tokenizer.json by `derived`, in three forms:
+There are three forms of encoding:
 
-- `document`: a whole text; nothing is matched, so `<s>` in a text is ordinary text
+- `document`: a whole text; entries of the file that are special are not matched, so `<s>` in a text
+  is ordinary text
 - `piece`: text that continues something; nothing is put before it
-- `matched`: added tokens spelt in the text become their ids, as the file says
+- `matched`: all added tokens spelt in the text become their ids, as the file says
 
-A library is used for a form only where it gives the reference's ids on the canary texts. The proof
-is kept in a cache on disk, by the file's digest, the libraries' versions and the canary's.
+A library's tokenizer is derived from the user's tokenizer.json by `derived`. It is used for a form
+only where it gives the ids of the reference on the canary texts, and for texts without characters
+on which the two disagree (`unicode_tables`). The proof is kept in a cache on disk, by the file's
+digest, the libraries' versions and the canary's.
 """
 
 import logging
 import os
+import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -23,21 +29,19 @@ from typing import Any, Literal
 import gigatoken
 import numpy as np
 import orjson
-import tokenizers
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import canary_texts as canary
+from crystalmix.prep.tokenizer import unicode_tables
+from crystalmix.prep.tokenizer.reference import Encode, Form, Ids, by_reference
 
-Ids = NDArray[np.uint32]
-Encode = Callable[[str], Ids]
-Form = Literal["document", "piece", "matched"]
 Choice = Literal["auto", "gigatoken", "fastokens", "tokenizers"]
 
 REFERENCE = "tokenizers"
-PROOF_VERSION = 1
+PROOF_VERSION = 2
 UNNAMED = "\ue000unnamed\ue000"  # no text gives it: no merge leads to it
 # A fast library remembers words without end; it is loaded anew when the process is so large, and
 # grew by so much since it was loaded last.
@@ -51,12 +55,13 @@ def derived(content: Json, form: Form) -> Json:
     plain: Json = {**content, "truncation": None, "padding": None, "model": model}
     if form == "matched":
         return plain
-    plain |= {"added_tokens": [], "post_processor": None}
+    kept = [token for token in content["added_tokens"] if not token.get("special")]
+    plain |= {"added_tokens": kept, "post_processor": None}
     return plain if form == "document" else _without_dummy_prefix(plain)
 
 
 def _without_dummy_prefix(content: Json) -> Json:
-    """Put no space in front: Prepend, Metaspace and ByteLevel are told so."""
+    """Put no space in front: Prepend goes, Metaspace and ByteLevel are set so."""
     twin = {**content}
     normalizer = content.get("normalizer")
     if normalizer and normalizer["type"] == "Prepend":
@@ -78,36 +83,26 @@ def _without_dummy_prefix(content: Json) -> Json:
 def is_prepended(content: Json) -> bool:
     """Tell whether a document is its text with a space in front, encoded as a piece.
 
-    So it is of Llama's kind: `▁` is put before the text, and spaces are made `▁` after that.
+    So it is of Llama's kind: `▁` is put before the text, and spaces are made `▁` after that. Where
+    tokens are matched in texts, the space is put before what follows each of them, too.
     """
+    if any(not token.get("special") for token in content["added_tokens"]):
+        return False
     steps = (content.get("normalizer") or {}).get("normalizers", [])
-    told = [
+    changes = [
         (step["type"], step.get("prepend") or step.get("pattern"), step.get("content"))
         for step in steps
     ]
-    return told == [("Prepend", "▁", None), ("Replace", {"String": " "}, "▁")]
+    return changes == [("Prepend", "▁", None), ("Replace", {"String": " "}, "▁")]
 
 
 def _unprefixed(step: Json) -> Json:
-    told: Json = {}
+    changed: Json = {}
     if step["type"] == "Metaspace":
-        told["prepend_scheme"] = "never"
+        changed["prepend_scheme"] = "never"
     if step.get("add_prefix_space"):
-        told["add_prefix_space"] = False
-    return {**step, **told}
-
-
-def reference(content: Json) -> tokenizers.Tokenizer:
-    """Load a tokenizer.json with `tokenizers`; ValueError says why it can't be."""
-    try:
-        return tokenizers.Tokenizer.from_str(orjson.dumps(content).decode())
-    except Exception as error:  # noqa: BLE001  the library raises nothing more precise
-        raise ValueError(str(error)) from None
-
-
-def _by_tokenizers(content: Json) -> Encode:
-    encode = reference(content).encode
-    return lambda text: np.array(encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        changed["add_prefix_space"] = False
+    return {**step, **changed}
 
 
 def _by_gigatoken(content: Json) -> Encode:
@@ -129,8 +124,21 @@ def _by_fastokens(content: Json) -> Encode:
 LIBRARIES: dict[str, Callable[[Json], Encode]] = {
     "gigatoken": _by_gigatoken,
     "fastokens": _by_fastokens,
-    REFERENCE: _by_tokenizers,
 }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a library compares with the reference on one form of one file.
+
+    fault: why it can't be used, None where it can. apart: ranges of characters; texts that hold one
+    are the reference's. entangled: whether special and other added tokens overlap; texts that spell
+    a special token are the reference's then.
+    """
+
+    fault: str | None
+    apart: unicode_tables.Ranges = field(default_factory=list[list[int]])
+    entangled: bool = False
 
 
 class Renewed:
@@ -159,8 +167,37 @@ def _no_encoder(_text: str) -> Ids:
     raise RuntimeError("no encoder is loaded")
 
 
+class Routed:
+    """A fast encoder for the texts that it is proven for, the reference for all others."""
+
+    def __init__(
+        self, fast: Encode, slow: Callable[[], Encode], proof: Proof, specials: Sequence[str]
+    ) -> None:
+        self._fast, self._load, self._ranges = fast, slow, proof.apart
+        names = "|".join(map(re.escape, sorted(specials, key=len, reverse=True)))
+        self._spelt = re.compile(names) if proof.entangled else None
+
+    def __call__(self, text: str) -> Ids:
+        """Encode a text."""
+        if self._ranges and not text.isascii():
+            codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+            if self._apart[codes].any():
+                return self._slow(text)
+        if self._spelt and self._spelt.search(text):
+            return self._slow(text)
+        return self._fast(text)
+
+    @cached_property
+    def _apart(self) -> NDArray[np.bool_]:
+        return unicode_tables.table(self._ranges)
+
+    @cached_property
+    def _slow(self) -> Encode:
+        return self._load()
+
+
 def resident() -> int:
-    """Return the bytes of memory that this process holds (its peak where that is not told)."""
+    """Return the bytes of memory that this process holds (its peak where the system hides them)."""
     try:
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -168,89 +205,159 @@ def resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def encoder(content: Json, fingerprint: str, form: Form, asked: Choice) -> tuple[str, Encode]:
+def encoder(content: Json, raw: bytes, form: Form, choice: Choice) -> tuple[str, Encode]:
     """Return the library that serves a form, and its encoder.
 
-    auto: gigatoken, then fastokens if it is installed, then the reference. Where no fast library
-    takes the file and gives the reference's ids, a warning says why and the reference is used.
-    fingerprint: sha256 of the file. Raises RecipeError where the asked library is not installed.
+    auto: gigatoken, then fastokens if it is installed, then the reference; what is no BPE goes to
+    the reference. Where no fast library takes the file and gives the reference's ids, a warning
+    says why and the reference is used. content: what the bytes of the file (raw) hold. Raises
+    RecipeError where the chosen library is not installed.
     """
-    model = derived(content, form)
     faults: list[str] = []
-    for name in _candidates(asked):
-        fault = _proven(content, model, fingerprint, form, name)
-        if fault is None:
-            return name, Renewed(lambda name=name: LIBRARIES[name](model))
-        faults.append(f"{name} {fault}")
+    for name in _candidates(choice) if content["model"].get("type", "BPE") == "BPE" else ():
+        proof = _proven(content, raw, form, name)
+        if proof.fault is None:
+            fast = Renewed(lambda name=name: LIBRARIES[name](derived(content, form)))
+            if not proof.apart and not proof.entangled:
+                return name, fast
+            specials = _names(content, special=True)
+            return name, Routed(fast, lambda: by_reference(raw, form), proof, specials)
+        faults.append(f"{name} {proof.fault}")
     if faults:
         log = logging.getLogger("crystalmix")
         log.warning("%s: using tokenizers, which is slower", "; ".join(faults))
-    return REFERENCE, LIBRARIES[REFERENCE](model)
+    return REFERENCE, by_reference(raw, form)
 
 
-def _candidates(asked: Choice) -> list[str]:
-    if asked == REFERENCE:
+def _names(content: Json, *, special: bool) -> list[str]:
+    tokens = content["added_tokens"]
+    return [str(token["content"]) for token in tokens if bool(token.get("special")) == special]
+
+
+def _candidates(choice: Choice) -> list[str]:
+    if choice == REFERENCE:
         return []
-    if asked == "auto":
+    if choice == "auto":
         return ["gigatoken", *(["fastokens"] if find_spec("fastokens") else [])]
-    if find_spec(asked) is None:
+    if find_spec(choice) is None:
         raise RecipeError(
-            f"tokenizer.backend: {asked} is not installed; "
-            f"pip install 'crystalmix[{asked}]', or leave it at auto"
+            f"tokenizer.backend: {choice} is not installed; "
+            f"pip install 'crystalmix[{choice}]', or leave it at auto"
         )
-    return [asked]
+    return [choice]
 
 
-def _proven(content: Json, model: Json, fingerprint: str, form: Form, name: str) -> str | None:
-    """Return how a library differs from the reference on the canary texts (None: it does not)."""
+def _proven(content: Json, raw: bytes, form: Form, name: str) -> Proof:
+    """Return how a library compares with the reference on a file: from the cache, or tried now."""
     key = {
-        "tokenizer": fingerprint,
+        "tokenizer": sha256(raw).hexdigest(),
         "form": form,
         "versions": {library: _version(library) for library in (name, REFERENCE)},
         "canary": canary.VERSION,
         "proof": PROOF_VERSION,
+        "tables": unicode_tables.VERSION,
+        "unicode": unicode_tables.unicodedata.unidata_version,
     }
-    place = _cache() / f"{sha256(canonical(key)).hexdigest()}.json"
-    found = _remembered(place, key)
-    if found is not None:
-        return found["fault"]
-    fault = _compare(content, model, name)
+    kept = _remembered(key)
+    if kept is not None:
+        return kept
+    proof = _compare(content, raw, form, name)
+    _remember(key, proof)
+    return proof
+
+
+def _compare(content: Json, raw: bytes, form: Form, name: str) -> Proof:
+    specials, others = (_names(content, special=special) for special in (True, False))
+    model = derived(content, form)
     try:
-        write_atomic(place, canonical({"key": key, "fault": fault}))
+        apart = _apart(content, model, name)
+        if apart is None:
+            return Proof("differs from tokenizers on too many characters")
+        proof = Proof(None, apart, form != "matched" and _overlap(specials, others))
+        slow = by_reference(raw, form)
+        encode = Routed(LIBRARIES[name](model), lambda: slow, proof, specials)
+        for text in canary.texts([*specials, *others]):
+            if encode(text).tolist() != slow(text).tolist():
+                shown = text if len(text) <= 40 else f"{text[:40]}..."
+                return Proof(f"differs from tokenizers on {shown!r}")
+    except Exception as error:  # noqa: BLE001  any failure of the fast path means: do without it
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
+        return Proof(f"can't take this tokenizer ({brief})")
+    return proof
+
+
+def _apart(content: Json, model: Json, name: str) -> unicode_tables.Ranges | None:
+    """Return the characters on which a library and the reference disagree; None: too many."""
+    if not unicode_tables.asked_of(content):
+        return []
+    tried = unicode_tables.probe(model)
+    own = tried["model"] is model["model"]  # else one that all files share
+    key = {
+        "steps": unicode_tables.steps_of(model),
+        "model": sha256(canonical(model["model"])).hexdigest() if own else None,
+        "versions": {library: _version(library) for library in (name, REFERENCE)},
+        "tables": unicode_tables.VERSION,
+        "unicode": unicode_tables.unicodedata.unidata_version,
+    }
+    kept = _remembered(key)
+    if kept is None:
+        fast, slow = LIBRARIES[name](tried), by_reference(orjson.dumps(tried), "matched")
+        ranges = unicode_tables.disagreeing(
+            tried, lambda text: fast(text).tolist() == slow(text).tolist()
+        )
+        kept = Proof("too many" if ranges is None else None, ranges or [])
+        _remember(key, kept)
+    return None if kept.fault else kept.apart
+
+
+def _overlap(specials: Sequence[str], others: Sequence[str]) -> bool:
+    """Tell whether a special token's text may share characters with another token's in a text.
+
+    >>> _overlap(["<s>"], ["  "]), _overlap(["<s>"], ["s>"]), _overlap(["<s>"], ["><"])
+    (False, True, True)
+    """
+    heads = {name[:i] for name in others for i in range(1, len(name) + 1)}
+    tails = {name[-i:] for name in others for i in range(1, len(name) + 1)}
+    inner = {*others}
+    for name in specials:
+        size = len(name)
+        parts = {name[i:j] for i in range(size) for j in range(i + 1, size + 1)}
+        if parts & inner or any(name in other for other in others):
+            return True
+        if any(name[i:] in heads or name[:i] in tails for i in range(1, size)):
+            return True
+    return False
+
+
+def _place(key: Json) -> Path:
+    return _cache() / f"{sha256(canonical(key)).hexdigest()}.json"
+
+
+def _remember(key: Json, proof: Proof) -> None:
+    place = _place(key)
+    try:
+        write_atomic(place, canonical({"key": key, **asdict(proof)}))
     except OSError as error:
         log = logging.getLogger("crystalmix")
         log.info("%s: can't keep the proof of a tokenizer (%s)", place, error.strerror)
-    return fault
 
 
-def _compare(content: Json, model: Json, name: str) -> str | None:
-    spelt = [str(token["content"]) for token in content["added_tokens"]]
-    wanted = reference(model)
-    try:
-        encode = LIBRARIES[name](model)
-        for text in canary.texts(spelt):
-            if encode(text).tolist() != wanted.encode(text, add_special_tokens=False).ids:
-                shown = text if len(text) <= 40 else f"{text[:40]}..."
-                return f"differs from tokenizers on {shown!r}"
-    except Exception as error:  # noqa: BLE001  any failure of the fast path means: do without it
-        brief = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"can't take this tokenizer ({brief})"
-    return None
-
-
-def _remembered(place: Path, key: Json) -> Json | None:
+def _remembered(key: Json) -> Proof | None:
     """Return a proof that was kept; one that is damaged or of another key is as none."""
     try:
-        found = read_json(place)
+        kept = read_json(_place(key))
     except (DamageError, OSError):
         return None
-    sound = found.get("key") == key and isinstance(found.get("fault", 0), str | None)
-    return found if sound else None
+    fault, apart, entangled = (kept.get(name) for name in ("fault", "apart", "entangled"))
+    sound = kept.get("key") == key and "fault" in kept and isinstance(fault, str | None)
+    if not sound or not isinstance(apart, list) or not isinstance(entangled, bool):
+        return None
+    return Proof(fault, apart, entangled)
 
 
 def _cache() -> Path:
-    asked = os.environ.get("XDG_CACHE_HOME")
-    return (Path(asked) if asked else Path("~/.cache").expanduser()) / "crystalmix" / "proofs"
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "crystalmix" / "proofs"
 
 
 def _version(library: str) -> str:

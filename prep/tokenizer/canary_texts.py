@@ -7,10 +7,23 @@ ones, on which a fast library must equal the reference before it is used.
 import unicodedata
 from collections.abc import Sequence
 
-from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.randomness import stream
 
-VERSION = 2  # of what `texts` gives: a proof on other texts is no proof
+VERSION = 3  # of what `texts` gives: a proof on other texts is no proof
 RANDOM = 1500
+MIXED = 64  # added tokens that are mixed in with other pieces
+# What stands around an added token: its neighbours decide whether and how it is matched.
+AROUND = (
+    " {0} ",
+    "a{0}b{0}{0}",
+    "\n{0}\n",
+    "  {0}  ",
+    "\t{0}\t",
+    "_{0}_",
+    "é{0}é",
+    ".{0}.",
+    "{0}1",
+)
 
 DOCUMENTS = (
     "",
@@ -141,22 +154,23 @@ PIECES = (
 def texts(spelt: Sequence[str]) -> list[str]:
     """Return the nasty texts: DOCUMENTS, single characters, runs, random mixtures of PIECES.
 
-    spelt: literals of the tokenizer at hand (its added tokens), mixed in with the rest.
+    Every Unicode block has some of its characters in them, and one text is long. spelt: the added
+    tokens of the tokenizer at hand; each stands in contexts of its own, some are mixed in with the
+    rest.
     """
     characters = [chr(code) for code in (*range(0x300), *range(0x2000, 0x2070), 0xE000, 0x1F600)]
+    sparse = [chr(code) for code in range(0x300, 0x110000, 61) if not 0xD800 <= code < 0xE000]
+    blocks = [" a".join(sparse[i : i + 32]) for i in range(0, len(sparse), 32)]
     runs = [piece * count for piece in (" ", "\n", "\t", "a", "=", "-", "0", "▁", "é", " a")
             for count in (2, 3, 7, 16, 17, 63, 1000)]  # fmt: skip
     others = {unicodedata.normalize(form, name) for form in ("NFD", "NFC") for name in spelt}
-    around = [
-        form.format(name)
-        for name in [*spelt, *sorted(others - {*spelt})]
-        for form in ("{}", " {} ", "a{0}b{0}{0}", "\n{}")
-    ]
-    rng = randomness.stream(0, "canary", VERSION)
-    pieces = [*PIECES, *spelt]
+    forms = ("{}", f"{'|'.join(AROUND)}")
+    around = [form.format(name) for name in [*spelt, *sorted(others - {*spelt})] for form in forms]
+    rng = stream(0, "canary", VERSION)
+    pieces = [*PIECES, *spelt[:: max(1, len(spelt) // MIXED)]]
     mixed = [
         "".join(pieces[i] for i in rng.integers(0, len(pieces), int(rng.integers(1, 16))))
         for _ in range(RANDOM)
     ]
-    long = "".join(mixed)
-    return [*DOCUMENTS, *characters, "".join(characters), *runs, *around, *mixed, long]
+    long = "".join(mixed) * 4  # some 200,000 characters
+    return [*DOCUMENTS, *characters, "".join(characters), *blocks, *runs, *around, *mixed, long]

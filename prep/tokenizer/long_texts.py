@@ -10,7 +10,11 @@ again, share b: every adjacent pair of the joined ids stands in one of the two.
 
 With a known pre-tokenizer (GPT-2's, Llama 3's, Qwen's kind): no match of its pattern holds a letter
 and then a space, and none looks past the letter before that space, so words on both sides of
-`letter| letter` are split and encoded alike in the whole and in its parts.
+`letter| letter` are split and encoded alike in the whole and in its parts. A byte-level step that
+keeps no pattern (`use_regex: false`) splits nothing: alone it has no such place.
+
+Added tokens that are matched in texts split them before all that. The first proof is none then; the
+second holds where none of them can reach over `letter| letter`.
 """
 
 import re
@@ -70,8 +74,8 @@ class LongTexts:
     def _by_words(self, text: str, first: Encode) -> Iterator[Ids]:
         start = 0
         while start < len(text):
-            found = WORD_END.search(text, start + self.window)
-            stop = len(text) if found is None else found.end()
+            word_end = WORD_END.search(text, start + self.window)
+            stop = len(text) if word_end is None else word_end.end()
             # The next window begins with a space: nothing is put in front of that.
             yield first(text[start:stop])
             start = stop
@@ -119,10 +123,15 @@ def way_of(content: Json) -> str | None:
     odd = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
     steps = _steps(content.get("pre_tokenizer"), "pretokenizers")
     normal = _steps(content.get("normalizer"), "normalizers")
+    tokens = content["added_tokens"]
+    if model.get("type", "BPE") != "BPE":
+        return None
     if not steps and model.get("byte_fallback") and not any(model.get(key) for key in odd):
-        return "pairs" if all(map(_keeps_length, normal)) else None
-    if steps and all(map(_is_known, steps)):
-        return "words" if all(step["type"] in COMPOSING for step in normal) else None
+        matched = any(not token.get("special") for token in tokens)
+        return "pairs" if not matched and all(map(_keeps_length, normal)) else None
+    if any(map(_splits, steps)) and all(map(_is_known, steps)):
+        composed = all(step["type"] in COMPOSING for step in normal)
+        return "words" if composed and not any(map(_reaches, tokens)) else None
     return None
 
 
@@ -139,8 +148,23 @@ def _keeps_length(step: Json) -> bool:
     return step["type"] == "Prepend"
 
 
+def _splits(step: Json) -> bool:
+    """Tell whether a known step ends a word between a letter and the space after it."""
+    return step["type"] == "Split" or (step["type"] == "ByteLevel" and step.get("use_regex", True))
+
+
 def _is_known(step: Json) -> bool:
     if step["type"] == "Split":
         kept = (step["behavior"], step["invert"]) in {("Isolated", False), ("Removed", True)}
         return kept and step["pattern"].get("Regex") in KNOWN_PATTERNS
     return step["type"] in {"ByteLevel", "Digits"}
+
+
+def _reaches(token: Json) -> bool:
+    """Tell whether an added token may hold, or see, a letter and the space after it."""
+    name: str = token["content"]
+    return (
+        re.search("[A-Za-z] ", name) is not None
+        or (bool(token.get("rstrip")) and re.search("[A-Za-z]$", name) is not None)
+        or (bool(token.get("single_word")) and name.startswith(" "))
+    )

@@ -24,7 +24,7 @@ Ids = NDArray[np.uint32]
 class Head:
     """The ids before a document's body.
 
-    ids: (n,) uint32. controls: how many of them are special ids. stop: where the text's own head
+    ids: (n,) uint32. controls: how many of them are control ids. stop: where the text's own head
     ends, in characters: the body begins there.
     """
 
@@ -57,12 +57,11 @@ class Metadata:
 
     def head(self, document: Document) -> Head | None:
         """Return a document's head; None where neither its text nor its columns give one."""
-        told, stop = self._told(document.text)
+        spelt, stop = self._spelt(document.text)
         kept = iter(document.columns)
         values: list[tuple[str, str]] = []
         for literal, column in self.entries:
-            given = next(kept) if column else None
-            value = told.get(literal, given)
+            value = spelt.get(literal, next(kept) if column else None)
             if value is not None:
                 values.append((literal, value))
         if not values:
@@ -73,37 +72,40 @@ class Metadata:
         for literal, value in values:
             parts.append(np.array([self.ids[literal]], np.uint32))
             parts.append(self.tokenizer.encode_piece(value))
-        return Head(np.concatenate(parts), len(values), stop)
+        ids = np.concatenate(parts)
+        return Head(ids, int(self.tokenizer.is_control[ids].sum()), stop)
 
-    def _told(self, text: str) -> tuple[dict[str, str], int]:
+    def _spelt(self, text: str) -> tuple[dict[str, str], int]:
         """Return the values at the head of a text, and where its line ends; ({}, 0) without."""
-        told: dict[str, str] = {}
+        values: dict[str, str] = {}
         if not any(text.startswith(literal) for literal, _ in self.entries):
-            return told, 0
+            return values, 0
         stop = text.find("\n") + 1 or len(text)
         line = text[:stop].removesuffix("\n")
         place, last = 0, ""
         for literal, _ in self.entries:
-            found = line.find(literal, place)
-            if found < 0 or (not last and found > 0):
+            start = line.find(literal, place)
+            if start < 0 or (not last and start > 0):
                 continue
             if last:
-                told[last] = line[place:found]
-            last, place = literal, found + len(literal)
-        told[last] = line[place:]
-        return told, stop
+                values[last] = line[place:start]
+            last, place = literal, start + len(literal)
+        values[last] = line[place:]
+        return values, stop
 
 
 class HeadEncoder:
-    """Encode documents with what stands before them, nothing permuted."""
+    """Encode documents, with what stands before them if that is asked for, nothing permuted."""
 
-    def __init__(self, tokenizer: Tokenizer, metadata: Metadata) -> None:
+    def __init__(self, tokenizer: Tokenizer, metadata: Metadata | None) -> None:
         self.tokenizer, self.metadata = tokenizer, metadata
 
     def __call__(self, document: Document) -> Encoded:
         """Encode one document."""
-        head = self.metadata.head(document)
+        head = self.metadata.head(document) if self.metadata else None
         if head is None:
-            return Encoded(document.number, self.tokenizer.encode(document.text), 0)
+            ids = self.tokenizer.encode(document.text)
+            return Encoded(document.number, ids, self.tokenizer.count_controls(ids))
         body = self.tokenizer.encode_piece(document.text[head.stop :])
-        return Encoded(document.number, np.concatenate([head.ids, body]), head.controls)
+        controls = head.controls + self.tokenizer.count_controls(body)
+        return Encoded(document.number, np.concatenate([head.ids, body]), controls)

@@ -167,7 +167,7 @@ def joints(tokenizer: Tokenizer) -> Joints | None:
     model, normalizer = tokenizer.json["model"], tokenizer.json.get("normalizer")
     plain = all(not model.get(key) for key in _OTHERWISE)
     spelt = bool(model.get("byte_fallback")) and not tokenizer.json.get("pre_tokenizer")
-    if not (plain and spelt and normalizer in (_SPACES, _SPACES_FIRST)):
+    if not (plain and spelt and not tokenizer.matched and normalizer in (_SPACES, _SPACES_FIRST)):
         return None
     return Joints(tokenizer)
 

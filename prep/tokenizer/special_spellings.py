@@ -1,9 +1,10 @@
-"""Literals: strings that spell special tokens, found fast in texts and counted.
+"""Spellings: strings that spell special tokens, counted in texts, and the bytes of each id.
 
-They are ordinary text when texts are encoded; the count tells how much of it there is.
+Such strings are ordinary text when texts are encoded; the count says how many there are.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -13,10 +14,10 @@ from crystalmix.prep.runtime.types import Json
 class Literals:
     """Find and count some strings in texts.
 
-    >>> found = Literals(["<s>", "</s>"])
-    >>> found.add("x <s> y</s><s>"), found.add("plain < text")
+    >>> literals = Literals(["<s>", "</s>"])
+    >>> literals.add("x <s> y</s><s>"), literals.add("plain < text")
     (True, False)
-    >>> found.account()
+    >>> literals.account()
     {'</s>': [1, 1], '<s>': [1, 2]}
     """
 
@@ -36,16 +37,15 @@ class Literals:
 
     def add(self, text: str) -> bool:
         """Count a text's strings, the longest where several begin; tell whether there is one."""
-        found: dict[str, int] = {}
+        names: Counter[str] = Counter()
         for first, pattern in self._patterns.items():
             if first in text:
-                for name in pattern.findall(text):
-                    found[name] = found.get(name, 0) + 1
-        for name, occurrences in found.items():
+                names.update(pattern.findall(text))
+        for name, occurrences in names.items():
             count = self._counts.setdefault(name, [0, 0])
             count[0] += 1
             count[1] += occurrences
-        return bool(found)
+        return bool(names)
 
     def account(self) -> dict[str, list[int]]:
         """Return [documents, occurrences] of each string that was found."""
@@ -58,14 +58,22 @@ def _pattern(first: str, names: list[str]) -> re.Pattern[str]:
     return re.compile(f"{re.escape(first)}(?:{rest})")
 
 
-def bytes_of(content: Json, added: dict[str, int], vocab: int) -> list[bytes]:
-    """Return the bytes of each id of a tokenizer.json; `added` ones as they are spelt."""
+def bytes_of(content: Json, vocabulary: dict[str, int], vocab: int) -> list[bytes]:
+    """Return the bytes of each id of a tokenizer.json; special tokens as they are spelt.
+
+    Word pieces that begin a word have a space in front.
+    """
     table = [b""] * vocab
-    unmap = _byte_level_alphabet() if _is_byte_level(content) else None
-    for piece, number in content["model"]["vocab"].items():
-        table[number] = _piece_bytes(piece, unmap)
-    for literal, number in added.items():
-        table[number] = literal.encode()
+    unmap = byte_level_alphabet() if _is_byte_level(content) else None
+    inner = content["model"].get("continuing_subword_prefix") if _has_words(content) else None
+    for piece, number in vocabulary.items():
+        begins = inner and not piece.startswith(inner)
+        spelt = f" {piece}" if begins else piece.removeprefix(inner or "")
+        table[number] = _piece_bytes(spelt, unmap)
+    for token in content["added_tokens"]:
+        literal: str = token["content"]
+        spelt = literal if token.get("special") or unmap else literal.replace("▁", " ")
+        table[token["id"]] = spelt.encode()
     return table
 
 
@@ -78,9 +86,14 @@ def is_text(data: bytes) -> bool:
     return True
 
 
-def _is_byte_level(model: Json) -> bool:
-    decoder = model.get("decoder") or {}
-    steps = decoder.get("decoders", [decoder])
+def _has_words(content: Json) -> bool:
+    return content["model"].get("type") == "WordPiece"
+
+
+def _is_byte_level(content: Json) -> bool:
+    names = {"decoder": "decoders", "pre_tokenizer": "pretokenizers"}
+    entries = [(content.get(name) or {}, inner) for name, inner in names.items()]
+    steps = [step for entry, inner in entries for step in entry.get(inner, [entry])]
     return any(step.get("type") == "ByteLevel" for step in steps)
 
 
@@ -93,7 +106,7 @@ def _piece_bytes(piece: str, unmap: dict[str, int] | None) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """Character -> byte of byte-level BPE: printable bytes as they are, others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -1,15 +1,19 @@
 """Tokenizers: any Hugging Face tokenizer.json, encoded fast and proven equal to the reference.
 
-`encoders` finds the fastest library whose ids are those of `tokenizers`. Strings such as `<s>`
-inside a text are ordinary text: control ids only ever come from the packer, from FIM and from
-metadata that a source asks for.
+The ids are those that `tokenizers` gives with the user's unmodified file, but for one thing: tokens
+that the file calls special, such as `<s>`, are not matched in a text. Their ids only ever come from
+the packer, from FIM and from metadata that a source asks for. Other added tokens (runs of spaces,
+tags) are text like any other. `backends` finds the fastest library that gives those ids.
 
 Text pieces that continue a document (FIM middles and suffixes) are encoded by a twin without the
 dummy space that Llama-style tokenizers put in front of a text, so that pieces rejoin byte for byte.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,19 +25,11 @@ import tokenizers
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
-from crystalmix.prep.tokenizer.backends import (
-    Choice,
-    Encode,
-    Form,
-    Ids,
-    Json,
-    derived,
-    encoder,
-    is_prepended,
-    reference,
-)
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tokenizer.backends import Choice, derived, encoder, is_prepended
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
 from crystalmix.prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
+from crystalmix.prep.tokenizer.reference import Encode, Form, Ids, reference
 from crystalmix.prep.tokenizer.special_spellings import Literals, bytes_of, is_text
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
@@ -47,12 +43,20 @@ KNOWN = {
 }
 
 
+SAMPLED = 2000  # one in so many documents is encoded by the reference, too
+EXCERPT = 1 << 17  # characters of a long text that are
+MOST_BYTES = 256 << 20  # of a tokenizer.json; the largest public ones have 40 MB
+# Texts that show what a tokenizer drops: the example of a note should be one that a reader knows.
+COMMON = ("def f(x):\n    return x\n", "Two  spaces, and a\ttab", "The End. Straße № 7: 3½ €")
+
+
 @dataclass(frozen=True)
 class TokenizerSettings:
     """Which tokenizer, and which of its added tokens play which part (None: by known spelling).
 
     backend: the library that encodes; auto is the fastest that is proven. verify_every: one in so
-    many documents, chosen by digest, is encoded by the reference too (0: none).
+    many documents, chosen by digest, is encoded by the reference too (0: none); so few by default
+    that they cost less than 2 % of tokenising.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -64,7 +68,7 @@ class TokenizerSettings:
     fim_suffix: str | None = None
     pad: str | None = None
     backend: Choice = "auto"
-    verify_every: int = 0
+    verify_every: int = SAMPLED
 
     def __post_init__(self) -> None:
         if self.verify_every < 0:
@@ -75,25 +79,35 @@ class Tokenizer:
     """Encode documents and pieces of documents to ids, and ids back to text."""
 
     def __init__(self, settings: TokenizerSettings, raw: bytes) -> None:
+        """Take the bytes of a tokenizer.json; ValueError and InputError say why it is unfit."""
         self.settings, self.raw = settings, raw
-        held: object = orjson.loads(raw)
-        if not isinstance(held, dict):
-            raise TypeError(f"it holds a {type(held).__name__}, not an object")
-        self.json: Json = held
+        content: object = orjson.loads(raw)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, not an object")
+        self.json: Json = content
         self.fingerprint = sha256(raw).hexdigest()
-        if self.json["model"].get("type", "BPE") != "BPE":
-            raise ValueError(f"its model is {self.json['model']['type']}")
-        self.added = {entry["content"]: int(entry["id"]) for entry in self.json["added_tokens"]}
-        ids = [*self.json["model"]["vocab"].values(), *self.added.values()]
+        model, tokens = self.json["model"], self.json["added_tokens"]
+        self.added = {str(token["content"]): int(token["id"]) for token in tokens}
+        # Tokens that are matched in texts: those that the file does not call special.
+        self.matched = tuple(str(t["content"]) for t in tokens if not t.get("special"))
+        self.vocabulary = _vocabulary(model["vocab"])
+        ids = [*self.vocabulary.values(), *self.added.values()]
         self.vocab = int(max(ids)) + 1
-        self.literals = Literals(self.added)
+        self.specials = [name for name in self.added if name not in self.matched]
+        if model.get("type", "BPE") != "BPE" and not model.get("byte_fallback"):
+            unknown = _unknown(model)  # it stands for what the vocabulary can't spell: it is text
+            self.specials = [name for name in self.specials if name != unknown]
         self.special = {part: self._special(part) for part in KNOWN}
-        self.controls = np.array(sorted(set(self.added.values())), dtype=np.uint32)
+        hidden = {self.added[name] for name in self.specials}
+        parts = {number for number in self.special.values() if number is not None}
+        self.controls = np.array(sorted(hidden | parts), dtype=np.uint32)
+        self.literals = Literals(self.added)
         self.dummy_prefix = derived(self.json, "document") != derived(self.json, "piece")
         self.long_texts = LongTexts(way_of(self.json), lambda: self.bytes_of)
         self.backend = ""
         self._references: dict[Form, tokenizers.Tokenizer] = {}
-        self._refuse_controls((*DOCUMENTS, *self.added))
+        given = self._refuse_controls(hidden) | (parts - hidden)
+        self.spelt_controls = tuple(name for name, i in self.added.items() if i in given)
         self.canary = sha256(
             b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
         ).hexdigest()
@@ -119,8 +133,8 @@ class Tokenizer:
     @cached_property
     def base(self) -> "Tokenizer":
         """The tokenizer before tokens were added to its vocabulary: itself, if none were."""
-        vocabulary, added = self.json["model"]["vocab"], self.json["added_tokens"]
-        kept = [token for token in added if token["content"] in vocabulary]
+        added = self.json["added_tokens"]
+        kept = [token for token in added if token["content"] in self.vocabulary]
         if len(kept) == len(added):
             return self
         raw = orjson.dumps({**self.json, "added_tokens": kept, "post_processor": None})
@@ -164,68 +178,98 @@ class Tokenizer:
         return table
 
     def _encoder(self, form: Form) -> Encode:
-        backend, encode = encoder(self.json, self.fingerprint, form, self.settings.backend)
+        backend, encode = encoder(self.json, self.raw, form, self.settings.backend)
         if form == "piece":
             self.backend = backend
         return encode
 
+    def count_controls(self, ids: Ids) -> int:
+        """Count the control ids that a text spelt: none, but where the file does not hide them."""
+        return int(self.is_control[ids].sum()) if self.spelt_controls else 0
+
     def verify(self, text: str, place: str) -> None:
         """Compare a text's ids with the reference's; InputError where they differ.
 
-        A text longer than a window is taken as it is: the reference needs too much memory for it.
+        The reference would need too much memory for a text longer than a window: an excerpt is
+        compared, encoded in windows of an eighth.
         """
+        long_texts = self.long_texts
         if len(text) > WINDOW:
-            return
-        forms: dict[Form, Encode] = {"document": self.encode, "piece": self.encode_piece}
-        for form, encode in forms.items():
-            if (
-                encode(text).tolist()
-                != self.reference(form).encode(text, add_special_tokens=False).ids
-            ):
+            start = (len(text) - EXCERPT) // 2
+            text = text[start : start + EXCERPT]
+            long_texts = replace(self.long_texts, window=EXCERPT // 8)
+        forms: dict[Form, Encode] = {"document": self._document, "piece": self._piece}
+        for form in forms if self.dummy_prefix else ("document",):
+            ids = long_texts.encode(text, forms[form], self._piece)
+            if ids.tolist() != self.reference(form).encode(text, add_special_tokens=False).ids:
                 raise InputError(
                     f"{place}: {self.backend} gives other ids for this text than tokenizers does; "
                     "set tokenizer.backend: tokenizers and build into another --out"
                 )
 
     def reference(self, form: Form) -> tokenizers.Tokenizer:
-        """Return what the ids of a form are held against, as `tokenizers` loads it."""
+        """Return what the ids of a form are held against: the file as `tokenizers` loads it."""
         if form not in self._references:
-            self._references[form] = reference(derived(self.json, form))
+            self._references[form] = reference(self.raw, form)
         return self._references[form]
 
-    def _refuse_controls(self, texts: tuple[str, ...]) -> None:
-        for text in texts:
-            ids = self.encode(text)
-            found = ids[self.is_control[ids]]
-            if len(found):
-                raise InputError(
-                    f"{self.settings.path}: gives the control id {found[0]} for the text {text!r}; "
-                    "use a tokenizer that spells every text: byte-level, or with byte fallback"
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know of a tokenizer before texts are given to it."""
+        if self.spelt_controls:
+            yield (
+                f"{self.settings.path}: does not keep {', '.join(self.spelt_controls)} from texts: "
+                "a text that spells one of them gets its id"
+            )
+        for text in (*COMMON, *DOCUMENTS):
+            if "▁" in text:  # Llama's kind takes it for a space, and nobody writes it
+                continue
+            back = self.decode(self.encode(text).tolist())
+            if unicodedata.normalize("NFC", back) != unicodedata.normalize("NFC", text):
+                yield (
+                    f"{self.settings.path}: does not give every text back: {text[:40]!r} becomes "
+                    f"{back[:40]!r}; rows hold what it leaves of a text"
                 )
+                return
+
+    def _refuse_controls(self, hidden: set[int]) -> set[int]:
+        """Return the ids of special tokens that texts give; InputError where BPE gives any.
+
+        Unigram's vocabularies hold the spelling of special tokens: nothing keeps them from texts.
+        """
+        table, given = np.zeros(self.vocab, dtype=np.bool_), set[int]()
+        table[[*hidden]] = True
+        for text in (*DOCUMENTS, *self.added):
+            ids = self.encode(text)
+            controls = ids[table[ids]].tolist()
+            if controls and self.json["model"].get("type", "BPE") == "BPE":
+                raise InputError(
+                    f"{self.settings.path}: gives the control id {controls[0]} for the text "
+                    f"{text!r}; use a tokenizer that spells every text: byte-level, or with byte "
+                    "fallback"
+                )
+            given.update(controls)
+        return given
 
     def id_of(self, part: str) -> int:
         """Return the id of `bos`, `eos`, `fim_prefix`, ...; RecipeError if there is none."""
-        found = self.special[part]
-        if found is None:
+        number = self.special[part]
+        if number is None:
             raise RecipeError(
                 f"{self.settings.path}: has no {part} token "
                 f"(looked for {', '.join(KNOWN[part])}); name it as tokenizer.{part}"
             )
-        return found
+        return number
 
     @property
     def pad(self) -> int:
         """The id that fills an incomplete row: the pad token, else EOS, else 0."""
-        for part in ("pad", "eos"):
-            found = self.special[part]
-            if found is not None:
-                return found
-        return 0
+        numbers = (self.special[part] for part in ("pad", "eos"))
+        return next((number for number in numbers if number is not None), 0)
 
     @cached_property
     def bytes_of(self) -> list[bytes]:
         """The bytes each id stands for, a leading `▁` being a space; specials as spelt."""
-        return bytes_of(self.json, self.added, self.vocab)
+        return bytes_of(self.json, self.vocabulary, self.vocab)
 
     @cached_property
     def is_text(self) -> NDArray[np.bool_]:
@@ -235,28 +279,33 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, whole: bool = True) -> str:
         """Return the text of ids; `whole` drops the dummy space before a document."""
         data = b"".join(self.bytes_of[i] for i in ids)
-        if whole and self.dummy_prefix and data.startswith(b" "):
-            data = data[1:]
+        if whole and (self.dummy_prefix or self.json["model"].get("type") == "WordPiece"):
+            data = data.removeprefix(b" ")
         return data.decode("utf-8", errors="replace")
 
     def _special(self, part: str) -> int | None:
-        asked: str | None = getattr(self.settings, part)
-        if asked is not None and asked not in self.added:
+        name: str | None = getattr(self.settings, part)
+        if name is not None and name not in self.added:
             raise RecipeError(
-                f"tokenizer.{part}: {asked!r} is no added token of {self.settings.path} "
+                f"tokenizer.{part}: {name!r} is no added token of {self.settings.path} "
                 f"(it has {', '.join(sorted(self.added)[:8])} ...)"
             )
-        names = KNOWN[part] if asked is None else (asked,)
-        return next((self.added[name] for name in names if name in self.added), None)
+        names = KNOWN[part] if name is None else (name,)
+        held = [name for name in names if name in self.added]
+        held.sort(key=lambda name: name in self.matched)  # Gemma's `<s>` is a tag, no BOS
+        return self.added[held[0]] if held else None
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """Load a tokenizer from a tokenizer.json, a folder with one, or a hub id (`owner/name`)."""
+    """Load a tokenizer from a tokenizer.json, a folder with one, or a hub id (`owner/name`).
+
+    Logs the tokenizer's notes as warnings, once in a process. Raises InputError.
+    """
     path = Path(settings.path)
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.exists():
-        raw = path.read_bytes()
+        raw = _read(path)
     elif settings.path.count("/") == 1 and not settings.path.endswith(".json"):
         raw = _from_hub(settings.path)
     else:
@@ -267,14 +316,43 @@ def load(settings: TokenizerSettings) -> Tokenizer:
         fault = f"it lacks the key {error}"
     except (orjson.JSONDecodeError, TypeError, ValueError) as error:
         fault = str(error)
-    raise InputError(
-        f"{path}: is no tokenizer.json of BPE kind ({fault}); give one that `tokenizers` saved"
-    )
+    raise InputError(f"{path}: is no tokenizer.json ({fault}); give one that `tokenizers` saved")
+
+
+def _read(path: Path) -> bytes:
+    """Read a regular file of bounded size; InputError for anything else, before it is opened."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is no regular file; give a tokenizer.json")
+    if status.st_size > MOST_BYTES:
+        raise InputError(
+            f"{path}: holds {status.st_size >> 20} MiB, too much for a tokenizer.json "
+            f"(at most {MOST_BYTES >> 20} MiB); give the file that `tokenizers` saved"
+        )
+    return path.read_bytes()
 
 
 @lru_cache(maxsize=8)
 def _loaded(settings: TokenizerSettings, raw: bytes) -> Tokenizer:
-    return Tokenizer(settings, raw)
+    tokenizer = Tokenizer(settings, raw)
+    for note in tokenizer.notes():
+        logging.getLogger("crystalmix").warning("%s", note)
+    return tokenizer
+
+
+def _vocabulary(vocab: object) -> dict[str, int]:
+    """Return the id of each piece; Unigram's file lists [piece, score] in the order of ids."""
+    if isinstance(vocab, dict):
+        return vocab
+    if not isinstance(vocab, list):
+        raise TypeError("its vocabulary is neither an object nor a list")
+    return {str(piece): number for number, (piece, _) in enumerate(vocab)}
+
+
+def _unknown(model: Json) -> str | None:
+    """Return the token for what a vocabulary can't spell."""
+    number = model.get("unk_id")
+    return model["vocab"][number][0] if number is not None else model.get("unk_token")
 
 
 @lru_cache(maxsize=8)
@@ -282,5 +360,5 @@ def _from_hub(name: str) -> bytes:
     try:
         return tokenizers.Tokenizer.from_pretrained(name).to_str().encode()
     except Exception as error:  # noqa: BLE001  the hub client raises its own zoo of exceptions
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"tokenizer {name}: not a file, and the hub says: {first}") from None

@@ -1,5 +1,9 @@
 """Cases of users' data that once went wrong, run as the user would: exit code, words, documents."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from helpers import corpora
+from helpers.materials import shared
 
 
 class Case(NamedTuple):
@@ -60,3 +65,38 @@ def test_a_case_gives_what_its_user_expects(tmp_path: Path, case: Case) -> None:
     if case.exit_code == 0:
         receipt = orjson.loads((out / "sources" / "web" / "receipt.json").read_bytes())
         assert receipt["account"]["documents"] == case.documents
+
+
+# Folder of ../shared/cases, whose run.sh says at its end what is expected -> what the output holds,
+# and what it does not.
+SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "01-added-text-tokens": (("rc 0", "EQUAL"), ("DIFFERENT",)),
+    "02-superword-long": (("exit 0", "EQUAL"), ("DIFFERENT",)),
+    "15-lossy-tokenizer": (
+        ("rc 0", "note: ", "does not give every text back: 'def f(x):\\n    return x\\n' becomes"),
+        ("Traceback",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_case_gives_what_its_last_line_expects(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    shutil.copytree(shared().parent / "cases" / name, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    run = subprocess.run(
+        ["bash", str(folder / "run.sh")],
+        env={
+            **os.environ,
+            "CM": f"{sys.executable} -m crystalmix",
+            "PY": sys.executable,
+            "SHARED": str(shared().parent),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = run.stdout + run.stderr
+    held, absent = SCRIPTS[name]
+    assert [part for part in held if part not in output] == [], output
+    assert [part for part in absent if part in output] == [], output
