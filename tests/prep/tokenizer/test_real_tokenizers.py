@@ -16,7 +16,7 @@ from crystalmix.prep.documents.source import Source
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, _loaded
 from helpers.materials import document, shared, texts
 from helpers.real_tokenizers import PACKAGES, real
 
@@ -25,6 +25,15 @@ FAST = [name for name in PACKAGES if name not in {"claude", "unigram", "bert"}]
 BLOCKS = 0x110000 >> 8
 FUZZED = 2000
 SAMPLED = 12  # documents of each file of the corpus
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory() -> Iterator[None]:
+    """Let go of the tokenizers, some of which take a GB, after the last test."""
+    yield
+    _loaded.cache_clear()
+    unmodified.cache_clear()
+    corpus.cache_clear()
 
 
 @lru_cache(maxsize=2)
