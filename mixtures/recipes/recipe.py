@@ -19,7 +19,7 @@ from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
-from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings
+from crystalmix.prep.tokenizer.tokenizer import SAMPLED, TokenizerSettings
 from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
 
 BUNDLED = Path(__file__).parent
@@ -124,8 +124,11 @@ class Recipe:
                 )
 
     def content(self) -> dict[str, Any]:
-        """Return the recipe as JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "file"}
+        """Return the recipe as JSON; how many documents are checked is left as it once was."""
+        content = {key: value for key, value in asdict(self).items() if key != "file"}
+        if self.tokenizer.verify_every == SAMPLED:
+            content["tokenizer"]["verify_every"] = 0  # the default of folders made before
+        return content
 
     def fault(self, message: str, *steps: str | int) -> RecipeError:
         """Return an error about a value that proved wrong after loading, with file and line."""

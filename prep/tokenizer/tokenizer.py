@@ -193,15 +193,18 @@ class Tokenizer:
         The reference would need too much memory for a text longer than a window: an excerpt is
         compared, encoded in windows of an eighth.
         """
-        long_texts = self.long_texts
+        encoders: dict[Form, Encode] = {"document": self.encode, "piece": self.encode_piece}
         if len(text) > WINDOW:
             start = (len(text) - EXCERPT) // 2
             text = text[start : start + EXCERPT]
-            long_texts = replace(self.long_texts, window=EXCERPT // 8)
-        forms: dict[Form, Encode] = {"document": self._document, "piece": self._piece}
-        for form in forms if self.dummy_prefix else ("document",):
-            ids = long_texts.encode(text, forms[form], self._piece)
-            if ids.tolist() != self.reference(form).encode(text, add_special_tokens=False).ids:
+            windows, rest = replace(self.long_texts, window=EXCERPT // 8), self._piece
+            encoders = {
+                "document": lambda text: windows.encode(text, self._document, rest),
+                "piece": lambda text: windows.encode(text, rest, rest),
+            }
+        for form in encoders if self.dummy_prefix else ("document",):
+            ids = encoders[form](text).tolist()
+            if ids != self.reference(form).encode(text, add_special_tokens=False).ids:
                 raise InputError(
                     f"{place}: {self.backend} gives other ids for this text than tokenizers does; "
                     "set tokenizer.backend: tokenizers and build into another --out"
