@@ -344,7 +344,8 @@ def test_verify_and_diff_exit_with_one_where_there_is_something(tmp_path: Path) 
     words = ["verify", build, "--run", run, "--workers", 1]
     sound = call(*words).stdout
     assert sound.startswith("sound: every file, count, digest and order agrees: 3 phases (prose, ")
-    assert sound.endswith(", a run of 38 steps (code 10, mixed 16, prose 12)\n")
+    assert ", a run of 38 steps (code 10, mixed 16, prose 12), " in sound
+    assert sound.endswith(" checkpoints and 11 other files of it\n")
     assert json.loads(call(*words, "--json").stdout) == []
     assert call("diff", build, small_build()).stdout == "equal\n"
     next((build / "domains" / "web").glob("*/data-00000.h5")).unlink()

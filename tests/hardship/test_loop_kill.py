@@ -8,6 +8,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from crystalmix.train.record import seal
 from crystalmix.train.record.run_folder import checkpoints, latest
 from crystalmix.train.trace.findings import findings
 from helpers.kills import (
@@ -31,6 +32,7 @@ REMEDY = "resume the run to cut it"
 def assert_as_undisturbed(out: Path, *phases: str) -> None:
     assert same_run(out, undisturbed(), *phases)
     assert findings(small_build(), out, batches=True) == []
+    assert (seal.check(out).faults, seal.check(out).notes) == ([], [])
     assert leftovers(out) == []
 
 
@@ -38,6 +40,7 @@ def assert_only_unsealed(out: Path) -> None:
     """Between a kill and the resume nothing may be wrong but what the resume cuts."""
     if any(out.glob("*/run.json")):
         assert all(told.endswith(REMEDY) for told in findings(small_build(), out))
+        assert seal.check(out).faults == []
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["between the steps", "beside the steps"])

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.record import ledger
+from crystalmix.train.record import ledger, seal
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.trainer import session
 from helpers.corpora import built, merged
@@ -99,6 +99,7 @@ def copied_run(out: Path) -> Path:
     """Copy the undisturbed run, to do something to it."""
     copytree(undisturbed(), out)
     folder.remember(out, small_build())
+    seal.seal_run(out, PHASES[0])
     return out
 
 

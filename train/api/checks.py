@@ -92,9 +92,9 @@ class Differences(Answer):
 def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdict | ShardVerdict:
     """Read a build again and list every disagreement.
 
-    run: hold this run's ledger against its plan too, and its batches against the shards. workers:
-    processes. A path of HDF5 files that no build of ours made gives a `ShardVerdict`. Raises
-    InputError where there is nothing to check.
+    run: compare this run's ledger with its plan too, its batches with the shards, and every file
+    of it with its seal. workers: processes. A path of HDF5 files that no build of ours made gives
+    a `ShardVerdict`. Raises InputError where there is nothing to check.
     """
     from dataclasses import asdict
 
@@ -109,13 +109,17 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     faults = check(path, workers=workers, note=notes.append)
     read = [] if faults else [checked(path)]
     if run is not None:
+        from crystalmix.train.record import proof, seal
         from crystalmix.train.record.skips import lines, recorded
         from crystalmix.train.trace import findings
 
         faults += findings.findings(path, existing(run), batches=True)
+        folder = seal.check(Path(run))
+        faults += [line for line in folder.faults if line not in faults]
+        notes += folder.notes
         if not faults:
-            read.append(findings.checked(Path(run)))
-            notes += lines(recorded(Path(run)))
+            read += [findings.checked(Path(run)), folder.read()]
+            notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
     return Verdict(tuple(faults), tuple(read), tuple(notes))
 
 

@@ -88,13 +88,14 @@ def harvest(
     phase: str | None = None,
     state: Place | None = None,
     digests: bool = True,
+    assume: bool = False,
     note: Callable[[str], object] = lambda _: None,
 ) -> Harvest:
     """Turn a Model Zoo run, finished or running, into a ledger that `cm.open` reads.
 
     phase: which one it trained, if the build has several. state: of 1.9, its save_iter_state_path.
     digests: read every row. Its checkpoints must prove that its loader stood where the manifest
-    says.
+    says; assume: or be taken on trust, which the ledger says for ever.
     """
     from crystalmix.train.modelzoo import harvest as harvesting
 
@@ -105,6 +106,7 @@ def harvest(
         phase=phase,
         state=None if state is None else existing(state),
         digests=digests,
+        assume=assume,
         note=note,
     )
 

@@ -29,6 +29,7 @@ from crystalmix.train.cerebras.step import CsxStep, matmul
 from crystalmix.train.model.crystal import Crystal, initialise
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import seal
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.checkpoint import Checkpoints
 from crystalmix.train.trainer.claim import claim, settled
@@ -172,6 +173,8 @@ class CsxTrainer:
         }
         folder.write_state(path, content)
         self._keep()
+        phase = folder.PhaseFolder(self.out)
+        seal.seal_phase(phase, seal.described(phase))
 
     def _keep(self) -> None:
         Checkpoints(self.checkpoints, self.run.settings).keep()

@@ -62,6 +62,7 @@ def checkpoint(source: Path, out: Path, run: str | None) -> None:
 @click.option("--phase", default=None, help="Which phase it trained, if the build has several.")
 @click.option("--state", type=PATH, help="Of 1.9: its save_iter_state_path, if elsewhere.")
 @click.option("--digests/--no-digests", default=True, help="Read every row for batch digests.")
+@click.option("--assume", is_flag=True, help="Take a run without loader state on trust; marked.")
 def harvest(model_dir: Path, build: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Turn a Model Zoo run, finished or running, into a ledger: trace, show and verify work on it.
 

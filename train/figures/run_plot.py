@@ -108,11 +108,11 @@ def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:
     """Return held-out losses, a line for each phase, part and kind."""
     told: list[Line] = []
     for phase, start in starts.items():
-        entries = metrics.read(PhaseFolder(run / phase).evaluation)
-        for part, kind in dict.fromkeys((e["part"], e["kind"]) for e in entries):
-            own = [e for e in entries if (e["part"], e["kind"]) == (part, kind)]
-            x = np.array([entry["step"] for entry in own], np.float64) + start
-            y = np.array([entry["loss"] for entry in own], np.float64)
+        entries = metrics.evaluations(PhaseFolder(run / phase))
+        for part, kind in dict.fromkeys((e.part, e.kind) for e in entries):
+            own = [e for e in entries if (e.part, e.kind) == (part, kind)]
+            x = np.array([entry.step for entry in own], np.float64) + start
+            y = np.array([entry.loss for entry in own], np.float64)
             told.append(Line(f"{part}, {kind.replace('_', ' ')}", x, y))
     return told
 

@@ -15,11 +15,12 @@ import numpy as np
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
-from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
+from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.modelzoo import losses as zooevents
 from crystalmix.train.modelzoo import run_dir as zoorun
+from crystalmix.train.record import proof, seal
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.ledger import Consumed, Ledger
 from crystalmix.train.trainer.batches import Batches
@@ -46,19 +47,29 @@ def harvest(
     phase: str | None = None,
     state: Path | None = None,
     digests: bool = True,
+    assume: bool = False,
     note: Callable[[str], object] = str,
 ) -> Harvest:
     """Write the ledger of a Model Zoo run into `out`, up to its last checkpoint.
 
     phase: which of the build's, where it has several. state: as `zoorun.checkpoints`. digests:
     read every row for the digest of each batch; without it `verify` can't hold their bytes against
-    the shards. Raises StaleError, RefusalError or DamageError, in one line, for a contradiction.
+    the shards. assume: take a run whose checkpoint holds no state of its loader to have followed
+    the plan; the ledger says so for ever. Raises StaleError, RefusalError or DamageError, in one
+    line, for a contradiction.
     """
     manifest = _manifest(build, phase)
     found = zoorun.checkpoints(model_dir, state)
-    for line in zoorun.check(found, manifest)[-1:]:
-        note(line)
     last = found[-1]
+    silent = zoorun.check(found, manifest)
+    proven = last.loader.get("samples_streamed", last.loader.get("next")) is not None
+    if not proven and not assume:
+        raise RefusalError(
+            f"{silent[-1]}; nothing proves it: give the loader's state with --state, or take it "
+            "for granted with --assume, which stays marked"
+        )
+    if not proven:
+        note(silent[-1])
     if last.step == 0:
         raise InputError(f"{last.path}: was saved before the first step; wait for the next one")
     place = out / manifest.phase
@@ -66,9 +77,11 @@ def harvest(
     with folder.alone(place):
         _claim(place, manifest)
         folder.remember(out, build)
+        seal.seal_run(out, manifest.phase)
         folder.remove_temporaries(place)
         ledger = Ledger(phase_folder.ledger, manifest)
         newest = phase_folder.newest
+        before = proof.of_phase(phase_folder)
         ledger.truncate(None if newest is None else folder.read_state(newest)["ledger"])
         first = ledger.next_step
         if first > last.step:
@@ -80,7 +93,9 @@ def harvest(
         _record(
             ledger, Batches(manifest, build) if digests else None, range(first, last.step), told
         )
-        _seal(place, manifest, last, ledger)
+        degree: proof.Degree = "proven" if proven else "assumed"
+        ranges = proof.extended(before, last.step - 1, degree)
+        _seal(place, manifest, last, ledger, ranges)
     known = sum(step in told for step in range(1, last.step + 1))
     return Harvest(manifest.phase, first, last.step, manifest.steps, known)
 
@@ -138,7 +153,13 @@ def _consumed(
     return Consumed(step, refs, None if batch is None else batch.digest, loss, tuple(parts))
 
 
-def _seal(place: Path, manifest: Manifest, last: zoorun.Left, ledger: Ledger) -> None:
+def _seal(
+    place: Path,
+    manifest: Manifest,
+    last: zoorun.Left,
+    ledger: Ledger,
+    ranges: tuple[proof.ProofRange, ...],
+) -> None:
     """Seal the ledger in a checkpoint that holds no weights, and remove those before it."""
     path = folder.PhaseFolder(place).checkpoint(last.step)
     content = {
@@ -149,9 +170,12 @@ def _seal(place: Path, manifest: Manifest, last: zoorun.Left, ledger: Ledger) ->
         "weights": None,
         "files": [],
         "harvested": {"file": last.path.name, "bytes": last.path.stat().st_size},
+        "proof": [entry.content() for entry in ranges],
     }
     path.mkdir(parents=True, exist_ok=True)
     folder.write_state(path, content)
     for left in folder.checkpoints(path.parent):
         if left != path:
             rmtree(left)
+    phase = folder.PhaseFolder(place)
+    seal.seal_phase(phase, seal.described(phase))

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import DamageError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import progress
+from crystalmix.prep.runtime.yaml_settings import STRICT
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
 
@@ -36,6 +38,41 @@ class MetricsSettings:
     """Where metrics go beside their lines; tensorboard: into `<phase>/tensorboard` too."""
 
     tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """A line of evaluation.jsonl: mean nll (nats) of the held-out labels of a part and kind.
+
+    step: steps done. rows: those with labels of the kind. tokens: loss-carrying ones. loss: None
+    where it is no number.
+    """
+
+    __pydantic_config__ = STRICT
+
+    step: int
+    part: str
+    kind: str
+    rows: int
+    tokens: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class SampledText:
+    """A line of samples.jsonl: what the model made of a prompt after `step` steps."""
+
+    __pydantic_config__ = STRICT
+
+    step: int
+    prefix: str
+    suffix: str | None
+    text: str
+    ids: list[int]
+    ended: bool
+
+
+Line = TypeVar("Line", HeldOutLoss, SampledText)
 
 
 class Metrics:
@@ -111,6 +148,11 @@ class Metrics:
             timedelta(seconds=round(left)),
         )
 
+    def flush(self) -> None:
+        """Write out what is still on its way to tensorboard."""
+        if self.board is not None:
+            self.board.flush()
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Give numbers to tensorboard, where it is asked."""
         if self.board is None:
@@ -150,6 +192,35 @@ def read(path: Path) -> list[Json]:
         if _step_of(line) is None:
             break
         entries.append(orjson.loads(line))
+    return entries
+
+
+def evaluations(phase: PhaseFolder) -> list[HeldOutLoss]:
+    """Read the held-out losses of a phase; DamageError names a line that is none."""
+    return _typed(phase.evaluation, HeldOutLoss)
+
+
+def samples(phase: PhaseFolder) -> list[SampledText]:
+    """Read the samples of a phase; DamageError names a line that is none."""
+    return _typed(phase.samples, SampledText)
+
+
+def _typed(path: Path, shape: type[Line]) -> list[Line]:
+    """Read whole lines as records; the last may be half-written, where a crash left it."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    reader = TypeAdapter(shape)
+    entries: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(reader.validate_json(line, strict=True))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "the line"
+            raise DamageError(
+                f"{path}:{number}: {where}: {fault['msg']}; restore the file or remove that line"
+            ) from None
     return entries
 
 

@@ -1,6 +1,7 @@
 """Layout of a run on disk. No other module spells these names.
 
     build.json                   where the build is, relative to the run
+    phases.json                  which phases were begun: `seal`
     <phase>/run.json             what the phase's training follows from: `claim`
     <phase>/ledger/*.parquet     what each step consumed: `ledger`
     <phase>/checkpoints/step-*/  weights and moments; state.json is written last
@@ -8,6 +9,7 @@
     <phase>/evaluation.jsonl     held-out losses, a line per part and kind
     <phase>/samples.jsonl        greedy samples, a line per prompt
     <phase>/skips.json           steps that `--skip-steps` named
+    <phase>/seal.json            digests of all that stands in the phase's folder: `seal`
     <phase>/tensorboard/         the same numbers for tensorboard
 
 Nothing here needs torch, so a run can be read without it.
@@ -26,6 +28,7 @@ from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 
 WHERE = "build.json"
+PHASES = "phases.json"
 RUN = "run.json"
 STATE = "state.json"
 BUILD_REMEDY = re.compile("; [^;]*build again$")
@@ -87,6 +90,11 @@ class PhaseFolder:
         return self.path / "skips.json"
 
     @property
+    def seal(self) -> Path:
+        """Digests of all that stands here."""
+        return self.path / "seal.json"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of tensorboard's events."""
         return self.path / "tensorboard"
@@ -95,7 +103,9 @@ class PhaseFolder:
 def remember(run: Path, build: Path) -> None:
     """Write down where the run's build is, relative to the run."""
     where = {"build": relpath(build.resolve(), run.resolve())}
-    write_atomic(run / WHERE, canonical(where))
+    content = canonical(where)
+    if not (run / WHERE).exists() or (run / WHERE).read_bytes() != content:
+        write_atomic(run / WHERE, content)
 
 
 def build_of(run: Path, build: Path | None) -> Path:
@@ -162,7 +172,7 @@ def check_files(folder: Path, sealed: Json, remedy: str) -> None:
 
 def remove_temporaries(phase: Path) -> None:
     """Remove what a crash left half-written in a phase's folder."""
-    left = [*phase.parent.glob(f".{WHERE}.*.tmp")]
+    left = [path for name in (WHERE, PHASES) for path in phase.parent.glob(f".{name}.*.tmp")]
     inside = PhaseFolder(phase)
     for place in (phase, inside.ledger, inside.checkpoints):
         left += place.glob(".*.tmp")

@@ -16,7 +16,7 @@ from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
-from crystalmix.train.record import ledger, skips
+from crystalmix.train.record import ledger, proof, skips
 from crystalmix.train.record import run_folder as folders
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
@@ -30,6 +30,7 @@ class Findings(Answer):
 
     disagreements: tuple[str, ...]
     skipped: tuple[str, ...]
+    proof: tuple[str, ...] = ()
 
     @property
     def faulty(self) -> bool:
@@ -42,14 +43,14 @@ class Findings(Answer):
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the disagreements, or that there are none and which steps were skipped."""
-        yield from self.disagreements or ("ledger equals plan: yes", *self.skipped)
+        yield from self.disagreements or ("ledger equals plan: yes", *self.skipped, *self.proof)
 
 
 def compare(build: Path, run: Path, *, batches: bool = False) -> Findings:
     """Compare a run's ledger with the manifests of its build; arguments as of `findings`."""
     disagreements = findings(build, run, batches=batches)
     skipped = () if disagreements else skips.lines(skips.recorded(run))
-    return Findings(tuple(disagreements), tuple(skipped))
+    return Findings(tuple(disagreements), tuple(skipped), tuple(proof.lines(run)))
 
 
 def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:

@@ -1,7 +1,7 @@
 """Overviews of `crystalmix show`: a manifest, a build, or a run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build import account_report
@@ -11,7 +11,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.record import metrics, skips, views
+from crystalmix.train.record import metrics, proof, skips, views
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Lines
 from crystalmix.train.trace.questions import Ratios, step_ratios
@@ -59,13 +59,15 @@ class RunOverview(Answer):
     """A run: steps and losses by phase, asked and got shares, evaluations and samples.
 
     steps: phase, steps, skipped, first_loss, last_loss, worst_step. losses: phase, part, last_loss.
-    skipped: ranges of steps, by phase. evaluations, samples: as the run's folder has them.
+    skipped: ranges of steps, by phase. proof: how it is known what steps consumed, a line each.
+    evaluations, samples: as the run's folder has them.
     """
 
     steps: tuple[Json, ...]
     ratios: Ratios
     losses: tuple[Json, ...]
     skipped: dict[str, list[skips.Range]]
+    proof: tuple[str, ...]
     evaluations: tuple[Json, ...]
     samples: tuple[Json, ...]
 
@@ -79,10 +81,11 @@ class RunOverview(Answer):
         cells = [[s["phase"], s["steps"], *(_number(s[key]) for key in keys)] for s in self.steps]
         yield Grid(cells, ["phase", "steps", "first loss", "last loss", "worst step"])
         yield from skips.lines(self.skipped)
+        yield from self.proof
         yield ""
         yield from self.ratios.shown()
         keys = ("phase", "step", "part", "kind", "rows", "tokens")
-        if cells := [[*(e[k] for k in keys), f"{e['loss']:.4f}"] for e in _last(self.evaluations)]:
+        if cells := [[*(e[k] for k in keys), _number(e["loss"])] for e in _last(self.evaluations)]:
             yield ""
             yield Grid(cells, [*keys, "held-out loss"])
         texts = ("prefix", "suffix", "text")
@@ -122,13 +125,14 @@ def look_at_run(run: Path, build: Path) -> RunOverview:
     traced = views.connect(build, run)
     steps = traced.rows(STEPS)
     folders = [PhaseFolder(run / step["phase"]) for step in steps]
-    evaluations = ({"phase": f.name, **e} for f in folders for e in metrics.read(f.evaluation))
-    samples = ({"phase": f.name, **e} for f in folders for e in metrics.read(f.samples))
+    evaluations = ({"phase": f.name, **asdict(e)} for f in folders for e in metrics.evaluations(f))
+    samples = ({"phase": f.name, **asdict(e)} for f in folders for e in metrics.samples(f))
     return RunOverview(
         tuple(steps),
         step_ratios(traced),
         tuple(traced.rows(LOSSES)),
         skips.recorded(run),
+        tuple(proof.lines(run, every=True)),
         tuple(evaluations),
         tuple(samples),
     )

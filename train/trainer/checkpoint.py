@@ -6,7 +6,7 @@ alone makes it a checkpoint. Every process writes its own part; any number of pr
 """
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
@@ -54,11 +54,17 @@ class Checkpoints:
         self.wait()
 
     def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Json
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Json,
+        done: Callable[[], object] = lambda: None,
     ) -> None:
         """Write the checkpoint of a step; beside the steps that follow, where that is asked.
 
-        The one before is waited for first, and what went wrong with it raised.
+        The one before is waited for first, and what went wrong with it raised. done: called by the
+        first process when the checkpoint is there and those that are not kept are gone.
         """
         self.wait()
         digest = weights_digest(model, self.world)
@@ -66,12 +72,12 @@ class Checkpoints:
         content = {"model": weights, "optimizer": moments}
         state = {**state, "step": step, "weights": digest}
         if not self.settings.async_checkpoints:
-            self._write(content, state)
+            self._write(content, state, done)
             return
         with _quiet():
             copied: Any = BlockingAsyncStager().stage(content)
         thread = ThreadPoolExecutor(1, "checkpoints")
-        self._pending = thread.submit(self._write, copied, state)
+        self._pending = thread.submit(self._write, copied, state, done)
         thread.shutdown(wait=False)
 
     def wait(self) -> None:
@@ -85,9 +91,11 @@ class Checkpoints:
         if self.world.first:
             keep(self.folder, self.settings.keep_checkpoints, self.settings.keep_every)
 
-    def _write(self, content: Json, state: Json) -> Path:
+    def _write(self, content: Json, state: Json, done: Callable[[], object]) -> Path:
         path = write(self.folder, content, state, self.world)
         self.keep()
+        if self.world.first:
+            done()
         return path
 
 
@@ -184,6 +192,7 @@ def keep(folder: Path, last: int, every: int | None = None) -> None:
         kept |= {path for path in whole if folders.step_of(path) % every == 0}
     for path in folder.glob("step-*"):
         if path not in kept:
+            (path / folders.STATE).unlink(missing_ok=True)  # first: half of it is no checkpoint
             rmtree(path, ignore_errors=True)
 
 

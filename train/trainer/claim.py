@@ -17,6 +17,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World, fast_dtype
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.seal import seal_run
 from crystalmix.train.runfile.settings import Run
 
 
@@ -49,6 +50,7 @@ def claim(
     else:
         write_atomic(path, canonical(wanted))
     folder.remember(out.parent, root)
+    seal_run(out.parent, out.name)
 
 
 def settled(run: Run, out: Path, world: World, device: torch.device | None = None) -> Run:

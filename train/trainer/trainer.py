@@ -5,9 +5,10 @@ a kill, a resume and n - k steps give the same losses and the same ledger as n s
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -20,7 +21,7 @@ from crystalmix.train.evaluation.evaluate import Evaluator
 from crystalmix.train.model.optimizer import AdamW, clip, groups, schedule
 from crystalmix.train.model.processes import World, alone
 from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record import skips
+from crystalmix.train.record import seal, skips
 from crystalmix.train.record.ledger import Ledger, Step
 from crystalmix.train.record.metrics import Metrics
 from crystalmix.train.runfile.settings import Run
@@ -110,6 +111,8 @@ class Trainer:
         ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
         metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
         with self.checkpoints, metrics if self.world.first else nullcontext() as told:
+            if first and told is not None:
+                self._sealer(told)()
             for number in range(first, last):
                 began = monotonic()
                 skip = number in skipped
@@ -122,7 +125,7 @@ class Trainer:
                 if told is not None:
                     told.evaluation(held_out)
                 if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
-                    self._checkpoint(number + 1)
+                    self._checkpoint(number + 1, told)
         return loss
 
     def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
@@ -160,13 +163,20 @@ class Trainer:
         """Add a batch's gradients to the model's; return each row's sum of nll: (rows,) float64."""
         return accumulate(self.placed, batch, self.run.settings, self.world)
 
-    def _checkpoint(self, finished: int) -> None:
+    def _sealer(self, metrics: Metrics) -> Callable[[], None]:
+        """Return what seals the folder with its files as they are now."""
+        metrics.flush()
+        phase = folder.PhaseFolder(self.out)
+        return partial(seal.seal_phase, phase, seal.described(phase))
+
+    def _checkpoint(self, finished: int, metrics: Metrics | None) -> None:
         state = {
             "manifest": self.manifest.digest,
             "model": asdict(self.run.model),
             "ledger": self.world.on_first(self.ledger.seal),
         }
-        self.checkpoints.save(finished, self.model, self.optimizer, state)
+        done = (lambda: None) if metrics is None else self._sealer(metrics)
+        self.checkpoints.save(finished, self.model, self.optimizer, state, done)
 
     def _diverge(self, batch: Batch, losses: Tensor, told: str) -> None:
         """Raise DivergenceError with the rows whose losses are no numbers."""

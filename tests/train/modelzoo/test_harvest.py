@@ -11,11 +11,13 @@ from click.testing import CliRunner, Result
 from crystalmix.cli import Verbs
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime.errors import CrystalmixError, StaleError
+from crystalmix.prep.runtime.errors import CrystalmixError, RefusalError, StaleError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.commands import modelzoo as zooverbs
 from crystalmix.train.modelzoo.harvest import harvest
+from crystalmix.train.record import proof
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.trace.findings import findings
 from crystalmix.train.trainer import session
 from helpers.corpora import crystalmix
@@ -152,8 +154,21 @@ def test_the_state_of_1_9_is_in_text_files(build: Path, manifest: Manifest, tmp_
         model_dir, build, tmp_path / "a", phase=PHASE, state=tmp_path / "state", note=notes.append
     )
     assert notes == []
-    harvest(model_dir, build, tmp_path / "b", phase=PHASE, note=notes.append)
+    rule = r"tells no state of its loader.* with --assume"
+    with pytest.raises(RefusalError, match=rule) as told:
+        harvest(model_dir, build, tmp_path / "b", phase=PHASE)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "b").exists()
+    harvest(model_dir, build, tmp_path / "b", phase=PHASE, note=notes.append, assume=True)
     assert len(notes) == 1
+    degrees = [
+        [(r.first, r.last, r.degree) for r in proof.of_phase(PhaseFolder(tmp_path / run / PHASE))]
+        for run in "ab"
+    ]
+    assert degrees == [[(0, 3, "proven")], [(0, 3, "assumed")]]
+    assert proof.lines(tmp_path / "b") == [
+        "prose: steps 0 to 3: assumed: nothing proves that these rows were fed"
+    ]
     assert "checkpoint_4.mdl of phase prose: tells no state of its loader; taken to be" in notes[0]
     texts(model_dir, 4, [8, 7])
     with pytest.raises(CrystalmixError, match="had streamed 15 rows, but 4 steps of 4 are 16"):
@@ -219,7 +234,7 @@ def test_what_is_asked_wrongly_is_one_line(build: Path, manifest: Manifest, tmp_
         ([model_dir, "--build", build, "--phase", "x"], "--phase: no phase is called 'x'", 2),
         ([model_dir, "--build", tmp_path / "empty"], "holds no sealed phase", 1),
         ([tmp_path / "empty", "--build", build, "--phase", PHASE], "holds no checkpoint_N.mdl", 1),
-        ([tmp_path / "no", "--build", build, "--phase", PHASE], "is no folder", 1),
+        ([tmp_path / "no", "--build", build, "--phase", PHASE], "no such file or folder", 2),
         ([model_dir, "--build", build, "--phase", PHASE, "--state", tmp_path / "empty"],
          "and no state of workers", 1),
         ([model_dir, "--build", exact, "--phase", PHASE], "its order is `exact`", 1),

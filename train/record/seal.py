@@ -1,0 +1,258 @@
+"""Seal of a run's folder: digests of all that stands in it beside the ledger.
+
+    <run>/phases.json        build.json, and the phases that were begun
+    <run>/<phase>/seal.json  written after each checkpoint: the ledger's chain head, the checkpoints
+                             that are kept, and the phase's other files
+
+Files that grow are sealed up to the length that they had; what came later is named. Runs of
+versions before seals are checked as far as their checkpoints go, and that is said.
+"""
+
+import fcntl
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from pydantic import TypeAdapter, ValidationError
+
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.train.record import run_folder
+from crystalmix.train.record.run_folder import PhaseFolder
+
+RESUME = "resume the run to seal it again"
+
+
+@dataclass(frozen=True)
+class SealedFile:
+    """A file as it was sealed: path relative to its folder, first bytes, their xxh3-128."""
+
+    name: str
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class PhaseSeal:
+    """What a phase's folder held at a checkpoint.
+
+    step: steps done. chain: head of the ledger's chain. checkpoints: the state.json of each that
+    was kept; it lists the other files of its checkpoint.
+    """
+
+    step: int
+    chain: str
+    checkpoints: tuple[SealedFile, ...]
+    files: tuple[SealedFile, ...]
+
+
+@dataclass(frozen=True)
+class RunSeal:
+    """Which phases a run has begun, and its build.json."""
+
+    build: SealedFile
+    phases: tuple[str, ...]
+
+
+@dataclass
+class Check:
+    """What reading a run's folder gave: faults and notes in one line each, and what was read."""
+
+    faults: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+    checkpoints: int = 0
+    files: int = 0
+
+    def read(self) -> str:
+        """Return in words what was read."""
+        return f"{self.checkpoints} checkpoints and {self.files} other files of it"
+
+
+def seal_run(run: Path, phase: str) -> None:
+    """Write down that a phase of a run was begun; phases may be begun by several processes."""
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        path = run / run_folder.PHASES
+        known = _read(path, RunSeal).phases if path.exists() else ()
+        build = _file(run / run_folder.WHERE, run)
+        _write(path, RunSeal(build, tuple(sorted({*known, phase}))))
+    finally:
+        os.close(handle)
+
+
+def described(phase: PhaseFolder) -> tuple[SealedFile, ...]:
+    """Return the files of a phase beside ledger and checkpoints, as they are now."""
+    return tuple(_file(path, phase.path) for path in _files(phase))
+
+
+def seal_phase(phase: PhaseFolder, files: Sequence[SealedFile]) -> None:
+    """Seal a phase's folder at its newest checkpoint; files: as they were then (`described`)."""
+    newest = phase.newest
+    if newest is None:
+        return
+    state = run_folder.read_state(newest)
+    kept = [path / run_folder.STATE for path in run_folder.checkpoints(phase.checkpoints)]
+    states = tuple(_file(path, phase.checkpoints) for path in kept)
+    seal = PhaseSeal(state["step"], state["ledger"]["chain"], states, tuple(files))
+    _write(phase.seal, seal)
+
+
+def check(run: Path) -> Check:
+    """Read a run's folder again, ledgers apart: checkpoints, metrics, settings, set of phases."""
+    result = Check()
+    phases = run_folder.phases(run)
+    path = run / run_folder.PHASES
+    sealed = path.exists() or any(phase.seal.exists() for phase in phases)
+    if sealed:
+        with _telling(result):
+            seal = _read(path, RunSeal)
+            result.faults += _changes(run, seal.build, whole=True)
+            result.files += 2
+            begun = {phase.name for phase in phases}
+            result.faults += [
+                f"{run / name}: is missing, though the run began that phase; restore it"
+                for name in seal.phases
+                if name not in begun
+            ]
+            result.notes += [
+                f"{phase.path}: is of no phase that phases.json lists"
+                for phase in phases
+                if phase.name not in seal.phases
+            ]
+    else:
+        result.notes.append(
+            f"{run}: has no seal (a version before 0.2 trained it): its metrics, samples, "
+            "evaluations and settings were not checked, nor whether a phase is gone"
+        )
+        where = run / run_folder.WHERE
+        with _telling(result) if where.exists() else suppress(DamageError):
+            read_json(where, "say where the build is with --build")
+    known = {run_folder.WHERE, run_folder.PHASES, *(phase.name for phase in phases)}
+    result.notes += _unread(run, known)
+    for phase in phases:
+        with _telling(result):
+            _check_phase(phase, result, sealed=sealed)
+    return result
+
+
+def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
+    checkpoints = run_folder.checkpoints(phase.checkpoints)
+    for path in checkpoints:
+        with _telling(result):
+            state = run_folder.read_state(path)
+            damages = receipts.damages(path, state)
+            result.faults += [f"{run_folder.without_remedy(line)}" for line in damages]
+            names = {entry["name"] for entry in state["files"]}
+            result.notes += _unread(path, {*names, run_folder.STATE})
+            result.checkpoints += 1
+    known = {"checkpoints", "ledger", "seal.json"}
+    known |= {path.relative_to(phase.path).parts[0] for path in _files(phase)}
+    result.notes += _unread(phase.path, known)
+    result.notes += _unread(phase.checkpoints, {path.name for path in checkpoints})
+    if not phase.seal.exists():
+        if sealed:
+            result.notes.append(f"{phase.path}: is not sealed yet; {RESUME}")
+        return
+    seal = _read(phase.seal, PhaseSeal)
+    result.files += 1 + len(seal.files)
+    newest = max(map(run_folder.step_of, checkpoints), default=0)
+    _check_states(phase, seal, newest, result)
+    for file in seal.files:
+        path = phase.path / file.name
+        result.faults += _changes(phase.path, file, whole=path in {phase.claim, phase.skips})
+        if path.exists() and path.stat().st_size > file.bytes and path not in {phase.claim}:
+            result.notes.append(f"{path}: what came after step {seal.step} is not sealed")
+    names = {file.name for file in seal.files}
+    result.notes += [
+        f"{path}: came after step {seal.step} and is not sealed"
+        for path in _files(phase)
+        if path.relative_to(phase.path).as_posix() not in names
+    ]
+
+
+def _check_states(phase: PhaseFolder, seal: PhaseSeal, newest: int, result: Check) -> None:
+    """Compare the checkpoints that are there with those that were kept."""
+    for file in seal.checkpoints:
+        gone = not (phase.checkpoints / file.name).exists()
+        if not (gone and newest > seal.step):  # removed after a later one was written
+            result.faults += _changes(phase.checkpoints, file, whole=True)
+    if newest > seal.step:
+        result.notes.append(f"{phase.path}: steps from {seal.step} on are not sealed; {RESUME}")
+        return
+    last = phase.checkpoint(seal.step)
+    if last.exists() and run_folder.read_state(last)["ledger"]["chain"] != seal.chain:
+        result.faults.append(f"{phase.seal}: is of another ledger than its newest checkpoint")
+
+
+def _changes(folder: Path, file: SealedFile, *, whole: bool) -> Iterator[str]:
+    """Yield how a file differs from what was sealed; whole: it may not have grown either."""
+    path = folder / file.name
+    if not path.exists():
+        yield f"{path}: is missing, though it was sealed; restore it"
+        return
+    size = path.stat().st_size
+    if size < file.bytes or (whole and size != file.bytes):
+        yield f"{path}: has {size} bytes, its seal says {file.bytes}; restore it"
+    elif _digest(path, file.bytes) != file.xxh3:
+        yield f"{path}: its bytes changed since it was sealed; restore it"
+
+
+def _files(phase: PhaseFolder) -> list[Path]:
+    """Return the files of a phase that are sealed by their bytes, sorted."""
+    lines = (phase.claim, phase.skips, phase.metrics, phase.evaluation, phase.samples)
+    events = sorted(path for path in phase.tensorboard.rglob("*") if path.is_file())
+    return [path for path in (*lines, *events) if path.exists()]
+
+
+def _unread(folder: Path, known: set[str]) -> list[str]:
+    """Return a line for each thing in a folder that nothing checks."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [f"{path}: is not of a run; not read" for path in paths if path.name not in known]
+
+
+def _file(path: Path, folder: Path) -> SealedFile:
+    size = path.stat().st_size
+    return SealedFile(path.relative_to(folder).as_posix(), size, _digest(path, size))
+
+
+def _digest(path: Path, size: int) -> str:
+    """Return the xxh3-128 of the first bytes of a file, in hex."""
+    if path.stat().st_size == size:
+        return file_digest(path)
+    with path.open("rb") as file:
+        return xxhash.xxh3_128_hexdigest(file.read(size))
+
+
+def _write(path: Path, seal: PhaseSeal | RunSeal) -> None:
+    content = asdict(seal)
+    write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))
+
+
+def _read(path: Path, shape: type[Any]) -> Any:  # noqa: ANN401  one of the two seals
+    content = read_json(path, RESUME)
+    if canonical(content) != path.read_bytes():
+        raise DamageError(f"{path}: was edited (its bytes are not canonical); {RESUME}")
+    if content.pop("digest", None) != receipts.digest(content):
+        raise DamageError(f"{path}: was edited (its digest does not match); {RESUME}")
+    try:
+        return TypeAdapter(shape).validate_python(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise DamageError(f"{path}: {where}: {fault['msg']}; {RESUME}") from None
+
+
+@contextmanager
+def _telling(result: Check) -> Generator[None]:
+    """Turn an error into a fault, so that the next check goes on."""
+    try:
+        yield
+    except (CrystalmixError, OSError) as error:
+        result.faults.append(str(error))
