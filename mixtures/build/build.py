@@ -28,7 +28,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.runtime import database
-from crystalmix.prep.runtime.atomic_files import lock_folder, write_atomic
+from crystalmix.prep.runtime.atomic_files import lock_folder, refuse_url, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
@@ -59,6 +59,8 @@ def build(
         raise UsageError(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
+    refuse_url(out, "--out")
+    refuse_url(root, "--data")
     drop_report.check_list(dropped)
     _check_lineage(recipe, names, out)
     wanted = {part.domain for name in names for part in recipe.phases[name].parts}

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import permutations
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
-from crystalmix.mixtures.manifest.exact_order import integer_weights
+from crystalmix.mixtures.manifest.exact_order import LIMIT, integer_weights
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RefusalError
 
 Kind = Literal["weight", "tokens", "epochs"]
+Count = Annotated[int, Field(ge=1, lt=LIMIT)]  # of rows or steps
 KINDS: tuple[Kind, ...] = ("weight", "tokens", "epochs")
 SUM_TOLERANCE = Fraction(1, 10**9)
 PLACES = 18  # decimal places of what is asked
@@ -42,7 +45,7 @@ class Part:
     name: str = ""
     half: Literal["even", "odd"] | None = None
     subset: tuple[float, float] | None = None
-    max_epochs: float = DEFAULT_MAX_EPOCHS
+    max_epochs: Annotated[float, Field(gt=0)] = DEFAULT_MAX_EPOCHS
 
     def __post_init__(self) -> None:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
@@ -50,8 +53,6 @@ class Part:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"weight: give one of weight, tokens or epochs, got {found}")
         exact(self)
-        if not self.max_epochs > 0:
-            raise ValueError(f"max_epochs: must be positive, got {self.max_epochs}")
         if self.subset is not None and not 0 <= self.subset[0] < self.subset[1] <= 1:
             raise ValueError(f"subset: must be 0 <= from < to <= 1, got {list(self.subset)}")
         if not self.name:
@@ -83,19 +84,15 @@ class Phase:
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    batch: int
+    batch: Count
     parts: tuple[Part, ...]
-    steps: int | None = None
+    steps: Count | None = None
     normalise: bool = False
     cerebras: ZooSettings | None = None
-    max_shared: float = DEFAULT_MAX_SHARED
+    max_shared: Annotated[float, Field(ge=0, le=1)] = DEFAULT_MAX_SHARED
     name: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}: must be positive, got {value}")
         names = [part.name for part in self.parts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -132,8 +129,6 @@ class Phase:
 
     def _check_rows(self) -> None:
         """Refuse parts that draw from the same rows."""
-        if not 0 <= self.max_shared <= 1:
-            raise ValueError(f"max_shared: must lie in [0, 1], got {self.max_shared}")
         for part, other in permutations(self.parts, 2):
             if (share := common(part, other)) > self.max_shared:
                 raise ValueError(
@@ -174,6 +169,12 @@ class Phase:
         if self.kind == "epochs":
             asked = [share * rows for share, rows in zip(asked, available, strict=True)]
         return integer_weights(asked)
+
+    def most_rows(self, msl: int) -> int:
+        """Return an upper bound of its rows; 0 where they depend on the data alone."""
+        if self.steps is not None:
+            return self.steps * self.batch
+        return int(sum(map(exact, self.parts)) / msl) if self.kind == "tokens" else 0
 
     def steps_of(self, available: Sequence[int], msl: int) -> int:
         """Return the steps: as written, or the whole ones that budgets or epochs give.

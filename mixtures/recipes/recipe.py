@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from crystalmix.mixtures.manifest.exact_order import LIMIT
 from crystalmix.mixtures.recipes.phase import Phase
 from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
 from crystalmix.prep.documents.source import Source
@@ -18,13 +21,17 @@ from crystalmix.prep.filters.exact_duplicates import Duplicates
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.atomic_files import is_url, refuse_url
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
 from crystalmix.prep.tokenizer.tokenizer import SAMPLED, TokenizerSettings
 from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
 
 BUNDLED = Path(__file__).parent
 NAME = re.compile(r"[\w+-][\w.+-]*")  # names of sources, domains and phases are folders' names
-NAME_RULE = "use letters, digits and _ . + -, no dot first"
+LONGEST_NAME = 200  # bytes; file systems take 255
+NAME_RULE = f"use letters, digits and _ . + -, no dot first, at most {LONGEST_NAME} bytes"
+MOST_EPOCHS = 10_000  # of a domain, each of which is a folder
+SHOWN = 40  # letters of a name that is too long
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,20 @@ class Domain:
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    sources: tuple[str, ...]
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
     fim: FimSettings | None = None
-    epochs: int = 1
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 1
     shuffle: bool | ZooShuffleSettings = True
     split: Literal["train", "valid"] | None = None
     held_out: bool = False
     tokens: float | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs: must be at least 1, got {self.epochs}")
         if self.epochs > 1 and self.fim is None:
             raise ValueError(
                 "epochs: without fim every epoch would hold the same rows; "
                 "a part repeats by its weight: drop epochs or set fim"
             )
-        if not self.sources:
-            raise ValueError("sources: must name at least one source, got none")
         if self.held_out and self.split is not None:
             raise ValueError(
                 "held_out: a split says already which documents are held out; drop one of the two"
@@ -81,14 +84,14 @@ class Recipe:
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str
-    seed: int
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]  # as JSON holds exactly
     tokenizer: TokenizerSettings
     sources: dict[str, Source]
     domains: dict[str, Domain]
     phases: dict[str, Phase]
     rows: PackSettings = field(default_factory=PackSettings)
     duplicates: Duplicates = field(default_factory=Duplicates)
-    valid: float = 0.0  # share of all documents that domains with a split hold out
+    valid: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of documents that a split holds out
     file: Path | None = field(default=None, init=False, compare=False)  # where it was read
 
     def __post_init__(self) -> None:
@@ -96,9 +99,11 @@ class Recipe:
             raise ValueError("phases: must have at least one phase, got none")
         for section in ("sources", "domains", "phases"):
             for name in getattr(self, section):
-                if not NAME.fullmatch(name):
-                    raise ValueError(f"{section}: {name!r} can't name a folder; {NAME_RULE}")
+                if not NAME.fullmatch(name) or len(name.encode()) > LONGEST_NAME:
+                    shown = name if len(name) < SHOWN else f"{name[:SHOWN]}..."
+                    raise ValueError(f"{section}: {shown!r} can't name a folder; {NAME_RULE}")
         self._check_split()
+        self._check_counts()
         for name, domain in self.domains.items():
             if self.rows.cerebras and domain.fim and domain.fim.level == "document":
                 raise ValueError(
@@ -108,8 +113,6 @@ class Recipe:
 
     def _check_split(self) -> None:
         """Refuse a split of nothing, and a whole domain beside the part of it that is held out."""
-        if not 0 <= self.valid < 1:
-            raise ValueError(f"valid: must lie in [0, 1), got {self.valid}")
         held = [one for one in self.domains.values() if one.split == "valid"]
         sources = {source for one in held for source in one.sources}
         for name, domain in self.domains.items():
@@ -121,6 +124,17 @@ class Recipe:
                 raise ValueError(
                     f"domains.{name}.split: documents of source {min(shared)} are held out for "
                     "validation by another domain, and here too; set split: train"
+                )
+
+    def _check_counts(self) -> None:
+        """Refuse a phase whose tokens no 64-bit integer counts."""
+        for name, phase in self.phases.items():
+            rows = phase.most_rows(self.rows.msl)
+            if rows * self.rows.msl >= LIMIT:
+                key = "steps" if phase.steps is not None else "parts"
+                raise ValueError(
+                    f"phases.{name}.{key}: must come to less than 2**62 tokens, "
+                    f"got {rows:.3g} rows of {self.rows.msl}"
                 )
 
     def content(self) -> dict[str, Any]:
@@ -141,6 +155,7 @@ class Recipe:
 
 def find(name: str) -> Path:
     """Return the file of a recipe: a path, or the name of a bundled one."""
+    refuse_url(name, "a recipe")
     return yaml_settings.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
 
 
@@ -157,7 +172,7 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     _name_entries(path, content)
     recipe = yaml_settings.check(path, content, Recipe)
     _check_names(path, content, recipe)
-    chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
+    chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, content, recipe, tokenizer)))
     if tokenizer is not None:
         _check_given(chosen)
     recipe = replace(recipe, tokenizer=chosen)
@@ -165,9 +180,15 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     return recipe
 
 
-def _tokenizer(path: Path, recipe: Recipe, given: Path | None) -> Path | str:
+def _tokenizer(path: Path, content: Any, recipe: Recipe, given: Path | None) -> Path | str:  # noqa: ANN401
     if given is not None:
         return given
+    if is_url(recipe.tokenizer.path):
+        line = yaml_settings.line_of(content, ("tokenizer", "path"))
+        raise RecipeError(
+            f"{path}:{line}: tokenizer.path: can't be a url, got {recipe.tokenizer.path}; "
+            "fetch the file, or give a hub id"
+        )
     beside = path.parent / recipe.tokenizer.path
     return beside if beside.exists() else recipe.tokenizer.path
 

@@ -31,6 +31,8 @@ from crystalmix.prep.rows.token_blocks import Encoded, Stream
 
 VERSION = 1
 BLOCK_ROWS = 256
+LONGEST_ROW = 1 << 24  # tokens; HDF5 takes chunks below 4 GB
+MOST_ROWS = 1 << 31  # of a shard
 Numbers = NDArray[np.int64]
 
 
@@ -74,9 +76,11 @@ class PackSettings:
     cerebras: CerebrasSettings | None = None
 
     def __post_init__(self) -> None:
-        for name in ("msl", "rows_per_shard"):
+        for name, most in (("msl", LONGEST_ROW), ("rows_per_shard", MOST_ROWS)):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: must be at most {most}, got {getattr(self, name)}")
         if self.cerebras is not None:
             object.__setattr__(self, "tail", "drop")  # there is nothing else in that dialect
 

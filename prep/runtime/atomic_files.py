@@ -16,8 +16,10 @@ from socket import gethostname
 import orjson
 import xxhash
 
-from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
+from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
+
+URL = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
 def canonical(value: object) -> bytes:
@@ -32,6 +34,22 @@ def file_digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             state.update(piece)
     return state.hexdigest()
+
+
+def is_url(path: str | Path) -> bool:
+    """Return whether a path is a url, also one that lost a slash on its way through `Path`.
+
+    >>> is_url("s3://bucket/x"), is_url(Path("s3://bucket/x")), is_url("file.json")
+    (True, True, False)
+    """
+    return URL.match(str(path)) is not None
+
+
+def refuse_url(path: str | Path, what: str) -> None:
+    """Raise UsageError for a url where only a local path will do."""
+    if is_url(path):
+        url = URL.sub(r"\1://", str(path))
+        raise UsageError(f"{what} can't be a url, got {url}; give a path on this machine")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
@@ -23,6 +24,10 @@ Shape = TypeVar("Shape")
 Step = str | int
 # A dataclass that is read from YAML says `__pydantic_config__ = STRICT`.
 STRICT: dict[str, Any] = {"extra": "forbid"}
+DEEPEST = 100
+BRACKETS = re.compile(r"[\[\]{}\n]")
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")  # no path may hold the one, no UTF-8 the others
+MOST_VALUES = 1_000_000
 
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 REMEDIES = {"missing": "is missing", **dict.fromkeys(UNKNOWN, "is no known key")}
@@ -35,6 +40,7 @@ RULES = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
+    "too_short": "must name at least {min_length}",
 }
 
 
@@ -51,7 +57,10 @@ def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not know
     text = ""
     try:
         text = path.read_text("utf-8")
-        return YAML(typ="rt").load(text)
+        _check_depth(path, text)
+        content = YAML(typ="rt").load(text)
+        _check_size(path, content)
+        return content
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -62,6 +71,68 @@ def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not know
     except YAMLError as error:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         raise RecipeError(f"{path}:{line}: is no YAML: {str(error).splitlines()[0]}") from None
+
+    except ValueError as error:  # of a number or date that Python can't hold
+        line = _bad_line(text)
+        raise RecipeError(f"{path}:{line}: is no YAML: {str(error).split(';')[0]}") from None
+
+
+def _check_depth(path: Path, text: str) -> None:
+    """Refuse YAML nested deeper than DEEPEST before it is loaded, which would take long."""
+    depth, line = 0, 1
+    for bracket in BRACKETS.finditer(text):  # first by brackets alone: ruamel reads far ahead
+        line += bracket[0] == "\n"
+        depth += (bracket[0] in "[{") - (bracket[0] in "]}")
+        if depth > 4 * DEEPEST:
+            raise RecipeError(f"{path}:{line}: is nested over {DEEPEST} deep")
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        depth += isinstance(event, CollectionStartEvent)
+        depth -= isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise RecipeError(f"{path}:{line}: is nested over {DEEPEST} deep")
+
+
+def _bad_line(text: str) -> int:
+    """Return the line of the first scalar that can't be made, 1 where none is found alone."""
+    for event in YAML(typ="rt").parse(text):
+        if isinstance(event, ScalarEvent) and not event.style:
+            try:
+                YAML(typ="rt").load(event.value)
+            except YAMLError:
+                continue
+            except ValueError:
+                return event.start_mark.line + 1
+    return 1
+
+
+def _check_size(path: Path, content: Any) -> None:  # noqa: ANN401
+    """Refuse content that aliases make endless or too large, and characters that no text has.
+
+    The time it takes grows with the text, not with what aliases stand for.
+    """
+    sizes: dict[int, int] = {}  # of each mapping or list by its id; 0 while it is being counted
+
+    def size(value: Any, line: int) -> int:  # noqa: ANN401
+        if isinstance(value, str) and (bad := NO_TEXT.search(value)):
+            raise RecipeError(f"{path}:{line}: holds {bad[0]!r}, which no text may hold")
+        if not isinstance(value, (dict, list)):
+            return 1
+        line = value.lc.line + 1 if isinstance(value, (CommentedMap, CommentedSeq)) else line
+        if id(value) not in sizes:
+            sizes[id(value)] = 0
+            members = [*value, *value.values()] if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(member, line) for member in members)
+        if sizes[id(value)] == 0:
+            raise RecipeError(f"{path}:{line}: holds an alias of itself; write it out")
+        if sizes[id(value)] > MOST_VALUES:
+            raise RecipeError(
+                f"{path}:{line}: its aliases stand for over {MOST_VALUES:,} values; write them out"
+            )
+        return sizes[id(value)]
+
+    size(content, 1)
 
 
 def override(content: Any, assignments: Iterable[str]) -> Any:  # noqa: ANN401

@@ -14,7 +14,24 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build
 
-PATH = click.Path(path_type=Path)
+
+class LocalPath(click.Path):
+    """A path on this machine: a url is refused, whose slashes a path would lose."""
+
+    def convert(  # noqa: D102  click's
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        from crystalmix.prep.runtime.atomic_files import is_url
+
+        if is_url(str(value)):
+            self.fail(f"can't be a url, got {value}; give a path on this machine", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath(path_type=Path)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
 MOVED = click.option("--build", "build", type=PATH, help="A run's build, if it was moved.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -68,9 +68,9 @@ FAULTS = [
     (
         "sources:\n    - web\n",
         "@sources: []\n",
-        "domains.web.sources: must name at least one source, got none",
+        "domains.web.sources: must name at least 1, got []",
     ),
-    ("steps: 12", "@steps: 0", "phases.prose.steps: must be positive, got 0"),
+    ("steps: 12", "@steps: 0", "phases.prose.steps: must be at least 1, got 0"),
     ("batch: 4", "batch: 4\n    @stepz: 1",
      "phases.prose.stepz: is no known key; did you mean steps?"),
     ("batch: 4", "batch: 4\n    @nam: x",
@@ -93,7 +93,7 @@ FAULTS = [
     (
         "weight: 0.2\n",
         "weight: 0.2\n      @max_epochs: 0\n",
-        "phases.prose.parts.1.max_epochs: must be positive, got 0.0",
+        "phases.prose.parts.1.max_epochs: must be positive, got 0",
     ),
     (
         "half: odd",
