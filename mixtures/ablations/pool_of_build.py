@@ -14,10 +14,15 @@ from pathlib import Path
 
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.build.build import store, unsealed
-from crystalmix.mixtures.build.context import rows_files
 from crystalmix.mixtures.build.pack import settings_of
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import DOMAINS, SOURCES, TOKENIZER, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import (
+    DOMAINS,
+    SOURCES,
+    TOKENIZER,
+    BuildFolder,
+    rows_files,
+)
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, read_manifests
 from crystalmix.mixtures.recipes.phase import shares

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from crystalmix.mixtures.build.context import rows_files
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table

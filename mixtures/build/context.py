@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
@@ -195,11 +195,6 @@ def shard_files(folder: Path) -> list[Path]:
     """Return the files of a folder's shards and what lies beside them, marks left out, sorted."""
     paths = (path for pattern in ("data-*", "examples_*") for path in folder.glob(pattern))
     return sorted(path for path in paths if path.suffix != ".done")
-
-
-def rows_files(receipt: Json) -> list[Json]:
-    """Return the entries of a receipt's shards, in order."""
-    return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

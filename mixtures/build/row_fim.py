@@ -11,10 +11,10 @@ from crystalmix.mixtures.build.context import (
     Folder,
     RowsAccount,
     once,
-    rows_files,
     shard_entries,
     tokenizer_identity,
 )
+from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from crystalmix.mixtures.build.context import Context, Folder, rows_files, tokenizer_identity
+from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares

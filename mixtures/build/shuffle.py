@@ -8,14 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.build.context import (
-    Context,
-    Folder,
-    RowsAccount,
-    once,
-    rows_files,
-    shard_entries,
-)
+from crystalmix.mixtures.build.context import Context, Folder, RowsAccount, once, shard_entries
+from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
 from crystalmix.prep.rows import pack, shards, shuffle
 from crystalmix.prep.runtime import receipts

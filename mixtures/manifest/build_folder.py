@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
 
 SOURCES: Final = "sources"
 DOMAINS: Final = "domains"
@@ -104,3 +105,8 @@ class BuildFolder:
     def _receipted(self) -> Iterator[Path]:
         yield from self.path.glob(f"{SOURCES}/*")
         yield from self.path.glob(f"{DOMAINS}/*/*")
+
+
+def rows_files(receipt: Json) -> list[Json]:
+    """Return the entries of a receipt's shards, in order."""
+    return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]

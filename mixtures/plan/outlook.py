@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crystalmix.mixtures.build import shared_texts as sharing
-from crystalmix.mixtures.build.context import rows_files
 from crystalmix.mixtures.build.shared_texts import Findings
-from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
 from crystalmix.mixtures.plan import sample_sources as estimate
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes import recipe as recipes

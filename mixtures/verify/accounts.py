@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from crystalmix.mixtures.build.context import rows_files
-from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files
 from crystalmix.mixtures.verify.shuffle_test import sampled
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans

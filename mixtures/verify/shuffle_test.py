@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.types import Json
 

@@ -12,14 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from crystalmix.mixtures.build.context import (
-    rows_files,
-    shard_files,
-    tokenizer_identity,
-)
+from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart

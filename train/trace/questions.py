@@ -8,10 +8,8 @@ import pyarrow as pa
 
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import build_of
 from crystalmix.train.record.views import MOST_DOCUMENTS, Traced
@@ -169,6 +167,9 @@ def step_documents(traced: Traced, phase: str, step: int) -> StepDocuments:
 
 def snippets(traced: Traced, pieces: Sequence[Json], length: int = SNIPPET) -> Iterator[str]:
     """Yield the beginning of each document piece as it stands in its row, on one line."""
+    from crystalmix.prep.rows import shards
+    from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+
     tokenizer = load(TokenizerSettings(str(BuildFolder(traced.build).tokenizer)))
     for piece in pieces:
         row = shards.read(traced.build / piece["shard"], piece["row"], piece["row"] + 1)[0, 0]

@@ -6,7 +6,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build.context import rows_files
+from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.mixtures.plan.outlook import outlook
 from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.plan.sample_sources import sampled
