@@ -163,6 +163,8 @@ def _texts(root: Path, name: str, columns: tuple[str, ...]) -> Iterator[list[str
     """Yield the texts of an evaluation file in pieces; InputError where it can't be read."""
     path = root / name
     if path.name.endswith(TEXT):
+        if path.stat().st_size > LINE_BYTES:
+            raise InputError(f"{path}: is over {LINE_BYTES >> 20} MiB for one text; cut it up")
         try:
             yield [path.read_text("utf-8-sig")]
         except UnicodeDecodeError as error:

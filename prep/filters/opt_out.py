@@ -1,6 +1,8 @@
 """Opt-out lists: repositories, urls or texts that must not be used, one a line."""
 
 import os
+import stat
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,24 +62,28 @@ class OptOut:
 def stamp(path: Path) -> tuple[int, int]:
     """Return size and time of a list or evaluation file; InputError where it is missing."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError as error:
         raise InputError(f"{path}: {os.strerror(error.errno or 2)}; check the path") from None
-    return stat.st_size, stat.st_mtime_ns
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is no regular file; check the path")
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=8)
 def _entries(path: Path, ignore_case: bool, _stamp: Any) -> Any:  # noqa: ANN401
     """Return the sorted hashes of a list's entries, and the number of each (its line)."""
+    hashes, numbers = array("Q"), array("q")
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file):
+                if (entry := line.strip()) and not entry.startswith("#"):
+                    hashes.append(_hash(entry, ignore_case))
+                    numbers.append(number)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-    numbered = [(i, line.strip()) for i, line in enumerate(lines)]
-    numbered = [(i, line) for i, line in numbered if line and not line.startswith("#")]
-    hashes = np.array([_hash(line, ignore_case) for _, line in numbered], np.uint64)
-    unique, first = np.unique(hashes, return_index=True)
-    return unique, np.array([i for i, _ in numbered], np.int64)[first]
+        raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
+    unique, first = np.unique(np.array(hashes, np.uint64), return_index=True)
+    return unique, np.array(numbers, np.int64)[first]
 
 
 def _hash(value: str, ignore_case: bool) -> int:

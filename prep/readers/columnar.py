@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 
 from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
 from crystalmix.prep.readers.files import HEAD, Reads, check_head
+from crystalmix.prep.readers.parquet_pages import largest_page
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
 from crystalmix.prep.runtime.machine import machine_error
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
 STEP_ROWS = 4
+PAGE_RECORDS = 4  # a page, which is unpacked whole, may be so many times max_record_bytes
 LONG_ROW = 1 << 18  # bytes: of a row group with longer rows, one at a time
 TEXT_KINDS = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -39,10 +41,27 @@ def parquet(file: File, request: Request) -> Iterator[Batch]:
             opened.seek(0)
         with pq.ParquetFile(cast(Any, file), pre_buffer=False, buffer_size=1 << 20) as opened:
             columns = _chosen(opened.schema_arrow.names, request)
+            _check_pages(file, opened, columns, request)
             rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
             yield from _batches(rows, request)
     except (pa.ArrowException, OSError, RuntimeError) as error:
         raise _fault(request, "parquet", error) from None
+
+
+def _check_pages(file: File, opened: pq.ParquetFile, columns: list[str], request: Request) -> None:
+    """Raise BrokenFile where a page would take more memory than a worker may have."""
+    most = PAGE_RECORDS * request.max_record_bytes
+    try:
+        with Path(file).open("rb") if isinstance(file, str) else nullcontext(file) as raw:
+            size = largest_page(cast(Any, raw), opened.metadata, columns, most)
+    except (ValueError, IndexError) as error:
+        raise _fault(request, "parquet", error) from None
+    if size:
+        raise BrokenFile(
+            f"{request.place}: a page of {size >> 20} MiB, over {PAGE_RECORDS} times "
+            "max_record_bytes; write it with smaller pages, or raise max_record_bytes",
+            "too_long",
+        )
 
 
 def arrow(file: File, request: Request) -> Iterator[Batch]:
@@ -139,9 +158,12 @@ def _batches(rows: Raw, request: Request) -> Iterator[Batch]:
 
 
 def _step(file: pq.ParquetFile) -> int:
-    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    """Return how many rows to read at a time: more where no row can be long."""
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     longest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0)
-    return 1 if longest > LONG_ROW else STEP_ROWS
+    largest = max((group.total_byte_size for group in groups), default=0)  # one row may repeat it
+    small = min(BATCH_ROWS, BATCH_BYTES // max(1, largest))
+    return 1 if longest > LONG_ROW else max(STEP_ROWS, small)
 
 
 def _parts(batch: Any) -> Iterator[tuple[Any, int]]:  # noqa: ANN401  a pa.RecordBatch

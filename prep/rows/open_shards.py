@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import resource
+import stat
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from crystalmix.prep.runtime.machine import machine_error
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
 MOST_CHUNK_BYTES = 1 << 27  # HDF5 inflates a chunk whole, so this bounds the memory
+OWN_FILTERS = {1, 2, 3}  # deflate, byte shuffle and checksum, which HDF5 brings
 FOREIGN_WEIGHT = 8  # of what HDF5 opens, in the pool
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 UNREADABLE = (
@@ -76,11 +78,14 @@ class Handle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # a FIFO would wait for its writer for ever
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         finalize(self, os.close, self._fd)
-        stat = os.fstat(self._fd)
-        self.identity = identity(stat)
-        self._chunks = hdf5_layout.read(self._fd, stat.st_size)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        self.identity = identity(status)
+        self._chunks = hdf5_layout.read(self._fd, status.st_size)
         self._dataset: Any = None
         if self._chunks is None:
             self._dataset = _foreign(path)
@@ -88,6 +93,8 @@ class Handle:
         else:
             self.rows, self.msl = self._chunks.rows, self._chunks.msl
         self.row_bytes = CHANNELS * self.msl * 4
+        if not 0 < self.row_bytes <= MOST_CHUNK_BYTES:
+            raise ValueError(f"its rows are of {self.msl} tokens")
 
     @property
     def weight(self) -> int:
@@ -143,8 +150,11 @@ def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
     """Open a shard of another layout; ValueError for what is no whole (rows, 3, msl) int32."""
     file = h5py.File(path, "r", rdcc_nbytes=FOREIGN_CACHE)
-    if "data" not in file:
+    link: Any = file.get("data", getlink=True)
+    if link is None:
         raise ValueError("has no dataset `data`")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError("`data` is a link to elsewhere, which is not followed")
     dataset: Any = file["data"]
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3 or dataset.shape[1] != CHANNELS:
         raise ValueError(f"`data` is not of shape (rows, {CHANNELS}, msl)")
@@ -158,7 +168,13 @@ def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
 
 
 def _check_stored(dataset: Any) -> None:  # noqa: ANN401
-    """Raise ValueError where HDF5 would give zeros, or memory, for rows that are not there."""
+    """Raise ValueError where HDF5 would load a plugin, read other files, or invent rows."""
+    settings = dataset.id.get_create_plist()
+    filters = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
+    if strange := filters - OWN_FILTERS:
+        raise ValueError(f"its rows need a plugin (HDF5 filter {min(strange)}): repack it by gzip")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError("its rows lie in other files, which are not read")
     chunk: tuple[int, ...] | None = dataset.chunks
     size = 4 * math.prod(dataset.shape)
     if chunk is not None:
@@ -169,13 +185,13 @@ def _check_stored(dataset: Any) -> None:  # noqa: ANN401
             raise ValueError(f"holds {dataset.id.get_num_chunks()} chunks of {count}")
         size = 4 * count * math.prod(chunk)
     stored = dataset.id.get_storage_size()
-    if dataset.id.get_create_plist().get_nfilters() == 0 and stored != size:
+    if not filters and stored != size:
         raise ValueError(f"holds {stored} bytes of rows, expected {size}")
 
 
-def identity(stat: os.stat_result) -> tuple[int, ...]:
+def identity(status: os.stat_result) -> tuple[int, ...]:
     """Return what tells a file from another that has, or had, its name."""
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class Pool:

@@ -111,3 +111,43 @@ def test_memory_stays_bounded_for_a_long_cell_that_a_dictionary_repeats(tmp_path
     raw(tmp_path / "a.parquet", rows)
     assert (tmp_path / "a.parquet").stat().st_size < 30_000_000
     assert measured(tmp_path, "a.parquet", tmp_path, "length(text) > 3") == "30 0"
+
+
+BOMBS = {
+    "cell": 'pa.table({"text": ["x" * 300_000_000]})',
+    "list": 'pa.table({"text": ["a"], "l": [[1] * 60_000_000]})',
+    "cells": 'pa.table({"text": ["x" * 110_000_000, "b"]})',
+    "nulls": 'pa.table({"text": pa.nulls(2_000_000, pa.string())})',
+}
+
+
+@pytest.mark.parametrize(
+    ("bomb", "where", "counts"),
+    [
+        ("cell", "", "refused"),
+        ("list", "len(l) > 0", "refused"),
+        ("list", "", "1 0"),
+        ("cells", "length(text) > 0", "1 1"),
+        ("nulls", "", "0 2000000"),
+    ],
+)
+def test_memory_stays_bounded_for_parquet_that_unpacks_to_much(
+    tmp_path: Path, bomb: str, where: str, counts: str
+) -> None:
+    code = f"""
+import sys, pyarrow as pa, pyarrow.parquet as pq
+pq.write_table({BOMBS[bomb]}, sys.argv[1], compression="zstd")
+"""
+    run([sys.executable, "-c", code, str(tmp_path / "a.parquet")], check=True)
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    told = measured(tmp_path, "a.parquet", tmp_path, where)
+    assert told.startswith(counts)
+    if counts == "refused":
+        assert "over 4 times max_record_bytes; write it with smaller pages" in told
+
+
+@pytest.mark.parametrize("where", ["k5 = 5", "meta.k5 = 1"])
+def test_memory_stays_bounded_for_a_hundred_thousand_keys(tmp_path: Path, where: str) -> None:
+    rows = [{"text": f"{i}", f"k{i}": i, "meta": {f"k{i}": 1}} for i in range(100_000)]
+    raw(tmp_path / "a.jsonl", rows)
+    assert measured(tmp_path, "a.jsonl", tmp_path, where) == "1 99999"

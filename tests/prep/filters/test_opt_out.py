@@ -1,5 +1,6 @@
 """Opt-out lists: entries are matched whole, by name, digest or SQL, and counted."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,10 @@ def test_a_value_matches_if_and_only_if_it_is_listed(
     found = each.matched(root, list(values))
     assert [entry >= 0 for entry in found.tolist()] == [value.strip() in kept for value in values]
     assert each.entries(root) == len(kept)
+
+
+def test_a_list_that_never_ends_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("/dev/zero", "fifo"):
+        with pytest.raises(InputError, match="is no regular file"):
+            OptOut(name).entries(tmp_path)

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
+from crystalmix.prep.rows import check_rows, shards
 from crystalmix.prep.rows import open_shards as handles
-from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.open_shards import Handle, Pool, Rows
 from crystalmix.prep.runtime.errors import DamageError
 
@@ -106,7 +106,7 @@ FEW = """
 import os, resource, sys
 from pathlib import Path
 import numpy as np
-from crystalmix.prep.rows import shards
+from crystalmix.prep.rows import check_rows, shards
 paths = shards.folder(Path(sys.argv[1]))
 for path in paths[:8]:
     shards.read(path)
@@ -200,3 +200,59 @@ def test_a_file_of_no_rows_has_none(tmp_path: Path, layout: dict[str, Any]) -> N
     assert list(shards.blocks(path)) == []
     with pytest.raises(DamageError, match="has 0 rows, but rows 0 to 0 are asked"):
         shards.take(path, np.array([0]))
+
+
+def linked(folder: Path, how: str) -> Path:
+    """Write a shard whose rows lie elsewhere, need a plugin, or are none."""
+    path, other = folder / "a.h5", folder / "other.h5"
+    shards.write(other, 2, [np.ones((2, 3, 8), np.int32)])
+    (folder / "raw.bin").write_bytes(bytes(2 * 3 * 8 * 4))
+    with h5py.File(path, "w") as file:
+        file.attrs["n_examples"] = 2
+        if how == "external storage":
+            file.create_dataset("data", (2, 3, 8), "<i4", external=[(folder / "raw.bin", 0, 192)])
+        elif how == "soft link":
+            file.create_dataset("else", data=np.ones((2, 3, 8), np.int32))
+            file["data"] = h5py.SoftLink("/else")
+        elif how == "external link":
+            file["data"] = h5py.ExternalLink(str(other), "data")
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((2, 3, 8), "<i4")
+            layout[:] = h5py.VirtualSource(str(other), "data", (2, 3, 8))
+            file.create_virtual_dataset("data", layout)
+        elif how == "plugin":
+            settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            settings.set_chunk((1, 3, 8))
+            settings.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (3,))
+            space = h5py.h5s.create_simple((2, 3, 8))
+            made = h5py.h5d.create(file.id, b"data", h5py.h5t.STD_I32LE, space, settings)
+            for row in range(2):
+                made.write_direct_chunk((row, 0, 0), bytes(96), 0)
+        else:
+            file.create_dataset("data", (2, 3, 0), "<i4")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("external storage", "its rows lie in other files"),
+        ("soft link", "`data` is a link to elsewhere"),
+        ("external link", "`data` is a link to elsewhere"),
+        ("virtual", "its rows lie in other files"),
+        ("plugin", "HDF5 filter 32015"),
+        ("no tokens", "its rows are of 0 tokens"),
+    ],
+)
+def test_what_a_shard_does_not_hold_itself_is_refused(tmp_path: Path, how: str, words: str) -> None:
+    path = linked(tmp_path, how)
+    for work in (shards.shape, shards.read, check_rows.check):
+        with pytest.raises(DamageError, match=words) as met:
+            work(path)
+        assert "\n" not in str(met.value)
+
+
+def test_a_fifo_is_no_shard(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(DamageError, match="is no regular file"):
+        shards.shape(tmp_path / "a.h5")
