@@ -192,6 +192,7 @@ def read(folder: Path, kind: str, only: Collection[str] | None = None) -> pa.Tab
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary
     except (pa.ArrowException, OSError) as error:
         brief = str(error).splitlines()[0]
         raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None

@@ -5,16 +5,25 @@ are made on the meta device. A sharded parameter gets its own part of the same d
 do not depend on the number of processes.
 """
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from crystalmix.prep.runtime.errors import MachineError, RefusalError
 from crystalmix.train.model.crystal import Crystal, initialise
 from crystalmix.train.model.processes import World
 from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer.footprint import Pass, memory
+
+# What torch says, in words of its own, where it gets no memory.
+SHORTAGE = ("can't allocate memory", "out of memory", "not enough memory", "size calculation")
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,12 @@ class Placed:
 
 
 def place(run: Run, world: World) -> Placed:
-    """Make a model, share it out and fill it."""
+    """Make a model, share it out and fill it.
+
+    Raises RefusalError where weights, gradients and moments are more than the machine can hold.
+    """
     settings = run.settings
+    _check_memory(run, world)
     with torch.device("meta"):
         model = Crystal(run.model)
     for layer in model.layers:
@@ -44,6 +57,47 @@ def place(run: Run, world: World) -> Placed:
     model.to_empty(device=world.device)
     initialise(model, settings.seed, _put if sharded else Tensor.copy_)
     return Placed(model, sharded)
+
+
+def _check_memory(run: Run, world: World) -> None:
+    sharded = world.size > 1 and run.settings.parallel == "fsdp"
+    held = memory(run.model, Pass(1, 1), world.size, sharded=sharded)
+    here = 1 if world.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    bytes_ = here * (held.weights + held.gradients + held.moments)
+    if bytes_ > (most := _memory_of(world.device)):
+        raise RefusalError(
+            f"model: its weights, gradients and moments take {bytes_ / 1e9:,.1f} GB, this machine "
+            f"has {most / 1e9:,.1f} GB; take a smaller model, or more processes with "
+            "runconfig.parallel: fsdp"
+        )
+
+
+def _memory_of(device: torch.device) -> int:
+    """Return the bytes of a device's memory; of a CPU with what it can swap to."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    sizes = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
+    return 1024 * (sizes["MemTotal"] + sizes.get("SwapTotal", 0))
+
+
+@contextmanager
+def enough_memory(phase: str) -> Generator[None]:
+    """Raise MachineError, in one line, where torch or numpy can't allocate."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        brief = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
+        if not isinstance(error, MemoryError) and not any(word in brief for word in SHORTAGE):
+            raise
+        raise MachineError(
+            f"phase {phase}: out of memory ({brief}); lower runconfig.micro_batch, set "
+            "runconfig.recompute: true, or share the model with runconfig.parallel: fsdp; then run "
+            "the same command again"
+        ) from None
 
 
 def _shard(model: Crystal, world: World) -> None:

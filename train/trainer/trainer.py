@@ -36,7 +36,7 @@ from crystalmix.train.trainer.gradients import (
     per_part,
     strange_rows,
 )
-from crystalmix.train.trainer.placement import place
+from crystalmix.train.trainer.placement import enough_memory, place
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ class Trainer:
         self.world.agree(lambda: check_fit(run, manifest, self.world.size))
         if run.settings.threads is not None:
             torch.set_num_threads(run.settings.threads)
-        self.placed = place(run, self.world)
-        self.model = self.placed.model
-        self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
+        with enough_memory(manifest.phase):
+            self.placed = self.world.agree(lambda: place(run, self.world))
+            self.model = self.placed.model
+            self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
         self.batches = Batches(manifest, root, self.world.share(manifest.batch))
         self.ledger = Ledger(folder.PhaseFolder(out).ledger, manifest)
         self.evaluator = self.world.agree(
@@ -79,7 +80,8 @@ class Trainer:
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""
-        with folder.alone(self.out) if self.world.first else nullcontext():
+        lock = folder.alone(self.out) if self.world.first else nullcontext()
+        with enough_memory(self.manifest.phase), lock:
             first = self.begin(init_from)
             last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
             loss = self._steps(first, last) if first < last else float("nan")

@@ -206,6 +206,17 @@ def test_a_broken_segment_is_named(kind: str, broken: bytes | None, tmp_path: Pa
     assert "\n" not in str(told.value)
 
 
+def test_a_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, [STEPS])
+    path = segments(tmp_path, "steps")[0]
+    table = pq.read_table(path)
+    broken = pa.array([b"\xef\x00"] * len(table), pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(4, table.schema.field(4), broken), path)
+    with pytest.raises(DamageError, match=r"can't be read .*UTF8") as told:
+        read(tmp_path, "steps")
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("kind", ["rows", "steps"])
 def test_a_table_of_other_columns_is_no_ledger(kind: str, tmp_path: Path) -> None:
     fill(tmp_path, [3, 8])

@@ -1,22 +1,25 @@
 """Placing: made without memory, filled by our draws, and the same numbers however it is run."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.errors import MachineError, RecipeError, RefusalError
 from crystalmix.train.model.crystal import Crystal, fused_attention, initialise
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.model.processes import World
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run, RunSettings
+from crystalmix.train.trainer import placement
 from crystalmix.train.trainer.checkpoint import weights_digest
-from crystalmix.train.trainer.placement import Placed, place
+from crystalmix.train.trainer.placement import Placed, enough_memory, place
 from helpers.crystals import TINY, fresh
 from helpers.runs import write_run
 
@@ -108,3 +111,36 @@ def test_only_what_numbers_follow_from_is_held_against_a_resume() -> None:
         assert replace(run, settings=replace(settings, **how)).content() == run.content()
     for what in ({"seed": 2}, {"dtype": "bfloat16"}):
         assert replace(run, settings=replace(settings, **what)).content() != run.content()
+
+
+def test_a_model_that_no_machine_holds_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "Crystal", None)  # nothing is made
+    model = replace(TINY, num_hidden_layers=10_000, filter_size=1 << 24)
+    with pytest.raises(RefusalError, match=r"take [\d,.]+ GB, this machine has .* fsdp$"):
+        place(Run(model, OPTIMIZER, RunSettings()), World())
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: torch.empty((1 << 40, 1 << 40)),
+        lambda: np.empty(1 << 50),
+        lambda: [0] * (1 << 60),
+    ],
+    ids=["a tensor", "a size that overflows", "an array", "a list"],
+)
+def test_memory_that_is_not_there_is_one_line_with_a_remedy(
+    allocate: Callable[[], object],
+) -> None:
+    rule = r"phase one: out of memory \(.*micro_batch"
+    with pytest.raises(MachineError, match=rule) as error, enough_memory("one"):
+        allocate()
+    assert "\n" not in str(error.value)
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory("one"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
