@@ -1,9 +1,10 @@
-"""The swarm: which mixtures small proxies are trained on, and how much of a domain a run may take.
+"""Space-filling design of mixtures for small proxies, and caps on the share of a domain.
 
 A mixture is a point of the simplex of domains. The design holds the centre of the allowed region
-first, then points as far as can be from those before them (maximin of the Hellinger distance), so
-that a shorter design is the beginning of a longer one; then the centre again, under other seeds,
-which tells pure error from misfit. Published mixtures to compare with: mixtures/presets.py.
+first, then points as far as possible from those before them (maximin of the Hellinger distance), so
+that a shorter design is the beginning of a longer one. Then some mixtures again under other seeds:
+the centre, which estimates the effect of a seed, and beside it anchors, whose differences from the
+centre under the same seed estimate the own noise of a run, and so separate it from misfit.
 """
 
 from collections.abc import Mapping
@@ -17,18 +18,22 @@ from crystalmix.mixtures.laws.simplex import fill
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import RefusalError
 
-Role = Literal["centre", "design", "replicate", "check"]
+Role = Literal["centre", "design", "replicate", "anchor", "check"]
 POOL = 4000  # draws that the design chooses from
 ROOM = 1e-9  # what caps may lack of 1 before they are refused: rounding
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """One mixture of the swarm: its name, the share of each domain (summing to 1), its role."""
+    """One mixture: its name, the share of each domain (summing to 1), its role.
+
+    seed: number of the seed that it is run under, 0 for the design.
+    """
 
     name: str
     shares: dict[str, float]
     role: Role = "design"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.shares or min(self.shares.values()) < 0:
@@ -63,7 +68,7 @@ def caps(
     return found
 
 
-def design(
+def design(  # noqa: PLR0913  settings of the spec, by name
     tokens: Mapping[str, int],
     *,
     target: float,
@@ -73,12 +78,14 @@ def design(
     seed: int,
     alpha: float = 0.7,
     minimum: float = 0.005,
+    anchors: int = 0,
 ) -> list[Mixture]:
-    """Choose `count` mixtures under the caps of the real run, then repeat the centre.
+    """Choose `count` mixtures under the caps of the real run, then repeat the centre and anchors.
 
     The first is the centre: uniform as far as caps let it. alpha: of the symmetric Dirichlet
     distribution that 4,000 candidates come from. minimum: the least share of a domain (its cap,
-    where that is less). replicates: how many further runs of the centre follow.
+    where that is less). replicates: under how many other seeds the centre is run again, and with it
+    `anchors` mixtures of the design, spread evenly by their distance from the centre.
     """
     if count < 1 or replicates < 0 or alpha <= 0:
         raise ValueError(f"count, replicates, alpha: got {count}, {replicates}, {alpha}")
@@ -91,12 +98,20 @@ def design(
     chosen = pool[maximin(np.sqrt(pool), count)]
     width = len(str(count - 1))
 
-    def named(name: str, shares: NDArray[np.float64], role: Role) -> Mixture:
-        return Mixture(name, dict(zip(tokens, shares.tolist(), strict=True)), role)
+    def named(name: str, shares: NDArray[np.float64], role: Role, seed: int = 0) -> Mixture:
+        return Mixture(name, dict(zip(tokens, shares.tolist(), strict=True)), role, seed)
 
     first = named("centre", chosen[0], "centre")
     rest = [named(f"design-{k:0{width}}", chosen[k], "design") for k in range(1, count)]
-    again = [named(f"replicate-{k + 1}", chosen[0], "replicate") for k in range(replicates)]
+    again = [named(f"replicate-{k}", chosen[0], "replicate", k) for k in range(1, replicates + 1)]
+    distance = np.square(np.sqrt(chosen[1:]) - np.sqrt(chosen[0])).sum(axis=1)
+    order = 1 + np.argsort(distance, kind="stable")
+    places = [round((k + 1) / (anchors + 1) * (count - 2)) for k in range(min(anchors, count - 1))]
+    again += [
+        named(f"anchor-{n + 1}-{k}", chosen[order[place]], "anchor", k)
+        for n, place in enumerate(places)
+        for k in range(1, replicates + 1)
+    ]
     return [first, *rest, *again]
 
 

@@ -1,7 +1,7 @@
-"""Ablations: which mixtures small proxies are to compare, for which real run: a checked YAML file.
+"""Spec of an ablation: mixtures that small proxies compare for a real run, a checked YAML file.
 
 The spec names a recipe whose domains are mixed; the recipe's phases play no part. What all proxies
-share follows from both (see `pooling`), or is what a build of the recipe holds (see `reusing`).
+share follows from both (`pool_recipe`), or is what a build of the recipe holds (`pool_of_build`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -63,11 +63,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Swarm:
-    """Mixtures of the design, further runs of its centre under other seeds, and its seed."""
+    """Mixtures of the design, some of them again under other seeds, and the design's seed.
+
+    replicates: how many other seeds; each runs the centre and `anchors` other mixtures. With both
+    above 0 the effect of a seed, the own noise of a run and misfit are told apart.
+    """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     count: int = 16
     replicates: int = 4
+    anchors: int = 1
     seed: int = 0
     alpha: float = 0.7
     minimum: float = 0.01
@@ -117,13 +122,15 @@ class Checks:
     """Runs that check a recommendation: mixtures x seeds at the proxy's size, and other sizes.
 
     pareto: also the best mixture where language counts twice as much. sizes: of the recommended,
-    the uniform and the natural mixture again, such as ["1M"].
+    the uniform and the natural mixture again, such as ["1M"]. delta: nats of valued loss, within
+    which two mixtures count as equal.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     seeds: int = 1
     pareto: bool = True
     sizes: tuple[str, ...] = ()
+    delta: float = 0.01
 
     def __post_init__(self) -> None:
         if self.seeds < 0:
@@ -183,7 +190,7 @@ class Ablation:
     factors: Factors = field(default_factory=Factors)
     current: dict[str, float] | None = None
     held_out: float | None = None
-    law: str = "effective"
+    law: str = "concave"
     build: str | None = None
 
     def __post_init__(self) -> None:

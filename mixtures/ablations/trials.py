@@ -140,7 +140,7 @@ class Ground:
 
 
 def design(ground: Ground) -> list[Trial]:
-    """Return the trials that the law is fitted to; all but the replicates are of one draw."""
+    """Return the trials that the law is fitted to; all but replicates and anchors are of draw 0."""
     plan = ground.spec.swarm
     mixtures = swarm.design(
         ground.tokens,
@@ -151,12 +151,9 @@ def design(ground: Ground) -> list[Trial]:
         seed=plan.seed,
         alpha=plan.alpha,
         minimum=plan.minimum,
+        anchors=plan.anchors,
     )
-    again = iter(range(1, 1 + plan.replicates))
-    return [
-        ground.single(mixture, next(again) if mixture.role == "replicate" else 0)
-        for mixture in mixtures
-    ]
+    return [ground.single(mixture, mixture.seed) for mixture in mixtures]
 
 
 def checks(ground: Ground, chosen: Mapping[str, Shares]) -> list[Trial]:

@@ -1,7 +1,7 @@
-"""Convex search over mixtures: the least of a valued loss within bounds, and how far it is flat.
+"""Constrained minimisation of a convex loss over the simplex, and the extent of its flat region.
 
-Both by scipy's SLSQP with exact slopes. What it returns is put back within the bounds to the last
-bit, so that no cap is ever exceeded.
+Both use scipy's SLSQP with exact slopes; results are clipped to the bounds to the last bit, so that
+no cap is ever exceeded.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws import distributions
 from crystalmix.mixtures.laws.simplex import fill
 
 Floats = NDArray[np.float64]
@@ -22,8 +22,8 @@ def optimum(aim: Aim, region: Region, start: Floats | None = None) -> Floats:
     low, high = region
     if start is None:
         start = fill(np.ones((1, len(low))), low, high)[0]
-    minimize = statistical.scipy_part("optimize").minimize
-    found = minimize(
+    minimize = distributions.scipy_part("optimize").minimize
+    result = minimize(
         aim,
         start,
         jac=True,
@@ -32,7 +32,7 @@ def optimum(aim: Aim, region: Region, start: Floats | None = None) -> Floats:
         constraints=[_whole(len(low))],
         options={"maxiter": 300, "ftol": 1e-10},
     )
-    return fill(np.clip(found.x, 0, None)[None], low, high)[0]
+    return fill(np.clip(result.x, 0, None)[None], low, high)[0]
 
 
 def extent(aim: Aim, region: Region, best: Floats, room: float) -> Floats:
@@ -41,7 +41,7 @@ def extent(aim: Aim, region: Region, best: Floats, room: float) -> Floats:
     Nearly: their loss is at most `room` above that of `best`. Returns (domains, 2).
     """
     low, high = region
-    minimize = statistical.scipy_part("optimize").minimize
+    minimize = distributions.scipy_part("optimize").minimize
     scale = max(room, 1e-12)
     ceiling = aim(best)[0] + room
     near = {
@@ -54,7 +54,7 @@ def extent(aim: Aim, region: Region, best: Floats, room: float) -> Floats:
         for side, sign in enumerate((1.0, -1.0)):
             towards = np.zeros(len(best))
             towards[k] = sign
-            found = minimize(
+            result = minimize(
                 lambda shares, towards=towards: (towards @ shares, towards),
                 best,
                 jac=True,
@@ -63,7 +63,7 @@ def extent(aim: Aim, region: Region, best: Floats, room: float) -> Floats:
                 constraints=[_whole(len(low)), near],
                 options={"maxiter": 100, "ftol": 1e-8},
             )
-            edge = float(np.clip(found.x[k], low[k], high[k]))
+            edge = float(np.clip(result.x[k], low[k], high[k]))
             edges[k, side] = min(edge, best[k]) if side == 0 else max(edge, best[k])
     return edges
 

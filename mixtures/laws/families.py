@@ -1,8 +1,9 @@
-"""Laws: families of curves from a mixture's shares to a loss, with their derivatives.
+"""Mixing laws: parametric families of loss as a function of shares, with their derivatives.
 
 Every law takes parameters (..., parameters) and shares (..., runs, domains), leading axes (targets,
 starts, runs left out) being independent problems, and has a weak prior so that few runs suffice.
 
+concave      c + (sum_j w_j (p_j + e)^g)^-a      g < 1, c > 0, a > 0.05: the default; convex
 effective    c + (sum_j w_j p_j)^-a         a cousin of Apple's 2507.09404; convex for w, a > 0
 loglinear    c + exp(sum_j t_j p_j)         Ye et al. 2403.16952, Olmix's default; convex
 linear       sum_j t_j p_j                  a baseline: its optimum is always a corner
@@ -17,13 +18,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import repeated_tokens as repetition
+from crystalmix.mixtures.laws import repeated_tokens
+from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
 STARTS = ((0.5, 0.3), (0.25, 1.0), (1.0, 0.1), (0.5, 2.0))  # a; (least loss - c) / spread
 EXPONENT = (np.log(0.5), 1.0)  # prior of log a: mean, standard deviation
 WEIGHT_SPREAD = 3.0  # prior of log w about their mean, of t about their mean
 RSTAR = (np.log(15.4), 1.0)  # prior of log R*: as published; six tiny runs gave 7.0
+TRACE = 1e-3  # added to a share, so that an absent domain has a finite slope
+LEAST_EXPONENT = 0.05  # of a: below it the law is a logarithm with a made-up irreducible loss
+RETURNS = 2  # place of logit g among the concave law's parameters
+TABLE, TARGET = 4.0, 0.4  # SD of logit g: of a table's mean about 0, of targets about that mean
+FLOOR = (np.log(0.5), 1.0)  # prior of log(c / least loss)
 
 
 class Law(Protocol):
@@ -60,11 +67,40 @@ class Law(Protocol):
 
 
 def make(kind: str, once: Floats | None = None) -> Law:
-    """Return the law of a kind; with `once` repeated tokens count less (mixtures/repetition.py)."""
-    law = {"effective": Effective, "loglinear": Loglinear, "linear": Linear, "quadratic": Quadratic}
+    """Return the law of a kind; with `once` repeated tokens count less (`repeated_tokens`)."""
+    law = {
+        "concave": Concave,
+        "effective": Effective,
+        "loglinear": Loglinear,
+        "linear": Linear,
+        "quadratic": Quadratic,
+    }
     if kind not in law:
         raise ValueError(f"law: must be one of {', '.join(law)}, got {kind}")
     return law[kind]() if once is None else Repeated(law[kind](), once)
+
+
+def learn_prior(
+    law: Law, theta: Floats, covariance: Floats, mean: Floats, precision: Floats
+) -> tuple[Floats, Floats]:
+    """Return the prior with the exponent g learnt over all targets (empirical Bayes).
+
+    What the runs say of each logit g follows from its posterior less the prior; targets scatter
+    about a mean of the table by TARGET. Other laws keep their prior.
+    """
+    if not isinstance(law.law if isinstance(law, Repeated) else law, Concave):
+        return mean, precision
+    at = RETURNS
+    before = precision[:, at, at]
+    whole = 1 / covariance[:, at, at]
+    data = np.maximum(whole - before, 1e-9)  # information of the runs alone
+    told = (whole * theta[:, at] - before * mean[:, at]) / data
+    weight = 1 / (1 / data + TARGET**2)
+    total = weight.sum() + TABLE**-2
+    mean, precision = mean.copy(), precision.copy()
+    mean[:, at] = (weight @ told) / total
+    precision[:, at, at] = 1 / (TARGET**2 + 1 / total)
+    return mean, precision
 
 
 def _spread(losses: Floats) -> Floats:
@@ -128,6 +164,79 @@ class Effective:
     def _power(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats]:
         data = (shares @ np.exp(theta[..., 2:, None]))[..., 0]
         return data, np.exp(-np.exp(theta[..., 1:2]) * np.log(data))
+
+
+@dataclass(frozen=True)
+class Concave:
+    """The concave law; parameters log c, log(a - 0.05), logit g, log w_j.
+
+    For g < 1 the inner sum is concave in the shares, and the outer power convex and falling, so the
+    loss is convex. Returns to a domain's share fall off faster than in the effective-data law.
+    """
+
+    convex: bool = True
+
+    def names(self, domains: Sequence[str]) -> list[str]:
+        """Name the parameters."""
+        return ["log c", "log(a - 0.05)", "logit g", *(f"log w:{name}" for name in domains)]
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess c, a and g, then w from what is linear in it."""
+        least = losses.min(axis=0)
+        if not (least > 0).all():
+            raise RefusalError(
+                "losses: must be above 0 for the concave law, as nats and bits a byte are, got "
+                f"{least.min():g}; choose another law"
+            )
+        raised = np.sqrt(shares + TRACE)
+        guesses: list[Floats] = []
+        for a, below in STARTS:
+            c = np.maximum(least - below * _spread(losses), 0.1 * least)
+            data = np.maximum(losses - c, 1e-9) ** (-1 / a)
+            w = np.linalg.lstsq(raised, data, rcond=None)[0].T  # (targets, domains)
+            w = np.maximum(w, 0.02 * data.mean(axis=0)[:, None])
+            shape = np.tile([np.log(a - LEAST_EXPONENT), 0.0], (len(c), 1))
+            guesses.append(np.column_stack([np.log(c), shape, np.log(w)]))
+        return np.stack(guesses)
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return a prior of c, a, g and of the spread of log w; the scale of w is free."""
+        count, targets = shares.shape[1], losses.shape[1]
+        precision = np.zeros((count + 3, count + 3))
+        precision[:3, :3] = np.diag(np.array([FLOOR[1], EXPONENT[1], TABLE]) ** -2)
+        precision[3:, 3:] = _about_mean(count)
+        mean = np.zeros((targets, count + 3))
+        mean[:, 0] = FLOOR[0] + np.log(losses.min(axis=0))
+        mean[:, 1:3] = EXPONENT[0], 0.0
+        return mean, np.repeat(precision[None], targets, axis=0)
+
+    def value(self, theta: Floats, shares: Floats) -> Floats:
+        """Return c + (w . (p + e)^g)^-a."""
+        return np.exp(theta[..., :1]) + self._parts(theta, shares)[2]
+
+    def jacobian(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivatives by log c, log(a - 0.05), logit g, log w."""
+        terms, data, power = self._parts(theta, shares)
+        rest, g = np.exp(theta[..., 1:2]), 1 / (1 + np.exp(-theta[..., 2:3]))
+        outer = -(LEAST_EXPONENT + rest) * power / data
+        by_g = outer * (terms * np.log(shares + TRACE)).sum(axis=-1) * g * (1 - g)
+        by_c = np.broadcast_to(np.exp(theta[..., :1]), power.shape)
+        shape = np.stack([by_c, -rest * power * np.log(data), by_g], axis=-1)
+        return np.concatenate([shape, outer[..., None] * terms], axis=-1)
+
+    def slope(self, theta: Floats, shares: Floats) -> Floats:
+        """Return the derivative by shares, everywhere below 0."""
+        terms, data, power = self._parts(theta, shares)
+        a, g = LEAST_EXPONENT + np.exp(theta[..., 1:2]), 1 / (1 + np.exp(-theta[..., 2:3]))
+        return (-a * g * power / data)[..., None] * terms / (shares + TRACE)
+
+    def _parts(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return w_j (p_j + e)^g (..., runs, domains), their sum, and its power -a."""
+        g = 1 / (1 + np.exp(-theta[..., 2:3, None]))
+        terms = np.exp(theta[..., None, 3:] + g * np.log(shares + TRACE))
+        data = terms.sum(axis=-1)
+        a = LEAST_EXPONENT + np.exp(theta[..., 1:2])
+        return terms, data, np.exp(-a * np.log(data))
 
 
 @dataclass(frozen=True)
@@ -255,7 +364,7 @@ class Repeated:
     @property
     def convex(self) -> bool:
         """Whether the law falls with every share, so that concave shares keep it convex."""
-        return isinstance(self.law, Effective)
+        return isinstance(self.law, Effective | Concave)
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -263,7 +372,7 @@ class Repeated:
 
     def starts(self, shares: Floats, losses: Floats) -> Floats:
         """Guess with the published R*."""
-        worth = repetition.effective(shares, self.once, np.exp(RSTAR[:1]))[0]
+        worth = repeated_tokens.effective(shares, self.once, np.exp(RSTAR[:1]))[0]
         inner = self.law.starts(worth, losses)
         return np.concatenate([inner, np.full((*inner.shape[:-1], 1), RSTAR[0])], axis=-1)
 
@@ -293,4 +402,4 @@ class Repeated:
         return self.law.slope(theta[..., :-1], worth) * by_share
 
     def _effective(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
-        return repetition.effective(shares, self.once, np.exp(theta[..., -1:, None]))
+        return repeated_tokens.effective(shares, self.once, np.exp(theta[..., -1:, None]))

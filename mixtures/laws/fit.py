@@ -1,23 +1,25 @@
-"""Fitting: a law of loss against shares, with intervals, noise, misfit and leave-one-out ranks."""
+"""Fit of a law to losses, with intervals, variance components, misfit and leave-one-out ranks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import distributions as statistical
-from crystalmix.mixtures.laws import families as laws
-from crystalmix.mixtures.laws import least_squares as leastsquares
+from crystalmix.mixtures.laws import distributions, families, least_squares
 from crystalmix.mixtures.laws.least_squares import Problems
+from crystalmix.mixtures.laws.noise import Ints, Noise, estimate, groups_of
 from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
-KINDS = ("effective", "loglinear", "linear", "quadratic")
+DEFAULT = "concave"
+KINDS = (DEFAULT, "effective", "loglinear", "linear", "quadratic")
+ROUGH = 1e-7  # of the cost, where a fit is refined later or only its ranks count
 ROUNDS = 3  # of fitting and of estimating sigma anew
 FEW = 64  # runs up to which leaving one out means fitting anew
 ROUNDING = 1e-9  # of one run's variance: a variance below 0 by no more is 0
 NORMAL = 0.85926  # weighted mean square of a standard normal under soft-L1's weights
+LEAST_EFFECT = 0.1  # of sigma: a seed effect's SD is taken to be at least this
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class FitSettings:
     """How a law is fitted.
 
     level: of all intervals. domains, targets: names, in the order of the columns (d0, d1, ... and
-    t0, t1, ... where none are given). once: the share at which a run has read a domain once
-    (its tokens / tokens of the run), by domain; given, repeated tokens count less and less, by
-    R* (2305.16264), one per target.
+    t0, t1, ... by default). once: by domain, the share at which a run has read it once (its tokens
+    / tokens of the run); with it, repeated tokens count less and less, by one R* per target
+    (2305.16264).
     """
 
     level: float = 0.9
@@ -46,30 +48,37 @@ class FitSettings:
 class Fit:
     """A fitted law.
 
-    theta: (targets, parameters); covariance: (targets, parameters, parameters), of Laplace's
-    approximation. sigma: (targets,) nats, of one run about the law; freedom: (targets,) runs less
-    parameters that the runs decided. pure: (targets,) nats, of runs of one mixture about their
-    mean, nan without replicates. misfit: (targets,) probability of so great a lack of fit by
-    chance, nan without replicates. rho: (targets,) Spearman, left-out against measured. left_out:
-    (runs, targets) each run as the others predict it. problems: what was solved.
+    theta: (targets, parameters). covariance: (targets, parameters, parameters), by Laplace's
+    approximation, draws' effects integrated out. effects: (targets, draws), of each draw's seed.
+    sigma: (targets,) nats, of a run about the law within its draw; freedom: (targets,) runs less
+    parameters that the runs decided. noise: of replicated mixtures. seed, seed_error: (targets,)
+    variance of a draw's effect, and that estimate's variance; 0 where none is modelled. misfit:
+    (targets,) probability of so great a lack of fit by chance, nan without pure error;
+    misfit_of_all: of all targets together. rho:
+    (targets,) Spearman, left-out against measured. left_out: (runs, targets) each run as the others
+    predict it. problems: what was solved.
     """
 
     kind: str
     domains: tuple[str, ...]
     targets: tuple[str, ...]
-    sigma: Floats
-    freedom: Floats
-    pure: Floats
-    misfit: Floats
-    rho: Floats
-    left_out: Floats
     theta: Floats
     covariance: Floats
+    effects: Floats
+    sigma: Floats
+    freedom: Floats
+    noise: Noise
+    seed: Floats
+    seed_error: Floats
+    misfit: Floats
+    misfit_of_all: float
+    rho: Floats
+    left_out: Floats
     problems: Problems = field(repr=False)
     level: float = 0.9
 
     @property
-    def law(self) -> laws.Law:
+    def law(self) -> families.Law:
         """The family of curves."""
         return self.problems.law
 
@@ -83,34 +92,54 @@ class Fit:
         """Their losses: (runs, targets)."""
         return self.problems.losses.T
 
+    @property
+    def pure(self) -> Floats:
+        """SD of pure error: (targets,) nats, within draws where these are known; else nan."""
+        return np.sqrt(self.noise.own)
+
+    @property
+    def run_variance(self) -> tuple[Floats, Floats]:
+        """Variance of a new run of a new draw about the law, and its degrees of freedom."""
+        own = self.sigma**2
+        error = self.seed_error + 2 * own**2 / self.freedom
+        whole = own + self.seed
+        return whole, np.maximum(2 * whole**2 / np.maximum(error, 1e-300), 1.0)
+
+    @property
+    def residuals(self) -> Floats:
+        """Losses less the law and the effect of their draw: (runs, targets)."""
+        solution = np.concatenate([self.theta, self.effects], axis=1)
+        return self.losses - self.problems.value(solution).T
+
     def mean(self, shares: Floats) -> Floats:
         """Return the loss of each mixture: (mixtures, domains) -> (mixtures, targets)."""
         return self.law.value(self.theta, np.atleast_2d(shares)).T
 
     def predict(self, shares: Floats, *, run: bool = True) -> tuple[Floats, Floats, Floats]:
-        """Return mean, low and high, each (mixtures, targets), of a new run of each mixture.
+        """Return mean, low and high, each (mixtures, targets), of a new run under a new seed.
 
         run: False gives the interval of the law itself, without the noise of a run. Low and high
-        are nan where the runs are too few or too much alike to tell a variance.
+        are nan where the runs are too few or too much alike to estimate a variance.
         """
         shares = np.atleast_2d(shares)
         jacobian = self.law.jacobian(self.theta, shares)  # (targets, mixtures, parameters)
         spread = np.einsum("tmp,tpq,tmq->mt", jacobian, self.covariance, jacobian)
-        wide = np.array([statistical.student(free, self.level) for free in self.freedom])
         known = np.where(spread >= -ROUNDING * self.sigma**2, np.maximum(spread, 0), np.nan)
-        half = wide * np.sqrt(known + (self.sigma**2 if run else 0.0))
+        variance, freedom = self.run_variance
+        wide = np.array([distributions.student(free, self.level) for free in freedom])
+        half = wide * np.sqrt(known + (variance if run else 0.0))
         mean = self.mean(shares)
         return mean, mean - half, mean + half
 
-    def transfer(self) -> Floats:
+    def transfer(self, shares: Floats | None = None) -> Floats:
         """Return what a token of each domain is worth in tokens of the best: (targets, domains).
 
-        Only the effective-data law says so: its weights, the greatest of each target being 1.
+        The ratio of the law's slopes at a mixture, (domains,), by default the uniform one.
         """
-        if self.kind != "effective":
-            raise ValueError(f"kind: must be effective, got {self.kind}")
-        weights = np.exp(self.theta[:, 2 : 2 + len(self.domains)])
-        return weights / weights.max(axis=1, keepdims=True)
+        count = len(self.domains)
+        at = np.full(count, 1 / count) if shares is None else shares
+        worth = -self.law.slope(self.theta, at[None])[:, 0]
+        return worth / worth.max(axis=1, keepdims=True)
 
     def errors(self) -> Floats:
         """Return the parameters' standard errors: (targets, parameters), nan where none follows.
@@ -123,20 +152,22 @@ class Fit:
     def content(self) -> dict[str, Any]:
         """Return parameters with standard errors and diagnostics as JSON has them."""
         names, errors = self.law.names(self.domains), self.errors()
-        whole = {"kind": self.kind, "level": self.level, "domains": list(self.domains)}
         return {
-            **whole,
+            "kind": self.kind,
+            "level": self.level,
+            "domains": list(self.domains),
             "runs": len(self.shares),
             "targets": {
                 target: {
                     "parameters": {
-                        name: {"value": float(v), "error": _number(e)}
+                        name: {"value": float(v), "error": number(e)}
                         for name, v, e in zip(names, self.theta[t], errors[t], strict=True)
                     },
                     "sigma": float(self.sigma[t]),
-                    "sigma_pure": _number(self.pure[t]),
-                    "misfit_p": _number(self.misfit[t]),
-                    "leave_one_out_rho": _number(self.rho[t]),
+                    "sigma_seed": number(np.sqrt(self.seed[t])),
+                    "sigma_pure": number(self.pure[t]),
+                    "misfit_p": number(self.misfit[t]),
+                    "leave_one_out_rho": number(self.rho[t]),
                 }
                 for t, target in enumerate(self.targets)
             },
@@ -144,47 +175,63 @@ class Fit:
 
 
 def fit(
-    shares: Floats, losses: Floats, kind: str = "effective", settings: FitSettings | None = None
+    shares: Floats,
+    losses: Floats,
+    kind: str = DEFAULT,
+    settings: FitSettings | None = None,
+    draws: Ints | None = None,
 ) -> Fit:
     """Fit one law per target.
 
     shares: (runs, domains), each summing to 1. losses: (runs, targets), nats (or bits a byte).
-    The fit is the same for any order of the targets and draws nothing at random. RefusalError
-    where there are fewer than four runs, or numbers that are none.
+    draws: (runs,), a number for each seed; runs of one share a random effect. None: no seed effect
+    is modelled. The fit is the same for any order of the targets and draws nothing at random.
+    RefusalError where there are fewer than four runs, or values that are not finite.
     """
     settings = settings or FitSettings()
     _check(shares, losses, settings)
     shares, losses = np.ascontiguousarray(shares), np.ascontiguousarray(losses)
     once = None if settings.once is None else np.array(settings.once)
-    law = laws.make(kind, once)
+    law = families.make(kind, once)
+    noise = estimate(groups_of(shares), draws, losses)
+    effects = _effects(draws, noise, len(shares))
     try:
-        problems, theta = _solve(law, shares, losses)
-        data, curved, _ = leastsquares.normal(problems, theta)
+        problems, solution, seed = _solve(law, shares, losses, effects, noise)
+        data, curved, _ = least_squares.normal(problems, solution)
         covariance: Floats = np.linalg.inv(curved).astype(np.float64)
-        left_out = _leave_one_out(problems, theta, covariance)
+        left_out = _leave_one_out(problems, solution, covariance)
     except np.linalg.LinAlgError:
         raise RefusalError(
             f"runs: {len(shares)} of them are too few or too alike to fit the {kind} law to "
             f"{shares.shape[1]} domains; train more mixtures"
         ) from None
-    pure, misfit = _lack_of_fit(shares, losses, problems.sigma, _freedom(problems, data, curved))
+    own, freedom = solution.shape[1] - effects.shape[1], _freedom(problems, data, curved)
+    misfit = _misfit(noise, problems, solution, freedom)
+    pairs = zip(left_out.T, losses.T, strict=True)
     return Fit(
         kind=kind,
         domains=settings.domains or tuple(f"d{k}" for k in range(shares.shape[1])),
         targets=settings.targets or tuple(f"t{k}" for k in range(losses.shape[1])),
+        theta=solution[:, :own],
+        covariance=covariance[:, :own, :own],
+        effects=solution[:, own:],
         sigma=problems.sigma,
-        freedom=_freedom(problems, data, curved),
-        pure=pure,
-        misfit=misfit,
-        rho=np.array(
-            [statistical.spearman(*pair) for pair in zip(left_out.T, losses.T, strict=True)]
-        ),
+        freedom=freedom,
+        noise=noise,
+        seed=seed,
+        seed_error=_seed_error(noise, seed, problems.sigma),
+        misfit=misfit[:-1],
+        misfit_of_all=float(misfit[-1]),
+        rho=np.array([distributions.spearman(*pair) for pair in pairs]),
         left_out=left_out,
-        theta=theta,
-        covariance=covariance,
         problems=problems,
         level=settings.level,
     )
+
+
+def number(value: float) -> float | None:
+    """Return a finite number for JSON, None for any other."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:
@@ -195,40 +242,86 @@ def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:
     if not (np.isfinite(shares).all() and np.isfinite(losses).all()):
         raise RefusalError("runs: some shares or losses are no numbers; leave those runs out")
     count, targets = shares.shape[1], losses.shape[1]
-    for name, asked in (("domains", count), ("targets", targets), ("once", count)):
-        given = getattr(settings, name)
-        if given and len(given) != asked:
-            raise ValueError(f"{name}: must have one entry for each of {asked}, got {len(given)}")
+    for name, columns in (("domains", count), ("targets", targets), ("once", count)):
+        entries = getattr(settings, name)
+        if entries and len(entries) != columns:
+            rule = f"must have one entry for each of {columns}, got {len(entries)}"
+            raise ValueError(f"{name}: {rule}")
 
 
-def _solve(law: laws.Law, shares: Floats, losses: Floats) -> tuple[Problems, Floats]:
-    """Fit all targets from all starts, keep the best, and settle sigma."""
+def _effects(draws: Ints | None, noise: Noise, runs: int) -> Floats:
+    """Return an indicator column for each draw, (runs, draws); none where nothing tells them."""
+    if draws is None or not noise.within_freedom or len(np.unique(draws)) < 2:
+        return np.zeros((runs, 0))
+    return (draws[:, None] == np.unique(draws)).astype(np.float64)
+
+
+def _solve(
+    law: families.Law, shares: Floats, losses: Floats, effects: Floats, noise: Noise
+) -> tuple[Problems, Floats, Floats]:
+    """Fit all targets from all starts, keep the best; settle sigma, seed effects and the prior."""
     starts = law.starts(shares, losses)  # (starts, targets, parameters)
-    count, targets = starts.shape[:2]
+    count, targets, own = starts.shape
+    starts = np.concatenate([starts, np.zeros((count, targets, effects.shape[1]))], axis=-1)
     mean, precision = law.prior(shares, losses)
+    sigma = np.maximum(0.1 * losses.std(axis=0), 1e-9)
+    seed = _seed(noise, sigma, effects)
     problems = Problems(
         law=law,
         shares=shares,
         losses=np.ascontiguousarray(losses.T),
         keep=np.ones((targets, len(shares))),
-        sigma=np.maximum(0.1 * losses.std(axis=0), 1e-9),
-        mean=mean,
-        precision=precision,
+        sigma=sigma,
+        mean=np.pad(mean, ((0, 0), (0, effects.shape[1]))),
+        precision=_with_effects(precision, seed, sigma, effects.shape[1]),
+        effects=effects,
     )
     every = problems.of(np.tile(np.arange(targets), count))
-    tried, costs = leastsquares.minimise(every, starts.reshape(count * targets, -1))
+    tried, costs = least_squares.minimise(every, starts.reshape(count * targets, -1), ROUGH)
     best = costs.reshape(count, targets).argmin(axis=0)
-    theta = tried.reshape(starts.shape)[best, np.arange(targets)]
-    floor = 1e-6 * np.maximum(losses.std(axis=0), 1e-6)
+    solution = tried.reshape(starts.shape)[best, np.arange(targets)]
+    floor = 1e-6 * np.maximum(np.abs(losses).max(axis=0), 1e-6)
     for _ in range(ROUNDS):
-        data, curved, _ = leastsquares.normal(problems, theta)
-        off = law.value(theta, shares) - problems.losses
-        weight = leastsquares.weights(off / problems.sigma[:, None])
+        data, curved, _ = least_squares.normal(problems, solution)
+        off = problems.value(solution) - problems.losses
+        weight = least_squares.weights(off / problems.sigma[:, None])
         squares = (weight * off**2).sum(axis=1) / (NORMAL * weight.mean(axis=1))
-        sigma = np.sqrt(squares / _freedom(problems, data, curved))
-        problems = Problems(**{**vars(problems), "sigma": np.maximum(sigma, floor)})
-        theta, _ = leastsquares.minimise(problems, theta)
-    return problems, theta
+        sigma = np.maximum(np.sqrt(squares / _freedom(problems, data, curved)), floor)
+        covariance: Floats = np.linalg.inv(curved)[:, :own, :own].astype(np.float64)
+        mean, precision = families.learn_prior(law, solution, covariance, mean, precision)
+        seed = _seed(noise, sigma, effects)
+        problems = replace(
+            problems,
+            sigma=sigma,
+            mean=np.pad(mean, ((0, 0), (0, effects.shape[1]))),
+            precision=_with_effects(precision, seed, sigma, effects.shape[1]),
+        )
+        solution, _ = least_squares.minimise(problems, solution)
+    return problems, solution, seed
+
+
+def _seed(noise: Noise, sigma: Floats, effects: Floats) -> Floats:
+    """Return the variance of a draw's effect: as replicates say, less own noise where unknown."""
+    if effects.shape[1] == 0:
+        return np.zeros(len(sigma))
+    if noise.own_freedom:
+        return noise.seed
+    return np.maximum(noise.within - sigma**2, 0.0)
+
+
+def _seed_error(noise: Noise, seed: Floats, sigma: Floats) -> Floats:
+    if noise.own_freedom or not seed.any():
+        return np.where(seed > 0, noise.seed_error, 0.0)
+    return 2 * (seed + sigma**2) ** 2 / noise.within_freedom
+
+
+def _with_effects(precision: Floats, seed: Floats, sigma: Floats, draws: int) -> Floats:
+    """Return the prior's precision with that of each draw's effect, whose mean is 0."""
+    count = precision.shape[1]
+    whole = np.pad(precision, ((0, 0), (0, draws), (0, draws)))
+    at = np.arange(count, count + draws)
+    whole[:, at, at] = 1 / np.maximum(seed, (LEAST_EFFECT * sigma) ** 2)[:, None]
+    return whole
 
 
 def _freedom(problems: Problems, data: Floats, curved: Floats) -> Floats:
@@ -237,47 +330,44 @@ def _freedom(problems: Problems, data: Floats, curved: Floats) -> Floats:
     return np.maximum(problems.losses.shape[1] - decided, 1.0)
 
 
-def _leave_one_out(problems: Problems, theta: Floats, covariance: Floats) -> Floats:
+def _leave_one_out(problems: Problems, solution: Floats, covariance: Floats) -> Floats:
     """Return each run as the others predict it: (runs, targets).
 
     Up to 64 runs by fitting anew without it; above, from its leverage, which is then small.
     """
-    law, shares = problems.law, problems.shares
     targets, runs = problems.losses.shape
     if runs > FEW:
-        told = law.value(theta, shares)
-        jacobian = law.jacobian(theta, shares)
-        held = np.einsum("trp,tpq,trq->tr", jacobian, covariance, jacobian)
+        jacobian = problems.jacobian(solution)
+        held = np.einsum("trp,tpq,trq->tr", jacobian, covariance, jacobian, optimize=True)
         leverage = np.minimum(held / problems.sigma[:, None] ** 2, 0.99)
-        return (problems.losses - (problems.losses - told) / (1 - leverage)).T
+        off = problems.losses - problems.value(solution)
+        return (problems.losses - off / (1 - leverage)).T
     many = problems.of(np.repeat(np.arange(targets), runs))
     many.keep[np.arange(targets * runs), np.tile(np.arange(runs), targets)] = 0.0
-    found, _ = leastsquares.minimise(many, np.repeat(theta, runs, axis=0))
-    every = law.value(found, shares).reshape(targets, runs, runs)
+    without, _ = least_squares.minimise(many, np.repeat(solution, runs, axis=0), ROUGH)
+    every = many.value(without).reshape(targets, runs, runs)
     return np.einsum("trr->rt", every).copy()
 
 
-def _lack_of_fit(
-    shares: Floats, losses: Floats, sigma: Floats, freedom: Floats
-) -> tuple[Floats, Floats]:
-    """Return pure error and the probability of so much lack of fit by chance: (targets,) each."""
-    _, group = np.unique(np.round(shares, 9), axis=0, return_inverse=True)
-    members = np.eye(group.max() + 1)[group.ravel()]  # (runs, groups)
-    means = members @ ((members.T @ losses) / members.sum(axis=0)[:, None])
-    free = len(shares) - members.shape[1]
+def _misfit(noise: Noise, problems: Problems, solution: Floats, freedom: Floats) -> Floats:
+    """Return the probability of so much lack of fit by chance: of each target, then of all.
+
+    Fisher's test. All targets together have the freedom of as many independent ones as the
+    correlation of their residuals leaves: T^2 / sum r^2.
+    """
+    free, targets = noise.own_freedom, len(freedom)
     if free == 0:
-        nothing = np.full(losses.shape[1], np.nan)
-        return nothing, nothing
-    within = ((losses - means) ** 2).sum(axis=0)
-    pure = within / free
+        return np.full(targets + 1, np.nan)
     rest = np.maximum(freedom - free, 1.0)
-    lack = np.maximum(sigma**2 * freedom - within, 0) / rest
-    told = [
-        statistical.fisher_tail(one / max(two, 1e-30), above, free)
-        for one, two, above in zip(lack, pure, rest, strict=True)
-    ]
-    return np.sqrt(pure), np.array(told, dtype=np.float64)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    whole = np.maximum(problems.sigma**2 * freedom, 1e-30)
+    lack = np.maximum(whole - noise.own * free, 0)
+    scale = whole / freedom  # puts targets on one scale, whether there is misfit or not
+    off = problems.value(solution) - problems.losses
+    off /= np.maximum(np.sqrt((off**2).sum(axis=1, keepdims=True)), 1e-300)
+    independent = targets**2 / float(((off @ off.T) ** 2).sum())
+    lack = np.append(lack / rest, (lack / scale).sum() / rest.sum())
+    own = np.append(noise.own, (noise.own / scale).mean())
+    above = np.append(rest, rest.mean() * independent)
+    below = np.append(np.full(targets, free), free * independent)
+    ratios = lack / np.maximum(own, 1e-30)
+    return np.array(list(map(distributions.fisher_tail, ratios, above, below)))

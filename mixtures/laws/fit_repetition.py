@@ -1,17 +1,16 @@
-"""Rereading: R*, how many further readings are worth little, from a curve of losses over epochs.
+"""Fit of R*, the readings after which more of them are worth little, to losses over epochs.
 
 The curve alone rarely decides: few losses that rise with the epochs fit a large R* under a steep
 loss as well as a small one under a flat loss. How steep the loss is in fresh tokens is what the law
 of the same ablation knows (`steepness`), and taken as known within its error.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import distributions as statistical
+from crystalmix.mixtures.laws import distributions
 from crystalmix.mixtures.laws.families import Repeated
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.repeated_tokens import effective
@@ -38,13 +37,13 @@ class Steepness:
 class RepetitionCurve:
     """A repetition curve fitted to one domain.
 
-    rstar: R*. low, high: its interval from the profile likelihood (0 or inf where it is open).
+    rstar: R*. low, high: its interval from the profile likelihood (0 or None where it is open).
     base: loss of one epoch; slope: nats for each factor e of fewer effective tokens. sigma: nats.
     """
 
     rstar: float
     low: float
-    high: float
+    high: float | None
     base: float
     slope: float
     sigma: float
@@ -53,16 +52,6 @@ class RepetitionCurve:
     def predict(self, epochs: Floats) -> Floats:
         """Return the loss at each number of epochs, the tokens of the run being the same."""
         return self.base + self.slope * _rise(epochs, np.array([self.rstar]), self.exponent)[0]
-
-    def content(self) -> dict[str, Any]:
-        """Return the fit as JSON has it; an open end of the interval is null."""
-        told = asdict(self)
-        return {**told, "high": None if np.isinf(self.high) else self.high}
-
-    @classmethod
-    def of(cls, told: dict[str, Any]) -> "RepetitionCurve":
-        """Return the fit that `content` gave."""
-        return cls(**{**told, "high": float("inf") if told["high"] is None else told["high"]})
 
 
 def steepness(fit: Fit, shares: Floats, domain: str) -> Steepness:
@@ -124,13 +113,13 @@ def fit_repetition(
     if known is not None:
         noise += known.freedom * known.sigma**2
     within = np.flatnonzero(
-        squares <= squares[best] + noise * statistical.student(free, level) ** 2 / free
+        squares <= squares[best] + noise * distributions.student(free, level) ** 2 / free
     )
     low, high = int(within[0]), int(within[-1])
     return RepetitionCurve(
         rstar=float(GRID[best]),
         low=0.0 if low == 0 else float(GRID[low]),
-        high=float("inf") if high == len(GRID) - 1 else float(GRID[high]),
+        high=None if high == len(GRID) - 1 else float(GRID[high]),
         base=float(losses.mean() - slopes[best] * rises[best].mean()),
         slope=float(slopes[best]),
         sigma=float(np.sqrt(noise / free)),

@@ -1,7 +1,7 @@
-"""Least squares: many small robust fits of one law at once, by Levenberg and Marquardt's method.
+"""Batched robust nonlinear least squares by Levenberg and Marquardt's method.
 
 Residuals count by soft-L1, so that a run that failed does not bend the law; a prior keeps what the
-runs do not tell. All problems of a batch step together and leave it one by one as they end.
+runs do not decide. All problems of a batch step together and leave it one by one as they converge.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,8 @@ class Problems:
     """A batch of fits.
 
     shares: (runs, domains), the same for all. losses: (problems, runs). keep: (problems, runs),
-    0 where a run is left out. sigma: (problems,) nats. mean, precision: of the prior.
+    0 where a run is left out. sigma: (problems,) nats. mean, precision: of the prior, of the law's
+    parameters and, after them, of one additive effect for each column of effects (runs, draws).
     """
 
     law: Law
@@ -32,6 +33,21 @@ class Problems:
     sigma: Floats
     mean: Floats
     precision: Floats
+    effects: Floats
+
+    def value(self, theta: Floats) -> Floats:
+        """Return the loss of each run with the effect of its draw: (problems, runs)."""
+        own = theta.shape[-1] - self.effects.shape[1]
+        return self.law.value(theta[:, :own], self.shares) + theta[:, own:] @ self.effects.T
+
+    def jacobian(self, theta: Floats) -> Floats:
+        """Return the derivative of `value`: (problems, runs, parameters)."""
+        own = theta.shape[-1] - self.effects.shape[1]
+        inner = self.law.jacobian(theta[:, :own], self.shares)
+        if own == theta.shape[-1]:
+            return inner
+        effects = np.broadcast_to(self.effects, (len(theta), *self.effects.shape))
+        return np.concatenate([inner, effects], axis=-1)
 
     def of(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> "Problems":
         """Return some of the problems."""
@@ -48,13 +64,11 @@ class Problems:
 def cost(problems: Problems, theta: Floats) -> Floats:
     """Return half the sum of soft-L1 residuals in sigmas and of the prior: (problems,)."""
     with np.errstate(all="ignore"):
-        far = (problems.law.value(theta, problems.shares) - problems.losses) / (
-            KNEE * problems.sigma[:, None]
-        )
-        told = KNEE**2 * (problems.keep * (np.sqrt(1 + far**2) - 1)).sum(axis=1)
+        far = (problems.value(theta) - problems.losses) / (KNEE * problems.sigma[:, None])
+        costs = KNEE**2 * (problems.keep * (np.sqrt(1 + far**2) - 1)).sum(axis=1)
         off = theta - problems.mean
-        told = told + 0.5 * np.einsum("bp,bpq,bq->b", off, problems.precision, off)
-    return np.where(np.isfinite(told), told, np.inf)
+        costs = costs + 0.5 * np.einsum("bp,bpq,bq->b", off, problems.precision, off)
+    return np.where(np.isfinite(costs), costs, np.inf)
 
 
 def weights(far: Floats) -> Floats:
@@ -67,8 +81,8 @@ def normal(problems: Problems, theta: Floats) -> tuple[Floats, Floats, Floats]:
 
     (problems, parameters, parameters) twice and (problems, parameters).
     """
-    jacobian = problems.law.jacobian(theta, problems.shares) / problems.sigma[:, None, None]
-    far = (problems.law.value(theta, problems.shares) - problems.losses) / problems.sigma[:, None]
+    jacobian = problems.jacobian(theta) / problems.sigma[:, None, None]
+    far = (problems.value(theta) - problems.losses) / problems.sigma[:, None]
     weight = problems.keep * weights(far)
     weighted = np.swapaxes(jacobian * weight[..., None], 1, 2)  # (problems, parameters, runs)
     data = weighted @ jacobian

@@ -1,8 +1,9 @@
-"""Loss tables: CSV files of mixtures and of the losses that were measured of each.
+"""CSV tables of mixtures and of the losses that were measured of each.
 
 One line a run. `share:DOMAIN` holds the share of a domain, `loss:DOMAIN` the loss (nats a token, or
-bits a byte) on a validation domain; `run` may name the line, other columns are left alone. Shares
-of a line that sum to 1 within 0.01 are scaled to 1 (published tables are rounded).
+bits a byte) on a validation domain; `run` may name the line, and `draw` its seed: lines of one
+value share the effect of that seed. Other columns are left alone. Shares of a line that sum to 1
+within 0.01 are scaled to 1 (published tables are rounded).
 """
 
 import csv
@@ -25,7 +26,8 @@ class LossTable:
     """Mixtures and losses.
 
     runs: a name for each line. shares: (runs, domains), each summing to 1. losses: (runs, targets),
-    without targets where the file has no column of losses.
+    without targets where the file has no column of losses. draws: (runs,), a number for each seed;
+    None where the file has no column `draw`.
     """
 
     runs: tuple[str, ...]
@@ -33,6 +35,7 @@ class LossTable:
     targets: tuple[str, ...]
     shares: Floats
     losses: Floats
+    draws: NDArray[np.int64] | None = None
 
     def of(self, domains: Sequence[str], targets: Sequence[str]) -> "LossTable":
         """Return the table with its columns in this order; InputError where one is missing."""
@@ -51,7 +54,7 @@ class LossTable:
         shares, losses = (  # in one layout, so that the same numbers give the same bits
             np.ascontiguousarray(one) for one in (self.shares[:, place], self.losses[:, aim])
         )
-        return LossTable(self.runs, tuple(domains), tuple(targets), shares, losses)
+        return LossTable(self.runs, tuple(domains), tuple(targets), shares, losses, self.draws)
 
 
 def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable:
@@ -82,18 +85,28 @@ def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable
         targets=tuple(name.removeprefix(losses) for name in targets),
         shares=mixtures / totals[:, None],
         losses=_numbers(path, lines, targets),
+        draws=_draws(lines) if "draw" in columns else None,
     )
+
+
+def _draws(lines: list[dict[str, str]]) -> NDArray[np.int64]:
+    """Number the values of the column `draw`."""
+    return np.unique([line["draw"] or "" for line in lines], return_inverse=True)[1]
 
 
 def write(path: Path, table: LossTable) -> None:
     """Write a table as CSV, numbers in full."""
     names = [f"share:{name}" for name in table.domains]
     names += [f"loss:{name}" for name in table.targets]
+    draws = [] if table.draws is None else table.draws.tolist()
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["run", *names])
-        for run, shares, losses in zip(table.runs, table.shares, table.losses, strict=True):
-            lines.writerow([run, *map(repr, [*shares.tolist(), *losses.tolist()])])
+        lines.writerow(["run", *names, *(["draw"] if draws else [])])
+        for k, (run, shares, losses) in enumerate(
+            zip(table.runs, table.shares, table.losses, strict=True)
+        ):
+            numbers = map(repr, [*shares.tolist(), *losses.tolist()])
+            lines.writerow([run, *numbers, *draws[k : k + 1]])
 
 
 def _numbers(path: Path, lines: list[dict[str, str]], columns: list[str]) -> Floats:

@@ -1,4 +1,4 @@
-"""Recommend: the mixture of least valued loss under caps, how sure that is, or a refusal."""
+"""Recommendation: the mixture of least valued loss under caps, with intervals, or a refusal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.laws import convex_search as convex
-from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws import convex_search
+from crystalmix.mixtures.laws.fit import Fit, number
 from crystalmix.mixtures.laws.resample import draw
 from crystalmix.prep.runtime.errors import RefusalError
 
@@ -53,15 +53,16 @@ class Recommendation:
     shares: the optimum. interval: of each share, from the bootstrap. flat: the least and greatest
     share of each domain among all allowed mixtures within one sigma of the optimum. predicted: loss
     of each target in a run at the optimum as (mean, low, high). loss, current_loss: valued, nats.
-    gain: of the optimum over the current mixture as (mean, low, high), nats. sigma: nats, of the
-    valued loss of one run about the law. rho: valued mean of the targets' leave-one-out rank
-    correlations. refusal: why nothing is recommended, empty where `distinguishable`.
+    gain: of the optimum over the current mixture as (estimate, low, high), nats, its interval
+    corrected for the choice of the mixture that looks best. sigma: nats, of the valued loss of one
+    run about the law. rho: valued mean of the targets' leave-one-out rank correlations. refusal:
+    why nothing is recommended, empty where `distinguishable`.
     """
 
     shares: dict[str, float]
     interval: dict[str, tuple[float, float]]
     flat: dict[str, tuple[float, float]]
-    predicted: dict[str, tuple[float, float, float]]
+    predicted: dict[str, tuple[float, float | None, float | None]]
     current: dict[str, float]
     loss: float
     current_loss: float
@@ -90,8 +91,8 @@ def recommend(
     """Find the mixture of least valued loss under caps.
 
     value: weight of each target (those left out: 0), scaled to sum to 1. caps: largest share by
-    domain, as from mixtures/swarm.py (those left out: 1). current: the mixture to be better than;
-    it may lie outside the caps. The problem is convex, so the optimum is one, whatever the start.
+    domain, as from `ablations.design.caps` (those left out: 1). current: the mixture to be better
+    than; it may lie outside the caps. The problem is convex: it has one optimum.
     RefusalError where the law is not convex or the caps leave no mixture.
     """
     settings = settings or RecommendSettings()
@@ -101,25 +102,27 @@ def recommend(
     if abs(now.sum() - 1) > 1e-6:
         raise ValueError(f"current: must sum to 1, got {now.sum()}")
     if not fit.law.convex:
-        raise RefusalError(f"law {fit.kind}: has no single optimum; fit effective or loglinear")
-    aim = partial(_aim, fit, weights, now, settings.kl)
-    best = convex.optimum(aim(fit.theta), region)
+        raise RefusalError(
+            f"law {fit.kind}: has no single optimum; fit concave, effective or loglinear"
+        )
+    aim = partial(_valued_loss, fit, weights, now, settings.kl)
+    best = convex_search.optimum(aim(fit.theta), region)
     draws = draw(fit, settings.draws, settings.seed)  # (draws, targets, parameters)
-    places = np.array([convex.optimum(aim(theta), region, best) for theta in draws])
-    both = fit.law.value(draws, np.stack([now, best])) * weights[:, None]
-    gains = both[..., 0].sum(axis=1) - both[..., 1].sum(axis=1)
+    places = np.array([convex_search.optimum(aim(theta), region, best) for theta in draws])
     edges = ((1 - settings.level) / 2, (1 + settings.level) / 2)
     losses = fit.law.value(fit.theta, np.stack([best, now])).T @ weights
-    gain = (float(losses[1] - losses[0]), *_quantiles(gains, edges))
+    estimate = float(losses[1] - losses[0])
+    low_error, high_error = _quantiles(_gain_errors(fit, weights, now, draws, places), edges)
+    gain = (estimate, estimate - high_error, estimate - low_error)
     rho = float(fit.rho[weights > 0] @ weights[weights > 0])
     sigma = _sigma(fit, weights)
-    flat = convex.extent(aim(fit.theta), region, best, sigma)
-    told = [np.ravel(side).tolist() for side in fit.predict(best[None])]
+    flat = convex_search.extent(aim(fit.theta), region, best, sigma)
+    predicted = [map(number, np.ravel(side)) for side in fit.predict(best[None])]
     return Recommendation(
         shares=_named(fit.domains, best.tolist()),
         interval=_named(fit.domains, [_quantiles(column, edges) for column in places.T]),
         flat=_named(fit.domains, [(float(low), float(high)) for low, high in flat]),
-        predicted=_named(fit.targets, list(zip(*told, strict=True))),
+        predicted=_named(fit.targets, list(zip(*predicted, strict=True))),
         current=_named(fit.domains, now.tolist()),
         loss=float(losses[0]),
         current_loss=float(losses[1]),
@@ -138,12 +141,12 @@ def refusal(
 ) -> str:
     """Return why a mixture can't be recommended, or nothing where it can.
 
-    freedom: runs less the parameters that they decided; from what is left the noise is told.
+    freedom: runs less the parameters that they decided; the rest estimates the noise.
     """
     if freedom < LEAST_FREEDOM:
         return (
-            f"not recommended: the law takes all but {freedom:.1f} of the runs' freedom, and what "
-            f"is left (at least {LEAST_FREEDOM:g} is needed) tells no noise; train more mixtures"
+            f"not recommended: the law takes all but {freedom:.1f} of the runs' freedom, and at "
+            f"least {LEAST_FREEDOM:g} is needed to estimate noise; train more mixtures"
         )
     if not rho >= least_rho:
         return (
@@ -158,7 +161,23 @@ def refusal(
     return ""
 
 
-def _aim(fit: Fit, weights: Floats, now: Floats, kl: float, theta: Floats) -> convex.Aim:
+def _gain_errors(fit: Fit, weights: Floats, now: Floats, draws: Floats, places: Floats) -> Floats:
+    """Return by how much each resampled fit is wrong about the gain of its own optimum: (draws,).
+
+    places: (draws, domains), those optima. The gain of a mixture that was chosen because it looks
+    best is overestimated; the resampled fits choose as the fit did, and the fit is their truth.
+    """
+    pairs = np.stack([np.broadcast_to(now, places.shape), places], axis=1)[:, None]
+    valued = [
+        np.einsum("nts,t->ns", fit.law.value(theta, pairs), weights)
+        for theta in (draws, np.broadcast_to(fit.theta, draws.shape))
+    ]
+    return (valued[0][:, 0] - valued[0][:, 1]) - (valued[1][:, 0] - valued[1][:, 1])
+
+
+def _valued_loss(
+    fit: Fit, weights: Floats, now: Floats, kl: float, theta: Floats
+) -> convex_search.Aim:
     """Return the valued loss and its slope as a function of shares (domains,)."""
     towards = np.maximum(now, 1e-4)
 
@@ -196,19 +215,19 @@ def _region(
     return low, high
 
 
-def _vector(given: Mapping[str, float], names: Sequence[str], what: str, missing: float) -> Floats:
-    unknown = [name for name in given if name not in names]
+def _vector(values: Mapping[str, float], names: Sequence[str], what: str, missing: float) -> Floats:
+    unknown = [name for name in values if name not in names]
     if unknown:
         raise ValueError(f"{what}: names must be of {', '.join(names)}, got {', '.join(unknown)}")
-    found = np.array([given.get(name, missing) for name in names], dtype=np.float64)
-    if not (found >= 0).all():
-        raise ValueError(f"{what}: must be at least 0, got {dict(given)}")
-    return found
+    vector = np.array([values.get(name, missing) for name in names], dtype=np.float64)
+    if not (vector >= 0).all():
+        raise ValueError(f"{what}: must be at least 0, got {dict(values)}")
+    return vector
 
 
 def _sigma(fit: Fit, weights: Floats) -> float:
-    """Return the scatter of one run's valued loss about the law."""
-    rest = (fit.losses - fit.law.value(fit.theta, fit.shares).T) @ weights
+    """Return the scatter of one run's valued loss about the law, within its draw."""
+    rest = fit.residuals @ weights
     return float(np.sqrt(rest @ rest / (fit.freedom @ weights)))
 
 

@@ -14,6 +14,7 @@ from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import ablate
+from crystalmix.train.ablations.report import Report
 from helpers.corpora import RECIPE, merged, write_corpus, write_recipe
 
 SPEC: Json = {
@@ -140,7 +141,7 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def run(spec: Path, out: Path, workers: int = 1) -> Json:
+def run(spec: Path, out: Path, workers: int = 1) -> Report:
     """Run an ablation in this process, or with workers."""
     return ablate.run(str(spec), spec.parent, out, workers=workers, say=lambda _: None)
 

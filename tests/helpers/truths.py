@@ -11,6 +11,8 @@ from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.mixtures.laws.simplex import fill
 
 Floats = NDArray[np.float64]
+OWN = 0.0152 / 2**0.5  # nats: proxies of one seed differ by 0.0152 beyond their mixtures
+SEED = (0.0255**2 - OWN**2) ** 0.5  # nats: one run under another seed strays by 0.0255
 NAMES = ("language", "python", "javascript", "web")
 
 
@@ -21,6 +23,7 @@ class Truth:
     seed: int
     domains: int = 4
     targets: int = 4
+    returns: float = 1.0  # exponent of each share: below 1 the truth is concave
 
     @cached_property
     def parameters(self) -> tuple[Floats, Floats, Floats]:
@@ -33,19 +36,34 @@ class Truth:
 
     def losses(self, shares: Floats) -> Floats:
         c, a, w = self.parameters
-        return c + (shares @ w.T) ** -a
+        return c + (shares**self.returns @ w.T) ** -a
 
     def aim(self, shares: Floats) -> tuple[float, Floats]:
-        """The mean loss and its slope, as mixtures/convex.py takes them."""
+        """The mean loss and its slope, as `convex_search` takes them."""
         _, a, w = self.parameters
-        slope = -(a * (w @ shares) ** (-a - 1))[:, None] * w
+        g = self.returns
+        slope = -(a * (w @ shares**g) ** (-a - 1))[:, None] * w * g * shares ** (g - 1)
         return float(self.losses(shares[None]).mean()), slope.mean(axis=0)
 
     def measured(self, shares: Floats, noise: float, seed: int = 0) -> Floats:
         rng = np.random.default_rng([self.seed, seed])
         return self.losses(shares) + noise * rng.standard_normal((len(shares), self.targets))
 
+    def seeded(self, shares: Floats, draws: NDArray[np.int64], seed: int = 0) -> Floats:
+        """Measure runs whose draws have an effect each, correlated over targets as proxies' are."""
+        rng = np.random.default_rng([self.seed, seed, 7])
+        root = np.linalg.cholesky(0.6 + 0.4 * np.eye(self.targets))
+        effects = SEED * rng.standard_normal((int(draws.max()) + 1, self.targets)) @ root.T
+        own = OWN * rng.standard_normal((len(shares), self.targets)) @ root.T
+        return self.losses(shares) + effects[draws] + own
+
     def swarm(self, count: int = 16, replicates: int = 4, minimum: float = 0.04) -> Floats:
+        return self.designed(count, replicates, minimum, 0)[0]
+
+    def designed(
+        self, count: int = 16, replicates: int = 4, minimum: float = 0.04, anchors: int = 1
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the mixtures of a design and the draw of each."""
         tokens = {f"d{k}": 10**9 for k in range(self.domains)}
         chosen = design(
             tokens,
@@ -55,8 +73,10 @@ class Truth:
             replicates=replicates,
             seed=self.seed,
             minimum=minimum,
+            anchors=anchors,
         )
-        return np.array([list(mixture.shares.values()) for mixture in chosen])
+        shares = np.array([list(mixture.shares.values()) for mixture in chosen])
+        return shares, np.array([mixture.seed for mixture in chosen])
 
     def others(self, count: int) -> Floats:
         """Mixtures that no design holds."""

@@ -1,9 +1,9 @@
-"""Ablate: from a spec to a recommended mixture: design, train, fit, recommend, check, report.
+"""Run of an ablation: design, train, fit, recommend, check, report.
 
     ablation.json            what the folder follows from: spec, recipe, the rows of a build
     tokenizer.json, build/   rows that all proxies share; over a build: links to it
     runs/<name>/             one run each, like any other: manifests, ledger, checkpoint, losses
-    tables/*.parquet         what was measured: `evidence`
+    tables/*.parquet         what was measured: `tables`
     report.json              what follows from it: fits, recommendation, checks, factors
 
 Every stage is done once and remembered, so that the same command goes on where a kill stopped it.
@@ -12,22 +12,18 @@ Every stage is done once and remembered, so that the same command goes on where 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from crystalmix.mixtures.ablations import factor_trials as crossed
-from crystalmix.mixtures.ablations import pool_of_build as reusing
-from crystalmix.mixtures.ablations import pool_recipe as pooling
-from crystalmix.mixtures.ablations import proxy_tokenizer as vocabulary
+from crystalmix.mixtures.ablations import factor_trials, pool_recipe, proxy_tokenizer, trials
 from crystalmix.mixtures.ablations import spec as ablation
-from crystalmix.mixtures.ablations import trials
-from crystalmix.mixtures.ablations.pool_of_build import Reused
+from crystalmix.mixtures.ablations.pool_of_build import Reused, reuse, view
 from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
+from crystalmix.mixtures.laws.noise import Ints
 from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
 from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -38,11 +34,19 @@ from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_js
 from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
-from crystalmix.train.ablations import conclusions as verdicts
-from crystalmix.train.ablations import tables as evidence
+from crystalmix.train.ablations import conclusions, tables
 from crystalmix.train.ablations.measure import Held
-from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
+from crystalmix.train.ablations.proxies import (
+    VIEW,
+    Dtype,
+    ProxyResult,
+    ProxyRun,
+    proxy_device,
+    train,
+)
+from crystalmix.train.ablations.report import Report
 from crystalmix.train.ablations.tables import REPORT, SPEC
+from crystalmix.train.model.processes import fast_dtype
 
 Say = Callable[[str], object]
 LANGUAGE_TWICE = 2.0
@@ -50,7 +54,7 @@ LANGUAGE_TWICE = 2.0
 
 @dataclass
 class Session:
-    """One ablation under way; reused: what it takes of a build, where the spec names one."""
+    """One ablation under way."""
 
     spec: Ablation
     recipe: Recipe
@@ -58,6 +62,7 @@ class Session:
     out: Path
     pool: Fanout
     say: Say
+    dtype: Dtype
     reused: Reused | None = None
 
     @property
@@ -66,20 +71,20 @@ class Session:
         return self.out / "build"
 
 
-def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> Json:
+def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> Report:
     """Run an ablation to its end and return its report.
 
     data: the raw files (beside the recipe by default). Raises StaleError where `out` holds another
     ablation.
     """
     spec, recipe = ablation.load(name)
-    reused = None if spec.build is None else reusing.reuse(ablation.find(name), spec, recipe)
+    reused = None if spec.build is None else reuse(ablation.find(name), spec, recipe)
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
     with lock_folder(out, refusal), Fanout(workers) as pool:
-        _claim(out, spec, recipe, reused)
-        session = Session(spec, recipe, root, out, pool, say, reused)
+        dtype = _claim(out, spec, recipe, reused)
+        session = Session(spec, recipe, root, out, pool, say, dtype, reused)
         return _conclude(session, prepare(session))
 
 
@@ -89,7 +94,7 @@ def prepare(session: Session) -> Ground:
     if reused is None:
         pool = _packed(session)
     else:
-        reusing.view(reused.build, (reused.pool, reused.held_out), session.build)
+        view(reused.build, (reused.pool, reused.held_out), session.build)
         pool = reused.pool
     rows = sum(part.available for part in pool.parts)
     session.say(f"rows that the proxies share: {rows:,} of {pool.msl} tokens")
@@ -102,10 +107,12 @@ def _packed(session: Session) -> Manifest:
     tokenizer: Path | None = None
     if spec.proxy.vocab is not None:
         names, place = list(spec.domains), session.out / TOKENIZER
-        tokenizer = vocabulary.train(session.recipe, session.root, names, spec.proxy.vocab, place)
-    wanted = pooling.proxy_recipe(spec, session.recipe, tokenizer)
-    made = build(wanted, session.root, session.build, workers=session.pool.workers)
-    return next(manifest for manifest in made if manifest.phase == POOL)
+        tokenizer = proxy_tokenizer.train(
+            session.recipe, session.root, names, spec.proxy.vocab, place
+        )
+    recipe = pool_recipe.proxy_recipe(spec, session.recipe, tokenizer)
+    manifests = build(recipe, session.root, session.build, workers=session.pool.workers)
+    return next(manifest for manifest in manifests if manifest.phase == POOL)
 
 
 def trained(
@@ -117,69 +124,73 @@ def trained(
         sealed: list[Manifest] = []
         for portion in trial.portions:
             sealed.append(remix(ground.pool, portion, sealed[-1].digest if sealed else None))
-        reusing.view(session.build, sealed, Path(proxy.out) / VIEW)
+        view(session.build, sealed, Path(proxy.out) / VIEW)
     session.say(f"{label}: {len(proxies)} runs of {session.spec.proxy.tokens:,} tokens")
     return list(session.pool.map(train, proxies, label))
 
 
-def _conclude(session: Session, ground: Ground) -> Json:
+def _conclude(session: Session, ground: Ground) -> Report:
     """Train, fit, recommend, check; write tables and report."""
     spec = session.spec
     designed = trials.design(ground)
     for line in ground.notes():
         session.say(f"note: {line}")
     results = trained(session, ground, designed, "design")
-    losses = evidence.loss_matrix(results, tuple(spec.domains))
-    fits = _fits(ground, designed, results, losses)
+    fits = _fits(ground, designed, results)
     chosen = fits[spec.law]
-    told = recommended(ground, chosen, spec.value)
-    mixtures = {"recommended": told.shares, "current": ground.current, "uniform": ground.uniform}
+    best = recommended(ground, chosen, spec.value)
+    mixtures = {"recommended": best.shares, "current": ground.current, "uniform": ground.uniform}
     if spec.checks.pareto and spec.of_kind("language"):
         mixtures["pareto"] = recommended(ground, chosen, _language_twice(spec)).shares
     checked = trials.checks(ground, mixtures)
     check_results = trained(session, ground, checked, "check")
-    varied = crossed.factors(ground)
+    varied = factor_trials.factors(ground)
     factor_results = trained(session, ground, varied, "factors") if varied else []
     every = [*designed, *checked, *varied]
     measured = [*results, *check_results, *factor_results]
-    evidence.write_runs(session.out, every, measured)
-    evidence.write_fits(session.out, list(fits.values()))
-    noise = verdicts.noise(designed, losses, spec.value)
-    report: Json = {
-        "name": spec.name,
-        "target_tokens": ground.target,
-        "tokens": ground.tokens,
-        "caps": ground.caps,
-        "value": spec.value,
-        "evidence": evidence.digest(session.out),
-        "outliers": [t.name for t, m in zip(every, measured, strict=True) if m.run.spikes],
-        "notes": ground.notes(),
-        "laws": verdicts.laws(fits),
-        "recommendation": told.content(),
-        "noise": noise,
-        "checks": verdicts.checks(ground, chosen, checked, check_results, noise),
-        "factors": verdicts.factors(ground, chosen, varied, factor_results),
-    }
-    write_atomic(session.out / REPORT, canonical(report))
+    tables.write_runs(session.out, every, measured)
+    tables.write_fits(session.out, list(fits.values()))
+    noise = conclusions.noise_of_trials(
+        [*designed, *checked], [*results, *check_results], spec.value, spec.proxy.size
+    )
+    report = Report(
+        name=spec.name,
+        target_tokens=ground.target,
+        tokens=ground.tokens,
+        caps=ground.caps,
+        value=spec.value,
+        evidence=tables.digest(session.out),
+        outliers=tuple(t.name for t, m in zip(every, measured, strict=True) if m.run.spikes),
+        notes=tuple(ground.notes()),
+        law=spec.law,
+        laws=conclusions.laws(list(fits.values())),
+        recommendation=best,
+        noise=noise,
+        checks=conclusions.checks(ground, chosen, checked, check_results, noise),
+        factors=conclusions.factors(ground, chosen, varied, factor_results),
+    )
+    write_atomic(session.out / REPORT, canonical(report.content()))
     return report
 
 
 def _fits(
-    ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyResult], losses: Floats
+    ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyResult]
 ) -> dict[str, Fit]:
     """Fit every law to the runs of the design, those left out whose loss spiked."""
     names = tuple(ground.spec.domains)
-    shares = np.array([[trial.shares[name] for name in names] for trial in designed])
     kept = np.array([result.run.spikes == 0 for result in results])
-    return {kind: fitted(ground, shares[kept], losses[kept], kind) for kind in KINDS}
+    shares = np.array([[trial.shares[name] for name in names] for trial in designed])[kept]
+    losses = tables.loss_matrix(results, names)[kept]
+    draws = np.array([trial.draw for trial in designed])[kept]
+    return {kind: fitted(ground, shares, losses, kind, draws) for kind in KINDS}
 
 
-def fitted(ground: Ground, shares: Any, losses: Any, kind: str) -> Fit:  # noqa: ANN401  arrays
+def fitted(ground: Ground, shares: Floats, losses: Floats, kind: str, draws: Ints) -> Fit:
     """Fit a law to runs; where domains are repeated, their repeats count less."""
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once))
+    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once), draws)
 
 
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:
@@ -192,7 +203,7 @@ def _language_twice(spec: Ablation) -> dict[str, float]:
     """Return values where language counts LANGUAGE_TWICE: another point of the Pareto front."""
     language = spec.of_kind("language")
     value = {n: v * (LANGUAGE_TWICE if n in language else 1.0) for n, v in spec.value.items()}
-    return {name: one / sum(value.values()) for name, one in value.items()}
+    return {name: weight / sum(value.values()) for name, weight in value.items()}
 
 
 def _proxy(session: Session, trial: Trial) -> ProxyRun:
@@ -209,27 +220,35 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
         held_out=HELD_OUT,
         held=tuple(Held(name, name + HELD, proxy.held_out_rows) for name in session.spec.domains),
         spike=proxy.spike,
+        dtype=session.dtype,
     )
 
 
-def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> None:
-    """Say what this folder follows from; StaleError where it follows from something else."""
+def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> Dtype:
+    """Record what this folder follows from, or compare; return the dtype of all its proxies.
+
+    The dtype is what the processor does fast when the ablation begins, and is kept on resume.
+    StaleError where the folder follows from something else.
+    """
     content = {key: value for key, value in recipe.content().items() if key != "phases"}
-    wanted = {
+    claim: Json = {
         "spec": spec.content(),
         "recipe": content,
         "file": str(recipe.file.resolve()) if recipe.file else None,
     }
     if reused is not None:
-        wanted["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
+        claim["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
     path = out / SPEC
     if not path.exists():
-        write_atomic(path, canonical(wanted))
-        return
+        dtype = fast_dtype(proxy_device())
+        write_atomic(path, canonical({**claim, "dtype": dtype}))
+        return dtype
     held = read_json(path)
     held["spec"] = ablation.without_removed(held["spec"])
-    told = receipts.differences(held, wanted, "ablation")
-    if told:
+    dtype = held.pop("dtype", "bfloat16")  # folders of before the key
+    lines = receipts.differences(held, claim, "ablation")
+    if lines:
         raise StaleError(
-            f"{path}: holds another ablation ({'; '.join(told[:3])}); take another --out"
+            f"{path}: holds another ablation ({'; '.join(lines[:3])}); take another --out"
         )
+    return dtype

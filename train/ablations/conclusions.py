@@ -1,180 +1,335 @@
-"""Verdicts: what an ablation's runs say of its laws, its recommendation and its factors."""
+"""Conclusions of an ablation: laws compared, noise of runs, verdicts of paired checks, factors.
 
-from collections.abc import Mapping, Sequence
+A verdict rests on differences of runs of one seed, whose common seed effect cancels. Its interval
+holds for all questions of one table together (Bonferroni), and it is given only where replicates
+estimate the noise of a run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.ablations.trials import Ground, Trial
-from crystalmix.mixtures.laws import distributions as statistical
-from crystalmix.mixtures.laws.fit import Fit
-from crystalmix.mixtures.laws.fit_repetition import fit_repetition, steepness
-from crystalmix.prep.runtime.types import Json
+from crystalmix.mixtures.laws import distributions
+from crystalmix.mixtures.laws.compare import relative_error
+from crystalmix.mixtures.laws.fit import Fit, number
+from crystalmix.mixtures.laws.fit_repetition import RepetitionCurve, fit_repetition, steepness
+from crystalmix.mixtures.laws.noise import Ints, estimate, groups_of
 from crystalmix.train.ablations.proxies import ProxyResult
 from crystalmix.train.ablations.tables import loss_matrix
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float | None, float | None]  # estimate, low, high; None where unknown
 LEVEL = 0.9
+POWER = 0.8  # with which a detectable difference is seen
 LEAST_RUNS_OF_A_CURVE = 4
+LEAST_FREEDOM = 2
 
 
-def noise(designed: Sequence[Trial], losses: Floats, value: Mapping[str, float]) -> Json:
-    """Return how far runs of the centre stray from their mean, in valued nats per token.
+@dataclass(frozen=True)
+class LawSummary:
+    """A law on the design: left-out error (of the losses' spread) and rank correlation, noise.
 
-    sigma: standard deviation of one run; freedom: runs less one. Without replicates both are 0.
+    sigma: nats, of a run about the law within its seed. seed: nats, SD of a seed's effect. pure:
+    nats, of a run's own noise by replicates. misfit: probability of so great a lack of fit, by
+    domain; misfit_of_all: over all domains. None where unknown.
     """
-    same = np.array([trial.role in {"centre", "replicate"} for trial in designed])
-    valued = losses[same] @ np.array(list(value.values()))
-    if len(valued) < 2:
-        return {"sigma": 0.0, "freedom": 0}
-    return {"sigma": float(valued.std(ddof=1)), "freedom": len(valued) - 1}
+
+    law: str
+    error: float
+    rho: float
+    sigma: dict[str, float]
+    seed: dict[str, float | None]
+    pure: dict[str, float | None]
+    misfit: dict[str, float | None]
+    misfit_of_all: float | None
 
 
-def laws(fits: Mapping[str, Fit]) -> list[Json]:
-    """Return for each law: rank correlation left out, noise and misfit, domain by domain."""
-    return [
-        {
-            "law": kind,
-            "rho": float(np.mean(fit.rho)),
-            "sigma": dict(zip(fit.targets, fit.sigma.tolist(), strict=True)),
-            "pure": dict(zip(fit.targets, _finite(fit.pure), strict=True)),
-            "misfit": dict(zip(fit.targets, _finite(fit.misfit), strict=True)),
-        }
-        for kind, fit in fits.items()
-    ]
+@dataclass(frozen=True)
+class RunNoise:
+    """Noise of the valued loss, nats, from mixtures that were run under several seeds.
+
+    sigma: SD of one run under a new seed. own: SD of a run within its seed, so that two runs of one
+    seed differ by own * sqrt(2). freedom, own_freedom: degrees; None and 0 where unknown.
+    """
+
+    sigma: float | None
+    freedom: int
+    own: float | None
+    own_freedom: int
+
+    @property
+    def paired(self) -> tuple[float, int]:
+        """SD of a run in a paired difference, and its degrees of freedom.
+
+        Without pairs of mixtures under several seeds: that of single runs, which is greater.
+        """
+        if self.own is not None:
+            return self.own, self.own_freedom
+        return self.sigma or 0.0, self.freedom
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference of valued losses, nats: estimate, interval, n and what was in reach.
+
+    half_width: of the interval. detectable: the true difference that would be seen with
+    probability 0.8. None where no noise is known. verdict: a sentence.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    pairs: int
+    half_width: float | None
+    detectable: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Against(Difference):
+    """The recommended mixture against another one, at one size."""
+
+    mixture: str = ""
+    size: str = ""
+
+
+@dataclass(frozen=True)
+class CheckRun:
+    """A run of a mixture under a new seed: measured losses and, at the proxies' size, predicted."""
+
+    run: str
+    mixture: str
+    size: str
+    shares: dict[str, float]
+    measured: dict[str, float]
+    predicted: dict[str, Interval] | None
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Check runs; covered: share of losses within their predicted intervals. delta: nats."""
+
+    runs: tuple[CheckRun, ...]
+    covered: float | None
+    against: tuple[Against, ...]
+    delta: float
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of a factor: mean losses over its runs; valued, sem: of the valued loss, nats."""
+
+    level: str
+    runs: int
+    losses: dict[str, float]
+    valued: float
+    sem: float | None
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor with its levels, and R* of a repetition curve."""
+
+    factor: str
+    levels: tuple[Level, ...]
+    curve: RepetitionCurve | None = None
+
+
+def laws(fits: Sequence[Fit]) -> tuple[LawSummary, ...]:
+    """Summarise fits, the one with the least error on left-out runs first."""
+    return tuple(
+        LawSummary(
+            law=fit.kind,
+            error=relative_error(fit),
+            rho=float(np.mean(fit.rho)),
+            sigma=dict(zip(fit.targets, fit.sigma.tolist(), strict=True)),
+            seed=_by_target(fit, np.where(fit.seed > 0, np.sqrt(fit.seed), np.nan)),
+            pure=_by_target(fit, fit.pure),
+            misfit=_by_target(fit, fit.misfit),
+            misfit_of_all=number(fit.misfit_of_all),
+        )
+        for fit in sorted(fits, key=relative_error)
+    )
+
+
+def noise(mixtures: Ints, draws: Ints, valued: Floats) -> RunNoise:
+    """Estimate the noise of the valued loss: mixtures and draws (runs,), valued (runs,) nats.
+
+    Unknown with fewer than LEAST_FREEDOM runs beyond the first of their mixture.
+    """
+    components = estimate(mixtures, draws, valued[:, None])
+    if components.within_freedom < LEAST_FREEDOM:
+        return RunNoise(None, 0, None, 0)
+    own = number(float(np.sqrt(components.own[0])))
+    sigma = number(float(np.sqrt(components.run[0])))
+    return RunNoise(sigma, components.within_freedom, own, components.own_freedom)
+
+
+def noise_of_trials(
+    trials: Sequence[Trial], results: Sequence[ProxyResult], value: Mapping[str, float], size: str
+) -> RunNoise:
+    """Estimate the noise from all runs of one size that no spike spoilt."""
+    pairs = zip(trials, results, strict=True)
+    kept = [(t, r) for t, r in pairs if t.size == size and r.run.spikes == 0]
+    shares = np.array([[trial.shares[name] for name in value] for trial, _ in kept])
+    losses = loss_matrix([result for _, result in kept], tuple(value))
+    draws = np.array([trial.draw for trial, _ in kept])
+    return noise(groups_of(shares), draws, losses @ np.array(list(value.values())))
+
+
+def difference(
+    gaps: Sequence[float], noise: RunNoise, delta: float, questions: int = 1, level: float = LEVEL
+) -> Difference:
+    """Judge paired differences of valued losses (ours less theirs) against the noise of runs.
+
+    delta: nats, below which a difference counts as none; stated before the runs. questions: asked
+    of one table, whose intervals hold together.
+    """
+    mean, pairs = float(np.mean(gaps)), len(gaps)
+    sigma, freedom = noise.paired
+    if not freedom or not sigma:
+        why = "cannot tell: no replicates, so the noise of a run is unknown"
+        return Difference(mean, None, None, pairs, None, None, why)
+    error = sigma * (2 / pairs) ** 0.5
+    half = distributions.student(freedom, 1 - (1 - level) / questions) * error
+    seen = half + distributions.student(freedom, 2 * POWER - 1) * error
+    verdict = judge(mean - half, mean + half, delta)
+    return Difference(mean, mean - half, mean + half, pairs, half, seen, verdict)
+
+
+def judge(low: float, high: float, delta: float) -> str:
+    """Say what an interval of a difference in loss allows to say.
+
+    >>> judge(-0.03, -0.02, 0.01), judge(-0.03, -0.005, 0.01), judge(-0.004, 0.002, 0.01)
+    ('better by more than 0.01', 'better', 'equal within 0.01')
+    >>> judge(-0.02, 0.03, 0.01)
+    'cannot tell'
+    """
+    if -delta <= low and high <= delta:
+        return f"equal within {delta:g}"
+    if high < 0:
+        return f"better by more than {delta:g}" if high < -delta else "better"
+    if low > 0:
+        return f"worse by more than {delta:g}" if low > delta else "worse"
+    return "cannot tell"
 
 
 def checks(
-    ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[ProxyResult], noise: Json
-) -> Json:
-    """Return predicted against measured losses of check runs, and who was better than whom.
+    ground: Ground,
+    fit: Fit,
+    trials: Sequence[Trial],
+    results: Sequence[ProxyResult],
+    noise: RunNoise,
+) -> Checks:
+    """Compare predicted and measured losses of check runs, and mixtures with each other.
 
-    Only runs of the proxies' own size are predicted. `against` compares the recommended mixture
-    with each other one of the same size: difference in valued nats with its interval.
+    Only runs of the proxies' own size are predicted. At other sizes the noise is taken to be that
+    of the proxies' size.
     """
-    names = tuple(ground.spec.domains)
+    names, delta = tuple(ground.spec.domains), ground.spec.checks.delta
     if not trials:
-        return {"runs": [], "covered": None, "against": []}
+        return Checks((), None, (), delta)
     losses = loss_matrix(results, names)
     shares = np.array([[trial.shares[name] for name in names] for trial in trials])
     mean, low, high = fit.predict(shares)
     own = np.array([trial.size == ground.spec.proxy.size for trial in trials])
     inside = ((low <= losses) & (losses <= high))[own]
-    runs = [
-        {
-            "run": trial.name,
-            "mixture": trial.level,
-            "size": trial.size,
-            "shares": trial.shares,
-            "measured": dict(zip(names, losses[i].tolist(), strict=True)),
-            "predicted": _predicted(names, mean[i], low[i], high[i]) if own[i] else None,
-        }
+    runs = tuple(
+        CheckRun(
+            run=trial.name,
+            mixture=trial.level,
+            size=trial.size,
+            shares=trial.shares,
+            measured=dict(zip(names, losses[i].tolist(), strict=True)),
+            predicted={
+                name: (float(mean[i, k]), number(low[i, k]), number(high[i, k]))
+                for k, name in enumerate(names)
+            }
+            if own[i]
+            else None,
+        )
         for i, trial in enumerate(trials)
-    ]
-    against = [_against(ground, trials, losses, size, noise) for size in _sizes(trials)]
-    return {
-        "runs": runs,
-        "covered": float(inside.mean()) if inside.size else None,
-        "against": [line for lines in against for line in lines],
+    )
+    covered = float(inside.mean()) if inside.size else None
+    valued = losses @ np.array(list(ground.spec.value.values()))
+    return Checks(runs, covered, tuple(_against(trials, valued, noise, delta)), delta)
+
+
+def _against(
+    trials: Sequence[Trial], valued: Floats, noise: RunNoise, delta: float
+) -> Iterator[Against]:
+    """Compare the recommended mixture with the current and the uniform one, seed by seed."""
+    losses = {
+        (t.size, t.level, t.seed): loss for t, loss in zip(trials, valued.tolist(), strict=True)
     }
+    others = [
+        (size, mixture)
+        for size, mixture in dict.fromkeys((trial.size, trial.level) for trial in trials)
+        if mixture not in {"recommended", "pareto"}
+    ]
+    for size, mixture in others:
+        gaps = [
+            loss - losses[size, mixture, seed]
+            for (at, level, seed), loss in losses.items()
+            if (at, level) == (size, "recommended") and (size, mixture, seed) in losses
+        ]
+        judged = difference(gaps, noise, delta, len(others))
+        yield Against(**vars(judged), mixture=mixture, size=size)
 
 
 def factors(
     ground: Ground, fit: Fit, trials: Sequence[Trial], results: Sequence[ProxyResult]
-) -> list[Json]:
-    """Return the mean losses of each level of each factor, and R* of a repetition curve.
+) -> tuple[Factor, ...]:
+    """Average the losses of each level of each factor; fit R* to a repetition curve.
 
-    fit: the law that tells how steep the loss is in fresh tokens.
+    fit: the law that says how steep the loss is in fresh tokens.
     """
-    spec, names = ground.spec, tuple(ground.spec.domains)
-    told: list[Json] = []
-    for factor in dict.fromkeys(trial.factor for trial in trials):
-        here = [i for i, trial in enumerate(trials) if trial.factor == factor]
-        losses = loss_matrix([results[i] for i in here], names)
-        levels = [trials[i].level for i in here]
-        entry: Json = {"factor": factor, "levels": []}
-        for level in dict.fromkeys(levels):
-            rows = losses[[i for i, one in enumerate(levels) if one == level]]
-            valued = rows @ np.array(list(spec.value.values()))
-            entry["levels"].append(
-                {
-                    "level": level,
-                    "runs": len(rows),
-                    "losses": dict(zip(names, rows.mean(axis=0).tolist(), strict=True)),
-                    "valued": float(valued.mean()),
-                    "sem": float(valued.std(ddof=1) / len(valued) ** 0.5)
-                    if len(rows) > 1
-                    else None,
-                }
-            )
-        if factor == "epochs" and len(here) >= LEAST_RUNS_OF_A_CURVE:
-            epochs = np.array([float(level) for level in levels])
-            repeated = spec.factors.repeated or names[0]
-            centre = np.array([ground.uniform[name] for name in names])
-            entry["curve"] = fit_repetition(
-                epochs,
-                losses[:, names.index(repeated)],
-                known=steepness(fit, centre, repeated),
-            ).content()
-        told.append(entry)
-    return told
-
-
-def _against(
-    ground: Ground, trials: Sequence[Trial], losses: Floats, size: str, noise: Json
-) -> list[Json]:
-    """Compare the recommended mixture with the others at one size, seed by seed."""
-    valued = losses @ np.array(list(ground.spec.value.values()))
-    by_mixture: dict[str, dict[int, float]] = {}
-    for trial, loss in zip(trials, valued.tolist(), strict=True):
-        if trial.size == size:
-            by_mixture.setdefault(trial.level, {})[trial.seed] = loss
-    ours = by_mixture.get("recommended", {})
-    told: list[Json] = []
-    for mixture, theirs in by_mixture.items():
-        if mixture in {"recommended", "pareto"}:
-            continue
-        gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        mean = float(np.mean(gaps))
-        wide = half_width(noise, len(gaps))
-        told.append(
-            {
-                "mixture": mixture,
-                "size": size,
-                "difference": mean,
-                "low": mean - wide,
-                "high": mean + wide,
-                "verdict": verdict(mean, wide),
-            }
+    return tuple(
+        _factor(
+            ground,
+            fit,
+            factor,
+            [i for i, t in enumerate(trials) if t.factor == factor],
+            trials,
+            results,
         )
-    return told
+        for factor in dict.fromkeys(trial.factor for trial in trials)
+    )
 
 
-def half_width(noise: Json, pairs: int) -> float:
-    """Return the half width of the interval of a mean difference of two mixtures' losses.
+def _factor(
+    ground: Ground,
+    fit: Fit,
+    factor: str,
+    places: Sequence[int],
+    trials: Sequence[Trial],
+    results: Sequence[ProxyResult],
+) -> Factor:
+    spec, names = ground.spec, tuple(ground.spec.domains)
+    losses = loss_matrix([results[i] for i in places], names)
+    labels = [trials[i].level for i in places]
+    levels: list[Level] = []
+    for label in dict.fromkeys(labels):
+        rows = losses[[i for i, other in enumerate(labels) if other == label]]
+        valued = rows @ np.array(list(spec.value.values()))
+        count = len(valued)
+        sem = float(valued.std(ddof=1) / count**0.5) if count > 1 else None
+        means = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
+        levels.append(Level(label, count, means, float(valued.mean()), sem))
+    if factor != "epochs" or len(places) < LEAST_RUNS_OF_A_CURVE:
+        return Factor(factor, tuple(levels))
+    repeated = spec.factors.repeated or names[0]
+    centre = np.array([ground.uniform[name] for name in names])
+    curve = fit_repetition(
+        np.array([float(label) for label in labels]),
+        losses[:, names.index(repeated)],
+        known=steepness(fit, centre, repeated),
+    )
+    return Factor(factor, tuple(levels), curve)
 
-    The noise is that of single runs under other seeds; runs of one seed differ by less.
-    """
-    if not noise["freedom"]:
-        return 0.0
-    quantile = statistical.student(noise["freedom"], LEVEL)
-    return float(quantile * noise["sigma"] * (2 / pairs) ** 0.5)
 
-
-def verdict(difference: float, wide: float) -> str:
-    """Say whether a difference in loss of a half width is better, worse or neither."""
-    if abs(difference) <= wide:
-        return "not distinguishable"
-    return "better" if difference < 0 else "worse"
-
-
-def _sizes(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(trial.size for trial in trials))
-
-
-def _predicted(names: Sequence[str], mean: Floats, low: Floats, high: Floats) -> Json:
-    return {name: [float(mean[i]), float(low[i]), float(high[i])] for i, name in enumerate(names)}
-
-
-def _finite(values: Floats) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+def _by_target(fit: Fit, values: Floats) -> dict[str, float | None]:
+    return dict(zip(fit.targets, map(number, values), strict=True))

@@ -1,4 +1,4 @@
-"""Costs: the runs of an ablation, their tokens and their hours, before anything is trained."""
+"""Cost of an ablation before anything is trained: runs, tokens and hours."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,7 +8,9 @@ from crystalmix.mixtures.ablations.spec import Ablation
 from crystalmix.mixtures.ablations.trials import CHECKED
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.ablations.proxies import proxy_device
 from crystalmix.train.ablations.proxy_sizes import seconds_a_step
+from crystalmix.train.model.processes import fast_dtype
 
 VOCAB = 32_032  # assumed where the proxies take the recipe's own tokenizer
 
@@ -26,10 +28,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an ablation costs; hours: of this machine with that many workers, training alone."""
+    """Runs of each kind; hours: of this machine with that many workers, training alone."""
 
     lines_: tuple[Line, ...]
     workers: int
+    dtype: str = "float32"
 
     @property
     def hours(self) -> float:
@@ -43,6 +46,7 @@ class Cost:
             "tokens": sum(line.tokens for line in self.lines_),
             "workers": self.workers,
             "hours": self.hours,
+            "dtype": self.dtype,
         }
 
     def lines(self) -> list[str]:
@@ -53,7 +57,7 @@ class Cost:
             *table(rows, ["runs of", "runs", "size", "tokens", "core-hours"]),
             "",
             f"{sum(line.runs for line in self.lines_)} runs, {tokens:,} tokens, about "
-            f"{self.hours:.2f} hours on {self.workers} cores here, the build not counted",
+            f"{self.hours:.2f} hours on {self.workers} cores here in {self.dtype}, without the build",
         ]
 
 
@@ -64,25 +68,29 @@ def cost(name: str, workers: int) -> Cost:
     if spec.build is not None:
         vocab = reusing.reuse(ablation.find(name), spec, recipe).pool.tokenizer["vocab"]
     seconds: dict[str, float] = {}
-    told: list[Line] = []
+    lines: list[Line] = []
+    dtype = fast_dtype(proxy_device())
     for kind, runs, size in _runs(spec):
         if size not in seconds:
-            seconds[size] = seconds_a_step(size, vocab, spec.proxy.batch, spec.proxy.msl)
+            seconds[size] = seconds_a_step(size, vocab, spec.proxy.batch, spec.proxy.msl, dtype)
         hours = runs * spec.proxy.steps * seconds[size] / 3600
-        told.append(Line(kind, runs, size, runs * spec.proxy.tokens, hours))
-    return Cost(tuple(told), workers)
+        lines.append(Line(kind, runs, size, runs * spec.proxy.tokens, hours))
+    return Cost(tuple(lines), workers, dtype)
 
 
 def _runs(spec: Ablation) -> list[tuple[str, int, str]]:
     """Return the runs of each kind and size, those kinds left out that have none."""
-    size, checks, asked = spec.proxy.size, spec.checks, spec.factors
+    size, checks, factors = spec.proxy.size, spec.checks, spec.factors
     pareto = int(checks.pareto and bool(spec.of_kind("language")))
-    levels = {name: len(getattr(asked, name)) for name in ("fim_rate", "order", "replay", "epochs")}
-    told = [
+    levels = {
+        name: len(getattr(factors, name)) for name in ("fim_rate", "order", "replay", "epochs")
+    }
+    lines = [
         ("design", spec.swarm.count, size),
         ("replicates", spec.swarm.replicates, size),
+        ("anchors", spec.swarm.replicates * spec.swarm.anchors, size),
         ("checks", checks.seeds * (CHECKED + pareto), size),
         *((f"checks at {other}", checks.seeds * CHECKED, other) for other in checks.sizes),
-        *((f"factor {name}", asked.seeds * count, size) for name, count in levels.items()),
+        *((f"factor {name}", factors.seeds * count, size) for name, count in levels.items()),
     ]
-    return [line for line in told if line[1]]
+    return [line for line in lines if line[1]]

@@ -1,4 +1,4 @@
-"""Decision: a checked mixture of an ablation as a recipe that `build` takes unchanged.
+"""Export of a checked mixture as a recipe that `build` takes unchanged.
 
 The recipe is the one that the ablation mixed, with one phase. What it rests on stands above it in
 comments: the digest of the tables, predicted losses with their intervals, and what was measured.
@@ -15,10 +15,13 @@ from crystalmix.mixtures.ablations.spec import Ablation, of_folder
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.atomic_files import read_json, write_atomic
-from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.ablations.tables import REPORT, SPEC
+from crystalmix.train.ablations.conclusions import Interval
+from crystalmix.train.ablations.report import Report, read_report
+from crystalmix.train.ablations.tables import SPEC
 
+Predicted = dict[str, Interval]
 SLACK = 1.01  # of epochs: rows come whole, and so do steps
 
 
@@ -30,7 +33,7 @@ def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: boo
     report = read_report(folder)
     claimed = read_json(folder / SPEC)
     spec = of_folder(folder / SPEC, claimed["spec"])
-    refusal = report["recommendation"]["refusal"]
+    refusal = report.recommendation.refusal
     if mixture == "recommended" and refusal and not anyway:
         raise RefusalError(f"{folder}: {refusal}; write it with --anyway, or another --mixture")
     shares, predicted = _mixture(report, mixture)
@@ -48,69 +51,61 @@ def export(folder: Path, out: Path, *, mixture: str = "recommended", anyway: boo
     return comments
 
 
-def read_report(folder: Path) -> Json:
-    """Return the report of an ablation that came to its end."""
-    if not (folder / REPORT).exists():
-        raise InputError(f"{folder}: holds no report; run `crystalmix ablate` to its end")
-    return read_json(folder / REPORT)
-
-
-def _mixture(report: Json, name: str) -> tuple[dict[str, float], Json | None]:
+def _mixture(report: Report, name: str) -> tuple[dict[str, float], Predicted | None]:
     """Return a checked mixture's shares and its predicted losses."""
-    told = report["recommendation"]
     if name == "recommended":
-        return told["shares"], told["predicted"]
-    for run in report["checks"]["runs"]:
-        if run["mixture"] == name:
-            return run["shares"], run["predicted"]
-    known = dict.fromkeys(run["mixture"] for run in report["checks"]["runs"])
+        return report.recommendation.shares, report.recommendation.predicted
+    for run in report.checks.runs:
+        if run.mixture == name:
+            return run.shares, run.predicted
+    known = dict.fromkeys(run.mixture for run in report.checks.runs)
     raise UsageError(f"--mixture: must be one of {', '.join(known)}, got {name}")
 
 
-def _phase(spec: Ablation, report: Json, shares: dict[str, float], content: Any) -> Json:  # noqa: ANN401  YAML
+def _phase(spec: Ablation, report: Report, shares: dict[str, float], content: Any) -> Json:  # noqa: ANN401  YAML
     """Return the phase: by weight where the real run's tokens were told, else by epochs.
 
     Without them tokens are those of the proxies' tokenizer, and only epochs stay what they are.
     """
-    units = whole_shares(shares)
-    whole = {name: units[name] for name in spec.domains if units[name]}
+    rounded = whole_shares(shares)
+    whole = {name: rounded[name] for name in spec.domains if rounded[name]}
     phase: Json = {"batch": spec.target.batch}
     msl = (content.get("rows") or {}).get("msl", 2048)
     if spec.target.tokens is not None:
         phase["steps"] = max(1, int(spec.target.tokens // (spec.target.batch * msl)))
-        asked = {name: {"weight": one / UNITS} for name, one in whole.items()}
+        amounts = {name: {"weight": units / UNITS} for name, units in whole.items()}
     else:
-        scale = report["target_tokens"] / UNITS
-        asked = {
-            name: {"epochs": round(one * scale / report["tokens"][name], 6)}
-            for name, one in whole.items()
+        scale = report.target_tokens / UNITS
+        amounts = {
+            name: {"epochs": round(units * scale / report.tokens[name], 6)}
+            for name, units in whole.items()
         }
     phase["parts"] = [
-        {"domain": name, **one, "max_epochs": round(spec.domains[name].max_epochs * SLACK, 4)}
-        for name, one in asked.items()
+        {"domain": name, **amount, "max_epochs": round(spec.domains[name].max_epochs * SLACK, 4)}
+        for name, amount in amounts.items()
     ]
     return phase
 
 
 def _comments(
-    report: Json, mixture: str, shares: dict[str, float], predicted: Json | None
+    report: Report, mixture: str, shares: dict[str, float], predicted: Predicted | None
 ) -> list[str]:
-    told = report["recommendation"]
-    mean, low, high = told["gain"]
+    best = report.recommendation
+    mean, low, high = best.gain
     lines = [
-        f"Mixture `{mixture}` of ablation {report['name']}, evidence {report['evidence']}.",
+        f"Mixture `{mixture}` of ablation {report.name}, evidence {report.evidence}.",
         f"Shares: {', '.join(f'{name} {share:.4f}' for name, share in shares.items())}.",
     ]
     if mixture == "recommended":
         lines.append(f"Gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}].")
-        for name, (least, most) in told["interval"].items():
+        for name, (least, most) in best.interval.items():
             lines.append(f"  share of {name}: {shares[name]:.4f} [{least:.4f}, {most:.4f}]")
     for name, (loss, least, most) in (predicted or {}).items():
         known = least is not None and most is not None
         range_ = f"[{least:.4f}, {most:.4f}] nats" if known else "nats, its interval is not known"
         lines.append(f"  predicted proxy loss of {name}: {loss:.4f} {range_}")
-    if mixture == "recommended" and told["refusal"]:
-        lines.append(told["refusal"])
+    if mixture == "recommended" and best.refusal:
+        lines.append(best.refusal)
     return lines
 
 

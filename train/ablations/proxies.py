@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
@@ -29,7 +31,13 @@ from crystalmix.train.trainer.trainer import Trainer
 
 RESULT = "result.json"
 VIEW = "build"  # of a run: links to the shared rows, and manifests of its own
+Dtype = Literal["float32", "bfloat16"]
 SMOOTHED = 25  # steps whose median a loss is held against
+
+
+def proxy_device() -> torch.device:
+    """Return the device that proxies train on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class ProxyRun:
 
     pool: the build that all proxies share. phases: of the run's own view of it, in order.
     learning_rate: the peak. warmup: of all steps. seed: of the initial weights. spike: robust z of
-    an outlier.
+    an outlier. dtype: of products, the same for all proxies of an ablation.
     """
 
     name: str
@@ -52,6 +60,7 @@ class ProxyRun:
     held_out: str
     held: tuple[Held, ...]
     spike: float
+    dtype: Dtype = "bfloat16"
 
 
 def _runs(proxy: ProxyRun, manifests: Sequence[Manifest]) -> list[Run]:
@@ -71,7 +80,7 @@ def _runs(proxy: ProxyRun, manifests: Sequence[Manifest]) -> list[Run]:
             seed=proxy.seed,
             checkpoint_steps=manifest.steps,
             keep_checkpoints=1,
-            dtype="bfloat16",
+            dtype=proxy.dtype,
             threads=1,
         )
         runs.append(Run(model, optimizer, settings))
@@ -127,6 +136,8 @@ def train(proxy: ProxyRun) -> ProxyResult:
     view = BuildFolder(out / VIEW)
     manifests = [read(view.phase(phase)) for phase in proxy.phases]
     settings = {key: value for key, value in asdict(proxy).items() if key not in {"pool", "out"}}
+    if proxy.dtype == "bfloat16":
+        del settings["dtype"]  # results of before the key are kept
     item = [settings, [manifest.digest for manifest in manifests]]
     content = receipts.once(
         out / RESULT, item, lambda: asdict(_train(proxy, out, manifests, _runs(proxy, manifests)))

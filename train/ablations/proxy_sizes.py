@@ -1,11 +1,12 @@
-"""Shapes: the sizes of proxies, their schedule over all phases, and what a step of one takes.
+"""Sizes of proxies, their learning-rate schedule over all phases, and the time of a step.
 
 Every size is the architecture of CrystalCoder with its muP factors, so that a learning rate found
 at one is about right at the others.
 """
 
 from collections.abc import Sequence
-from time import monotonic
+from statistics import median
+from time import process_time
 
 import torch
 
@@ -25,6 +26,8 @@ SHAPES = {  # hidden size, layers, heads, filter size: parameters without the em
     "4M": (256, 5, 8, 682),
     "15M": (512, 5, 8, 1365),
 }
+WARMING, LEAST_STEPS, MOST_STEPS = 2, 8, 200  # of timing a step
+TIMED = 2.0  # CPU-seconds
 BASE_HIDDEN = 64  # muP: layers of wider models learn at the rate times BASE_HIDDEN / hidden
 
 
@@ -63,36 +66,43 @@ def part_of(pieces: Sequence[Linear], first: int, steps: int) -> tuple[Linear, .
     >>> part_of([Linear(0.0, 0.4, 4), Linear(0.4, 0.0, 8)], 2, 6)
     (Linear(start=0.2, end=0.4, steps=2), Linear(start=0.4, end=0.2, steps=4))
     """
-    told: list[Linear] = []
+    parts: list[Linear] = []
     before = 0
     for piece in pieces:
         begin, end = max(first, before), min(first + steps, before + piece.steps)
         if begin < end:
             slope = (piece.end - piece.start) / piece.steps
             start = schedule(pieces, begin)
-            told.append(Linear(start, max(0.0, start + slope * (end - begin)), end - begin))
+            parts.append(Linear(start, max(0.0, start + slope * (end - begin)), end - begin))
         before += piece.steps
-    return tuple(told)
+    return tuple(parts)
 
 
-def seconds_a_step(size: str, vocab: int, batch: int, msl: int, steps: int = 4) -> float:
-    """Time steps of a size on ids that mean nothing; the first, slower one is left out."""
+def seconds_a_step(size: str, vocab: int, batch: int, msl: int, dtype: str = "float32") -> float:
+    """Time training steps of a size on arbitrary ids, by the processor's clock on one thread.
+
+    The median of single steps, over TIMED seconds and at least LEAST_STEPS; the first, slower ones
+    are left out.
+    """
     model = Crystal(model_settings(size, vocab, msl))
     initialise(model, 1)
-    settings = OptimSettings(learning_rate=(Linear(1e-3, 0.0, steps + 1),))
+    settings = OptimSettings(learning_rate=(Linear(1e-3, 0.0, MOST_STEPS),))
     optimizer = AdamW(groups(model, settings), settings)
     optimizer.set_learning_rate(1e-3)
     ids = torch.arange(batch * msl, dtype=torch.int32).view(batch, msl) % vocab
     mask = torch.ones_like(ids)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    began = monotonic()
-    for number in range(steps + 1):
-        with torch.autocast("cpu", torch.bfloat16):
+    seconds: list[float] = []
+    while len(seconds) < MOST_STEPS and not (
+        len(seconds) > WARMING + LEAST_STEPS and sum(seconds) > TIMED
+    ):
+        began = process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = model(ids)
         batch_loss(row_losses(logits, ids, mask)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        began = monotonic() if number == 0 else began
+        seconds.append(process_time() - began)
     torch.set_num_threads(threads)
-    return (monotonic() - began) / steps
+    return median(seconds[WARMING:])

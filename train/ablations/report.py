@@ -1,117 +1,199 @@
-"""Plain-text report of an ablation: laws, recommended mixture, checks, factors."""
+"""Report of an ablation: a record, as JSON in `report.json`, and as text."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from crystalmix.mixtures.laws.recommend import Recommendation
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.receipts import read_json
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.ablations.conclusions import (
+    Checks,
+    Difference,
+    Factor,
+    Interval,
+    LawSummary,
+    RunNoise,
+)
+from crystalmix.train.ablations.tables import REPORT
 
 
-def report_lines(report: Json) -> list[str]:
-    """Return a report as tables and sentences."""
-    told = [*_notes(report), *_laws(report), "", *_mixture(report)]
-    if report["checks"]["runs"]:
-        told += ["", *_checks(report)]
-    for factor in report["factors"]:
-        told += ["", *factor_lines(factor)]
-    return [*told, "", f"evidence {report['evidence']}"]
+@dataclass(frozen=True)
+class Report:
+    """What an ablation found.
+
+    target_tokens: of the real run. tokens, caps, value: by domain. evidence: digest of the tables.
+    outliers: runs whose loss spiked, left out of fits. laws: best first, by left-out error. law:
+    the one that recommends.
+    """
+
+    name: str
+    target_tokens: float
+    tokens: dict[str, int]
+    caps: dict[str, float]
+    value: dict[str, float]
+    evidence: str
+    outliers: tuple[str, ...]
+    notes: tuple[str, ...]
+    law: str
+    laws: tuple[LawSummary, ...]
+    recommendation: Recommendation
+    noise: RunNoise
+    checks: Checks
+    factors: tuple[Factor, ...]
+
+    def content(self) -> Json:
+        """Return the report as JSON has it."""
+        return {**asdict(self), "recommendation": self.recommendation.content()}
 
 
-def _notes(report: Json) -> list[str]:
-    lines = [f"note: {line}" for line in report["notes"]]
-    if report["outliers"]:
-        lines.append(f"note: loss spikes, left out of the fit: {', '.join(report['outliers'])}")
+def read_report(folder: Path) -> Report:
+    """Return the report of an ablation that came to its end."""
+    path = folder / REPORT
+    if not path.exists():
+        raise InputError(f"{folder}: holds no report; run `crystalmix ablate` to its end")
+    try:
+        return TypeAdapter(Report).validate_python(read_json(path))
+    except ValidationError:
+        raise InputError(
+            f"{path}: is of another version; run `crystalmix ablate` again, into another --out"
+        ) from None
+
+
+def report_lines(report: Report) -> list[str]:
+    """Return a report as tables and sentences, the best law and the best mixture first."""
+    lines = [*_best(report), "", *_mixture(report)]
+    if report.checks.runs:
+        lines += ["", *_checks(report)]
+    lines += ["", *_laws(report)]
+    for factor in report.factors:
+        lines += ["", *factor_lines(factor)]
+    return [*lines, "", *_notes(report), f"evidence {report.evidence}"]
+
+
+def _best(report: Report) -> list[str]:
+    best, shares = report.laws[0], report.recommendation.shares
+    mixture = ", ".join(
+        f"{name} {share:.3f}" for name, share in sorted(shares.items(), key=lambda s: -s[1])
+    )
+    other = "" if best.law == report.law else f" (the mixture is by the law {report.law})"
+    return [
+        f"best law: {best.law}, left-out error {best.error:.3f} of the losses' spread, "
+        f"rank correlation {best.rho:.3f}{other}",
+        f"best mixture: {mixture}",
+    ]
+
+
+def _notes(report: Report) -> list[str]:
+    lines = [f"note: {line}" for line in report.notes]
+    if report.outliers:
+        lines.append(f"note: loss spikes, left out of the fit: {', '.join(report.outliers)}")
     return lines
 
 
-def _laws(report: Json) -> list[str]:
+def _laws(report: Report) -> list[str]:
+    names = list(report.tokens)
     rows = [
         [
-            law["law"],
-            f"{law['rho']:.3f}",
-            *(f"{law['sigma'][name]:.3f}" for name in law["sigma"]),
-            _least(law["misfit"]),
+            law.law,
+            f"{law.error:.3f}",
+            f"{law.rho:.3f}",
+            *(f"{law.sigma[name]:.3f}" for name in names),
+            "-" if law.misfit_of_all is None else f"{law.misfit_of_all:.3f}",
         ]
-        for law in report["laws"]
+        for law in report.laws
     ]
-    names = [f"sigma {name}" for name in report["laws"][0]["sigma"]]
-    sigma = report["noise"]["sigma"]
+    heads = [f"sigma {name}" for name in names]
+    noise = report.noise
     return [
-        *table(rows, ["law", "rho left out", *names, "misfit p"]),
-        f"one run under another seed: valued loss ± {sigma:.4f} nats",
+        *table(rows, ["law", "left-out error", "rho", *heads, "misfit p"]),
+        "one run under another seed: valued loss "
+        + (f"± {noise.sigma:.4f} nats ({noise.freedom} degrees)" if noise.sigma else "± unknown")
+        + (f"; within a seed ± {noise.own:.4f} ({noise.own_freedom})" if noise.own else ""),
     ]
 
 
-def _mixture(report: Json) -> list[str]:
-    told = report["recommendation"]
+def _mixture(report: Report) -> list[str]:
+    best = report.recommendation
     rows = [
         [
             name,
             f"{share:.4f}",
-            _range(told["interval"][name]),
-            _range(told["flat"][name]),
-            f"{told['current'][name]:.4f}",
-            f"{report['caps'][name]:.4f}",
-            f"{share * report['target_tokens'] / report['tokens'][name]:.2f}",
+            _range(best.interval[name]),
+            _range(best.flat[name]),
+            f"{best.current[name]:.4f}",
+            f"{report.caps[name]:.4f}",
+            f"{share * report.target_tokens / report.tokens[name]:.2f}",
         ]
-        for name, share in told["shares"].items()
+        for name, share in best.shares.items()
     ]
     head = ["domain", "share", "interval", "as good", "current", "cap", "epochs"]
-    mean, low, high = told["gain"]
+    mean, low, high = best.gain
     return [
         *table(rows, head),
-        f"gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}]",
-        told["refusal"] or "recommended: better than the current mixture beyond the interval",
+        f"predicted gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}]",
+        best.refusal or "recommended: better than the current mixture beyond the interval",
     ]
 
 
-def _checks(report: Json) -> list[str]:
-    checks = report["checks"]
-    names = list(report["tokens"])
+def _checks(report: Report) -> list[str]:
+    checks, names = report.checks, list(report.tokens)
     rows = [
         [
-            run["run"],
-            run["size"],
-            *(f"{run['measured'][name]:.3f} {_told(run['predicted'], name)}" for name in names),
+            run.run,
+            run.size,
+            *(f"{run.measured[name]:.3f}{_predicted(run.predicted, name)}" for name in names),
         ]
-        for run in checks["runs"]
+        for run in checks.runs
     ]
     lines = table(rows, ["check", "size", *(f"{name} (predicted)" for name in names)])
-    if checks["covered"] is not None:
-        lines.append(f"within the predicted intervals: {checks['covered']:.0%}")
-    for one in checks["against"]:
-        lines.append(
-            f"recommended against {one['mixture']} at {one['size']}: {one['difference']:+.4f} nats "
-            f"[{one['low']:+.4f}, {one['high']:+.4f}]: {one['verdict']}"
-        )
+    if checks.covered is not None:
+        lines.append(f"within the predicted intervals: {checks.covered:.0%}")
+    lines.append(f"two mixtures count as equal within {checks.delta:g} nats")
+    for one in checks.against:
+        lines.append(f"recommended against {one.mixture} at {one.size}: {sentence(one)}")
     return lines
 
 
-def factor_lines(factor: Json) -> list[str]:
+def sentence(difference: Difference) -> str:
+    """Return a difference with its interval, n, half width, and what would have been seen."""
+    if difference.low is None or difference.half_width is None:
+        return f"{difference.difference:+.4f} nats, {difference.verdict}"
+    pairs = f"{difference.pairs} pair" + "s" * (difference.pairs > 1)
+    return (
+        f"{difference.difference:+.4f} nats [{difference.low:+.4f}, {difference.high:+.4f}]: "
+        f"{difference.verdict} ({pairs}, ± {difference.half_width:.4f}; "
+        f"{difference.detectable:.4f} would be seen)"
+    )
+
+
+def factor_lines(factor: Factor) -> list[str]:
     """Return the levels of a factor as a table, with R* of a repetition curve."""
-    names = list(factor["levels"][0]["losses"])
-    rows = [
+    names = list(factor.levels[0].losses)
+    rows: Sequence[Sequence[object]] = [
         [
-            level["level"],
-            level["runs"],
-            *(f"{level['losses'][name]:.3f}" for name in names),
-            f"{level['valued']:.4f}",
-            "-" if level["sem"] is None else f"{level['sem']:.4f}",
+            level.level,
+            level.runs,
+            *(f"{level.losses[name]:.3f}" for name in names),
+            f"{level.valued:.4f}",
+            "-" if level.sem is None else f"{level.sem:.4f}",
         ]
-        for level in factor["levels"]
+        for level in factor.levels
     ]
-    lines = table(rows, [factor["factor"], "runs", *names, "valued", "sem"])
-    if curve := factor.get("curve"):
-        high = "any" if curve["high"] is None else f"{curve['high']:.1f}"
-        lines.append(f"R* {curve['rstar']:.1f} [{curve['low']:.1f}, {high}]")
+    lines = table(rows, [factor.factor, "runs", *names, "valued", "sem"])
+    if curve := factor.curve:
+        high = "any" if curve.high is None else f"{curve.high:.1f}"
+        lines.append(f"R* {curve.rstar:.1f} [{curve.low:.1f}, {high}]")
     return lines
 
 
-def _told(predicted: Json | None, name: str) -> str:
-    return "" if predicted is None else f"({predicted[name][0]:.3f})"
+def _predicted(predicted: dict[str, Interval] | None, name: str) -> str:
+    return "" if predicted is None else f" ({predicted[name][0]:.3f})"
 
 
-def _range(pair: list[float]) -> str:
+def _range(pair: tuple[float, float]) -> str:
     return f"{pair[0]:.3f}-{pair[1]:.3f}"
-
-
-def _least(values: dict[str, float | None]) -> str:
-    known = [value for value in values.values() if value is not None]
-    return f"{min(known):.3f}" if known else "-"

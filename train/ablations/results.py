@@ -1,4 +1,4 @@
-"""Insight: an ablation's folder as the arrays that its notebooks draw."""
+"""A finished ablation as arrays for figures."""
 
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.ablations.spec import POOL, of_folder
 from crystalmix.mixtures.ablations.trials import Ground
+from crystalmix.mixtures.laws.distributions import student
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
 from crystalmix.mixtures.manifest import manifest as manifests
@@ -17,8 +18,9 @@ from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.ablate import fitted
-from crystalmix.train.ablations.export_recipe import read_report
+from crystalmix.train.ablations.report import read_report
 from crystalmix.train.figures import ternary
+from crystalmix.train.figures.charts import FrontPoint, Panel
 from crystalmix.train.record import ledger
 from crystalmix.train.record.run_folder import PhaseFolder
 
@@ -26,7 +28,7 @@ Floats = NDArray[np.float64]
 SMOOTHED = 15  # steps of a training loss that are averaged
 WEIGHTS = (0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.98)  # of language against code, in a front
 DRAWS = 20
-SWARM = "role IN ('centre', 'design', 'replicate')"
+SWARM = "role IN ('centre', 'design', 'replicate', 'anchor')"
 
 
 class Insight:
@@ -52,7 +54,9 @@ class Insight:
         """The law, fitted to the swarm's runs without those that spiked."""
         runs = self.tables.rows(f"SELECT * FROM runs WHERE {SWARM} AND NOT outlier ORDER BY run")
         names = [run["run"] for run in runs]
-        return fitted(self.ground, self._shares(runs), self.losses(names), self.spec.law)
+        draws = np.array([run["draw"] for run in runs])
+        shares, losses = self._shares(runs), self.losses(names)
+        return fitted(self.ground, shares, losses, self.spec.law, draws)
 
     def shares(self, role: str) -> Floats:
         """Return the asked shares of the runs of a role: (runs, domains)."""
@@ -91,63 +95,64 @@ class Insight:
             strength[name] = float(self._shares([run])[0, code].sum())
         return lines, strength
 
-    def left_out(self) -> dict[str, Json]:
+    def left_out(self) -> dict[str, Panel]:
         """Return each run as the others predict it, with the law's interval, by domain."""
         mean, low, high = self.fit.predict(self.fit.shares)
-        told: dict[str, Json] = {}
+        panels: dict[str, Panel] = {}
         for i, domain in enumerate(self.domains):
             predicted = self.fit.left_out[:, i]
-            told[domain] = {
-                "measured": self.fit.losses[:, i],
-                "predicted": predicted,
-                "low": predicted - (mean - low)[:, i],
-                "high": predicted + (high - mean)[:, i],
-                "rho": float(self.fit.rho[i]),
-            }
-        return told
+            low_, high_ = predicted - (mean - low)[:, i], predicted + (high - mean)[:, i]
+            rho = float(self.fit.rho[i])
+            panels[domain] = Panel(self.fit.losses[:, i], predicted, low_, high_, rho)
+        return panels
 
     def heat(self) -> tuple[Floats, Floats, NDArray[np.bool_], dict[str, Floats]]:
         """Return a lattice over the groups, valued losses, what is as good as the best, and marks.
 
         Within a group domains stand as in the recommended mixture.
         """
-        groups, told = self.groups(), self.report["recommendation"]
+        groups, best = self.groups(), self.report.recommendation
         grid = np.clip(ternary.lattice(), 0.004, None)
         grid /= grid.sum(axis=1, keepdims=True)
         shares = np.zeros((len(grid), len(self.domains)))
         for k, names in enumerate(groups.values()):
-            total = sum(told["shares"][name] for name in names)
+            total = sum(best.shares[name] for name in names)
             for name in names:
-                within = told["shares"][name] / total if total else 1 / len(names)
+                within = best.shares[name] / total if total else 1 / len(names)
                 shares[:, self.domains.index(name)] = grid[:, k] * within
         values = self.fit.mean(shares) @ self._value
-        caps = np.array([self.report["caps"][name] for name in self.domains])
+        caps = np.array([self.report.caps[name] for name in self.domains])
         allowed = (shares <= caps + 1e-6).all(axis=1)
         least = values[allowed].min() if allowed.any() else values.min()
-        flat = allowed & (values <= least + told["sigma"])
-        chosen = {"recommended": told["shares"], "current": told["current"]}
+        flat = allowed & (values <= least + best.sigma)
+        chosen = {"recommended": best.shares, "current": best.current}
         marked = {
             name: ternary.grouped(self._vector(one)[None], self.domains, groups)[0]
             for name, one in chosen.items()
         }
         return grid, values, flat, marked
 
-    def front(self) -> list[Json]:
-        """Return the losses on language and code of the best mixture for each weight of the two."""
-        points: list[Json] = []
+    def front(self) -> list[FrontPoint]:
+        """Return the losses on language and code of the best mixture for each weight of the two.
+
+        Intervals: of the law for predicted points, of a run under a new seed for measured ones.
+        """
+        points: list[FrontPoint] = []
         for weight in WEIGHTS:
             value = self._weighed(weight)
             settings = RecommendSettings(minimum=self.spec.swarm.minimum, draws=DRAWS)
             best = recommend(self.fit, value, self.ground.caps, self.ground.current, settings)
-            losses = self.fit.mean(self._vector(best.shares)[None])[0]
             code = sum(best.shares[name] for name in self.spec.of_kind("code"))
-            points.append(self._point(losses, f"{code:.0%} code", measured=False))
+            losses, low, _ = self.fit.predict(self._vector(best.shares), run=False)
+            points.append(self._point(losses[0], (losses - low)[0], f"{code:.0%} code"))
         size = self.spec.proxy.size
         for run in self.tables.rows(
             "SELECT * FROM runs WHERE role = 'check' AND size = ? ORDER BY run", [size]
         ):
+            variance, freedom = self.fit.run_variance
+            half = np.sqrt(variance) * [student(free, self.fit.level) for free in freedom]
             losses = self.losses([run["run"]])[0]
-            points.append(self._point(losses, run["level"], measured=True))
+            points.append(self._point(losses, half, run["level"], measured=True))
         return points
 
     @property
@@ -163,12 +168,17 @@ class Insight:
             value |= {name: weight * value[name] / total for name in names if total}
         return value
 
-    def _point(self, losses: Floats, text: str, *, measured: bool) -> Json:
-        told: Json = {"text": text, "measured": measured}
-        for key, kind in (("x", "language"), ("y", "code")):
+    def _point(
+        self, losses: Floats, half: Floats, text: str, *, measured: bool = False
+    ) -> FrontPoint:
+        numbers: list[float] = []
+        for kind in ("language", "code"):
             at = [self.domains.index(name) for name in self.spec.of_kind(kind)]
-            told[key] = float(np.average(losses[at], weights=self._value[at]))
-        return told
+            weights = self._value[at]
+            numbers += [float(np.average(losses[at], weights=weights))]
+            numbers += [float(np.average(half[at], weights=weights))]  # domains stray together
+        x, x_half, y, y_half = numbers
+        return FrontPoint(x, y, text, measured, x_half, y_half)
 
     def _vector(self, shares: dict[str, float]) -> Floats:
         return np.array([shares[name] for name in self.domains])

@@ -1,4 +1,4 @@
-"""Evidence: what an ablation measured, as Parquet tables that DuckDB reads.
+"""Parquet tables of what an ablation measured.
 
     tables/runs.parquet     one line a run: role, factor, size, seeds, asked and got shares, digests
     tables/losses.parquet   one line a run, phase and domain: nats per token, bits per byte, sem
@@ -34,7 +34,7 @@ SHARES = pa.map_(pa.string(), pa.float64())
 RUNS = pa.schema(
     [
         ("run", pa.string()),
-        ("role", pa.string()),  # centre, design, replicate, check or factor
+        ("role", pa.string()),  # centre, design, replicate, anchor, check or factor
         ("factor", pa.string()),
         ("level", pa.string()),
         ("size", pa.string()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
 if TYPE_CHECKING:
     from crystalmix.mixtures.laws.compare import Comparison
     from crystalmix.train.ablations.costs import Cost
+    from crystalmix.train.ablations.report import Report
     from crystalmix.train.ablations.results import Insight
     from crystalmix.train.figures.charts import Figure
 
@@ -28,15 +29,15 @@ class Ablation(Answer):
     path: Path
 
     @property
-    def report(self) -> dict[str, Any]:
-        """The report as JSON; InputError where the ablation has not come to its end."""
-        from crystalmix.train.ablations.export_recipe import read_report
+    def report(self) -> Report:
+        """The report; InputError where the ablation has not come to its end."""
+        from crystalmix.train.ablations.report import read_report
 
         return read_report(self.path)
 
     def content(self) -> dict[str, Any]:
-        """Return the report."""
-        return self.report
+        """Return the report as JSON."""
+        return self.report.content()
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the report: laws, mixture, checks, factors."""
@@ -49,8 +50,9 @@ class Ablation(Answer):
         """The factors other than shares: each level's valued loss, gain and evidence."""
         from crystalmix.train.ablations.report import factor_lines
 
-        factors = self.report["factors"]
-        return Lines(tuple(e for f in factors for e in [*factor_lines(f), ""]), factors)
+        factors = self.report.factors
+        lines = tuple(line for factor in factors for line in [*factor_lines(factor), ""])
+        return Lines(lines, [asdict(factor) for factor in factors])
 
     def sql(self, query: str | None = None) -> Table:
         """Run a SELECT over its views (runs, losses, fits ...); without one, list them."""
@@ -65,15 +67,18 @@ class Ablation(Answer):
 
         return Lines(tuple(export(self.path, Path(out), mixture=mixture, anyway=anyway)))
 
-    def difference(self, factor: str, level: str, other: str, what: str) -> Lines:
+    def difference(
+        self, factor: str, level: str, other: str, what: str, questions: int = 1
+    ) -> Lines:
         """Say whether one level of a factor was better than another, draw by draw.
 
-        what: what the level stands for, in words. Raises InputError with fewer than two draws.
+        what: what the level stands for, in words. questions: asked of this ablation, whose
+        intervals hold together. Raises InputError with fewer than two draws.
         """
         from crystalmix.train.ablations import factor_results
 
-        gap = factor_results.difference(self.path, factor, level, other)
-        return Lines((factor_results.answer(gap, what),), gap)
+        gap = factor_results.difference(self.path, factor, level, other, questions)
+        return Lines((factor_results.answer(gap, what),), asdict(gap))
 
     def plot_design(self) -> Figure:
         """Draw the design: mixtures as points in a triangle of three groups of domains."""

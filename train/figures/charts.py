@@ -4,6 +4,7 @@ Each takes plain numbers and returns a matplotlib Figure; matplotlib is imported
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,38 @@ Floats = NDArray[np.float64]
 COLOURS = ("#4C78A8", "#F58518", "#54A24B", "#B279A2", "#E45756", "#72B7B2", "#9D755D", "#BAB0AC")
 INK, FAINT = "#333333", "#DDDDDD"
 DOTS = 110
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Measured and predicted losses of one target, (runs,) each, and their rank correlation."""
+
+    measured: Floats
+    predicted: Floats
+    low: Floats
+    high: Floats
+    rho: float
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """Two losses of one mixture, with half widths of their intervals."""
+
+    x: float
+    y: float
+    text: str
+    measured: bool
+    x_half: float = 0.0
+    y_half: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value with its standard error, None where it is unknown."""
+
+    text: str
+    value: float
+    error: float | None
 
 
 def axes(
@@ -137,21 +170,18 @@ def curves(
     return figure
 
 
-def agreement(panels: Mapping[str, Json], unit: str) -> "Figure":
-    """Draw predicted against measured, one panel a domain.
-
-    panels: measured, predicted, low, high (arrays) and the rank correlation rho, by domain.
-    """
+def agreement(panels: Mapping[str, Panel], unit: str) -> "Figure":
+    """Draw predicted against measured losses, one panel a domain."""
     figure, found = axes(2.9 * len(panels), 3.1, columns=len(panels))
-    for number, (axis, (name, told)) in enumerate(zip(found, panels.items(), strict=True)):
-        measured, mean = told["measured"], told["predicted"]
-        error = np.vstack([mean - told["low"], told["high"] - mean])
+    for number, (axis, (name, panel)) in enumerate(zip(found, panels.items(), strict=True)):
+        measured, mean = panel.measured, panel.predicted
+        error = np.vstack([mean - panel.low, panel.high - mean])
         edges = [min(measured.min(), mean.min()), max(measured.max(), mean.max())]
         axis.plot(edges, edges, color=FAINT, linewidth=1.4, zorder=1)
         axis.errorbar(
             measured, mean, yerr=error, fmt="o", color=_colour(number), markersize=4, linewidth=0.8
         )
-        title = f"{name}  (rank {told['rho']:.3f})"
+        title = f"{name}  (rank {panel.rho:.3f})"
         label(axis, f"measured, {unit}", f"predicted, {unit}" if number == 0 else "", title)
     return figure
 
@@ -178,47 +208,44 @@ def matrix(
     return figure
 
 
-def front(points: Sequence[Json], x: str, y: str) -> "Figure":
-    """Draw a front of two losses; points: x, y, text, and whether they were measured."""
+def front(points: Sequence[FrontPoint], x: str, y: str, title: str = "") -> "Figure":
+    """Draw a front of two losses with its band, and measured points with error bars."""
     figure, [axis] = axes(6, 4.2)
-    line = sorted((p["x"], p["y"]) for p in points if not p["measured"])
-    axis.plot(*zip(*line, strict=True), color=_colour(0), linewidth=1.5, label="predicted front")
-    for point in points:
-        if point["text"] and not point["measured"]:
-            axis.annotate(
-                point["text"],
-                (point["x"], point["y"]),
-                xytext=(5, 4),
-                textcoords="offset points",
-                size=8,
-                color=_colour(0),
-            )
-    for number, point in enumerate([p for p in points if p["measured"]], start=1):
-        axis.plot(
-            point["x"], point["y"], "o", color=_colour(number), label=f"{point['text']}, measured"
+    line = sorted((p for p in points if not p.measured), key=lambda p: p.x)
+    at, height = ([getattr(p, side) for p in line] for side in ("x", "y"))
+    low, high = ([p.y + sign * p.y_half for p in line] for sign in (-1, 1))
+    axis.plot(at, height, color=_colour(0), linewidth=1.5, label="predicted front")
+    axis.fill_between(at, low, high, color=_colour(0), alpha=0.15, linewidth=0)
+    for point in line:
+        if point.text:
+            offset = {"xytext": (5, 4), "textcoords": "offset points"}
+            axis.annotate(point.text, (point.x, point.y), size=8, color=_colour(0), **offset)
+    for number, point in enumerate([p for p in points if p.measured], start=1):
+        axis.errorbar(
+            point.x,
+            point.y,
+            xerr=point.x_half,
+            yerr=point.y_half,
+            fmt="o",
+            capsize=3,
+            color=_colour(number),
+            label=f"{point.text}, measured",
         )
     axis.margins(x=0.12, y=0.08)
-    label(axis, x, y)
+    label(axis, x, y, title)
     axis.legend(frameon=False, fontsize=9)
     return figure
 
 
-def levels(groups: Mapping[str, Sequence[Json]], y: str) -> "Figure":
+def levels(groups: Mapping[str, Sequence[Mark]], y: str) -> "Figure":
     """Draw levels of factors side by side: value with its standard error, one panel a factor."""
     wide = [max(2.4, 0.9 * len(group)) for group in groups.values()]
     figure, found = axes(1.2 + sum(wide), 3.4, columns=len(groups), sharey=True, width_ratios=wide)
     for number, (axis, (name, group)) in enumerate(zip(found, groups.items(), strict=True)):
         place = np.arange(len(group))
-        error = [one["sem"] or 0.0 for one in group]
-        axis.errorbar(
-            place,
-            [one["valued"] for one in group],
-            yerr=error,
-            fmt="o",
-            color=_colour(number),
-            capsize=3,
-        )
-        axis.set_xticks(place, [one["level"].replace("-then-", "\nthen ") for one in group])
+        values, errors = [mark.value for mark in group], [mark.error or 0.0 for mark in group]
+        axis.errorbar(place, values, yerr=errors, fmt="o", color=_colour(number), capsize=3)
+        axis.set_xticks(place, [mark.text.replace("-then-", "\nthen ") for mark in group])
         label(axis, "", y if number == 0 else "", name)
     return figure
 

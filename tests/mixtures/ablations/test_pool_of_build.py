@@ -27,7 +27,7 @@ from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalErro
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations import costs
 from crystalmix.train.ablations import tables as evidence
-from crystalmix.train.ablations.export_recipe import read_report
+from crystalmix.train.ablations.report import read_report
 from crystalmix.train.evaluation.held_out import hold_out
 from crystalmix.train.trace.findings import findings
 from helpers.ablations import SPLIT, over, run, tables, write_over
@@ -87,12 +87,12 @@ def test_an_ablation_over_a_build_runs_to_its_end_and_leaves_the_build_as_it_was
     assert sum(report["recommendation"]["shares"].values()) == pytest.approx(1, abs=1e-6)
     again, first = tables(tmp_path / "out"), tables(over() / "out")
     assert again == first
-    assert len(again) == 3 + 9 + 1
+    assert len(again) == 3 + 10 + 1
 
 
 def test_realised_shares_of_every_ledger_are_the_asked_ones_within_the_bound() -> None:
     runs = evidence.connect(over() / "out").rows("SELECT run, asked, got, steps FROM runs")
-    assert len(runs) == 9
+    assert len(runs) == 10
     for each in runs:
         rows = each["steps"] * BATCH
         asked, got = dict(each["asked"]), dict(each["got"])
@@ -144,7 +144,7 @@ def test_no_text_that_losses_are_measured_on_is_in_the_pool() -> None:
 
 
 def test_what_the_rows_hold_is_told() -> None:
-    notes = read_report(over() / "out")["notes"]
+    notes = list(read_report(over() / "out").notes)
     assert [note for note in notes if "repeat" not in note] == [
         "domain wiki: part wiki-even of phase early has 48 of its 88 rows; no others are read or "
         "counted",

@@ -49,10 +49,12 @@ def factors(**asked: object) -> list[Trial]:
 def test_the_design_has_the_centre_first_and_repeats_it_under_draws_of_its_own() -> None:
     told = trials.design(ground())
     roles = [trial.role for trial in told]
-    assert roles == ["centre", *["design"] * 6, *["replicate"] * 2]
-    assert [trial.draw for trial in told] == [0] * 7 + [1, 2]
-    assert [trial.seed for trial in told] == [1] * 7 + [2, 3]
+    assert roles == ["centre", *["design"] * 6, *["replicate"] * 2, *["anchor"] * 2]
+    assert [trial.draw for trial in told] == [0] * 7 + [1, 2, 1, 2]
+    assert [trial.seed for trial in told] == [1] * 7 + [2, 3, 2, 3]
     assert told[7].shares == told[0].shares
+    assert told[9].shares == told[10].shares != told[0].shares
+    assert told[9].shares in [trial.shares for trial in told[1:7]]
 
 
 def test_shares_stay_within_what_the_real_run_may_repeat() -> None:

@@ -23,6 +23,7 @@ def problems(kind: str = "effective", noise: float = 0.02, **changes: Any) -> Pr
         "sigma": np.full(4, noise),
         "mean": mean,
         "precision": precision,
+        "effects": np.zeros((len(shares), 0)),
     }
     return Problems(law=law, shares=shares, **{**given, **changes})
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
-from crystalmix.prep.runtime.errors import RefusalError, StaleError
+from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError
 from crystalmix.train.ablations import tables as evidence
-from crystalmix.train.ablations.export_recipe import export, read_report
+from crystalmix.train.ablations.export_recipe import export
+from crystalmix.train.ablations.report import read_report
 from helpers.ablations import DIE, ROOT, copied, run, tables, tiny, write_spec
 from helpers.corpora import crystalmix
 
@@ -46,6 +48,26 @@ def test_an_older_ablation_that_holds_removed_keys_goes_on(tmp_path: Path) -> No
         run(tiny().parent / "spec.yaml", out)
 
 
+def test_an_ablation_keeps_the_dtype_that_it_began_with(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    claimed = read_json(out / "ablation.json")
+    begun = json.loads((out / "runs/centre/centre/run.json").read_text("utf-8"))
+    assert begun["run"]["settings"]["dtype"] == claimed["dtype"]
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[claimed["dtype"]]
+    write_atomic(out / "ablation.json", canonical({**claimed, "dtype": other}))
+    rmtree(out / "runs")
+    run(tiny().parent / "spec.yaml", out)
+    begun = json.loads((out / "runs/centre/centre/run.json").read_text("utf-8"))
+    assert begun["run"]["settings"]["dtype"] == other
+
+
+def test_a_report_of_another_version_is_told(tmp_path: Path) -> None:
+    out = copied(tmp_path / "out")
+    write_atomic(out / "report.json", b'{"name": "old", "laws": {}}')
+    with pytest.raises(InputError, match=r"report.json: is of another version; .*another --out"):
+        read_report(out)
+
+
 def test_a_finished_ablation_is_not_done_again(tmp_path: Path) -> None:
     out = copied(tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*.parquet")}
@@ -69,26 +91,22 @@ def test_another_spec_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_report_says_what_was_fitted_recommended_and_checked() -> None:
     report = read_report(tiny())
-    assert [law["law"] for law in report["laws"]] == [
-        "effective",
-        "loglinear",
-        "linear",
-        "quadratic",
-    ]
-    shares = report["recommendation"]["shares"]
+    assert sorted(law.law for law in report.laws) == sorted(KINDS)
+    assert [law.error for law in report.laws] == sorted(law.error for law in report.laws)
+    shares = report.recommendation.shares
     assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
-    assert all(shares[name] <= report["caps"][name] + 1e-9 for name in shares)
-    checked = {run["mixture"] for run in report["checks"]["runs"]}
+    assert all(shares[name] <= report.caps[name] + 1e-9 for name in shares)
+    checked = {run.mixture for run in report.checks.runs}
     assert checked == {"recommended", "current", "uniform"}
-    assert {one["mixture"] for one in report["checks"]["against"]} == {"current", "uniform"}
-    assert 0 <= report["checks"]["covered"] <= 1
-    assert report["noise"]["sigma"] > 0
-    assert report["evidence"] == evidence.digest(tiny())
+    assert {one.mixture for one in report.checks.against} == {"current", "uniform"}
+    assert 0 <= (report.checks.covered or 0) <= 1
+    assert (report.noise.sigma or 0) > 0
+    assert report.evidence == evidence.digest(tiny())
 
 
 def test_tables_are_read_by_the_verb_sql() -> None:
     told = crystalmix("sql", tiny(), "SELECT count(*) AS n FROM runs", "--json")
-    assert json.loads(told.stdout) == [{"n": 12}]
+    assert json.loads(told.stdout) == [{"n": 14}]
     views = crystalmix("sql", tiny()).stdout
     assert [line.split()[0] for line in views.splitlines()[1:]] == ["fits", "losses", "runs"]
 
@@ -116,14 +134,14 @@ def test_export_writes_a_recipe_that_build_takes_unchanged(tmp_path: Path) -> No
     assert told.exit_code == 0, told.stderr
     text = path.read_text("utf-8")
     report = read_report(out)
-    assert report["evidence"] in text
+    assert report.evidence in text
     assert "predicted proxy loss of wiki" in text
     recipe = recipes.load(path)
     [manifest] = build(recipe, tiny().parent, tmp_path / "build")
-    shares = report["recommendation"]["shares"]
+    shares = report.recommendation.shares
     epochs = {part.domain: part.asked for part in recipe.phases["recommended"].parts}
     for name, share in shares.items():
-        real = share * report["target_tokens"] / report["tokens"][name]
+        real = share * report.target_tokens / report.tokens[name]
         assert epochs[name] == pytest.approx(real, abs=1e-3)
     assert {part.domain for part in manifest.parts} == {"wiki", "python", "javascript"}
 
@@ -145,7 +163,7 @@ def test_export_gives_weights_where_the_real_run_has_a_number_of_tokens(tmp_path
     export(out, tmp_path / "mine.yaml", anyway=False)
     phase = recipes.load(tmp_path / "mine.yaml").phases["recommended"]
     assert phase.steps == 6400 // (2 * 64)
-    shares = read_report(out)["recommendation"]["shares"]
+    shares = read_report(out).recommendation.shares
     for part in phase.parts:
         assert part.weight == pytest.approx(shares[part.domain], abs=1e-6)
 
@@ -169,8 +187,8 @@ def test_a_dry_run_tells_runs_tokens_and_hours_and_writes_nothing(tmp_path: Path
     assert told.exit_code == 0, told.stderr
     cost = json.loads(told.stdout)
     runs = {line["kind"]: line["runs"] for line in cost["runs"]}
-    assert runs == {"design": 7, "replicates": 2, "checks": 3, "factor fim_rate": 4}
-    assert cost["tokens"] == 16 * 40 * 4 * 32
+    assert runs == {"design": 7, "replicates": 2, "anchors": 2, "checks": 3, "factor fim_rate": 4}
+    assert cost["tokens"] == 18 * 40 * 4 * 32
     assert cost["hours"] > 0
     assert not (tmp_path / "out").exists()
 
@@ -181,5 +199,10 @@ def test_the_verb_may_be_left_out_and_prints_the_report(tmp_path: Path) -> None:
     short, long = crystalmix("ablate", *words), crystalmix("ablate", "run", *words)
     assert short.exit_code == 0, short.stderr
     assert short.stdout == long.stdout
-    for word in ("effective", "interval", "gain over the current mixture", "check-recommended-1"):
+    for word in (
+        "best law: ",
+        "best mixture: ",
+        "gain over the current mixture",
+        "check-recommended-1",
+    ):
         assert word in short.stdout

@@ -31,7 +31,7 @@ def test_a_short_run_has_no_spikes() -> None:
 
 def test_realised_shares_of_every_ledger_are_the_asked_ones_within_the_bound() -> None:
     runs = evidence.connect(tiny()).rows("SELECT run, asked, got, steps FROM runs")
-    assert len(runs) == 12
+    assert len(runs) == 14
     for run in runs:
         rows = run["steps"] * 4
         asked, got = dict(run["asked"]), dict(run["got"])

@@ -8,27 +8,19 @@ import pytest
 
 from crystalmix.train.figures import charts as figures
 from crystalmix.train.figures import ternary
+from crystalmix.train.figures.charts import FrontPoint, Mark, Panel
 
 EVERY = np.arange(6.0)
 POINTS = [
-    {"x": 1.0, "y": 3.0, "text": "20 % code", "measured": False},
-    {"x": 2.0, "y": 2.0, "text": "60 % code", "measured": False},
-    {"x": 1.5, "y": 2.4, "text": "current", "measured": True},
+    FrontPoint(1.0, 3.0, "20 % code", measured=False, y_half=0.1),
+    FrontPoint(2.0, 2.0, "60 % code", measured=False, y_half=0.2),
+    FrontPoint(1.5, 2.4, "current", measured=True, x_half=0.1, y_half=0.1),
 ]
 LEVELS = {
-    "fim": [
-        {"level": "0", "valued": 4.0, "sem": 0.1},
-        {"level": "0.9", "valued": 4.2, "sem": None},
-    ],
-    "order": [{"level": "language-then-code", "valued": 4.1, "sem": 0.1}],
+    "fim": [Mark("0", 4.0, 0.1), Mark("0.9", 4.2, None)],
+    "order": [Mark("language-then-code", 4.1, 0.1)],
 }
-PANEL = {
-    "measured": EVERY,
-    "predicted": EVERY + 0.1,
-    "low": EVERY - 0.4,
-    "high": EVERY + 0.6,
-    "rho": 0.9,
-}
+PANEL = Panel(EVERY, EVERY + 0.1, EVERY - 0.4, EVERY + 0.6, 0.9)
 
 
 def drawn() -> Iterator[tuple[str, Any]]:
