@@ -57,7 +57,7 @@ class Cost:
             *table(rows, ["runs of", "runs", "size", "tokens", "core-hours"]),
             "",
             f"{sum(line.runs for line in self.lines_)} runs, {tokens:,} tokens, about "
-            f"{self.hours:.2f} hours on {self.workers} cores here in {self.dtype}, without the build",
+            f"{self.hours:.2f} hours on {self.workers} cores in {self.dtype}, without the build",
         ]
 
 

@@ -23,7 +23,9 @@ def test_the_noise_is_that_of_mixtures_under_several_seeds() -> None:
     mixtures = np.unique([row["mixture"] for row in rows], return_inverse=True)[1]
     draws, values = (np.array([row[key] for row in rows]) for key in ("draw", "v"))
     report = read_report(tiny()).noise
-    assert report == noise(mixtures, draws, values)
+    known = noise(mixtures, draws, values)
+    assert (report.sigma, report.own) == pytest.approx((known.sigma, known.own))
+    assert (report.freedom, report.own_freedom) == (known.freedom, known.own_freedom)
     assert report.freedom > report.own_freedom >= 1
     assert (report.own or 0) > 0
 
