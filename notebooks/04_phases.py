@@ -47,5 +47,5 @@ ablation.plot_repetition()
 # totals being the same; and phases at all against one mixture throughout.
 
 # %%
-print(ablation.difference("order", "crystal-3", "crystal", "a third phase"))
-print(ablation.difference("order", "crystal", "mixed", "two phases"))
+print(ablation.difference("order", "crystal-3", "crystal", "a third phase", questions=2))
+print(ablation.difference("order", "crystal", "mixed", "two phases", questions=2))

@@ -80,7 +80,7 @@ def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
 @ablate.command(cls=Verb, example="crystalmix ablate fit losses.csv --predict larger.csv")
 @click.argument("table", type=PATH)
 @click.option("--predict", type=PATH, help="A second table: predict it, rank it, tell the regret.")
-@click.option("--law", "laws", multiple=True, help="Fit this law only (repeatable; all four).")
+@click.option("--law", "laws", multiple=True, help="Fit this law only (repeatable; default: all).")
 @click.option("--shares", default="share:", help="What columns of shares begin with (share:).")
 @click.option("--losses", default="loss:", help="What columns of losses begin with (loss:).")
 @JSON
