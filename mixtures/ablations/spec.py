@@ -65,8 +65,9 @@ class Target:
 class Swarm:
     """Mixtures of the design, some of them again under other seeds, and the design's seed.
 
-    replicates: how many other seeds; each runs the centre and `anchors` other mixtures. With both
-    above 0 the effect of a seed, the own noise of a run and misfit are told apart.
+    replicates: other seeds under which the centre is run again. anchors: mixtures of the design
+    that are run again beside it; with one at least, a seed's effect, a run's own noise and misfit
+    are told apart.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
