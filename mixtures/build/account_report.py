@@ -62,6 +62,11 @@ def _notes(place: str, account: Json) -> list[str]:
             f"{place}: {found['runs']:,} runs of words of {found['texts']:,} evaluation texts, "
             f"{found['short']:,} of them too short to have one"
         )
+        told += [
+            f"{place}: {file['file']}: {file['protected']:,} of {file['items']:,} items protected, "
+            f"{file['short']:,} too short"
+            for file in found.get("files", [])  # folders made before have none
+        ]
     return told
 
 

@@ -17,6 +17,7 @@ from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import dropped as drop_lists
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
+from crystalmix.prep.filters.decontaminate import IndexCounts
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
@@ -54,6 +55,19 @@ def tell_dropped(
         losses.append(f"{_files(sum(broken.values()))} broken ({_counts(broken)})")
     if losses:
         _note(f"source {source.name}: {', '.join(losses)}{where}")
+
+
+def tell_unprotected(source: Source, counts: IndexCounts | None) -> None:
+    """Note the evaluation files of which not every item is protected from being trained on."""
+    if counts is None or (settings := source.select.decontaminate) is None:
+        return
+    whole = settings.short == "whole"
+    for file in counts.files:
+        if file.protected < file.items:
+            protected = f"{file.protected:,} of {file.items:,} items are protected"
+            short = f"{file.short:,} too short; set `short: whole` to match short texts whole"
+            line = f"{protected}, {short}" if file.short and not whole else protected
+            _note(f"source {source.name}: decontaminate: {file.file}: {line}")
 
 
 def tell_sampled(source: Source, accounts: Sequence[Json]) -> None:

@@ -51,7 +51,7 @@ class SourceAccount:
 
     dropped: documents by reason. places: the first records of each reason. broken_files: files by
     reason. lengths: quantiles of characters and bytes. opt_out: per list its file, entries, and
-    entries that match nothing. evaluations: texts protected, None without decontamination.
+    entries that match nothing. evaluations: what is protected, None without decontamination.
     """
 
     records: int
@@ -64,7 +64,7 @@ class SourceAccount:
     broken_files: dict[str, int]
     lengths: dict[str, dict[str, int]]
     opt_out: tuple[Json, ...]
-    evaluations: Json | None
+    evaluations: decontaminate.IndexCounts | None
 
     def content(self) -> Json:
         """Return it as JSON, without what the source does not use."""
@@ -135,7 +135,7 @@ class _Work:
         self.listing = listing(source, context.root)
         self.blocks = list(self.listing.names)
         self.seen = Seen(source, context.root, self.folder)
-        self.evaluations: Json | None = None
+        self.evaluations: decontaminate.IndexCounts | None = None
         self.recipe = self._recipe()
         self.receipt = receipts.fresh(self.folder, self._as_before())
 
@@ -185,6 +185,7 @@ class _Work:
         receipt = receipts.seal(self.folder, recipe, files, content)
         for part in self.folder.glob("block-*"):
             part.unlink()
+        drop_report.tell_unprotected(self.source, self.evaluations)
         drop_report.tell_dropped(
             self.source,
             account.documents,
@@ -237,6 +238,7 @@ class _Work:
         select, local = self.source.select, self.source.hub is None
         lists = [opt_out.file for opt_out in select.opt_out]
         if select.decontaminate is not None:
+            settings["select"]["decontaminate"] = select.decontaminate.content()
             lists += decontaminate.files(select.decontaminate, self.root)
         return {
             "stage": "documents",

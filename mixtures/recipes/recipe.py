@@ -142,6 +142,9 @@ class Recipe:
         content = {key: value for key, value in asdict(self).items() if key != "file"}
         if self.tokenizer.verify_every == SAMPLED:
             content["tokenizer"]["verify_every"] = 0  # the default of folders made before
+        for name, source in self.sources.items():
+            if (settings := source.select.decontaminate) is not None:
+                content["sources"][name]["select"]["decontaminate"] = settings.content()
         return content
 
     def fault(self, message: str, *steps: str | int) -> RecipeError:

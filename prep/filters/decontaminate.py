@@ -3,13 +3,17 @@
 The runs of the evaluation files are hashed once to an index, a sorted array on disk; a document is
 contaminated if one of its own runs is in it. Runs of few distinct words are left out of the index:
 numbers and single letters count as one word together, since counting is no contamination.
+
+An item is one record of an evaluation file. It is protected if one of its texts has a run in the
+index. With `short: whole` a text of fewer words than a run, but of SHORT_WORDS or more distinct
+ones, is a run by itself.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import orjson
@@ -28,6 +32,7 @@ from crystalmix.prep.runtime.machine import machine_error
 
 VERSION = 1
 TEXT = ".txt"
+SHORT_WORDS = 5  # distinct words of a short text that is matched whole, at least
 LINE_BYTES = 64 << 20  # the longest line of an evaluation file
 WINDOW_LOG = 28
 MOST_BITS = 26  # of the table that is looked at before the index
@@ -42,7 +47,9 @@ class Decontaminate:
     files: paths, folders or globs relative to the data root (JSON lines, plain or packed, parquet,
     txt: one text a file).
     columns: dotted columns of their records, all their strings by default. ngram: words in a run.
-    distinct: runs with fewer distinct words are no contamination.
+    distinct: runs with fewer distinct words are no contamination. short: what becomes of texts with
+    fewer words than a run: `skip` (they protect nothing), or `whole` (a document must not hold the
+    whole text, if it has at least 5 distinct words).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -50,6 +57,7 @@ class Decontaminate:
     columns: tuple[str, ...] = ()
     ngram: int = 13
     distinct: int = 8
+    short: Literal["skip", "whole"] = "skip"
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -58,6 +66,45 @@ class Decontaminate:
             raise ValueError(f"ngram: must be positive, got {self.ngram}")
         if not 1 <= self.distinct <= self.ngram:
             raise ValueError(f"distinct: must lie in [1, {self.ngram}], got {self.distinct}")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of runs in the index, in words."""
+        short = range(SHORT_WORDS, self.ngram) if self.short == "whole" else ()
+        return (self.ngram, *short)
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings as receipts hold them; `short` is omitted at its default."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("short", "skip")}
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """Protection of one evaluation file, in items: records with text.
+
+    protected: items with a run in the index. short: items whose texts all have too few words. The
+    others have runs of few distinct words only.
+    """
+
+    file: str
+    items: int
+    protected: int
+    short: int
+
+
+@dataclass(frozen=True)
+class IndexCounts:
+    """Account of an index.
+
+    short: texts with fewer words than a run. plain: runs left out for their few distinct words.
+    files: protection of each evaluation file.
+    """
+
+    texts: int
+    runs: int
+    short: int
+    plain: int
+    files: tuple[EvaluationFile, ...]
 
 
 def files(settings: Decontaminate, root: Path) -> list[str]:
@@ -80,37 +127,53 @@ def files(settings: Decontaminate, root: Path) -> list[str]:
     return list(listed)
 
 
-def write_index(settings: Decontaminate, root: Path, out: Path) -> dict[str, int]:
-    """Write the index of the evaluation files; return its counts.
-
-    The index: (2, runs) uint64, hashes in order and the file each is found in first. Counts: texts,
-    runs, `short` (texts with fewer words than a run: they protect nothing), `plain` (runs left out
-    for their few distinct words).
-    """
-    counts = {"texts": 0, "runs": 0, "short": 0, "plain": 0}
+def write_index(settings: Decontaminate, root: Path, out: Path) -> IndexCounts:
+    """Write the index of the evaluation files: (2, runs) uint64, sorted hashes and their files."""
     hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    found: list[EvaluationFile] = []
+    texts = short = plain = 0
     for number, name in enumerate(files(settings, root)):
-        for texts in _texts(root, name, settings.columns):
-            words = ngrams.words(texts)
-            runs, places = ngrams.ngrams(words, settings.ngram)
-            varied = _distinct(words, places, settings.ngram) >= settings.distinct
-            hashes.append(runs[varied])
-            owners.append(np.full(int(varied.sum()), number, np.uint64))
-            counts["texts"] += len(texts)
-            counts["short"] += int((np.diff(words.bounds) < settings.ngram).sum())
-            counts["plain"] += int((~varied).sum())
+        long, protected, last = set[int](), set[int](), -1
+        for items, part in _texts(root, name, settings.columns):
+            words = ngrams.words(part)
+            sizes = np.diff(words.bounds)
+            runs, starts, left_out = _runs(words, sizes, settings)
+            hashes.append(runs)
+            owners.append(np.full(len(runs), number, np.uint64))
+            texts, short = texts + len(part), short + int((sizes < settings.ngram).sum())
+            plain, last = plain + left_out, int(items[-1])
+            long |= set(items[sizes >= settings.ngram].tolist())
+            of_run = np.searchsorted(words.bounds, starts, side="right") - 1
+            protected |= set(items[of_run].tolist())
+        found.append(
+            EvaluationFile(name, last + 1, len(protected), last + 1 - len(long | protected))
+        )
     unique, first = np.unique(np.concatenate(hashes), return_index=True)
-    counts["runs"] = len(unique)
     with replacing(out) as temporary, temporary.open("wb") as file:
         np.save(file, np.stack([unique, np.concatenate(owners)[first]]))
-    return counts
+    return IndexCounts(texts, len(unique), short, plain, tuple(found))
+
+
+def _runs(
+    words: Words, sizes: NDArray[np.int64], settings: Decontaminate
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], int]:
+    """Return the runs to index, the first word of each, and how many are left out as plain."""
+    runs, starts = ngrams.ngrams(words, settings.ngram)
+    varied = _distinct(words, starts, settings.ngram) >= settings.distinct
+    all_runs, all_starts = [runs[varied]], [starts[varied]]
+    for size in settings.lengths[1:]:  # of whole texts
+        begins = words.bounds[:-1][sizes == size]
+        begins = begins[_distinct(words, begins, size) >= SHORT_WORDS]
+        all_runs.append(ngrams.runs_of(words, begins, begins + size))
+        all_starts.append(begins)
+    return np.concatenate(all_runs), np.concatenate(all_starts), int((~varied).sum())
 
 
 class Index:
     """Index of runs, open for questions: which texts are contaminated, and by which file."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.size = size
+    def __init__(self, path: Path, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
         self.hashes, self.owners = np.load(path, mmap_mode="r")
         bits = min(MOST_BITS, max(8, len(self.hashes).bit_length() + 4))
         self.shift = np.uint64(64 - bits)
@@ -122,20 +185,26 @@ class Index:
         files = np.full(len(texts), -1, np.int64)
         for part in ngrams.groups(texts):
             words = ngrams.words(texts[part])
-            runs, places = ngrams.ngrams(words, self.size)
-            likely = np.flatnonzero(self.table[runs >> self.shift])
-            at = np.searchsorted(self.hashes, runs[likely]).clip(0, max(0, len(self.hashes) - 1))
-            sure = self.hashes[at] == runs[likely] if len(likely) else np.empty(0, np.bool_)
-            owners = np.searchsorted(words.bounds, places[likely[sure]], side="right") - 1
-            documents, first = np.unique(owners, return_index=True)
-            files[part.start + documents] = self.owners[at[sure][first]].astype(np.int64)
+            for size in self.lengths[::-1]:  # a whole run of words has the last word
+                documents, owners = self._hits(words, size)
+                files[part.start + documents] = owners
         return files
+
+    def _hits(self, words: Words, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the texts that share a run of so many words, and the file of its first."""
+        runs, places = ngrams.ngrams(words, size)
+        likely = np.flatnonzero(self.table[runs >> self.shift])
+        at = np.searchsorted(self.hashes, runs[likely]).clip(0, max(0, len(self.hashes) - 1))
+        sure = self.hashes[at] == runs[likely] if len(likely) else np.empty(0, np.bool_)
+        owners = np.searchsorted(words.bounds, places[likely[sure]], side="right") - 1
+        documents, first = np.unique(owners, return_index=True)
+        return documents, self.owners[at[sure][first]].astype(np.int64)
 
 
 @lru_cache(maxsize=2)
-def index(path: Path, size: int, _mark: str) -> Index:
+def index(path: Path, lengths: tuple[int, ...], _mark: str) -> Index:
     """Open an index once per process; the mark changes with the content at a path."""
-    return Index(path, size)
+    return Index(path, lengths)
 
 
 def _distinct(words: Words, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -159,24 +228,31 @@ def _is_evaluation(path: Path) -> bool:
     return path.is_file() and (fits(path.name, None) or path.name.endswith(TEXT))
 
 
-def _texts(root: Path, name: str, columns: tuple[str, ...]) -> Iterator[list[str]]:
-    """Yield the texts of an evaluation file in pieces; InputError where it can't be read."""
+def _texts(
+    root: Path, name: str, columns: tuple[str, ...]
+) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
+    """Yield the texts of an evaluation file in pieces, with the number of the item each is of.
+
+    Records without a text are no items. Raises InputError where the file can't be read.
+    """
     path = root / name
     if path.name.endswith(TEXT):
         if path.stat().st_size > LINE_BYTES:
             raise InputError(f"{path}: is over {LINE_BYTES >> 20} MiB for one text; cut it up")
         try:
-            yield [path.read_text("utf-8-sig")]
+            yield np.zeros(1, np.int64), [path.read_text("utf-8-sig")]
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
         return
-    seen = False
+    count = 0
     for records in _records(root, name):
-        texts = [text for record in records for text in _strings(record, columns)]
-        seen = seen or bool(texts)
+        by_item = [texts for record in records if (texts := list(_strings(record, columns)))]
+        texts = [text for item in by_item for text in item]
+        items = count + np.repeat(np.arange(len(by_item)), [len(item) for item in by_item])
+        count += len(by_item)
         for part in ngrams.groups(texts):
-            yield texts[part]
-    if not seen:
+            yield items[part], texts[part]
+    if not count:
         where = ", ".join(columns) or "any column"
         raise InputError(f"{path}: has no text in {where}; check decontaminate.columns")
 

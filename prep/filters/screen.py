@@ -98,7 +98,7 @@ class Screen:
             judged.drop(~kept, "sample", lambda _: None)
         settings = self.selection.decontaminate
         if settings is not None and self.index is not None:
-            index = decontaminate.index(self.index, settings.ngram, self.mark)
+            index = decontaminate.index(self.index, settings.lengths, self.mark)
             left = [i for i, reason in enumerate(judged.reasons) if reason is None]
             hits = np.full(len(texts), -1, np.int64)
             hits[left] = index.hits([texts[i] for i in left])

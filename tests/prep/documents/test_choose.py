@@ -79,7 +79,7 @@ def test_opt_out_lists_are_matched_and_counted(tmp_path: Path) -> None:
     assert dropped(told)["web"] == {**PLAIN["web"], "opt_out": 1}
     assert dropped(told)["book"] == {"opt_out": 1}
     lists = {name: receipt["account"]["opt_out"] for name, receipt in told.items()}
-    assert lists["web"] == [{"file": "out.txt", "entries": 3, "unmatched": 2}]
+    assert [*lists["web"]] == [{"file": "out.txt", "entries": 3, "unmatched": 2}]
     [row] = pq.read_table(tmp_path / "build/sources/book/dropped.parquet").to_pylist()
     assert (row["name"], row["detail"]) == ("25", "out.txt:4")
     scan(tmp_path, "whole")
@@ -97,12 +97,23 @@ def test_opt_out_lists_are_matched_and_counted(tmp_path: Path) -> None:
     assert unmatched == {"web": [2, 1], "book": [1, 2]}
 
 
-def test_contaminated_documents_are_dropped_with_the_file_they_share(tmp_path: Path) -> None:
+def test_contaminated_documents_are_dropped_with_the_file_they_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = scan(corpus(tmp_path), **select(decontaminate={"files": ["evals"]}))
     assert dropped(told)["web"] == {**PLAIN["web"], "contaminated": 1}
     assert dropped(told)["book"] == {}
     counts = told["web"]["account"]["evaluations"]
-    assert counts == {"texts": 2, "runs": 6, "short": 1, "plain": 0}
+    assert {key: counts[key] for key in counts if key != "files"} == {
+        "texts": 2,
+        "runs": 6,
+        "short": 1,
+        "plain": 0,
+    }
+    [file] = counts["files"]
+    assert file == {"file": "evals/gsm.jsonl", "items": 2, "protected": 1, "short": 1}
+    note = "evals/gsm.jsonl: 1 of 2 items are protected, 1 too short; set `short: whole`"
+    assert note in caplog.text
     rows = pq.read_table(tmp_path / "build/sources/web/dropped.parquet").to_pylist()
     assert [r["detail"] for r in rows if r["reason"] == "contaminated"] == ["evals/gsm.jsonl"]
 

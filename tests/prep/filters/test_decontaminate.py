@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.filters import decontaminate
-from crystalmix.prep.filters.decontaminate import Decontaminate, Index
+from crystalmix.prep.filters.decontaminate import (
+    Decontaminate,
+    EvaluationFile,
+    Index,
+    IndexCounts,
+)
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, RecipeError
 from helpers.materials import raw
 
@@ -35,7 +40,7 @@ WORDS = [
 def index(root: Path, **fields: Any) -> Index:
     asked = Decontaminate(**{"files": ("evals",), **fields})
     decontaminate.write_index(asked, root, root / "index.npy")
-    return Index(root / "index.npy", asked.ngram)
+    return Index(root / "index.npy", asked.lengths)
 
 
 def evals(root: Path) -> Path:
@@ -89,7 +94,41 @@ def test_what_protects_nothing_is_counted(tmp_path: Path) -> None:
     asked = Decontaminate(files=("evals",))
     counts = decontaminate.write_index(asked, tmp_path, tmp_path / "index.npy")
     runs = len(ANSWER.split()) - 12
-    assert counts == {"texts": 4, "runs": runs, "short": 2, "plain": 8}
+    files = (EvaluationFile("evals/a.jsonl", items=2, protected=1, short=0),)
+    assert counts == IndexCounts(texts=4, runs=runs, short=2, plain=8, files=files)
+
+
+SHORT = (
+    "What happens to you if you eat watermelon seeds?",  # 9 words
+    "Who wrote the song Imagine?",  # 5
+    "Is it true?",  # 3
+    "no no no no no no",  # 6, all the same
+)
+
+
+def test_short_items_are_counted_by_file_and_may_be_matched_whole(tmp_path: Path) -> None:
+    rows = [{"question": text, "choices": ["yes", "no"]} for text in SHORT]
+    raw(tmp_path / "evals" / "short.jsonl", [*rows, {"question": QUESTION}, {"id": 7}])
+    raw(tmp_path / "evals" / "long.jsonl", [{"question": ANSWER}])
+    skip, whole = (Decontaminate(files=("evals",), short=rule) for rule in ("skip", "whole"))
+    counts = decontaminate.write_index(skip, tmp_path, tmp_path / "index.npy")
+    assert counts.files == (
+        EvaluationFile("evals/long.jsonl", items=1, protected=1, short=0),
+        EvaluationFile("evals/short.jsonl", items=5, protected=1, short=4),
+    )
+    more = decontaminate.write_index(whole, tmp_path, tmp_path / "index.npy")
+    assert more.files[1] == EvaluationFile("evals/short.jsonl", items=5, protected=3, short=2)
+    pages = [f"A page says: {text.lower()} And more." for text in (*SHORT, QUESTION, "yes no")]
+    assert index(tmp_path).hits(pages).tolist() == [-1, -1, -1, -1, 1, -1]
+    assert index(tmp_path, short="whole").hits(pages).tolist() == [1, 1, -1, -1, 1, -1]
+    part = "What happens if you eat watermelon seeds?"
+    assert index(tmp_path, short="whole").hits([part, SHORT[1]]).tolist() == [-1, 1]
+
+
+def test_settings_without_the_rule_are_those_of_before() -> None:
+    before = {"files": ("evals",), "columns": (), "ngram": 13, "distinct": 8}
+    assert Decontaminate(files=("evals",)).content() == before
+    assert Decontaminate(files=("evals",), short="whole").content() == {**before, "short": "whole"}
 
 
 @settings(max_examples=100, deadline=None)
