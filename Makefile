@@ -9,11 +9,11 @@ WHEEL := .env-wheel
 NEWER_ENV := .env-newer
 HF := .env-transformers
 DOCS := .env-docs
-# A Python above 3.11, the newest that is there; NEWER=... names another one.
-NEWER ?= $(shell for v in 3.14 3.13 3.12; do \
-  "python$$v" -c 'import venv' 2>/dev/null && { command -v "python$$v"; break; }; done)
-JOBS ?= 2
-CSX := .venv-csx
+# The newest Python above 3.11 that is on the path or among pyenv's; NEWER=... names another one.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/python \
+  $(PYENV)/3.13*/bin/python $(PYENV)/3.12*/bin/python; do \
+  "$$p" -c 'import ensurepip' 2>/dev/null && { command -v "$$p"; break; }; done)
 
 .PHONY: demo test tokenizers check format reference wheel newer transformers csx docs clean
 
