@@ -15,18 +15,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
-from crystalmix.mixtures.build import seal as sealing
+from crystalmix.mixtures.build import seal
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
 from crystalmix.mixtures.build.context import Folder, naming
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.modelzoo import read_params as zooparams
+from crystalmix.mixtures.modelzoo import read_params
 from crystalmix.mixtures.modelzoo.read_params import TrainInput, ZooParams
 from crystalmix.mixtures.recipes.phase import Part, Phase
 from crystalmix.mixtures.recipes.recipe import NAME, Domain
-from crystalmix.mixtures.verify import accounts as conservation
+from crystalmix.mixtures.verify import accounts
 from crystalmix.mixtures.verify.accounts import IMPORT, Check
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
@@ -66,8 +66,8 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         for key, allowed in (("subset", get_args(Subset)), ("zeros", get_args(Zeros))):
-            if (found := getattr(self, key)) not in allowed:
-                raise UsageError(f"--{key}: must be {' or '.join(allowed)}, got {found!r}")
+            if (value := getattr(self, key)) not in allowed:
+                raise UsageError(f"--{key}: must be {' or '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,20 @@ def import_shards(
     found, StaleError where `out` holds something else. What is there already is not read again.
     """
     _check_places(root, out)
-    read = {path: zooparams.read(path) for path in settings.params}
-    dirs = [each.data_dir for told in read.values() for each in told.train_input.mixture]
-    placed = zooparams.place(dirs, root, settings.maps)
+    read = {path: read_params.read(path) for path in settings.params}
+    dirs = [line.data_dir for params in read.values() for line in params.train_input.mixture]
+    placed = read_params.place(dirs, root, settings.maps)
     named = zip(_names(settings.params), read.values(), strict=True)
-    phases = [_phase(name, told, placed, settings) for name, told in named]
+    phases = [_phase(name, params, placed, settings) for name, params in named]
     _tell_subsets(phases, settings)
     with naming(out), alone(out), Fanout(workers) as pool:
         folders = _link(root.resolve(), out, placed, settings, pool)
         msl = _msl(folders)
         drafts: dict[Path, Manifest] = {}
         previous = None
-        for (path, told), phase in zip(read.items(), phases, strict=True):
-            basis = _basis(root, out, path, told.train_input, settings, msl)
-            draft = sealing.compose(basis, phase, folders, previous)
+        for (path, params), phase in zip(read.items(), phases, strict=True):
+            basis = _basis(root, out, path, params.train_input, settings, msl)
+            draft = seal.compose(basis, phase, folders, previous)
             drafts[BuildFolder(out).manifest(phase.name)] = draft
             previous = draft.digest
         store(unsealed(drafts))
@@ -137,10 +137,10 @@ def _names(params: Sequence[Path]) -> list[str]:
     return [f"phase{number + 1}" for number in range(len(names))]
 
 
-def _phase(name: str, told: ZooParams, placed: Placed, settings: ImportSettings) -> Phase:
+def _phase(name: str, params: ZooParams, placed: Placed, settings: ImportSettings) -> Phase:
     """Return a phase as published: nothing is refused for repeating, it has happened."""
-    given = told.train_input
-    zero = next((each.data_dir for each in given.mixture if each.weight == 0), None)
+    section = params.train_input
+    zero = next((line.data_dir for line in section.mixture if line.weight == 0), None)
     if zero is not None and settings.zeros == "aligned":
         raise RecipeError(
             f"phase {name}: {zero} has weight 0, after which Model Zoo 1.9 takes "
@@ -149,16 +149,16 @@ def _phase(name: str, told: ZooParams, placed: Placed, settings: ImportSettings)
     try:
         parts = tuple(
             Part(
-                placed[each.data_dir][0],
-                weight=each.weight,
-                subset=each.subset,
+                placed[line.data_dir][0],
+                weight=line.weight,
+                subset=line.subset,
                 max_epochs=float("inf"),
             )
-            for each in given.mixture
+            for line in section.mixture
         )
-        order = ZooSettings(given.shuffle_seed, settings.subset, settings.zeros)
-        steps = told.runconfig.max_steps
-        return Phase(given.batch_size, parts, steps, True, order, max_shared=1.0, name=name)
+        order = ZooSettings(section.shuffle_seed, settings.subset, settings.zeros)
+        steps = params.runconfig.max_steps
+        return Phase(section.batch_size, parts, steps, True, order, max_shared=1.0, name=name)
     except ValueError as error:
         raise RecipeError(f"phase {name}: {error}") from None
 
@@ -169,38 +169,38 @@ def _tell_subsets(phases: Sequence[Phase], settings: ImportSettings) -> None:
 
 
 def _basis(
-    root: Path, out: Path, path: Path, given: TrainInput, settings: ImportSettings, msl: int
+    root: Path, out: Path, path: Path, section: TrainInput, settings: ImportSettings, msl: int
 ) -> Basis:
     imported = {
         "params": {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
         "digests": ROWS if settings.digests else SIZES,
     }
     unknown = {"fingerprint": None, "canary": None, "controls": [], "special": {}, "pad": None}
-    tokenizer = {**unknown, "vocab": given.vocab_size}
-    return Basis(root.resolve().name, given.shuffle_seed, msl, tokenizer, out, imported)
+    tokenizer = {**unknown, "vocab": section.vocab_size}
+    return Basis(root.resolve().name, section.shuffle_seed, msl, tokenizer, out, imported)
 
 
 def _msl(folders: dict[str, Folder]) -> int:
     """Return the length of all rows; RefusalError if they differ."""
-    found = {
+    lengths = {
         entry["msl"]: folder.path / entry["name"]
         for folder in folders.values()
         for entry in folder.sealed["files"]
     }
-    if len(found) > 1:
-        told = " and ".join(f"{msl} tokens ({path})" for msl, path in list(found.items())[:2])
-        raise RefusalError(f"rows have different lengths, {told}; no phase can mix them")
-    return next(iter(found))
+    if len(lengths) > 1:
+        text = " and ".join(f"{msl} tokens ({path})" for msl, path in list(lengths.items())[:2])
+        raise RefusalError(f"rows have different lengths, {text}; no phase can mix them")
+    return next(iter(lengths))
 
 
 def _link(
     root: Path, out: Path, placed: Placed, settings: ImportSettings, pool: Fanout
 ) -> dict[str, Folder]:
     """Link and measure the shards of every domain; return the domains' sealed folders."""
-    wanted = dict(placed.values())
+    files_of = dict(placed.values())
     folders: dict[str, Folder] = {}
     items: list[Measure] = []
-    for name, files in wanted.items():
+    for name, files in files_of.items():
         places = [_place(root, file) for file in files]
         recipe = {
             "stage": IMPORT,
@@ -222,8 +222,8 @@ def _link(
     results = pool.map(measure, items, "import") if items else iter(())
     for name, folder in folders.items():
         if folder.receipt is None:
-            found = [next(results) for _ in wanted[name]]
-            folder.seal_files(found, {"dropped": {}})
+            entries = [next(results) for _ in files_of[name]]
+            folder.seal_files(entries, {"dropped": {}})
     return folders
 
 
@@ -254,8 +254,8 @@ def measure(item: Measure) -> Json:
     """Do a Measure; the result is the shard's entry in the receipt."""
     file = item.file.resolve()
     stat = file.stat()
-    wanted = [item.mark, item.place, stat.st_size, stat.st_mtime_ns]
-    return receipts.once(item.done, wanted, lambda: _measure(item))
+    key = [item.mark, item.place, stat.st_size, stat.st_mtime_ns]
+    return receipts.once(item.done, key, lambda: _measure(item))
 
 
 def _measure(item: Measure) -> Json:
@@ -265,8 +265,8 @@ def _measure(item: Measure) -> Json:
     if not item.digests:
         identity = receipts.digest([item.place, rows, msl, size])
         return {**entry, "digest": identity, "rows_sum": None, "xxh3": None, "loss_tokens": None}
-    found = conservation.recount(Check(item.file, entry, None))
-    total = found["rows_sum"] % 2**64
-    told = file_digest(item.file)
-    counted = {key: found[key] for key in ("digest", "loss_tokens")}
-    return {**entry, **counted, "rows_sum": total, "xxh3": told}
+    counts = accounts.recount(Check(item.file, entry, None))
+    total = counts["rows_sum"] % 2**64
+    file_bytes = file_digest(item.file)
+    counted = {key: counts[key] for key in ("digest", "loss_tokens")}
+    return {**entry, **counted, "rows_sum": total, "xxh3": file_bytes}

@@ -103,23 +103,23 @@ def read(path: Path) -> ZooParams:
         raise RecipeError(f"{path}: must hold the sections train_input and runconfig")
     if "trainer" in content:
         content = _of_trainer(path, content["trainer"])
-    told = yaml_settings.check(path, content, ZooParams)
-    known = {*SILENT, *TrainInput.__dataclass_fields__}
-    unknown = sorted(str(key) for key in content["train_input"] if key not in known)
+    params = yaml_settings.check(path, content, ZooParams)
+    keys = {*SILENT, *TrainInput.__dataclass_fields__}
+    unknown = sorted(str(key) for key in content["train_input"] if key not in keys)
     if unknown:
         logging.getLogger("crystalmix").warning(
             "%s: train_input: not used: %s", path, ", ".join(unknown)
         )
-    return told
+    return params
 
 
 def _of_trainer(path: Path, trainer: Any) -> dict[str, Any]:  # noqa: ANN401  as YAML has it
     """Return the two sections of the dialect of 2.x (`trainer:`) under their names of 1.9."""
     try:
         loop, model = trainer["init"]["loop"], trainer["init"]["model"]
-        given = trainer["fit"]["train_dataloader"]
-        given.setdefault("vocab_size", model["vocab_size"])
-        return {"train_input": given, "runconfig": {"max_steps": loop["max_steps"]}}
+        loader = trainer["fit"]["train_dataloader"]
+        loader.setdefault("vocab_size", model["vocab_size"])
+        return {"train_input": loader, "runconfig": {"max_steps": loop["max_steps"]}}
     except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
             f"{path}: trainer: must have init.loop.max_steps, init.model.vocab_size and "
@@ -140,41 +140,43 @@ def place(
     folders = sorted({path.parent for path in root.rglob("*.h5")})
     if not folders:
         raise InputError(f"{root}: holds no .h5 file; give the folder of the published shards")
-    given = _given(maps, root, data_dirs)
-    found = {each: _find(each, root, folders, given) for each in dict.fromkeys(data_dirs)}
+    mapped = _given(maps, root, data_dirs)
+    places_of = {
+        data_dir: _find(data_dir, root, folders, mapped) for data_dir in dict.fromkeys(data_dirs)
+    }
     names: dict[tuple[Path, ...], str] = {}
-    for each, places in found.items():
+    for data_dir, places in places_of.items():
         if places not in names:
-            names[places] = _name(each, set(names.values()))
-    return {each: (names[places], _files(places)) for each, places in found.items()}
+            names[places] = _name(data_dir, set(names.values()))
+    return {data_dir: (names[places], _files(places)) for data_dir, places in places_of.items()}
 
 
 def _given(
     maps: Sequence[str], root: Path, data_dirs: Sequence[str]
 ) -> dict[str, tuple[Path, ...]]:
     """Return the folders that the user gave, by the end of the data_dir."""
-    given: dict[str, tuple[Path, ...]] = {}
-    for told in maps:
-        name, _, value = told.partition("=")
+    mapped: dict[str, tuple[Path, ...]] = {}
+    for entry in maps:
+        name, _, value = entry.partition("=")
         if not (name and value):
-            raise UsageError(f"--map: must be DATA_DIR=FOLDER[,FOLDER...], got {told!r}")
-        if not any(_ends(each, name) for each in data_dirs):
-            raise UsageError(f"--map {told}: no data_dir of the params ends in {name!r}")
+            raise UsageError(f"--map: must be DATA_DIR=FOLDER[,FOLDER...], got {entry!r}")
+        if not any(_ends(data_dir, name) for data_dir in data_dirs):
+            raise UsageError(f"--map {entry}: no data_dir of the params ends in {name!r}")
         places = tuple(root / folder for folder in value.split(","))
         for place in places:
             if not shards.folder(place):
-                raise UsageError(f"--map {told}: {place} holds no .h5 file")
-        given[name] = places
-    return given
+                raise UsageError(f"--map {entry}: {place} holds no .h5 file")
+        mapped[name] = places
+    return mapped
 
 
 def _find(
-    data_dir: str, root: Path, folders: Sequence[Path], given: Mapping[str, tuple[Path, ...]]
+    data_dir: str, root: Path, folders: Sequence[Path], mapped: Mapping[str, tuple[Path, ...]]
 ) -> tuple[Path, ...]:
     """Return the folders that a data_dir stands for."""
-    named = [name for name in given if _ends(data_dir, name)]
+    named = [name for name in mapped if _ends(data_dir, name)]
     if named:
-        return given[max(named, key=len)]
+        return mapped[max(named, key=len)]
     remedy = f"say where it is: --map {PurePosixPath(data_dir).name}=FOLDER"
     shared = [_shared(data_dir, folder.as_posix()) for folder in folders]
     best = [f for f, n in zip(folders, shared, strict=True) if n and n == max(shared)]
@@ -199,20 +201,20 @@ def _find(
 def _pieces(name: str, folders: Sequence[Path]) -> tuple[Path, ...]:
     """Return the folders NAME_part0ofN ... NAME_part(N-1)ofN if all are there, once each."""
     pattern = re.compile(rf"{re.escape(name)}_part(\d+)of(\d+)")
-    found = {folder: told for folder in folders if (told := pattern.fullmatch(folder.name))}
-    numbers = sorted((int(told[1]), int(told[2])) for told in found.values())
+    pieces = {folder: match for folder in folders if (match := pattern.fullmatch(folder.name))}
+    numbers = sorted((int(match[1]), int(match[2])) for match in pieces.values())
     if numbers != [(i, len(numbers)) for i in range(len(numbers))]:
         return ()
-    return tuple(found)
+    return tuple(pieces)
 
 
 def _files(places: Sequence[Path]) -> list[Path]:
     """Return the shards of folders, sorted by name: InputError where a name stands twice."""
     files = sorted((path for place in places for path in shards.folder(place)), key=_file_name)
-    for one, other in pairwise(files):
-        if one.name == other.name:
+    for left, right in pairwise(files):
+        if left.name == right.name:
             raise InputError(
-                f"{one} and {other} have one name, but would stand in one domain; "
+                f"{left} and {right} have one name, but would stand in one domain; "
                 "map the data_dir to folders that share no name"
             )
     return files
@@ -234,10 +236,10 @@ def _ends(data_dir: str, name: str) -> bool:
     return _shared(data_dir, name) == len(PurePosixPath(name).parts)
 
 
-def _shared(one: str, other: str) -> int:
+def _shared(path: str, other: str) -> int:
     """Return how many of their last components two paths share."""
     pairs = zip(
-        reversed(PurePosixPath(one).parts), reversed(PurePosixPath(other).parts), strict=False
+        reversed(PurePosixPath(path).parts), reversed(PurePosixPath(other).parts), strict=False
     )
     count = 0
     for left, right in pairs:

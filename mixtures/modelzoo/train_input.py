@@ -2,7 +2,7 @@
 
 That is `train_input` of a params.yaml. Model Zoo knows folders and fractions: a part that draws
 from a run of a folder's rows gets `data_subset`, one that draws from some of its shards a folder of
-links. `zooparams` and `zoo` read it back, by which tests prove the rows of every step.
+links. `read_params` and `cerebras_order` read it back; so tests prove the rows of every step.
 """
 
 from collections.abc import Sequence
@@ -36,23 +36,23 @@ class Place:
     reader: Reader | None = None
 
     def __post_init__(self) -> None:
-        for told in self.mounts:
-            here, _, there = told.partition("=")
+        for mount in self.mounts:
+            here, _, there = mount.partition("=")
             if not (here and there):
-                raise UsageError(f"--mount: must be HERE=THERE, got {told!r}")
+                raise UsageError(f"--mount: must be HERE=THERE, got {mount!r}")
         if self.reader not in {None, *get_args(Reader)}:
             raise UsageError(f"--reader: must be 1.9.1 or 2.0.3, got {self.reader!r}")
 
     def there(self, path: Path) -> str:
         """Return a path as the machine that trains has it."""
-        found = path.absolute()
-        pairs = (told.partition("=") for told in self.mounts)
-        known = {Path(here).absolute(): Path(there) for here, _, there in pairs}
-        holding = [here for here in known if found.is_relative_to(here)]
+        absolute = path.absolute()
+        pairs = (mount.partition("=") for mount in self.mounts)
+        mounts = {Path(here).absolute(): Path(there) for here, _, there in pairs}
+        holding = [here for here in mounts if absolute.is_relative_to(here)]
         if not holding:
-            return found.as_posix()
-        here = max(holding, key=lambda each: len(each.parts))
-        return (known[here] / found.relative_to(here)).as_posix()
+            return absolute.as_posix()
+        here = max(holding, key=lambda folder: len(folder.parts))
+        return (mounts[here] / absolute.relative_to(here)).as_posix()
 
 
 def train_input(manifest: Manifest, place: Place) -> Json:
@@ -86,15 +86,15 @@ def _line(manifest: Manifest, part: ManifestPart, place: Place, reader: Reader) 
     absent = [file for file in files if file not in present]
     if absent:
         raise DamageError(f"{absent[0]}: is missing, though the manifest lists it; restore it")
-    told = _subset(part, files, present, rows, reader)
+    subset = _subset(part, files, present, rows, reader)
     folder = _real(files[0].parent, present)
-    if told is None:
-        told = _subset(part, files, files, rows, reader)
-        if told is None:
+    if subset is None:
+        subset = _subset(part, files, files, rows, reader)
+        if subset is None:
             raise _untold(part, reader)
         folder = _linked(manifest, part, files, place)
     line: Json = {"data_dir": place.there(folder), "weight": weight}
-    return {**line, "data_subset": told} if told else line
+    return {**line, "data_subset": subset} if subset else line
 
 
 def _root(manifest: Manifest) -> Path:
@@ -130,10 +130,10 @@ def _subset(
     low, high = (first, last) if reader == "2.0.3" else (0, first)
     if reader == "1.9.1" and last != 2 * first:
         return None
-    found = f"{_decimal(total, low)}-{_decimal(total, high)}"
-    ends = tuple(float(end) for end in found.split("-"))
+    text = f"{_decimal(total, low)}-{_decimal(total, high)}"
+    ends = tuple(float(end) for end in text.split("-"))
     right = subset_bounds(total, (ends[0], ends[1]), reader) == (first, last)
-    return found if right else None
+    return text if right else None
 
 
 def _decimal(total: int, rows: int) -> str:
@@ -142,9 +142,9 @@ def _decimal(total: int, rows: int) -> str:
         scale = 10**places
         least = ceil(rows * scale / total)
         for units in (least - 1, least, least + 1):
-            told = f"{units // scale}.{units % scale:0{places}d}"
-            if 0 <= units <= scale and int(total * float(told)) == rows:
-                return told
+            text = f"{units // scale}.{units % scale:0{places}d}"
+            if 0 <= units <= scale and int(total * float(text)) == rows:
+                return text
     return repr(rows / total)
 
 

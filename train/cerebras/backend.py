@@ -85,10 +85,10 @@ def bring_up(target: Target, artifacts: Path, *, validate_only: bool = False) ->
     flags.debug.fabric_type_blacklist = target.cluster.unwanted()
     if (level := target.cluster.levels()) is not None:
         flags.precision.optimization_level = level
-    given = {"artifact_dir": str(artifacts), "validate_only": validate_only}
+    options = {"artifact_dir": str(artifacts), "validate_only": validate_only}
     if target.cluster.compile_dir is not None:
-        given["compile_dir"] = target.cluster.compile_dir
-    return api.backend("CSX", cluster_config=_config(target, artifacts, validate_only), **given)
+        options["compile_dir"] = target.cluster.compile_dir
+    return api.backend("CSX", cluster_config=_config(target, artifacts, validate_only), **options)
 
 
 def importable(artifacts: Path, package: Path = PACKAGE) -> Path:
@@ -108,16 +108,16 @@ def importable(artifacts: Path, package: Path = PACKAGE) -> Path:
 
 def _config(target: Target, artifacts: Path, validate_only: bool) -> Any:  # noqa: ANN401
     cluster = target.cluster
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "num_csx": cluster.num_csx,
         "num_workers_per_csx": cluster.num_workers_per_csx,
     }
     if not validate_only:
-        given |= cluster.job()
-        given["mount_dirs"] = _texts(*cluster.mount_dirs, *target.roots, PACKAGE)
-        given["python_paths"] = _texts(*cluster.python_paths, importable(artifacts))
+        options |= cluster.job()
+        options["mount_dirs"] = _texts(*cluster.mount_dirs, *target.roots, PACKAGE)
+        options["python_paths"] = _texts(*cluster.python_paths, importable(artifacts))
     try:
-        return cstorch().distributed.ClusterConfig(**given)
+        return cstorch().distributed.ClusterConfig(**options)
     except ValueError as error:
         raise RecipeError(f"runconfig: {error}; correct it in the run file") from None
 

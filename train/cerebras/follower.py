@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import DivergenceError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.cerebras import proof as csxproof
+from crystalmix.train.cerebras import proof
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record.ledger import Ledger, Step
 from crystalmix.train.record.metrics import Metrics
@@ -47,23 +47,23 @@ class Follower:
         self._began = monotonic()
         return Metrics(self.out, self.run.metrics, self.manifest, first)
 
-    def record(self, number: int, told: Arrays, metrics: Metrics) -> float:
+    def record(self, number: int, arrays: Arrays, metrics: Metrics) -> float:
         """Hold a step that came back against the plan, take it down, and return its loss.
 
-        told: loss, gradient_norm, learning_rate, row_losses (B,), rows (B, 2), as `csxstep.Told`.
+        arrays: loss, gradient_norm, learning_rate, row_losses (B,), rows (B, 2), as a `StepOutput`.
         Raises ClusterError for a step that is not the planned one, DivergenceError for one whose
         loss or gradients are no numbers.
         """
         batch = next(self._ahead)
-        order = csxproof.places(number, told["rows"], csxproof.shortened(batch.digests))
+        order = proof.places(number, arrays["rows"], proof.shortened(batch.digests))
         rate = schedule(self.run.optimizer.learning_rate, number)
-        csxproof.check_rate(number, float(told["learning_rate"]), rate)
-        loss, norm = float(told["loss"]), float(told["gradient_norm"])
-        losses = told["row_losses"][order].astype(np.float64)
+        proof.check_rate(number, float(arrays["learning_rate"]), rate)
+        loss, norm = float(arrays["loss"]), float(arrays["gradient_norm"])
+        losses = arrays["row_losses"][order].astype(np.float64)
         if not math.isfinite(loss + norm):
             strange = strange_rows(self.manifest, batch, torch.from_numpy(losses))
-            said = f"loss {loss:g}, gradient norm {norm:g}"
-            raise DivergenceError(divergence(self.manifest, number, strange, said))
+            numbers = f"loss {loss:g}, gradient norm {norm:g}"
+            raise DivergenceError(divergence(self.manifest, number, strange, numbers))
         totals = part_sums(batch, losses, len(self.manifest.parts))
         parts = per_part(self.manifest, batch, totals)
         step = Step(number, batch.refs, batch.digest, loss, norm, rate, parts)
@@ -76,5 +76,5 @@ class Follower:
     def seal(self, loaders: Json) -> Json:
         """Seal what was taken down, if the loaders stand where it ends; return a state's keys."""
         position = self.ledger.next_step * self.manifest.batch
-        csxproof.check_loader(loaders, self.manifest.digest, position)
+        proof.check_loader(loaders, self.manifest.digest, position)
         return {"ledger": self.ledger.seal(), "loaders": loaders}

@@ -47,9 +47,9 @@ class PlanRows(torch.utils.data.Dataset[dict[str, Tensor]]):
         if len(refs.row) != len(positions):
             raise ValueError(f"positions {positions[0]} to {positions[-1]} are not consecutive")
         rows = gather(self.paths, refs.shard, refs.row)  # (B, 3, msl) int32
-        told = np.stack([np.asarray(positions, dtype=np.int32), row_digests(rows)], axis=1)
+        marks = np.stack([np.asarray(positions, dtype=np.int32), row_digests(rows)], axis=1)
         ids, mask, labels = (np.ascontiguousarray(rows[:, channel]) for channel in range(3))
-        named = {"input_ids": ids, "attention_mask": mask, "labels": labels, "rows": told}
+        named = {"input_ids": ids, "attention_mask": mask, "labels": labels, "rows": marks}
         return {name: torch.from_numpy(array) for name, array in named.items()}
 
 
@@ -106,10 +106,10 @@ class PlanLoader:
     def load_state_dict(self, state_dict: Json, strict: bool = True) -> None:
         """Go on at the position that a checkpoint names; StaleError for another manifest's."""
         del strict
-        found = state_dict["manifest"]
-        if found != self.manifest.digest:
+        digest = state_dict["manifest"]
+        if digest != self.manifest.digest:
             raise StaleError(
-                f"the loader's state is of manifest {found[:12]}, this one is "
+                f"the loader's state is of manifest {digest[:12]}, this one is "
                 f"{self.manifest.digest[:12]}; go on with the build it was trained on"
             )
         self.start = int(state_dict["next"])
@@ -120,10 +120,10 @@ def loader(manifest: str, digest: str, root: str) -> PlanLoader:
 
     manifest: the folder that holds it; digest: what it must have; root: the build's folder.
     """
-    found = read(Path(manifest))
-    if found.digest != digest:
+    sealed = read(Path(manifest))
+    if sealed.digest != digest:
         raise StaleError(
-            f"{manifest}: this worker sees manifest {found.digest[:12]}, the run follows "
+            f"{manifest}: this worker sees manifest {sealed.digest[:12]}, the run follows "
             f"{digest[:12]}; mount the same build everywhere"
         )
-    return PlanLoader(found, Path(root))
+    return PlanLoader(sealed, Path(root))

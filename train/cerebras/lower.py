@@ -27,8 +27,8 @@ from crystalmix.train.cerebras.lowered_step import findings, signature, wanted
 from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.cerebras.step import CsxStep, matmul
 from crystalmix.train.model.crystal import Crystal, parameters_count
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.record import run_folder
+from crystalmix.train.runfile import run_file
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.settings import Run
 
@@ -75,32 +75,32 @@ def validate(name: str, phase: str | None, batch: int | None, msl: int | None) -
     batch, msl: in place of the run's own.
     """
     demand()
-    asked = question(name, phase, batch, msl)
-    return apart(lower, asked)
+    request = question(name, phase, batch, msl)
+    return apart(lower, request)
 
 
 def question(name: str, phase: str | None, batch: int | None, msl: int | None) -> Question:
     """Return what to lower for a run folder, a run file or a preset."""
-    if folder.phases(Path(name)):
-        asked = _of_run(Path(name), phase)
+    if run_folder.phases(Path(name)):
+        request = _of_run(Path(name), phase)
     else:
-        asked = _of_file(params.find(name), phase, batch)
-    return replace(asked, batch=batch or asked.batch, msl=msl or asked.msl)
+        request = _of_file(run_file.find(name), phase, batch)
+    return replace(request, batch=batch or request.batch, msl=msl or request.msl)
 
 
-def lower(asked: Question) -> Lowered:
+def lower(request: Question) -> Lowered:
     """Lower a step in this process, which may not have used cstorch yet."""
     began = monotonic()
-    settings = asked.run.settings
-    target = Target("CSX", asked.cluster, settings.micro_batch)
+    settings = request.run.settings
+    target = Target("CSX", request.cluster, settings.micro_batch)
     # cstorch leaves a graph where it is when it fails
     with TemporaryDirectory(prefix="crystalmix-csx-") as scratch, chdir(scratch):
         backend = bring_up(target, Path(scratch), validate_only=True)
         with backend.device:  # nothing is drawn or held: the device drops all values
-            model = Crystal(matmul(asked.run.model))
-        step = CsxStep(model, asked.run.optimizer, "bfloat16")
+            model = Crystal(matmul(request.run.model))
+        step = CsxStep(model, request.run.optimizer, "bfloat16")
         try:
-            _trace(step, asked)
+            _trace(step, request)
         except Exception as error:  # cstorch raises whatever its compiler says
             raise RefusalError(_reason(error)) from error
         written = sorted(Path(scratch).glob("executors/0*/cirh.mlir"))
@@ -109,20 +109,20 @@ def lower(asked: Question) -> Lowered:
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     listed = [tensor for group in step.optimizer.param_groups for tensor in group["params"]]
     shapes = {names[id(tensor)]: tuple(tensor.shape) for tensor in listed}
-    whole = wanted(shapes, asked.batch, asked.msl, len(asked.run.optimizer.learning_rate))
-    told = findings(text, whole) + [f"the compiler left {path.name}" for path in left]
-    found = signature(text)
+    whole = wanted(shapes, request.batch, request.msl, len(request.run.optimizer.learning_rate))
+    lines = findings(text, whole) + [f"the compiler left {path.name}" for path in left]
+    lowered = signature(text)
     return Lowered(
-        parameters_count(asked.run.model),
-        asked.batch,
-        asked.msl,
-        asked.cluster.num_csx,
-        len(found.states) if found else 0,
+        parameters_count(request.run.model),
+        request.batch,
+        request.msl,
+        request.cluster.num_csx,
+        len(lowered.states) if lowered else 0,
         len(text.encode()),
         monotonic() - began,
         sum(_spent(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)),
         max(_peak(resource.RUSAGE_SELF), _peak(resource.RUSAGE_CHILDREN)),
-        tuple(told),
+        tuple(lines),
     )
 
 
@@ -135,15 +135,15 @@ def _peak(who: int) -> int:
     return resource.getrusage(who).ru_maxrss * 1024
 
 
-def _trace(step: CsxStep, asked: Question) -> None:
+def _trace(step: CsxStep, request: Question) -> None:
     api = cstorch()
     executor = api.utils.data.DataExecutor(
-        api.utils.data.DataLoader(Zeros, asked.batch, asked.msl), num_steps=1
+        api.utils.data.DataLoader(Zeros, request.batch, request.msl), num_steps=1
     )
 
     @api.step_closure
-    def gave(**told: Any) -> None:  # noqa: ANN401
-        del told  # being asked for makes them outputs
+    def gave(**outputs: Any) -> None:  # noqa: ANN401
+        del outputs  # being asked for makes them outputs
 
     @api.trace
     def traced(batch: Json) -> None:
@@ -175,12 +175,12 @@ def _reason(error: Exception) -> str:
 
 
 def _of_run(run: Path, phase: str | None) -> Question:
-    names = [path.name for path in folder.phases(run)]
+    names = [path.name for path in run_folder.phases(run)]
     chosen = names[0] if phase is None else phase
     if chosen not in names:
         raise UsageError(f"no phase is called {chosen!r} in {run} (there are {', '.join(names)})")
-    content = read_json(folder.PhaseFolder(run / chosen).claim, "train this phase again")
-    manifest = _manifest(folder.build_of(run, None), chosen)
+    content = read_json(run_folder.PhaseFolder(run / chosen).claim, "train this phase again")
+    manifest = _manifest(run_folder.build_of(run, None), chosen)
     made = TypeAdapter(Run).validate_python(content["run"])
     return Question(made, manifest.batch, manifest.msl, Cluster())
 
@@ -193,9 +193,9 @@ def _manifest(build: Path, phase: str) -> Manifest:
 
 
 def _of_file(path: Path, phase: str | None, batch: int | None) -> Question:
-    run, cluster = params.load(path, phase), params.cluster(path, phase)
-    given = yaml_settings.plain(yaml_settings.load(path)).get("train_input") or {}
-    rows = batch or given.get("batch_size")
+    run, cluster = run_file.load(path, phase), run_file.cluster(path, phase)
+    section = yaml_settings.plain(yaml_settings.load(path)).get("train_input") or {}
+    rows = batch or section.get("batch_size")
     if not isinstance(rows, int):
         raise UsageError(f"{path}: says nothing of a batch (train_input.batch_size); give --batch")
     return Question(run, rows, run.model.max_position_embeddings, cluster)

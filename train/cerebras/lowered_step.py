@@ -41,8 +41,8 @@ def signature(text: str) -> Signature | None:
         if state := STATE.search(attributes):
             states[state[1]] = shape
             updated |= {state[1]} if UPDATED in attributes else set()
-        elif given := INPUT.search(attributes):
-            inputs[given[1]] = shape
+        elif name := INPUT.search(attributes):
+            inputs[name[1]] = shape
     outputs = {name: shape for shape, name in RESULT.findall(head)}
     precision = PRECISION.search(head)
     return Signature(inputs, states, frozenset(updated), outputs, precision[1] if precision else "")
@@ -73,25 +73,27 @@ def findings(text: str, whole: Signature) -> list[str]:
     """Return one line for each thing that a lowered step lacks, or has otherwise."""
     if not text.strip():
         return ["the lowered step is empty: an operation was not lowered"]
-    found = signature(text)
-    if found is None:
+    lowered = signature(text)
+    if lowered is None:
         return ["the lowered step holds no graph"]
-    told = _compared("input", found.inputs, whole.inputs)
-    told += _compared("state", found.states, whole.states)
-    told += _compared("output", found.outputs, whole.outputs)
-    kept = sorted(whole.updated & set(found.states) - found.updated)
-    told += [f"state {name} is never updated" for name in kept]
-    if found.precision != whole.precision:
-        told.append(f"computes in {found.precision or 'no half precision'}, not {whole.precision}")
-    return told
+    lines = _compared("input", lowered.inputs, whole.inputs)
+    lines += _compared("state", lowered.states, whole.states)
+    lines += _compared("output", lowered.outputs, whole.outputs)
+    unchanged = sorted(whole.updated & set(lowered.states) - lowered.updated)
+    lines += [f"state {name} is never updated" for name in unchanged]
+    if lowered.precision != whole.precision:
+        lines.append(
+            f"computes in {lowered.precision or 'no half precision'}, not {whole.precision}"
+        )
+    return lines
 
 
-def _compared(kind: str, found: Shapes, whole: Shapes) -> list[str]:
-    told = [f"{kind} {name} is missing" for name in whole if name not in found]
+def _compared(kind: str, shapes: Shapes, whole: Shapes) -> list[str]:
+    lines = [f"{kind} {name} is missing" for name in whole if name not in shapes]
     for name, shape in whole.items():
-        if found.get(name, shape) != shape:
-            told.append(f"{kind} {name} is {found[name]}, not {shape}")
-    return told
+        if shapes.get(name, shape) != shape:
+            lines.append(f"{kind} {name} is {shapes[name]}, not {shape}")
+    return lines
 
 
 def _shape(dimensions: Sequence[int], kind: str) -> str:

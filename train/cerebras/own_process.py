@@ -11,7 +11,7 @@ from crystalmix.prep.runtime.errors import WorkerError
 Result = TypeVar("Result")
 
 
-def apart(work: Callable[..., Result], *given: object) -> Result:
+def apart(work: Callable[..., Result], *arguments: object) -> Result:
     """Return work(*given), done in a fresh process; its errors are raised here.
 
     Raises WorkerError where the process dies.
@@ -19,7 +19,7 @@ def apart(work: Callable[..., Result], *given: object) -> Result:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(work, *given).result()
+            return pool.submit(work, *arguments).result()
         except BrokenProcessPool:
             raise WorkerError(
                 "the process that ran cstorch was killed (out of memory, or by hand); "

@@ -13,7 +13,7 @@ from crystalmix.train.cerebras.own_process import apart
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import skips
 from crystalmix.train.record.run_folder import PhaseFolder
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile import run_file as run_files
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import claim
 from crystalmix.train.trainer.trainer import Outcome
@@ -33,7 +33,7 @@ class CsxPhase:
     target: Target
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
-        """Train to the last step (or to `stop`) as `csx.CsxTrainer`, apart from this process."""
+        """Train to the last step (or to `stop`) as `CsxTrainer`, apart from this process."""
         return apart(_train, self, init_from, stop)
 
 
@@ -45,7 +45,7 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, W
     if backend not in KINDS:
         raise UsageError(f"no backend is called {backend!r} (there are torch, {', '.join(KINDS)})")
     demand()
-    path = params.find(run_file)
+    path = run_files.find(run_file)
 
     def make(run: Run, manifest: Manifest, root: Path, out: Path, world: World) -> CsxPhase:
         if world.size > 1:
@@ -60,7 +60,7 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, W
                 "evaluation: not done with --backend %s; evaluate its checkpoints with torch",
                 backend,
             )
-        cluster = params.cluster(path, manifest.phase)
+        cluster = run_files.cluster(path, manifest.phase)
         target = Target(KINDS[backend], cluster, run.settings.micro_batch, (root.resolve(),))
         check_fit(run, manifest, target)
         assert manifest.folder is not None

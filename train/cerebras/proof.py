@@ -39,18 +39,18 @@ def places(step: int, came: Numbers, digests: Numbers) -> NDArray[np.int64]:
     digests: (B,) of the planned rows. Raises ClusterError where the two differ.
     """
     batch = len(digests)
-    wanted = np.arange(step * batch, (step + 1) * batch)
+    planned = np.arange(step * batch, (step + 1) * batch)
     if came.shape != (batch, 2):
         raise ClusterError(
             f"step {step}: {came.shape} row ids came back for {batch} rows; {REMEDY}"
         )
     order = np.argsort(came[:, 0], kind="stable")
     positions = came[order, 0].astype(np.int64)
-    if not np.array_equal(positions, wanted):
-        raise ClusterError(f"step {step}: {_other(positions, wanted)}; {REMEDY}")
+    if not np.array_equal(positions, planned):
+        raise ClusterError(f"step {step}: {_other(positions, planned)}; {REMEDY}")
     wrong = np.flatnonzero(came[order, 1] != digests)
     if len(wrong):
-        first = int(wanted[wrong[0]])
+        first = int(planned[wrong[0]])
         raise ClusterError(
             f"step {step}: {len(wrong)} of {batch} rows held other tokens than the build's "
             f"(position {first} first); mount the same build on the workers, and go on from the "
@@ -59,9 +59,9 @@ def places(step: int, came: Numbers, digests: Numbers) -> NDArray[np.int64]:
     return order
 
 
-def _other(positions: NDArray[np.int64], wanted: NDArray[np.int64]) -> str:
+def _other(positions: NDArray[np.int64], planned: NDArray[np.int64]) -> str:
     """Say what came instead of the wanted positions; both sorted."""
-    first, batch = int(wanted[0]), len(wanted)
+    first, batch = int(planned[0]), len(planned)
     plan = f"the plan says positions {first} to {first + batch - 1}"
     inside, times = np.unique(positions, return_counts=True)
     if len(inside) == batch and positions[0] % batch == 0 and positions[-1] - positions[0] < batch:
@@ -70,7 +70,7 @@ def _other(positions: NDArray[np.int64], wanted: NDArray[np.int64]) -> str:
         return f"the cluster {word} the batch of step {other}, {plan}"
     if times.max() > 1:
         return f"the cluster fed position {int(inside[times.argmax()])} {times.max()} times, {plan}"
-    strange = inside[~np.isin(inside, wanted)]
+    strange = inside[~np.isin(inside, planned)]
     return f"the cluster fed position {int(strange[0])} ({len(strange)} such rows), {plan}"
 
 
@@ -80,21 +80,21 @@ def agreed(states: Sequence[Json]) -> Json:
     Raises ClusterError where two disagree, one is missing, or their rows do not add up.
     """
     for key in ("manifest", "batch", "start", "step", "next", "workers"):
-        found = {state["worker"]: state[key] for state in states}
-        if len(set(found.values())) > 1:
-            told = ", ".join(f"worker {w} {value}" for w, value in sorted(found.items())[:4])
-            raise ClusterError(f"the workers' loaders disagree about {key} ({told}); {REMEDY}")
+        values = {state["worker"]: state[key] for state in states}
+        if len(set(values.values())) > 1:
+            text = ", ".join(f"worker {w} {value}" for w, value in sorted(values.items())[:4])
+            raise ClusterError(f"the workers' loaders disagree about {key} ({text}); {REMEDY}")
     first = states[0]
     numbers = sorted(state["worker"] for state in states)
     if numbers != list(range(first["workers"])):
         raise ClusterError(
             f"{first['workers']} workers were to tell their state, {numbers} did; {REMEDY}"
         )
-    rows, wanted = sum(state["rows"] for state in states), first["step"] * first["batch"]
-    if rows != wanted:
+    rows, planned = sum(state["rows"] for state in states), first["step"] * first["batch"]
+    if rows != planned:
         raise ClusterError(
             f"the workers streamed {rows} rows in {first['step']} steps of {first['batch']}, not "
-            f"{wanted}; {REMEDY}"
+            f"{planned}; {REMEDY}"
         )
     return {"manifest": first["manifest"], "next": first["next"], "workers": first["workers"]}
 

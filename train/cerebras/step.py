@@ -18,7 +18,7 @@ Batch = dict[str, Tensor]  # as `train.cerebras.loader` makes it
 
 
 @dataclass(frozen=True)
-class Told:
+class StepOutput:
     """What a step gives back."""
 
     loss: Tensor
@@ -44,7 +44,7 @@ class CsxStep:
         )
         self.schedule: Any = scheduled(self.optimizer, settings)
 
-    def __call__(self, batch: Batch) -> Told:
+    def __call__(self, batch: Batch) -> StepOutput:
         """Do one step; to be called in a function that cstorch traces."""
         with self._autocast():
             logits = self.compiled(batch["input_ids"])
@@ -56,7 +56,7 @@ class CsxStep:
         rate = self.schedule.get_last_lr()[-1]  # of the groups whose factor is 1
         self.optimizer.zero_grad()
         self.schedule.step()
-        return Told(loss, norm, rate, nll.sum(1), batch["rows"])
+        return StepOutput(loss, norm, rate, nll.sum(1), batch["rows"])
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, under Model Zoo's keys."""

@@ -28,8 +28,7 @@ from crystalmix.train.cerebras.loader import loader
 from crystalmix.train.cerebras.step import CsxStep, matmul
 from crystalmix.train.model.crystal import Crystal, initialise
 from crystalmix.train.model.processes import World
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record import seal
+from crystalmix.train.record import run_folder, seal
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.checkpoint import Checkpoints
 from crystalmix.train.trainer.claim import claim, settled
@@ -52,18 +51,18 @@ class CsxTrainer:
     @property
     def checkpoints(self) -> Path:
         """The folder of this phase's checkpoints."""
-        return folder.PhaseFolder(self.out).checkpoints
+        return run_folder.PhaseFolder(self.out).checkpoints
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""
-        with folder.alone(self.out):
+        with run_folder.alone(self.out):
             newest = self.begin(init_from)
             last = max(self.first, min(stop or self.manifest.steps, self.manifest.steps))
             if self.first < last:
                 with self._told():
                     step, data = self._restored(newest, init_from)
                     self._execute(step, data, last)
-        state = folder.read_state(self.checkpoints / folder.checkpoint_name(last))
+        state = run_folder.read_state(self.checkpoints / run_folder.checkpoint_name(last))
         return Outcome(self.first, last, self.loss, state["weights"])
 
     @contextmanager
@@ -88,11 +87,11 @@ class CsxTrainer:
         if init_from is not None:
             checked(init_from)
         claim(self.out, self.root, self.run, self.manifest, init_from, MDL)
-        folder.remove_temporaries(self.out)
+        run_folder.remove_temporaries(self.out)
         for path in self.checkpoints.glob("step-*"):
-            if not (path / folder.STATE).exists():
+            if not (path / run_folder.STATE).exists():
                 rmtree(path)
-        newest = folder.latest(self.checkpoints)
+        newest = run_folder.latest(self.checkpoints)
         self.follower.ledger.truncate(None if newest is None else checked(newest)["ledger"])
         self.first = self.follower.ledger.next_step
         self._keep()
@@ -131,8 +130,8 @@ class CsxTrainer:
         )
 
         @api.step_closure
-        def record(**told: Any) -> None:  # noqa: ANN401
-            arrays = {name: api.to_numpy(value) for name, value in told.items()}
+        def record(**outputs: Any) -> None:  # noqa: ANN401
+            arrays = {name: api.to_numpy(value) for name, value in outputs.items()}
             self.loss = self.follower.record(self.first + executor.iteration, arrays, metrics)
 
         @api.checkpoint_closure
@@ -158,7 +157,7 @@ class CsxTrainer:
     def _save(self, finished: int, step: CsxStep, loaders: Json) -> None:
         """Seal the ledger and write a checkpoint; its state, written last, makes it one."""
         sealed = self.follower.seal(loaders)
-        path = self.checkpoints / folder.checkpoint_name(finished)
+        path = self.checkpoints / run_folder.checkpoint_name(finished)
         rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         state = {**step.state(), "dataloader": loaders, "global_step": finished}
@@ -171,9 +170,9 @@ class CsxTrainer:
             "weights": weights_digest(path / MDL),
             "files": [receipts.describe(path / MDL)],
         }
-        folder.write_state(path, content)
+        run_folder.write_state(path, content)
         self._keep()
-        phase = folder.PhaseFolder(self.out)
+        phase = run_folder.PhaseFolder(self.out)
         seal.seal_phase(phase, seal.described(phase))
 
     def _keep(self) -> None:
@@ -182,13 +181,13 @@ class CsxTrainer:
 
 def checked(path: Path) -> Json:
     """Return the state of an .mdl checkpoint after checking the bytes of its files."""
-    state = folder.read_state(path)
+    state = run_folder.read_state(path)
     if not (path / MDL).exists():
         raise InputError(
             f"{path}: holds no {MDL} (another backend trained it); go on with --backend torch, or "
             "train all phases into another --out"
         )
-    folder.check_files(path, state, "remove this checkpoint to go on from the one before")
+    run_folder.check_files(path, state, "remove this checkpoint to go on from the one before")
     with h5py.File(path / MDL) as file:
         if float(file.attrs.get("__version__", 0.1)) < NO_PICKLES:
             raise InputError(

@@ -22,14 +22,12 @@ from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
-from crystalmix.train.modelzoo import parameter_names as zoonames
-from crystalmix.train.modelzoo import write_params as zoofile
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.modelzoo import parameter_names, write_params
+from crystalmix.train.record import run_folder
+from crystalmix.train.runfile import run_file as run_files
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import checkpoint
-from crystalmix.train.weights import hf_names as names
-from crystalmix.train.weights import mdl
+from crystalmix.train.weights import hf_names, mdl
 
 State = dict[str, Tensor]
 MDL, SAFE = ".mdl", ".safetensors"
@@ -58,28 +56,28 @@ def convert(source: Path, out: Path, run_file: str | None = None) -> Weights:
     """
     if out.exists():
         raise RefusalError(f"{out}: is there already; remove it or give another --out")
-    run = _remembered(source) if run_file is None else params.load(params.find(run_file))
+    run = _remembered(source) if run_file is None else run_files.load(run_files.find(run_file))
     readers: dict[str, Callable[[Path], Weights]] = {MDL: read_mdl, SAFE: read_safetensors}
-    held = readers[source.suffix](source) if source.suffix in readers else _ours(source, run)
+    weights = readers[source.suffix](source) if source.suffix in readers else _ours(source, run)
     if out.suffix == MDL:
-        write_mdl(out, held, run)
+        write_mdl(out, weights, run)
     elif out.suffix == SAFE:
-        write_safetensors(out, held)
+        write_safetensors(out, weights)
     else:
-        write_checkpoint(out, held, _wanted(run, out))
-    return held
+        write_checkpoint(out, weights, _wanted(run, out))
+    return weights
 
 
 def read_mdl(path: Path) -> Weights:
     """Read an .mdl of Model Zoo, of any release since 1.7, or of our own cstorch backend."""
     with mdl.opened(path) as file:
         named = file.below("model")
-        kind = zoonames.kind_of(named)
+        kind = parameter_names.kind_of(named)
         if kind is None:
             raise InputError(f"{path}: holds no Crystal model: {_some(sorted(named))}")
         state: State = {}
         for name, whole in named.items():
-            ours = zoonames.our_name(name) if kind == "zoo" else name
+            ours = parameter_names.our_name(name) if kind == "zoo" else name
             if ours is None:
                 raise InputError(f"{path}: {whole} is no parameter of Crystal")
             if ours in state and kind == "zoo":
@@ -95,20 +93,20 @@ def _not(path: Path, name: str) -> Tensor:
     raise DamageError(f"{path}: {name} is no tensor")
 
 
-def _check_alias(path: Path, file: mdl.Mdl, name: str, held: Tensor) -> None:
-    found = file.value(name)
-    if isinstance(found, Tensor) and not torch.equal(found, held):
+def _check_alias(path: Path, file: mdl.Mdl, name: str, tensor: Tensor) -> None:
+    alias = file.value(name)
+    if isinstance(alias, Tensor) and not torch.equal(alias, tensor):
         raise InputError(
             f"{path}: {name} differs from what it is tied to; Crystal has one tensor for both"
         )
 
 
 def _moments(
-    path: Path, file: mdl.Mdl, kind: zoonames.Kind, state: State
+    path: Path, file: mdl.Mdl, kind: parameter_names.Kind, state: State
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Read AdamW's moments by the numbers of Model Zoo's groups; none where there are none."""
-    held = file.below("optimizer.state")
-    if not held:
+    names = file.below("optimizer.state")
+    if not names:
         return {}
     sizes: dict[int, int] = {}
     for name in file.below("optimizer.param_groups"):
@@ -117,10 +115,10 @@ def _moments(
             sizes[int(number)] = sizes.get(int(number), 0) + 1
     counts = [sizes[number] for number in sorted(sizes)]
     try:
-        order = zoonames.numbered(kind, zoonames.layers_of(state), counts)
+        order = parameter_names.numbered(kind, parameter_names.layers_of(state), counts)
     except DamageError as error:
         raise DamageError(f"{path}: {error}") from None
-    told: dict[str, tuple[Tensor, Tensor]] = {}
+    moments: dict[str, tuple[Tensor, Tensor]] = {}
     for number, name in enumerate(order):
         m, v = (file.tensor(f"optimizer.state.{number}.{moment}") for moment in MOMENTS)
         if m.shape != state[name].shape:
@@ -128,31 +126,31 @@ def _moments(
                 f"{path}: optimizer.state.{number} has shape {tuple(m.shape)}, {name} "
                 f"{tuple(state[name].shape)}"
             )
-        told[name] = (m, v)
-    return told
+        moments[name] = (m, v)
+    return moments
 
 
-def write_mdl(path: Path, held: Weights, run: Run | None = None) -> None:
+def write_mdl(path: Path, weights: Weights, run: Run | None = None) -> None:
     """Write an .mdl that Model Zoo 2.x loads: model, optimiser where there is one, global_step.
 
     run: the optimiser's settings, which its state is saved with.
     """
-    tree: Json = {"model": zoonames.to_zoo(held.state)}
-    if held.moments:
-        if run is None or held.step is None:
+    tree: Json = {"model": parameter_names.to_zoo(weights.state)}
+    if weights.moments:
+        if run is None or weights.step is None:
             raise UsageError(f"{path}: an optimiser's state needs its settings: give --run")
-        tree["optimizer"] = _optimizer(held, run)
-    if held.step is not None:
-        tree["global_step"] = held.step
+        tree["optimizer"] = _optimizer(weights, run)
+    if weights.step is not None:
+        tree["global_step"] = weights.step
     mdl.write(path, tree)
 
 
-def _optimizer(held: Weights, run: Run) -> Json:
-    settings, step = run.optimizer, held.step or 0
+def _optimizer(weights: Weights, run: Run) -> Json:
+    settings, step = run.optimizer, weights.step or 0
     betas = (settings.beta1, settings.beta2)
     powers = [_power(beta, step) for beta in betas]
-    parts = zoonames.groups_of(zoonames.layers_of(held.state))
-    told: Json = {"state": {}, "param_groups": []}
+    parts = parameter_names.groups_of(parameter_names.layers_of(weights.state))
+    content: Json = {"state": {}, "param_groups": []}
     shared = {
         "lr": torch.tensor(0.0),
         "betas": betas,
@@ -167,24 +165,24 @@ def _optimizer(held: Weights, run: Run) -> Json:
     for members, decay, factor in zip(parts, decays, factors, strict=True):
         numbers = list(range(number, number + len(members)))
         head = {"weight_decay": decay, "adjust_learning_rate": factor}
-        told["param_groups"].append({**head, **shared, "params": numbers})
+        content["param_groups"].append({**head, **shared, "params": numbers})
         for place, name in zip(numbers, members, strict=True):
-            m, v = held.moments[name]
-            one, two = (torch.tensor(power) for power in powers)
+            m, v = weights.moments[name]
+            first, second = (torch.tensor(power) for power in powers)
             moments = dict(zip(MOMENTS, (m, v), strict=True))
-            told["state"][place] = {**moments, "beta1_power": one, "beta2_power": two}
+            content["state"][place] = {**moments, "beta1_power": first, "beta2_power": second}
         number += len(members)
-    return told
+    return content
 
 
 def _power(beta: float, step: int) -> np.float32:
     """Return beta^(step + 1) as cstorch has it: multiplied step by step in float32."""
-    factor = found = np.float32(beta)
+    factor = power = np.float32(beta)
     for _ in range(step):
-        found = found * factor
-        if found == 0:
+        power = power * factor
+        if power == 0:
             break
-    return np.float32(found)
+    return np.float32(power)
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -193,7 +191,7 @@ def read_safetensors(path: Path) -> Weights:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return Weights(names.from_huggingface(safe.load_file(path)))
+        return Weights(hf_names.from_huggingface(safe.load_file(path)))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:
@@ -202,10 +200,10 @@ def read_safetensors(path: Path) -> Weights:
         raise DamageError(f"{path}: can't be read ({error}); get it again") from None
 
 
-def write_safetensors(path: Path, held: Weights) -> None:
+def write_safetensors(path: Path, weights: Weights) -> None:
     """Write weights as one file in the public names; moments have no place there."""
     safe = _safetensors()
-    tensors = {n: t.contiguous() for n, t in names.to_huggingface(held.state).items()}
+    tensors = {n: t.contiguous() for n, t in hf_names.to_huggingface(weights.state).items()}
     with replacing(path) as temporary:
         safe.save_file(tensors, temporary, metadata={"format": "pt"})
 
@@ -227,7 +225,7 @@ def _wanted(run: Run | None, place: Path) -> Run:
 
 
 def _ours(source: Path, run: Run | None) -> Weights:
-    if not (source / folder.STATE).exists():
+    if not (source / run_folder.STATE).exists():
         raise InputError(f"{source}: is no .mdl, no .safetensors, and no checkpoint of ours")
     if (source / CSTORCH).exists():
         return read_mdl(source / CSTORCH)
@@ -237,46 +235,46 @@ def _ours(source: Path, run: Run | None) -> Weights:
 def _remembered(source: Path) -> Run | None:
     """Return the settings that the run of a checkpoint remembers."""
     phase = source.absolute().parents[1]
-    known = (source / folder.STATE).exists() and folder.PhaseFolder(phase).claim.exists()
-    return zoofile.source(str(phase.parent), phase.name).run if known else None
+    has_run = (source / run_folder.STATE).exists() and run_folder.PhaseFolder(phase).claim.exists()
+    return write_params.source(str(phase.parent), phase.name).run if has_run else None
 
 
 def read_checkpoint(path: Path, run: Run) -> Weights:
     """Read a checkpoint folder of ours; run: what it was trained with."""
     model, optimizer = _made(run)
-    if folder.read_state(path).get("moments", True):
+    if run_folder.read_state(path).get("moments", True):
         state = checkpoint.load(path, model, optimizer)
     else:
         state = checkpoint.load_weights(path, model)
-    kept = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     moments: dict[str, tuple[Tensor, Tensor]] = {}
     for name, parameter in model.named_parameters():
-        if found := optimizer.state.get(parameter):
-            moments[name] = (found[MOMENTS[0]], found[MOMENTS[1]])
-    return Weights(kept, moments, int(state["step"]))
+        if own := optimizer.state.get(parameter):
+            moments[name] = (own[MOMENTS[0]], own[MOMENTS[1]])
+    return Weights(parameters, moments, int(state["step"]))
 
 
-def write_checkpoint(out: Path, held: Weights, run: Run) -> None:
+def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:
     """Write a checkpoint folder of ours: weights and moments in float32, and `state.json`."""
     model, optimizer = _made(run)
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: tuple(tensor.shape) for name, tensor in held.state.items()}
-    told = receipts.differences(_listed(found), _listed(wanted), "weights")
-    if told:
-        raise InputError(f"{out}: the run file's model is another ({'; '.join(told[:SHOWN])})")
-    model.load_state_dict({n: t.to(torch.float32) for n, t in held.state.items()})
-    step = held.step or 0
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.state.items()}
+    lines = receipts.differences(_listed(shapes), _listed(expected), "weights")
+    if lines:
+        raise InputError(f"{out}: the run file's model is another ({'; '.join(lines[:SHOWN])})")
+    model.load_state_dict({n: t.to(torch.float32) for n, t in weights.state.items()})
+    step = weights.step or 0
     for name, parameter in model.named_parameters():
-        if name in held.moments:
-            m, v = (x.to(torch.float32).clone() for x in held.moments[name])
-            kept: Json = {"step": torch.tensor(float(step)), MOMENTS[0]: m, MOMENTS[1]: v}
-            optimizer.state[parameter] = kept
+        if name in weights.moments:
+            m, v = (x.to(torch.float32).clone() for x in weights.moments[name])
+            own: Json = {"step": torch.tensor(float(step)), MOMENTS[0]: m, MOMENTS[1]: v}
+            optimizer.state[parameter] = own
     for group in optimizer.param_groups:
-        group["finished_steps"] = step if held.moments else 0
+        group["finished_steps"] = step if weights.moments else 0
         correction = 1 - group["betas"][1] ** max(step, 1)
         group["eps"] = group["uncorrected_eps"] / math.sqrt(correction)
     state: Json = {"manifest": None, "model": asdict(run.model), "ledger": None}
-    state["moments"] = bool(held.moments)
+    state["moments"] = bool(weights.moments)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as place:
         checkpoint.save(Path(place), step, model, optimizer, state).rename(out)
@@ -291,5 +289,5 @@ def _listed(shapes: dict[str, tuple[int, ...]]) -> Json:
     return {name: list(shape) for name, shape in shapes.items()}
 
 
-def _some(found: list[str]) -> str:
-    return ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "") or "nothing"
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "") or "nothing"

@@ -18,10 +18,8 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
-from crystalmix.train.modelzoo import losses as zooevents
-from crystalmix.train.modelzoo import run_dir as zoorun
-from crystalmix.train.record import proof, seal
-from crystalmix.train.record import run_folder as folder
+from crystalmix.train.modelzoo import losses, run_dir
+from crystalmix.train.record import proof, run_folder, seal
 from crystalmix.train.record.ledger import Consumed, Ledger
 from crystalmix.train.trainer.batches import Batches
 
@@ -52,16 +50,16 @@ def harvest(
 ) -> Harvest:
     """Write the ledger of a Model Zoo run into `out`, up to its last checkpoint.
 
-    phase: which of the build's, where it has several. state: as `zoorun.checkpoints`. digests:
+    phase: which of the build's, where it has several. state: as `run_dir.checkpoints`. digests:
     read every row for the digest of each batch; without it `verify` can't hold their bytes against
     the shards. assume: take a run whose checkpoint holds no state of its loader to have followed
     the plan; the ledger says so for ever. Raises StaleError, RefusalError or DamageError, in one
     line, for a contradiction.
     """
     manifest = _manifest(build, phase)
-    found = zoorun.checkpoints(model_dir, state)
-    last = found[-1]
-    silent = zoorun.check(found, manifest)
+    checkpoints = run_dir.checkpoints(model_dir, state)
+    last = checkpoints[-1]
+    silent = run_dir.check(checkpoints, manifest)
     proven = last.loader.get("samples_streamed", last.loader.get("next")) is not None
     if not proven and not assume:
         raise RefusalError(
@@ -73,31 +71,31 @@ def harvest(
     if last.step == 0:
         raise InputError(f"{last.path}: was saved before the first step; wait for the next one")
     place = out / manifest.phase
-    phase_folder = folder.PhaseFolder(place)
-    with folder.alone(place):
+    phase_folder = run_folder.PhaseFolder(place)
+    with run_folder.alone(place):
         _claim(place, manifest)
-        folder.remember(out, build)
+        run_folder.remember(out, build)
         seal.seal_run(out, manifest.phase)
-        folder.remove_temporaries(place)
+        run_folder.remove_temporaries(place)
         ledger = Ledger(phase_folder.ledger, manifest)
         newest = phase_folder.newest
         before = proof.of_phase(phase_folder)
-        ledger.truncate(None if newest is None else folder.read_state(newest)["ledger"])
+        ledger.truncate(None if newest is None else run_folder.read_state(newest)["ledger"])
         first = ledger.next_step
         if first > last.step:
             raise StaleError(
                 f"{place}: holds {first} steps, {model_dir} has {last.step} now; harvest into "
                 "another --out"
             )
-        told = zooevents.losses(model_dir)
+        loss_of = losses.losses(model_dir)
         _record(
-            ledger, Batches(manifest, build) if digests else None, range(first, last.step), told
+            ledger, Batches(manifest, build) if digests else None, range(first, last.step), loss_of
         )
         degree: proof.Degree = "proven" if proven else "assumed"
         ranges = proof.extended(before, last.step - 1, degree)
         _seal(place, manifest, last, ledger, ranges)
-    known = sum(step in told for step in range(1, last.step + 1))
-    return Harvest(manifest.phase, first, last.step, manifest.steps, known)
+    count = sum(step in loss_of for step in range(1, last.step + 1))
+    return Harvest(manifest.phase, first, last.step, manifest.steps, count)
 
 
 def _manifest(build: Path, phase: str | None) -> Manifest:
@@ -116,15 +114,15 @@ def _manifest(build: Path, phase: str | None) -> Manifest:
 
 def _claim(place: Path, manifest: Manifest) -> None:
     """Say that this folder is of a harvested run, or refuse to mix it with another."""
-    wanted = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
-    path = folder.PhaseFolder(place).claim
+    claim = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
+    path = run_folder.PhaseFolder(place).claim
     if not path.exists():
-        write_atomic(path, canonical(wanted))
+        write_atomic(path, canonical(claim))
         return
-    found = read_json(path, f"remove {place} and harvest again")
-    if told := receipts.differences(found, wanted, "run"):
+    content = read_json(path, f"remove {place} and harvest again")
+    if lines := receipts.differences(content, claim, "run"):
         raise StaleError(
-            f"{path}: is of another run ({'; '.join(told[:2])}); harvest into another --out"
+            f"{path}: is of another run ({'; '.join(lines[:2])}); harvest into another --out"
         )
 
 
@@ -156,12 +154,12 @@ def _consumed(
 def _seal(
     place: Path,
     manifest: Manifest,
-    last: zoorun.Left,
+    last: run_dir.Left,
     ledger: Ledger,
     ranges: tuple[proof.ProofRange, ...],
 ) -> None:
     """Seal the ledger in a checkpoint that holds no weights, and remove those before it."""
-    path = folder.PhaseFolder(place).checkpoint(last.step)
+    path = run_folder.PhaseFolder(place).checkpoint(last.step)
     content = {
         "manifest": manifest.digest,
         "model": None,
@@ -173,9 +171,9 @@ def _seal(
         "proof": [entry.content() for entry in ranges],
     }
     path.mkdir(parents=True, exist_ok=True)
-    folder.write_state(path, content)
-    for left in folder.checkpoints(path.parent):
+    run_folder.write_state(path, content)
+    for left in run_folder.checkpoints(path.parent):
         if left != path:
             rmtree(left)
-    phase = folder.PhaseFolder(place)
+    phase = run_folder.PhaseFolder(place)
     seal.seal_phase(phase, seal.described(phase))

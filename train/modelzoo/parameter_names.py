@@ -49,10 +49,10 @@ KINDS = ("weight", "bias")
 
 def kind_of(names: Iterable[str]) -> Kind | None:
     """Tell whose names a model's parameters have; None for those of another model."""
-    known = set(names)
-    if any(THEIRS.search(name) for name in known):
+    all_names = set(names)
+    if any(THEIRS.search(name) for name in all_names):
         return "zoo"
-    return "ours" if "embedding.weight" in known else None
+    return "ours" if "embedding.weight" in all_names else None
 
 
 def our_name(theirs: str) -> str | None:
@@ -106,13 +106,13 @@ def numbered(kind: Kind, layers: int, sizes: Sequence[int]) -> list[str]:
     sets += [[n for n in named if n not in kernels and n != "embedding.weight"]]
     sets += [[n for n in named if n in kernels or n == "embedding.weight"], named]
     by_size = {len(names): names for names in reversed(sets)}
-    told = [name for size in sizes if size for name in by_size.get(size, ())]
-    if sorted(told) != sorted(named):
+    order = [name for size in sizes if size for name in by_size.get(size, ())]
+    if sorted(order) != sorted(named):
         raise DamageError(
             f"the optimiser's groups of {', '.join(map(str, sizes))} parameters are not those of "
             f"{layers} layers ({len(kernels)} kernels, 1 embedding, {len(sets[2])} others)"
         )
-    return told
+    return order
 
 
 def groups_of(layers: int) -> list[list[str]]:

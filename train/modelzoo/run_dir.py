@@ -40,52 +40,52 @@ def checkpoints(model_dir: Path, state: Path | None = None) -> list[Left]:
     if not model_dir.is_dir():
         raise InputError(f"{model_dir}: is no folder; give the model_dir of a Model Zoo run")
     named = [(m, path) for path in model_dir.glob("*.mdl") if (m := NAME.fullmatch(path.name))]
-    found = [(int(m[1]), m[2] or "", path) for m, path in named]
+    paths = [(int(m[1]), m[2] or "", path) for m, path in named]
     for path in (*model_dir.glob("step-*/model.mdl"), *model_dir.glob("checkpoints/*/model.mdl")):
         if match := OURS.fullmatch(path.parent.name):
-            found.append((int(match[1]), "", path))
-    if not found:
+            paths.append((int(match[1]), "", path))
+    if not paths:
         raise InputError(
             f"{model_dir}: holds no checkpoint_N.mdl; give the model_dir of a Model Zoo run that "
             "has saved one"
         )
     streamed = _streamed(model_dir if state is None else state, state is not None)
-    return [_left(step, path, streamed) for step, _, path in sorted(found)]
+    return [_left(step, path, streamed) for step, _, path in sorted(paths)]
 
 
 def _left(step: int, path: Path, streamed: dict[int, int]) -> Left:
     with mdl.opened(path) as file:
-        told = file.value("global_step") if "global_step" in file.names else step
-        if int(float(told)) != step:  # type: ignore[arg-type]
-            raise DamageError(f"{path}: is named after step {step}, but was saved at step {told}")
+        saved = file.value("global_step") if "global_step" in file.names else step
+        if int(float(saved)) != step:  # type: ignore[arg-type]
+            raise DamageError(f"{path}: is named after step {step}, but was saved at step {saved}")
         loader: Json = {n: file.value(whole) for n, whole in file.below("dataloader").items()}
     if not loader and step in streamed:
         loader = {"samples_streamed": streamed[step]}
     return Left(step, path, loader)
 
 
-def _streamed(folder: Path, asked: bool) -> dict[int, int]:
+def _streamed(folder: Path, needed: bool) -> dict[int, int]:
     """Return how many rows all workers of a 1.9 run had streamed at each of its steps."""
-    told: dict[int, int] = {}
+    rows: dict[int, int] = {}
     for path in sorted(folder.glob("data_iter_state_file_worker_*.txt")):
         if match := WORKER.fullmatch(path.name):
             text = path.read_text("utf-8").splitlines()[:1]
             if not text or not text[0].strip().isdecimal():
                 raise DamageError(f"{path}: tells no number of rows; take another --state")
-            told[int(match[2])] = told.get(int(match[2]), 0) + int(text[0])
-    if asked and not told:
+            rows[int(match[2])] = rows.get(int(match[2]), 0) + int(text[0])
+    if needed and not rows:
         raise InputError(f"{folder}: holds no {GLOBAL} and no state of workers")
-    return told
+    return rows
 
 
-def check(found: Sequence[Left], manifest: Manifest) -> list[str]:
+def check(checkpoints: Sequence[Left], manifest: Manifest) -> list[str]:
     """Hold checkpoints against a manifest; return what they leave open, one line for each.
 
     Raises StaleError for the state of another manifest, RefusalError for steps beyond its plan,
     DamageError for a loader that stood somewhere else.
     """
     silent: list[str] = []
-    for left in found:
+    for left in checkpoints:
         where = f"{left.path.name} of phase {manifest.phase}"
         if left.step > manifest.steps:
             raise RefusalError(
@@ -94,15 +94,15 @@ def check(found: Sequence[Left], manifest: Manifest) -> list[str]:
             )
         _check_manifest(left, manifest)
         position = left.step * manifest.batch
-        told = left.loader.get("samples_streamed", left.loader.get("next"))
-        if told is None:
+        streamed = left.loader.get("samples_streamed", left.loader.get("next"))
+        if streamed is None:
             silent.append(
                 f"{where}: tells no state of its loader; taken to be at {position} rows, which is "
                 f"{left.step} steps of {manifest.batch}"
             )
-        elif int(told) != position:
+        elif int(streamed) != position:
             raise DamageError(
-                f"{left.path}: its loader had streamed {told} rows, but {left.step} steps of "
+                f"{left.path}: its loader had streamed {streamed} rows, but {left.step} steps of "
                 f"{manifest.batch} are {position}; it was begun elsewhere, or with another batch"
             )
     return silent
@@ -110,46 +110,46 @@ def check(found: Sequence[Left], manifest: Manifest) -> list[str]:
 
 def _check_manifest(left: Left, manifest: Manifest) -> None:
     """Hold what a loader was told against a manifest."""
-    held, wanted = left.loader, manifest.cerebras
-    if (digest := held.get("manifest")) is not None:
+    state, order = left.loader, manifest.cerebras
+    if (digest := state.get("manifest")) is not None:
         if digest != manifest.digest:
             raise _other(left, "manifest", str(digest)[:12], manifest.digest[:12])
         return
-    if wanted is None:
+    if order is None:
         raise RefusalError(
             f"phase {manifest.phase}: its order is `exact`, which Model Zoo's loader lacks, so no "
             f"run of Model Zoo can have followed it; give the build that {left.path} was trained on"
         )
-    weights = _listed(held, "weight")
-    told: Json = {
-        "seed": held.get("seed", held.get("dataset.shuffle_seed")),
-        "batch size": held.get("dataset.batch_size"),
-        "shuffle": held.get("dataset.shuffle"),
+    weights = _listed(state, "weight")
+    loader: Json = {
+        "seed": state.get("seed", state.get("dataset.shuffle_seed")),
+        "batch size": state.get("dataset.batch_size"),
+        "shuffle": state.get("dataset.shuffle"),
         "weights": weights or None,
-        "number of samples": held.get("dataset.num_samples"),
+        "number of samples": state.get("dataset.num_samples"),
     }
     planned: Json = {
-        "seed": wanted["seed"],
+        "seed": order["seed"],
         "batch size": manifest.batch,
         "shuffle": False,
         "weights": [part.budget.get("weight", part.asked) for part in manifest.parts],
         "number of samples": None,
     }
-    for key, value in told.items():
+    for key, value in loader.items():
         if value is not None and value != planned[key]:
             raise _other(left, key, value, planned[key])
 
 
-def _listed(held: Json, key: str) -> list[Any]:
+def _listed(state: Json, key: str) -> list[Any]:
     """Return a key of every line of the mixture that a dataset was told."""
-    told: list[Any] = []
-    while (name := f"dataset.mixture_params.{len(told)}.{key}") in held:
-        told.append(held[name])
-    return told
+    values: list[Any] = []
+    while (name := f"dataset.mixture_params.{len(values)}.{key}") in state:
+        values.append(state[name])
+    return values
 
 
-def _other(left: Left, key: str, found: object, wanted: object) -> StaleError:
-    has, needs = (t if len(t) < LONG else f"{t[:LONG]}..." for t in map(str, (found, wanted)))
+def _other(left: Left, key: str, value: object, expected: object) -> StaleError:
+    has, needs = (t if len(t) < LONG else f"{t[:LONG]}..." for t in map(str, (value, expected)))
     return StaleError(
         f"{left.path}: its loader followed another manifest ({key} {has}, this one has {needs}); "
         "give the build and --phase that it was trained on"

@@ -23,8 +23,8 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import CUT, ModelSettings
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.modelzoo.write_params_2x import trainer
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.record import run_folder
+from crystalmix.train.runfile import run_file
 from crystalmix.train.runfile.settings import Run, RunSettings
 
 Dialect = Literal["1.9", "trainer"]
@@ -48,16 +48,16 @@ class Source:
     raw: Json
 
 
-def dialect_of(asked: str) -> Dialect:
+def dialect_of(name: str) -> Dialect:
     """Return a dialect by its name."""
-    for known in get_args(Dialect):
-        if asked == known:
-            return known
-    raise UsageError(f"--dialect: must be {' or '.join(get_args(Dialect))}, got {asked!r}")
+    for dialect in get_args(Dialect):
+        if name == dialect:
+            return dialect
+    raise UsageError(f"--dialect: must be {' or '.join(get_args(Dialect))}, got {name!r}")
 
 
 def write(
-    asked: str, manifest: Manifest, out: Path, dialect: Dialect = "1.9", place: Place = HERE
+    run: str, manifest: Manifest, out: Path, dialect: Dialect = "1.9", place: Place = HERE
 ) -> Json:
     """Write a params.yaml of a run (a run file, a preset or a run's folder); return its content.
 
@@ -65,7 +65,7 @@ def write(
     """
     if place.reader is None and dialect == "trainer":
         place = replace(place, reader="2.0.3")  # all that read this dialect
-    content = sections(source(asked, manifest.phase), manifest, place)
+    content = sections(source(run, manifest.phase), manifest, place)
     if dialect == "trainer":
         content = trainer(content)
     text = StringIO()
@@ -80,27 +80,27 @@ def write(
 
 def _float(representer: Any, value: float) -> Any:  # noqa: ANN401  as ruamel has it
     """Write 1e-09 as 1.0e-09: YAML 1.1, which Model Zoo reads, takes the other for a text."""
-    told = repr(value)
-    mantissa, e, exponent = told.partition("e")
-    dotted = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else told
+    text = repr(value)
+    mantissa, e, exponent = text.partition("e")
+    dotted = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else text
     return representer.represent_scalar("tag:yaml.org,2002:float", dotted)
 
 
-def source(asked: str, phase: str) -> Source:
+def source(run: str, phase: str) -> Source:
     """Read a run's settings: of a run file or preset, or of a run's folder."""
-    told = folder.PhaseFolder(Path(asked) / phase).claim
-    if not told.exists():
-        path = params.find(asked)
-        return Source(params.load(path, phase), _raw(path, phase))
-    found = read_json(told, "give its run file")
+    claim = run_folder.PhaseFolder(Path(run) / phase).claim
+    if not claim.exists():
+        path = run_file.find(run)
+        return Source(run_file.load(path, phase), _raw(path, phase))
+    claimed = read_json(claim, "give its run file")
     try:
-        content: Json = found["run"]
+        content: Json = claimed["run"]
         model, optimizer = ModelSettings(**content["model"]), dict(content["optimizer"])
         lines = tuple(Linear(**piece) for piece in optimizer.pop("learning_rate"))
         rates = OptimSettings(learning_rate=lines, **optimizer)
         return Source(Run(model, rates, RunSettings(**content["settings"])), {})
     except (KeyError, TypeError, ValueError) as error:
-        raise DamageError(f"{told}: tells no run ({error}); give its run file") from None
+        raise DamageError(f"{claim}: tells no run ({error}); give its run file") from None
 
 
 def _raw(path: Path, phase: str) -> Json:
@@ -115,37 +115,37 @@ def _raw(path: Path, phase: str) -> Json:
 def sections(source: Source, manifest: Manifest, place: Place) -> Json:
     """Return the content of a params.yaml in the dialect of 1.9."""
     run, raw = source.run, source.raw
-    given: Json = {**LOADER, **(raw.get("train_input") or {})}
+    loader: Json = {**LOADER, **(raw.get("train_input") or {})}
     for key in ("data_dir", "mixture", "data_subset"):
-        given.pop(key, None)
+        loader.pop(key, None)
     if run.settings.micro_batch is not None:
-        given["micro_batch_size"] = run.settings.micro_batch
-    told: Json = {
-        "train_input": {**given, **train_input(manifest, place)},
+        loader["micro_batch_size"] = run.settings.micro_batch
+    content: Json = {
+        "train_input": {**loader, **train_input(manifest, place)},
         "model": {**_model(run, manifest.msl), **_passed(raw, "model")},
         "optimizer": {**_optimizer(run.optimizer), **_passed(raw, "optimizer")},
         "runconfig": {**_machine(raw), **_runconfig(run, manifest)},
     }
     extra = {name: raw[name] for name in ("cerebras", "eval_input") if raw.get(name)}
-    return {**extra, **told}
+    return {**extra, **content}
 
 
 def _passed(raw: Json, section: str) -> Json:
     """Return the keys of a run file that this trainer does not use but Model Zoo may."""
-    known = params.UNUSED[section].split()
-    return {key: value for key, value in (raw.get(section) or {}).items() if key in known}
+    keys = run_file.UNUSED[section].split()
+    return {key: value for key, value in (raw.get(section) or {}).items() if key in keys}
 
 
 def _machine(raw: Json) -> Json:
     """Return what a run file says of the machine, in `runconfig`: all that is not of the run."""
-    given: Json = {
+    machine: Json = {
         key: value
         for key, value in (raw.get("runconfig") or {}).items()
         if key not in RunSettings.__dataclass_fields__
     }
-    if fabric := given.pop("fabric", None):
-        given["fabric_type_blacklist"] = [kind for kind in FABRICS if kind != fabric]
-    return given
+    if fabric := machine.pop("fabric", None):
+        machine["fabric_type_blacklist"] = [kind for kind in FABRICS if kind != fabric]
+    return machine
 
 
 def _model(run: Run, msl: int) -> Json:
@@ -154,15 +154,15 @@ def _model(run: Run, msl: int) -> Json:
     values: Json = {
         key: value
         for key, value in vars(settings).items()
-        if key not in OURS and key not in params.STDS.values()
+        if key not in OURS and key not in run_file.STDS.values()
     }
-    for key, name in params.STDS.items():
+    for key, name in run_file.STDS.items():
         std = getattr(settings, name)
         cut = {"a": -CUT * std, "b": CUT * std}
         values[key] = {"name": "truncated_normal", "mean": 0.0, "std": std, **cut}
     fixed = {"boundary_casting": False, "scale_glu_initialization": True}
     return {
-        **params.FIXED["model"],
+        **run_file.FIXED["model"],
         **values,
         **fixed,
         "attention_softmax_fp32": True,
@@ -186,7 +186,7 @@ def _optimizer(settings: OptimSettings) -> Json:
     ]
     names = ("beta1", "beta2", "eps", "weight_decay_rate", "max_gradient_norm")
     return {
-        **params.FIXED["optimizer"],
+        **run_file.FIXED["optimizer"],
         **{name: getattr(settings, name) for name in names},
         "loss_scaling_factor": 1.0,
         "learning_rate": lines,
@@ -205,35 +205,37 @@ def _runconfig(run: Run, manifest: Manifest) -> Json:
 def notes(manifest: Manifest, content: Json) -> list[str]:
     """Return what a user of a params.yaml must know of the Model Zoo that reads it."""
     old = "trainer" not in content
-    told: list[str] = []
+    lines: list[str] = []
     if old:
-        told.append(
+        lines.append(
             "the public Model Zoo 1.9.1 reads the files of a folder in the file system's order; "
             "the rows follow only where it is that of their names (2.0.2 and later sort them)"
         )
     mixture = [] if not old else content["train_input"]["mixture"]
     cut = [line for line in mixture if "data_subset" in line]
     if cut and (manifest.cerebras or {}).get("subset") == "2.0.3":
-        told.append(
+        lines.append(
             "data_subset is written for 2.0.2 and later; the public 1.9.1 would take other rows: "
             "--reader 1.9.1 tells whether it can be told at all"
         )
-    return told
+    return lines
 
 
-def shared_differences(found: Any, published: Any, where: str = "") -> list[str]:  # noqa: ANN401
+def shared_differences(content: Any, published: Any, where: str = "") -> list[str]:  # noqa: ANN401
     """Return where two params.yaml differ in keys that both have, one line for each."""
-    if isinstance(found, dict) and isinstance(published, dict):
-        keys = [key for key in published if key in found]
-        pairs: Sequence[tuple[Any, Any, Any]] = [(key, found[key], published[key]) for key in keys]
-    elif isinstance(found, list) and isinstance(published, list):
-        pairs = [(i, *both) for i, both in enumerate(zip(found, published, strict=False))]
-        if len(found) != len(published):
-            return [f"{where}: has {len(found)} entries, the other {len(published)}"]
+    if isinstance(content, dict) and isinstance(published, dict):
+        keys = [key for key in published if key in content]
+        pairs: Sequence[tuple[Any, Any, Any]] = [
+            (key, content[key], published[key]) for key in keys
+        ]
+    elif isinstance(content, list) and isinstance(published, list):
+        pairs = [(i, *both) for i, both in enumerate(zip(content, published, strict=False))]
+        if len(content) != len(published):
+            return [f"{where}: has {len(content)} entries, the other {len(published)}"]
     else:
-        return [] if found == published else [f"{where}: {found!r}, the other {published!r}"]
+        return [] if content == published else [f"{where}: {content!r}, the other {published!r}"]
     return [
         line
-        for key, one, other in pairs
-        for line in shared_differences(one, other, f"{where}.{key}".lstrip("."))
+        for key, own, other in pairs
+        for line in shared_differences(own, other, f"{where}.{key}".lstrip("."))
     ]

@@ -45,14 +45,14 @@ MICRO = "csx.performance.micro_batch_size"
 
 def trainer(old: Json) -> Json:
     """Return a params.yaml of 1.9 in the dialect of 2.x."""
-    optimizer, runconfig, given = old["optimizer"], old["runconfig"], old["train_input"]
+    optimizer, runconfig, loader = old["optimizer"], old["runconfig"], old["train_input"]
     backend: Json = {
         "backend_type": runconfig.get("target_device", "CSX"),
         **_moved(runconfig, BACKEND),
     }
     if cluster := _moved(runconfig, CLUSTER):
         backend["cluster_config"] = cluster
-    fit: Json = {"train_dataloader": _loader(given)}
+    fit: Json = {"train_dataloader": _loader(loader)}
     if "eval_input" in old:
         fit["val_dataloader"] = _loader(old["eval_input"])
     if runconfig.get("checkpoint_path"):
@@ -68,34 +68,34 @@ def trainer(old: Json) -> Json:
         "loop": _moved(runconfig, LOOP),
         "checkpoint": _moved(runconfig, CHECKPOINT),
         "logging": _moved(runconfig, LOGGING),
-        "callbacks": _callbacks(given, optimizer, runconfig),
+        "callbacks": _callbacks(loader, optimizer, runconfig),
     }
     return {"trainer": {"init": {k: v for k, v in init.items() if v not in ({}, [])}, "fit": fit}}
 
 
-def _moved(given: Json, names: dict[str, str]) -> Json:
+def _moved(content: Json, names: dict[str, str]) -> Json:
     """Return what is told under the names of 1.9 under those of 2.x; null is not told."""
-    return {new: given[old] for new, old in names.items() if given.get(old) is not None}
+    return {new: content[old] for new, old in names.items() if content.get(old) is not None}
 
 
-def _without(given: Json, gone: set[str]) -> Json:
-    return {key: value for key, value in given.items() if key not in gone}
+def _without(content: Json, gone: set[str]) -> Json:
+    return {key: value for key, value in content.items() if key not in gone}
 
 
-def _loader(given: Json) -> Json:
-    return _without(given, LOADER_GONE)
+def _loader(loader: Json) -> Json:
+    return _without(loader, LOADER_GONE)
 
 
 def _adamw(optimizer: Json) -> Json:
-    told: Json = {
+    content: Json = {
         "betas": [optimizer["beta1"], optimizer["beta2"]],
         "eps": optimizer["eps"],
         "correct_bias": optimizer["correct_bias"],
         "weight_decay": optimizer["weight_decay_rate"],
     }
     if factors := optimizer.get("adjust_learning_rate"):
-        told["adjust_learning_rate"] = factors
-    return told
+        content["adjust_learning_rate"] = factors
+    return content
 
 
 def _schedule(optimizer: Json) -> Json:
@@ -109,29 +109,29 @@ def _schedule(optimizer: Json) -> Json:
         }
         for line in optimizer["learning_rate"]
     ]
-    told = lines[0] if len(lines) == 1 else {"SequentialLR": {"schedulers": lines}}
+    schedule = lines[0] if len(lines) == 1 else {"SequentialLR": {"schedulers": lines}}
     scaled = bool(optimizer.get("adjust_learning_rate"))
-    return {"ScalePerParamLR": {"scheduler": told}} if scaled else told
+    return {"ScalePerParamLR": {"scheduler": schedule}} if scaled else schedule
 
 
 def _precision(model: Json, optimizer: Json, runconfig: Json) -> Json:
     half = "bfloat16" if model["use_bfloat16"] else "float16"
-    told: Json = {"enabled": model["mixed_precision"]}
+    content: Json = {"enabled": model["mixed_precision"]}
     if model["mixed_precision"]:
-        told["fp16_type"] = half
+        content["fp16_type"] = half
     if runconfig.get("precision_opt_level") is not None:
-        told["precision_opt_level"] = runconfig["precision_opt_level"]
-    return {**told, **_moved(optimizer, PRECISION)}
+        content["precision_opt_level"] = runconfig["precision_opt_level"]
+    return {**content, **_moved(optimizer, PRECISION)}
 
 
-def _callbacks(given: Json, optimizer: Json, runconfig: Json) -> list[Json]:
-    told: list[Json] = []
-    if (size := given.get("micro_batch_size")) is not None:
-        told.append({"ScopedTrainFlags": {MICRO: size}})
+def _callbacks(loader: Json, optimizer: Json, runconfig: Json) -> list[Json]:
+    callbacks: list[Json] = []
+    if (size := loader.get("micro_batch_size")) is not None:
+        callbacks.append({"ScopedTrainFlags": {MICRO: size}})
     if flags := _moved(runconfig, FLAGS):
-        told.append({"GlobalFlags": flags})
+        callbacks.append({"GlobalFlags": flags})
     if optimizer.get("log_summaries"):
-        told.append({"ComputeNorm": {}})
+        callbacks.append({"ComputeNorm": {}})
     if runconfig.get("is_pretrained_checkpoint"):
-        told.append({"LoadCheckpointStates": {"load_checkpoint_states": "model"}})
-    return told
+        callbacks.append({"LoadCheckpointStates": {"load_checkpoint_states": "model"}})
+    return callbacks

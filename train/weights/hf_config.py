@@ -56,18 +56,18 @@ def config(settings: ModelSettings, dtype: str, special: Json, width_scale: floa
     }
 
 
-def contradictions(settings: ModelSettings, found: Json) -> list[str]:
+def contradictions(settings: ModelSettings, config: Json) -> list[str]:
     """Return where a config.json tells of another model than the settings, one line for each."""
-    wanted = {**FIXED, **{theirs: getattr(settings, ours) for ours, theirs in KEYS.items()}}
-    told = [
-        f"{key} is {found[key]!r}, the model's {value!r}"
-        for key, value in wanted.items()
-        if key in found and found[key] != value
+    expected = {**FIXED, **{theirs: getattr(settings, ours) for ours, theirs in KEYS.items()}}
+    lines = [
+        f"{key} is {config[key]!r}, the model's {value!r}"
+        for key, value in expected.items()
+        if key in config and config[key] != value
     ]
-    alpha, width = found.get("mup_output_alpha"), found.get("mup_width_scale")
+    alpha, width = config.get("mup_output_alpha"), config.get("mup_width_scale")
     if alpha is not None and width is not None and alpha * width != settings.output_logits_scale:
-        told.append(
+        lines.append(
             f"mup_output_alpha x mup_width_scale is {alpha * width!r}, the model's "
             f"output_logits_scale {settings.output_logits_scale!r}"
         )
-    return told
+    return lines

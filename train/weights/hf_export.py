@@ -33,9 +33,9 @@ from crystalmix.prep.runtime.atomic_files import (
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_count
-from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import run_folder
 from crystalmix.train.trainer import checkpoint
-from crystalmix.train.weights import hf_config as published
+from crystalmix.train.weights import hf_config
 from crystalmix.train.weights.hf_names import LAYER, State, to_huggingface
 
 WEIGHTS = "model.safetensors"
@@ -93,13 +93,13 @@ def export(
     """
     refuse_taken(out)
     model = _loaded(source)
-    state = folder.read_state(source)
+    state = run_folder.read_state(source)
     manifest, build, notes = _origin(source, state, build)
     with replacing_folder(out) as place:
         weights = _write_weights(place, model.state_dict(), settings)
         special = {} if manifest is None else manifest.tokenizer["special"]
         width = _width_scale(source)
-        config = published.config(model.settings, settings.dtype, special, width)
+        config = hf_config.config(model.settings, settings.dtype, special, width)
         _write_json(place / CONFIG, config)
         ids = {key: config[key] for key in config if key.endswith("_token_id")}
         _write_json(place / GENERATION_CONFIG, ids)
@@ -162,40 +162,40 @@ def find(path: Path, phase: str | None, step: int | None, build: Path | None = N
 
     Without a phase it is the last one that has a checkpoint, in the order of the build.
     """
-    if (path / folder.STATE).exists():
+    if (path / run_folder.STATE).exists():
         if phase is not None or step is not None:
             raise UsageError(f"{path}: is one checkpoint; leave out --phase and --step")
         return path
-    there = {
-        each.name: found
-        for each in folder.phases(path)
-        if (found := folder.checkpoints(each.checkpoints))
+    held = {
+        phase_folder.name: checkpoints
+        for phase_folder in run_folder.phases(path)
+        if (checkpoints := run_folder.checkpoints(phase_folder.checkpoints))
     }
-    if not there:
+    if not held:
         raise InputError(f"{path}: holds no checkpoint; give a run or a folder step-*")
     if phase is None:
-        phase = next(iter(there)) if len(there) == 1 else _last_phase(path, build, there)
-    if phase not in there:
-        raise UsageError(f"{path}: no checkpoint of phase {phase} (of {', '.join(there)} there is)")
+        phase = next(iter(held)) if len(held) == 1 else _last_phase(path, build, held)
+    if phase not in held:
+        raise UsageError(f"{path}: no checkpoint of phase {phase} (of {', '.join(held)} there is)")
     if step is None:
-        return there[phase][-1]
-    wanted = folder.PhaseFolder(path / phase).checkpoint(step)
-    if wanted not in there[phase]:
-        steps = ", ".join(str(int(each.name.removeprefix("step-"))) for each in there[phase])
+        return held[phase][-1]
+    step_folder = run_folder.PhaseFolder(path / phase).checkpoint(step)
+    if step_folder not in held[phase]:
+        steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in held[phase])
         raise UsageError(f"{path}: phase {phase} has no checkpoint of step {step} (of {steps})")
-    return wanted
+    return step_folder
 
 
-def _last_phase(run: Path, build: Path | None, there: Json) -> str:
-    names = [manifest.phase for manifest in read_manifests(folder.build_of(run, build))]
-    trained = [name for name in names if name in there]
+def _last_phase(run: Path, build: Path | None, held: Json) -> str:
+    names = [manifest.phase for manifest in read_manifests(run_folder.build_of(run, build))]
+    trained = [name for name in names if name in held]
     if not trained:
-        raise UsageError(f"{run}: say which of its phases with --phase ({', '.join(there)})")
+        raise UsageError(f"{run}: say which of its phases with --phase ({', '.join(held)})")
     return trained[-1]
 
 
 def _loaded(source: Path) -> Crystal:
-    state = folder.read_state(source)
+    state = run_folder.read_state(source)
     with torch.device("meta"):
         model = Crystal(ModelSettings(**state["model"]))
     model.to_empty(device="cpu")
@@ -208,23 +208,23 @@ def _origin(
 ) -> tuple[Manifest | None, Path | None, list[str]]:
     """Return the manifest a checkpoint was trained on and the build that holds it, if any."""
     try:
-        build = folder.build_of(source.absolute().parents[2], build)
-        found = [one for one in read_manifests(build) if one.digest == state.get("manifest")]
+        build = run_folder.build_of(source.absolute().parents[2], build)
+        manifests = [m for m in read_manifests(build) if m.digest == state.get("manifest")]
     except (CrystalmixError, IndexError):
-        found = []
-    if found and build is not None:
-        return found[0], build, []
-    asked = str(state.get("manifest"))[:12]
-    return None, None, [f"no build with manifest {asked} is known (--build): no tokenizer written"]
+        manifests = []
+    if manifests and build is not None:
+        return manifests[0], build, []
+    digest = str(state.get("manifest"))[:12]
+    return None, None, [f"no build with manifest {digest} is known (--build): no tokenizer written"]
 
 
 def _width_scale(source: Path) -> float:
     """Return muP's width scale, which the run of a checkpoint knows, or 1."""
-    path = folder.PhaseFolder(source.absolute().parent.parent).claim
+    path = run_folder.PhaseFolder(source.absolute().parent.parent).claim
     if not path.exists():
         return 1.0
-    found = read_json(path, "restore it").get("run", {}).get("optimizer", {})
-    return float(found.get("decoder_kernel", 1.0))
+    optimizer = read_json(path, "restore it").get("run", {}).get("optimizer", {})
+    return float(optimizer.get("decoder_kernel", 1.0))
 
 
 def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -241,31 +241,31 @@ def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 def _write_weights(place: Path, state: State, settings: ExportSettings) -> list[str]:
     """Write weights to one file, or to several with an index; return their names."""
     shards: list[list[str]] = []
-    held: State = {}
+    shard: State = {}
     total = 0
     for name, tensor in _pieces(state, DTYPES[settings.dtype]):
-        size = sum(each.nbytes for each in held.values())
-        if held and size + tensor.nbytes > settings.shard_bytes:
-            shards.append(_write_shard(place, len(shards), held))
-            held = {}
-        held[name] = tensor
+        size = sum(x.nbytes for x in shard.values())
+        if shard and size + tensor.nbytes > settings.shard_bytes:
+            shards.append(_write_shard(place, len(shards), shard))
+            shard = {}
+        shard[name] = tensor
         total += tensor.nbytes
-    shards.append(_write_shard(place, len(shards), held))
+    shards.append(_write_shard(place, len(shards), shard))
     if len(shards) == 1:
         (place / _shard(0)).rename(place / WEIGHTS)
         return [WEIGHTS]
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for i, name in enumerate(names):
         (place / _shard(i)).rename(place / name)
-    where = {name: file for file, held_ in zip(names, shards, strict=True) for name in held_}
+    where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": total}, "weight_map": where}
     write_atomic(place / INDEX, canonical(index))
     return names
 
 
-def _write_shard(place: Path, number: int, held: State) -> list[str]:
-    save_file(held, place / _shard(number), metadata={"format": "pt"})
-    return list(held)
+def _write_shard(place: Path, number: int, tensors: State) -> list[str]:
+    save_file(tensors, place / _shard(number), metadata={"format": "pt"})
+    return list(tensors)
 
 
 def _shard(number: int) -> str:
@@ -284,13 +284,13 @@ def _copy_tokenizer(build: Path, place: Path, manifest: Manifest) -> None:
     pieces = {number: piece for piece, number in dict(content["model"]["vocab"]).items()}
     pieces |= {token["id"]: token["content"] for token in content.get("added_tokens") or []}
     special = manifest.tokenizer["special"]
-    told = {
+    tokens = {
         f"{name}_token": pieces[special[name]]
         for name in ("bos", "eos", "pad")
         if special.get(name) in pieces
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": manifest.msl}
-    _write_json(place / TOKENIZER_CONFIG, {**config, **told})
+    _write_json(place / TOKENIZER_CONFIG, {**config, **tokens})
 
 
 def _write_json(path: Path, content: Json) -> None:

@@ -22,10 +22,10 @@ from crystalmix.prep.runtime.atomic_files import read_json, refuse_taken, replac
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.record import run_folder
+from crystalmix.train.runfile import run_file as run_files
 from crystalmix.train.trainer import checkpoint
-from crystalmix.train.weights import hf_config as published
+from crystalmix.train.weights import hf_config
 from crystalmix.train.weights.hf_export import CONFIG, INDEX, PROVENANCE, WEIGHTS
 from crystalmix.train.weights.hf_names import (
     BUFFERS,
@@ -66,7 +66,7 @@ def import_weights(source: Path, out: Path, run_file: str | None = None) -> Json
             "weights": checkpoint.weights_digest(model),
             "files": [receipts.describe(file) for file in sorted(place.iterdir())],
         }
-        folder.write_state(place, content)
+        run_folder.write_state(place, content)
     return content
 
 
@@ -77,16 +77,16 @@ def _settings(source: Path, run_file: str | None) -> tuple[ModelSettings, Json]:
     if (place / PROVENANCE).exists():
         origin = read_json(place / PROVENANCE, "export again, or remove it and give --run")
     if run_file is not None:
-        settings = params.load(params.find(run_file)).model
+        settings = run_files.load(run_files.find(run_file)).model
     elif isinstance(model := origin.get("model"), dict):
         settings = _made(place / PROVENANCE, model)
     else:
         raise InputError(f"{source}: no {PROVENANCE} tells its model; give its run file with --run")
     if (place / CONFIG).exists():
-        found = read_json(place / CONFIG, "restore it")
-        told = published.contradictions(settings, found)
-        if told:
-            raise InputError(f"{place / CONFIG}: is of another model: {'; '.join(told[:SHOWN])}")
+        config = read_json(place / CONFIG, "restore it")
+        lines = hf_config.contradictions(settings, config)
+        if lines:
+            raise InputError(f"{place / CONFIG}: is of another model: {'; '.join(lines[:SHOWN])}")
     return settings, origin
 
 
@@ -116,11 +116,11 @@ def _indexed(index: Path) -> State:
         raise DamageError(f"{index}: has no weight_map; restore it")
     state: State = {}
     for file in sorted(set(where.values())):
-        held = _file(index.parent / str(file))
-        asked = {name for name, place in where.items() if place == file}
-        if lacking := sorted(asked - held.keys()):
+        tensors = _file(index.parent / str(file))
+        names = {name for name, place in where.items() if place == file}
+        if lacking := sorted(names - tensors.keys()):
             raise DamageError(f"{index.parent / file}: lacks {_some(lacking)}, says {index.name}")
-        state |= {name: tensor for name, tensor in held.items() if name in asked}
+        state |= {name: tensor for name, tensor in tensors.items() if name in names}
     return state
 
 
@@ -143,36 +143,36 @@ def _safe(path: Path) -> State:
 
 
 def _unpickled(path: Path) -> State:
-    held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    tensors = isinstance(held, Mapping) and all(isinstance(x, Tensor) for x in held.values())
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    tensors = isinstance(content, Mapping) and all(isinstance(x, Tensor) for x in content.values())
     if not tensors:
         raise RuntimeError("it holds something else than named tensors")
-    return dict(held)
+    return dict(content)
 
 
-def _checked(source: Path, theirs: State, wanted: State) -> State:
+def _checked(source: Path, theirs: State, expected: State) -> State:
     """Return tensors in our names as float32; InputError where they are not those of the model."""
-    told = {name: x for name, x in theirs.items() if not BUFFERS.fullmatch(name)}
-    _check_head(source, told)
-    if missing := sorted(wanted.keys() - told.keys()):
+    kept = {name: x for name, x in theirs.items() if not BUFFERS.fullmatch(name)}
+    _check_head(source, kept)
+    if missing := sorted(expected.keys() - kept.keys()):
         raise InputError(f"{source}: lacks {_some(missing)} of the model")
-    if extra := sorted(told.keys() - wanted.keys()):
+    if extra := sorted(kept.keys() - expected.keys()):
         raise InputError(f"{source}: holds {_some(extra)}, which the model does not have")
-    for name, tensor in told.items():
-        found, shape = tuple(tensor.shape), tuple(wanted[name].shape)
-        if found != shape:
-            raise InputError(f"{source}: {name} has shape {found}, the model's has {shape}")
+    for name, tensor in kept.items():
+        size, shape = tuple(tensor.shape), tuple(expected[name].shape)
+        if size != shape:
+            raise InputError(f"{source}: {name} has shape {size}, the model's has {shape}")
         if tensor.dtype not in DTYPES:
             kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
             raise InputError(f"{source}: {name} is {tensor.dtype}, must be one of {kinds}")
-    ours = from_huggingface(told)
+    ours = from_huggingface(kept)
     return {name: tensor.to(torch.float32).contiguous() for name, tensor in ours.items()}
 
 
-def _check_head(source: Path, told: State) -> None:
+def _check_head(source: Path, state: State) -> None:
     """Take out a copy of the tied head; InputError where it is no copy."""
-    head = told.pop(HEAD, None)
-    if head is not None and EMBEDDING in told and not torch.equal(head, told[EMBEDDING]):
+    head = state.pop(HEAD, None)
+    if head is not None and EMBEDDING in state and not torch.equal(head, state[EMBEDDING]):
         raise InputError(f"{source}: {HEAD} differs from {EMBEDDING}, to which the model ties it")
 
 

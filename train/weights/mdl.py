@@ -86,10 +86,10 @@ class Mdl:
 
     def tensor(self, name: str) -> Tensor:
         """Read a value that must be a tensor."""
-        found = self.value(name)
-        if not isinstance(found, Tensor):
-            raise DamageError(f"{self.path}: {name} is no tensor, but {found!r}")
-        return found
+        value = self.value(name)
+        if not isinstance(value, Tensor):
+            raise DamageError(f"{self.path}: {name} is no tensor, but {value!r}")
+        return value
 
     def tree(self) -> Tree:
         """Read all values, nested as they were saved; of old formats there are only names."""
@@ -127,22 +127,22 @@ class Mdl:
 
     def _old(self, name: str) -> Value:
         data = self.file[self._keys[name]]
-        told = data.attrs
-        kind = told.get("__H5_TYPE__")
-        if kind == "NoneH5Type" or told.get("is_none", False):
+        attributes = data.attrs
+        kind = attributes.get("__H5_TYPE__")
+        if kind == "NoneH5Type" or attributes.get("is_none", False):
             return None
-        if kind == "StringH5Type" or told.get("is_string", False):
-            return str(told["string_value"] if kind else told["string_val"])
-        if kind == "ScalarH5Type" or told.get("is_scalar", False):
+        if kind == "StringH5Type" or attributes.get("is_string", False):
+            return str(attributes["string_value"] if kind else attributes["string_val"])
+        if kind == "ScalarH5Type" or attributes.get("is_scalar", False):
             return data[...].item()
-        if kind in FULLS or told.get("is_constructible", False):
-            dtype = torch.bfloat16 if told.get("is_bfloat16") else _dtype(data.dtype)
-            size = [int(n) for n in np.atleast_1d(told["shape"])]
-            return torch.full(size, told["fill_value"].item(), dtype=dtype)
-        if kind == "DeferredH5Tensor" and told.get("link_to_self", False):
-            return self.value(unquote(told["key"]))
-        if kind in ARRAYS and told.get("filepath") is None:
-            return _tensor(data, bool(told.get("is_bfloat16", False)))
+        if kind in FULLS or attributes.get("is_constructible", False):
+            dtype = torch.bfloat16 if attributes.get("is_bfloat16") else _dtype(data.dtype)
+            size = [int(n) for n in np.atleast_1d(attributes["shape"])]
+            return torch.full(size, attributes["fill_value"].item(), dtype=dtype)
+        if kind == "DeferredH5Tensor" and attributes.get("link_to_self", False):
+            return self.value(unquote(attributes["key"]))
+        if kind in ARRAYS and attributes.get("filepath") is None:
+            return _tensor(data, bool(attributes.get("is_bfloat16", False)))
         raise self._unknown(name, str(kind))
 
     def _unknown(self, name: str, kind: str) -> DamageError:
@@ -234,8 +234,8 @@ def write(path: Path, tree: Tree) -> None:
 def _write_tensor(file: Any, name: str, tensor: Tensor, plugin: Any) -> Json:  # noqa: ANN401
     if tensor.dtype not in RTFX:
         raise ValueError(f"{name}: an .mdl holds no {tensor.dtype}")
-    told = tensor.detach().cpu().contiguous()
-    array = (told.view(torch.int16) if told.dtype == torch.bfloat16 else told).numpy()
+    values = tensor.detach().cpu().contiguous()
+    array = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
     meta: Json = {
         "__TORCH__": True,
         "shapes": [list(tensor.shape)],
@@ -254,20 +254,20 @@ def _write_tensor(file: Any, name: str, tensor: Tensor, plugin: Any) -> Json:  #
 
 def _plain(name: str, value: object) -> Json:
     if isinstance(value, bool | int | float):
-        told: Json = {"scalar_value": value, "__TYPE__": "ScalarSerializer"}
+        meta: Json = {"scalar_value": value, "__TYPE__": "ScalarSerializer"}
     elif isinstance(value, str):
-        told = {"string_value": value, "__TYPE__": "StringSerializer"}
+        meta = {"string_value": value, "__TYPE__": "StringSerializer"}
     elif value is None:
-        told = {"__TYPE__": "NoneSerializer"}
+        meta = {"__TYPE__": "NoneSerializer"}
     else:
         raise ValueError(f"{name}: an .mdl holds no {type(value).__name__}")
-    return {**told, "__NONE__": True}
+    return {**meta, "__NONE__": True}
 
 
 def _tensor(data: Dataset, is_bfloat16: bool) -> Tensor:
     array = np.asarray(data[...])
-    found = torch.from_numpy(array if array.shape else array.reshape(1)).reshape(array.shape)
-    return found.view(torch.bfloat16) if is_bfloat16 else found
+    tensor = torch.from_numpy(array if array.shape else array.reshape(1)).reshape(array.shape)
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
 
 
 def _dtype(dtype: Any) -> torch.dtype:  # noqa: ANN401  as h5py has it
