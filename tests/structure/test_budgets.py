@@ -11,8 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("prep", "mixtures", "train")
+EXPORTED = ROOT / "train" / "weights" / "hf_code"  # goes with exports, in transformers' own terms
 SOURCES = sorted(
-    [*(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")), *ROOT.glob("*.py")]
+    path
+    for path in [*(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py")), *ROOT.glob("*.py")]
+    if path.parent != EXPORTED
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FOLDER_MODULES, FILE_LINES, FUNCTION_LINES, PARAMETERS, FEW = 15, 500, 60, 10, 6
@@ -22,7 +25,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 # Which rooms or modules may touch what (DESIGN.md section 3).
 GATES = {
     # mdl: checkpoints of Cerebras are HDF5 too, of another layout than shards
-    "h5py": {"prep/rows", "train/weights/mdl.py"},
+    "h5py": {"prep/rows", "train/weights/mdl.py", "train/cerebras/trainer.py"},
     "duckdb": {"prep/runtime/database.py"},
     "torch": {
         *("train/model", "train/trainer", "train/evaluation", "train/weights", "train/cerebras"),

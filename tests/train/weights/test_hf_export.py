@@ -235,9 +235,9 @@ def test_an_error_in_the_middle_leaves_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from crystalmix.train.weights import hf_export as exporting
-exporting.published.config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-exporting.export(Path(sys.argv[1]), Path(sys.argv[2]), exporting.ExportSettings())
+from crystalmix.train.weights import hf_export
+hf_export.hf_config.config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+hf_export.export(Path(sys.argv[1]), Path(sys.argv[2]), hf_export.ExportSettings())
 """
 
 
