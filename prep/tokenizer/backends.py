@@ -294,6 +294,7 @@ def _apart(content: Json, model: Json, name: str) -> unicode_tables.Ranges | Non
     own = tried["model"] is model["model"]  # else one that all files share
     key = {
         "steps": unicode_tables.steps_of(model),
+        "tokens": tried["added_tokens"],
         "model": sha256(canonical(model["model"])).hexdigest() if own else None,
         "versions": {library: _version(library) for library in (name, REFERENCE)},
         "tables": unicode_tables.VERSION,

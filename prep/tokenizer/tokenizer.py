@@ -202,7 +202,9 @@ class Tokenizer:
                 "document": lambda text: windows.encode(text, self._document, rest),
                 "piece": lambda text: windows.encode(text, rest, rest),
             }
-        for form in encoders if self.dummy_prefix else ("document",):
+        # One encoder serves both forms, unless a document's space in front is of a kind of its own.
+        both = self.dummy_prefix and not is_prepended(self.json)
+        for form in encoders if both else ("document",):
             ids = encoders[form](text).tolist()
             if ids != self.reference(form).encode(text, add_special_tokens=False).ids:
                 raise InputError(

@@ -40,10 +40,17 @@ MOVED = "q\u0345{0} q{0}\u0334 q\u032c{0}\n"
 
 def asked_of(content: Json) -> bool:
     """Tell whether a tokenizer.json has a step that asks a Unicode table."""
-    flags = ("single_word", "lstrip", "rstrip")
-    if any(token.get(flag) for token in content["added_tokens"] for flag in flags):
-        return True
-    return any(_asks(step) for step in steps_of(content))
+    return bool(flagged(content)) or any(_asks(step) for step in steps_of(content))
+
+
+def flagged(content: Json) -> list[Json]:
+    """Return one of the added tokens that look at their neighbours, for each way of looking."""
+    kinds: dict[tuple[object, ...], Json] = {}
+    for token in content["added_tokens"]:
+        kind = tuple(bool(token.get(flag)) for flag in ("single_word", "lstrip", "rstrip"))
+        if any(kind):
+            kinds.setdefault(kind, token)
+    return [*kinds.values()]
 
 
 def steps_of(content: Json) -> list[Json]:
@@ -66,7 +73,7 @@ def _asks(step: Json) -> bool:
 
 def probe(content: Json) -> Json:
     """Return a tokenizer.json with the same steps; where bytes are known, any two of them merge."""
-    bare: Json = {**content, "added_tokens": [], "post_processor": None}
+    bare: Json = {**content, "added_tokens": flagged(content), "post_processor": None}
     if not any(step["type"] == "ByteLevel" for step in steps_of(content)):
         return bare
     alphabet = [*byte_level_alphabet()]
@@ -74,7 +81,9 @@ def probe(content: Json) -> Json:
     random.Random(0).shuffle(pairs)  # ranks without order: no class of pairs always goes first
     vocabulary = {piece: number for number, piece in enumerate((*alphabet, *map("".join, pairs)))}
     model: Json = {"type": "BPE", "vocab": vocabulary, "merges": pairs, "byte_fallback": False}
-    return {**bare, "model": model}
+    first = len(vocabulary)
+    tokens = [{**token, "id": first + i} for i, token in enumerate(bare["added_tokens"])]
+    return {**bare, "model": model, "added_tokens": tokens}
 
 
 def disagreeing(content: Json, same: Same) -> Ranges | None:
@@ -83,7 +92,8 @@ def disagreeing(content: Json, same: Same) -> Ranges | None:
     same: whether both libraries give a text the same ids, with the file that `probe` returns.
     """
     composes = any(step["type"] in COMPOSING for step in steps_of(content))
-    trials = [*_trials(composes)]
+    names = [token["content"] for token in content["added_tokens"]]
+    trials = [*_trials(composes, "".join(f"{{0}}{name}{{0}} " for name in map(_escaped, names)))]
     chunks = [trials[i : i + CHUNK] for i in range(0, len(trials), CHUNK)]
     differing: set[int] = set()
     while chunks and len(differing) <= MOST:
@@ -112,12 +122,19 @@ def _is_tried(code: int) -> bool:
     return code < 0xF0000 and unicodedata.category(chr(code)) not in {"Cn", "Cs"}
 
 
-def _trials(composes: bool) -> Iterator[tuple[int, str]]:
-    """Yield texts, each with the character that is to blame where it comes out differently."""
+def _escaped(name: str) -> str:
+    return name.replace("{", "{{").replace("}", "}}")
+
+
+def _trials(composes: bool, around: str) -> Iterator[tuple[int, str]]:
+    """Yield texts, each with the character that is to blame where it comes out differently.
+
+    around: a further context, of the added tokens.
+    """
     for code in filter(_is_tried, range(0xF0000)):
         character = chr(code)
         uniform = any(first <= code <= last for first, last in UNIFORM)
-        yield code, (SHORT if uniform else CONTEXT).format(character)
+        yield code, (around + (SHORT if uniform else CONTEXT)).format(character)
         if not composes or (uniform and code % 16):
             continue
         if unicodedata.category(character)[0] == "M":
