@@ -13,8 +13,8 @@ from os.path import relpath
 from pathlib import Path
 
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
-from crystalmix.mixtures.build.build import store, unsealed
-from crystalmix.mixtures.build.pack import settings_of
+from crystalmix.mixtures.build.build import store
+from crystalmix.mixtures.build.seal import settings_of
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import (
     DOMAINS,
@@ -90,7 +90,7 @@ def view(build: Path, sealed: Sequence[Manifest], place: Path) -> None:
             raise StaleError(f"{link}: is no link to a build's; take another --out")
         if target.exists():
             link.symlink_to(relpath(target, place))
-    store(unsealed({BuildFolder(place).manifest(m.phase): m for m in sealed}))
+    store(place, {BuildFolder(place).manifest(m.phase): m for m in sealed})
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Base:
     def packed(self) -> dict[str, Json]:
         """What each domain was packed with; nothing where it was imported."""
         domains = dict.fromkeys(one.part.domain for one in self.every)
-        return {domain: settings_of(self.path, domain) for domain in domains}
+        return {domain: settings_of(BuildFolder(self.path), domain) or {} for domain in domains}
 
     def drawn(self, name: str) -> _Drawn:
         """Return the largest part of a domain to train on."""

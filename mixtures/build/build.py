@@ -6,6 +6,7 @@ stopped, and what was built otherwise is refused.
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
@@ -163,13 +164,18 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
     for name in names:
         before = every[every.index(name) - 1] if every.index(name) else None
         previous = None if before is None else _digest_of(context.out, before, drafts)
-        drafts[name] = seal.draft(context, context.recipe.phases[name], folders, previous)
+        draft = seal.draft(context, context.recipe.phases[name], folders, previous)
+        path = context.folder.manifest(name)
+        sealed = manifests.read(path) if path.exists() else None
+        if (seal.SCHEMA if sealed is None else sealed.schema) == 4:
+            draft = seal.migrated(draft, context.folder, sealed and sealed.migrated)
+        drafts[name] = draft
     places = {context.folder.manifest(name): drafts[name] for name in names}
-    missing = unsealed(places)
+    unsealed(places)
     tokenizer = context.folder.tokenizer
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         write_atomic(tokenizer, context.tokenizer.raw)
-    store(missing)
+    store(context.out, places)
     return list(drafts.values())
 
 
@@ -178,16 +184,45 @@ def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:
     return {path: manifest for path, manifest in places.items() if not _is_sealed(path, manifest)}
 
 
-def store(places: dict[Path, Manifest]) -> None:
-    """Write manifests, long orders of Model Zoo beside them.
+def store(out: Path, places: dict[Path, Manifest]) -> None:
+    """Write the manifests that are not there yet, long orders of Model Zoo beside them.
 
     The last comes first: whoever is killed in between leaves one that names what is not there, so
-    that half a seal is never taken for a whole one.
+    that half a seal is never taken for a whole one. The set of phases is sealed at the end.
     """
-    for path, manifest in reversed(places.items()):
+    for path, manifest in reversed(unsealed(places).items()):
         if isinstance(order := manifest.order, ZooOrder):
             order.keep(path.with_name(KEPT))
         manifests.write(path, manifest)
+    manifests.write_phase_set(BuildFolder(out), list(places.values()))
+
+
+def migrate(out: Path) -> list[Manifest]:
+    """Seal a build's phases again as manifests of schema 4, read from its receipts and documents.
+
+    The order and the rows stay the same; each manifest names the digest that it had. Raises
+    RefusalError where the build does not hold what the new schema says.
+    """
+    refuse_url(out, "a build")
+    folder = BuildFolder(out)
+    with alone(out):
+        old = manifests.read_manifests(out)
+        if not old:
+            raise InputError(f"{out}: holds no manifest; give the --out of `crystalmix build`")
+        done = [manifest for manifest in old if manifest.schema == 4]
+        known = {digest: each for each in done for digest in (each.digest, each.migrated)}
+        new: list[Manifest] = []
+        for manifest in old:
+            if manifest.schema == 3:
+                before = known.get(manifest.previous)
+                previous = manifest.previous if before is None else before.digest
+                moved = replace(manifest, previous=previous)
+                known[manifest.digest] = seal.migrated(moved, folder, manifest.digest)
+            new.append(known[manifest.digest])
+        for manifest in reversed(new):
+            manifests.write(folder.manifest(manifest.phase), manifest)
+        manifests.write_phase_set(folder, new)
+    return manifests.read_manifests(out)
 
 
 def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:

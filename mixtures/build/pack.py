@@ -13,14 +13,12 @@ from crystalmix.mixtures.build.context import (
     once,
     shard_entries,
 )
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Block, Stream
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
 
@@ -88,14 +86,6 @@ def run(
         sizes = _sizes(target.domain, scanned, group)
         counts = statistics.by_source(stream, group, sizes, context.recipe.rows)
         target.seal(shards, _account(group, shards, counts))
-
-
-def settings_of(build: Path, domain: str) -> Json:
-    """Return what a domain of a build was packed with; nothing where no documents were packed."""
-    place = BuildFolder(build).packed(domain)
-    if not (place / receipts.NAME).exists():
-        return {}
-    return receipts.read(place).get("settings", {})
 
 
 def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:

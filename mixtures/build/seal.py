@@ -5,19 +5,30 @@ more often than it may be.
 """
 
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import rows_files
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, PartShard
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
 from crystalmix.prep.rows import pack
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
+
+SCHEMA = 3  # of the manifests that builds write; `migrate` makes 4 of them
+BATCH_ROWS = 1 << 16
 
 
 class PartRefusalError(RefusalError):
@@ -169,3 +180,77 @@ def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> M
             f"lower its {asked.kind} or the steps, add data, or raise max_epochs",
         )
     return manifests.budgeted(part, count, rows, draft.msl)
+
+
+def migrated(manifest: Manifest, build: BuildFolder, before: str | None) -> Manifest:
+    """Return a manifest in schema 4; before: the digest that it had in schema 3.
+
+    Raises RefusalError where the build's receipts or documents are not there to say so.
+    """
+    known = {part.domain: packed_as(build, part.domain) for part in manifest.parts}
+    for part in manifest.parts:
+        if known[part.domain] is None:
+            raise RefusalError(
+                f"phase {manifest.phase}: part {part.name}: {build.packed(part.domain)} or its "
+                "documents are not here, which say how its rows were packed; restore them"
+            )
+    parts = tuple(replace(part, packed=known[part.domain]) for part in manifest.parts)
+    sealed = manifests.sealed(replace(manifest, parts=parts, migrated=before, digest=""))
+    vars(sealed)["order"] = manifest.order  # the same
+    return sealed
+
+
+def packed_as(build: BuildFolder, domain: str) -> PackedAs | None:
+    """Return how a domain was packed, by its receipt and its documents; None where one is gone."""
+    settings = settings_of(build, domain)
+    if settings is None:
+        return None
+    paths = [build.documents(source) for source in settings["sources"]]
+    if not all(path.exists() for path in paths):
+        return None
+    return PackedAs(
+        held_out=settings["held_out"],
+        split=settings["split"],
+        packing=settings["rows"],
+        documents=receipts.digest([documents_digest(path) for path in paths]),
+    )
+
+
+def settings_of(build: BuildFolder, domain: str) -> Json | None:
+    """Return what a domain was packed with, by its receipt; None where there is none."""
+    place = build.packed(domain)
+    if not (place / receipts.NAME).exists():
+        return None
+    return receipts.read(place)["settings"]
+
+
+def documents_digest(path: Path) -> str:
+    """Return the sha256 over the values of a documents.parquet, not over its bytes."""
+    content = sha256()
+    with pq.ParquetFile(path) as file:
+        content.update(canonical([[field.name, str(field.type)] for field in file.schema_arrow]))
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                content.update(canonical(batch.num_rows))
+                for column in batch.columns:
+                    _add(content, column)
+    return content.hexdigest()
+
+
+def _add(content: Any, column: Any) -> None:  # noqa: ANN401  a hash, and an Arrow array
+    """Add the values of a column: which are null, their lengths, and their bytes."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    content.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
+    there = column.drop_null()
+    if pa.types.is_string(there.type) or pa.types.is_large_string(there.type):
+        lengths = pc.binary_length(there).to_numpy(zero_copy_only=False).astype("<i8")
+        content.update(lengths.tobytes())
+        ends = there.cast(pa.large_binary())
+        offsets = np.frombuffer(ends.buffers()[1], "<i8")[ends.offset : ends.offset + len(ends) + 1]
+        if len(ends) and ends.buffers()[2] is not None:
+            content.update(memoryview(ends.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+    elif pa.types.is_primitive(there.type) and not pa.types.is_boolean(there.type):
+        content.update(np.ascontiguousarray(there.to_numpy(zero_copy_only=False)).tobytes())
+    else:
+        content.update(canonical([repr(value) for value in there.to_pylist()]))

@@ -7,6 +7,7 @@
     domains/<domain>/joined/...                      epochs in their order, where no shuffle is set
     domains/<domain>/imported/...                    links to shards of another program
     phases/<phase>/manifest.json                     one sealed manifest per phase
+    phases/sealed.json                               which phases there are, by digest
     tokenizer.json                                   the tokenizer, byte for byte
 
 Every folder below sources and domains is sealed by a receipt.
@@ -75,6 +76,11 @@ class BuildFolder:
     def manifest(self, phase: str) -> Path:
         """Return the manifest of a phase."""
         return self.phase(phase) / MANIFEST
+
+    @property
+    def phase_set(self) -> Path:
+        """The seal over the set of phases."""
+        return self.path / PHASES / "sealed.json"
 
     @property
     def tokenizer(self) -> Path:

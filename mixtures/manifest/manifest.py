@@ -23,7 +23,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 
-SCHEMA = 3
+SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,27 @@ class PartShard:
     first: int
     last: int
     loss_tokens: int | None
+
+
+@dataclass(frozen=True)
+class PackedAs:
+    """What a trainer must know of a part's rows, so that it need not ask the build's receipts.
+
+    held_out: its documents are there to validate on, and none may be trained on. split: seed,
+    share and side of the recipe's split, None where rows are of both sides. packing: the settings
+    of rows: length, BOS, EOS, tail, dialect. documents: digest over the documents' places, names
+    and kept columns.
+    """
+
+    held_out: bool
+    split: Json | None
+    packing: Json
+    documents: str
+
+    @property
+    def validates(self) -> bool:
+        """Whether its documents are there to validate on."""
+        return self.held_out or (self.split is not None and self.split["side"] == "valid")
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,7 @@ class ManifestPart:
     variants: int  # FIM epochs that the domain's rows hold
     shards: tuple[PartShard, ...]
     digest: str  # over the shards' digests and row ranges
+    packed: PackedAs | None = None  # None in schema 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,7 @@ class Manifest:
     parts: tuple[ManifestPart, ...]
     previous: str | None
     imported: Json | None  # of shards that another program wrote: from what, how well known
+    migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
@@ -98,7 +121,16 @@ class Manifest:
         """Return the manifest as JSON without its own digest."""
         value = asdict(self)
         del value["digest"], value["folder"]
-        return {"schema": SCHEMA, **value}
+        if self.schema == 3:
+            del value["migrated"]
+            for part in value["parts"]:
+                del part["packed"]
+        return {"schema": self.schema, **value}
+
+    @property
+    def schema(self) -> int:
+        """4 where every part says how it was packed, else 3."""
+        return 4 if all(part.packed for part in self.parts) else 3
 
     @cached_property
     def order(self) -> Order | ZooOrder:
@@ -211,13 +243,35 @@ def read(path: Path) -> Manifest:
             f"{file}: was edited (its digest does not match its content); "
             "restore it, or remove it and build again"
         )
-    if content.pop("schema", None) != SCHEMA:
-        raise DamageError(f"{file}: has another schema than {SCHEMA}; build again")
+    schema = content.pop("schema", None)
+    if schema not in SCHEMAS:
+        raise DamageError(f"{file}: has schema {schema}, not one of {SCHEMAS}; build again")
     try:
         content["parts"] = tuple(_part(part) for part in content["parts"])
-        return Manifest(**content, digest=told, folder=file.parent)
+        manifest = Manifest(**content, digest=told, folder=file.parent)
+        if manifest.schema != schema:
+            raise KeyError("packed")
+        return manifest
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{file}: is no manifest ({error}); restore it") from None
+
+
+def write_phase_set(build: BuildFolder, phases: Sequence[Manifest]) -> None:
+    """Seal which phases a build has; those sealed before stay."""
+    content = {**read_phase_set(build), **{each.phase: each.digest for each in phases}}
+    sealed = {"phases": content, "digest": receipts.digest(content)}
+    if not build.phase_set.exists() or read_json(build.phase_set) != sealed:
+        write_atomic(build.phase_set, canonical(sealed))
+
+
+def read_phase_set(build: BuildFolder) -> dict[str, str]:
+    """Return the digests of the manifests that a build sealed, by phase; none where it is older."""
+    if not build.phase_set.exists():
+        return {}
+    sealed = read_json(build.phase_set)
+    if receipts.digest(sealed.get("phases")) != sealed.get("digest"):
+        raise DamageError(f"{build.phase_set}: was edited; restore it or build again")
+    return sealed["phases"]
 
 
 def read_manifests(path: Path) -> list[Manifest]:
@@ -239,7 +293,8 @@ def read_manifests(path: Path) -> list[Manifest]:
 
 def _part(content: Json) -> ManifestPart:
     shards = tuple(PartShard(**shard) for shard in content.pop("shards"))
-    return ManifestPart(**content, shards=shards)
+    packed = content.pop("packed", None)
+    return ManifestPart(**content, shards=shards, packed=packed and PackedAs(**packed))
 
 
 def compare(old: Manifest, new: Manifest) -> list[str]:

@@ -109,7 +109,8 @@ def import_shards(
             draft = seal.compose(basis, phase, folders, previous)
             drafts[BuildFolder(out).manifest(phase.name)] = draft
             previous = draft.digest
-        store(unsealed(drafts))
+        unsealed(drafts)
+        store(out, drafts)
         sweep(out)
     return list(drafts.values())
 

@@ -8,17 +8,19 @@ before it, and the tokenizer against its fingerprint and canary.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 
 from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
+from crystalmix.mixtures.build.seal import packed_as
 from crystalmix.mixtures.manifest import cerebras_order as zoo
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.verify import accounts as conservation
 from crystalmix.mixtures.verify import shuffle_test as randomness
@@ -32,6 +34,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
+SHOWN = 3  # files in a note
 # What a receipt or manifest raises that lacks a key or has a value of another kind.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
@@ -60,7 +63,8 @@ def verify(
     told += _check_contents(sealed, broken, workers, note)
     for folder, receipt in sealed.items():
         told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
-    told += _check_manifests(out, sealed)
+    told += _check_manifests(out, sealed, note)
+    _note_unread(BuildFolder(out), sealed, note)
     conservation.tell_unread(out, sealed.values(), note)
     return told
 
@@ -156,32 +160,95 @@ def _check_account(
     yield from conservation.disinherited(receipt, inputs)
 
 
-def _check_manifests(out: Path, sealed: dict[Path, Json]) -> Iterator[str]:
+def _note_unread(
+    folder: BuildFolder, sealed: dict[Path, Json], note: Callable[[str], None]
+) -> None:
+    """Note the files in a build's folder that no receipt, manifest or seal names."""
+    known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
+    known |= {path.with_name(zoo.KEPT) for path in folder.manifests()}
+    for place, receipt in sealed.items():
+        known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
+    others = sorted(path for path in folder.path.rglob("*") if path not in known and path.is_file())
+    if others:
+        more = ", ..." if len(others) > SHOWN else ""
+        names = ", ".join(str(path.relative_to(folder.path)) for path in others[:SHOWN])
+        note(f"{folder.path}: {len(others):,} files are of no build and not read ({names}{more})")
+
+
+def _check_phase_set(
+    folder: BuildFolder, paths: list[Path], read: dict[str, Manifest], note: Callable[[str], None]
+) -> Iterator[str]:
+    """Hold the phases that are there against those that the build sealed."""
+    if not folder.phase_set.exists():
+        note(
+            f"{folder.phase_set}: is not there, as in builds of older versions: a phase that was "
+            "removed can't be noticed; `crystalmix migrate` or building again seals those here"
+        )
+        return
+    sealed = manifests.read_phase_set(folder)
+    there = {path.parent.name for path in paths}
+    for name, digest in sealed.items():
+        if name not in there:
+            yield f"{folder.manifest(name)}: is missing, though the build sealed it; build again"
+        elif name in read and read[name].digest != digest:
+            yield f"{folder.manifest(name)}: is not the one that the build sealed; build again"
+    for name in sorted(there - {*sealed}):
+        yield f"{folder.manifest(name)}: is not among the phases that the build sealed; build again"
+
+
+def _check_manifests(
+    out: Path, sealed: dict[Path, Json], note: Callable[[str], None]
+) -> Iterator[str]:
+    folder = BuildFolder(out)
+    entries = {
+        place / entry["name"]: entry
+        for place, receipt in sealed.items()
+        for entry in rows_files(receipt)
+    }
     read: dict[str, Manifest] = {}
-    for path in (paths := BuildFolder(out).manifests()):
+    for path in (paths := folder.manifests()):
         try:
             read[path.parent.name] = manifests.read(path)
         except CrystalmixError as error:
             yield str(error)
     if not paths:
         yield f"{out / PHASES}: holds no manifest: the build is unfinished; build again to go on"
+    try:
+        yield from _check_phase_set(folder, paths, read, note)
+    except (DamageError, *MALFORMED) as error:
+        yield str(error)
+    ways: dict[str, PackedAs | None] = {}
+    for domain in {p.domain for m in read.values() for p in m.parts if p.packed is not None}:
+        try:
+            ways[domain] = packed_as(folder, domain)
+        except (CrystalmixError, pa.ArrowException, OSError, *MALFORMED):
+            continue  # a receipt or documents are damaged: their own checks tell
     digests = {manifest.digest for manifest in read.values()}
     for name, manifest in read.items():
-        place = BuildFolder(out).manifest(name)
-        yield from _guarded(place, _manifest_faults(out, name, manifest, sealed))
+        place = folder.manifest(name)
+        yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
+        yield from _guarded(place, _packed_faults(manifest, ways))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
     yield from _check_tokenizer(out, read)
 
 
 def _manifest_faults(
-    out: Path, name: str, manifest: Manifest, sealed: dict[Path, Json]
+    out: Path,
+    name: str,
+    manifest: Manifest,
+    sealed: dict[Path, Json],
+    entries: dict[Path, Json],
 ) -> Iterator[str]:
     """Hold a manifest against the folders it draws from and against its own order."""
     if manifest.phase != name:
         yield f"is of phase {manifest.phase}, its folder says {name}"
     for part in manifest.parts:
-        lines = [*_shard_faults(out, manifest, part, sealed), *_part_faults(manifest, part)]
+        lines = [
+            *shard_faults(out, manifest, part, entries),
+            *_folder_faults(out, manifest, part, sealed),
+            *_part_faults(manifest, part),
+        ]
         yield from (f"part {part.name}: {line}" for line in lines)
     yield from _asked_faults(manifest)
     version = VERSION if manifest.cerebras is None else zoo.VERSION
@@ -212,14 +279,12 @@ def _asked_faults(manifest: Manifest) -> Iterator[str]:
         yield "its asked shares are not those of what was asked"
 
 
-def _shard_faults(
-    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
+def shard_faults(
+    out: Path, manifest: Manifest, part: ManifestPart, entries: dict[Path, Json]
 ) -> Iterator[str]:
-    """Hold a part's shards against the receipts of their folders."""
+    """Hold a part's shards against their entries in receipts."""
     for shard in part.shards:
-        path = out / shard.path
-        files = rows_files(sealed.get(path.parent, {"files": []}))
-        entry = next((e for e in files if e["name"] == path.name), None)
+        entry = entries.get(out / shard.path)
         if entry is None:
             yield f"{shard.path} is in no receipt"
         elif entry["digest"] != shard.digest:
@@ -230,8 +295,26 @@ def _shard_faults(
             yield f"{shard.path} has {entry['loss_tokens']} loss-carrying tokens, not as it says"
         if not 0 <= shard.first < shard.last <= shard.rows:
             yield f"{shard.path}: no rows {shard.first} to {shard.last} of {shard.rows}"
+
+
+def _folder_faults(
+    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
+) -> Iterator[str]:
+    """Hold a part against the receipts of the folders it draws from, and against its documents."""
     for folder in sorted({(out / shard.path).parent for shard in part.shards}):
         yield from _settings_faults(manifest, part, folder, sealed)
+
+
+def _packed_faults(manifest: Manifest, ways: dict[str, PackedAs | None]) -> Iterator[str]:
+    """Hold what a manifest of schema 4 says of its parts against receipts and documents."""
+    for part in manifest.parts:
+        way = ways.get(part.domain)
+        if part.packed is None or way is None:
+            continue
+        for key, value in asdict(part.packed).items():
+            if getattr(way, key) != value:
+                made = f"its rows were made with {getattr(way, key)}"
+                yield f"part {part.name}: says {key} {value}, {made}"
 
 
 def _settings_faults(

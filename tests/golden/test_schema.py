@@ -23,7 +23,7 @@ def schema() -> dict[str, Any]:
     made: dict[str, Any] = TypeAdapter(Manifest).json_schema()
     del made["properties"]["folder"]
     made["properties"]["digest"].pop("default")
-    made["properties"]["schema"] = {"const": manifests.SCHEMA}
+    made["properties"]["schema"] = {"enum": [*manifests.SCHEMAS]}
     made["required"] += ["digest", "schema"]
     made["additionalProperties"] = False
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -34,6 +34,8 @@ def fits(value: Any, shape: dict[str, Any], whole: dict[str, Any]) -> bool:
     """Tell whether a value is of a shape; the few words of JSON Schema that manifests need."""
     if "$ref" in shape:
         shape = whole["$defs"][shape["$ref"].rsplit("/", 1)[1]]
+    if "enum" in shape:
+        return value in shape["enum"]
     if "anyOf" in shape or "const" in shape:
         options = shape.get("anyOf", [])
         return value == shape.get("const", shape) or any(fits(value, o, whole) for o in options)

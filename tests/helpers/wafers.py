@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard, read
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, PartShard, read
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime import randomness
@@ -91,6 +91,7 @@ def plan(root: Path, steps: int, batch: int, msl: int = 8, rows: int = 60) -> Ma
         "only", "only", {"weight": 1}, 1.0, 1, steps * batch, steps * batch * msl, None,
         1.0, 2 * rows,
         steps * batch / 2 / rows, None, 1, tuple(files), manifests.part_digest(files),
+        PackedAs(held_out=False, split=None, packing={"msl": msl, "bos": True}, documents=""),
     )  # fmt: skip
     sealed = manifests.sealed(
         Manifest("m", "plan", steps, batch, msl, 1, "exact-1", None, {"vocab": 99}, (part,), None,

@@ -134,7 +134,7 @@ def _job(
     if not settings.prompts:
         return _Job(settings, held, None, [])
     tokenizer = load(TokenizerSettings(str(BuildFolder(root).tokenizer)))
-    bos = heldout.begins_with_bos(root, held.manifest.parts[0].domain)
+    bos = heldout.begins_with_bos(root, held.manifest)
     special = held.manifest.tokenizer["special"]
     ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.asked]
     longest = max(map(len, ids)) + settings.new_tokens

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build.pack import settings_of
+from crystalmix.mixtures.build.seal import settings_of
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, RowRefs
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows import spans
@@ -116,25 +116,38 @@ def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> 
 
 
 def is_held_out(build: Path, manifest: Manifest) -> bool:
-    """Tell whether all parts of a phase are of documents that the recipe holds out."""
-    return all(_validates(build, part.domain) for part in manifest.parts)
+    """Tell whether all parts of a phase are of documents that the recipe holds out.
+
+    Raises RefusalError where neither the manifest nor the build says so.
+    """
+    ways = [_packed_as(build, manifest, part) for part in manifest.parts]
+    return all(way is not None and way.validates for way in ways)
 
 
-def _validates(build: Path, domain: str) -> bool:
-    split = split_of(build, domain)
-    whole = bool(settings_of(build, domain).get("held_out"))
-    return whole or (split is not None and split.side == "valid")
+def _packed_as(build: Path, manifest: Manifest, part: ManifestPart) -> PackedAs | None:
+    """Return how a part was packed, by its manifest or its build's receipt; None of an import."""
+    if part.packed is not None or manifest.imported is not None:
+        return part.packed
+    settings = settings_of(BuildFolder(build), part.domain)
+    if settings is None:
+        raise RefusalError(
+            f"{BuildFolder(build).packed(part.domain)}: is missing, and only its receipt says "
+            f"whether part {part.name} of phase {manifest.phase} is held out; restore the folder, "
+            "or run `crystalmix migrate` on the whole build and copy its manifests"
+        )
+    return PackedAs(settings.get("held_out", False), settings.get("split"), settings["rows"], "")
 
 
-def split_of(build: Path, domain: str) -> Split | None:
-    """Return which side of the recipe's split a domain has, None where it has both."""
-    settings = settings_of(build, domain).get("split")
-    return None if settings is None else Split(**settings)
+def _split_of(build: Path, manifest: Manifest, part: ManifestPart) -> Split | None:
+    """Return which side of the recipe's split a part has, None where it has both."""
+    way = _packed_as(build, manifest, part)
+    return None if way is None or way.split is None else Split(**way.split)
 
 
-def begins_with_bos(build: Path, domain: str) -> bool:
-    """Tell whether the documents of a domain begin with BOS."""
-    return bool(settings_of(build, domain).get("rows", {}).get("bos"))
+def begins_with_bos(build: Path, manifest: Manifest) -> bool:
+    """Tell whether the documents of a phase's first part begin with BOS."""
+    way = _packed_as(build, manifest, manifest.parts[0])
+    return way is not None and bool(way.packing["bos"])
 
 
 def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None:
@@ -148,9 +161,8 @@ def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None
         return
     digests = _digests(held.root, held.documents)
     numbers = halves(digests)[:, 1].tolist()
-    if all(
-        _apart(split_of(build, d), numbers) for d in {p.domain for m in trained for p in m.parts}
-    ):
+    splits = [_split_of(build, phase, part) for phase in trained for part in phase.parts]
+    if all(_apart(split, numbers) for split in splits):
         return
     traced = trace.connect(build)
     traced.connection.register("held_out", pa.table({"digest": digests}))

@@ -1,8 +1,11 @@
 """Verify finds every change of a build's files and names the file; a sound build is sound."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -10,8 +13,10 @@ import pytest
 
 from crystalmix.mixtures.build.account_report import checked
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.mixtures.verify.verify import verify
+from crystalmix.mixtures.verify.verify import shard_faults, verify
 from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -98,12 +103,59 @@ def test_a_build_is_sound_as_far_as_it_is_there_and_says_how_far(out: Path) -> N
     counts = [len(shards.read(path)) for path in out.glob("domains/*/*/*.h5")]
     size = f"{len(counts):,} shards, {sum(counts):,} rows"
     assert checked(out) == f"3 phases (prose, mixed, code), {size}"
+    result = corpora.crystalmix("verify", out, "--workers", 1)
+    assert result.exit_code == 0
+    assert result.stdout.strip().endswith(f"agrees: 3 phases (prose, mixed, code), {size}")
+    (out / "phases" / "sealed.json").unlink()  # as of a build before phases were sealed as a set
     shutil.rmtree(out / "phases" / "code")
     result = corpora.crystalmix("verify", out, "--workers", 1)
     assert result.exit_code == 0
     assert result.stdout.strip().endswith(f"agrees: 2 phases (prose, mixed), {size}")
+    assert "a phase that was removed can't be noticed" in result.stderr
     shutil.rmtree(out / "phases" / "mixed")
     assert checked(out) == f"1 phase (prose), {size}"
+
+
+def test_a_phase_that_was_removed_or_put_in_is_found(out: Path) -> None:
+    folder = BuildFolder(out)
+    shutil.rmtree(folder.phase("code"))
+    gone = f"{folder.manifest('code')}: is missing, though the build sealed it; build again"
+    assert verify(out) == [gone]
+    shutil.copytree(folder.phase("mixed"), folder.phase("put"))
+    lines = verify(out)
+    assert gone in lines
+    assert f"{folder.manifest('put')}: is not among the phases that the build sealed" in str(lines)
+
+
+def test_an_edited_set_of_phases_is_found(out: Path) -> None:
+    path = BuildFolder(out).phase_set
+    path.write_bytes(path.read_bytes().replace(b'"prose"', b'"verse"'))
+    assert verify(out) == [f"{path}: was edited; restore it or build again"]
+
+
+def test_files_that_no_receipt_names_are_noted(out: Path) -> None:
+    (out / "notes.txt").write_text("mine")
+    notes: list[str] = []
+    assert verify(out, note=notes.append) == []
+    assert notes == [f"{out}: 1 files are of no build and not read (notes.txt)"]
+
+
+def test_the_time_of_checking_a_manifest_grows_as_its_shards_do(out: Path) -> None:
+    [manifest] = manifests.read_manifests(out / "phases" / "prose")
+    part, shard = manifest.parts[0], manifest.parts[0].shards[0]
+    looked = Counter[str]()
+
+    class Entries(dict[Path, Json]):
+        def get(self, key: Path, default: Any = None) -> Any:
+            looked["up"] += 1
+            return super().get(key, default)
+
+    entries = Entries()
+    for many in (100, 200):
+        shards = tuple(replace(shard, path=f"domains/wiki/shuffled/{i}.h5") for i in range(many))
+        looked.clear()
+        lines = list(shard_faults(out, manifest, replace(part, shards=shards), entries))
+        assert (looked["up"], len(lines)) == (many, many)
 
 
 def test_a_flipped_bit_of_any_shard_or_table_is_found(out: Path) -> None:
