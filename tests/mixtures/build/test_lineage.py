@@ -10,7 +10,7 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import MANIFEST
+from crystalmix.mixtures.manifest.build_folder import MANIFEST, BuildFolder
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
@@ -44,12 +44,14 @@ def out(made: Path, tmp_path: Path) -> Path:
 
 
 def sealed(out: Path, phase: str, change: Callable[[Json], object]) -> Path:
-    """Change a manifest and make its digest anew."""
-    path = out / "phases" / phase / MANIFEST
+    """Change a manifest, and make its digest and the seal over the phases anew."""
+    path, phases = BuildFolder(out).manifest(phase), BuildFolder(out).phase_set
     content = orjson.loads(path.read_bytes())
     del content["digest"]
     change(content)
     path.write_bytes(canonical({**content, "digest": receipts.digest(content)}))
+    digests = {**orjson.loads(phases.read_bytes())["phases"], phase: receipts.digest(content)}
+    phases.write_bytes(canonical({"phases": digests, "digest": receipts.digest(digests)}))
     return path
 
 
@@ -74,7 +76,10 @@ def test_a_missing_previous_manifest_is_told(out: Path) -> None:
     gone = manifests.read(out / "phases" / "mixed").digest
     shutil.rmtree(out / "phases" / "mixed")
     path = out / "phases" / "code" / MANIFEST
-    assert verify(out) == [f"{path}: names a previous manifest {gone[:12]} that is not here"]
+    assert verify(out) == [
+        f"{BuildFolder(out).manifest('mixed')}: is missing, though the build sealed it; build again",
+        f"{path}: names a previous manifest {gone[:12]} that is not here",
+    ]
 
 
 def test_an_edited_manifest_is_told(out: Path) -> None:
@@ -184,6 +189,7 @@ def test_a_manifest_of_another_build_is_told(out: Path, other: Path) -> None:
     told = verify(out)
     assert any(line.startswith(f"{out / name}: part wiki-even: ") for line in told)
     assert any("mixed/manifest.json: names a previous manifest" in line for line in told)
+    assert f"{out / name}: is not the one that the build sealed; build again" in told
 
 
 def test_another_tokenizer_a_broken_one_and_none_are_told(out: Path) -> None:

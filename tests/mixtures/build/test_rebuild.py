@@ -181,8 +181,10 @@ def test_a_phase_that_is_added_draws_from_the_shards_there_are(folder: Path) -> 
     old = corpora.RECIPE["phases"]["prose"]
     made = again(folder, phases={"last": {**old, "steps": 3}})
     after = times(folder / "build")
+    phases = str(folder / "build/phases/sealed.json")  # names the new phase too
+    assert before.pop(phases) < after[phases]
     assert {path: time for path, time in after.items() if path in before} == before
-    assert set(after) - set(before) == {str(folder / "build/phases/last/manifest.json")}
+    assert set(after) - set(before) == {str(folder / "build/phases/last/manifest.json"), phases}
     assert made[-1].previous == made[-2].digest
     assert verify(folder / "build") == []
 

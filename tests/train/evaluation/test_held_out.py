@@ -162,7 +162,10 @@ def test_a_split_is_believed_for_texts_of_its_other_side_alone() -> None:
 
 def test_documents_begin_with_bos_where_the_recipe_packed_them_so() -> None:
     build = small_build()
-    assert heldout.begins_with_bos(build, "wiki")
-    assert not heldout.begins_with_bos(build, "nobody")
+    prose = small_manifest("prose")
+    assert heldout.begins_with_bos(build, prose)
+    nobody = replace(prose, parts=(replace(prose.parts[0], domain="nobody"),))
+    with pytest.raises(RefusalError, match="is missing, and only its receipt says"):
+        heldout.begins_with_bos(build, nobody)
     tokenizer = load(TokenizerSettings(str(build / TOKENIZER)))
     assert tokenizer.special["bos"] is not None
