@@ -76,8 +76,9 @@ def test_a_missing_previous_manifest_is_told(out: Path) -> None:
     gone = manifests.read(out / "phases" / "mixed").digest
     shutil.rmtree(out / "phases" / "mixed")
     path = out / "phases" / "code" / MANIFEST
+    lost = BuildFolder(out).manifest("mixed")
     assert verify(out) == [
-        f"{BuildFolder(out).manifest('mixed')}: is missing, though the build sealed it; build again",
+        f"{lost}: is missing, though the build sealed it; build again",
         f"{path}: names a previous manifest {gone[:12]} that is not here",
     ]
 
