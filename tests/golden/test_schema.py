@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
+from crystalmix.mixtures.build.build import migrate
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
@@ -55,18 +56,22 @@ def test_the_published_schema_is_that_of_the_manifests_written() -> None:
     assert orjson.loads(PUBLISHED.read_bytes()) == schema()
 
 
-def test_a_manifest_fits_its_schema_and_another_does_not(tmp_path: Path) -> None:
+def test_manifests_of_both_schemas_fit_it_and_others_do_not(tmp_path: Path) -> None:
     corpora.write_corpus(tmp_path)
     corpora.write_recipe(tmp_path)
     out = corpora.built(tmp_path)
-    for path in out.glob("phases/*/manifest.json"):
-        content = orjson.loads(path.read_bytes())
-        assert fits(content, schema(), schema())
-        assert set(content) == set(schema()["properties"])
-        for key in content:
-            assert not fits({**content, key: 0.5}, schema(), schema()), key
-            less = {k: v for k, v in content.items() if k != key}
-            assert not fits(less, schema(), schema()), key
+    for version in manifests.SCHEMAS:
+        for path in out.glob("phases/*/manifest.json"):
+            content = orjson.loads(path.read_bytes())
+            assert content["schema"] == version
+            assert fits(content, schema(), schema())
+            new = {"migrated"} if version == 3 else set[str]()
+            assert {*content} == {*schema()["properties"]} - new
+            for key in content:
+                assert not fits({**content, key: 0.5}, schema(), schema()), key
+                less = {k: v for k, v in content.items() if k != key}
+                assert not fits(less, schema(), schema()) or key == "migrated", key
+        migrate(out)
 
 
 if __name__ == "__main__":
