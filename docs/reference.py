@@ -224,6 +224,18 @@ def comments(kind: Any) -> Iterator[tuple[str, str]]:
                 yield node.target.id, said
 
 
+HABITS = """Exit code 0: sound; 1: findings or failure; 2: usage, and whatever is not there.
+
+`-q` before the verb silences notes and progress (`crystalmix -q build ...`), `-v` says more. Where
+stderr is no terminal, progress comes as plain lines. Each verb is one call of
+[the Python API](../python.md).
+
+The shell completes verbs, options, and the names of bundled recipes, run files and specs, after
+`eval "$(_CRYSTALMIX_COMPLETE=bash_source crystalmix)"` in `~/.bashrc` (`zsh_source` for zsh;
+fish: `_CRYSTALMIX_COMPLETE=fish_source crystalmix | source`).
+"""
+
+
 def cell(text: str) -> str:
     """Return a text as one cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -231,7 +243,7 @@ def cell(text: str) -> str:
 
 def commands_page() -> str:
     """Return the page of commands."""
-    parts = [f"# Commands\n\n{GENERATED}Exit code 0: sound; 1: findings or failure; 2: usage.\n"]
+    parts = [f"# Commands\n\n{GENERATED}{HABITS}"]
     for name, command in commands(main, "crystalmix"):
         context = click.Context(command, info_name=name)
         usage = " ".join(command.collect_usage_pieces(context))

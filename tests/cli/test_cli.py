@@ -6,10 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
+from csv import DictReader
 from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -316,6 +318,22 @@ def test_sql_without_a_query_lists_the_views_and_their_columns() -> None:
 def test_sql_says_in_json_what_duckdb_says(query: str, wanted: list[Any]) -> None:
     assert told("sql", small_build(), query) == wanted
     assert call("sql", small_build(), query).exit_code == 0
+
+
+def test_sql_writes_csv_and_parquet_itself(tmp_path: Path) -> None:
+    query = "SELECT part, rows, asked FROM parts ORDER BY ALL"
+    csv, parquet = tmp_path / "new" / "parts.csv", tmp_path / "parts.parquet"
+    result = call("sql", small_build(), query, "--csv", csv, "--parquet", parquet)
+    wanted = told("sql", small_build(), query)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"note: {csv}: {len(wanted)} rows" in result.stderr
+    assert pq.read_table(parquet).to_pylist() == wanted
+    rows = list(DictReader(csv.read_text("utf-8").splitlines()))
+    assert [row["part"] for row in rows] == [row["part"] for row in wanted]
+    nested = call("sql", undisturbed(), "SELECT parts FROM steps", "--csv", tmp_path / "x.csv")
+    assert nested.exit_code == 2
+    assert "CSV has no place for column parts" in nested.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "parts.parquet"]
 
 
 def test_very_many_rows_are_cut_in_a_table_and_not_in_json() -> None:

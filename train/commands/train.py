@@ -166,10 +166,18 @@ def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
 )
 @click.argument("path", type=PATH)
 @click.argument("query", required=False)
+@click.option("--csv", type=PATH, help="Write the rows into this file as CSV.")
+@click.option("--parquet", type=PATH, help="Write the rows into this file as parquet.")
 @MOVED
 @JSON
-def sql(path: Path, query: str | None, build: Path | None, as_json: bool) -> None:
+def sql(path: Path, query: str | None, build: Path | None, as_json: bool, **files: Any) -> None:  # noqa: ANN401
     """Run QUERY over a build or run; without one, list the views and their columns."""
     from crystalmix.train.api import runs
 
-    show_answer(runs.sql(path, query, build=build), as_json)
+    table = runs.sql(path, query, build=build)
+    for kind, write in (("csv", table.write_csv), ("parquet", table.write_parquet)):
+        if file := files[kind]:
+            write(file)
+            note(f"{file}: {len(table):,} rows")
+    if not any(files.values()):
+        show_answer(table, as_json)

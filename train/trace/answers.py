@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import pyarrow as pa
 
+from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.tables import table as text_table
 
 FIM = ("", "PSM", "SPM")
@@ -98,6 +101,26 @@ class Table(Answer):
             return self.arrow[key].to_pylist()
         first, last, _ = key.indices(self.arrow.num_rows)
         return Table(self.arrow.slice(first, max(0, last - first)))
+
+    def write_csv(self, file: str | Path) -> None:
+        """Write the rows as CSV; UsageError for a column that CSV has no place for."""
+        from pyarrow import csv
+
+        for column in self.arrow.schema:
+            if pa.types.is_nested(column.type):
+                raise UsageError(
+                    f"{file}: CSV has no place for column {column.name}, a {column.type}; "
+                    "choose other columns, or write parquet"
+                )
+        with replacing(Path(file)) as place:
+            csv.write_csv(self.arrow, place)
+
+    def write_parquet(self, file: str | Path) -> None:
+        """Write the rows as parquet."""
+        from pyarrow import parquet
+
+        with replacing(Path(file)) as place:
+            parquet.write_table(self.arrow, place)
 
     def __arrow_c_stream__(self, schema: object = None) -> object:
         """Hand the table to other libraries without a copy."""
