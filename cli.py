@@ -70,9 +70,11 @@ def fail(message: str, code: int) -> None:
 @click.version_option(__version__, prog_name="crystalmix")
 def main(verbose: bool, quiet: bool) -> None:
     """Build, prove and train on data mixtures: what was fed, in which proportion, exactly when."""
-    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(format="note: %(message)s", level=level, stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="note: %(message)s", level=level, handlers=[handler], force=True)
     if quiet:
+        handler.setLevel(logging.ERROR)  # loggers of progress have a level of their own
         os.environ[QUIET] = "1"
 
 

@@ -5,16 +5,19 @@ item may depend on which process runs it or when.
 """
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.abc import MetaPathFinder
+from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +29,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 TUNABLES = "GLIBC_TUNABLES"
 COLUMNS, LINES = 80, 24  # of a terminal that does not know its own
+LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
+PROGRESS = logging.getLogger("crystalmix.progress")
+PROGRESS.setLevel(logging.INFO)
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
@@ -64,10 +70,7 @@ class Fanout:
 
         Raises WorkerError when a worker process is killed.
         """
-        with progress(len(items), label) as bar:
-            for result in self._results(work, items):
-                bar.update()
-                yield result
+        yield from _shown(self._results(work, items), len(items), label, "it")
 
     def _results(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         if self.workers <= 1 or len(items) <= 1:
@@ -162,10 +165,21 @@ def _size() -> dict[str, Any]:
 
 def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:
     """Yield items one by one under a progress bar."""
-    with progress(len(items), label, unit) as bar:
-        for item in items:
+    return _shown(items, len(items), label, unit)
+
+
+def _shown(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+    """Yield items under a progress bar; where no terminal shows it, log a line now and then."""
+    began = logged = monotonic()
+    with progress(total, label, unit) as bar:
+        for done, item in enumerate(items, start=1):
             yield item
             bar.update()
+            now = monotonic()
+            if bar.disable and now - logged >= LOG_SECONDS:
+                logged = now
+                left = timedelta(seconds=round((now - began) / done * (total - done)))
+                PROGRESS.info("%s: %s of %s, ETA %s", label, f"{done:,}", f"{total:,}", left)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What the verbs of the command line share: their class, options, and how an answer is printed."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -152,8 +153,8 @@ def show_phases(build: "Build", only: Sequence[str] = ()) -> None:
 
 
 def note(line: str) -> None:
-    """Print a note on stderr."""
-    click.echo(f"note: {line}", err=True)
+    """Print a note on stderr, unless the command is to be quiet."""
+    logging.getLogger("crystalmix").warning("%s", line)
 
 
 def _readable(value: object) -> object:

@@ -4,7 +4,6 @@
 They are for looking; what counts is the ledger. A resume cuts the lines of steps done again.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,17 +19,13 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import DamageError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.runtime.workers import progress
+from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, progress
 from crystalmix.prep.runtime.yaml_settings import STRICT
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
 
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
-LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
-# The hook of `-q`: its level decides whether those lines are printed.
-PROGRESS = logging.getLogger("crystalmix.progress")
-PROGRESS.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, kw_only=True)

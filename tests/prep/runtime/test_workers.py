@@ -10,6 +10,7 @@ import operator
 import os
 import pickle
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -112,6 +113,25 @@ def test_a_terminal_shows_a_bar_from_its_beginning_whatever_width_it_tells(colum
     assert "rows:   0%|" in shown
     assert "| 0/3 [" in shown
     assert max(map(len, shown.split("\r"))) <= (columns or workers.COLUMNS)
+
+
+@pytest.mark.parametrize("workers_", [1, 2])
+def test_stages_log_lines_with_counts_and_eta_where_there_is_no_terminal(
+    workers_: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "LOG_SECONDS", 0.0)
+    with Fanout(workers_) as pool:
+        assert list(pool.map(math.sqrt, [1, 4], "pack code")) == [1, 2]
+    assert list(watched([3], "files")) == [3]
+    lines = [
+        record.getMessage() for record in caplog.records if record.name == "crystalmix.progress"
+    ]
+    assert [line.split(", ETA")[0] for line in lines] == [
+        "pack code: 1 of 2",
+        "pack code: 2 of 2",
+        "files: 1 of 1",
+    ]
+    assert all(re.fullmatch(r".*, ETA \d:\d\d:\d\d", line) for line in lines)
 
 
 def test_watched_items_come_in_order_under_a_bar_that_a_terminal_would_show(
