@@ -31,7 +31,7 @@ from crystalmix.prep.runtime.machine import machine_error
 Rows = NDArray[np.int32]  # (rows, 3, msl)
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
 MOST_CHUNK_BYTES = 1 << 27  # HDF5 inflates a chunk whole, so this bounds the memory
-OWN_FILTERS = {1, 2, 3}  # deflate, byte shuffle and checksum, which HDF5 brings
+OWN_FILTERS = {1, 2, 3, 32000}  # deflate, byte shuffle, checksum; LZF, which h5py brings
 FOREIGN_WEIGHT = 8  # of what HDF5 opens, in the pool
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 UNREADABLE = (

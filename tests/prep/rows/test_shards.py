@@ -318,7 +318,7 @@ shuffle.shuffle(inputs, shuffle.order(inputs, (0, 500), 1, "web"), folder / "out
 
 
 def test_equal_rows_make_equal_files_whatever_memory_held_before(tmp_path: Path) -> None:
-    """Processes write the same shards in other orders, with other bytes in fresh memory."""
+    """Processes write the same shards at other times, in other orders, over other memory."""
     for seed, cores in ((1, 1), (2, 2), (3, 2)):
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -331,11 +331,3 @@ def test_equal_rows_make_equal_files_whatever_memory_held_before(tmp_path: Path)
     ]
     assert len(files[0]) == 14
     assert files[0] == files[1] == files[2]
-
-
-def test_a_shard_holds_no_time(tmp_path: Path) -> None:
-    path = tmp_path / shards.name(0)
-    shards.write(path, 1, [np.ones((1, 3, 8), np.int32)])
-    with h5py.File(path) as file:
-        data: Any = file["data"]
-        assert data.id.get_create_plist().get_obj_track_times() is False
