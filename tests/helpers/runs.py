@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger, seal
 from crystalmix.train.record import run_folder as folder
@@ -120,7 +121,7 @@ def weights(run: Path, phase: str) -> str:
     newest = folder.latest(run / phase / "checkpoints")
     assert newest is not None
     assert newest.name == folder.checkpoint_name(manifest(phase).steps)
-    return folder.read_state(newest)["weights"]
+    return folder.read_state(newest).weights
 
 
 def same_run(one: Path, other: Path, *phases: str) -> bool:
@@ -130,6 +131,13 @@ def same_run(one: Path, other: Path, *phases: str) -> bool:
         and weights(one, phase) == weights(other, phase)
         for phase in phases or PHASES
     )
+
+
+def state_of(checkpoint: Path) -> Json:
+    """Return what a checkpoint's state holds, as `write_state` takes it."""
+    state = read_json(checkpoint / folder.STATE)
+    state.pop("digest")
+    return state
 
 
 def leftovers(run: Path) -> list[Path]:

@@ -63,7 +63,7 @@ class CsxTrainer:
                     step, data = self._restored(newest, init_from)
                     self._execute(step, data, last)
         state = run_folder.read_state(self.checkpoints / run_folder.checkpoint_name(last))
-        return Outcome(self.first, last, self.loss, state["weights"])
+        return Outcome(self.first, last, self.loss, str(state.weights))
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -92,7 +92,7 @@ class CsxTrainer:
             if not (path / run_folder.STATE).exists():
                 rmtree(path)
         newest = run_folder.latest(self.checkpoints)
-        self.follower.ledger.truncate(None if newest is None else checked(newest)["ledger"])
+        self.follower.ledger.truncate(None if newest is None else checked(newest).ledger)
         self.first = self.follower.ledger.next_step
         self._keep()
         return newest
@@ -179,7 +179,7 @@ class CsxTrainer:
         Checkpoints(self.checkpoints, self.run.settings).keep()
 
 
-def checked(path: Path) -> Json:
+def checked(path: Path) -> run_folder.CheckpointState:
     """Return the state of an .mdl checkpoint after checking the bytes of its files."""
     state = run_folder.read_state(path)
     if not (path / MDL).exists():
@@ -187,7 +187,7 @@ def checked(path: Path) -> Json:
             f"{path}: holds no {MDL} (another backend trained it); go on with --backend torch, or "
             "train all phases into another --out"
         )
-    run_folder.check_files(path, state, "remove this checkpoint to go on from the one before")
+    run_folder.check_files(path, state.files, "remove this checkpoint to go on from the one before")
     with h5py.File(path / MDL) as file:
         if float(file.attrs.get("__version__", 0.1)) < NO_PICKLES:
             raise InputError(

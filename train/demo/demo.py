@@ -184,7 +184,7 @@ def _undisturbed(built: Path, run_file: Path, trained: Path, control: Path) -> b
     before = run_folder.PhaseFolder(trained / "phase1").newest
     Trainer(load(run_file, KILLED), manifest, built, control / KILLED).train(before)
     both = [run_folder.PhaseFolder(run / KILLED) for run in (trained, control)]
-    weights = [run_folder.read_state(p.checkpoint(manifest.steps))["weights"] for p in both]
+    weights = [run_folder.read_state(p.checkpoint(manifest.steps)).weights for p in both]
     ledgers = [
         [ledger.read(phase.ledger, kind).to_pylist() for kind in ("steps", "rows")]
         for phase in both

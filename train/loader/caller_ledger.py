@@ -20,7 +20,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
-from crystalmix.train.record import ledger, run_folder
+from crystalmix.train.record import ledger, run_folder, seal
 from crystalmix.train.record.run_folder import PhaseFolder
 
 
@@ -60,6 +60,8 @@ class CallerLedger:
             run_folder.remove_temporaries(self.phase.path)
             self._ledger = ledger.Ledger(self.phase.ledger, manifest)
             self._cut(step)
+            seal.seal_run(folder, manifest.phase)
+            seal.seal_phase(self.phase, seal.described(self.phase))
         except BaseException:
             self._open.close()
             raise
@@ -126,6 +128,7 @@ class CallerLedger:
         path = self.phase.checkpoint(self.next_step)
         path.mkdir(parents=True, exist_ok=True)
         run_folder.write_state(path, content)
+        seal.seal_phase(self.phase, seal.described(self.phase))
         return path
 
     def close(self) -> None:
@@ -167,7 +170,7 @@ class CallerLedger:
         for number, path in seals.items():
             if number > step:
                 rmtree(path)
-        sealed = run_folder.read_state(seals[step])["ledger"] if step else None
+        sealed = run_folder.read_state(seals[step]).ledger if step else None
         self._ledger.truncate(sealed)
 
 

@@ -242,7 +242,7 @@ def _remembered(source: Path) -> Run | None:
 def read_checkpoint(path: Path, run: Run) -> Weights:
     """Read a checkpoint folder of ours; run: what it was trained with."""
     model, optimizer = _made(run)
-    if run_folder.read_state(path).get("moments", True):
+    if run_folder.read_state(path).moments:
         state = checkpoint.load(path, model, optimizer)
     else:
         state = checkpoint.load_weights(path, model)
@@ -251,7 +251,7 @@ def read_checkpoint(path: Path, run: Run) -> Weights:
     for name, parameter in model.named_parameters():
         if own := optimizer.state.get(parameter):
             moments[name] = (own[MOMENTS[0]], own[MOMENTS[1]])
-    return Weights(parameters, moments, int(state["step"]))
+    return Weights(parameters, moments, state.step)
 
 
 def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:

@@ -80,7 +80,7 @@ def harvest(
         ledger = Ledger(phase_folder.ledger, manifest)
         newest = phase_folder.newest
         before = proof.of_phase(phase_folder)
-        ledger.truncate(None if newest is None else run_folder.read_state(newest)["ledger"])
+        ledger.truncate(None if newest is None else run_folder.read_state(newest).ledger)
         first = ledger.next_step
         if first > last.step:
             raise StaleError(

@@ -21,7 +21,7 @@ from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import describe
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.record.run_folder import check_files
+from crystalmix.train.record.run_folder import FileEntry, SealedLedger, check_files
 
 SKIPPED = "skipped"  # the digest of a step that was skipped as asked
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -89,19 +89,19 @@ class Ledger:
         self.next_step = 0
         self._names = pa.array([part.name for part in manifest.parts], pa.string())
         self._paths = pa.array(manifest.paths, pa.string())
-        self._files: list[Json] = []  # of the sealed segments, as described when they were sealed
+        self._files: list[FileEntry] = []  # the sealed segments, as they were
         self._rows: list[pa.Table] = []
         self._steps: list[Json] = []
 
-    def truncate(self, sealed: Json | None = None) -> None:
+    def truncate(self, sealed: SealedLedger | None = None) -> None:
         """Go back to what a checkpoint sealed (to nothing without one): all else is cut.
 
         Raises DamageError where a sealed segment is not what it was.
         """
-        start = {"chain": first_chain(self.manifest.digest), "steps": 0, "files": []}
+        start: SealedLedger = {"chain": first_chain(self.manifest.digest), "steps": 0, "files": []}
         sealed = start if sealed is None else sealed
         again = f"restore it, or remove {self.folder.parent} and train this phase again"
-        check_files(self.folder, sealed, again)
+        check_files(self.folder, sealed["files"], again)
         names = {entry["name"] for entry in sealed["files"]}
         for path in segments(self.folder):
             if path.name not in names:
@@ -131,7 +131,7 @@ class Ledger:
         self.next_step += 1
         return self.chain
 
-    def seal(self) -> Json:
+    def seal(self) -> SealedLedger:
         """Write what was recorded since the last seal; return the state for a checkpoint."""
         if self._steps:
             first, last = self._steps[0]["step"], self._steps[-1]["step"]
@@ -142,7 +142,10 @@ class Ledger:
             for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
                 path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
                 write_table(path, table)
-                self._files.append(describe(path))
+                entry = describe(path)
+                self._files.append(
+                    FileEntry(name=entry["name"], bytes=entry["bytes"], xxh3=entry["xxh3"])
+                )
             self._rows, self._steps = [], []
         return {"chain": self.chain, "steps": self.next_step, "files": list(self._files)}
 

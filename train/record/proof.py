@@ -49,13 +49,13 @@ def of_phase(phase: PhaseFolder) -> tuple[ProofRange, ...]:
     if newest is None:
         return ()
     state = run_folder.read_state(newest)
-    last = int(state["step"]) - 1
+    last = state.step - 1
     if last < 0:
         return ()
     claim = read_json(phase.claim, f"remove {phase.path} and train this phase again")
     if not claim.get("harvested"):
         return (ProofRange(0, last, "caller" if claim.get("caller") else "recorded"),)
-    noted = state.get("proof", [{"first": 0, "last": last, "degree": "assumed"}])
+    noted = state.proof or [{"first": 0, "last": last, "degree": "assumed"}]
     return tuple(ProofRange(**entry) for entry in noted)
 
 

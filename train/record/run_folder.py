@@ -16,11 +16,15 @@ Nothing here needs torch, so a run can be read without it.
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
@@ -32,6 +36,49 @@ PHASES = "phases.json"
 RUN = "run.json"
 STATE = "state.json"
 BUILD_REMEDY = re.compile("; [^;]*build again$")
+
+
+class FileEntry(TypedDict):
+    """A file as it was described when it was sealed; xxh3: of its bytes, 128 bits in hex."""
+
+    name: str
+    bytes: int
+    xxh3: str
+
+
+class SealedLedger(TypedDict):
+    """A ledger as a checkpoint sealed it: head of the chain, steps, segments."""
+
+    chain: str
+    steps: int
+    files: list[FileEntry]
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What `state.json` says of a checkpoint; None for what its kind does not have.
+
+    step: steps done. weights: digest of all parameters. files: of the checkpoint, this one apart.
+    moments: whether the optimiser's are there. proof: degrees of proof of a harvested run. caller:
+    what a caller's ledger adds. loaders: the state of a cluster's.
+    """
+
+    step: int
+    files: list[FileEntry] = field(default_factory=list[FileEntry])
+    manifest: str | None = None
+    model: Json | None = None
+    ledger: SealedLedger | None = None
+    weights: str | None = None
+    moments: bool = True
+    proof: list[Json] | None = None
+    caller: Json | None = None
+    loaders: Json | None = None
+
+    def sealed_ledger(self, path: Path) -> SealedLedger:
+        """Return the ledger; DamageError where the checkpoint `path` has none."""
+        if self.ledger is None:
+            raise DamageError(f"{path}: seals no ledger; it is no checkpoint of a run")
+        return self.ledger
 
 
 @dataclass(frozen=True)
@@ -155,19 +202,30 @@ def write_state(checkpoint: Path, content: Json) -> None:
     write_atomic(checkpoint / STATE, canonical(sealed))
 
 
-def read_state(checkpoint: Path) -> Json:
+def read_state(checkpoint: Path) -> CheckpointState:
     """Read a checkpoint's state and check its own digest; its files are not looked at."""
     path, remedy = checkpoint / STATE, "remove this checkpoint to go on from the one before"
     state = read_json(path, remedy)
     if state.pop("digest", None) != receipts.digest(state):
         raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
-    return state
+    try:
+        return TypeAdapter(CheckpointState).validate_python(state)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise DamageError(f"{path}: {where}: {fault['msg']}; {remedy}") from None
 
 
-def check_files(folder: Path, sealed: Json, remedy: str) -> None:
+def check_files(folder: Path, files: Sequence[FileEntry], remedy: str) -> None:
     """Check the files that a checkpoint lists; DamageError names the first that changed."""
-    for told in receipts.damages(folder, sealed):
-        raise DamageError(f"{without_remedy(told)}; {remedy}")
+    for line in damages(folder, files):
+        raise DamageError(f"{line}; {remedy}")
+
+
+def damages(folder: Path, files: Sequence[FileEntry]) -> list[str]:
+    """Return one line for each listed file that is missing or has other bytes."""
+    lines = receipts.damages(folder, {"files": list(files)})
+    return [BUILD_REMEDY.sub("", line) for line in lines]  # what mends a build mends no run
 
 
 def remove_temporaries(phase: Path) -> None:
@@ -188,8 +246,3 @@ def alone(phase: Path) -> AbstractContextManager[None]:
     return lock_folder(
         phase, f"{phase}: another process trains here; wait for it or train into another --out"
     )
-
-
-def without_remedy(told: str) -> str:
-    """Return what is told of a damaged file without what would mend a build."""
-    return BUILD_REMEDY.sub("", told)

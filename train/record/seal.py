@@ -96,11 +96,12 @@ def seal_phase(phase: PhaseFolder, files: Sequence[SealedFile]) -> None:
     """Seal a phase's folder at its newest checkpoint; files: as they were then (`described`)."""
     newest = phase.newest
     if newest is None:
+        phase.seal.unlink(missing_ok=True)
         return
     state = run_folder.read_state(newest)
     kept = [path / run_folder.STATE for path in run_folder.checkpoints(phase.checkpoints)]
     states = tuple(_file(path, phase.checkpoints) for path in kept)
-    seal = PhaseSeal(state["step"], state["ledger"]["chain"], states, tuple(files))
+    seal = PhaseSeal(state.step, state.sealed_ledger(newest)["chain"], states, tuple(files))
     _write(phase.seal, seal)
 
 
@@ -147,9 +148,8 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
     for path in checkpoints:
         with _telling(result):
             state = run_folder.read_state(path)
-            damages = receipts.damages(path, state)
-            result.faults += [f"{run_folder.without_remedy(line)}" for line in damages]
-            names = {entry["name"] for entry in state["files"]}
+            result.faults += run_folder.damages(path, state.files)
+            names = {entry["name"] for entry in state.files}
             result.notes += _unread(path, {*names, run_folder.STATE})
             result.checkpoints += 1
     known = {"checkpoints", "ledger", "seal.json"}
@@ -187,7 +187,7 @@ def _check_states(phase: PhaseFolder, seal: PhaseSeal, newest: int, result: Chec
         result.notes.append(f"{phase.path}: steps from {seal.step} on are not sealed; {RESUME}")
         return
     last = phase.checkpoint(seal.step)
-    if last.exists() and run_folder.read_state(last)["ledger"]["chain"] != seal.chain:
+    if last.exists() and run_folder.read_state(last).sealed_ledger(last)["chain"] != seal.chain:
         result.faults.append(f"{phase.seal}: is of another ledger than its newest checkpoint")
 
 

@@ -64,7 +64,7 @@ def ask(run: Path, trained: Sequence[Manifest], asked: Sequence[str]) -> None:
 
 def _ask(phase: Path, manifest: Manifest, ranges: Iterable[Range]) -> None:
     kept, newest = read(phase), PhaseFolder(phase).newest
-    done = 0 if newest is None else int(folder.read_state(newest)["step"])
+    done = 0 if newest is None else folder.read_state(newest).step
     wanted = kept
     for first, last in ranges:
         if last >= manifest.steps:

@@ -11,14 +11,13 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.record import ledger, proof, skips
 from crystalmix.train.record import run_folder as folders
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
 
 MOST = 20  # findings told per phase
@@ -95,7 +94,7 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
         return
     state = folders.read_state(newest)
     yield from _sealed_files(phase, manifest, newest, state)
-    names = {entry["name"] for entry in state["ledger"]["files"]}
+    names = {entry["name"] for entry in state.sealed_ledger(newest)["files"]}
     steps, rows = (ledger.read(phase.ledger, kind, names) for kind in ("steps", "rows"))
     numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
@@ -110,16 +109,16 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
 
 
 def _sealed_files(
-    phase: PhaseFolder, manifest: Manifest, newest: Path, state: Json
+    phase: PhaseFolder, manifest: Manifest, newest: Path, state: CheckpointState
 ) -> Iterator[str]:
     """Hold the ledger's files against the newest checkpoint, which sealed them."""
-    if state["manifest"] != manifest.digest:
+    if state.manifest != manifest.digest:
         yield (
-            f"{newest}: was saved under manifest {_brief(state['manifest'])}, "
+            f"{newest}: was saved under manifest {_brief(state.manifest)}, "
             f"not under {_brief(manifest.digest)}"
         )
-    sealed = state["ledger"]
-    yield from (folders.without_remedy(t) for t in receipts.damages(phase.ledger, sealed))
+    sealed = state.sealed_ledger(newest)
+    yield from folders.damages(phase.ledger, sealed["files"])
     names = {entry["name"] for entry in sealed["files"]}
     for path in ledger.segments(phase.ledger):
         if path.name not in names:

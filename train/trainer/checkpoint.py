@@ -34,6 +34,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder as folders
+from crystalmix.train.record.run_folder import CheckpointState
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer.dcp_reader import SafePlanner, SafeReader
 
@@ -135,7 +136,7 @@ def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Pat
 
 def load(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
-) -> Json:
+) -> CheckpointState:
     """Load model and optimiser from a checkpoint; return its state."""
     state = world.on_first(lambda: read_state(path))
     weights, moments = get_state_dict(model, optimizer)
@@ -148,7 +149,7 @@ def load(
     return state
 
 
-def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Json:
+def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> CheckpointState:
     """Load the weights alone, to begin a next phase; return the checkpoint's state."""
     state = world.on_first(lambda: read_state(path))
     whole = {"model": get_model_state_dict(model)}
@@ -158,9 +159,9 @@ def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Json:
     return state
 
 
-def _load(path: Path, whole: Json, state: Json) -> None:
+def _load(path: Path, whole: Json, state: CheckpointState) -> None:
     """Fill a state dict from a checkpoint's files, without running what they hold."""
-    reader = SafeReader(path, [entry["name"] for entry in state["files"]])
+    reader = SafeReader(path, [entry["name"] for entry in state.files])
     with _quiet(), _unwrapped():
         try:
             load_state(whole, storage_reader=reader, planner=SafePlanner())
@@ -174,10 +175,10 @@ def _load(path: Path, whole: Json, state: Json) -> None:
             ) from None
 
 
-def read_state(path: Path) -> Json:
+def read_state(path: Path) -> CheckpointState:
     """Read a checkpoint's state and check the bytes of its files."""
     state = folders.read_state(path)
-    folders.check_files(path, state, "remove this checkpoint to go on from the one before")
+    folders.check_files(path, state.files, "remove this checkpoint to go on from the one before")
     return state
 
 
@@ -217,11 +218,11 @@ def _described(temporary: Path, world: World) -> list[Json]:
     return [receipts.describe(file) for file in files[world.rank :: world.size]]
 
 
-def _check_weights(path: Path, model: nn.Module, state: Json, world: World) -> None:
+def _check_weights(path: Path, model: nn.Module, state: CheckpointState, world: World) -> None:
     digest = weights_digest(model, world)
 
     def check() -> None:
-        if digest != state["weights"]:
+        if digest != state.weights:
             raise DamageError(f"{path}: its weights are not those that were saved; remove it")
 
     world.on_first(check)

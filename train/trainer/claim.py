@@ -32,8 +32,8 @@ def claim(
     weights = None
     if start is not None:
         state = folder.read_state(start)
-        weights = state["weights"]
-        _check_model(start, state["model"], run)
+        weights = state.weights
+        _check_model(start, state.model or {}, run)
     wanted = {"manifest": manifest.digest, "run": run.content(), "init": weights}
     wanted |= {} if kind is None else {"checkpoints": kind}
     phase = PhaseFolder(out)
@@ -108,7 +108,8 @@ def check_fit(run: Run, manifest: Manifest, processes: int) -> None:
 
 def _check_model(init_from: Path, before: Json, run: Run) -> None:
     """Refuse to go on with the weights of another model."""
-    now = {**asdict(run.model), "attention": before["attention"]}  # a path, not another function
+    # attention names a path to the same function
+    now = {**asdict(run.model), "attention": before.get("attention")}
     told = receipts.differences(before, now, "model")
     if told:
         raise StaleError(

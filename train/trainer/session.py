@@ -109,11 +109,12 @@ def _last_weights(out: Path, before: Manifest) -> Path:
             f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {wanted}); "
             "train it first"
         )
-    trained = folder.read_state(newest)["manifest"]
+    trained = folder.read_state(newest).manifest
     if trained != before.digest:
         raise StaleError(
-            f"{newest}: was trained on manifest {trained[:12]}, this build's {before.phase} is "
-            f"{before.digest[:12]}; give the build it was trained on, or train into another --out"
+            f"{newest}: was trained on manifest {str(trained)[:12]}, this build's {before.phase} "
+            f"is {before.digest[:12]}; give the build it was trained on, or train into "
+            "another --out"
         )
     return newest
 

@@ -96,9 +96,9 @@ class Trainer:
                 checkpoint.load_weights(init_from, self.model, self.world)
             return 0
         state = checkpoint.load(newest, self.model, self.optimizer, self.world)
-        self.world.on_first(lambda: self.ledger.truncate(state["ledger"]))
+        self.world.on_first(lambda: self.ledger.truncate(state.sealed_ledger(newest)))
         self.checkpoints.keep()
-        return int(state["step"])
+        return state.step
 
     def _claim(self, init_from: Path | None) -> Path | None:
         claim(self.out, self.root, self.run, self.manifest, init_from)
@@ -113,7 +113,7 @@ class Trainer:
         ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
         metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
         with self.checkpoints, metrics if self.world.first else nullcontext() as told:
-            if first and told is not None:
+            if told is not None:
                 self._sealer(told)()
             for number in range(first, last):
                 began = monotonic()

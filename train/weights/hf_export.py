@@ -108,12 +108,12 @@ def export(
         if build is not None and manifest is not None:
             _copy_tokenizer(build, place, manifest)
         provenance = {
-            "manifest": state.get("manifest"),
+            "manifest": state.manifest,
             "phase": None if manifest is None else manifest.phase,
-            "step": state["step"],
-            "weights": state["weights"],
+            "step": state.step,
+            "weights": state.weights,
             "dtype": settings.dtype,
-            "model": state["model"],
+            "model": state.model,
         }
         write_atomic(place / PROVENANCE, canonical(provenance))
         (place / CARD).write_text(card(model.settings, provenance, manifest), "utf-8")
@@ -197,24 +197,24 @@ def _last_phase(run: Path, build: Path | None, held: Json) -> str:
 def _loaded(source: Path) -> Crystal:
     state = run_folder.read_state(source)
     with torch.device("meta"):
-        model = Crystal(ModelSettings(**state["model"]))
+        model = Crystal(ModelSettings(**(state.model or {})))
     model.to_empty(device="cpu")
     checkpoint.load_weights(source, model)
     return model
 
 
 def _origin(
-    source: Path, state: Json, build: Path | None
+    source: Path, state: run_folder.CheckpointState, build: Path | None
 ) -> tuple[Manifest | None, Path | None, list[str]]:
     """Return the manifest a checkpoint was trained on and the build that holds it, if any."""
     try:
         build = run_folder.build_of(source.absolute().parents[2], build)
-        manifests = [m for m in read_manifests(build) if m.digest == state.get("manifest")]
+        manifests = [m for m in read_manifests(build) if m.digest == state.manifest]
     except (CrystalmixError, IndexError):
         manifests = []
     if manifests and build is not None:
         return manifests[0], build, []
-    digest = str(state.get("manifest"))[:12]
+    digest = str(state.manifest)[:12]
     return None, None, [f"no build with manifest {digest} is known (--build): no tokenizer written"]
 
 

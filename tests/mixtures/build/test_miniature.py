@@ -101,4 +101,4 @@ def test_three_phases_from_raw_files_to_a_proven_training(tmp_path: Path) -> Non
     assert ("phase3", 9) in {(step["phase"], step["step"]) for step in steps}
     newest = folder.latest(run / "phase3" / "checkpoints")
     assert newest is not None
-    assert folder.read_state(newest)["step"] == STEPS["phase3"]
+    assert folder.read_state(newest).step == STEPS["phase3"]

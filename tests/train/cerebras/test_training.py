@@ -192,11 +192,11 @@ def test_a_checkpoint_carries_manifest_and_place_and_its_state_seals_them(whole:
     newest = folder.latest(whole / "mixed" / "checkpoints")
     assert newest is not None
     held, sealed = apart(state_of, newest / MDL), folder.read_state(newest)
-    assert held["global_step"] == sealed["step"] == 16
-    assert held["dataloader"] == sealed["loaders"]
+    assert held["global_step"] == sealed.step == 16
+    assert held["dataloader"] == sealed.loaders
     place = {"manifest": manifest("mixed").digest, "next": 16 * 4, "workers": 1}
-    assert sealed["loaders"] == place
-    assert held["weights"] == sealed["weights"]
+    assert sealed.loaders == place
+    assert held["weights"] == sealed.weights
     assert held["sections"] == ["dataloader", "global_step", "model", "optimizer", "schedulers"]
 
 

@@ -30,7 +30,7 @@ from helpers.worlds import SHARED_WORK, train_together
 def weights(run: Path) -> str:
     newest = folder.latest(run / "mixed" / "checkpoints")
     assert newest is not None
-    return folder.read_state(newest)["weights"]
+    return folder.read_state(newest).weights
 
 
 def lines(run: Path, name: str = "evaluation.jsonl") -> list[Json]:

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_ones_own_is_sealed_with_the_ledger(tmp_path: Path) -> N
         batch = next(phase().batches())
         ledger.record(0, cm.fed(batch.ids, batch.mask, batch.labels))
         place = ledger.seal(tmp_path / "model.pt")
-    [entry] = run_folder.read_state(place)["caller"]["checkpoint"]
+    [entry] = run_folder.read_state(place).caller["checkpoint"]
     assert (entry["name"], entry["bytes"]) == ("model.pt", 7)
 
 

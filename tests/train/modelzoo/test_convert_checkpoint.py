@@ -122,7 +122,7 @@ def test_a_folder_of_ours_comes_back_and_training_goes_on_the_same(tmp_path: Pat
     here, optimizer = trained()
     there = Crystal(TINY)
     other = AdamW(groups(there, OPTIM), OPTIM)
-    assert checkpoint.load(tmp_path / "step-00000007", there, other)["step"] == STEPS
+    assert checkpoint.load(tmp_path / "step-00000007", there, other).step == STEPS
     for model, each in ((here, optimizer), (there, other)):
         each.set_learning_rate(0.01)
         moved(model, each, 3)
@@ -138,7 +138,7 @@ def test_a_run_converted_and_converted_back_ends_in_the_same_weights(tmp_path: P
     assert told.stdout.endswith("parameters, with the optimiser's moments\n")
     back = tmp_path / "back" / newest.name
     assert csx("checkpoint", tmp_path / "x.mdl", "--out", back, "--run", run_file()).exit_code == 0
-    assert folder.read_state(back)["weights"] == folder.read_state(newest)["weights"]
+    assert folder.read_state(back).weights == folder.read_state(newest).weights
     settings = params.load(run_file())
     same_weights(bridge.read_checkpoint(back, settings), bridge.read_checkpoint(newest, settings))
     public = tmp_path / "x.safetensors"
@@ -146,7 +146,7 @@ def test_a_run_converted_and_converted_back_ends_in_the_same_weights(tmp_path: P
     assert told.stdout.endswith("parameters, without the optimiser's moments\n")
     again = tmp_path / "again"
     assert csx("checkpoint", public, "--out", again, "--run", run_file()).exit_code == 0
-    assert folder.read_state(again)["weights"] == folder.read_state(newest)["weights"]
+    assert folder.read_state(again).weights == folder.read_state(newest).weights
     assert bridge.read_checkpoint(again, settings).moments == {}
 
 

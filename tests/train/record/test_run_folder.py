@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import atomic_files
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
 from crystalmix.train.record import run_folder as folder
 from helpers.runs import copied_run, small_build, undisturbed
@@ -79,7 +79,7 @@ def test_a_file_system_without_locks_is_no_hindrance(
     def refuse(_handle: int, _operation: int) -> None:
         raise OSError(95, os.strerror(95))
 
-    monkeypatch.setattr(receipts.fcntl, "flock", refuse)
+    monkeypatch.setattr(atomic_files.fcntl, "flock", refuse)
     with folder.alone(tmp_path):
         pass
 

@@ -21,7 +21,7 @@ from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trace.findings import findings
 from helpers import watched
 from helpers.corpora import crystalmix
-from helpers.runs import recorded, rewrite, run_file
+from helpers.runs import recorded, rewrite, run_file, state_of
 
 PHASE = "mixed"  # 16 steps of 4 rows, a checkpoint after every third
 
@@ -35,7 +35,7 @@ def reseal(run: Path) -> None:
     """Seal a ledger as it is now, as a forger would who knows how."""
     newest = folder.latest(run / PHASE / "checkpoints")
     assert newest is not None
-    state = folder.read_state(newest)
+    state = state_of(newest)
     book = run / PHASE / "ledger"
     files = [receipts.describe(book / entry["name"]) for entry in state["ledger"]["files"]]
     folder.write_state(newest, {**state, "ledger": {**state["ledger"], "files": files}})
@@ -83,7 +83,7 @@ def test_a_skip_holds_for_every_resume(stop: int, run: Path, tmp_path: Path) -> 
     skipping(tmp_path)
     assert recorded(tmp_path, PHASE) == recorded(run, PHASE)
     states = [
-        folder.read_state(path)["weights"]
+        folder.read_state(path).weights
         for where in (run, tmp_path)
         if (path := folder.latest(where / PHASE / "checkpoints")) is not None
     ]

@@ -24,6 +24,7 @@ from helpers.runs import (
     run_file,
     segments,
     small_build,
+    state_of,
     train,
     undisturbed,
 )
@@ -54,7 +55,7 @@ def reseal(run: Path, phase: str = PHASE) -> None:
     """Seal a ledger as it is now, as a forger would who knows how."""
     newest = folder.latest(run / phase / "checkpoints")
     assert newest is not None
-    state = folder.read_state(newest)
+    state = state_of(newest)
     files = [
         receipts.describe(run / phase / "ledger" / e["name"]) for e in state["ledger"]["files"]
     ]
@@ -227,7 +228,7 @@ def test_a_ledger_of_another_manifest_is_named(stranger: Path, run: Path) -> Non
     assert f"{run / PHASE}: the chain of digests breaks at step 0" in told(run)
     newest = folder.latest(run / PHASE / "checkpoints")
     assert newest is not None
-    folder.write_state(newest, {**folder.read_state(newest), "manifest": "f" * 64})
+    folder.write_state(newest, {**state_of(newest), "manifest": "f" * 64})
     wanted = f"{newest}: was saved under manifest {'f' * 12}, not under {mine}"
     assert wanted in findings(small_build(), run)
 

@@ -16,7 +16,7 @@ from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer import checkpoint
 from helpers.crystals import TINY, fresh
-from helpers.runs import leftovers
+from helpers.runs import leftovers, state_of
 
 SETTINGS = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),), decoder_kernel=0.25)
 REMEDY = "remove this checkpoint to go on from the one before"
@@ -72,8 +72,8 @@ def test_a_round_trip_is_exact_with_moments_and_step_counts(steps: int, tmp_path
             k: v for k, v in wanted.items() if k != "params"
         }
         assert group["finished_steps"] == steps
-    assert (state["step"], state["note"]) == (steps, "kept")
-    assert state["weights"] == checkpoint.weights_digest(model) == checkpoint.weights_digest(other)
+    assert (state.step, state_of(path)["note"]) == (steps, "kept")
+    assert state.weights == checkpoint.weights_digest(model) == checkpoint.weights_digest(other)
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_never_stopped(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_weights_alone_leave_the_optimiser_as_it_is(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 3, model, optimizer, {})
     other, others = trained(0, seed=9)
     state = checkpoint.load_weights(path, other)
-    assert checkpoint.weights_digest(other) == state["weights"]
+    assert checkpoint.weights_digest(other) == state.weights
     assert others.state_dict()["state"] == {}
     assert {group["finished_steps"] for group in others.param_groups} == {0}
 
@@ -107,8 +107,8 @@ def test_weights_alone_leave_the_optimiser_as_it_is(tmp_path: Path) -> None:
 def test_a_checkpoint_written_again_replaces_itself(tmp_path: Path) -> None:
     for steps in (1, 2):
         path = checkpoint.save(tmp_path, 5, *trained(steps), {"round": steps})
-    assert folder.read_state(path)["round"] == 2
-    assert checkpoint.read_state(path)["weights"] == checkpoint.weights_digest(trained(2)[0])
+    assert state_of(path)["round"] == 2
+    assert checkpoint.read_state(path).weights == checkpoint.weights_digest(trained(2)[0])
     assert leftovers(tmp_path) == []
 
 
@@ -118,8 +118,8 @@ def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> No
         checkpoint.save(tmp_path, step, *trained(1), {})
     newest = folder.latest(tmp_path)
     assert newest is not None
-    assert folder.read_state(newest)["step"] == 100_000_000
-    assert [folder.read_state(path)["step"] for path in folder.checkpoints(tmp_path)][:3] == [
+    assert folder.read_state(newest).step == 100_000_000
+    assert [folder.read_state(path).step for path in folder.checkpoints(tmp_path)][:3] == [
         9,
         10,
         1000,
@@ -160,7 +160,7 @@ def test_what_is_written_beside_the_steps_is_what_was_there_when_it_began(tmp_pa
             one_step(model, optimizer, number)
     other, others = trained(0, seed=9)
     state = checkpoint.load(tmp_path / folder.checkpoint_name(2), other, others)
-    assert (state["step"], state["note"]) == (2, "kept")
+    assert (state.step, state_of(tmp_path / folder.checkpoint_name(2))["note"]) == (2, "kept")
     assert_same(other.state_dict(), plain.state_dict())
     assert_same(others.state_dict()["state"], plains.state_dict()["state"])
 
@@ -239,7 +239,7 @@ def test_a_state_that_is_no_json_object_is_one_line(content: bytes, tmp_path: Pa
 
 def test_weights_that_do_not_match_their_digest_are_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, *trained(1), {})
-    state = folder.read_state(path)
+    state = state_of(path)
     folder.write_state(path, {**state, "weights": "0" * 64})
     with pytest.raises(DamageError, match="not those that were saved"):
         checkpoint.load(path, *trained(0))
@@ -267,8 +267,7 @@ class Bomb:
 
 def resealed(path: Path) -> Path:
     """Seal a checkpoint as it stands, as somebody who wants it to be read would."""
-    state = folder.read_json(path / folder.STATE, "")
-    state.pop("digest")
+    state = state_of(path)
     names = [entry["name"] for entry in state["files"]]
     state["files"] = [receipts.describe(path / name) for name in names]
     folder.write_state(path, state)
@@ -334,3 +333,20 @@ def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, *trained(1), {})
     other = fresh(replace(TINY, num_hidden_layers=2), 1)
     assert f"{path}: can't be loaded (" in refusal(path, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": "many"}, "step: Input should be a valid integer"),
+        ({"files": [{"name": "x"}]}, "files.0.bytes: Field required"),
+        ({"ledger": {"chain": 3}}, "ledger.chain: Input should be a valid string"),
+        ({"model": []}, "model: Input should be a valid dictionary"),
+    ],
+)
+def test_a_state_of_another_shape_is_one_line(change: State, message: str, tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, *trained(1), {})
+    folder.write_state(path, {**state_of(path), **change})
+    told = refusal(path, trained(0)[0])
+    assert told.startswith(f"{path}/state.json: {message}")
+    assert told.endswith(REMEDY)

@@ -49,7 +49,7 @@ def newest(phase: str = "code") -> Path:
 
 
 def loaded(path: Path) -> Crystal:
-    model = Crystal(ModelSettings(**folder.read_state(path)["model"]))
+    model = Crystal(ModelSettings(**folder.read_state(path).model))
     checkpoint.load_weights(path, model)
     return model
 

@@ -23,7 +23,15 @@ from crystalmix.train.weights.hf_export import ExportSettings, export, find
 from crystalmix.train.weights.hf_import import import_weights
 from helpers.crystals import TINY, golden_folder
 from helpers.publics import changed, exported
-from helpers.runs import manifest, run_file, small_build, undisturbed, weights, write_run
+from helpers.runs import (
+    manifest,
+    run_file,
+    small_build,
+    state_of,
+    undisturbed,
+    weights,
+    write_run,
+)
 
 SHARDED = ExportSettings(shard_bytes=8000)
 EMBEDDING = "transformer.wte.weight"
@@ -235,7 +243,7 @@ def test_the_checkpoint_keeps_where_the_weights_are_from(tmp_path: Path) -> None
     told = import_weights(place, tmp_path / "weights")
     assert told["manifest"] == manifest("prose").digest
     assert told["imported"] == {"from": "out", "step": manifest("prose").steps}
-    state = checkpoint.read_state(tmp_path / "weights")
+    state = state_of(tmp_path / "weights")
     assert state == told
     model = Crystal(params.load(run_file()).model)
     checkpoint.load_weights(tmp_path / "weights", model)
