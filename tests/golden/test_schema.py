@@ -15,7 +15,7 @@ from helpers import corpora
 PUBLISHED = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
 KINDS: dict[str, Any] = {
     **{"string": str, "integer": int, "number": (int, float)},
-    **{"object": dict, "array": list, "null": type(None)},
+    **{"object": dict, "array": list, "null": type(None), "boolean": bool},
 }
 
 
