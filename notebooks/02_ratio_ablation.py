@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 02 · From counts to a mixture
 # An ablation looked at, as `crystalmix ablate four-groups --data RAW --out ablation` leaves it;
-# `CRYSTALMIX_ABLATION` names another folder.
+# `CRYSTALMIX_ABLATION` names another folder. Outputs shown here were made by version 0.1.0.
 
 # %%
 import os

@@ -13,6 +13,7 @@
 # Factors other than shares, at the centre mixture and at equal tokens, as `crystalmix ablate phases
 # --data RAW --out phases` leaves them; `CRYSTALMIX_PHASES` names another folder. The pictures
 # beside it are of proxies of 200,000 parameters and two draws each: small effects drown in them.
+# Outputs shown here were made by version 0.1.0, whose verdicts did not pool the noise of levels.
 
 # %%
 import os
