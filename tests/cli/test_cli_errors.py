@@ -286,7 +286,7 @@ def test_a_phase_too_early_is_told_with_the_remedy(tmp_path: Path) -> None:
         ("SELECT 1 +", 2),
         ("SELECT CAST('x' AS INTEGER)", 2),
         ("SELECT ?", None),
-        ("SELECT * FROM 'nowhere.parquet'", 1),
+        ("SELECT * FROM 'nowhere.parquet'", 2),
     ],
 )
 def test_sql_errors_are_one_line(query: str, code: int | None) -> None:
