@@ -40,7 +40,6 @@ class Scan:
     source: Source
     root: Path
     block: str
-    shape: str | None
     out: Path
     screen: Screen
 
@@ -82,6 +81,8 @@ def run(context: Context, names: list[str]) -> dict[str, Json]:
         for work in todo:
             drop_report.tell_unread(context.recipe, context.root, work.source, work.listing)
         groups = context.run(_scan_once, [work.items() for work in todo], "documents")
+        for work, group in zip(todo, groups, strict=True):
+            source_sql.check_answers(work.source, group)
     results = {work.source.name: group for work, group in zip(todo, groups, strict=True)}
     sealed: dict[str, Json] = {}
     for work in works:
@@ -122,7 +123,7 @@ def _scan_once(item: Scan) -> Json:
     return once(
         item.mark,
         item.out,
-        lambda: scan.scan(item.source, item.root, item.block, item.shape, item.out, item.screen),
+        lambda: scan.scan(item.source, item.root, item.block, item.out, item.screen),
     )
 
 
@@ -142,10 +143,10 @@ class _Work:
     def items(self) -> list[Scan]:
         """Return one work item for each block."""
         mark = receipts.digest(self.recipe)
-        shape = source_sql.structure(self.source, self.root, self.blocks)
+        source_sql.check(self.source)
         screen = self._screen()
         return [
-            Scan(mark, self.source, self.root, block, shape, path, screen)
+            Scan(mark, self.source, self.root, block, path, screen)
             for block, path in zip(self.blocks, self._parts(), strict=True)
         ]
 

@@ -14,7 +14,6 @@ from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents import source_sql as query
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import TEXT
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
@@ -50,10 +49,9 @@ def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> fl
     blocks = sources.blocks(source, root)
     sizes = {block: sources.identity(source, root, block).bytes for block in blocks}
     chosen = sorted((b for b in blocks if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
-    shape = query.structure(source, root, blocks)
     with TemporaryDirectory(prefix="crystalmix-") as scratch:
         out = Path(scratch) / DOCUMENTS
-        found = [documents.scan(source, root, block, shape, out) for block in chosen]
+        found = [documents.scan(source, root, block, out) for block in chosen]
     dropnotes.tell_sampled(source, found)
     raw = sum(sizes[block] for block in chosen)
     scale = sum(sizes.values()) / max(1, raw) * (source.select.sample or 1.0)

@@ -22,7 +22,7 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.documents import source_sql as query
 from crystalmix.prep.documents.dropped import DropList, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
-from crystalmix.prep.documents.source import Document, Source, is_json, read
+from crystalmix.prep.documents.source import Document, Source, read
 from crystalmix.prep.documents.source_sql import NAME, label
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
@@ -36,7 +36,6 @@ def scan(
     source: Source,
     root: Path,
     block: str,
-    shape: str | None,
     out: Path,
     screen: Screen | None = None,
 ) -> dict[str, Any]:
@@ -47,11 +46,11 @@ def scan(
     tells, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
     `on_error: skip` leaves the file out.
     """
-    shape = shape if is_json(source, block) else None
+    query.check(source)
     try:
         with _Scan(source, block, out, screen) as work:
-            for batch in read(source, root, block, lines=shape is not None):
-                work.add(batch, shape)
+            for batch in read(source, root, block, query.paths(source)):
+                work.add(batch)
                 del batch  # while the next one is read
     except BrokenFile as error:
         if source.on_error == "stop":
@@ -69,6 +68,8 @@ class _Scan:
         self.screen = screen if screen is not None and not screen.idle else None
         self.records, self.tally, self.counts = 0, Tally(), Drops(block)
         self.matched: list[set[int]] = [set() for _ in source.select.opt_out]
+        self.absent: frozenset[tuple[str, ...]] | None = None
+        self.asked, self.misfit = 0, ""  # records that the SQL was asked of; why one does not fit
         self.stack = ExitStack()
 
     def __enter__(self) -> "_Scan":
@@ -84,7 +85,7 @@ class _Scan:
     def __exit__(self, *error: Any) -> None:  # noqa: ANN401  as contextlib's
         self.stack.__exit__(*error)
 
-    def add(self, batch: Batch, shape: str | None) -> None:
+    def add(self, batch: Batch) -> None:
         """Add the documents of a batch, and what of it is dropped."""
         self.records += len(batch) + len(batch.bad)
         self.counts.take(batch)
@@ -97,7 +98,9 @@ class _Scan:
             self.list.add_file(batch.fault)
         if len(batch) == 0:
             return
-        table, records = self._taken(batch, shape)
+        self.asked += len(batch)
+        self.absent = batch.absent if self.absent is None else self.absent & batch.absent
+        table, records = self._taken(batch)
         if self.screen is not None:
             table, records = self._screened(self.screen, table, records)
             if self.screen.near is not None:
@@ -120,15 +123,19 @@ class _Scan:
             **self.tally.told(),
             **self.counts.account(),
             "opt_out": [sorted(entries) for entries in self.matched],
+            "absent": None if self.absent is None else sorted(map(".".join, self.absent)),
+            "asked": self.asked,
+            "misfit": self.misfit,
         }
 
-    def _taken(self, batch: Batch, shape: str | None) -> tuple[pa.Table, pa.Table]:
+    def _taken(self, batch: Batch) -> tuple[pa.Table, pa.Table]:
         """Return a batch's documents and their records; drop what is no document.
 
         Where there is a screen the records are those of the documents, row by row.
         """
-        kept = query.select(self.source, batch.table, shape)
-        gone = _without(batch.table, kept[RECORD])
+        kept, misfits = query.select(self.source, batch)
+        others = self._without_misfits(batch, misfits) if misfits else batch.table
+        gone = _without(others, kept[RECORD])
         if len(gone):
             self.counts["where"] += len(gone)
             reasons = ["where"] * len(gone)
@@ -145,6 +152,23 @@ class _Scan:
         if len(gone) == 0 or self.screen is None:
             return table, kept
         return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
+
+    def _without_misfits(self, batch: Batch, misfits: list[query.Misfit]) -> pa.Table:
+        """Drop the records that the SQL does not fit; return the others of the batch."""
+        records = batch.table.take(pa.array([misfit.row for misfit in misfits], pa.int64()))
+        for record in records[RECORD].to_numpy().tolist():
+            self.counts.at(query.MISFIT, record)
+        count, self.misfit = self.counts[query.MISFIT], self.misfit or misfits[0].detail
+        if count > self.source.max_bad_records:
+            place = self.counts.places[query.MISFIT][0]
+            raise query.misfit_error(self.source, place, misfits[0].detail, count)
+        self.list.add(
+            records[RECORD],
+            [query.MISFIT] * len(misfits),
+            digest=dropped.digests(records[TEXT]),
+            detail=[misfit.detail for misfit in misfits],
+        )
+        return _without(batch.table, records[RECORD])
 
     def _screened(
         self, screen: Screen, table: pa.Table, records: pa.Table

@@ -14,7 +14,6 @@ import orjson
 import xxhash
 
 from crystalmix.prep.filters.screen import Selection
-from crystalmix.prep.readers import batch as records
 from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Request, place
@@ -155,13 +154,10 @@ def blocks(source: Source, root: Path) -> list[str]:
     return list(listing(source, root).names)
 
 
-def is_json(source: Source, block: str) -> bool:
-    """Tell whether a block is read as JSON lines (columns come from the JSON)."""
-    return source.hub is None and _kind(source, block).family == "jsonl"
-
-
-def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iterator[Batch]:
-    """Yield a block's records as batches; with `lines`, JSON records have what the SQL names.
+def read(
+    source: Source, root: Path, block: str, values: tuple[tuple[str, ...], ...] = ()
+) -> Iterator[Batch]:
+    """Yield a block's records as batches; values: paths of what to read beside the text.
 
     Raises BrokenFile for a file that can't be read to its end, is not what it is read as, or has
     more broken records than `max_bad_records`; NoColumn for one without the text's column. With
@@ -171,7 +167,7 @@ def read(source: Source, root: Path, block: str, *, lines: bool = False) -> Iter
     first: Bad | None = None
     seen = bad = 0
     try:
-        for batch in _batches(source, root, block, lines=lines):
+        for batch in _batches(source, root, request(source, root, block, values), block):
             seen += len(batch)
             bad += len(batch.bad)
             first = first or next(iter(batch.bad), None)
@@ -210,7 +206,9 @@ def files(root: Path, block: str) -> list[str]:
     return textfiles.names(root, block, "text")
 
 
-def request(source: Source, root: Path, block: str) -> Request:
+def request(
+    source: Source, root: Path, block: str, values: tuple[tuple[str, ...], ...] = ()
+) -> Request:
     """Return what a reader of a block shall read."""
     where = shown(root, block) if source.hub is None else f"dataset {source.hub}"
     return Request(
@@ -218,23 +216,20 @@ def request(source: Source, root: Path, block: str) -> Request:
         place=where,
         text=source.text,
         columns=source.columns,
-        named=records.named(
-            (source.where, source.identity, *source.keep, *source.select.columns.values())
-        ),
+        paths=values,
         hidden=source.text_name,
         max_record_bytes=source.max_record_bytes,
     )
 
 
-def _batches(source: Source, root: Path, block: str, *, lines: bool) -> Iterator[Batch]:
-    asked = request(source, root, block)
+def _batches(source: Source, root: Path, asked: Request, block: str) -> Iterator[Batch]:
     if source.hub is not None:
         yield from _read_hub(source, root, int(block), asked)
         return
     how = _kind(source, block)
     if how.family == "jsonl":
         raw = pieces(root, block, how.packing, source.encoding, source.max_window_log)
-        yield from jsonlines.batches(raw, asked, keep_lines=lines)
+        yield from jsonlines.batches(raw, asked)
     elif how.family == "text":
         yield from textfiles.batches(root, block, asked, "text", source.encoding)
     else:

@@ -1,199 +1,521 @@
-"""Queries: the SQL of a source (where, identity, keep) over its records, one record at a time.
+"""SQL of a source: `where`, `identity`, `keep` and what `select` matches, one record at a time.
 
-What is not a function of the record alone is refused: random draws, the time, tables, rows made of
-lists. So the SQL gives the same for any cut of the files into batches, on any day.
+A record's fate follows from the record and the settings alone. Each setting is one expression over
+the record: no clock, chance, session, table or other record. JSON values have their own type, each
+by itself: whole numbers are exact at any length, a key that is not there is NULL. Records whose
+values have equal types are asked together; a record that does not fit the SQL is a misfit, and
+counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from crystalmix.prep.documents.source import Source, is_json, label, read
-from crystalmix.prep.readers.batch import RECORD, TEXT, Batch
-from crystalmix.prep.readers.jsonlines import widened
+from crystalmix.prep.documents.source import Source, label
+from crystalmix.prep.readers.batch import Batch, Steps, value_name
+from crystalmix.prep.readers.jsonlines import LONG_NUMBER
 from crystalmix.prep.runtime import database
-from crystalmix.prep.runtime.database import Connection
-from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
+from crystalmix.prep.runtime.database import Connection, brief, identifier, nodes, parsed, quoted
+from crystalmix.prep.runtime.errors import BrokenFile, RecipeError, UsageError
 from crystalmix.prep.runtime.machine import machine_error
+from crystalmix.prep.runtime.types import Json
 
-SAMPLE_FILES = 8
 NAME = "__name"
-UNSTABLE = ("VOLATILE", "CONSISTENT_WITHIN_QUERY")
+MISFIT = "misfit"
+ROW = "__row"
 CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 LISTS = {"unnest", "range", "generate_series"}  # a subquery may read these from the record
+# DuckDB calls these consistent.
+STATEFUL = {"version", "reservoir_quantile", "current_localtimestamp", "current_localtime"}
+EXPRESSIONS = {
+    *("COLUMN_REF", "CONSTANT", "FUNCTION", "COMPARISON", "CONJUNCTION", "OPERATOR", "CAST"),
+    *("CASE", "BETWEEN", "LAMBDA", "SUBQUERY", "COLLATE", "TYPE"),
+}
+Setting = Literal["where", "identity", "keep", "select"]
+Array = Any  # of Arrow
+KINDS = {type(None): "null", bool: "bool", float: "float", str: "text"}
+ARROW: dict[str, Any] = {
+    "null": pa.null(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "unsigned": pa.uint64(),
+    "float": pa.float64(),
+    "text": pa.large_string(),
+}
+DEEPEST = 32  # of a JSON structure: what lies deeper is text
 
 
-def expressions(source: Source) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class Misfit:
+    """A record of a batch that the SQL does not fit: its row, and what DuckDB says."""
+
+    row: int
+    detail: str
+
+
+def expressions(source: Source) -> dict[Setting, list[str]]:
     """Return a source's SQL by the setting that it stands in."""
-    asked = {
+    settings: dict[Setting, list[str]] = {
         "where": [source.where] if source.where else [],
         "identity": [source.identity] if source.identity else [],
         "keep": list(source.keep),
         "select": list(source.select.columns.values()),
     }
-    return {setting: sql for setting, sql in asked.items() if sql}
+    return {setting: sql for setting, sql in settings.items() if sql}
 
 
 def check(source: Source) -> None:
-    """Raise RecipeError for SQL that is no function of one record."""
-    for setting, asked in expressions(source).items():
-        for sql in asked:
-            fault = _fault(sql)
-            if fault is not None:
-                raise RecipeError(
-                    f"source {source.name}: {setting}: {sql}: {fault}; "
-                    "use what follows from the record alone"
-                )
+    """Raise RecipeError for SQL that is not one expression over one record."""
+    for setting, several in expressions(source).items():
+        for sql in several:
+            fault, remedy = _fault(sql)
+            if fault:
+                raise RecipeError(f"source {source.name}: {setting}: {sql}: {fault}; {remedy}")
 
 
-def _fault(sql: str) -> str | None:
-    query = f"SELECT ({sql})"
-    [(tree,)] = _connection().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    parsed = orjson.loads(tree)
-    if parsed.get("error") or len(parsed["statements"]) != 1:
-        return None  # told with its place when it is run
-    return next(_faults(parsed["statements"][0]["node"]["select_list"], inner=False), None)
+@lru_cache(maxsize=256)
+def _fault(sql: str) -> tuple[str, str]:
+    """Return what is wrong with an expression, and what to do; nothing where it is fine."""
+    remedy = "use what follows from the record alone"
+    try:
+        tree = _tree(sql)
+    except UsageError as error:
+        return str(error), "mend the SQL"
+    faults = _faults(tree, bound=_bound(tree), inner=False)
+    return next(((fault, remedy) for fault in faults), ("", ""))
 
 
-def _faults(node: Any, *, inner: bool) -> Iterator[str]:  # noqa: ANN401  a tree of JSON
+@lru_cache(maxsize=256)
+def _tree(sql: str) -> Json:
+    """Parse SQL as one expression; UsageError where it is none, or more than one."""
+    # The expression is an argument: nothing in it can end the call without an error, or a tree of
+    # another shape. The line break ends a comment.
+    [statement, *more] = parsed(_connection(), f"SELECT coalesce(\n{sql}\n, NULL)")
+    node: Json = statement["node"]
+    other = [value for key, value in node.items() if key not in ("type", "select_list")]
+    plain = [None, [], False, {"map": []}, "STANDARD_HANDLING"]
+    [top, *columns] = node["select_list"]
+    is_one = (
+        not (more or columns)
+        and top.get("type") == "OPERATOR_COALESCE"
+        and len(top["children"]) == 2
+        and all(value in plain or value.get("type") == "EMPTY" for value in other)
+    )
+    if not is_one:
+        raise UsageError("is not one expression")
+    return top["children"][0]
+
+
+def _faults(node: Any, *, bound: frozenset[str], inner: bool) -> Iterator[str]:  # noqa: ANN401
     """Yield what reaches beyond the record; inner: within a subquery, which may read lists."""
     if isinstance(node, list):
-        for each in node:
-            yield from _faults(each, inner=inner)
+        for branch in node:
+            yield from _faults(branch, bound=bound, inner=inner)
     if not isinstance(node, dict):
         return
-    kind, name = node.get("class", node.get("type")), str(node.get("function_name", "")).lower()
-    source = str((node.get("function") or {}).get("function_name", "")).lower()
-    if kind == "FUNCTION" and name in _unstable():
-        yield f"{name}() gives another value each time"
-    elif kind == "COLUMN_REF" and node["column_names"][-1].lower() in CLOCKS:
-        yield f"{node['column_names'][-1]} gives another value each time"
-    elif kind == "FUNCTION" and name == "unnest" and not inner:
-        yield "unnest() makes several rows of one record"
-    elif kind == "WINDOW":
-        yield f"{name}() OVER looks at other records"
-    elif kind == "BASE_TABLE":
-        yield f"reads the table {node.get('table_name')}"
-    elif kind == "TABLE_FUNCTION" and source not in LISTS:
-        yield f"reads {source}()"
+    kind = str(node.get("class", node.get("type")))
+    if kind == "FUNCTION":
+        yield from _function_faults(node, inner=inner)
+    elif kind == "COLUMN_REF":
+        last = node["column_names"][-1].lower()
+        if last in CLOCKS and last not in bound:
+            yield f"{last} gives another value each time"
+    else:
+        yield from _node_faults(node, kind)
     inner = inner or kind in ("SUBQUERY", "TABLE_FUNCTION")
     for value in node.values():
-        yield from _faults(value, inner=inner)
+        yield from _faults(value, bound=bound, inner=inner)
+
+
+def _node_faults(node: Json, kind: str) -> Iterator[str]:
+    """Yield what one node of a tree reaches beyond the record."""
+    table = str((node.get("function") or {}).get("function_name", "")).lower()
+    if kind == "WINDOW":
+        yield f"{str(node.get('function_name', '')).lower()}() OVER looks at other records"
+    elif kind == "STAR":
+        yield "names no column, and which there are depends on the file"
+    elif node.get("type") == "GROUPING_FUNCTION" or ("class" in node and kind not in EXPRESSIONS):
+        yield f"{kind.lower()} is no expression over a record"
+    elif kind == "BASE_TABLE":
+        yield f"reads the table {node.get('table_name')}"
+    elif kind == "TABLE_FUNCTION" and table not in LISTS:
+        yield f"reads {table}()"
+    elif kind in {"LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER"}:
+        yield "LIMIT takes some rows and leaves others"
+    if node.get("sample"):
+        yield "USING SAMPLE takes rows by chance"
+
+
+def _function_faults(node: Json, *, inner: bool) -> Iterator[str]:
+    kinds, name = _functions(), str(node.get("function_name", "")).lower()
+    arguments = node.get("arguments", node.get("children")) or []
+    if name in STATEFUL or "unstable" in kinds.get(name, ()):
+        yield f"{name}() gives another value each time"
+    elif name == "age" and len(arguments) == 1:
+        yield "age() of one time counts from today"
+    elif name == "unnest" and not inner:
+        yield "unnest() makes several rows of one record"
+    elif kinds.get(name) == {"aggregate"} and not inner:
+        yield f"{name}() looks at other records"
 
 
 @lru_cache(maxsize=1)
-def _unstable() -> frozenset[str]:
-    """Return the functions that DuckDB knows to give different values for equal arguments."""
-    query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability IN (?, ?)"
-    return frozenset(name for (name,) in _connection().execute(query, UNSTABLE).fetchall())
+def _functions() -> dict[str, set[str]]:
+    """Return the kinds of each of DuckDB's functions: `unstable`, `aggregate`, `scalar`.
 
-
-def structure(source: Source, root: Path, blocks: list[str]) -> str | None:
-    """Infer the columns of a source's JSON records from its first blocks, for its SQL.
-
-    Returns None where no SQL is asked or the blocks carry a schema of their own. Raises RecipeError
-    for SQL that is no function of one record.
+    Unstable is what may give different values for equal arguments, and a macro that uses such.
     """
-    check(source)
-    chosen = [block for block in blocks if is_json(source, block)]
-    if not expressions(source) or not chosen:
-        return None
-    read_well = (batch.table for block in chosen for batch in _first(source, root, block))
-    sample = list(islice(read_well, SAMPLE_FILES))
-    return _structure(pa.concat_tables(sample)) if sample else "{}"
+    rows = _connection().execute(
+        "SELECT function_name, function_type, stability, macro_definition FROM duckdb_functions()"
+    )
+    kinds: dict[str, set[str]] = {}
+    macros: list[tuple[str, str]] = []
+    for name, kind, stability, macro in rows.fetchall():
+        steady = stability in (None, "CONSISTENT")
+        kinds.setdefault(name.lower(), set()).add(kind if steady else "unstable")
+        if macro and kind == "macro":
+            macros.append((name.lower(), macro))
+    before = -1
+    while before != (before := sum("unstable" in kind for kind in kinds.values())):
+        for name, macro in macros:
+            if "unstable" not in kinds[name] and _reaches_out(macro, kinds):
+                kinds[name].add("unstable")
+    return kinds
 
 
-def _structure(records: pa.Table) -> str:
-    """Return the structure of the JSON in column `line`, as DuckDB tells it."""
-    _connection().register("records", records)
-    query = "SELECT json_group_structure(line::JSON) FROM records"
-    [(found,)] = _connection().sql(query).fetchall()
-    return "{}" if found in (None, '"JSON"') else found  # of records without a key too
+def _reaches_out(macro: str, kinds: dict[str, set[str]]) -> bool:
+    """Tell whether a macro reads a table, the clock, or a function that is unstable."""
+    for node in nodes(_tree(macro)):
+        kind = node.get("class", node.get("type"))
+        name = str(node.get("function_name", "")).lower()
+        names: list[str] = node.get("column_names") or [""]
+        if kind in ("BASE_TABLE", "TABLE_FUNCTION") or names[-1].lower() in CLOCKS:
+            return True
+        if kind == "FUNCTION" and "unstable" in kinds.get(name, ()):
+            return True
+    return False
 
 
-def _first(source: Source, root: Path, block: str) -> Iterator[Batch]:
-    try:
-        yield from islice(read(source, root, block, lines=True), 1)
-    except BrokenFile:
-        if source.on_error == "stop":
-            raise
+def _bound(tree: Json) -> frozenset[str]:
+    """Return the names that an expression gives itself: of lambdas, of tables made of lists."""
+    names: set[str] = set()
+    for node in nodes(tree):
+        names |= {str(node.get("alias") or ""), *(node.get("column_name_alias") or [])}
+        if node.get("class") == "LAMBDA":
+            names |= {n["column_names"][0] for n in nodes(node.get("lhs")) if "column_names" in n}
+    return frozenset(name.lower() for name in names - {""})
 
 
-def select(source: Source, table: pa.Table, shape: str | None) -> pa.Table:
-    """Return the records that `where` keeps: RECORD, TEXT, NAME, what the source keeps, matches.
+def paths(source: Source) -> tuple[Steps, ...]:
+    """Return the values of a record that a source's SQL names, each once.
 
-    shape: the structure of its JSON, None for records that carry a schema.
+    Where a value is named whole, and a value in it too, both are read from the whole.
     """
-    asked = expressions(source)
-    if not asked:
-        names = pa.nulls(len(table), pa.string())
-        return table.select([RECORD, TEXT]).append_column(NAME, names)
-    view = "batch" if shape is None else _json_view(source, shape, table)
-    columns = {
+    named = _named(tuple(sql for several in expressions(source).values() for sql in several))
+    whole = {path[0].lower() for path in named if len(path) == 1}
+    return tuple(path for path in named if len(path) == 1 or path[0].lower() not in whole)
+
+
+@lru_cache(maxsize=64)
+def _named(several: tuple[str, ...]) -> tuple[Steps, ...]:
+    named: dict[Steps, Steps] = {}  # SQL knows no case
+    for sql in several:
+        tree = _tree(sql)
+        bound = _bound(tree)
+        for path in _references(tree):
+            if path[0].lower() not in bound:
+                named.setdefault(tuple(step.lower() for step in path), path)
+    return tuple(named.values())
+
+
+def _references(tree: Any) -> Iterator[Steps]:  # noqa: ANN401  a tree of JSON
+    if isinstance(tree, dict) and (path := _path(tree)):
+        yield path
+    elif isinstance(tree, dict):
+        yield from _references(list(tree.values()))
+    elif isinstance(tree, list):
+        for branch in tree:
+            yield from _references(branch)
+
+
+def _path(node: Json) -> Steps | None:
+    """Return the path that an expression is: `a`, `a.b`, `a['b']`; None for any other."""
+    if node.get("class") == "COLUMN_REF":
+        return tuple(node["column_names"])
+    if node.get("type") == "ARRAY_EXTRACT" and len(node["children"]) == 2:
+        outer, step = _path(node["children"][0]), node["children"][1].get("literal") or {}
+        if outer and step.get("kind") == "STRING":
+            return (*outer, step["text"])
+    return None
+
+
+def select(source: Source, batch: Batch) -> tuple[pa.Table, list[Misfit]]:
+    """Return the records that `where` keeps, and those that the SQL does not fit.
+
+    Columns: RECORD, TEXT, NAME, what the source keeps, what `select` matches.
+    """
+    records = batch.table
+    if not expressions(source):
+        return records.append_column(NAME, pa.nulls(len(records), pa.string())), []
+    tables: list[pa.Table] = []
+    misfits: list[Misfit] = []
+    for rows, columns in _groups(batch, paths(source)):
+        query = _query(source, tuple((c.path, c.structure) for c in columns))
+        names = [ROW, *(f"c{i}" for i in range(len(columns)))]
+        table = pa.table([rows, *(column.values for column in columns)], names)
+        _ask(source, query, table, tables, misfits)
+    answer = pa.concat_tables(tables) if tables else None
+    rows = np.empty(0, np.int64) if answer is None else answer[ROW].to_numpy()
+    if answer is not None and not (np.diff(rows) > 0).all():
+        answer = answer.sort_by(ROW)
+        rows = answer[ROW].to_numpy()
+    if not (np.diff(rows) > 0).all():
+        raise RecipeError(f"{_place(source)}: gives a record more than once; mend the SQL")
+    kept = records if len(rows) == len(records) else records.take(pa.array(rows, pa.int64()))
+    for name in _columns(source):
+        values = pa.nulls(0, pa.string()) if answer is None else answer[name]
+        kept = kept.append_column(name, values)
+    return kept, sorted(misfits, key=lambda misfit: misfit.row)
+
+
+def check_answers(source: Source, accounts: Sequence[Json]) -> None:
+    """Raise RecipeError where the SQL fits no record of a source, or names what none has.
+
+    accounts: of all blocks of the source. Where no record is, nothing is said.
+    """
+    named = [set(account["absent"]) for account in accounts if account.get("absent") is not None]
+    if absent := sorted(set.intersection(*named) if named else ()):
+        names = ", ".join(f'"{name}"' for name in absent)
+        raise RecipeError(f"{_place(source)}: {names} not found in any record; mend the SQL")
+    misfits = sum(account["dropped"].get(MISFIT, 0) for account in accounts)
+    if misfits and misfits == sum(account["asked"] for account in accounts):
+        first = next(account["misfit"] for account in accounts if account["misfit"])
+        raise RecipeError(f"{_place(source)}: {first}; mend the SQL")
+
+
+def misfit_error(source: Source, place: str, detail: str, count: int) -> BrokenFile:
+    """Return the error of a file of which more records don't fit the SQL than may be broken."""
+    return BrokenFile(
+        f"{place}: {_place(source)}: {detail}; mend the SQL (TRY_CAST gives NULL for what does not "
+        f"fit; {count} records don't), or set max_bad_records above {source.max_bad_records}",
+        "too_many_misfits",
+    )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Values of a group of records that have one type; structure: of the JSON that they are."""
+
+    path: Steps
+    values: Array
+    structure: str | None = None
+
+
+def _groups(batch: Batch, named: Sequence[Steps]) -> Iterator[tuple[Array, list[_Column]]]:
+    """Yield the records of a batch whose values have equal types: rows, and their columns."""
+    rows = range(len(batch))
+    if isinstance(batch.columns, pa.Table):
+        columns = batch.columns
+        values = [columns[value_name(number)] for number in range(len(named))]
+        yield (
+            pa.array(rows, pa.int64()),
+            [_Column(*each) for each in zip(named, values, strict=True)],
+        )
+        return
+    lists: list[list[Any]] = [batch.columns[value_name(number)] for number in range(len(named))]
+    kinds = [_kinds(values) for values in lists]
+    varied = [number for number, kind in enumerate(kinds) if not isinstance(kind, str)]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    if varied:
+        for row, key in enumerate(zip(*(kinds[number] for number in varied), strict=True)):
+            groups.setdefault(key, []).append(row)
+    else:
+        groups[()] = list(rows)
+    for key, members in groups.items():
+        whole = len(members) == len(batch)
+        several = dict(zip(varied, key, strict=True))
+        yield (
+            pa.array(members, pa.int64()),
+            [
+                _column(
+                    named[number],
+                    values if whole else [values[row] for row in members],
+                    several.get(number) or str(kinds[number]),
+                )
+                for number, values in enumerate(lists)
+            ],
+        )
+
+
+def _kinds(values: list[Any]) -> str | list[str]:
+    """Return the type of the values of a column: one for all, or one for each."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1:
+        [kind] = kinds
+        if kind is int and min(values) >= -(2**63) and max(values) < 2**63:
+            return "int"
+        if kind is not int and kind is not bytes:
+            return KINDS[kind]
+    structures = iter(_structures([value for value in values if type(value) is bytes]))
+    found = [
+        _whole_number(value) if type(value) is int
+        else next(structures) if type(value) is bytes
+        else KINDS[type(value)]
+        for value in values
+    ]  # fmt: skip
+    return found[0] if len(set(found)) == 1 else found
+
+
+def _whole_number(value: int) -> str:
+    """Return the type of a whole number: of 64 bits, of 38 digits, else it is text."""
+    if -(2**63) <= value < 2**63:
+        return "int"
+    if 0 <= value < 2**64:
+        return "unsigned"
+    return "decimal" if abs(value) < 10**38 else "digits"
+
+
+def _structures(texts: list[bytes]) -> list[str]:
+    """Return the structure of each JSON text, as `json_transform` takes it."""
+    if not texts:
+        return []
+    table = pa.table({"line": pa.array(texts, pa.binary()).cast(pa.string())})
+    structures: Any = _run("SELECT json_structure(line) AS s FROM batch", table)["s"].to_pylist()
+    long = LONG_NUMBER.search(b" ".join(texts)) is not None
+    return [
+        _structure(structure, exact=long and LONG_NUMBER.search(text) is not None)
+        for text, structure in zip(texts, structures, strict=True)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _structure(structure: str, *, exact: bool) -> str:
+    return orjson.dumps(_typed(orjson.loads(structure), exact=exact, depth=0)).decode()
+
+
+def _typed(structure: Any, *, exact: bool, depth: int) -> Any:  # noqa: ANN401  a JSON structure
+    """Return a structure in which what has no type of its own is text.
+
+    exact: whole numbers of more than 18 digits stay digits, with the doubles beside them.
+    """
+    if depth > DEEPEST or structure == "JSON" or (exact and structure == "DOUBLE"):
+        return "VARCHAR"
+    if isinstance(structure, dict):
+        if len({key.lower() for key in structure}) < len(structure):
+            return "VARCHAR"  # SQL knows no case
+        return {key: _typed(kind, exact=exact, depth=depth + 1) for key, kind in structure.items()}
+    if isinstance(structure, list):
+        return [_typed(kind, exact=exact, depth=depth + 1) for kind in structure]
+    return structure
+
+
+def _column(path: Steps, values: list[Any], kind: str) -> _Column:
+    if kind == "decimal":
+        return _Column(path, pa.array(map(Decimal, values), pa.decimal128(38, 0)))
+    if kind == "digits":
+        return _Column(path, pa.array(map(str, values), pa.string()))
+    if kind in ARROW:
+        return _Column(path, pa.array(values, ARROW[kind]))
+    return _Column(path, pa.array(values, pa.binary()).cast(pa.string()), kind)
+
+
+@lru_cache(maxsize=1024)
+def _query_of(
+    where: str, outputs: tuple[tuple[str, str], ...], columns: tuple[tuple[Steps, str | None], ...]
+) -> str:
+    """Return the query over a group of records."""
+    roots: Json = {}
+    named = _named((where, *(sql for _, sql in outputs)))
+    for number, (path, structure) in enumerate(columns):
+        value = identifier(f"c{number}")
+        if structure is not None:
+            inside = [other[1:] for other in named if len(path) == 1 and other[0] == path[0]]
+            value = f"json_transform({value}, {quoted(_widened(structure, inside))})"
+        inner = roots
+        for step in path[:-1]:
+            inner = inner.setdefault(step, {})
+        inner[path[-1]] = value
+    inputs = [f"{_packed(value)} AS {identifier(root)}" for root, value in roots.items()]
+    selected = [f"CAST((\n{sql}\n) AS VARCHAR) AS {identifier(name)}" for name, sql in outputs]
+    records = f"SELECT {', '.join([ROW, *inputs])} FROM batch"
+    return f"SELECT {', '.join([ROW, *selected])} FROM ({records}) WHERE (\n{where}\n)"
+
+
+def _widened(structure: str, inside: Sequence[Steps]) -> str:
+    """Add what the SQL names inside of a JSON object and the object does not have: it is NULL."""
+    tree: Any = orjson.loads(structure)
+    for path in inside:
+        branch = tree
+        for step in path:
+            if not isinstance(branch, dict):
+                break
+            own = next((key for key in branch if key.lower() == step.lower()), step)
+            branch = branch.setdefault(own, {} if step != path[-1] else "NULL")
+    return orjson.dumps(tree).decode()
+
+
+def _packed(value: str | Json) -> str:
+    """Return a value of a record as SQL: as it is, or put together from what is named of it."""
+    if isinstance(value, str):
+        return value
+    fields = (f"{identifier(step)} := {_packed(inner)}" for step, inner in value.items())
+    return f"struct_pack({', '.join(fields)})"
+
+
+def _query(source: Source, columns: tuple[tuple[Steps, str | None], ...]) -> str:
+    return _query_of(source.where or "TRUE", tuple(_columns(source).items()), columns)
+
+
+def _columns(source: Source) -> dict[str, str]:
+    """Return the SQL of each column that a source asks for, by its name."""
+    return {
         NAME: source.identity or "NULL",
         **{label(column): column for column in source.keep},
         **source.select.columns,
     }
-    selected = [f"CAST(({sql}) AS VARCHAR) AS {_name(name)}" for name, sql in columns.items()]
-    query = (
-        f"SELECT {', '.join([RECORD, TEXT, *selected])} FROM {view} "
-        f"WHERE ({source.where or 'TRUE'})"
-    )
-    found = _run(source, query, table)
-    if not (np.diff(found[RECORD].to_numpy()) > 0).all():  # a subquery may leave another order
-        found = found.sort_by(RECORD)
-    if not (np.diff(found[RECORD].to_numpy()) > 0).all():
-        raise RecipeError(
-            f"source {source.name}: {_told(asked)}: gives a record more than once; mend the SQL"
-        )
-    return found
 
 
-def _json_view(source: Source, shape: str, table: pa.Table) -> str:
-    """Return the relation of a batch's JSON records: one column for each key of theirs."""
-    columns = widened(orjson.loads(shape), orjson.loads(_structure(table)))
-    selected = [RECORD, TEXT]
-    if source.text_name:
-        selected.append(f"{TEXT} AS {_name(source.text_name)}")  # `line` leaves it out
-    if isinstance(columns, dict) and columns:
-        structure = _quoted(orjson.dumps(columns).decode())
-        selected.append(f"unnest(json_transform(line::JSON, {structure}))")
-    return f"(SELECT {', '.join(selected)} FROM batch)"
+def _ask(
+    source: Source, query: str, table: pa.Table, answers: list[pa.Table], misfits: list[Misfit]
+) -> None:
+    """Ask a group of records; one that the SQL does not fit is found by halving the group."""
+    try:
+        answers.append(_run(query, table))
+    except database.MISFITS as error:
+        if trouble := machine_error(error, f"source {source.name}"):
+            raise trouble from None
+        if len(table) > 1 and not isinstance(error, database.BINDER):
+            middle = len(table) // 2
+            _ask(source, query, table.slice(0, middle), answers, misfits)
+            _ask(source, query, table.slice(middle), answers, misfits)
+            return
+        misfits += [Misfit(row, brief(error)) for row in table[ROW].to_numpy().tolist()]
+    except database.Error as error:
+        if trouble := machine_error(error, f"source {source.name}"):
+            raise trouble from None
+        raise RecipeError(f"{_place(source)}: {brief(error)}; mend the SQL") from None
 
 
-def _run(source: Source, query: str, table: pa.Table) -> pa.Table:
+def _run(query: str, table: pa.Table) -> pa.Table:
     connection = _connection()
     connection.register("batch", table)
     try:
         return connection.sql(query).to_arrow_table()
-    except database.Error as error:
-        if trouble := machine_error(error, f"source {source.name}"):
-            raise trouble from None
-        brief = " ".join(str(error).split("LINE")[0].split())
-        asked = _told(expressions(source))
-        raise RecipeError(f"source {source.name}: {asked}: {brief}; mend the SQL") from None
     finally:
         connection.unregister("batch")
 
 
-def _told(asked: dict[str, list[str]]) -> str:
-    return "; ".join(f"{setting}: {', '.join(sql)}" for setting, sql in asked.items())
+def _place(source: Source) -> str:
+    settings = (f"{name}: {', '.join(sql)}" for name, sql in expressions(source).items())
+    return f"source {source.name}: {'; '.join(settings)}"
 
 
 @lru_cache(maxsize=1)
 def _connection() -> Connection:
     return database.connect(threads=1, preserve_insertion_order=True)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'

@@ -1,8 +1,7 @@
 """Batches of records, the request that a reader answers, and the counts of what was dropped."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
 
+Steps = tuple[str, ...]  # of a value in a record: its steps from the top
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
 PLACES = 5  # how many places an account names for each reason
 TRAILING = "trailing_garbage"  # the one fault that leaves the records before it sound
-WORDS = re.compile(r'"((?:[^"]|"")+)"|([^\W\d]\w*)')
 # What shows nothing: white space, format characters, fillers, controls and NUL.
 UNSEEN = "".join(
     [
@@ -48,16 +47,17 @@ class Bad(NamedTuple):
 class Batch:
     """Records of one block, and what could not be read.
 
-    columns: RECORD (int64) and TEXT (large_string, null where it is none), then the columns
-    that the source's SQL names, or `line`, those of a JSON record as JSON; an Arrow table, or
-    lists, which become one when `table` is read. blank_lines: lines without a record. fault: the
-    error for which the rest of the file was left out.
+    columns: RECORD (int64) and TEXT (large_string, null where it is none), then for each path of
+    the request its values, under `value_name`; an Arrow table, or lists. Of JSON an object or a
+    list is its JSON, as bytes. blank_lines: lines without a record. fault: the error for which the
+    rest of the file was left out. absent: the paths that no record has.
     """
 
     columns: pa.Table | dict[str, list[Any]]
     bad: tuple[Bad, ...] = ()
     blank_lines: int = 0
     fault: BrokenFile | None = None
+    absent: frozenset[Steps] = frozenset()
 
     def __len__(self) -> int:
         return len(self.columns if isinstance(self.columns, pa.Table) else self.columns[RECORD])
@@ -70,16 +70,11 @@ class Batch:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The records as an Arrow table."""
+        """Number and text of the records, as an Arrow table."""
         if isinstance(self.columns, pa.Table):
-            return self.columns
-        kinds = {RECORD: pa.int64()}
-        return pa.table(
-            {
-                name: pa.array(values, kinds.get(name, pa.large_string()))
-                for name, values in self.columns.items()
-            }
-        )
+            return self.columns.select([RECORD, TEXT])
+        kinds = {RECORD: pa.int64(), TEXT: pa.large_string()}
+        return pa.table({name: pa.array(self.columns[name], kinds[name]) for name in kinds})
 
     @cached_property
     def records(self) -> NDArray[np.int64]:
@@ -137,28 +132,27 @@ class Request:
     """What a reader shall read.
 
     place: the file, for messages. text: dotted path of the text. columns: our name -> dotted path.
-    named: columns that the SQL names, in lower case -> as written there; None for every one.
-    hidden: the name under which the SQL knows the text; a reader gives no other column of it.
+    paths: of the values that the SQL names. hidden: the name under which the SQL knows the text.
     """
 
     source: str
     place: str
     text: str
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
-    named: Mapping[str, str] | None = None
+    paths: tuple[Steps, ...] = ()
     hidden: str = ""
     max_record_bytes: int = 1 << 62
 
-    def name(self, column: str) -> str | None:
-        """Return the name under which the SQL knows a column of the source, or None."""
-        low = column.lower()
-        if low == self.hidden.lower() or low in {ours.lower() for ours in self.columns}:
-            return None
-        return column if self.named is None else self.named.get(low)
+    def is_text(self, path: Steps) -> bool:
+        """Tell whether a path of the SQL is the text itself."""
+        return len(path) == 1 and path[0].lower() == self.hidden.lower() != ""
 
-    def names_ours(self, ours: str) -> bool:
-        """Tell whether the SQL names a column by this name of ours."""
-        return self.named is None or ours.lower() in self.named
+    def theirs(self, path: Steps) -> Steps:
+        """Return where a path of the SQL lies in a record."""
+        for ours, renamed in self.columns.items():
+            if ours.lower() == path[0].lower():
+                return (*renamed.split("."), *path[1:])
+        return path
 
     def no_column(self, path: str, has: Iterable[str]) -> NoColumn:
         """Return the error of a file that lacks a column."""
@@ -170,20 +164,31 @@ class Request:
         )
 
 
-def named(expressions: Iterable[str | None]) -> dict[str, str] | None:
-    """Return the words of SQL that may be columns, in lower case -> as written.
+def value_name(number: int) -> str:
+    """Return the column of a batch that holds the values of a path of the request."""
+    return f"__{number}"
 
-    Returns None where the SQL reads every column (`COLUMNS(...)`).
 
-    >>> named(["meta.Set = 'a'", '"odd name" > 3'])
-    {'meta': 'meta', 'set': 'Set', 'a': 'a', 'odd name': 'odd name'}
+def step_into(
+    names: Collection[str], path: Steps, *, any_case: bool = True
+) -> tuple[str, Steps] | None:
+    """Return the name that a path begins with and the rest of the path, None where there is none.
+
+    A name may hold dots itself: the longest that fits is taken, one of another case last.
+
+    >>> step_into(["a", "a.b", "C"], ("a", "b", "c")), step_into(["a", "a.b", "C"], ("c",))
+    (('a.b', ('c',)), ('C', ()))
     """
-    words: dict[str, str] = {}
-    for expression in expressions:
-        for quoted, word in WORDS.findall(expression or ""):
-            name = quoted.replace('""', '"') or word
-            words.setdefault(name.lower(), name)
-    return None if "columns" in words else words
+    heads = [(".".join(path[:size]), path[size:]) for size in range(len(path), 0, -1)]
+    for head, rest in heads:
+        if head in names:
+            return head, rest
+    for head, rest in heads if any_case else ():
+        low, size = head.lower(), len(head)
+        for name in names:
+            if len(name) == size and name.lower() == low:
+                return name, rest
+    return None
 
 
 def is_blank(text: str) -> bool:

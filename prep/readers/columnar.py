@@ -6,6 +6,7 @@ broken record, counted; the rows beside it are kept.
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,7 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
+from crystalmix.prep.readers.batch import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    RECORD,
+    TEXT,
+    Bad,
+    Batch,
+    Request,
+    Steps,
+    step_into,
+    value_name,
+)
 from crystalmix.prep.readers.files import HEAD, Reads, check_head
 from crystalmix.prep.readers.parquet_pages import largest_page
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
@@ -85,44 +97,58 @@ def arrow(file: File, request: Request) -> Iterator[Batch]:
 
 def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
     """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
-    columns = {name: table.column(name) for name in _chosen(table.column_names, request)}
     text = _column(table, request.text, request)
     texts: Any = text.cast(options=LOOSE) if _is_text(text.type) else _nulls(len(table))
     chosen: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
     chosen[TEXT] = texts
-    for name, column in columns.items():
-        ours = request.name(name)
-        if ours is not None and (ours == name or ours not in chosen):
-            chosen[ours] = column
-    for ours, path in request.columns.items():
-        if request.names_ours(ours) and ours != request.hidden:
-            chosen[ours] = _column(table, path, request)
-    if request.hidden and request.names_ours(request.hidden):
-        chosen[request.hidden] = texts
-    return _without_bad(pa.table(chosen), request, first)
+    absent: set[Steps] = set()
+    for number, path in enumerate(request.paths):
+        value = texts if request.is_text(path) else _value(table, request.theirs(path))
+        if value is None:
+            absent.add(path)
+        chosen[value_name(number)] = pa.nulls(len(table)) if value is None else value
+    for path in request.columns.values():
+        _column(table, path, request)  # a file lacks it, or not
+    batch = _without_bad(pa.table(chosen), request, first)
+    return replace(batch, absent=frozenset(absent))
 
 
 def _chosen(names: list[str], request: Request) -> list[str]:
     """Return the columns to read; NoColumn where the text's is not there, or there twice."""
-    roots = {path.split(".")[0] for path in (request.text, *request.columns.values())}
+    roots: set[str] = set()
     for path in (request.text, *request.columns.values()):
-        if names.count(path.split(".")[0]) != 1:
+        step = step_into(names, tuple(path.split(".")), any_case=False)
+        if step is None or names.count(step[0]) != 1:
             raise request.no_column(path, names)
-    every = request.named is None
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if name in roots or ((every or request.name(name)) and names.count(name) == 1)
-    ]
+        roots.add(step[0])
+    for path in request.paths:
+        step = step_into(names, request.theirs(path))
+        if step is not None and names.count(step[0]) == 1:
+            roots.add(step[0])
+    return [name for name in names if name in roots]
 
 
 def _column(table: pa.Table, path: str, request: Request) -> Any:  # noqa: ANN401  a column
-    column: Any = table
-    for step in path.split("."):
-        names = _names(column)
-        if step not in names:
-            raise request.no_column(path, names)
-        column = column.column(step) if column is table else pc.struct_field(column, step)
+    value = _value(table, tuple(path.split(".")), any_case=False)
+    if value is None:
+        step = step_into(table.column_names, tuple(path.split(".")))
+        has = table.column_names if step is None else _names(table.column(step[0]))
+        raise request.no_column(path, has)
+    return value
+
+
+def _value(column: Any, path: Steps, *, any_case: bool = True) -> Any:  # noqa: ANN401
+    """Return the column at a path of a table or a column; None where there is none."""
+    while path:
+        if not isinstance(column, pa.Table) and pa.types.is_map(column.type):
+            column, path = pc.map_lookup(column, pa.scalar(path[0]), "first"), path[1:]
+            continue
+        step = step_into(_names(column), path, any_case=any_case)
+        if step is None:
+            return None
+        at_top, number = isinstance(column, pa.Table), _names(column).index(step[0])
+        column = column.column(number) if at_top else pc.struct_field(column, [number])
+        path = step[1]
     return column
 
 
@@ -218,7 +244,9 @@ def _not_utf8(column: Any) -> list[int]:  # noqa: ANN401  a column
 
 
 def _shown(name: str, request: Request) -> str:
-    return request.text if name == TEXT else name
+    if name == TEXT:
+        return request.text
+    return ".".join(request.paths[int(name.removeprefix(value_name(0)[:-1]))])
 
 
 def _fault(request: Request, kind: str, error: Exception) -> CrystalmixError:

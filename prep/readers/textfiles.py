@@ -8,10 +8,20 @@ import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from crystalmix.prep.readers.batch import BATCH_BYTES, BATCH_ROWS, RECORD, TEXT, Bad, Batch, Request
+from crystalmix.prep.readers.batch import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    RECORD,
+    TEXT,
+    Bad,
+    Batch,
+    Request,
+    value_name,
+)
 from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.files import escaped, is_url, path_of, shown
 from crystalmix.prep.readers.listing import Kind, Listing, fits, kind, listed
@@ -103,13 +113,18 @@ def _text(
 
 
 def _batch(waiting: list[tuple[int, str, str]], bad: list[Bad], request: Request) -> Batch:
-    columns = {
+    texts = [text for _, text, _ in waiting]
+    paths = [path for _, _, path in waiting]
+    fields = {"path": paths, "name": [path.rpartition("/")[2] for path in paths]}
+    columns: dict[str, Any] = {
         RECORD: pa.array([number for number, _, _ in waiting], pa.int64()),
-        TEXT: pa.array([text for _, text, _ in waiting], pa.large_string()),
-        "path": pa.array([name for _, _, name in waiting], pa.string()),
-        "name": pa.array([name.rpartition("/")[2] for _, _, name in waiting], pa.string()),
+        TEXT: pa.array(texts, pa.large_string()),
     }
-    columns |= {
-        ours: columns[theirs] for ours, theirs in request.columns.items() if theirs in columns
-    }
-    return Batch(pa.table(columns), tuple(bad))
+    absent: set[tuple[str, ...]] = set()
+    for number, path in enumerate(request.paths):
+        place = ".".join(request.theirs(path)).lower()
+        values = texts if request.is_text(path) else fields.get(place)
+        columns[value_name(number)] = pa.array(values or [None] * len(texts), pa.string())
+        if values is None:
+            absent.add(path)
+    return Batch(pa.table(columns), tuple(bad), absent=frozenset(absent))

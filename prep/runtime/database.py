@@ -29,6 +29,7 @@ MISFITS = (
     duckdb.InvalidTypeException,
     duckdb.NotSupportedError,
 )
+BINDER = duckdb.BinderException  # no value of such types fits
 # What it raises where a file or the machine fails.
 UNREADABLE = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
 FIXED = {

@@ -15,14 +15,13 @@ LIMIT_MB = 600
 MEASURE = """
 import sys
 from pathlib import Path
-from crystalmix.prep.documents import scan as documents, source as sources, source_sql as query
+from crystalmix.prep.documents import scan as documents, source as sources
 from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.prep.documents.source import Source
 root, name = Path(sys.argv[1]), sys.argv[2]
 source = Source("s", files=(name,), where=sys.argv[3] or None)
 try:
-    shape = query.structure(source, root, [name])
-    told = documents.scan(source, root, name, shape, Path(sys.argv[4]))
+    told = documents.scan(source, root, name, Path(sys.argv[4]))
     print(told["documents"], sum(told["dropped"].values()))
 except CrystalmixError as error:
     print("refused", error)

@@ -72,6 +72,21 @@ def test_a_case_gives_what_its_user_expects(tmp_path: Path, case: Case) -> None:
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "01-added-text-tokens": (("rc 0", "EQUAL"), ("DIFFERENT",)),
     "02-superword-long": (("exit 0", "EQUAL"), ("DIFFERENT",)),
+    "03-timezone": (("TZ=Asia/Tokyo\n  manifest", "rc 0"), ("Traceback", "rc 1")),
+    "04-sql-types-per-batch": (
+        (
+            "raw 9501 documents, names ['id-0', 'id-1'] ... ['id-9499', 'id-9500.5']",
+            "raw2 9501 documents, names ['id-0', 'id-1'] ... ['id-9499', 'id-9500.5']",
+        ),
+        ("Traceback",),
+    ),
+    "06-big-integer-ids": (
+        ("['123456789012345678901', '123456789012345678902', '18446744073709551614']",),
+        ("Traceback",),
+    ),
+    "07-dotted-columns": (("rc 0",), ("Traceback", "has no column 'doc.text';")),
+    "13-mixed-object": (("rc 0",), ("Traceback",)),
+    "14-late-key": (("rc 0", "     1      64"), ("Traceback",)),
     "15-lossy-tokenizer": (
         ("rc 0", "note: ", "does not give every text back: 'def f(x):\\n    return x\\n' becomes"),
         ("Traceback",),

@@ -22,9 +22,9 @@ def found(path: Path, text: str = "text") -> Found:
     return good, bad
 
 
-def read(path: Path, text: str = "text", *, keep_lines: bool = False, **fields: Any) -> list[Batch]:
+def read(path: Path, text: str = "text", **fields: Any) -> list[Batch]:
     """Return the batches of a file."""
     packing = PACKINGS.get(path.suffix, "")
     request = Request("s", str(path), text, hidden="" if "." in text else text, **fields)
     given = pieces(path.parent, path.name, packing, None, 28)
-    return list(batches(given, request, keep_lines=keep_lines))
+    return list(batches(given, request))

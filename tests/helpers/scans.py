@@ -29,12 +29,13 @@ class Scanned:
     def __post_init__(self) -> None:
         out = self.out or self.root / "out"
         self.blocks = sources.blocks(self.source, self.root)
-        shape = query.structure(self.source, self.root, self.blocks)
+        query.check(self.source)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
             parts.append(out / f"block-{i}.parquet")
-            told = documents.scan(self.source, self.root, block, shape, parts[-1])
+            told = documents.scan(self.source, self.root, block, parts[-1])
             self.accounts.append(told)
+        query.check_answers(self.source, self.accounts)
         self.path = out / "documents.parquet"
         numbering.merge(self.source, parts, self.path)
 

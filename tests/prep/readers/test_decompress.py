@@ -90,7 +90,7 @@ def test_garbage_after_whole_frames_comes_after_their_records(tmp_path: Path) ->
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(squeezed(path, b'{"text": "a"}\n{"text": "b"}') + b"garbage!")
     request = Request("s", str(path), "text")
-    given = batches(pieces(tmp_path, path.name, "zst", None, 28), request, keep_lines=False)
+    given = batches(pieces(tmp_path, path.name, "zst", None, 28), request)
     assert next(given).table[TEXT].to_pylist() == ["a", "b"]
     with pytest.raises(BrokenFile, match="1 whole zstd frames, then bytes that are none"):
         next(given)

@@ -1,16 +1,15 @@
 """JSON lines: every line read or told as broken, whatever packs them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.readers import jsonlines
-from crystalmix.prep.readers.batch import RECORD, TEXT
-from crystalmix.prep.readers.jsonlines import widened
+from crystalmix.prep.readers.batch import RECORD, TEXT, Batch
 from crystalmix.prep.runtime.errors import NoColumn
 from helpers.lines import SUFFIXES, found, read
 from helpers.materials import raw, squeezed, texts
@@ -29,7 +28,7 @@ def test_every_text_comes_back_in_order(
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_of_many_batches_is_read_whole(tmp_path: Path, suffix: str) -> None:
     path = raw(tmp_path / f"a{suffix}", [{"text": f"text {i} " * 9} for i in range(3000)])
-    tables = [batch.table for batch in read(path, keep_lines=True)]
+    tables = [batch.table for batch in read(path)]
     assert [len(table) for table in tables] == [1024, 1024, 952]
     assert [i for table in tables for i in table[RECORD].to_pylist()] == list(range(3000))
 
@@ -48,6 +47,12 @@ def test_a_file_without_lines_has_no_records(tmp_path: Path, suffix: str, conten
     path = tmp_path / f"a{suffix}"
     path.write_bytes(squeezed(path, content))
     assert found(path) == ([], [])
+
+
+def values(batch: Batch) -> list[list[Any]]:
+    """Return the values of each path."""
+    assert isinstance(batch.columns, dict)
+    return list(batch.columns.values())[2:]
 
 
 BROKEN = [
@@ -82,8 +87,12 @@ def test_a_number_beyond_a_double_costs_no_record(tmp_path: Path) -> None:
     big = b'{"text": "big", "n": 1' + b"0" * 9999 + b', "m": 7}'
     path = raw(tmp_path / "a.jsonl", [big])
     assert found(path) == ([(0, "big")], [])
-    [batch] = read(path, keep_lines=True)
-    assert orjson.loads(batch.table["line"][0].as_py()) == {"n": None, "m": 7}
+    [batch] = read(path, paths=(("n",), ("m",), ("nowhere",)))
+    assert values(batch) == [["1" + "0" * 9999], [7], [None]]
+    assert batch.absent == {("nowhere",)}
+    path = raw(tmp_path / "b.jsonl", [b'{"text": "big", "n": 1e999, "m": 123456789012345678901}'])
+    [batch] = read(path, paths=(("n",), ("m",)))
+    assert values(batch) == [[None], [123456789012345678901]]
 
 
 def test_blank_lines_are_counted(tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ def test_a_record_too_deep_for_the_sql_is_counted(tmp_path: Path) -> None:
     deep = b'{"text": "a", "m": ' + b"[" * 300 + b"]" * 300 + b"}"
     path = raw(tmp_path / "a.jsonl", [deep, {"text": "b", "m": 1}])
     assert [len(batch.table) for batch in read(path)] == [2]
-    [batch] = read(path, keep_lines=True)
+    [batch] = read(path, paths=(("m",),))
     assert [bad.reason for bad in batch.bad] == ["too_deep"]
     assert batch.table[TEXT].to_pylist() == ["b"]
 
@@ -129,17 +138,34 @@ def test_a_text_may_stand_deeper_and_is_none_where_it_is_no_string(tmp_path: Pat
     assert [text for _, text in found(path, "a.b.c")[0]] == ["deep", None, None, None, None, ""]
 
 
-def test_a_kept_line_leaves_out_the_text_at_its_top_only(tmp_path: Path) -> None:
-    path = raw(tmp_path / "a.jsonl", [{"text": "t", "n": {"text": "kept"}}, {"m": 2}])
-    table = read(path, keep_lines=True)[0].table
-    assert [orjson.loads(line) for line in table["line"].to_pylist()] == [
-        {"n": {"text": "kept"}},
-        {"m": 2},
+def test_values_are_found_by_their_steps_dots_in_names_and_any_case(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"text": "t", "m": {"set": "a", "b.c": 1}},
+        {"text": "t", "m.set": "own", "m": {"set": "nested"}},
+        {"text": "t", "M": {"Set": 2.5}, "m": "no object"},
+        {"text": "t", "m": {"set": [1, {"x": None}]}},
     ]
-    table = read(path, "n.text", keep_lines=True)[0].table
-    assert orjson.loads(table["line"][0].as_py()) == {"text": "t", "n": {"text": "kept"}}
-    table = read(path)[0].table
-    assert table.column_names == [RECORD, TEXT]
+    path = raw(tmp_path / "a.jsonl", records)
+    paths = (("m", "set"), ("m.set",), ("m", "b", "c"), ("TEXT",), ("text", "x"))
+    [batch] = read(path, paths=paths)
+    assert values(batch) == [
+        ["a", "own", None, b'[1,{"x":null}]'],
+        [None, "own", None, None],
+        [1, None, None, None],
+        ["t"] * 4,
+        [None] * 4,
+    ]
+    assert batch.absent == {("text", "x")}
+    [batch] = read(path)
+    assert batch.table.column_names == [RECORD, TEXT]
+
+
+def test_whole_numbers_are_exact_at_any_length(tmp_path: Path) -> None:
+    numbers = [2**63, 2**64, 123456789012345678901, -(2**63) - 1, 10**40, 9007199254740993]
+    lines = [json.dumps({"text": "t", "n": n, "l": [n, 0.5]}).encode() for n in numbers]
+    path = raw(tmp_path / "a.jsonl", lines)
+    [batch] = read(path, paths=(("n",), ("l",)))
+    assert values(batch) == [numbers, [f"[{n},0.5]".encode() for n in numbers]]
 
 
 def test_a_line_of_too_many_values_is_counted_one_of_many_commas_is_not(
@@ -151,34 +177,3 @@ def test_a_line_of_too_many_values_is_counted_one_of_many_commas_is_not(
     good, bad = found(path)
     assert good == [(0, commas)]
     assert bad == [(1, "too_many_values: over 1000 JSON values")]
-
-
-@pytest.mark.parametrize(
-    ("shape", "batch", "wide"),
-    [
-        ("UBIGINT", "UBIGINT", "UBIGINT"),
-        ("UBIGINT", "BIGINT", "HUGEINT"),
-        ("UBIGINT", "DOUBLE", "DOUBLE"),
-        ("UBIGINT", "NULL", "UBIGINT"),
-        ("NULL", "UBIGINT", "UBIGINT"),
-        ("UBIGINT", "VARCHAR", "VARCHAR"),
-        ("BOOLEAN", "UBIGINT", "VARCHAR"),
-        ("JSON", "JSON", "VARCHAR"),
-        ("VARCHAR", {"a": "UBIGINT"}, "VARCHAR"),
-        ({"a": "UBIGINT"}, "VARCHAR", "VARCHAR"),
-        ({"a": "UBIGINT"}, "NULL", {"a": "UBIGINT"}),
-        (
-            {"a": "UBIGINT", "b": "NULL"},
-            {"b": "DOUBLE", "c": "JSON"},
-            {"a": "UBIGINT", "b": "DOUBLE"},
-        ),
-        ("NULL", {"a": "JSON"}, {"a": "VARCHAR"}),
-        ({"a": "JSON"}, "JSON", {"a": "VARCHAR"}),
-        (["NULL"], ["UBIGINT"], ["UBIGINT"]),
-        (["UBIGINT"], ["NULL"], ["UBIGINT"]),
-        (["UBIGINT"], "NULL", ["UBIGINT"]),
-        (["UBIGINT"], {"a": "JSON"}, "VARCHAR"),
-    ],
-)
-def test_a_column_is_as_wide_as_all_that_stands_in_it(shape: Any, batch: Any, wide: Any) -> None:
-    assert widened(shape, batch) == wide
