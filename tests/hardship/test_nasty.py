@@ -131,7 +131,8 @@ SQL: Json = {
     "long_repeat": {"where": "length(text) > 3"},
     "deep_nesting": {"where": "text <> 'x'", "keep": ("meta",)},
     "many_keys": {"where": "text <> 'x' AND k199999 = 199999", "keep": ("k7",)},
-    "wrong_keys": {"where": "meta IS NULL OR length(meta) > 3", "keep": ("meta",)},
+    # a text in one record, an object in another: each has its own type
+    "wrong_keys": {"where": "meta IS NULL OR length(meta::VARCHAR) > 3", "keep": ("meta",)},
     "not_strings": {"where": "meta::VARCHAR IS DISTINCT FROM 'x'"},
     "mixed_schema": {
         "where": "id::VARCHAR <> 'x' AND max_stars_count >= 0",

@@ -219,6 +219,9 @@ SQL = [
 ]
 
 
+FITTING: list[Any] = [{"n": 1, "m": {"s": "a"}}, {"n": [1, 2], "m": {"s": "a"}}]
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_records_fate_does_not_depend_on_the_others(
@@ -228,8 +231,8 @@ def test_a_records_fate_does_not_depend_on_the_others(
     number = itertools.count()
     record = st.fixed_dictionaries({}, optional={"n": values, "m": values})
     records: list[Any] = data.draw(st.lists(record, min_size=1, max_size=12))
-    # one of each key, so that no name is missing in a whole source
-    records = [{**r, "text": f"t{next(number)}"} for r in [*records, {"n": 1, "m": {"s": "a"}}]]
+    # so that in every source some record has each name, and some record fits each SQL
+    records = [{**r, "text": f"t{next(number)}"} for r in [*records, *FITTING]]
     lines = [json.dumps(r).encode() for r in records]
     fields = data.draw(st.sampled_from(SQL))
     whole = fates(tmp_path_factory.mktemp("whole"), [lines], ".jsonl", **fields)
