@@ -1,4 +1,4 @@
-"""Crossed: trials of what varies besides shares, at the centre mixture and at equal tokens.
+"""Trials of factors: what varies besides shares, at the centre mixture and at equal tokens.
 
 FIM rate of code; order of language and code; replay of language in a last third of code; how often
 one domain is gone through. Each level is run once for each draw.
@@ -20,14 +20,14 @@ ROUNDED = 2  # rows that a part may get beyond its share: mixtures.manifest.exac
 
 def factors(ground: Ground) -> list[Trial]:
     """Return the trials of all factors at the centre mixture."""
-    asked = ground.spec.factors
-    told: list[Trial] = []
-    for number in range(asked.seeds):
-        told += [_fim(ground, rate, number) for rate in asked.fim_rate]
-        told += [_order(ground, order, number) for order in asked.order]
-        told += [_replay(ground, share, number) for share in asked.replay]
-        told += [_epochs(ground, epochs, number) for epochs in asked.epochs]
-    return told
+    spec = ground.spec.factors
+    levels: list[Trial] = []
+    for number in range(spec.seeds):
+        levels += [_fim(ground, rate, number) for rate in spec.fim_rate]
+        levels += [_order(ground, order, number) for order in spec.order]
+        levels += [_replay(ground, share, number) for share in spec.replay]
+        levels += [_epochs(ground, epochs, number) for epochs in spec.epochs]
+    return levels
 
 
 def _fim(ground: Ground, rate: float, draw: int) -> Trial:

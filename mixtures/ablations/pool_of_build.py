@@ -15,7 +15,6 @@ from pathlib import Path
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.build.build import store
 from crystalmix.mixtures.build.seal import settings_of
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import (
     DOMAINS,
     SOURCES,
@@ -24,7 +23,13 @@ from crystalmix.mixtures.manifest.build_folder import (
     rows_files,
 )
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, read_manifests
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    budgeted,
+    read_manifests,
+    sealed,
+)
 from crystalmix.mixtures.recipes.phase import shares
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts, yaml_settings
@@ -106,8 +111,8 @@ class _Base:
         """The build's folder, absolute; RecipeError where nothing is sealed there."""
         path = (self.file.parent / (self.spec.build or "")).resolve()
         if not BuildFolder(path).manifests():
-            told = "holds no sealed phase" if path.exists() else "is not there"
-            raise self.fault(f"{path} {told}; give the --out of `crystalmix build`", "build")
+            fault = "holds no sealed phase" if path.exists() else "is not there"
+            raise self.fault(f"{path} {fault}; give the --out of `crystalmix build`", "build")
         return path
 
     @cached_property
@@ -132,8 +137,8 @@ class _Base:
         found = [one for one in there if one.part.domain == name]
         if not found:
             known = ", ".join(dict.fromkeys(one.part.domain for one in there))
-            told = f"no phase of {self.path} holds it (there are {known})"
-            raise self.fault(f"{told}; build one that does, or leave it out", "domains", name)
+            fault = f"no phase of {self.path} holds it (there are {known})"
+            raise self.fault(f"{fault}; build one that does, or leave it out", "domains", name)
         wanted, made = self.recipe.domains[name].sources, self.packed[name].get("sources")
         if made is not None and set(made) != set(wanted):
             raise RefusalError(
@@ -170,8 +175,8 @@ class _Base:
         """Refuse rows of another length than the spec's, and phases that were built otherwise."""
         for one in drawn:
             if one.manifest.msl != self.spec.proxy.msl:
-                told = f"must be {one.manifest.msl}, as the rows of {self.path}"
-                raise self.fault(f"{told}, got {self.spec.proxy.msl}", "proxy", "msl")
+                fault = f"must be {one.manifest.msl}, as the rows of {self.path}"
+                raise self.fault(f"{fault}, got {self.spec.proxy.msl}", "proxy", "msl")
         kinds: set[str] = set()
         for one in drawn:
             split = {**self.packed[one.part.domain]["split"], "side": None}
@@ -240,10 +245,10 @@ def _everything(
     )
     counts = draft.order.counts(rows)
     parts = tuple(
-        manifests.budgeted(part, count, rows, draft.msl)
+        budgeted(part, count, rows, draft.msl)
         for part, count in zip(draft.parts, counts, strict=True)
     )
-    return manifests.sealed(replace(draft, parts=parts))
+    return sealed(replace(draft, parts=parts))
 
 
 def _check_shards(build: Path, part: ManifestPart) -> None:

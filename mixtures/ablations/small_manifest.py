@@ -1,4 +1,4 @@
-"""Remixing: from a sealed pool of rows and asked shares to the manifest of one small run.
+"""Manifest of a small run, from a sealed pool of rows and the asked shares.
 
 No data are rewritten: a mixture is another order over the same shards. Every mixture of a swarm
 draws each domain from one prefix of its shuffled rows, so that all mixtures walk through the same
@@ -10,9 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.exact_order import integer_weights
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PartShard,
+    budgeted,
+    part_digest,
+    sealed,
+)
 from crystalmix.prep.runtime.errors import RefusalError
 
 UNITS = 10**6  # shares are whole multiples of one millionth
@@ -91,10 +97,9 @@ def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Mani
     rows = portion.steps * portion.batch
     counts = draft.order.counts(rows)
     filled = tuple(
-        manifests.budgeted(part, count, rows, pool.msl)
-        for part, count in zip(parts, counts, strict=True)
+        budgeted(part, count, rows, pool.msl) for part, count in zip(parts, counts, strict=True)
     )
-    return manifests.sealed(replace(draft, parts=filled))
+    return sealed(replace(draft, parts=filled))
 
 
 def cut(part: ManifestPart, window: Window) -> tuple[PartShard, ...]:
@@ -124,5 +129,5 @@ def _part(part: ManifestPart, units: int, weight: int, window: Window | None) ->
         weight=weight,
         shards=shards,
         available=sum(shard.last - shard.first for shard in shards),
-        digest=manifests.part_digest(shards),
+        digest=part_digest(shards),
     )

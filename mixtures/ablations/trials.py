@@ -1,16 +1,16 @@
 """Trials: the runs of an ablation, as portions of the pool that all of them share.
 
 The swarm's design and repeats of its centre, and the checks of a recommendation. Factors other than
-shares stand in `crossed`.
+shares stand in `factor_trials`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from crystalmix.mixtures.ablations import design as swarm
-from crystalmix.mixtures.ablations import published_mixtures as presets
+from crystalmix.mixtures.ablations import design as mixture_design
 from crystalmix.mixtures.ablations.design import Mixture
+from crystalmix.mixtures.ablations.published_mixtures import natural, unimax
 from crystalmix.mixtures.ablations.small_manifest import Portion, Window
 from crystalmix.mixtures.ablations.spec import Ablation, fim_domain
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -75,7 +75,7 @@ class Ground:
     @cached_property
     def caps(self) -> dict[str, float]:
         """The largest share that each domain may have."""
-        return swarm.caps(self.tokens, self.target, self.epochs)
+        return mixture_design.caps(self.tokens, self.target, self.epochs)
 
     def windows(self, draw: int = 0) -> dict[str, Window]:
         """Return which rows of each domain of the pool a run draws from.
@@ -83,12 +83,12 @@ class Ground:
         Draw 0 is the prefix. Each other one lies one row further: about the same documents, but in
         another order, for the order follows from what a part holds.
         """
-        told: dict[str, Window] = {}
+        windows: dict[str, Window] = {}
         for name, rows in self.rows.items():
             size = min(rows, self.matched(name))
             first = draw % (rows - size + 1)
-            told[name] = Window(first, first + size)
-        return told
+            windows[name] = Window(first, first + size)
+        return windows
 
     def matched(self, domain: str) -> int:
         """Return how many rows of a domain stand for the whole of it in a proxy's run."""
@@ -111,12 +111,12 @@ class Ground:
         if self.spec.current is not None:
             total = sum(self.spec.current.values())
             return {name: self.spec.current[name] / total for name in self.spec.domains}
-        return presets.natural(self.tokens)
+        return natural(self.tokens)
 
     @cached_property
     def uniform(self) -> dict[str, float]:
         """The uniform mixture, as far as caps let it."""
-        return presets.unimax(self.tokens, self.target, self.epochs)
+        return unimax(self.tokens, self.target, self.epochs)
 
     def notes(self) -> list[str]:
         """Tell of domains of which proxies have fewer rows than stand for the whole."""
@@ -142,7 +142,7 @@ class Ground:
 def design(ground: Ground) -> list[Trial]:
     """Return the trials that the law is fitted to; all but replicates and anchors are of draw 0."""
     plan = ground.spec.swarm
-    mixtures = swarm.design(
+    mixtures = mixture_design.design(
         ground.tokens,
         target=ground.target,
         epochs=ground.epochs,
@@ -158,16 +158,16 @@ def design(ground: Ground) -> list[Trial]:
 
 def checks(ground: Ground, chosen: Mapping[str, Shares]) -> list[Trial]:
     """Return trials of chosen mixtures, of draws that no run of the fit has, and at other sizes."""
-    asked = ground.spec.checks
-    told: list[Trial] = []
-    for number in range(asked.seeds):
+    spec = ground.spec.checks
+    every: list[Trial] = []
+    for number in range(spec.seeds):
         for name, shares in chosen.items():
             mixture = Mixture(f"check-{name}-{number + 1}", dict(shares), "check")
             trial = ground.single(mixture, ground.spec.swarm.replicates + 1 + number)
-            told.append(replace(trial, factor="check", level=name))
+            every.append(replace(trial, factor="check", level=name))
             if name != "pareto":
-                told += [
-                    replace(told[-1], name=f"{trial.name}-{size}", size=size)
-                    for size in asked.sizes
+                every += [
+                    replace(every[-1], name=f"{trial.name}-{size}", size=size)
+                    for size in spec.sizes
                 ]
-    return told
+    return every

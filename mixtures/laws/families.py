@@ -94,11 +94,11 @@ def learn_prior(
     before = precision[:, at, at]
     whole = 1 / covariance[:, at, at]
     data = np.maximum(whole - before, 1e-9)  # information of the runs alone
-    told = (whole * theta[:, at] - before * mean[:, at]) / data
+    estimate = (whole * theta[:, at] - before * mean[:, at]) / data
     weight = 1 / (1 / data + TARGET**2)
     total = weight.sum() + TABLE**-2
     mean, precision = mean.copy(), precision.copy()
-    mean[:, at] = (weight @ told) / total
+    mean[:, at] = (weight @ estimate) / total
     precision[:, at, at] = 1 / (TARGET**2 + 1 / total)
     return mean, precision
 

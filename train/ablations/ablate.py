@@ -16,10 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from crystalmix.mixtures.ablations import factor_trials, pool_recipe, proxy_tokenizer, trials
-from crystalmix.mixtures.ablations import spec as ablation
 from crystalmix.mixtures.ablations.pool_of_build import Reused, reuse, view
 from crystalmix.mixtures.ablations.small_manifest import remix
-from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
+from crystalmix.mixtures.ablations.spec import (
+    HELD,
+    HELD_OUT,
+    POOL,
+    Ablation,
+    find,
+    load,
+    without_removed,
+)
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
@@ -77,8 +84,8 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> R
     data: the raw files (beside the recipe by default). Raises StaleError where `out` holds another
     ablation.
     """
-    spec, recipe = ablation.load(name)
-    reused = None if spec.build is None else reuse(ablation.find(name), spec, recipe)
+    spec, recipe = load(name)
+    reused = None if spec.build is None else reuse(find(name), spec, recipe)
     root = data if data is not None else recipes.find(str(recipe.file)).parent
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
@@ -244,7 +251,7 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> 
         write_atomic(path, canonical({**claim, "dtype": dtype}))
         return dtype
     held = read_json(path)
-    held["spec"] = ablation.without_removed(held["spec"])
+    held["spec"] = without_removed(held["spec"])
     dtype = held.pop("dtype", "bfloat16")  # folders of before the key
     lines = receipts.differences(held, claim, "ablation")
     if lines:

@@ -2,9 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from crystalmix.mixtures.ablations import pool_of_build as reusing
-from crystalmix.mixtures.ablations import spec as ablation
-from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.ablations.pool_of_build import reuse
+from crystalmix.mixtures.ablations.spec import Ablation, find, load
 from crystalmix.mixtures.ablations.trials import CHECKED
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
@@ -63,10 +62,10 @@ class Cost:
 
 def cost(name: str, workers: int) -> Cost:
     """Count an ablation's runs and time a few steps of each size on this machine."""
-    spec, recipe = ablation.load(name)
+    spec, recipe = load(name)
     vocab = spec.proxy.vocab or VOCAB
     if spec.build is not None:
-        vocab = reusing.reuse(ablation.find(name), spec, recipe).pool.tokenizer["vocab"]
+        vocab = reuse(find(name), spec, recipe).pool.tokenizer["vocab"]
     seconds: dict[str, float] = {}
     lines: list[Line] = []
     dtype = fast_dtype(proxy_device())

@@ -11,14 +11,14 @@ from crystalmix.mixtures.ablations.trials import Ground
 from crystalmix.mixtures.laws.distributions import student
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.report import read_report
+from crystalmix.train.ablations.tables import SPEC, connect
 from crystalmix.train.figures import ternary
 from crystalmix.train.figures.charts import FrontPoint, Panel
 from crystalmix.train.record import ledger
@@ -37,16 +37,16 @@ class Insight:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.report = read_report(folder)
-        self.tables = evidence.connect(folder)
-        claimed = read_json(folder / evidence.SPEC)["spec"]
-        self.spec = of_folder(folder / evidence.SPEC, claimed)
+        self.tables = connect(folder)
+        claimed = read_json(folder / SPEC)["spec"]
+        self.spec = of_folder(folder / SPEC, claimed)
         self.domains = list(self.spec.domains)
         self.roles = [row["role"] for row in self._rows("SELECT DISTINCT role", "ORDER BY role")]
 
     @cached_property
     def ground(self) -> Ground:
         """What the trials stood on."""
-        pool = manifests.read(BuildFolder(self.folder / "build").phase(POOL))
+        pool = read(BuildFolder(self.folder / "build").phase(POOL))
         return Ground(self.spec, pool)
 
     @cached_property

@@ -313,12 +313,12 @@ def _stacked(amounts: Sequence[tuple[str, float]]) -> dict[str, tuple[float, flo
         totals[name] = totals.get(name, 0.0) + amount
     gap = 0.02
     scale = (1 - gap * (len(totals) - 1)) / sum(totals.values())
-    told: dict[str, tuple[float, float]] = {}
+    bars: dict[str, tuple[float, float]] = {}
     top = 1.0
     for name, amount in totals.items():
-        told[name] = (top - amount * scale, top)
+        bars[name] = (top - amount * scale, top)
         top -= amount * scale + gap
-    return told
+    return bars
 
 
 def _colour(number: int) -> str:

@@ -106,15 +106,15 @@ def _lines(run: Path, build: Path, starts: dict[str, int]) -> tuple[list[Line], 
 
 def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:
     """Return held-out losses, a line for each phase, part and kind."""
-    told: list[Line] = []
+    lines: list[Line] = []
     for phase, start in starts.items():
         entries = metrics.evaluations(PhaseFolder(run / phase))
         for part, kind in dict.fromkeys((e.part, e.kind) for e in entries):
             own = [e for e in entries if (e.part, e.kind) == (part, kind)]
             x = np.array([entry.step for entry in own], np.float64) + start
             y = np.array([entry.loss for entry in own], np.float64)
-            told.append(Line(f"{part}, {kind.replace('_', ' ')}", x, y))
-    return told
+            lines.append(Line(f"{part}, {kind.replace('_', ' ')}", x, y))
+    return lines
 
 
 def _panel(axis: Any, label: str, lines: list[Line], colours: dict[str, Any]) -> None:  # noqa: ANN401
