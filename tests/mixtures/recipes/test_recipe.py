@@ -223,7 +223,10 @@ def test_sql_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
     result = corpora.crystalmix("build", path, "--out", tmp_path / "out", "--workers", 1)
     text = path.read_text().splitlines()
     line = next(i for i, line in enumerate(text, 1) if "nothing" in line)
-    assert f"{path}:{line}: sources.web.where: meta.nothing = 1: Binder Error" in result.stderr
+    assert (
+        f'{path}:{line}: sources.web.where: meta.nothing = 1: "meta.nothing" not found'
+        in result.stderr
+    )
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
