@@ -84,6 +84,7 @@ for verb in (
     data.jsonl,
     data.build,
     data.import_,
+    data.migrate,
     train.show,
     train.verify,
     data.diff,

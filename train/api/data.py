@@ -44,6 +44,19 @@ def plan(
     )
 
 
+def migrate(build: Place) -> Build:
+    """Seal a build's phases again as manifests of schema 4; its order and rows stay the same.
+
+    Each manifest then says what training needs (held out or not, BOS, EOS, packing, tokenizer) and
+    names the digest that it had. Raises RefusalError where the build does not hold that.
+    """
+    from crystalmix.mixtures.build.build import migrate as start
+
+    folder = existing(build)
+    start(folder)
+    return Build(folder)
+
+
 def build(  # noqa: PLR0913  what the command has
     recipe: Place,
     out: Place,

@@ -66,6 +66,15 @@ def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
     show_phases(data.build(recipe, out, **settings), only=settings["phases"])
 
 
+@click.command(cls=Verb, example="crystalmix migrate build")
+@click.argument("build_", metavar="BUILD", type=PATH)
+def migrate(build_: Path) -> None:
+    """Seal BUILD's phases again as manifests of the newest schema; order and rows stay the same."""
+    from crystalmix.train.api import data
+
+    show_phases(data.migrate(build_))
+
+
 @click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")
 @click.argument("folder", type=PATH)
 @OUT

@@ -61,7 +61,7 @@ def test_columns_may_be_called_otherwise(tables: tuple[Path, Path], tmp_path: Pa
 
 
 def test_what_is_wrong_is_an_error_of_ours(tables: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         call(tmp_path / "absent.csv")
     with pytest.raises(UsageError, match="--law: must be one of"):
         call(tables[0], "--law", "cubic")
