@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from crystalmix.mixtures.laws import loss_table as losstable
 from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.laws.loss_table import LossTable
-from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.commands.ablate import fit
 from helpers.truths import Truth
 
