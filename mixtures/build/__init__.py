@@ -4,3 +4,22 @@ Scan, tokenise, pack, row-level FIM, shuffle, seal; one file a stage, which hold
 item, its settings for the receipt, and its account. Belongs here: orchestration and receipts of a
 build. Never: the doing itself (that is `prep`), and no stage imports another stage.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.build import (
+        account_report,
+        build,
+        context,
+        drop_report,
+        seal,
+        shared_texts,
+    )
+    from crystalmix.mixtures.build.context import Folder
+    from crystalmix.mixtures.build.seal import Basis
+    from crystalmix.mixtures.build.shared_texts import Findings
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -2,3 +2,13 @@
 
 Belongs here: checks that trust no account. Never: mending.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.verify import accounts, foreign_shards, verify
+    from crystalmix.mixtures.verify.accounts import Check
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -4,3 +4,23 @@ The source's settings, its SQL, the scan, the schema, drops, de-duplication acro
 and the digests of the input files. Belongs here: `documents.parquet` and what makes it. Never:
 token ids.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.prep.documents import (
+        choose,
+        dropped,
+        merge,
+        repair_text,
+        scan,
+        schema,
+        source,
+        source_sql,
+    )
+    from crystalmix.prep.documents.input_files import Seen
+    from crystalmix.prep.documents.source import Document, Source
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -4,3 +4,18 @@ Belongs here: opt-out lists, sampling, the train/valid split, overlap with evalu
 and near duplicates. Never: reading files of a source (only lists and evaluation files), writing
 documents.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.prep.filters import decontaminate, exact_duplicates, near_duplicates
+    from crystalmix.prep.filters.decontaminate import IndexCounts
+    from crystalmix.prep.filters.exact_duplicates import Duplicates
+    from crystalmix.prep.filters.near_duplicates import Stored
+    from crystalmix.prep.filters.opt_out import OptOut
+    from crystalmix.prep.filters.sample import Split
+    from crystalmix.prep.filters.screen import Screen, Selection
+
+__getattr__, __dir__ = lazy_names(__name__)

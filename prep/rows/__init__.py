@@ -3,3 +3,23 @@
 Belongs here: HDF5 shards, span and origin tables, token blocks, packing, shuffling, checks
 of foreign rows. Never: texts, tokenizers, phases, steps.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.prep.rows import (
+        check_rows,
+        pack,
+        scattered_rows,
+        shards,
+        shuffle,
+        spans,
+        token_blocks,
+    )
+    from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
+    from crystalmix.prep.rows.shards import Shard
+    from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -5,3 +5,42 @@ there, worker processes and progress, the scratch database, checked YAML, plain-
 type aliases. Belongs here: code that knows no source, token, row, recipe or model. Never: anything
 that names a domain concept, and nothing that only one room uses (then it lives in that room).
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime import (
+        atomic_files,
+        database,
+        lazy_names,
+        machine,
+        permutation,
+        randomness,
+        receipts,
+        tables,
+        workers,
+        yaml_settings,
+    )
+    from crystalmix.prep.runtime.database import Connection
+    from crystalmix.prep.runtime.errors import (
+        BrokenFile,
+        ClusterError,
+        CrystalmixError,
+        DamageError,
+        DivergenceError,
+        InputError,
+        MachineError,
+        NoColumn,
+        RecipeError,
+        RefusalError,
+        StaleError,
+        UsageError,
+        WorkerError,
+    )
+    from crystalmix.prep.runtime.permutation import Permutation
+    from crystalmix.prep.runtime.types import Json
+    from crystalmix.prep.runtime.workers import Fanout
+
+__getattr__, __dir__ = lazy_names(__name__)

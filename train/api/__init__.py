@@ -3,3 +3,17 @@
 Belongs here: signatures for people, typed results, paths as strings. Never: logic (that is in the
 rooms below), click, torch before a function that needs it is called.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.train.api import ablations, checks, data, ledgers, modelzoo, opened, runs
+    from crystalmix.train.api.ablations import Ablation
+    from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict
+    from crystalmix.train.api.ledgers import Ledger
+    from crystalmix.train.api.opened import Build, Phase, Run
+    from crystalmix.train.api.runs import Forecast
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -13,11 +13,12 @@ from crystalmix.train.trace import sql
 from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from crystalmix.mixtures.laws.compare import Comparison
     from crystalmix.train.ablations.costs import Cost
     from crystalmix.train.ablations.report import Report
     from crystalmix.train.ablations.results import Insight
-    from crystalmix.train.figures.charts import Figure
 
 NLL = "nats per token"
 

@@ -27,9 +27,10 @@ from crystalmix.train.trace.answers import Answer, Grid, Table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from matplotlib.figure import Figure
+
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import Place
-    from crystalmix.train.figures.charts import Figure
     from crystalmix.train.loader.batches import Batch
     from crystalmix.train.loader.datasets import RowDataset, StepDataset
     from crystalmix.train.record.views import Traced

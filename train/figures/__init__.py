@@ -2,3 +2,13 @@
 
 Belongs here: matplotlib. Never: reading a folder that is not handed in.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.train.figures import charts, run_plot, ternary
+    from crystalmix.train.figures.charts import FrontPoint, Mark, Panel
+
+__getattr__, __dir__ = lazy_names(__name__)

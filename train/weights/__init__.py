@@ -2,3 +2,13 @@
 
 Never: training, Model Zoo's params.yaml.
 """
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.train.weights import hf_export, hf_import, hf_names, mdl
+    from crystalmix.train.weights.hf_export import Exported
+
+__getattr__, __dir__ = lazy_names(__name__)
