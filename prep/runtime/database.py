@@ -51,7 +51,8 @@ def connect(
     readable: the folders below which its SQL may read files. config: further settings of DuckDB.
     """
     connection = duckdb.connect(":memory:" if file is None else file, config={**FIXED, **config})
-    folders = [folder.resolve().as_posix() + "/" for folder in readable]
+    places = [folder.resolve() for folder in readable]
+    folders = [f"{name}/" for place in places for name in (place.as_posix(), unglobbed(place))]
     connection.execute("SET TimeZone = 'UTC'; SET Calendar = 'gregorian'")
     connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, folders))}]")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
@@ -112,6 +113,11 @@ def brief(error: Error) -> str:
 def quoted(text: str) -> str:
     """Return a text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def unglobbed(path: Path) -> str:
+    """Return a path as a pattern in which nothing is a wildcard."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path.as_posix())
 
 
 def identifier(name: str) -> str:

@@ -16,7 +16,7 @@ from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, Bu
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
-from crystalmix.prep.runtime.database import Connection, explained, quoted
+from crystalmix.prep.runtime.database import Connection, explained, quoted, unglobbed
 from crystalmix.prep.runtime.database import connect as open_database
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
@@ -267,8 +267,7 @@ def _run(connection: Connection, run: Path) -> None:
 
 def _quoted(path: Path, pattern: str) -> str:
     """Return a path and a pattern below it as an SQL string; in the path nothing is a wildcard."""
-    plain = "".join(f"[{c}]" if c in "*?[" else c for c in path.as_posix())
-    return quoted(f"{plain}/{pattern}")
+    return quoted(f"{unglobbed(path)}/{pattern}")
 
 
 def _distinct(table: pa.Table) -> pa.Table:
