@@ -6,7 +6,11 @@ so that `--help` is quick.
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import click
 
@@ -37,7 +41,8 @@ class Verbs(click.Group):
         from crystalmix.prep.runtime.machine import machine_error
 
         try:
-            return super().invoke(ctx)
+            with ended_as_by_ctrl_c():
+                return super().invoke(ctx)
         except CrystalmixError as error:
             fail(str(error), error.exit_code)
         except BrokenPipeError:
@@ -51,8 +56,33 @@ class Verbs(click.Group):
             if (trouble := machine_error(error)) is None:
                 raise
             fail(str(trouble), 1)
-        except KeyboardInterrupt:
-            fail("interrupted; run the same command again to go on", 130)
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.args[0] if interrupt.args else signal.SIGINT
+            word = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}.get(
+                number, "interrupted"
+            )
+            fail(f"{word}; run the same command again to go on", 128 + number)
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Generator[None]:
+    """Let TERM and HUP end a command as Ctrl-C does: what is open is closed, in one line."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # nohup ignores HUP
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(message: str, code: int) -> None:

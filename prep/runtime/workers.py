@@ -33,6 +33,7 @@ LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
 PROGRESS = logging.getLogger("crystalmix.progress")
 PROGRESS.setLevel(logging.INFO)
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
+RETRIES = 2  # of items whose worker was killed: together, then one at a time
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
 
@@ -68,30 +69,65 @@ class Fanout:
     ) -> Iterator[Result]:
         """Yield work(item) for each item, in order; an item's error is raised at its turn.
 
-        Raises WorkerError when a worker process is killed.
+        What a killed worker had is tried again, at last one item at a time. Raises WorkerError with
+        the item's name where it kills the worker that has it alone.
         """
-        yield from _shown(self._results(work, items), len(items), label, "it")
+        yield from _shown(self._results(work, items, label), len(items), label, "it")
 
-    def _results(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    def _results(
+        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]:
         if self.workers <= 1 or len(items) <= 1:
             yield from map(work, items)
             return
-        pool = self._start()
-        futures: list[Future[Result]] = []
+        futures: dict[int, Future[Result]] = {}
+        kills, alone = 0, 0  # alone: how many items are still to be run one at a time
         try:
-            with _unheard():
-                futures.extend(pool.submit(work, item) for item in items)
-            for future in futures:
-                yield future.result()
-        except BrokenProcessPool:
-            self._pool = None  # what is asked next gets a new pool
-            raise WorkerError(
-                "a worker process was killed (out of memory, or by hand); "
-                "run the same command again to go on, with fewer --workers if memory is short"
-            ) from None
+            for place, item in enumerate(items):
+                attempts = 0
+                while True:
+                    last = place + 1 if alone else len(items)
+                    try:
+                        self._submit(work, items, futures, range(place, last))
+                        result = futures[place].result()
+                        break
+                    except BrokenProcessPool:
+                        self._pool = None  # what is asked next gets a new pool
+                        futures = {i: each for i, each in futures.items() if _survived(each)}
+                        kills += 1
+                        attempts += 1 if alone else 0
+                        if attempts == RETRIES:
+                            raise WorkerError(
+                                f"{label}: a worker process was killed (out of memory, or by "
+                                f"hand) each time it had item {place + 1} of {len(items)}, "
+                                f"{_name(item)}; "
+                                "run the same command again to go on, with fewer --workers if "
+                                "memory is short"
+                            ) from None
+                        if kills == RETRIES:
+                            alone = 2 * self.workers + 1  # as many as may have been under way
+                if alone:
+                    alone -= 1
+                    kills = kills if alone else 0
+                del futures[place]
+                yield result
         finally:
-            for future in futures:
+            for future in futures.values():
                 future.cancel()
+
+    def _submit(
+        self,
+        work: Callable[[Item], Result],
+        items: Sequence[Item],
+        futures: dict[int, "Future[Result]"],
+        places: range,
+    ) -> None:
+        """Hand the items at these places to the pool, but those that it has or has done."""
+        if missing := [place for place in places if place not in futures]:
+            pool = self._start()
+            with _unheard():
+                for place in missing:
+                    futures[place] = pool.submit(work, items[place])
 
     def _start(self) -> ProcessPoolExecutor:
         # Spawn: Arrow, DuckDB and tokenizers keep threads that a fork would break.
@@ -100,6 +136,21 @@ class Fanout:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_alone)
         return self._pool
+
+
+def _survived(future: "Future[Any]") -> bool:
+    """Tell whether an item was done, or failed by itself, before its pool broke."""
+    return (
+        future.done()
+        and not future.cancelled()
+        and not isinstance(future.exception(), BrokenProcessPool)
+    )
+
+
+def _name(item: object) -> str:
+    """Return a work item in at most 200 characters of one line."""
+    text = " ".join(repr(item).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def tunables(given: str | None = None) -> str:
@@ -209,6 +260,14 @@ def _alone() -> None:
     import pyarrow as pa
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     without_pandas()
     pa.set_cpu_count(1)
     gc.set_threshold(*SELDOM)
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent process is gone, however it ended, and end this one."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)

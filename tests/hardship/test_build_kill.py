@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +124,62 @@ def test_a_death_between_two_manifests_is_told(
     assert verify(out) == []
 
 
-def test_an_interrupted_build_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "hung up"),
+    ],
+)
+def test_an_interrupted_build_says_how_to_go_on_and_goes_on(
+    number: signal.Signals, word: str, workers: int, tmp_path: Path
+) -> None:
     corpora.write_corpus(tmp_path)
     corpora.write_recipe(tmp_path)
     out = tmp_path / "build"
-    process = start(tmp_path, out, 1)
+    process = start(tmp_path, out, workers)
     while not list(out.glob("domains/*")) and process.poll() is None:
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=60)
-    assert corpora.unnoted(told) == "crystalmix: interrupted; run the same command again to go on\n"
-    assert process.returncode == 130
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert corpora.unnoted(output) == f"crystalmix: {word}; run the same command again to go on\n"
+    assert process.returncode == 128 + number
+    assert all_end(process.pid)
     assert faults(out)
     corpora.built(tmp_path)
     assert verify(out) == []
+
+
+def members(group: int) -> list[int]:
+    """Return the living processes of a process group."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text("utf-8").rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def all_end(group: int) -> bool:
+    """Wait until no process of a group lives; the tracker of resources ends last."""
+    deadline = time.monotonic() + 60
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not members(group)
+
+
+def test_workers_end_with_a_build_that_is_killed_alone(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    corpora.write_recipe(tmp_path)
+    process = start(tmp_path, tmp_path / "build", 2)
+    while len(members(process.pid)) < 4 and process.poll() is None:  # a tracker beside the workers
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=60)
+    assert all_end(process.pid)
 
 
 class Killed(BaseException):

@@ -78,9 +78,32 @@ def test_our_errors_come_back_from_a_worker_as_they_were(tmp_path: Path) -> None
 
 def test_a_killed_worker_is_told_and_the_next_fan_out_has_a_new_pool() -> None:
     with Fanout(2) as pool:
-        with pytest.raises(WorkerError, match=r"was killed .*run the same command again"):
-            list(pool.map(signal.raise_signal, [0, signal.SIGKILL, 0, 0], "killed"))
+        with pytest.raises(
+            WorkerError,
+            match=r"^deadly: .* was killed .* item 2 of 4, .*; run the same command again",
+        ):
+            list(pool.map(signal.raise_signal, [0, signal.SIGKILL, 0, 0], "deadly"))
         assert list(pool.map(math.sqrt, [1, 4, 9], "roots")) == [1, 2, 3]
+    assert active_children() == []
+
+
+def die_so_often(item: tuple[Path, int]) -> str:
+    """Kill the process that runs this, as often as the item says; then answer."""
+    marks, times = item
+    for number in range(times):
+        mark = marks.with_suffix(f".{number}")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return marks.name
+
+
+@pytest.mark.parametrize("kills", [1, 2, 3])
+def test_the_item_of_a_killed_worker_is_tried_again(kills: int, tmp_path: Path) -> None:
+    items = [(tmp_path / f"item{i}", kills if i == 3 else 0) for i in range(12)]
+    with Fanout(2) as pool:
+        assert list(pool.map(die_so_often, items, "items")) == [f"item{i}" for i in range(12)]
+    assert len(list(tmp_path.iterdir())) == kills
     assert active_children() == []
 
 
