@@ -159,6 +159,9 @@ def _phase(name: str, params: ZooParams, placed: Placed, settings: ImportSetting
         )
         order = ZooSettings(section.shuffle_seed, settings.subset, settings.zeros)
         steps = params.runconfig.max_steps
+        for key, value in (("steps", steps), ("batch", section.batch_size)):
+            if value < 1:
+                raise ValueError(f"{key}: must be positive, got {value}")
         return Phase(section.batch_size, parts, steps, True, order, max_shared=1.0, name=name)
     except ValueError as error:
         raise RecipeError(f"phase {name}: {error}") from None

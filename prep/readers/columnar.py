@@ -173,6 +173,9 @@ def _batches(rows: Raw, request: Request) -> Iterator[Batch]:
     waiting: list[Any] = []
     first = count = size = 0
     for batch, taken in (part for each in rows for part in _parts(each)):
+        if waiting and count + batch.num_rows > BATCH_ROWS:
+            yield as_batch(pa.Table.from_batches(waiting).combine_chunks(), request, first)
+            waiting, first, count, size = [], first + count, 0, 0
         waiting.append(batch)
         count += batch.num_rows
         size += taken

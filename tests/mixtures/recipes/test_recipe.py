@@ -171,7 +171,7 @@ def without(*tokens: str) -> bytes:
     [
         (None, "path: tokenizer.json", "tokenizer.path: {}: no such tokenizer file; "
          "give a tokenizer.json or a hub id"),
-        (b"{", "path: tokenizer.json", "tokenizer.path: {}: is no tokenizer.json of BPE kind"),
+        (b"{", "path: tokenizer.json", "tokenizer.path: {}: is no tokenizer.json ("),
         (without("<|fim_middle|>"), "fim:", "domains.code.fim: {}: has no fim_middle token (looked "
          "for <|fim_middle|>, <fim_middle>, <fim-middle>); name it as tokenizer.fim_middle"),
         (without("<s>"), "rows:", "rows.bos: {}: has no bos token (looked for <s>, "

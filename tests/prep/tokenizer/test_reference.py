@@ -110,8 +110,9 @@ def test_samples_are_taken_by_default_and_long_texts_among_them() -> None:
     tokenizer = made(small().raw)
     long = "the quick brown fox " * (WINDOW // 10)
     tokenizer.verify(long, "here")
-    plain = tokenizer._piece
-    vars(tokenizer)["_piece"] = lambda text: plain(text)[::-1]
+    plain = tokenizer._document
+    for name in ("_document", "_piece"):
+        vars(tokenizer)[name] = lambda text: plain(text)[::-1]
     with pytest.raises(InputError, match="here: gigatoken gives other ids"):
         tokenizer.verify(long, "here")
 

@@ -8,14 +8,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from crystalmix.cli import Verbs
+from crystalmix.cli import main
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo.import_shards import ImportSettings, import_shards
 from crystalmix.mixtures.modelzoo.train_input import Place
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.commands import modelzoo as zooverbs
 from crystalmix.train.modelzoo import write_params as zoofile
 from crystalmix.train.modelzoo.write_params_2x import trainer
 from crystalmix.train.runfile import run_file as params
@@ -63,8 +62,7 @@ def loaded(path: Path) -> Json:
 
 
 def csx(*words: object) -> Result:
-    group = Verbs(name="csx", commands={"params": zooverbs.params})
-    return CliRunner().invoke(group, [str(word) for word in words], catch_exceptions=False)
+    return CliRunner().invoke(main, ["csx", *map(str, words)], catch_exceptions=False)
 
 
 @pytest.mark.golden
