@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from crystalmix.prep.runtime import (
         atomic_files,
         database,
-        lazy_names,
         machine,
         permutation,
         randomness,
