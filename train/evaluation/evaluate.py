@@ -1,6 +1,6 @@
 """Evaluation in the loop: held-out loss per part and kind, and samples, every so many steps.
 
-Nothing of it reaches the training: no draw, no gradient, no parameter. Every process evaluates
+It changes nothing in the training: no draw, no gradient, no parameter. Every process evaluates
 its share of the batches and all add up the same numbers, however many they are.
 """
 
@@ -22,7 +22,7 @@ from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
-from crystalmix.train.evaluation import held_out as heldout
+from crystalmix.train.evaluation import held_out
 from crystalmix.train.evaluation.held_out import KINDS, HeldOut
 from crystalmix.train.evaluation.sampling import Forward, Prompt, Sample, prompt_ids, samples
 from crystalmix.train.model.crystal import ModelSettings, row_losses
@@ -53,7 +53,7 @@ class EvaluationSettings:
     new_tokens: Count = 64
 
     @property
-    def asked(self) -> tuple[Prompt, ...]:
+    def all_prompts(self) -> tuple[Prompt, ...]:
         """The prompts, plain texts as prompts without a suffix."""
         return tuple(Prompt(p) if isinstance(p, str) else p for p in self.prompts)
 
@@ -98,14 +98,14 @@ class Evaluator:
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
         ):
             losses = held_out_losses(model, self.job.held, self.job.settings.batch, world)
-            made = self.job.samples(lambda ids: model(ids.to(device)))
-        told = [{"step": finished, **entry} for entry in losses]
+            texts = self.job.samples(lambda ids: model(ids.to(device)))
+        entries = [{"step": finished, **entry} for entry in losses]
         if world.first:
             folder = PhaseFolder(self.out)
-            lines = [{"step": finished, **sample.content()} for sample in made]
+            lines = [{"step": finished, **sample.content()} for sample in texts]
             metrics.append(folder.samples, lines)
-            metrics.append(folder.evaluation, told, flush=True)
-        return told
+            metrics.append(folder.evaluation, entries, flush=True)
+        return entries
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class _Job:
     def samples(self, forward: Forward) -> list[Sample]:
         if self.tokenizer is None:
             return []
-        asked, new = self.settings.asked, self.settings.new_tokens
-        return samples(forward, asked, self.prompts, new, self.tokenizer)
+        prompts, new = self.settings.all_prompts, self.settings.new_tokens
+        return samples(forward, prompts, self.prompts, new, self.tokenizer)
 
 
 def _job(
@@ -129,14 +129,14 @@ def _job(
 ) -> _Job:
     """Read what is evaluated, and refuse what the model can't take."""
     root, most = settings.root(build), model.max_position_embeddings
-    held = heldout.hold_out(root, settings.phase, settings.rows)
+    held = held_out.hold_out(root, settings.phase, settings.rows)
     _check_fit(held.manifest, trained, most)
     if not settings.prompts:
         return _Job(settings, held, None, [])
     tokenizer = load(TokenizerSettings(str(BuildFolder(root).tokenizer)))
-    bos = heldout.begins_with_bos(root, held.manifest)
+    bos = held_out.begins_with_bos(root, held.manifest)
     special = held.manifest.tokenizer["special"]
-    ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.asked]
+    ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.all_prompts]
     longest = max(map(len, ids)) + settings.new_tokens
     if longest > most:
         raise RefusalError(
@@ -149,8 +149,8 @@ def _job(
 def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], build: Path) -> None:
     """Refuse what can't be evaluated beside phases of training, before the first of them begins."""
     if settings is not None:
-        held = heldout.hold_out(settings.root(build), settings.phase, settings.rows)
-        heldout.check_apart(held, build, trained)
+        held = held_out.hold_out(settings.root(build), settings.phase, settings.rows)
+        held_out.check_apart(held, build, trained)
 
 
 def held_out_losses(
@@ -161,7 +161,7 @@ def held_out_losses(
     A row counts for each kind that it has labels of; the mean is over tokens.
     """
     sums, counts = _by_row(model, held, batch, world)
-    told: list[Json] = []
+    entries: list[Json] = []
     for number, part in enumerate(held.manifest.parts):
         here = held.refs.part == number
         for kind, name in enumerate(KINDS):
@@ -169,10 +169,10 @@ def held_out_losses(
             if tokens:
                 rows = int((counts[here, kind] > 0).sum())
                 loss = float(sums[here, kind].sum()) / tokens
-                told.append(
+                entries.append(
                     {"part": part.name, "kind": name, "rows": rows, "tokens": tokens, "loss": loss}
                 )
-    return told
+    return entries
 
 
 def _by_row(
@@ -184,7 +184,7 @@ def _by_row(
     last one again, so that all of them enter the same collectives.
     """
     rows, device = len(held.refs.row), _device(model)
-    told = torch.zeros((2, rows, len(KINDS)), dtype=torch.float64)
+    totals = torch.zeros((2, rows, len(KINDS)), dtype=torch.float64)
     batches = -(-rows // batch)
     for turn in range(-(-batches // world.size)):
         number = turn * world.size + world.rank
@@ -194,9 +194,9 @@ def _by_row(
         nll, mask = _nll(model, read, device)
         kind = torch.from_numpy(held.kind[here])
         for value in range(len(KINDS)) if number < batches else ():
-            told[0, here, value] = (nll * (kind == value)).sum(1)
-            told[1, here, value] = (mask * (kind == value)).sum(1).double()
-    sums, counts = world.total(told).numpy()
+            totals[0, here, value] = (nll * (kind == value)).sum(1)
+            totals[1, here, value] = (mask * (kind == value)).sum(1).double()
+    sums, counts = world.total(totals).numpy()
     return sums, counts
 
 

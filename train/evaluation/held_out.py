@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.seal import settings_of
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, RowRefs
+from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
-from crystalmix.train.record import views as trace
+from crystalmix.train.record import views
 
 Ints = NDArray[np.int64]
 KINDS = ("left_to_right", "fim", "unknown")  # unknown: of rows without spans
@@ -60,7 +60,7 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
     if not folder.manifest(phase).exists():
         known = ", ".join(path.parent.name for path in folder.manifests()) or "none"
         raise UsageError(f"evaluation.phase: {root} has no phase {phase!r} (there are {known})")
-    manifest = manifests.read(folder.manifest(phase))
+    manifest = read_manifest(folder.manifest(phase))
     most = manifest.steps * manifest.batch
     if rows is not None and rows > most:
         raise RefusalError(f"evaluation.rows: phase {phase} has {most:,} rows, got {rows:,}")
@@ -83,15 +83,15 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
 def pieces(shard: Path, rows: Ints) -> pa.Table | None:
     """Return the document pieces of some rows of a shard (`spans.SPANS`); None where none are."""
     own, origin = spans.path_of(shard), spans.path_of(shard, "origin")
-    wanted = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
+    of_rows = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
     if own.exists():
-        return pq.read_table(own, filters=wanted)
+        return pq.read_table(own, filters=of_rows)
     if not origin.exists():
         return None
-    came = pq.read_table(origin, filters=wanted)
-    names: list[Any] = came["origin"].to_pylist()
-    before = came["origin_row"].to_numpy()
-    now, told = came["row"].to_numpy(), list[pa.Table]()
+    origins = pq.read_table(origin, filters=of_rows)
+    names: list[Any] = origins["origin"].to_pylist()
+    before = origins["origin_row"].to_numpy()
+    now, tables = origins["row"].to_numpy(), list[pa.Table]()
     for name in sorted(set(names)):
         here = np.array([other == name for other in names])
         table = pieces(shard.parents[1] / name, before[here])
@@ -100,8 +100,8 @@ def pieces(shard: Path, rows: Ints) -> pa.Table | None:
         row_of = dict(zip(before[here].tolist(), now[here].tolist(), strict=True))
         moved = pa.array([row_of[row] for row in table["row"].to_pylist()], pa.int32())
         table = table.set_column(0, table.schema.field(0), moved)
-        told.append(table.cast(spans.SPANS))
-    return pa.concat_tables(told).unify_dictionaries()
+        tables.append(table.cast(spans.SPANS))
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> None:
@@ -151,8 +151,8 @@ def begins_with_bos(build: Path, manifest: Manifest) -> bool:
 
 
 def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None:
-    """Refuse held-out texts that a phase of training draws from; nothing else is looked at."""
-    if held.documents is None or any(each.imported for each in trained):
+    """Raise RefusalError for held-out texts that a phase of training draws from."""
+    if held.documents is None or any(phase.imported for phase in trained):
         logging.getLogger("crystalmix").warning(
             "evaluation.phase: %s or a phase of training has no spans: whether they have texts in "
             "common can't be told",
@@ -164,33 +164,33 @@ def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None
     splits = [_split_of(build, phase, part) for phase in trained for part in phase.parts]
     if all(_apart(split, numbers) for split in splits):
         return
-    traced = trace.connect(build)
+    traced = views.connect(build)
     traced.connection.register("held_out", pa.table({"digest": digests}))
-    found = traced.rows(SHARED, {"phases": [each.phase for each in trained]})
-    if found:
-        names = sorted({entry["name"] for entry in found})
+    overlaps = traced.rows(SHARED, {"phases": [manifest.phase for manifest in trained]})
+    if overlaps:
+        names = sorted({entry["name"] for entry in overlaps})
         more = ", ..." if len(names) > MOST_NAMED else ""
         raise RefusalError(
             f"evaluation.phase: {len(names):,} texts of {held.manifest.phase} are trained on too: "
-            f"{', '.join(names[:MOST_NAMED])}{more} (part {found[0]['part']} of phase "
-            f"{found[0]['phase']}); hold them out with `valid` and `split` of the recipe"
+            f"{', '.join(names[:MOST_NAMED])}{more} (part {overlaps[0]['part']} of phase "
+            f"{overlaps[0]['phase']}); hold them out with `valid` and `split` of the recipe"
         )
 
 
 def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> Any:  # noqa: ANN401
     """Return the digests of documents' texts: (n,) binary(16)."""
-    wanted: dict[str, list[int]] = {}
+    numbers_of: dict[str, list[int]] = {}
     for source, document in documents:
-        wanted.setdefault(source, []).append(document)
-    found: list[Any] = []
-    for source, numbers in sorted(wanted.items()):
+        numbers_of.setdefault(source, []).append(document)
+    digests: list[Any] = []
+    for source, numbers in sorted(numbers_of.items()):
         table = pq.read_table(
             BuildFolder(root).documents(source),
             columns=["digest"],
             filters=pc.field("document").isin(pa.array(numbers, pa.int64())),
         )
-        found += table["digest"].to_pylist()
-    return pa.array(sorted(set(found)), pa.binary(16))
+        digests += table["digest"].to_pylist()
+    return pa.array(sorted(set(digests)), pa.binary(16))
 
 
 def _apart(split: Split | None, numbers: Iterable[int]) -> bool:

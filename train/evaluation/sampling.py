@@ -1,4 +1,4 @@
-"""Sampling: greedy continuations of a few prompts, FIM prompts included, to look at a model.
+"""Sampling: greedy continuations of a few prompts, FIM prompts included.
 
 A prompt with a suffix is put as FIM documents are in training (PSM): [PRE] prefix [SUF] suffix
 [MID], and what follows is the middle. Nothing is drawn: the same weights give the same ids.
@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what the model made of it; ended: by EOS, which is not among the ids."""
+    """A prompt and its continuation; ended: by EOS, which is not among the ids."""
 
     prompt: Prompt
     ids: tuple[int, ...]
@@ -39,8 +39,8 @@ class Sample:
 
     def content(self) -> Json:
         """Return the sample as JSON."""
-        told = {"prefix": self.prompt.prefix, "suffix": self.prompt.suffix}
-        return {**told, "text": self.text, "ids": list(self.ids), "ended": self.ended}
+        prompt = {"prefix": self.prompt.prefix, "suffix": self.prompt.suffix}
+        return {**prompt, "text": self.text, "ids": list(self.ids), "ended": self.ended}
 
 
 def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, special: Json, *, bos: bool) -> list[int]:
@@ -94,8 +94,8 @@ def samples(
 ) -> list[Sample]:
     """Return a greedy sample of each prompt; ids: of the prompts, as `prompt_ids` gives them."""
     known = tokenizer.vocab  # a model may have room for more
-    made = greedy(lambda x: forward(x)[..., :known], ids, new, tokenizer.id_of("eos"))
+    continuations = greedy(lambda x: forward(x)[..., :known], ids, new, tokenizer.id_of("eos"))
     return [
-        Sample(prompt, tuple(told), tokenizer.decode(told, whole=False), len(told) < new)
-        for prompt, told in zip(prompts, made, strict=True)
+        Sample(prompt, tuple(new_ids), tokenizer.decode(new_ids, whole=False), len(new_ids) < new)
+        for prompt, new_ids in zip(prompts, continuations, strict=True)
     ]

@@ -1,7 +1,7 @@
 """The Crystal decoder: settings, forward pass, initialiser, loss, and what it costs.
 
-Mathematics: section 3 of `reference/MODEL.md` (pre-LayerNorm, interleaved partial rotary embedding,
-SwiGLU, tied embeddings, muP scales). The trailing capitals of a tensor's name are its shape:
+Architecture: pre-LayerNorm, interleaved partial rotary embedding, SwiGLU, tied embeddings, muP
+scales. The trailing capitals of a tensor's name are its shape:
 
     B rows   T positions   D hidden_size   N heads   K head size   R rotary pairs   V vocabulary
 """
@@ -23,7 +23,7 @@ ROTARY_BASE = 10000.0
 SLOW_BACKWARD = (
     1024  # below so many positions a CPU's bfloat16 attention takes 1 to 5 times as long
 )
-# What no model has: beyond it the sizes would only fill the memory, or never come to an end.
+# Upper bounds of sizes: beyond them a model would only exhaust memory or time.
 MOST = {
     "num_hidden_layers": 10_000,
     "hidden_size": 1 << 20,

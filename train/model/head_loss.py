@@ -39,9 +39,9 @@ class _HeadLosses(torch.autograd.Function):
     ) -> Tensor:
         dtype, wide = _dtypes(x_ND)
         nll_N = torch.empty(len(x_ND), dtype=wide, device=x_ND.device)
-        wanted = any(ctx.needs_input_grad)
-        dx_ND = torch.empty_like(x_ND) if wanted else None
-        dw_VD = torch.zeros_like(weight_VD) if wanted else None
+        needs_gradient = any(ctx.needs_input_grad)
+        dx_ND = torch.empty_like(x_ND) if needs_gradient else None
+        dw_VD = torch.zeros_like(weight_VD) if needs_gradient else None
         with torch.autocast(x_ND.device.type, enabled=False):
             w_VD = weight_VD.to(dtype)
             size = CHUNK if x_ND.device.type == "cpu" else 4 * CHUNK
@@ -49,7 +49,7 @@ class _HeadLosses(torch.autograd.Function):
                 here = slice(first, first + size)
                 x_CD = x_ND[here].to(dtype)
                 logits_CV = x_CD @ w_VD.T
-                nll_N[here] = _losses(logits_CV, labels_N[here], mask_N[here], wanted)
+                nll_N[here] = _losses(logits_CV, labels_N[here], mask_N[here], needs_gradient)
                 if dx_ND is not None and dw_VD is not None:
                     dx_ND[here] = logits_CV @ w_VD
                     _add_product(dw_VD, logits_CV.T, x_CD)
@@ -73,7 +73,7 @@ def _dtypes(x: Tensor) -> tuple[torch.dtype, torch.dtype]:
     return dtype, torch.promote_types(x.dtype, torch.float32)
 
 
-def _losses(logits_CV: Tensor, labels_C: Tensor, mask_C: Tensor, wanted: bool) -> Tensor:
+def _losses(logits_CV: Tensor, labels_C: Tensor, mask_C: Tensor, needs_gradient: bool) -> Tensor:
     """Return the masked losses of logits; leave the gradient of their sum in the logits' place."""
     wide = torch.promote_types(logits_CV.dtype, torch.float32)
     count, vocabulary = logits_CV.shape
@@ -86,16 +86,16 @@ def _losses(logits_CV: Tensor, labels_C: Tensor, mask_C: Tensor, wanted: bool) -
         labels, mask = labels_C[here, None], mask_C[here, None]
         logs = logits_CV[here].log_softmax(-1, dtype=wide)
         nll_C[here] = (logs.gather(1, labels) * -mask)[:, 0]
-        if wanted:
+        if needs_gradient:
             shares = logs.exp_()
             shares.scatter_add_(1, labels, torch.full_like(shares[:, :1], -1.0))
             logits_CV[here] = shares.mul_(mask)
     return nll_C
 
 
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add a product to a sum that may be of a wider dtype."""
-    if total.dtype == one.dtype:
-        total.addmm_(one, other)
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
     else:
-        total += one @ other
+        total += left @ right

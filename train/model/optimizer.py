@@ -1,7 +1,7 @@
 """The optimiser as Model Zoo runs it: schedule, muP groups, clipping, and AdamW's odd epsilon.
 
-Facts: section 3 of `reference/MODEL.md`. The learning rate is a pure function of the number of
-finished steps, so a checkpoint needs to hold no scheduler.
+The learning rate is a pure function of the number of finished steps, so a checkpoint needs to hold
+no scheduler.
 """
 
 import math

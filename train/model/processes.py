@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from crystalmix.prep.runtime.errors import CrystalmixError, WorkerError
 
 T = TypeVar("T")
-SHARED = (CrystalmixError, OSError)  # errors that are told to the other processes
+SHARED = (CrystalmixError, OSError)  # errors that are sent to the other processes
 BUCKET = 1 << 24  # numbers that are added up over processes at once
 CPU = torch.device("cpu")
 AMPERE = (8, 0)  # the first compute capability of CUDA with bfloat16 in its tensor cores
@@ -41,13 +41,13 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Tell whether this process is the one that writes and speaks."""
+        """Tell whether this process is the one that writes files and messages."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
         """Return this process's slots of a batch of `rows`, which `size` must divide."""
-        each = rows // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        count = rows // self.size
+        return slice(self.rank * count, (self.rank + 1) * count)
 
     def total(self, values: Tensor) -> Tensor:
         """Add up a tensor on the CPU over all processes, in place."""
@@ -74,7 +74,7 @@ class World:
     def each(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
         """Do work on every process and return all results, small ones, in order of rank.
 
-        An error of any process is raised on the first; the others leave without a word.
+        An error of any process is raised on the first; the others exit silently.
         """
         if self.size == 1:
             return [work()]
@@ -83,18 +83,18 @@ class World:
             mine = work(), None
         except SHARED as error:
             mine = None, error
-        told: list[tuple[T, Exception | None]] = [None] * self.size  # pyright: ignore[reportAssignmentType]
-        dist.all_gather_object(told, mine, group=group)
-        for rank, (_, error) in enumerate(told):
+        results: list[tuple[T, Exception | None]] = [None] * self.size  # pyright: ignore[reportAssignmentType]
+        dist.all_gather_object(results, mine, group=group)
+        for rank, (_, error) in enumerate(results):
             if error is not None:
                 raise self._shared(error, rank)
-        return [result for result, _ in told]
+        return [result for result, _ in results]
 
     def agree(self, work: Callable[[], T]) -> T:
         """Do work on every process, each keeping its own result; an error of any ends all."""
-        kept: list[T] = []
-        self.each(lambda: kept.append(work()))
-        return kept[0]
+        results: list[T] = []
+        self.each(lambda: results.append(work()))
+        return results[0]
 
     def on_first(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
         """Do work on the first process alone and return its small result on all."""
@@ -112,7 +112,7 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     for gradient in gradients:
         bucket.append(gradient)
-        if sum(one.numel() for one in bucket) >= BUCKET:
+        if sum(tensor.numel() for tensor in bucket) >= BUCKET:
             yield bucket
             bucket = []
     if bucket:
@@ -153,7 +153,7 @@ def alone() -> World:
 def joined() -> Generator[World]:
     """Join the processes that torchrun started, if it did, until the end of the block.
 
-    Where one of them dies the others raise WorkerError, or leave without a word.
+    Where one of them dies the others raise WorkerError, or exit silently.
     """
     size, rank = (
         int(os.environ.get(key, value)) for key, value in (("WORLD_SIZE", 1), ("RANK", 0))
@@ -167,8 +167,8 @@ def joined() -> Generator[World]:
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device == CPU else "cpu:gloo,cuda:nccl")
     try:
-        beside: Any = dist.new_group(backend="gloo")
-        yield World(rank, size, device, beside)
+        background: Any = dist.new_group(backend="gloo")
+        yield World(rank, size, device, background)
     except RuntimeError as error:
         if not _is_loss(error):
             raise
@@ -178,5 +178,5 @@ def joined() -> Generator[World]:
 
 def _is_loss(error: RuntimeError) -> bool:
     """Tell whether an error says that another process is gone: gloo has no class for it."""
-    told = str(error)
-    return isinstance(error, dist.DistError) or "gloo" in told or "onnection" in told
+    message = str(error)
+    return isinstance(error, dist.DistError) or "gloo" in message or "onnection" in message

@@ -1,4 +1,4 @@
-"""Checkpoints from one world to another: .mdl of Cerebras, our folders, Hugging Face safetensors.
+"""Conversion of checkpoints: .mdl of Cerebras, our folders, Hugging Face safetensors.
 
 All become the same parameters in our names, with AdamW's moments where there are any. Numbers are
 only moved, so every way there and back is exact; bfloat16 becomes the float32 that equals it where
@@ -24,7 +24,7 @@ from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
 from crystalmix.train.modelzoo import parameter_names, write_params
 from crystalmix.train.record import run_folder
-from crystalmix.train.runfile import run_file as run_files
+from crystalmix.train.runfile.run_file import find, load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_names, mdl
@@ -49,22 +49,22 @@ class Weights:
 
 
 def convert(source: Path, out: Path, run_file: str | None = None) -> Weights:
-    """Write a checkpoint as another kind, told by its suffix (`.mdl`, `.safetensors`, a folder).
+    """Write a checkpoint as the kind that `out` names (`.mdl`, `.safetensors`, a folder).
 
     run_file: settings of model and optimiser, where a folder of ours is read or written. Raises
     InputError for what is no checkpoint of this model, RefusalError for an `out` that is there.
     """
     if out.exists():
         raise RefusalError(f"{out}: is there already; remove it or give another --out")
-    run = _remembered(source) if run_file is None else run_files.load(run_files.find(run_file))
+    run = _run_of_source(source) if run_file is None else load(find(run_file))
     readers: dict[str, Callable[[Path], Weights]] = {MDL: read_mdl, SAFE: read_safetensors}
-    weights = readers[source.suffix](source) if source.suffix in readers else _ours(source, run)
+    weights = readers[source.suffix](source) if source.suffix in readers else _folder(source, run)
     if out.suffix == MDL:
         write_mdl(out, weights, run)
     elif out.suffix == SAFE:
         write_safetensors(out, weights)
     else:
-        write_checkpoint(out, weights, _wanted(run, out))
+        write_checkpoint(out, weights, _required_run(run, out))
     return weights
 
 
@@ -218,22 +218,22 @@ def _safetensors() -> Any:  # noqa: ANN401  a module that may not be there
     return safetensors.torch
 
 
-def _wanted(run: Run | None, place: Path) -> Run:
+def _required_run(run: Run | None, place: Path) -> Run:
     if run is None:
         raise UsageError(f"{place}: a checkpoint folder needs its model's settings: give --run")
     return run
 
 
-def _ours(source: Path, run: Run | None) -> Weights:
+def _folder(source: Path, run: Run | None) -> Weights:
     if not (source / run_folder.STATE).exists():
         raise InputError(f"{source}: is no .mdl, no .safetensors, and no checkpoint of ours")
     if (source / CSTORCH).exists():
         return read_mdl(source / CSTORCH)
-    return read_checkpoint(source, _wanted(run, source))
+    return read_checkpoint(source, _required_run(run, source))
 
 
-def _remembered(source: Path) -> Run | None:
-    """Return the settings that the run of a checkpoint remembers."""
+def _run_of_source(source: Path) -> Run | None:
+    """Return the settings in the claim of a checkpoint's run, None without one."""
     phase = source.absolute().parents[1]
     has_run = (source / run_folder.STATE).exists() and run_folder.PhaseFolder(phase).claim.exists()
     return write_params.source(str(phase.parent), phase.name).run if has_run else None
@@ -241,7 +241,7 @@ def _remembered(source: Path) -> Run | None:
 
 def read_checkpoint(path: Path, run: Run) -> Weights:
     """Read a checkpoint folder of ours; run: what it was trained with."""
-    model, optimizer = _made(run)
+    model, optimizer = _model_and_optimizer(run)
     if run_folder.read_state(path).moments:
         state = checkpoint.load(path, model, optimizer)
     else:
@@ -256,7 +256,7 @@ def read_checkpoint(path: Path, run: Run) -> Weights:
 
 def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:
     """Write a checkpoint folder of ours: weights and moments in float32, and `state.json`."""
-    model, optimizer = _made(run)
+    model, optimizer = _model_and_optimizer(run)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.state.items()}
     lines = receipts.differences(_listed(shapes), _listed(expected), "weights")
@@ -280,7 +280,7 @@ def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:
         checkpoint.save(Path(place), step, model, optimizer, state).rename(out)
 
 
-def _made(run: Run) -> tuple[Crystal, AdamW]:
+def _model_and_optimizer(run: Run) -> tuple[Crystal, AdamW]:
     model = Crystal(run.model)
     return model, AdamW(groups(model, run.optimizer), run.optimizer)
 

@@ -28,7 +28,7 @@ TOGETHER = 256  # steps in one segment of the ledger
 
 @dataclass(frozen=True)
 class Harvest:
-    """What was harvested: of which phase, from which step on, how many there are, with losses."""
+    """The result of a harvest: phase, first new step, steps, planned steps, steps with losses."""
 
     phase: str
     first: int
@@ -113,7 +113,7 @@ def _manifest(build: Path, phase: str | None) -> Manifest:
 
 
 def _claim(place: Path, manifest: Manifest) -> None:
-    """Say that this folder is of a harvested run, or refuse to mix it with another."""
+    """Write the claim of a harvested run; StaleError where the folder is of another."""
     claim = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
     path = run_folder.PhaseFolder(place).claim
     if not path.exists():
@@ -129,7 +129,7 @@ def _claim(place: Path, manifest: Manifest) -> None:
 def _record(
     ledger: Ledger, batches: Batches | None, steps: range, losses: dict[int, float]
 ) -> None:
-    """Take down steps as they were planned, and seal them by and by."""
+    """Record steps as they were planned, and seal every TOGETHER of them."""
     for step in watched(list(steps), f"harvest {ledger.manifest.phase}", "step"):
         ledger.record(_consumed(ledger.manifest, batches, step, losses.get(step + 1)))
         if (step + 1) % TOGETHER == 0:
@@ -154,7 +154,7 @@ def _consumed(
 def _seal(
     place: Path,
     manifest: Manifest,
-    last: run_dir.Left,
+    last: run_dir.SavedCheckpoint,
     ledger: Ledger,
     ranges: tuple[proof.ProofRange, ...],
 ) -> None:
@@ -172,8 +172,8 @@ def _seal(
     }
     path.mkdir(parents=True, exist_ok=True)
     run_folder.write_state(path, content)
-    for left in run_folder.checkpoints(path.parent):
-        if left != path:
-            rmtree(left)
+    for checkpoint in run_folder.checkpoints(path.parent):
+        if checkpoint != path:
+            rmtree(checkpoint)
     phase = run_folder.PhaseFolder(place)
     seal.seal_phase(phase, seal.described(phase))

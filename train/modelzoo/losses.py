@@ -28,7 +28,7 @@ def losses(model_dir: Path) -> dict[int, float]:
                 losses[int(match[1])] = float(match[2])
     for path in sorted(model_dir.rglob(EVENTS), key=_age):
         if "eval" not in path.relative_to(model_dir).parts:
-            losses.update(_logged(path))
+            losses.update(_event_losses(path))
     return losses
 
 
@@ -36,7 +36,7 @@ def _age(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.as_posix()
 
 
-def _logged(path: Path) -> Iterator[tuple[int, float]]:
+def _event_losses(path: Path) -> Iterator[tuple[int, float]]:
     """Yield step and loss of each event; a file that is still written ends where it ends."""
     for event in _loader()(str(path)).Load():
         for value in event.summary.value:

@@ -1,8 +1,8 @@
-"""What a Model Zoo run left behind: its checkpoints, and where its loader stood at each of them.
+"""Checkpoints of a Model Zoo run, and the position of its loader at each of them.
 
 2.x keeps the loader's state in the checkpoint (`samples_streamed` over all workers, since 2.3 with
-what the dataset was told), 1.9 in text files of its workers, our cstorch backend as the manifest's
-digest and the next position. All of them must tell the same: step x batch rows.
+the dataset's settings), 1.9 in text files of its workers, our cstorch backend as the manifest's
+digest and the next position. All of them must agree: step x batch rows.
 """
 
 import re
@@ -24,15 +24,15 @@ WORKER = re.compile(r"data_iter_state_file_worker_(\d+)_step_(\d+)\.txt")
 
 
 @dataclass(frozen=True)
-class Left:
-    """A checkpoint: steps done, and its loader's state, flat; none where nothing tells it."""
+class SavedCheckpoint:
+    """A checkpoint: steps done, and its loader's state, flat; empty where there is none."""
 
     step: int
     path: Path
     loader: Json
 
 
-def checkpoints(model_dir: Path, state: Path | None = None) -> list[Left]:
+def checkpoints(model_dir: Path, state: Path | None = None) -> list[SavedCheckpoint]:
     """Return a run's checkpoints, oldest first; InputError where there are none.
 
     state: the folder of 1.9's loader state (`save_iter_state_path`), if it is not the run's.
@@ -50,10 +50,10 @@ def checkpoints(model_dir: Path, state: Path | None = None) -> list[Left]:
             "has saved one"
         )
     streamed = _streamed(model_dir if state is None else state, state is not None)
-    return [_left(step, path, streamed) for step, _, path in sorted(paths)]
+    return [_read(step, path, streamed) for step, _, path in sorted(paths)]
 
 
-def _left(step: int, path: Path, streamed: dict[int, int]) -> Left:
+def _read(step: int, path: Path, streamed: dict[int, int]) -> SavedCheckpoint:
     with mdl.opened(path) as file:
         saved = file.value("global_step") if "global_step" in file.names else step
         if int(float(saved)) != step:  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def _left(step: int, path: Path, streamed: dict[int, int]) -> Left:
         loader: Json = {n: file.value(whole) for n, whole in file.below("dataloader").items()}
     if not loader and step in streamed:
         loader = {"samples_streamed": streamed[step]}
-    return Left(step, path, loader)
+    return SavedCheckpoint(step, path, loader)
 
 
 def _streamed(folder: Path, needed: bool) -> dict[int, int]:
@@ -78,49 +78,50 @@ def _streamed(folder: Path, needed: bool) -> dict[int, int]:
     return rows
 
 
-def check(checkpoints: Sequence[Left], manifest: Manifest) -> list[str]:
-    """Hold checkpoints against a manifest; return what they leave open, one line for each.
+def check(checkpoints: Sequence[SavedCheckpoint], manifest: Manifest) -> list[str]:
+    """Compare checkpoints with a manifest; return a line for each that holds no loader state.
 
     Raises StaleError for the state of another manifest, RefusalError for steps beyond its plan,
     DamageError for a loader that stood somewhere else.
     """
     silent: list[str] = []
-    for left in checkpoints:
-        where = f"{left.path.name} of phase {manifest.phase}"
-        if left.step > manifest.steps:
+    for saved in checkpoints:
+        where = f"{saved.path.name} of phase {manifest.phase}"
+        if saved.step > manifest.steps:
             raise RefusalError(
-                f"{left.path}: was saved after {left.step} steps, the plan of phase "
+                f"{saved.path}: was saved after {saved.step} steps, the plan of phase "
                 f"{manifest.phase} has {manifest.steps}; give the build it was trained on"
             )
-        _check_manifest(left, manifest)
-        position = left.step * manifest.batch
-        streamed = left.loader.get("samples_streamed", left.loader.get("next"))
+        _check_manifest(saved, manifest)
+        position = saved.step * manifest.batch
+        streamed = saved.loader.get("samples_streamed", saved.loader.get("next"))
         if streamed is None:
             silent.append(
                 f"{where}: tells no state of its loader; taken to be at {position} rows, which is "
-                f"{left.step} steps of {manifest.batch}"
+                f"{saved.step} steps of {manifest.batch}"
             )
         elif int(streamed) != position:
             raise DamageError(
-                f"{left.path}: its loader had streamed {streamed} rows, but {left.step} steps of "
+                f"{saved.path}: its loader had streamed {streamed} rows, but {saved.step} steps of "
                 f"{manifest.batch} are {position}; it was begun elsewhere, or with another batch"
             )
     return silent
 
 
-def _check_manifest(left: Left, manifest: Manifest) -> None:
-    """Hold what a loader was told against a manifest."""
-    state, order = left.loader, manifest.cerebras
+def _check_manifest(saved: SavedCheckpoint, manifest: Manifest) -> None:
+    """Compare the settings of a loader with a manifest."""
+    state, order = saved.loader, manifest.cerebras
     if (digest := state.get("manifest")) is not None:
         if digest != manifest.digest:
-            raise _other(left, "manifest", str(digest)[:12], manifest.digest[:12])
+            raise _stale(saved, "manifest", str(digest)[:12], manifest.digest[:12])
         return
     if order is None:
         raise RefusalError(
             f"phase {manifest.phase}: its order is `exact`, which Model Zoo's loader lacks, so no "
-            f"run of Model Zoo can have followed it; give the build that {left.path} was trained on"
+            f"run of Model Zoo can have followed it; give the build that {saved.path} was trained "
+            "on"
         )
-    weights = _listed(state, "weight")
+    weights = _mixture_values(state, "weight")
     loader: Json = {
         "seed": state.get("seed", state.get("dataset.shuffle_seed")),
         "batch size": state.get("dataset.batch_size"),
@@ -137,20 +138,20 @@ def _check_manifest(left: Left, manifest: Manifest) -> None:
     }
     for key, value in loader.items():
         if value is not None and value != planned[key]:
-            raise _other(left, key, value, planned[key])
+            raise _stale(saved, key, value, planned[key])
 
 
-def _listed(state: Json, key: str) -> list[Any]:
-    """Return a key of every line of the mixture that a dataset was told."""
+def _mixture_values(state: Json, key: str) -> list[Any]:
+    """Return the values of a key in all lines of a dataset's mixture."""
     values: list[Any] = []
     while (name := f"dataset.mixture_params.{len(values)}.{key}") in state:
         values.append(state[name])
     return values
 
 
-def _other(left: Left, key: str, value: object, expected: object) -> StaleError:
+def _stale(saved: SavedCheckpoint, key: str, value: object, expected: object) -> StaleError:
     has, needs = (t if len(t) < LONG else f"{t[:LONG]}..." for t in map(str, (value, expected)))
     return StaleError(
-        f"{left.path}: its loader followed another manifest ({key} {has}, this one has {needs}); "
+        f"{saved.path}: its loader followed another manifest ({key} {has}, this one has {needs}); "
         "give the build and --phase that it was trained on"
     )

@@ -122,15 +122,15 @@ def sections(source: Source, manifest: Manifest, place: Place) -> Json:
         loader["micro_batch_size"] = run.settings.micro_batch
     content: Json = {
         "train_input": {**loader, **train_input(manifest, place)},
-        "model": {**_model(run, manifest.msl), **_passed(raw, "model")},
-        "optimizer": {**_optimizer(run.optimizer), **_passed(raw, "optimizer")},
+        "model": {**_model(run, manifest.msl), **_unused_keys(raw, "model")},
+        "optimizer": {**_optimizer(run.optimizer), **_unused_keys(raw, "optimizer")},
         "runconfig": {**_machine(raw), **_runconfig(run, manifest)},
     }
     extra = {name: raw[name] for name in ("cerebras", "eval_input") if raw.get(name)}
     return {**extra, **content}
 
 
-def _passed(raw: Json, section: str) -> Json:
+def _unused_keys(raw: Json, section: str) -> Json:
     """Return the keys of a run file that this trainer does not use but Model Zoo may."""
     keys = run_file.UNUSED[section].split()
     return {key: value for key, value in (raw.get(section) or {}).items() if key in keys}
@@ -203,7 +203,7 @@ def _runconfig(run: Run, manifest: Manifest) -> Json:
 
 
 def notes(manifest: Manifest, content: Json) -> list[str]:
-    """Return what a user of a params.yaml must know of the Model Zoo that reads it."""
+    """Return notes on the Model Zoo that reads a params.yaml, a line each."""
     old = "trainer" not in content
     lines: list[str] = []
     if old:

@@ -48,9 +48,9 @@ def trainer(old: Json) -> Json:
     optimizer, runconfig, loader = old["optimizer"], old["runconfig"], old["train_input"]
     backend: Json = {
         "backend_type": runconfig.get("target_device", "CSX"),
-        **_moved(runconfig, BACKEND),
+        **_renamed(runconfig, BACKEND),
     }
-    if cluster := _moved(runconfig, CLUSTER):
+    if cluster := _renamed(runconfig, CLUSTER):
         backend["cluster_config"] = cluster
     fit: Json = {"train_dataloader": _loader(loader)}
     if "eval_input" in old:
@@ -65,16 +65,16 @@ def trainer(old: Json) -> Json:
         "optimizer": {"AdamW": _adamw(optimizer)},
         "schedulers": [_schedule(optimizer)],
         "precision": _precision(old["model"], optimizer, runconfig),
-        "loop": _moved(runconfig, LOOP),
-        "checkpoint": _moved(runconfig, CHECKPOINT),
-        "logging": _moved(runconfig, LOGGING),
+        "loop": _renamed(runconfig, LOOP),
+        "checkpoint": _renamed(runconfig, CHECKPOINT),
+        "logging": _renamed(runconfig, LOGGING),
         "callbacks": _callbacks(loader, optimizer, runconfig),
     }
     return {"trainer": {"init": {k: v for k, v in init.items() if v not in ({}, [])}, "fit": fit}}
 
 
-def _moved(content: Json, names: dict[str, str]) -> Json:
-    """Return what is told under the names of 1.9 under those of 2.x; null is not told."""
+def _renamed(content: Json, names: dict[str, str]) -> Json:
+    """Return the values of 1.9's keys under those of 2.x, null ones left out."""
     return {new: content[old] for new, old in names.items() if content.get(old) is not None}
 
 
@@ -121,14 +121,14 @@ def _precision(model: Json, optimizer: Json, runconfig: Json) -> Json:
         content["fp16_type"] = half
     if runconfig.get("precision_opt_level") is not None:
         content["precision_opt_level"] = runconfig["precision_opt_level"]
-    return {**content, **_moved(optimizer, PRECISION)}
+    return {**content, **_renamed(optimizer, PRECISION)}
 
 
 def _callbacks(loader: Json, optimizer: Json, runconfig: Json) -> list[Json]:
     callbacks: list[Json] = []
     if (size := loader.get("micro_batch_size")) is not None:
         callbacks.append({"ScopedTrainFlags": {MICRO: size}})
-    if flags := _moved(runconfig, FLAGS):
+    if flags := _renamed(runconfig, FLAGS):
         callbacks.append({"GlobalFlags": flags})
     if optimizer.get("log_summaries"):
         callbacks.append({"ComputeNorm": {}})

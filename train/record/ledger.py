@@ -1,4 +1,4 @@
-"""The ledger: which rows each step consumed, and what came of it.
+"""The ledger: the rows that each step consumed, with its loss, norm and learning rate.
 
 Steps are recorded after the optimiser step and held until the next checkpoint, when they are
 sealed as `ledger/rows-<first>-<last>.parquet` and `ledger/steps-<first>-<last>.parquet`, so that a
@@ -23,7 +23,7 @@ from crystalmix.prep.runtime.receipts import describe
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record.run_folder import FileEntry, SealedLedger, check_files
 
-SKIPPED = "skipped"  # the digest of a step that was skipped as asked
+SKIPPED = "skipped"  # the digest of a skipped step
 NAMES = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.schema(
     [
@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Consumed:
-    """What a step of another program's run consumed; None for what that run does not tell."""
+    """What a step of another program's run consumed; None for what that run does not record."""
 
     step: int
     refs: RowRefs
@@ -110,7 +110,7 @@ class Ledger:
         self._files, self._rows, self._steps = list(sealed["files"]), [], []
 
     def record(self, step: Step | Consumed) -> str:
-        """Take down a finished step and return the chain; steps must come one after the other."""
+        """Record a finished step and return the chain; steps must be consecutive."""
         if step.step != self.next_step:
             raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
         self.chain = next_chain(self.chain, step.digest)
@@ -200,6 +200,6 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         brief = str(error).splitlines()[0]
         raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
     if not table.schema.equals(schema):
-        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
-        raise DamageError(f"{path}: is no ledger (it has {found}); restore it or train again")
+        fields = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise DamageError(f"{path}: is no ledger (it has {fields}); restore it or train again")
     return table

@@ -1,7 +1,7 @@
 """Metrics of a training: lines of JSON, a progress bar or log lines, tensorboard.
 
 `metrics.jsonl` has a line per step, `evaluation.jsonl` and `samples.jsonl` lines per evaluation.
-They are for looking; what counts is the ledger. A resume cuts the lines of steps done again.
+They are for display; the ledger is authoritative. A resume cuts the lines of steps done again.
 """
 
 import os
@@ -55,7 +55,7 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class SampledText:
-    """A line of samples.jsonl: what the model made of a prompt after `step` steps."""
+    """A line of samples.jsonl: the continuation of a prompt after `step` steps."""
 
     __pydantic_config__ = STRICT
 
@@ -99,7 +99,7 @@ class Metrics:
             self.board.close()
 
     def step(self, step: Step, tokens_per_second: float) -> None:
-        """Write down a finished step."""
+        """Write the line of a finished step."""
         line = line_of(step, tokens_per_second)
         append(self.folder.metrics, [line])
         self._log(step, tokens_per_second)
@@ -144,12 +144,12 @@ class Metrics:
         )
 
     def flush(self) -> None:
-        """Write out what is still on its way to tensorboard."""
+        """Flush tensorboard's events."""
         if self.board is not None:
             self.board.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Give numbers to tensorboard, where it is asked."""
+        """Write numbers to tensorboard, where it is on."""
         if self.board is None:
             return
         for name, value in values.items():
@@ -192,15 +192,15 @@ def read(path: Path) -> list[Json]:
 
 def evaluations(phase: PhaseFolder) -> list[HeldOutLoss]:
     """Read the held-out losses of a phase; DamageError names a line that is none."""
-    return _typed(phase.evaluation, HeldOutLoss)
+    return _records(phase.evaluation, HeldOutLoss)
 
 
 def samples(phase: PhaseFolder) -> list[SampledText]:
     """Read the samples of a phase; DamageError names a line that is none."""
-    return _typed(phase.samples, SampledText)
+    return _records(phase.samples, SampledText)
 
 
-def _typed(path: Path, shape: type[Line]) -> list[Line]:
+def _records(path: Path, shape: type[Line]) -> list[Line]:
     """Read whole lines as records; the last may be half-written, where a crash left it."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
@@ -231,12 +231,12 @@ def cut(path: Path, stop: int) -> None:
     """Keep the lines of steps below `stop`, up to one that a crash left half-written."""
     if not path.exists():
         return
-    kept: list[bytes] = []
+    lines: list[bytes] = []
     for line in path.read_bytes().splitlines(keepends=True):
         if _step_of(line) not in range(stop):
             break
-        kept.append(line)
-    write_atomic(path, b"".join(kept))
+        lines.append(line)
+    write_atomic(path, b"".join(lines))
 
 
 def _step_of(line: bytes) -> int | None:
@@ -260,6 +260,6 @@ def summary_writer() -> Any:  # noqa: ANN401
 
 
 def check(settings: MetricsSettings) -> None:
-    """Refuse before a training what could not be written in it."""
+    """Raise UsageError before a training whose metrics could not be written."""
     if settings.tensorboard:
         summary_writer()

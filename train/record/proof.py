@@ -1,9 +1,9 @@
 """Degrees of proof: how it is known what each step of a run consumed.
 
-    recorded  taken down by our trainer, which read the rows itself
-    caller    taken down by another program through our ledger
+    recorded  recorded by our trainer, which read the rows itself
+    caller    recorded by another program through our ledger
     proven    fixed by the position of a loader in a checkpoint of another program's run
-    assumed   none of these: said so by `--assume`, and for ever
+    assumed   none of these: `--assume` was given; it stays so
 
 The ledger of a harvested run is written from the plan, so that it equals the plan in any case.
 """

@@ -197,9 +197,9 @@ def latest(folder: Path) -> Path | None:
 
 
 def write_state(checkpoint: Path, content: Json) -> None:
-    """Write a checkpoint's state, sealed by a digest of its own."""
-    sealed = {**content, "digest": receipts.digest(content)}
-    write_atomic(checkpoint / STATE, canonical(sealed))
+    """Write a checkpoint's state, with a digest of its own."""
+    state = {**content, "digest": receipts.digest(content)}
+    write_atomic(checkpoint / STATE, canonical(state))
 
 
 def read_state(checkpoint: Path) -> CheckpointState:
@@ -230,11 +230,11 @@ def damages(folder: Path, files: Sequence[FileEntry]) -> list[str]:
 
 def remove_temporaries(phase: Path) -> None:
     """Remove what a crash left half-written in a phase's folder."""
-    left = [path for name in (WHERE, PHASES) for path in phase.parent.glob(f".{name}.*.tmp")]
+    paths = [path for name in (WHERE, PHASES) for path in phase.parent.glob(f".{name}.*.tmp")]
     inside = PhaseFolder(phase)
     for place in (phase, inside.ledger, inside.checkpoints):
-        left += place.glob(".*.tmp")
-    for path in left:
+        paths += place.glob(".*.tmp")
+    for path in paths:
         if path.is_dir():
             rmtree(path, ignore_errors=True)
         else:

@@ -5,7 +5,7 @@
                              that are kept, and the phase's other files
 
 Files that grow are sealed up to the length that they had; what came later is named. Runs of
-versions before seals are checked as far as their checkpoints go, and that is said.
+versions before seals are checked as far as their checkpoints go, with a note.
 """
 
 import fcntl
@@ -61,7 +61,7 @@ class RunSeal:
 
 @dataclass
 class Check:
-    """What reading a run's folder gave: faults and notes in one line each, and what was read."""
+    """The report on a run's folder: faults and notes, a line each, and counts of what was read."""
 
     faults: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
@@ -99,8 +99,8 @@ def seal_phase(phase: PhaseFolder, files: Sequence[SealedFile]) -> None:
         phase.seal.unlink(missing_ok=True)
         return
     state = run_folder.read_state(newest)
-    kept = [path / run_folder.STATE for path in run_folder.checkpoints(phase.checkpoints)]
-    states = tuple(_file(path, phase.checkpoints) for path in kept)
+    paths = [path / run_folder.STATE for path in run_folder.checkpoints(phase.checkpoints)]
+    states = tuple(_file(path, phase.checkpoints) for path in paths)
     seal = PhaseSeal(state.step, state.sealed_ledger(newest)["chain"], states, tuple(files))
     _write(phase.seal, seal)
 
@@ -112,7 +112,7 @@ def check(run: Path) -> Check:
     path = run / run_folder.PHASES
     sealed = path.exists() or any(phase.seal.exists() for phase in phases)
     if sealed:
-        with _telling(result):
+        with _errors_as_faults(result):
             seal = _read(path, RunSeal)
             result.faults += _changes(run, seal.build, whole=True)
             result.files += 2
@@ -133,12 +133,12 @@ def check(run: Path) -> Check:
             "evaluations and settings were not checked, nor whether a phase is gone"
         )
         where = run / run_folder.WHERE
-        with _telling(result) if where.exists() else suppress(DamageError):
+        with _errors_as_faults(result) if where.exists() else suppress(DamageError):
             read_json(where, "say where the build is with --build")
     known = {run_folder.WHERE, run_folder.PHASES, *(phase.name for phase in phases)}
     result.notes += _unread(run, known)
     for phase in phases:
-        with _telling(result):
+        with _errors_as_faults(result):
             _check_phase(phase, result, sealed=sealed)
     return result
 
@@ -146,7 +146,7 @@ def check(run: Path) -> Check:
 def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
     checkpoints = run_folder.checkpoints(phase.checkpoints)
     for path in checkpoints:
-        with _telling(result):
+        with _errors_as_faults(result):
             state = run_folder.read_state(path)
             result.faults += run_folder.damages(path, state.files)
             names = {entry["name"] for entry in state.files}
@@ -250,8 +250,8 @@ def _read(path: Path, shape: type[Any]) -> Any:  # noqa: ANN401  one of the two 
 
 
 @contextmanager
-def _telling(result: Check) -> Generator[None]:
-    """Turn an error into a fault, so that the next check goes on."""
+def _errors_as_faults(result: Check) -> Generator[None]:
+    """Record an error as a fault, so that the next check goes on."""
     try:
         yield
     except (CrystalmixError, OSError) as error:

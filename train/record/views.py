@@ -1,4 +1,4 @@
-"""Trace: DuckDB views over a build and a run, from a step to its documents and back.
+"""DuckDB views over a build and a run, from a step to its documents and back.
 
 Views (`crystalmix sql` shows them): `parts`, `shards`, `documents`, `spans` (every document piece
 of every shard, shuffled ones through their origin), and with a run `steps`, `rows` (the ledger),
@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
 from crystalmix.prep.runtime.database import Connection, explained, quoted, unglobbed
@@ -72,14 +72,14 @@ class Traced:
     manifests: dict[str, Manifest]
 
     def table(self, query: str, parameters: Parameters = None) -> pa.Table:
-        """Run a query; UsageError tells what DuckDB found wrong with it.
+        """Run a query; UsageError with DuckDB's message if it is wrong.
 
         Raises DamageError where it can't read a file of the build or the run.
         """
         with explained():
             # None, whatever its stub says, for a statement that gives no rows
-            found: Any = self.connection.sql(query, params=parameters or None)
-            return pa.table({}) if found is None else _distinct(found.to_arrow_table())
+            result: Any = self.connection.sql(query, params=parameters or None)
+            return pa.table({}) if result is None else _distinct(result.to_arrow_table())
 
     def rows(self, query: str, parameters: Parameters = None) -> list[Json]:
         """Run a query and return its rows as dicts."""
@@ -89,18 +89,18 @@ class Traced:
 def connect(build: Path, run: Path | None = None) -> Traced:
     """Open a build, and a run if given, as DuckDB views; InputError if there is neither."""
     build = build.resolve()  # DuckDB names files by their pattern
-    read = {path.parent.name: manifests.read(path) for path in BuildFolder(build).manifests()}
-    if not read:
+    manifests = {path.parent.name: read_manifest(path) for path in BuildFolder(build).manifests()}
+    if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
     connection = open_database(readable=[build, *([run] if run else [])])
-    connection.register("parts", _parts(read))
-    connection.register("shards", _shards(read))
+    connection.register("parts", _parts(manifests))
+    connection.register("shards", _shards(manifests))
     with explained():
         _documents(connection, build)
         _spans(connection, build)
         if run is not None:
             _run(connection, run.resolve())
-    return Traced(connection, build, run, read)
+    return Traced(connection, build, run, manifests)
 
 
 def documents(traced: Traced, phase: str, step: int) -> list[Json]:
@@ -121,8 +121,8 @@ def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    if found := traced.rows(query, [phase, step]):
-        return found
+    if entries := traced.rows(query, [phase, step]):
+        return entries
     if step >= (planned := traced.manifests[phase].steps):
         raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
     entries = traced.rows("SELECT step, skipped FROM steps WHERE phase = ?", [phase])
@@ -149,9 +149,9 @@ def find_documents(traced: Traced, name: str) -> list[Json]:
         FROM documents WHERE {IS_A_NAME} OR {HAS_THE_NAME}
         ORDER BY exact DESC, source, document LIMIT {MOST_DOCUMENTS + 1}
     """
-    found = traced.rows(query, {"name": name})
-    exact = [document for document in found if document["exact"]]
-    return [{k: v for k, v in d.items() if k != "exact"} for d in exact or found]
+    matches = traced.rows(query, {"name": name})
+    exact = [document for document in matches if document["exact"]]
+    return [{k: v for k, v in d.items() if k != "exact"} for d in exact or matches]
 
 
 def steps(traced: Traced, source: str, document: int) -> list[Json]:
@@ -165,7 +165,7 @@ def steps(traced: Traced, source: str, document: int) -> list[Json]:
         [source, document],
     )
     recorded, skipped = _recorded(traced, source, document), _skipped(traced)
-    found: list[Json] = []
+    entries: list[Json] = []
     for phase, manifest in traced.manifests.items():
         used = set(manifest.paths)
         for row in rows:
@@ -174,9 +174,9 @@ def steps(traced: Traced, source: str, document: int) -> list[Json]:
             for position in manifest.positions(row["shard"], row["row"]):
                 step, slot = divmod(position, manifest.batch)
                 key = (phase, step, slot)
-                told = {"recorded": key in recorded, "skipped": (phase, step) in skipped}
-                found.append({"phase": phase, "step": step, "slot": slot, **row, **told})
-    return sorted(found, key=lambda entry: (entry["phase"], entry["step"], entry["slot"]))
+                flags = {"recorded": key in recorded, "skipped": (phase, step) in skipped}
+                entries.append({"phase": phase, "step": step, "slot": slot, **row, **flags})
+    return sorted(entries, key=lambda entry: (entry["phase"], entry["step"], entry["slot"]))
 
 
 def ratios(traced: Traced, first: int = 0, last: int = 2**31 - 1) -> list[Json]:
@@ -197,25 +197,25 @@ def _recorded(traced: Traced, source: str, document: int) -> set[tuple[str, int,
 def _skipped(traced: Traced) -> set[tuple[str, int]]:
     if traced.run is None:
         return set()
-    found = traced.rows("SELECT phase, step FROM steps WHERE skipped")
-    return {(entry["phase"], entry["step"]) for entry in found}
+    entries = traced.rows("SELECT phase, step FROM steps WHERE skipped")
+    return {(entry["phase"], entry["step"]) for entry in entries}
 
 
-def _parts(read: dict[str, Manifest]) -> pa.Table:
+def _parts(manifests: dict[str, Manifest]) -> pa.Table:
     names = ("domain", "asked", "weight", "rows", "tokens", "got", "available", "epochs")
     entries = [
         {"phase": phase, "place": i, "part": part.name, **{n: getattr(part, n) for n in names}}
-        for phase, manifest in read.items()
+        for phase, manifest in manifests.items()
         for i, part in enumerate(manifest.parts)
     ]
     return pa.Table.from_pylist(entries)
 
 
-def _shards(read: dict[str, Manifest]) -> pa.Table:
+def _shards(manifests: dict[str, Manifest]) -> pa.Table:
     entries = [
         {"phase": phase, "part": part.name, "shard": shard.path, "rows": shard.rows}
         | {"first": shard.first, "last": shard.last, "digest": shard.digest}
-        for phase, manifest in read.items()
+        for phase, manifest in manifests.items()
         for part in manifest.parts
         for shard in part.shards
     ]
@@ -274,9 +274,9 @@ def _distinct(table: pa.Table) -> pa.Table:
     """Give columns of one name a number, so that no row loses one."""
     names: list[str] = []
     for name in table.column_names:
-        number, wanted = 0, name
-        while wanted in names:
+        number, unique = 0, name
+        while unique in names:
             number += 1
-            wanted = f"{name}_{number}"
-        names.append(wanted)
+            unique = f"{name}_{number}"
+        names.append(unique)
     return table.rename_columns(names)

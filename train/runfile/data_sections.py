@@ -23,7 +23,7 @@ CLOSE = 1e-6  # greatest difference of two shares that are the same
 
 
 def unused(section: str, content: Any) -> list[str]:  # noqa: ANN401  what a file holds
-    """Return the keys of a section that nothing looks at, nested ones with dots, as they stand.
+    """Return the keys of a section that are not used, nested ones with dots, as they stand.
 
     >>> unused("train_input", {"batch_size": 1, "shuffle": 0, "mixture": [{"weight": 1, "x": 2}]})
     ['shuffle', 'mixture.x']
@@ -73,7 +73,7 @@ def note(path: Path, manifests: Sequence[Manifest], overrides: Sequence[str] = (
 
 
 def _mixture(mixture: list[Any], parts: Sequence[ManifestPart]) -> list[str]:
-    """Return where the shares of a mixture differ from those that a manifest's parts were asked."""
+    """Return where the shares of a mixture differ from the `asked` shares of a manifest's parts."""
     lines = [entry for entry in mixture if isinstance(entry, dict)]
     if len(lines) != len(parts):
         return [f"train_input.mixture lists {len(lines)} data_dir, the manifest {len(parts)} parts"]

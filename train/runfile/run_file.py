@@ -23,7 +23,7 @@ from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import CUT, ModelSettings
 from crystalmix.train.model.optimizer import Linear, OptimSettings
 from crystalmix.train.record.metrics import MetricsSettings
-from crystalmix.train.runfile import data_sections as inputs
+from crystalmix.train.runfile import data_sections
 from crystalmix.train.runfile.cluster import KEYS as CLUSTER_KEYS
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.settings import Run, RunSettings
@@ -49,7 +49,7 @@ FIXED: dict[str, Json] = {
     },
     "optimizer": {"optimizer_type": "AdamW", "correct_bias": True},
 }
-# Model Zoo's keys that say nothing to this trainer (hardware, logging, data, what follows anyway).
+# Model Zoo's keys that this trainer does not use (hardware, logging, data, what follows anyway).
 UNUSED: dict[str, str] = {
     "model": "attention_kernel attention_softmax_fp32 boundary_casting loss_weight mixed_precision "
     "scale_glu_initialization use_bfloat16 weight_initialization_seed",
@@ -91,7 +91,7 @@ def load(
     """
     reader = _Reader(path, phase, overrides)
     if known:
-        reader.tell_unknown_phases(known)
+        reader.warn_unknown_phases(known)
     return reader.run()
 
 
@@ -101,7 +101,7 @@ def cluster(path: Path, phase: str | None = None, overrides: Sequence[str] = ())
 
 
 def _missing(names: Sequence[str]) -> str:
-    """Return what is told of the first of several keys that are missing."""
+    """Return the message for the first of several missing keys."""
     _, *others = names
     if not others:
         return "is missing"
@@ -110,7 +110,7 @@ def _missing(names: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _tell(message: str) -> None:
+def _warn_once(message: str) -> None:
     # Once, though a file is read for each phase.
     logging.getLogger("crystalmix").warning("%s", message)
 
@@ -125,19 +125,20 @@ class _Reader:
         if not isinstance(self.content, dict):
             raise RecipeError(f"{path}: must hold the sections {', '.join(SECTIONS[:3])}")
         yaml_settings.override(self.content, overrides)
+        known = SECTIONS + data_sections.SECTIONS
         for section in self.content:
-            if section not in SECTIONS + inputs.SECTIONS:
-                others = yaml_settings.like(str(section), SECTIONS + inputs.SECTIONS, SECTIONS)
+            if section not in known:
+                others = yaml_settings.like(str(section), known, SECTIONS)
                 raise self._fault((section,), f"is no known section{others}")
         for section in SECTIONS[:2]:
             if section not in self.content:
                 raise RecipeError(f"{path}: section {section} is missing")
         self.over = self._overrides().get(self.phase, {})
-        for section in inputs.SECTIONS:
-            self._tell_unused(section, inputs.unused(section, self.content.get(section)))
+        for section in data_sections.SECTIONS:
+            self._warn_unused(section, data_sections.unused(section, self.content.get(section)))
 
-    def tell_unknown_phases(self, known: Sequence[str]) -> None:
-        self._tell_unused("phases", [name for name in self._overrides() if name not in known])
+    def warn_unknown_phases(self, known: Sequence[str]) -> None:
+        self._warn_unused("phases", [name for name in self._overrides() if name not in known])
 
     def run(self) -> Run:
         return Run(
@@ -158,7 +159,7 @@ class _Reader:
 
     def cluster(self) -> Cluster:
         """Return the cluster that runconfig describes."""
-        entries = self._given("runconfig").items()
+        entries = self._raw_section("runconfig").items()
         values = {k: value for k, value in entries if k in CLUSTER_KEYS and value is not None}
         return self._make(("runconfig",), Cluster, values)
 
@@ -218,7 +219,7 @@ class _Reader:
         if values.pop("scheduler", "Linear") != "Linear":
             raise self._fault((*steps, "scheduler"), f"must be Linear, got {piece['scheduler']}")
         repeated = [key for key in REPEATED if values.pop(key, None) is not None]
-        self._tell_unused("optimizer.learning_rate", repeated)
+        self._warn_unused("optimizer.learning_rate", repeated)
         length = values.pop("decay_steps", None)
         if length is not None and values.setdefault("steps", length) != length:
             rule = f"must be equal to steps ({values['steps']!r}), got {length!r}"
@@ -228,28 +229,28 @@ class _Reader:
     def _settings(self) -> RunSettings:
         return self._make(("runconfig",), RunSettings, self._section("runconfig"))
 
-    def _given(self, name: str) -> Json:
+    def _raw_section(self, name: str) -> Json:
         base = self._mapping((name,), self.content.get(name))
         return {**base, **self._mapping((name,), self.over.get(name))}
 
     def _section(self, name: str) -> Json:
-        """Return a section with the phase's overrides, fixed keys checked and unused ones told."""
-        settings = self._given(name)
+        """Return a section with the phase's overrides, fixed keys checked and unused ones noted."""
+        settings = self._raw_section(name)
         for key, only in FIXED.get(name, {}).items():
             if (value := settings.pop(key, only)) != only:
                 raise self._fault((name, key), f"must be {only!r} here, got {value!r}")
         unused = [key for key in UNUSED.get(name, "").split() if key in settings]
-        self._tell_unused(name, unused)
+        self._warn_unused(name, unused)
         if name == "runconfig":
             apart = [key for key in settings if key in CLUSTER_KEYS]  # `cluster` reads those
-            self._tell_unused(name, apart, "for --backend csx alone")
+            self._warn_unused(name, apart, "for --backend csx alone")
             unused += apart
-        held = inputs.HELD.get(name, {})
+        held = data_sections.HELD.get(name, {})
         return {key: value for key, value in settings.items() if key not in {*unused, *held}}
 
-    def _tell_unused(self, where: str, keys: list[str], how: str = "not used") -> None:
+    def _warn_unused(self, where: str, keys: list[str], how: str = "not used") -> None:
         if keys:
-            _tell(f"{self.path}: {where}: {how}: {', '.join(keys)}")
+            _warn_once(f"{self.path}: {where}: {how}: {', '.join(keys)}")
 
     def _mapping(self, steps: Steps, content: Any) -> Json:  # noqa: ANN401
         """Return what a mapping holds, nothing for an empty one; a fault for anything else."""
@@ -265,7 +266,7 @@ class _Reader:
         return {names.get(key, key): value for key, value in values.items()}
 
     def _make(self, steps: Steps, kind: Any, values: Json) -> Any:  # noqa: ANN401
-        """Make a settings dataclass; its own faults and wrong types are told where they stand."""
+        """Make a settings dataclass; its own faults and wrong types name their line."""
         for key in values:
             if key not in kind.__dataclass_fields__:
                 raise self._unknown(steps, key, kind)
@@ -279,12 +280,12 @@ class _Reader:
         if fault["type"] == "value_error":
             key, _, message = str(fault.get("ctx", {})["error"]).partition(": ")
         elif fault["type"] == "missing":
-            names = [str(each["loc"][0]) for each in faults if each["type"] == "missing"]
+            names = [str(entry["loc"][0]) for entry in faults if entry["type"] == "missing"]
             message = _missing([YAML_KEYS.get(name, name) for name in names])
         raise self._fault((*steps, YAML_KEYS.get(key, key)), message)
 
     def _unknown(self, steps: Steps, key: str, kind: Any = None) -> RecipeError:  # noqa: ANN401
-        """Return the fault of a key that nobody knows, with the known one that is like it."""
+        """Return the fault of an unknown key, with the known one that is like it."""
         names: list[str] = [] if kind is None else list(kind.__dataclass_fields__)
         own = [YAML_KEYS.get(name, name) for name in names]
         section = str(steps[0]) if len(steps) == 1 else ""

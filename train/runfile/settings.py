@@ -1,4 +1,4 @@
-"""What a phase's training follows from besides its manifest: model, optimiser and run settings."""
+"""Settings of a phase's training besides its manifest: model, optimiser and run settings."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal

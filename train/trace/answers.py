@@ -26,7 +26,7 @@ class Grid(NamedTuple):
 
 
 class Answer:
-    """Base of all answers; each is a frozen dataclass whose fields are what was asked for."""
+    """Base of all answers; each is a frozen dataclass whose fields hold the result."""
 
     @property
     def faulty(self) -> bool:

@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
-from crystalmix.train.record import ledger, proof, skips
-from crystalmix.train.record import run_folder as folders
+from crystalmix.train.record import ledger, proof, run_folder, skips
 from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
 
-MOST = 20  # findings told per phase
+MOST = 20  # findings reported per phase
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,29 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
 
     batches: read the rows of every step again and compare their digests too (slow).
     """
-    begun = folders.phases(run)
+    begun = run_folder.phases(run)
     if not begun:
         raise InputError(f"{run}: holds no run; give the --out of `crystalmix train`")
-    told: list[str] = []
+    lines: list[str] = []
     for folder in begun:
         try:
-            manifest = manifests.read(BuildFolder(build).phase(folder.name))
+            manifest = read_manifest(BuildFolder(build).phase(folder.name))
             for line in islice(_phase(folder, manifest, build if batches else None), MOST):
-                told.append(line)  # kept where a later check can't go on
+                lines.append(line)  # kept where a later check can't go on
         except CrystalmixError as error:
-            told.append(str(error))
-    return told
+            lines.append(str(error))
+    return lines
 
 
 def checked(run: Path) -> str:
-    """Return in words what there is of a run to check: recorded steps, phase by phase."""
+    """Return a summary of a run's recorded steps, phase by phase."""
     steps = {
         phase.name: ledger.read(phase.ledger, "steps").num_rows
-        for phase in folders.phases(run)
+        for phase in run_folder.phases(run)
         if ledger.segments(phase.ledger, "steps")
     }
-    each = ", ".join(f"{phase} {count:,}" for phase, count in steps.items())
-    return f"a run of {sum(steps.values()):,} steps ({each})"
+    counts = ", ".join(f"{phase} {count:,}" for phase, count in steps.items())
+    return f"a run of {sum(steps.values()):,} steps ({counts})"
 
 
 def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterator[str]:
@@ -92,7 +91,7 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
         # Begun, but stopped before its first checkpoint: nothing is recorded for good.
         yield from (_unsealed(path) for path in ledger.segments(phase.ledger))
         return
-    state = folders.read_state(newest)
+    state = run_folder.read_state(newest)
     yield from _sealed_files(phase, manifest, newest, state)
     names = {entry["name"] for entry in state.sealed_ledger(newest)["files"]}
     steps, rows = (ledger.read(phase.ledger, kind, names) for kind in ("steps", "rows"))
@@ -118,7 +117,7 @@ def _sealed_files(
             f"not under {_brief(manifest.digest)}"
         )
     sealed = state.sealed_ledger(newest)
-    yield from folders.damages(phase.ledger, sealed["files"])
+    yield from run_folder.damages(phase.ledger, sealed["files"])
     names = {entry["name"] for entry in sealed["files"]}
     for path in ledger.segments(phase.ledger):
         if path.name not in names:
@@ -131,11 +130,11 @@ def _unsealed(path: Path) -> str:
 
 def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
     chain = ledger.first_chain(manifest.digest)
-    for step, digest, told in zip(
+    for step, digest, recorded in zip(
         *(steps[name].to_pylist() for name in ("step", "digest", "chain")), strict=True
     ):
         chain = ledger.next_chain(chain, digest)
-        if chain != told:
+        if chain != recorded:
             yield f"{folder}: the chain of digests breaks at step {step}"
             return
 
@@ -150,11 +149,11 @@ def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: list[int]) ->
         first = place * manifest.batch
         have = rows.slice(first, manifest.batch)
         plan = manifest.step(step)
-        found = set(have["step"].to_pylist())
-        if found != {step} or len(have) != manifest.batch:
+        numbers = set(have["step"].to_pylist())
+        if numbers != {step} or len(have) != manifest.batch:
             yield (
                 f"{folder}: in place of step {step}'s {manifest.batch} rows stand {len(have)} "
-                f"of {'step' if len(found) == 1 else 'steps'} {_list(found) or 'none'}"
+                f"of {'step' if len(numbers) == 1 else 'steps'} {_list(numbers) or 'none'}"
             )
             return
         part = [names.get(str(name), -1) for name in have["part"].to_pylist()]

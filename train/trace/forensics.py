@@ -1,7 +1,7 @@
 """Forensics: the documents of some steps, and which of their properties stand out.
 
 What is compared are document pieces: those in the steps, against all others of the phase. Fisher's
-exact test, one-sided, tells whether a value of a property is in the steps more often than chance
+exact test, one-sided, decides whether a value of a property is in the steps more often than chance
 has it; over all values the share of false findings is held by Benjamini and Hochberg's rule.
 """
 
@@ -26,7 +26,7 @@ from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
 
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
-FOUND = pa.schema(
+OVER_REPRESENTED = pa.schema(
     [
         ("property", pa.string()),
         ("value", pa.string()),
@@ -56,7 +56,7 @@ class StandingOut:
 def standing_out(traced: Traced, phase: str, settings: SpikeSettings | None = None) -> StandingOut:
     """Return the losses of a phase and the steps whose loss stands out.
 
-    Where none stands out as `trace --spikes` has it, the highest of the later ones is told.
+    Where none stands out as `trace --spikes` has it, the highest of the later ones is returned.
     """
     settings = settings or SpikeSettings()
     rows = traced.rows(STEPS, [phase])
@@ -114,8 +114,8 @@ def over_represented(
         row["p"] = float(value)
     rows.sort(key=lambda row: (row["p"], row["property"]))
     # Benjamini and Hochberg: up to the last whose p is at most share * rank / rows
-    kept = [i for i, row in enumerate(rows, start=1) if row["p"] <= share * i / len(rows)]
-    return Table(pa.Table.from_pylist(rows[: max(kept, default=0)], FOUND))
+    ranks = [i for i, row in enumerate(rows, start=1) if row["p"] <= share * i / len(rows)]
+    return Table(pa.Table.from_pylist(rows[: max(ranks, default=0)], OVER_REPRESENTED))
 
 
 def pieces(traced: Traced, phase: str, steps: Sequence[int], most: int = 12) -> Table:
@@ -171,9 +171,9 @@ def without(recipe: Recipe, listed: Path) -> Recipe:
         )
         for name, source in recipe.sources.items()
     }
-    made = replace(recipe, sources=sources)
-    object.__setattr__(made, "file", recipe.file)
-    return made
+    reduced = replace(recipe, sources=sources)
+    object.__setattr__(reduced, "file", recipe.file)
+    return reduced
 
 
 def _look_at(traced: Traced, steps: Sequence[int]) -> None:

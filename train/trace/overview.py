@@ -31,7 +31,7 @@ LOSSES = """
 
 @dataclass(frozen=True)
 class BuildOverview(Answer):
-    """A build, or manifests alone: what was asked, what came of it, what was dropped.
+    """A build, or manifests alone: asked and got shares, rows, and dropped documents.
 
     accounts: of each folder of documents and rows, as its receipt has it; none without a build.
     """
@@ -97,7 +97,7 @@ class RunOverview(Answer):
 
 
 def look(path: Path, build: Path | None = None, step: str | None = None) -> Answer:
-    """Return what there is to see at a path; InputError if it is no build, manifest or run.
+    """Return the overview of a path; InputError if it is no build, manifest or run.
 
     build: where a run's build is, if it was moved. step: what `rows_of_steps.look` takes.
     """
@@ -153,7 +153,7 @@ def _brief(text: str | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Return a loss to four places, or a step; a harvested run need not tell any."""
+    """Return a loss to four places, or a step; a harvested run need not have any."""
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

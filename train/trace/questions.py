@@ -129,7 +129,7 @@ def trace(
     findings: bool = False,
     spike_settings: SpikeSettings | None = None,
 ) -> Answer:
-    """Answer the one question asked of a run; UsageError unless it is one."""
+    """Answer one question about a run; UsageError unless it is exactly one."""
     questions = (step, document, ratios, repeats_of, findings, spike_settings)
     if sum(map(bool, questions)) != 1:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""SQL over the views of a build, a run or an ablation; only reads are let through."""
+"""SQL over the views of a build, a run or an ablation; only reads are allowed."""
 
 from pathlib import Path
 

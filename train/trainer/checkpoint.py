@@ -33,7 +33,7 @@ from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
-from crystalmix.train.record import run_folder as folders
+from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import CheckpointState
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer.dcp_reader import SafePlanner, SafeReader
@@ -42,7 +42,7 @@ ALONE = World()
 
 
 class Checkpoints:
-    """The checkpoints of a phase: written between two steps or beside them, kept as asked."""
+    """The checkpoints of a phase: written between two steps or beside them, kept by `settings`."""
 
     def __init__(self, folder: Path, settings: RunSettings, world: World = ALONE) -> None:
         self.folder, self.settings, self.world = folder, settings, world
@@ -62,7 +62,7 @@ class Checkpoints:
         state: Json,
         done: Callable[[], object] = lambda: None,
     ) -> None:
-        """Write the checkpoint of a step; beside the steps that follow, where that is asked.
+        """Write the checkpoint of a step; beside the steps that follow if `async_checkpoints`.
 
         The one before is waited for first, and what went wrong with it raised. done: called by the
         first process when the checkpoint is there and those that are not kept are gone.
@@ -110,9 +110,9 @@ def save(
 
 
 def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Path:
-    """Write what all processes hold of a checkpoint, then its state, then its name."""
+    """Write a checkpoint: the files of all processes, then its state, then rename it."""
     group = world.background
-    path = folder / folders.checkpoint_name(state["step"])
+    path = folder / run_folder.checkpoint_name(state["step"])
 
     def make() -> str:
         temporary = temporary_name(path)
@@ -122,11 +122,11 @@ def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Pat
     temporary = Path(world.on_first(make, group))
     with _quiet(), _unwrapped():
         save_state(content, checkpoint_id=temporary, process_group=group)
-    shares = world.each(lambda: _described(temporary, world), group)
+    shares = world.each(lambda: _file_entries(temporary, world), group)
     files = sorted((entry for share in shares for entry in share), key=lambda entry: entry["name"])
 
     def name() -> None:
-        folders.write_state(temporary, {**state, "files": files})
+        run_folder.write_state(temporary, {**state, "files": files})
         rmtree(path, ignore_errors=True)
         temporary.rename(path)
 
@@ -177,8 +177,8 @@ def _load(path: Path, whole: Json, state: CheckpointState) -> None:
 
 def read_state(path: Path) -> CheckpointState:
     """Read a checkpoint's state and check the bytes of its files."""
-    state = folders.read_state(path)
-    folders.check_files(path, state.files, "remove this checkpoint to go on from the one before")
+    state = run_folder.read_state(path)
+    run_folder.check_files(path, state.files, "remove this checkpoint to go on from the one before")
     return state
 
 
@@ -187,13 +187,13 @@ def keep(folder: Path, last: int, every: int | None = None) -> None:
 
     What is left of removing others goes too.
     """
-    whole = folders.checkpoints(folder)
+    whole = run_folder.checkpoints(folder)
     kept = {*whole[-last:]}
     if every is not None:
-        kept |= {path for path in whole if folders.step_of(path) % every == 0}
+        kept |= {path for path in whole if run_folder.step_of(path) % every == 0}
     for path in folder.glob("step-*"):
         if path not in kept:
-            (path / folders.STATE).unlink(missing_ok=True)  # first: half of it is no checkpoint
+            (path / run_folder.STATE).unlink(missing_ok=True)  # first: half of it is no checkpoint
             rmtree(path, ignore_errors=True)
 
 
@@ -212,7 +212,7 @@ def weights_digest(model: nn.Module, world: World = ALONE) -> str:
     return world.on_first(content.hexdigest)
 
 
-def _described(temporary: Path, world: World) -> list[Json]:
+def _file_entries(temporary: Path, world: World) -> list[Json]:
     """Return this process's share of the entries of the files that all have written."""
     files = sorted(temporary.iterdir())
     return [receipts.describe(file) for file in files[world.rank :: world.size]]

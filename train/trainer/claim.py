@@ -1,6 +1,6 @@
-"""Claims: what a phase's training follows from, written down before its first step.
+"""Claims: the settings that a phase's training follows from, written before its first step.
 
-A folder that was begun otherwise is refused, and so are weights and rows that don't fit the model.
+A folder begun with others is refused, and so are weights and rows that don't fit the model.
 """
 
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World, fast_dtype
-from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.seal import seal_run
 from crystalmix.train.runfile.settings import Run
@@ -24,32 +24,32 @@ from crystalmix.train.runfile.settings import Run
 def claim(
     out: Path, root: Path, run: Run, manifest: Manifest, start: Path | None, kind: str | None = None
 ) -> None:
-    """Say what this folder's training follows from, or refuse to go on with something else.
+    """Write the claim of a phase's folder; StaleError where it was begun with another one.
 
     start: the checkpoint whose weights it begins with. A phase that has a checkpoint of its own
     goes on without one. kind: of its checkpoints, where they are not torch's.
     """
     weights = None
     if start is not None:
-        state = folder.read_state(start)
+        state = run_folder.read_state(start)
         weights = state.weights
         _check_model(start, state.model or {}, run)
-    wanted = {"manifest": manifest.digest, "run": run.content(), "init": weights}
-    wanted |= {} if kind is None else {"checkpoints": kind}
+    content = {"manifest": manifest.digest, "run": run.content(), "init": weights}
+    content |= {} if kind is None else {"checkpoints": kind}
     phase = PhaseFolder(out)
     path = phase.claim
     if path.exists():
-        found = read_json(path, f"remove {out} and train this phase again")
+        recorded = read_json(path, f"remove {out} and train this phase again")
         if start is None and phase.newest is not None:
-            wanted["init"] = found.get("init")
-        told = receipts.differences(found, wanted, "run")
-        if told:
+            content["init"] = recorded.get("init")
+        lines = receipts.differences(recorded, content, "run")
+        if lines:
             raise StaleError(
-                f"{path}: was begun otherwise ({'; '.join(told[:3])}); train into another --out"
+                f"{path}: was begun otherwise ({'; '.join(lines[:3])}); train into another --out"
             )
     else:
-        write_atomic(path, canonical(wanted))
-    folder.remember(out.parent, root)
+        write_atomic(path, canonical(content))
+    run_folder.remember(out.parent, root)
     seal_run(out.parent, out.name)
 
 
@@ -68,10 +68,10 @@ def settled(run: Run, out: Path, world: World, device: torch.device | None = Non
 
 def _recorded_dtype(out: Path) -> Literal["float32", "bfloat16"] | None:
     """Return the dtype that a phase, or else any phase of its run, was begun with."""
-    claims = [PhaseFolder(out).claim, *(phase.claim for phase in folder.phases(out.parent))]
+    claims = [PhaseFolder(out).claim, *(phase.claim for phase in run_folder.phases(out.parent))]
     for path in claims:
         if path.exists():
-            begun = folder.read_json(path, f"remove {path.parent} and train this phase again")
+            begun = read_json(path, f"remove {path.parent} and train this phase again")
             if isinstance(begun.get("run"), dict):
                 return begun["run"]["settings"]["dtype"]
     return None
@@ -98,11 +98,11 @@ def check_fit(run: Run, manifest: Manifest, processes: int) -> None:
             f"phase {manifest.phase}: its batch of {manifest.batch} rows can't be shared evenly "
             f"by {processes} processes; start a number that divides it"
         )
-    each, size = manifest.batch // processes, run.settings.micro_batch
-    if size is not None and each % size:
+    share, size = manifest.batch // processes, run.settings.micro_batch
+    if size is not None and share % size:
         whose = f" that each of {processes} processes has" if processes > 1 else ""
         raise RefusalError(
-            f"runconfig.micro_batch: must divide the batch of {each}{whose}, got {size}"
+            f"runconfig.micro_batch: must divide the batch of {share}{whose}, got {size}"
         )
 
 
@@ -110,9 +110,9 @@ def _check_model(init_from: Path, before: Json, run: Run) -> None:
     """Refuse to go on with the weights of another model."""
     # attention names a path to the same function
     now = {**asdict(run.model), "attention": before.get("attention")}
-    told = receipts.differences(before, now, "model")
-    if told:
+    lines = receipts.differences(before, now, "model")
+    if lines:
         raise StaleError(
-            f"{init_from}: holds another model ({'; '.join(told[:3])}); "
+            f"{init_from}: holds another model ({'; '.join(lines[:3])}); "
             "train with its run file, or all phases into another --out"
         )

@@ -1,4 +1,4 @@
-"""Forecast: what a training would take and would be refused for, before a step is made.
+"""Forecast of a training: steps, memory, disk, hours and refusals, before a step is made.
 
 Everything follows from the run file and the manifests, or from a recipe's plan where nothing is
 built; no weights are made.
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
-from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
 from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.train.evaluation.held_out import is_held_out
 from crystalmix.train.model.crystal import flops_per_row, parameters_count
 from crystalmix.train.model.optimizer import Linear, schedule
 from crystalmix.train.model.processes import alone, fast_dtype
-from crystalmix.train.runfile import data_sections as inputs
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile import data_sections
+from crystalmix.train.runfile.run_file import find, load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.claim import check_fit
 from crystalmix.train.trainer.footprint import Memory, Pass, checkpoint_bytes, memory
@@ -69,7 +69,7 @@ class PhaseForecast:
 def forecast(
     source: Path,
     run_file: str,
-    asked: Asked,
+    options: Asked,
     phases: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[PhaseForecast]:
@@ -83,43 +83,43 @@ def forecast(
         raise UsageError(
             f"no phase is called {unknown[0]!r} in {source} (there are {', '.join(names)})"
         )
-    path = params.find(run_file)
+    path = find(run_file)
     return [
-        _phase(path, params.load(path, manifest.phase, names, overrides), manifest, asked, refused)
+        _phase(path, load(path, manifest.phase, names, overrides), manifest, options, refused)
         for manifest in manifests
         if not phases or manifest.phase in phases
     ]
 
 
-def lines(told: Sequence[PhaseForecast]) -> list[str]:
+def lines(forecasts: Sequence[PhaseForecast]) -> list[str]:
     """Return a forecast as tables."""
     shown: list[str] = []
-    for each in told:
-        hours = "" if each.hours is None else f", {format_hours(each.hours)} hours"
+    for phase in forecasts:
+        hours = "" if phase.hours is None else f", {format_hours(phase.hours)} hours"
         shown += [
-            f"{each.phase}: {each.steps:,} steps x {each.batch:,} rows x {each.msl:,} tokens = "
-            f"{each.tokens:,} tokens{hours}",
-            f"  {each.parameters:,} parameters, {each.flops_per_token / GIGA:,.4g} GFLOP a token, "
-            f"{each.flops:.3g} FLOP in all",
-            f"  checkpoints of {_size(each.checkpoint_bytes)}, {each.checkpoints} kept: "
-            f"{_size(each.disk)} of disk while one more is written",
+            f"{phase.phase}: {phase.steps:,} steps x {phase.batch:,} rows x {phase.msl:,} tokens = "
+            f"{phase.tokens:,} tokens{hours}",
+            f"  {phase.parameters:,} parameters, {phase.flops_per_token / GIGA:,.4g} GFLOP a token"
+            f", {phase.flops:.3g} FLOP in all",
+            f"  checkpoints of {_size(phase.checkpoint_bytes)}, {phase.checkpoints} kept: "
+            f"{_size(phase.disk)} of disk while one more is written",
         ]
-        head = [f"  memory at {each.rows_per_pass} rows a pass"]
+        head = [f"  memory at {phase.rows_per_pass} rows a pass"]
         parts = list(Memory.__dataclass_fields__)
         rows = [
             [
-                f"  {how}{_each(each.processes)}",
+                f"  {how}{_per_process(phase.processes)}",
                 *(_size(getattr(held, part)) for part in [*parts, "total"]),
             ]
-            for how, held in each.memory.items()
+            for how, held in phase.memory.items()
         ]
         shown += table(rows, [*head, *parts, "total"])
-        shown += [f"  note: {line}" for line in each.notes]
-        shown += [f"  refused: {line}" for line in each.refusals]
+        shown += [f"  note: {line}" for line in phase.notes]
+        shown += [f"  refused: {line}" for line in phase.refusals]
         shown.append("")
-    disk = sum(each.disk for each in told)
-    total = f"all phases: {sum(each.tokens for each in told):,} tokens, {_size(disk)}"
-    hours = [each.hours for each in told if each.hours is not None]
+    disk = sum(phase.disk for phase in forecasts)
+    total = f"all phases: {sum(phase.tokens for phase in forecasts):,} tokens, {_size(disk)}"
+    hours = [phase.hours for phase in forecasts if phase.hours is not None]
     return [
         *shown,
         f"{total} of checkpoints" + (f", {format_hours(sum(hours))} hours" if hours else ""),
@@ -127,25 +127,25 @@ def lines(told: Sequence[PhaseForecast]) -> list[str]:
 
 
 def _phase(
-    path: Path, run: Run, manifest: Manifest, asked: Asked, refused: dict[str, tuple[str, ...]]
+    path: Path, run: Run, manifest: Manifest, options: Asked, refused: dict[str, tuple[str, ...]]
 ) -> PhaseForecast:
     refusals = list(refused.get(manifest.phase, ()))
     try:
-        check_fit(run, manifest, asked.processes)
+        check_fit(run, manifest, options.processes)
     except CrystalmixError as error:
         refusals.append(str(error))
     model, settings = run.model, run.settings
-    each = max(1, manifest.batch // asked.processes)
+    share = max(1, manifest.batch // options.processes)
     chosen = settings.dtype == "auto"
     dtype = fast_dtype(alone().device) if chosen else settings.dtype
-    one = Pass(
-        settings.micro_batch or each,
+    pass_ = Pass(
+        settings.micro_batch or share,
         manifest.msl,
         dtype,
         settings.recompute,
     )
-    ways = {"ddp": False, "fsdp": True} if asked.processes > 1 else {"one process": False}
-    size, kept = checkpoint_bytes(model), _kept(run, manifest.steps)
+    ways = {"ddp": False, "fsdp": True} if options.processes > 1 else {"one process": False}
+    size, kept = checkpoint_bytes(model), _checkpoint_count(run, manifest.steps)
     tokens = manifest.steps * manifest.batch * manifest.msl
     flops = flops_per_row(model, manifest.msl)
     return PhaseForecast(
@@ -157,13 +157,13 @@ def _phase(
         parameters=parameters_count(model),
         flops_per_token=flops / manifest.msl,
         flops=float(flops) * manifest.steps * manifest.batch,
-        processes=asked.processes,
-        rows_per_pass=one.rows,
-        memory={how: memory(model, one, asked.processes, sharded=s) for how, s in ways.items()},
+        processes=options.processes,
+        rows_per_pass=pass_.rows,
+        memory={how: memory(model, pass_, options.processes, sharded=s) for how, s in ways.items()},
         checkpoint_bytes=size,
         checkpoints=kept,
         disk=size * (kept + 1),
-        hours=None if asked.speed is None else tokens / asked.speed / 3600,
+        hours=None if options.speed is None else tokens / options.speed / 3600,
         refusals=tuple(refusals),
         notes=(
             *_notes(path, run, manifest),
@@ -175,23 +175,23 @@ def _phase(
 def _phases(source: Path) -> tuple[list[Manifest], dict[str, tuple[str, ...]]]:
     """Return the phases of a build, or those that a recipe plans and why they are refused."""
     if source.is_dir():
-        found = read_manifests(source)
-        if not found:
+        manifests = read_manifests(source)
+        if not manifests:
             raise InputError(
                 f"{source}: holds no sealed phase; give the --out of `crystalmix build`"
             )
-        return [each for each in found if not is_held_out(source, each)], {}
-    recipe = recipes.load(str(source))
+        return [phase for phase in manifests if not is_held_out(source, phase)], {}
+    recipe = load_recipe(str(source))
     held = {
         name
         for name, phase in recipe.phases.items()
         if all(recipe.domains[part.domain].validates for part in phase.parts)
     }
     planned = [phase for phase in plan(recipe) if phase.name not in held]
-    return [_planned(each) for each in planned], {each.name: each.refusals for each in planned}
+    return [_manifest_of(p) for p in planned], {p.name: p.refusals for p in planned}
 
 
-def _planned(phase: PhasePlan) -> Manifest:
+def _manifest_of(phase: PhasePlan) -> Manifest:
     """Return the manifest of a phase as far as a plan knows it: no parts, no tokenizer."""
     return Manifest(
         name="",
@@ -209,7 +209,7 @@ def _planned(phase: PhasePlan) -> Manifest:
     )
 
 
-def _kept(run: Run, steps: int) -> int:
+def _checkpoint_count(run: Run, steps: int) -> int:
     """Return how many checkpoints of a phase stay: the newest, and those at multiples."""
     every, settings = run.settings.checkpoint_steps, run.settings
     made = {*range(every, steps + 1, every), steps}
@@ -221,7 +221,7 @@ def _kept(run: Run, steps: int) -> int:
 def _notes(path: Path, run: Run, manifest: Manifest) -> Iterator[str]:
     """Yield what a user should know, though nothing is refused."""
     if manifest.parts:
-        yield from inputs.contradictions(path, manifest)
+        yield from data_sections.contradictions(path, manifest)
     elif not manifest.tokenizer["vocab"]:
         yield "nothing is built: whether the vocabulary fits is not known"
     yield from _schedule_notes(run.optimizer.learning_rate, manifest.steps)
@@ -241,7 +241,7 @@ def _schedule_notes(pieces: Sequence[Linear], steps: int) -> Iterator[str]:
         )
 
 
-def _each(processes: int) -> str:
+def _per_process(processes: int) -> str:
     return f", each of {processes}" if processes > 1 else ""
 
 

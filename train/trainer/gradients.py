@@ -41,8 +41,8 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
 def part_sums(batch: Batch, sums: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
     """Return (parts, 2): the nll of each part's rows here, and their tokens that carry loss."""
     part = batch.refs.part[batch.slots]
-    told = [np.bincount(part, weights, parts) for weights in (sums, batch.tokens)]
-    return np.stack(told, 1).astype(np.float64)
+    columns = [np.bincount(part, weights, parts) for weights in (sums, batch.tokens)]
+    return np.stack(columns, 1).astype(np.float64)
 
 
 def per_part(manifest: Manifest, batch: Batch, totals: NDArray[np.float64]) -> tuple[Json, ...]:
@@ -65,8 +65,8 @@ def strange_rows(manifest: Manifest, batch: Batch, losses: Tensor) -> list[tuple
     ]
 
 
-def divergence(manifest: Manifest, step: int, rows: list[tuple[str, str, int]], told: str) -> str:
-    """Return the line that tells of a step which gave no numbers."""
+def divergence(manifest: Manifest, step: int, rows: list[tuple[str, str, int]], values: str) -> str:
+    """Return the error line of a step whose `values` (loss and norm) are not finite."""
     where = "every row's own loss is finite"
     if rows:
         parts = ", ".join(sorted({part for part, _, _ in rows}))
@@ -76,7 +76,7 @@ def divergence(manifest: Manifest, step: int, rows: list[tuple[str, str, int]], 
             f"the first is {shard} row {row}"
         )
     return (
-        f"phase {manifest.phase}, step {step}: {told} ({where}); nothing of it is recorded: "
+        f"phase {manifest.phase}, step {step}: {values} ({where}); nothing of it is recorded: "
         f"lower the learning rate, or leave the step out with --skip-steps "
         f"{manifest.phase}:{step}:{step}"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch.utils.checkpoint import checkpoint
 
 from crystalmix.prep.runtime.errors import MachineError, RefusalError
 from crystalmix.train.model.crystal import Crystal, initialise
@@ -22,7 +22,7 @@ from crystalmix.train.model.processes import World
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.footprint import Pass, memory
 
-# What torch says, in words of its own, where it gets no memory.
+# Parts of torch's messages for a failed allocation.
 SHORTAGE = ("can't allocate memory", "out of memory", "not enough memory", "size calculation")
 
 
@@ -48,7 +48,7 @@ def place(run: Run, world: World) -> Placed:
         model = Crystal(run.model)
     for layer in model.layers:
         if settings.recompute:
-            layer.forward = partial(recomputed, layer.forward, use_reentrant=False)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         if settings.compile:
             layer.forward = torch.compile(layer.forward)
     sharded = world.size > 1 and settings.parallel == "fsdp"

@@ -6,14 +6,12 @@ from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
-from crystalmix.train.evaluation import evaluate
-from crystalmix.train.evaluation import held_out as heldout
+from crystalmix.train.evaluation import evaluate, held_out
 from crystalmix.train.model.processes import joined
-from crystalmix.train.record import metrics, skips
-from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import metrics, run_folder, skips
 from crystalmix.train.record.run_folder import PhaseFolder
-from crystalmix.train.runfile import data_sections as inputs
-from crystalmix.train.runfile import run_file as params
+from crystalmix.train.runfile import data_sections
+from crystalmix.train.runfile.run_file import find, load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.trainer import Outcome, Trainer
 
@@ -41,7 +39,7 @@ def train(  # noqa: PLR0913  what the command has
     build, or where a phase has neither a checkpoint of its own nor a predecessor that is trained.
     """
     with joined() as world:
-        work = world.agree(lambda: _planned(build, run_file, phases, init_from, overrides))
+        work = world.agree(lambda: _phase_runs(build, run_file, phases, init_from, overrides))
         world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
         for place, (run, manifest, before) in enumerate(work):
             first = init_from if place == 0 else None
@@ -54,7 +52,7 @@ def train(  # noqa: PLR0913  what the command has
                 return
 
 
-def _planned(
+def _phase_runs(
     build: Path,
     run_file: str,
     phases: Sequence[str],
@@ -62,7 +60,7 @@ def _planned(
     overrides: Sequence[str],
 ) -> list[tuple[Run, Manifest, Manifest | None]]:
     """Return the phases to train, each with its run and the manifest of the one before."""
-    manifests = [m for m in read_manifests(build) if not heldout.is_held_out(build, m)]
+    manifests = [m for m in read_manifests(build) if not held_out.is_held_out(build, m)]
     if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
     names = [manifest.phase for manifest in manifests]
@@ -71,17 +69,17 @@ def _planned(
         raise UsageError(
             f"no phase is called {unknown[0]!r} in {build} (there are {', '.join(names)})"
         )
-    if init_from is not None and not (init_from / folder.STATE).exists():
+    if init_from is not None and not (init_from / run_folder.STATE).exists():
         raise InputError(f"{init_from}: is no checkpoint; give a folder such as {EXAMPLE}")
-    path = params.find(run_file)
-    # All of them before the first step, so that a fault in the last phase's settings is told now.
-    inputs.note(path, [m for m in manifests if not phases or m.phase in phases], overrides)
+    path = find(run_file)
+    # All of them before the first step, so that a fault in the last phase's settings shows now.
+    data_sections.note(path, [m for m in manifests if not phases or m.phase in phases], overrides)
     work = [
-        (params.load(path, manifest.phase, names, overrides), manifest, before)
+        (load(path, manifest.phase, names, overrides), manifest, before)
         for before, manifest in zip([None, *manifests], manifests, strict=False)
         if not phases or manifest.phase in phases
     ]
-    run, last, _ = work[-1]  # what only looks is the same for all phases
+    run, last, _ = work[-1]  # evaluation and metrics are the same for all phases
     evaluate.prepare(run.evaluation, manifests[: manifests.index(last) + 1], build)
     metrics.check(run.metrics)
     return work
@@ -95,21 +93,21 @@ def _start(out: Path, manifest: Manifest, before: Manifest | None) -> Path | Non
     if before is None:
         return None
     last = PhaseFolder(out / before.phase).checkpoint(before.steps)
-    if PhaseFolder(out / manifest.phase).newest and not (last / folder.STATE).exists():
+    if PhaseFolder(out / manifest.phase).newest and not (last / run_folder.STATE).exists():
         return None
     return _last_weights(out, before)
 
 
 def _last_weights(out: Path, before: Manifest) -> Path:
     newest = PhaseFolder(out / before.phase).newest
-    wanted = folder.checkpoint_name(before.steps)
-    if newest is None or newest.name != wanted:
+    name = run_folder.checkpoint_name(before.steps)
+    if newest is None or newest.name != name:
         raise InputError(
             f"{out}: phase {before.phase} is not trained to its end "
-            f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {wanted}); "
+            f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {name}); "
             "train it first"
         )
-    trained = folder.read_state(newest).manifest
+    trained = run_folder.read_state(newest).manifest
     if trained != before.digest:
         raise StaleError(
             f"{newest}: was trained on manifest {str(trained)[:12]}, this build's {before.phase} "

@@ -20,8 +20,7 @@ from crystalmix.prep.runtime.errors import DivergenceError
 from crystalmix.train.evaluation.evaluate import Evaluator
 from crystalmix.train.model.optimizer import AdamW, clip, groups, schedule
 from crystalmix.train.model.processes import World, alone
-from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record import seal, skips
+from crystalmix.train.record import run_folder, seal, skips
 from crystalmix.train.record.ledger import Ledger, Step
 from crystalmix.train.record.metrics import Metrics
 from crystalmix.train.runfile.settings import Run
@@ -41,7 +40,7 @@ from crystalmix.train.trainer.placement import enough_memory, place
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training a phase gave."""
+    """The result of training a phase."""
 
     first_step: int  # where this process began: 0, or the checkpoint it resumed
     steps: int
@@ -69,18 +68,18 @@ class Trainer:
             self.model = self.placed.model
             self.optimizer = AdamW(groups(self.model, run.optimizer), run.optimizer)
         self.batches = Batches(manifest, root, self.world.share(manifest.batch))
-        self.ledger = Ledger(folder.PhaseFolder(out).ledger, manifest)
+        self.ledger = Ledger(run_folder.PhaseFolder(out).ledger, manifest)
         self.evaluator = self.world.agree(
             lambda: Evaluator(run.evaluation, manifest, root, out, run.model)
         )
         self.tokens = manifest.batch * manifest.msl  # of a step
         self.checkpoints = Checkpoints(
-            folder.PhaseFolder(out).checkpoints, run.settings, self.world
+            run_folder.PhaseFolder(out).checkpoints, run.settings, self.world
         )
 
     def train(self, init_from: Path | None = None, stop: int | None = None) -> Outcome:
         """Train to the last step (or to `stop`), and leave a checkpoint there."""
-        lock = folder.alone(self.out) if self.world.first else nullcontext()
+        lock = run_folder.alone(self.out) if self.world.first else nullcontext()
         with enough_memory(self.manifest.phase), lock:
             first = self.begin(init_from)
             last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
@@ -102,8 +101,8 @@ class Trainer:
 
     def _claim(self, init_from: Path | None) -> Path | None:
         claim(self.out, self.root, self.run, self.manifest, init_from)
-        folder.remove_temporaries(self.out)
-        return folder.latest(self.checkpoints.folder)
+        run_folder.remove_temporaries(self.out)
+        return run_folder.latest(self.checkpoints.folder)
 
     def _steps(self, first: int, last: int) -> float:
         """Do the steps [first, last) and return the loss of the last one."""
@@ -112,22 +111,22 @@ class Trainer:
         done = (number for number in range(first, last) if number not in skipped)
         ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
         metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
-        with self.checkpoints, metrics if self.world.first else nullcontext() as told:
-            if told is not None:
-                self._sealer(told)()
+        with self.checkpoints, metrics if self.world.first else nullcontext() as writer:
+            if writer is not None:
+                self._sealer(writer)()
             for number in range(first, last):
                 began = monotonic()
                 skip = number in skipped
                 step = skips.skipped(number) if skip else self.step(*self._read(ahead))
                 loss = step.loss
-                if told is not None:
+                if writer is not None:
                     self.ledger.record(step)
-                    told.step(step, self.tokens / (monotonic() - began))
+                    writer.step(step, self.tokens / (monotonic() - began))
                 held_out = self.evaluator.after(number + 1, self.model, self.world, settings.dtype)
-                if told is not None:
-                    told.evaluation(held_out)
+                if writer is not None:
+                    writer.evaluation(held_out)
                 if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
-                    self._checkpoint(number + 1, told)
+                    self._checkpoint(number + 1, writer)
         return loss
 
     def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
@@ -141,8 +140,8 @@ class Trainer:
         shares = self.world.each(read)
         return mine[0], digest(shares)
 
-    def step(self, batch: Batch, told: str) -> Step:
-        """Do one optimiser step and return what the ledger takes down; told: the batch's digest.
+    def step(self, batch: Batch, batch_digest: str) -> Step:
+        """Do one optimiser step and return its ledger entry; batch_digest: of all shares.
 
         Raises DivergenceError, before the weights are touched, where a loss or the norm of the
         gradients is no number.
@@ -159,7 +158,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         parts = per_part(self.manifest, batch, totals)
-        return Step(batch.step, batch.refs, told, loss, norm, rate, parts)
+        return Step(batch.step, batch.refs, batch_digest, loss, norm, rate, parts)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Add a batch's gradients to the model's; return each row's sum of nll: (rows,) float64."""
@@ -168,7 +167,7 @@ class Trainer:
     def _sealer(self, metrics: Metrics) -> Callable[[], None]:
         """Return what seals the folder with its files as they are now."""
         metrics.flush()
-        phase = folder.PhaseFolder(self.out)
+        phase = run_folder.PhaseFolder(self.out)
         return partial(seal.seal_phase, phase, seal.described(phase))
 
     def _checkpoint(self, finished: int, metrics: Metrics | None) -> None:
@@ -180,7 +179,7 @@ class Trainer:
         done = (lambda: None) if metrics is None else self._sealer(metrics)
         self.checkpoints.save(finished, self.model, self.optimizer, state, done)
 
-    def _diverge(self, batch: Batch, losses: Tensor, told: str) -> None:
+    def _diverge(self, batch: Batch, losses: Tensor, values: str) -> None:
         """Raise DivergenceError with the rows whose losses are no numbers."""
         rows = [
             row
@@ -188,7 +187,7 @@ class Trainer:
             for row in share
         ]
 
-        def tell() -> None:
-            raise DivergenceError(divergence(self.manifest, batch.step, rows, told))
+        def fail() -> None:
+            raise DivergenceError(divergence(self.manifest, batch.step, rows, values))
 
-        self.world.on_first(tell)
+        self.world.on_first(fail)

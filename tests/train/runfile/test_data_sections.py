@@ -49,7 +49,7 @@ def leaves(content: Any, before: str = "") -> Iterator[str]:
 
 def told_unused(path: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the paths of all keys that loading a file warns of."""
-    params._tell.cache_clear()
+    params._warn_once.cache_clear()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "crystalmix"):
         params.load(path)

@@ -61,7 +61,7 @@ def test_the_published_files_load_as_they_are(
 @pytest.mark.golden
 def test_what_is_not_used_of_them_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
     path = published(1)
-    params._tell.cache_clear()
+    params._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "crystalmix"):
         params.load(path, "phase1")
         params.load(path, "phase2")
