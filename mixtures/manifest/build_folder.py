@@ -7,7 +7,7 @@
     domains/<domain>/joined/...                      epochs in their order, where no shuffle is set
     domains/<domain>/imported/...                    links to shards of another program
     phases/<phase>/manifest.json                     one sealed manifest per phase
-    phases/sealed.json                               which phases there are, by digest
+    phases/sealed.json                               the set of phases, by digest
     tokenizer.json                                   the tokenizer, byte for byte
 
 Every folder below sources and domains is sealed by a receipt.

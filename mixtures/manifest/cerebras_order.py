@@ -4,7 +4,7 @@ Facts (found by running it, `shuffle: false`): weights are normalised and zero w
 epoch has n = max(rows / weight) positions over the parts that weigh more than 5 %, each part
 int(n * weight) of them; `numpy.random.default_rng(seed)` shuffles them, and each part's rows come
 in order, starting again at its end. The next epoch has the same order. So it is not the order to
-choose (a part of 4 % is repeated or cut short without a word) but the one to audit.
+choose (a part of 4 % is repeated or cut short without a warning) but the one to audit.
 
 Memory: one byte a position (8 in the original's dataset array and 22 in its others), and a count
 of each part every 65,536 positions.
@@ -35,7 +35,7 @@ Zeros = Literal["aligned", "misaligned"]
 
 @dataclass(frozen=True)
 class ZooSettings:
-    """What Model Zoo was told, and which of its faults to reproduce.
+    """Settings of Model Zoo's order, and which of its faults to reproduce.
 
     seed: `shuffle_seed`. subset: what `data_subset` means, as in 1.9.1 (other rows than asked) or
     in 2.0.3 (the rows asked). zeros: what a part of weight 0 does, as in ZooMixture.
@@ -50,7 +50,7 @@ class ZooSettings:
 def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned") -> list[int]:
     """Return how many positions of an epoch of the mixture each part has.
 
-    Raises RefusalError where no part is heavy enough to tell the length of an epoch.
+    Raises RefusalError where no part is heavy enough to fix the length of an epoch.
     """
     scaled = np.array(weights, dtype=np.float64)
     scaled = scaled / scaled.sum()
@@ -63,10 +63,10 @@ def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned
             f"order cerebras: no part weighs more than {HEAVY:.0%}, so Model Zoo 1.9 can't "
             "tell the length of an epoch (it raises ValueError); use the exact order"
         )
-    told = [0] * len(weights)
+    counts = [0] * len(weights)
     for i, share in zip(kept, shares, strict=True):
-        told[i] = int(max(long) * share)
-    return told
+        counts[i] = int(max(long) * share)
+    return counts
 
 
 class ZooMixture:
@@ -74,7 +74,7 @@ class ZooMixture:
 
     zeros: what a part of weight 0 does. `aligned` leaves it out whole; `misaligned` reproduces
     1.9.1, which pairs the weights that are left with the lengths of the first parts. kept: a file
-    of the order, one byte a position, used where it is there.
+    of the order, one byte a position, used where it exists.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class ZooMixture:
         if len(self.kept) > MOST_PARTS:
             raise RefusalError(f"order cerebras: holds at most {MOST_PARTS} parts, got {len(rows)}")
         self.rows: Final = np.array([rows[i] for i in self.kept], dtype=np.int64)
-        given = slots(rows, weights, zeros)
-        self.slots: Final = [given[i] for i in self.kept]
+        counts = slots(rows, weights, zeros)
+        self.slots: Final = [counts[i] for i in self.kept]
         self.length: Final = sum(self.slots)
         self.order: Final = self._saved(kept) if kept and kept.exists() else self._shuffled(seed)
         self._counts: Final = self._count()
@@ -117,11 +117,11 @@ class ZooMixture:
 
     def refs(self, start: int, stop: int) -> Refs:
         """Return what the positions [start, stop) consume; `part` as the caller listed them."""
-        found = [
+        pieces = [
             self._epoch(e, max(start, low), min(stop, low + self.length))
             for e, low in self._epochs(start, stop)
         ]
-        part, epoch, row = (np.concatenate(column) for column in zip(*found, strict=True))
+        part, epoch, row = (np.concatenate(column) for column in zip(*pieces, strict=True))
         return Refs(np.array(self.kept, dtype=np.int64)[part], epoch, row)
 
     def _epochs(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -135,8 +135,8 @@ class ZooMixture:
         before = self.counts_within(low)
         draw = np.empty_like(part)
         for i, base in enumerate(before):
-            here = part == i
-            draw[here] = base + np.arange(int(here.sum()))
+            mask = part == i
+            draw[mask] = base + np.arange(int(mask.sum()))
         rows = self.rows[part]
         repeats = -(-np.array(self.slots) // self.rows)[part]  # of a part in an epoch, begun ones
         return part, epoch * repeats + draw // rows, draw % rows
@@ -151,10 +151,10 @@ class ZooMixture:
         """Return how many of the first `position` positions each of the listed parts has."""
         epochs, rest = divmod(position, self.length)
         within = self.counts_within(rest)
-        told = [0] * parts
+        counts = [0] * parts
         for i, part in enumerate(self.kept):
-            told[part] = epochs * self.slots[i] + within[i]
-        return told
+            counts[part] = epochs * self.slots[i] + within[i]
+        return counts
 
     def positions(self, part: int, row: int, stop: int) -> list[int]:
         """Return all positions below `stop` that consume a row of a part, ascending."""
@@ -164,22 +164,22 @@ class ZooMixture:
         draws = range(row, self.slots[kept], int(self.rows[kept]))
         within = [self._find(kept, draw) for draw in draws]
         epochs = range(-(-stop // self.length))
-        every = (epoch * self.length + position for epoch in epochs for position in within)
-        return [position for position in every if position < stop]
+        positions = (epoch * self.length + position for epoch in epochs for position in within)
+        return [position for position in positions if position < stop]
 
     def _find(self, kept: int, draw: int) -> int:
         """Return the position of a part's draw-th draw within an epoch."""
         block = int(np.searchsorted(self._counts[:, kept], draw, side="right")) - 1
         low = block * STRIDE
-        here = np.flatnonzero(self.order[low : low + STRIDE] == kept)
-        return low + int(here[draw - int(self._counts[block, kept])])
+        places = np.flatnonzero(self.order[low : low + STRIDE] == kept)
+        return low + int(places[draw - int(self._counts[block, kept])])
 
 
 @dataclass(frozen=True)
 class ZooOrder:
     """The `cerebras` order behind the interface of mixtures.manifest.exact_order.Order.
 
-    shares: the weights as Model Zoo would be given them.
+    shares: the weights as Model Zoo would read them.
     """
 
     parts: tuple[OrderPart, ...]
@@ -189,20 +189,20 @@ class ZooOrder:
 
     @cached_property
     def mixture(self) -> ZooMixture:
-        """The mixture, made when it is first asked for."""
+        """The mixture, made at its first use."""
         rows = [part.rows for part in self.parts]
         seed, zeros = self.settings.seed, self.settings.zeros
         return ZooMixture(rows, self.shares, seed, zeros, self.kept)
 
     def is_as_drawn(self) -> bool:
-        """Tell whether the order, if it is kept in a file, is the one that its seed draws."""
+        """Return whether the order, if it is kept in a file, is the one that its seed draws."""
         if self.kept is None or not self.kept.exists():
             return True
         drawn = ZooOrder(self.parts, self.shares, self.settings).mixture.order
         return np.array_equal(drawn, np.fromfile(self.kept, dtype=np.uint8))
 
     def keep(self, path: Path) -> None:
-        """Write a long order to a file, so that those who follow it need not draw it again."""
+        """Write a long order to a file, so that its readers need not draw it again."""
         if self.mixture.length >= LONG and not path.exists():
             with replacing(path) as temporary:
                 self.mixture.order.tofile(temporary)
@@ -221,7 +221,7 @@ class ZooOrder:
 
 
 def beyond(rows: int, ranges: Sequence[tuple[float, float]], row: int) -> RefusalError:
-    """Return the error for rows that are not there."""
+    """Return the error for rows that do not exist."""
     return RefusalError(
         f"data_subset {list(ranges)} of {rows} rows as in Model Zoo 1.9.1 asks for row {row} "
         "(IndexError there); use the meaning of 2.0.3"
@@ -233,7 +233,7 @@ def subset_bounds(
 ) -> tuple[int, int]:
     """Return the rows [first, last) that one range of `data_subset` takes; all of them are whole.
 
-    Raises RefusalError where 1.9.1 asks for rows that are not there.
+    Raises RefusalError where 1.9.1 asks for rows that do not exist.
     """
     first, last = int(rows * part[0]), int(rows * part[1])
     if version == "2.0.3" or part == (0.0, 1.0):  # all of them: no `data_subset` there

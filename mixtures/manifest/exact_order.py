@@ -11,7 +11,7 @@ nearest, so a node adds an error of at most 1/2 to each child's count, and an er
 of a node of weight w reaches a leaf of weight w0 below it as e * w0 / w. Let w0 < w1 < w2 ... be
 the weights from the leaf upward, without the root, whose count is exact: the leaf is within
 1/2 * sum(w0 / wk). When Huffman's algorithm made wk, from w(k-1) and its sibling, these two were
-the lightest nodes. The node that later joins wk was there too, or was made of nodes that were, so
+the lightest nodes. The node that later joins wk existed too, or was made of nodes that were, so
 it weighs at least w(k-1), and w(k+1) >= wk + w(k-1). Hence wk >= w0 * (1, 1, 2, 3, 5, ...), and the
 sum is below 1 + 1 + 1/2 + 1/3 + 1/5 + ... = 3.35989, the reciprocal Fibonacci constant. A window,
 such as a step, is the difference of two prefixes: within twice the bound.
@@ -60,7 +60,7 @@ class _Split(NamedTuple):
         return (draw * self.total + self.total // 2) // (self.total - self.weight)
 
     def goes_left(self, start: int, size: int) -> NDArray[np.bool_]:
-        """Tell which of the positions start, start + 1, ... go to the left child.
+        """Return which of the positions start, start + 1, ... go to the left child.
 
         L rises at n where ((n + 1) * a + h) mod s < a. The residues are made by doubling, so that
         nothing exceeds 2 * s < 2**63: r[m:2m] = r[0:m] + m * a (mod s).
@@ -79,7 +79,7 @@ class _Split(NamedTuple):
 class Interleave:
     """The interleaving of parts with exact integer weights: position -> (part, draw) and back.
 
-    Equal weights are told apart by their place in `weights`; scaling all weights changes nothing.
+    Equal weights are ordered by their place in `weights`; scaling all weights changes nothing.
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
@@ -109,9 +109,9 @@ class Interleave:
         first = self._arrivals(start)
         slots = [places] * len(first)  # of each node; all but the root's are overwritten
         for number, split in self._down():
-            here = slots[number]
-            left = split.goes_left(first[number], len(here))
-            slots[split.left], slots[split.right] = here[left], here[~left]
+            slot = slots[number]
+            left = split.goes_left(first[number], len(slot))
+            slots[split.left], slots[split.right] = slot[left], slot[~left]
         part, draw = np.empty_like(places), np.empty_like(places)
         for leaf in range(self._parts):
             part[slots[leaf]] = leaf
@@ -121,8 +121,8 @@ class Interleave:
     def position(self, part: int, draw: int) -> int:
         """Return the position of a draw of a part: the inverse of `assign`."""
         if not (0 <= part < self._parts and draw >= 0):
-            found = f"part {part}, draw {draw}"
-            raise ValueError(f"part must lie in [0, {self._parts}) and draw be >= 0, got {found}")
+            values = f"part {part}, draw {draw}"
+            raise ValueError(f"part must lie in [0, {self._parts}) and draw be >= 0, got {values}")
         node, draw, root = index(part), index(draw), len(self._parents) - 1
         while node != root:
             parent = self._parents[node]
@@ -141,8 +141,8 @@ class Interleave:
 
     def _down(self) -> Iterator[tuple[int, _Split]]:
         """Yield inner nodes with their numbers, parents before children."""
-        for made in reversed(range(len(self._splits))):
-            yield self._parts + made, self._splits[made]
+        for i in reversed(range(len(self._splits))):
+            yield self._parts + i, self._splits[i]
 
 
 @dataclass(frozen=True)
@@ -183,32 +183,32 @@ class Order:
     def refs(self, start: int, stop: int) -> Refs:
         """Return what the positions in [start, stop) consume."""
         rank, draw = self._interleave.assign(start, stop)
-        part = self._ranked[rank]
-        rows = np.array([each.rows for each in self.parts], dtype=np.int64)[part]
+        places = self._ranked[rank]
+        rows = np.array([part.rows for part in self.parts], dtype=np.int64)[places]
         walks: list[Permutation] = []
         origins: list[int] = []  # where in `walks` the part's epoch 0 is, or would be
         counts = zip(self.parts, self.counts(start), self.counts(stop), strict=True)
-        for each, before, after in counts:
-            epochs = range(before // each.rows, -(-after // each.rows))
+        for part, before, after in counts:
+            epochs = range(before // part.rows, -(-after // part.rows))
             origins.append(len(walks) - epochs.start)
-            walks += [self._walk(each, epoch) for epoch in epochs]
+            walks += [self._walk(part, epoch) for epoch in epochs]
         epoch = draw // rows
-        which = np.array(origins, dtype=np.int64)[part] + epoch
-        return Refs(part, epoch, forward_each(walks, which, draw % rows))
+        which = np.array(origins, dtype=np.int64)[places] + epoch
+        return Refs(places, epoch, forward_each(walks, which, draw % rows))
 
     def positions(self, part: int, row: int, stop: int) -> list[int]:
         """Return all positions below `stop` that consume a row of a part, ascending."""
         if not (0 <= part < len(self.parts) and 0 <= row < self.parts[part].rows):
             raise ValueError(f"no row {row} of a part {part} among {len(self.parts)} parts")
-        each = self.parts[part]
+        order_part = self.parts[part]
         draws = self.counts(stop)[part]
         row_1 = np.array([row], dtype=np.int64)  # (1,)
-        found: list[int] = []
-        for epoch in range(-(-draws // each.rows)):
-            draw = epoch * each.rows + int(self._walk(each, epoch).inverse(row_1)[0])
+        positions: list[int] = []
+        for epoch in range(-(-draws // order_part.rows)):
+            draw = epoch * order_part.rows + int(self._walk(order_part, epoch).inverse(row_1)[0])
             if draw < draws:
-                found.append(self._interleave.position(self._ranks[part], draw))
-        return found
+                positions.append(self._interleave.position(self._ranks[part], draw))
+        return positions
 
     def counts(self, position: int) -> list[int]:
         """Return how many of the first `position` positions each part has, as listed."""

@@ -43,7 +43,7 @@ class PartShard:
 
 @dataclass(frozen=True)
 class PackedAs:
-    """What a trainer must know of a part's rows, so that it need not ask the build's receipts.
+    """What a trainer must know of a part's rows, so that it need not read the build's receipts.
 
     held_out: its documents are there to validate on, and none may be trained on. split: seed,
     share and side of the recipe's split, None where rows are of both sides. packing: the settings
@@ -64,11 +64,11 @@ class PackedAs:
 
 @dataclass(frozen=True)
 class ManifestPart:
-    """One part: what was asked, what there is, and what the phase takes."""
+    """One part: the share asked, the rows available, and the rows that the phase takes."""
 
     name: str
     domain: str
-    budget: Json  # what was asked, as written: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
+    budget: Json  # as written in the recipe: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
     asked: float  # the share of rows that it comes to
     weight: int
     rows: int  # budgeted: what the phase consumes
@@ -108,7 +108,7 @@ class Manifest:
     msl: int
     seed: int
     order_version: str
-    cerebras: Json | None  # the settings of Model Zoo's order, where that is asked
+    cerebras: Json | None  # the settings of Model Zoo's order, where it is set
     tokenizer: Json
     parts: tuple[ManifestPart, ...]
     previous: str | None
@@ -138,7 +138,7 @@ class Manifest:
         parts = [OrderPart(p.name, p.weight, p.available, p.digest) for p in self.parts]
         if self.cerebras is None:
             return Order(parts, self.seed)
-        # as Model Zoo was given them: it normalises weights in floats of its own
+        # the weights as Model Zoo reads them: it normalises them in its own floats
         shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
         kept = None if self.folder is None else self.folder / KEPT
         return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
@@ -153,10 +153,10 @@ class Manifest:
         refs = self.order.refs(start, stop)
         shard, row = np.empty_like(refs.row), np.empty_like(refs.row)
         for i, (base, ends, lasts) in enumerate(self._tables):
-            here = refs.part == i
-            which = np.searchsorted(ends, refs.row[here], side="right")
-            shard[here] = base + which
-            row[here] = refs.row[here] - (ends[which] - lasts[which])
+            mask = refs.part == i
+            which = np.searchsorted(ends, refs.row[mask], side="right")
+            shard[mask] = base + which
+            row[mask] = refs.row[mask] - (ends[which] - lasts[which])
         return RowRefs(refs.part, refs.epoch, shard, row)
 
     def step(self, step: int) -> RowRefs:
@@ -165,15 +165,15 @@ class Manifest:
 
     def positions(self, path: str, row: int) -> list[int]:
         """Return every position of the phase that consumes a row of a shard, ascending."""
-        found: list[int] = []
+        positions: list[int] = []
         for i, part in enumerate(self.parts):
             before = 0
             for shard in part.shards:
                 if shard.path == path and shard.first <= row < shard.last:
                     number = before + row - shard.first
-                    found += self.order.positions(i, number, self.steps * self.batch)
+                    positions += self.order.positions(i, number, self.steps * self.batch)
                 before += shard.last - shard.first
-        return sorted(found)
+        return sorted(positions)
 
     @cached_property
     def _tables(self) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
@@ -201,18 +201,18 @@ def budgeted(part: ManifestPart, count: int, rows: int, msl: int) -> ManifestPar
 
 
 def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
-    """Return how many labels count in `rows` rows of a part, None where nobody counted them.
+    """Return how many labels count in `rows` rows of a part, None where they are not counted.
 
     Exact over whole epochs of whole shards, and wherever rows are alike; else as expected of rows
     in a random order, rounded down.
     """
-    there, counted = 0, Fraction(0)
+    available, counted = 0, Fraction(0)
     for shard in shards:
         if shard.loss_tokens is None:
             return None
-        there += shard.last - shard.first
+        available += shard.last - shard.first
         counted += Fraction(shard.loss_tokens * (shard.last - shard.first), shard.rows)
-    return int(rows * counted / there)
+    return int(rows * counted / available)
 
 
 def part_digest(shards: Sequence[PartShard]) -> str:
@@ -237,8 +237,8 @@ def read(path: Path) -> Manifest:
     if not file.exists():
         raise InputError(f"{file}: no such manifest; build the phase first")
     content = read_json(file)
-    told = content.pop("digest", None)
-    if receipts.digest(content) != told:
+    digest = content.pop("digest", None)
+    if receipts.digest(content) != digest:
         raise DamageError(
             f"{file}: was edited (its digest does not match its content); "
             "restore it, or remove it and build again"
@@ -248,7 +248,7 @@ def read(path: Path) -> Manifest:
         raise DamageError(f"{file}: has schema {schema}, not one of {SCHEMAS}; build again")
     try:
         content["parts"] = tuple(_part(part) for part in content["parts"])
-        manifest = Manifest(**content, digest=told, folder=file.parent)
+        manifest = Manifest(**content, digest=digest, folder=file.parent)
         if manifest.schema != schema:
             raise KeyError("packed")
         return manifest
@@ -258,7 +258,7 @@ def read(path: Path) -> Manifest:
 
 def write_phase_set(build: BuildFolder, phases: Sequence[Manifest]) -> None:
     """Seal which phases a build has; those sealed before stay."""
-    content = {**read_phase_set(build), **{each.phase: each.digest for each in phases}}
+    content = {**read_phase_set(build), **{manifest.phase: manifest.digest for manifest in phases}}
     sealed = {"phases": content, "digest": receipts.digest(content)}
     if not build.phase_set.exists() or read_json(build.phase_set) != sealed:
         write_atomic(build.phase_set, canonical(sealed))
@@ -281,14 +281,14 @@ def read_manifests(path: Path) -> list[Manifest]:
     """
     places = [path] if path.is_file() or (path / MANIFEST).exists() else []
     places = places or BuildFolder(path).manifests()
-    found = [read(place) for place in places]
-    by_digest = {manifest.digest: manifest for manifest in found}
+    manifests = [read(place) for place in places]
+    by_digest = {manifest.digest: manifest for manifest in manifests}
 
     def depth(manifest: Manifest) -> int:
         before = by_digest.get(manifest.previous or "")
         return 0 if before is None else 1 + depth(before)
 
-    return sorted(found, key=lambda manifest: (depth(manifest), manifest.phase))
+    return sorted(manifests, key=lambda manifest: (depth(manifest), manifest.phase))
 
 
 def _part(content: Json) -> ManifestPart:
@@ -302,14 +302,14 @@ def compare(old: Manifest, new: Manifest) -> list[str]:
     before, after = old.content(), new.content()
     parts_before = {part["name"]: part for part in before.pop("parts")}
     parts_after = {part["name"]: part for part in after.pop("parts")}
-    told = [line for key in before for line in receipts.differences(before[key], after[key], key)]
+    lines = [line for key in before for line in receipts.differences(before[key], after[key], key)]
     for name in sorted({*parts_before, *parts_after}):
         if name not in parts_after:
-            told.append(f"parts.{name}: is gone")
+            lines.append(f"parts.{name}: is gone")
         elif name not in parts_before:
-            told.append(f"parts.{name}: is new")
+            lines.append(f"parts.{name}: is new")
         else:
-            told += receipts.differences(parts_before[name], parts_after[name], f"parts.{name}")
+            lines += receipts.differences(parts_before[name], parts_after[name], f"parts.{name}")
     if parts_before.keys() == parts_after.keys():
-        told += receipts.differences([*parts_before], [*parts_after], "parts: listed as")
-    return told
+        lines += receipts.differences([*parts_before], [*parts_after], "parts: listed as")
+    return lines

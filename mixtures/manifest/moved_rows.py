@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
@@ -24,29 +24,29 @@ Int64s = NDArray[np.int64]
 def order_lines(old: Manifest, new: Manifest) -> list[str]:
     """Return one line for each part of both manifests, and one on the positions that changed."""
     for manifest in (old, new):
-        known = VERSION if manifest.cerebras is None else zoo.VERSION
+        known = VERSION if manifest.cerebras is None else cerebras_order.VERSION
         if manifest.order_version != known:
             return [f"order: can't be compared: one is of version {manifest.order_version}"]
     after = {part.name: place for place, part in enumerate(new.parts)}
-    told = [
+    lines = [
         f"order: part {part.name}: {_sequence(old, new, place, after[part.name])}"
         for place, part in enumerate(old.parts)
         if part.name in after
     ]
-    return [*told, f"order: {_moved(old, new)}"]
+    return [*lines, f"order: {_moved(old, new)}"]
 
 
 def _sequence(old: Manifest, new: Manifest, place: int, other: int) -> str:
-    """Tell what became of a part's own sequence of rows."""
-    one, two = old.parts[place], new.parts[other]
-    if one.digest != two.digest:
+    """Describe the change of a part's own sequence of rows."""
+    old_part, new_part = old.parts[place], new.parts[other]
+    if old_part.digest != new_part.digest:
         return "its rows are others, so is its sequence"
     if (old.cerebras is None) != (new.cerebras is None):
         return "its rows are the same, in the sequence of another kind of order"
     same = "none of its rows moved: its own sequence is the same"
     if isinstance(old.order, ZooOrder) and isinstance(new.order, ZooOrder):
         draws = _draws(old.order, place), _draws(new.order, other)
-        if draws[0] == draws[1] or min(draws) >= max(one.rows, two.rows):
+        if draws[0] == draws[1] or min(draws) >= max(old_part.rows, new_part.rows):
             return same
         return f"{same} for its first {min(draws):,} rows; then an epoch of the mixture ends"
     if old.seed != new.seed:
@@ -61,20 +61,20 @@ def _draws(order: ZooOrder, place: int) -> int:
 
 
 def _moved(old: Manifest, new: Manifest) -> str:
-    """Tell how many positions of both hold another row."""
+    """Describe how many positions of both hold another row."""
     common = min(old.steps * old.batch, new.steps * new.batch)
     ids = _numbers(old.parts, new.parts)
-    looked = moved = 0
+    total = moved = 0
     for start, stop in _blocks(common):
-        one, two = (_keys(manifest, ids, start, stop) for manifest in (old, new))
-        moved += int((one != two).any(axis=0).sum())
-        looked += stop - start
-    share = f"{100 * moved / looked:.4g} %"
-    if looked == common:
+        old_keys, new_keys = (_keys(manifest, ids, start, stop) for manifest in (old, new))
+        moved += int((old_keys != new_keys).any(axis=0).sum())
+        total += stop - start
+    share = f"{100 * moved / total:.4g} %"
+    if total == common:
         return f"{moved:,} of the first {common:,} positions hold another row ({share})"
     return (
         f"about {share} of the first {common:,} positions hold another row "
-        f"({moved:,} of {looked:,} looked at, in {BLOCKS} blocks)"
+        f"({moved:,} of {total:,} looked at, in {BLOCKS} blocks)"
     )
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, compare, read_manifests
 from crystalmix.mixtures.manifest.moved_rows import order_lines
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.tables import table
@@ -66,25 +65,25 @@ def ratio_lines(ratios: Sequence[Json]) -> list[str]:
 def differences(old: Path, new: Path) -> list[str]:
     """Return what differs between two manifests, or two builds phase by phase."""
     before, after = read_manifests(old), read_manifests(new)
-    for path, read in ((old, before), (new, after)):
-        if not read:
+    for path, manifests in ((old, before), (new, after)):
+        if not manifests:
             raise InputError(f"{path}: holds no manifest")
     if len(before) == len(after) == 1:
         return _compared(before[0], after[0])
     phases = {m.phase: m for m in before}, {m.phase: m for m in after}
-    told = [f"{name}: only in {old}" for name in phases[0] if name not in phases[1]]
-    told += [f"{name}: only in {new}" for name in phases[1] if name not in phases[0]]
+    lines = [f"{name}: only in {old}" for name in phases[0] if name not in phases[1]]
+    lines += [f"{name}: only in {new}" for name in phases[1] if name not in phases[0]]
     for name in phases[0]:
         if name in phases[1]:
-            lines = _compared(phases[0][name], phases[1][name])
-            told += [f"{name}: {line}" for line in lines]
-    return told
+            pair = phases[0][name], phases[1][name]
+            lines += [f"{name}: {line}" for line in _compared(*pair)]
+    return lines
 
 
 def _compared(old: Manifest, new: Manifest) -> list[str]:
-    """Return what differs between two manifests, and then what became of the order."""
-    told = manifests.compare(old, new)
-    return [*told, *order_lines(old, new)] if told else []
+    """Return what differs between two manifests, and then how the order changed."""
+    lines = compare(old, new)
+    return [*lines, *order_lines(old, new)] if lines else []
 
 
 def _fim(settings: Json | None) -> str:

@@ -1,6 +1,6 @@
 """What steps consume, from a manifest alone: no run, no spans, no file but the manifest.
 
-Of one step its rows, slot by slot; of a range of steps what was asked of each part and what it got.
+For one step its rows, slot by slot; for a range of steps the share asked and got of each part.
 """
 
 from pathlib import Path
@@ -15,25 +15,25 @@ from crystalmix.prep.runtime.types import Json
 COLUMNS = ("slot", "part", "epoch", "shard", "row")
 
 
-def parse(asked: str) -> tuple[str, int]:
+def parse(text: str) -> tuple[str, int]:
     """Return phase and step of PHASE:STEP."""
-    phase, _, number = asked.rpartition(":")
+    phase, _, number = text.rpartition(":")
     if not (phase and number.isdecimal()):
-        raise UsageError(f"--step: must be PHASE:STEP such as phase2:300, got {asked!r}")
+        raise UsageError(f"--step: must be PHASE:STEP such as phase2:300, got {text!r}")
     return phase, int(number)
 
 
-def look(path: Path, asked: str) -> tuple[list[Json], list[str]]:
+def look(path: Path, steps: str) -> tuple[list[Json], list[str]]:
     """Return what steps of a build consume, and the lines of it.
 
-    asked: PHASE:STEP for the rows of a step, PHASE:FIRST:LAST for the parts of a range of steps.
+    steps: PHASE:STEP for the rows of a step, PHASE:FIRST:LAST for the parts of a range of steps.
     """
-    phase, _, first = asked.rpartition(":")
+    phase, _, first = steps.rpartition(":")
     if first.isdecimal() and phase.rpartition(":")[2].isdecimal():
         name, begin = parse(phase)
-        told = part_counts(_manifest(path, name, begin, int(first)), begin, int(first))
-        return told, count_lines(told)
-    name, step = parse(asked)
+        counts = part_counts(_manifest(path, name, begin, int(first)), begin, int(first))
+        return counts, count_lines(counts)
+    name, step = parse(steps)
     rows = step_rows(_manifest(path, name, step, step), step)
     return rows, row_lines(rows)
 
@@ -55,7 +55,7 @@ def _manifest(path: Path, name: str, first: int, last: int) -> Manifest:
 def part_counts(manifest: Manifest, first: int, last: int) -> list[Json]:
     """Return asked and got of each part in the steps first to last, both of them included.
 
-    Rows and tokens are exact; loss_tokens as `manifest.loss_tokens_of` tells.
+    Rows and tokens are exact; loss_tokens as of `manifest.loss_tokens_of`.
     """
     ends = (first * manifest.batch, (last + 1) * manifest.batch)
     before, after = (manifest.order.counts(end) for end in ends)
@@ -72,18 +72,18 @@ def part_counts(manifest: Manifest, first: int, last: int) -> list[Json]:
     ]
 
 
-def count_lines(told: list[Json]) -> list[str]:
+def count_lines(counts: list[Json]) -> list[str]:
     """Return counts of parts as a table."""
     cells = [
         [
-            each["part"],
-            f"{each['asked']:.6f}",
-            f"{each['got']:.6f}",
-            f"{each['rows']:,}",
-            f"{each['tokens']:,}",
-            "unknown" if each["loss_tokens"] is None else f"{each['loss_tokens']:,}",
+            count["part"],
+            f"{count['asked']:.6f}",
+            f"{count['got']:.6f}",
+            f"{count['rows']:,}",
+            f"{count['tokens']:,}",
+            "unknown" if count["loss_tokens"] is None else f"{count['loss_tokens']:,}",
         ]
-        for each in told
+        for count in counts
     ]
     return table(cells, ["part", "asked", "got", "rows", "tokens", "with loss"])
 
@@ -91,7 +91,7 @@ def count_lines(told: list[Json]) -> list[str]:
 def step_rows(manifest: Manifest, step: int) -> list[Json]:
     """Return slot, part, epoch, shard and row of each row that a step consumes."""
     refs = manifest.step(step)
-    columns = (each.tolist() for each in (refs.part, refs.epoch, refs.shard, refs.row))
+    columns = (column.tolist() for column in (refs.part, refs.epoch, refs.shard, refs.row))
     return [
         {
             "slot": slot,
@@ -104,6 +104,6 @@ def step_rows(manifest: Manifest, step: int) -> list[Json]:
     ]
 
 
-def row_lines(told: list[Json]) -> list[str]:
+def row_lines(rows: list[Json]) -> list[str]:
     """Return rows of a step as a table."""
-    return table([[entry[column] for column in COLUMNS] for entry in told], COLUMNS)
+    return table([[row[column] for column in COLUMNS] for row in rows], COLUMNS)

@@ -1,4 +1,4 @@
-"""What a recipe would take before anything is built.
+"""Plans of a recipe, before anything is built.
 
 Rows, tokens, epochs, overlaps, sampling raw files, disk and hours. Never: writing.
 """

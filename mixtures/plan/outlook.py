@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from crystalmix.mixtures.build import shared_texts as sharing
+from crystalmix.mixtures.build import shared_texts
 from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
-from crystalmix.mixtures.plan import sample_sources as estimate
+from crystalmix.mixtures.plan import sample_sources
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
-from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.tables import format_hours, table
@@ -23,7 +22,7 @@ BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1
 class Outlook:
     """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
 
-    hours: of training, phase by phase, at the tokens a second that were given. shared: texts that
+    hours: of training, phase by phase, at the tokens a second of `--speed`. shared: texts that
     domains have in common, where they are scanned.
     """
 
@@ -44,16 +43,16 @@ class Outlook:
     def lines(self) -> list[str]:
         """Return it as tables."""
         size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
-        told = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
-        told += [f"refused: {line}" for line in self.shared.refusals]
-        told += [f"note: {line}" for line in self.shared.notes]
+        lines = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
+        lines += [f"refused: {line}" for line in self.shared.refusals]
+        lines += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
-            each = ", ".join(
+            phases = ", ".join(
                 f"{phase.name} {format_hours(hours)}"
                 for phase, hours in zip(self.phases, self.hours, strict=True)
             )
-            told.append(f"hours of training: {format_hours(sum(self.hours))} ({each})")
-        return told
+            lines.append(f"hours of training: {format_hours(sum(self.hours))} ({phases})")
+        return lines
 
 
 def outlook(
@@ -71,11 +70,11 @@ def outlook(
     """
     if speed is not None and not speed > 0:
         raise UsageError(f"--speed: must be positive, got {speed:g}")
-    recipe = recipes.load(name, overrides=overrides)
-    sampled = {} if data is None else estimate.sampled(recipe, data)
+    recipe = load(name, overrides=overrides)
+    sampled = {} if data is None else sample_sources.sampled(recipe, data)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
-    shared = Findings() if out is None else sharing.find(recipe, list(recipe.phases), out)
+    shared = Findings() if out is None else shared_texts.find(recipe, list(recipe.phases), out)
     return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
 
 
@@ -105,8 +104,8 @@ def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
         if phase.order_bytes:
             size = f"{phase.order_bytes / 1e6:,.1f} MB"
             lines.append(f"  order {phase.order}: holds one byte for each of its positions, {size}")
-        lines += [f"  note: {told}" for told in phase.notes]
-        lines += [f"  refused: {told}" for told in phase.refusals]
+        lines += [f"  note: {line}" for line in phase.notes]
+        lines += [f"  refused: {line}" for line in phase.refusals]
         lines.append("")
     return lines[:-1]
 
@@ -119,7 +118,7 @@ def _asked(phase: PhasePlan) -> str:
 
 
 def _size(count: int) -> str:
-    """Return bytes as people read them.
+    """Format a number of bytes.
 
     >>> _size(3_420_100_000_000), _size(4_600_000), _size(999)
     ('3,420 GB', '4.6 MB', '999 bytes')

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from crystalmix.mixtures.recipes.phase import Part, common
 
-NOTED = 0.5  # of a part's rows, read before though others are there: what is worth a note
+NOTED = 0.5  # of a part's rows, read before while others are unread: the least share for a note
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def seen(part: Part, rows: int, before: Sequence[Taken], walk: str = "") -> int:
     longest = max(same, key=lambda taken: taken.rows, default=None)
     known = 0.0
     if longest is not None and longest.rows:
-        there = longest.rows / longest.epochs  # rows of an epoch
-        first = min(rows, there)
+        epoch = longest.rows / longest.epochs  # rows
+        first = min(rows, epoch)
         known = min(first, longest.rows) + (rows - first) * min(1.0, longest.epochs)
     return round(known + (rows - known) * min(1.0, share))
 
 
 def notes(part: Part, rows: int, before: Sequence[Taken], walk: str = "") -> list[str]:
-    """Tell of rows that a part reads again although others are there."""
+    """Return a line for each phase whose rows a part reads again while others are unread."""
     return [
         f"part {part.name} begins with the rows that phase {taken.phase} began with, "
         f"{min(rows, taken.rows):,} of its {rows:,}: each phase walks through a part from the "
@@ -56,9 +56,9 @@ def notes(part: Part, rows: int, before: Sequence[Taken], walk: str = "") -> lis
 
 
 def _same_walk(part: Part, before: Sequence[Taken], walk: str) -> list[Taken]:
-    wanted = part.domain, part.half, part.subset
+    key = part.domain, part.half, part.subset
     return [
         taken
         for taken in before
-        if taken.walk == walk and (taken.part.domain, taken.part.half, taken.part.subset) == wanted
+        if taken.walk == walk and (taken.part.domain, taken.part.half, taken.part.subset) == key
     ]

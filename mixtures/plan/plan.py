@@ -1,11 +1,11 @@
-"""Plans: what a recipe asks of its data, from counts alone, before a byte is written."""
+"""Plans: the rows that a recipe takes of its data, from counts alone; nothing is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from crystalmix.mixtures.manifest import cerebras_order as zoo
+from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.exact_order import VERSION, Interleave
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
@@ -22,7 +22,7 @@ Known = Literal["built", "sampled", "declared", "unknown"]
 class PartPlan:
     """What a phase takes of one part, and how often that repeats what there is.
 
-    asked: its share of the rows. available: rows of the part, None where nobody knows yet. known:
+    asked: its share of the rows. available: rows of the part, None where it is unknown. known:
     where that number is from. seen: rows that earlier phases consumed already, as expected.
     """
 
@@ -71,20 +71,20 @@ class Planner:
 
     def phase(self, phase: Phase) -> PhasePlan:
         """Plan one phase."""
-        there = [self._available(part, phase) for part in phase.parts]
-        steps, weights, counts, refusals = self._counts(phase, [rows for rows, _ in there])
-        asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
+        stock = [self._available(part, phase) for part in phase.parts]
+        steps, weights, counts, refusals = self._counts(phase, [rows for rows, _ in stock])
+        goals = shares(phase.kind, [part.asked for part in phase.parts], weights)
         walk = _walk(phase)
-        told = [
+        plans = [
             self._part(part, share, count, count / max(1, sum(counts)), rows, walk)
-            for part, share, count, rows in zip(phase.parts, asked, counts, there, strict=True)
+            for part, share, count, rows in zip(phase.parts, goals, counts, stock, strict=True)
         ]
-        pairs = list(zip(phase.parts, told, strict=True))
+        pairs = list(zip(phase.parts, plans, strict=True))
         if steps:
-            refusals += [line for part, one in pairs for line in _refusals(one, part)]
-        again = [line for part, one in pairs for line in notes(part, one.rows, self.taken, walk)]
+            refusals += [line for part, take in pairs for line in _refusals(take, part)]
+        again = [line for part, take in pairs for line in notes(part, take.rows, self.taken, walk)]
         self.taken += [
-            Taken(part, one.rows, one.epochs or 0.0, walk, phase.name) for part, one in pairs
+            Taken(part, take.rows, take.epochs or 0.0, walk, phase.name) for part, take in pairs
         ]
         msl, rows = self.recipe.rows.msl, steps * phase.batch
         zoos = phase.cerebras is not None and steps > 0
@@ -98,25 +98,25 @@ class Planner:
             kind=phase.kind,
             asked_sum=sum(part.asked for part in phase.parts),
             order=_order(phase),
-            order_bytes=sum(_slots(phase, [rows or 0 for rows, _ in there])) if zoos else 0,
-            parts=tuple(told),
+            order_bytes=sum(_slots(phase, [rows or 0 for rows, _ in stock])) if zoos else 0,
+            parts=tuple(plans),
             refusals=tuple(refusals),
             notes=(*_notes(phase), *again),
         )
 
     def _counts(
-        self, phase: Phase, there: list[int | None]
+        self, phase: Phase, stock: list[int | None]
     ) -> tuple[int, list[int], list[int], list[str]]:
         """Return steps, weights, rows of each part, and why there are none."""
-        nothing = [1] * len(there), [0] * len(there)
-        unknown = [part.name for part, rows in zip(phase.parts, there, strict=True) if rows is None]
+        nothing = [1] * len(stock), [0] * len(stock)
+        unknown = [part.name for part, rows in zip(phase.parts, stock, strict=True) if rows is None]
         if unknown and (phase.kind == "epochs" or phase.cerebras is not None):
-            told = (
+            line = (
                 f"nobody knows how many rows part {unknown[0]} has, on which all depends: "
                 "build its domain, declare its `tokens` or give --data"
             )
-            return 0, *nothing, [told]
-        available = [rows or 0 for rows in there]
+            return 0, *nothing, [line]
+        available = [rows or 0 for rows in stock]
         try:
             weights = phase.weights(available)
             steps = phase.steps_of(available, self.recipe.rows.msl)
@@ -129,16 +129,16 @@ class Planner:
     def _part(
         self,
         part: Part,
-        asked: float,
+        share: float,
         rows: int,
         got: float,
-        there: tuple[int | None, Known],
+        stock: tuple[int | None, Known],
         walk: str,
     ) -> PartPlan:
-        available, known = there
+        available, known = stock
         return PartPlan(
             name=part.name,
-            asked=asked,
+            asked=share,
             rows=rows,
             tokens=rows * self.recipe.rows.msl,
             got=got,
@@ -186,8 +186,8 @@ def _exact_counts(phase: Phase, weights: Sequence[int], steps: int) -> list[int]
     # The order ranks parts by weight and name; counts need the same ranking.
     ranked = sorted(range(len(weights)), key=lambda i: (weights[i], phase.parts[i].name))
     counts = Interleave([weights[i] for i in ranked]).counts(steps * phase.batch)
-    told = dict(zip(ranked, counts, strict=True))
-    return [told[i] for i in range(len(weights))]
+    by_part = dict(zip(ranked, counts, strict=True))
+    return [by_part[i] for i in range(len(weights))]
 
 
 def _zoo_counts(phase: Phase, available: Sequence[int], steps: int) -> list[int]:
@@ -207,7 +207,7 @@ def _slots(phase: Phase, available: Sequence[int]) -> list[int]:
     if phase.kind == "epochs":
         shares = [share * rows for share, rows in zip(shares, available, strict=True)]
     zeros = "aligned" if phase.cerebras is None else phase.cerebras.zeros
-    return zoo.slots(available, shares, zeros)
+    return cerebras_order.slots(available, shares, zeros)
 
 
 def _built(domain: Domain, out: Path, name: str) -> Json | None:
@@ -221,7 +221,7 @@ def _built(domain: Domain, out: Path, name: str) -> Json | None:
 
 
 def _order(phase: Phase) -> str:
-    return VERSION if phase.cerebras is None else zoo.VERSION
+    return VERSION if phase.cerebras is None else cerebras_order.VERSION
 
 
 def _walk(phase: Phase) -> str:
@@ -243,15 +243,15 @@ def _notes(phase: Phase) -> list[str]:
     ]
 
 
-def _refusals(part: PartPlan, asked: Part) -> list[str]:
-    told: list[str] = []
-    if part.rows == 0 and asked.asked:
-        told.append(f"part {part.name} gets no row: raise its {asked.kind} or the steps")
-    if part.available == 0:
-        told.append(f"part {part.name} has no row to draw from: add data or widen its subset")
-    if part.epochs is not None and part.epochs > asked.max_epochs:
-        told.append(
-            f"part {part.name} would be repeated {part.epochs:.2f} times, over max_epochs "
-            f"{asked.max_epochs:g}: lower its {asked.kind}, add data or raise max_epochs"
+def _refusals(take: PartPlan, part: Part) -> list[str]:
+    lines: list[str] = []
+    if take.rows == 0 and part.asked:
+        lines.append(f"part {take.name} gets no row: raise its {part.kind} or the steps")
+    if take.available == 0:
+        lines.append(f"part {take.name} has no row to draw from: add data or widen its subset")
+    if take.epochs is not None and take.epochs > part.max_epochs:
+        lines.append(
+            f"part {take.name} would be repeated {take.epochs:.2f} times, over max_epochs "
+            f"{part.max_epochs:g}: lower its {part.kind}, add data or raise max_epochs"
         )
-    return told
+    return lines

@@ -9,12 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from crystalmix.mixtures.build import drop_report as dropnotes
+from crystalmix.mixtures.build import drop_report
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents import scan as documents
-from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents.source import Source
+from crystalmix.prep.documents.scan import scan
+from crystalmix.prep.documents.source import Source, blocks, identity, listing, read
 from crystalmix.prep.readers.batch import TEXT
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
@@ -29,44 +28,44 @@ def sampled(recipe: Recipe, root: Path) -> dict[str, int]:
     """
     tokenizer = load(recipe.tokenizer)
     around = recipe.rows.bos + recipe.rows.eos
-    local = {name: one for name, one in recipe.sources.items() if one.hub is None}
+    local = {name: source for name, source in recipe.sources.items() if source.hub is None}
     drawn = {name for domain in recipe.domains.values() for name in domain.sources}
     known: dict[str, float] = {}
     for name in (name for name in local if name in drawn):
-        dropnotes.tell_unread(recipe, root, local[name], sources.listing(local[name], root))
+        drop_report.tell_unread(recipe, root, local[name], listing(local[name], root))
         known[name] = _tokens(local[name], root, tokenizer, around)
-    told: dict[str, int] = {}
+    estimates: dict[str, int] = {}
     for name, domain in recipe.domains.items():
         if all(source in known for source in domain.sources):
             side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
             total = sum(known[source] for source in domain.sources)
-            told[name] = round(total * side * domain.epochs)
-    return told
+            estimates[name] = round(total * side * domain.epochs)
+    return estimates
 
 
 def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> float:
     """Return the tokens of a source's documents; around: control ids put around each."""
-    blocks = sources.blocks(source, root)
-    sizes = {block: sources.identity(source, root, block).bytes for block in blocks}
-    chosen = sorted((b for b in blocks if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
+    names = blocks(source, root)
+    sizes = {block: identity(source, root, block).bytes for block in names}
+    chosen = sorted((b for b in names if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
     with TemporaryDirectory(prefix="crystalmix-") as scratch:
         out = Path(scratch) / DOCUMENTS
-        found = [documents.scan(source, root, block, out) for block in chosen]
-    dropnotes.tell_sampled(source, found)
+        accounts = [scan(source, root, block, out) for block in chosen]
+    drop_report.tell_sampled(source, accounts)
     raw = sum(sizes[block] for block in chosen)
     scale = sum(sizes.values()) / max(1, raw) * (source.select.sample or 1.0)
-    count = sum(told["documents"] for told in found) * scale
-    text = sum(told["bytes"] for told in found) * scale
+    count = sum(account["documents"] for account in accounts) * scale
+    text = sum(account["bytes"] for account in accounts) * scale
     kept = min(1.0, (source.select.limit or count) / max(1.0, count))
-    each = _tokens_a_byte(source, root, chosen, tokenizer)
-    return kept * (text * each + count * around)
+    rate = _tokens_a_byte(source, root, chosen, tokenizer)
+    return kept * (text * rate + count * around)
 
 
 def _tokens_a_byte(source: Source, root: Path, blocks: list[str], tokenizer: Tokenizer) -> float:
     """Encode the first texts of some files; return how many tokens a byte has."""
     tokens = size = 0
     for block in blocks:
-        for batch in sources.read(source, root, block):
+        for batch in read(source, root, block):
             column: Any = batch.table[TEXT]
             for text in column.to_pylist():
                 if text and size < SAMPLE_CHARACTERS:

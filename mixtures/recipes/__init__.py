@@ -1,7 +1,7 @@
-"""What a user writes to build: recipes and phases.
+"""Recipes and phases: the settings of a build.
 
 The recipe and its phases as checked settings, with the bundled YAML files beside them. Never:
-doing anything about it.
+building.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
-"""Phases: the parts of a mixture, how much of each is asked, and in which order it comes.
+"""Phases: the parts of a mixture, the amount of each, and the order of their rows.
 
-How much is asked in one of three ways, the same for all parts of a phase: `weight`, a share of the
+An amount is given in one of three ways, the same for all parts of a phase: `weight`, a share of the
 rows; `tokens`, a budget; `epochs`, how often what there is. Weights leave the number of steps
 open; budgets and epochs give it, unless the phase names another. Either way the parts are in
 proportions of exact integers, from which the order follows.
@@ -24,7 +24,7 @@ Kind = Literal["weight", "tokens", "epochs"]
 Count = Annotated[int, Field(ge=1, lt=LIMIT)]  # of rows or steps
 KINDS: tuple[Kind, ...] = ("weight", "tokens", "epochs")
 SUM_TOLERANCE = Fraction(1, 10**9)
-PLACES = 18  # decimal places of what is asked
+PLACES = 18  # decimal places of an amount
 DEFAULT_MAX_SHARED = 0.01
 DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four add little
 
@@ -48,10 +48,10 @@ class Part:
     max_epochs: Annotated[float, Field(gt=0)] = DEFAULT_MAX_EPOCHS
 
     def __post_init__(self) -> None:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(f"weight: give one of weight, tokens or epochs, got {found}")
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            names = " and ".join(kinds) or "none of them"
+            raise ValueError(f"weight: give one of weight, tokens or epochs, got {names}")
         exact(self)
         if self.subset is not None and not 0 <= self.subset[0] < self.subset[1] <= 1:
             raise ValueError(f"subset: must be 0 <= from < to <= 1, got {list(self.subset)}")
@@ -65,12 +65,12 @@ class Part:
 
     @property
     def kind(self) -> Kind:
-        """In which of the three ways it is asked."""
+        """The key of its amount."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def asked(self) -> float:
-        """How much is asked, as written."""
+        """Its amount, as written."""
         return getattr(self, self.kind)
 
 
@@ -80,7 +80,7 @@ class Phase:
 
     cerebras: in the order of Model Zoo 1.9 instead of our own. max_shared: the greatest share of a
     part's rows or texts that another part may have too: what is in both is seen more often than
-    either's epochs tell.
+    either's epochs say.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -138,7 +138,7 @@ class Phase:
                 )
 
     def _check_zeros(self) -> None:
-        """Refuse a part of nothing, but where its fault in Model Zoo 1.9 is asked by name."""
+        """Refuse a part of weight 0, except where `zeros: misaligned` of Model Zoo 1.9 is set."""
         if self.cerebras is not None and self.cerebras.zeros == "misaligned":
             return
         for i, part in enumerate(self.parts):
@@ -149,7 +149,7 @@ class Phase:
                 )
 
     def _check_places(self) -> None:
-        """Refuse what our own order can't be exact about; Model Zoo's is in floats."""
+        """Refuse amounts that our own order can't hold exactly; Model Zoo's is in floats."""
         for i, part in enumerate(self.parts):
             if self.cerebras is None and exact(part) != fraction(part.asked, rounded=True):
                 raise ValueError(
@@ -159,16 +159,16 @@ class Phase:
 
     @property
     def kind(self) -> Kind:
-        """In which way its parts are asked."""
+        """The key of its parts' amounts."""
         return self.parts[0].kind
 
     def weights(self, available: Sequence[int]) -> list[int]:
         """Return the parts' exact proportions; available: rows of each, used for epochs only."""
         rounded = self.cerebras is not None
-        asked = [fraction(part.asked, rounded=rounded) for part in self.parts]
+        amounts = [fraction(part.asked, rounded=rounded) for part in self.parts]
         if self.kind == "epochs":
-            asked = [share * rows for share, rows in zip(asked, available, strict=True)]
-        return integer_weights(asked)
+            amounts = [share * rows for share, rows in zip(amounts, available, strict=True)]
+        return integer_weights(amounts)
 
     def most_rows(self, msl: int) -> int:
         """Return an upper bound of its rows; 0 where they depend on the data alone."""
@@ -183,8 +183,8 @@ class Phase:
         """
         if self.steps is not None:
             return self.steps
-        asked = sum(exact(part) for part in self.parts)
-        rows = asked / msl
+        total = sum(exact(part) for part in self.parts)
+        rows = total / msl
         if self.kind == "epochs":
             pairs = zip(self.parts, available, strict=True)
             rows = sum((exact(part) * count for part, count in pairs), Fraction(0))
@@ -196,28 +196,28 @@ class Phase:
         return int(rows // self.batch)
 
 
-def shares(kind: str, asked: Sequence[float], weights: Sequence[int]) -> list[float]:
+def shares(kind: str, amounts: Sequence[float], weights: Sequence[int]) -> list[float]:
     """Return each part's share of the rows: its weight as written, if weights sum to 1."""
-    if kind == "weight" and abs(sum(Fraction(Decimal(repr(a))) for a in asked) - 1) < SUM_TOLERANCE:
-        return list(asked)
+    if kind == "weight" and abs(sum(map(fraction, amounts)) - 1) < SUM_TOLERANCE:
+        return list(amounts)
     return [weight / sum(weights) for weight in weights]
 
 
 def exact(part: Part) -> Fraction:
-    """Return what a part asks as the decimal that was written."""
-    kind, asked = part.kind, part.asked
+    """Return a part's amount as the decimal that was written."""
+    kind, amount = part.kind, part.asked
     try:
-        value = fraction(asked)
+        value = fraction(amount)
     except (InvalidOperation, OverflowError, ValueError):
-        raise ValueError(f"{kind}: must be a finite number, got {asked}") from None
+        raise ValueError(f"{kind}: must be a finite number, got {amount}") from None
     if value < 0:
-        raise ValueError(f"{kind}: must be positive (leave the part out), got {asked}")
+        raise ValueError(f"{kind}: must be positive (leave the part out), got {amount}")
     return value
 
 
-def fraction(asked: float, *, rounded: bool = False) -> Fraction:
+def fraction(amount: float, *, rounded: bool = False) -> Fraction:
     """Return the decimal that was written; rounded: to PLACES, where no order follows from it."""
-    value = Fraction(Decimal(repr(asked)))
+    value = Fraction(Decimal(repr(amount)))
     return round(value, PLACES) if rounded else value
 
 

@@ -41,7 +41,7 @@ class Domain:
     epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
     our own order, or as the original's shuffle would have with its settings. split: only the
     documents that the recipe's `valid` share holds out, or only the others. held_out: all of its
-    documents are there to validate on, and no text of theirs may be trained on. tokens: how many
+    documents are for validation, and no text of theirs may be trained on. tokens: how many
     tokens the domain is expected to hold, for `plan` before anything is built.
     """
 
@@ -69,12 +69,12 @@ class Domain:
 
     @property
     def validates(self) -> bool:
-        """Whether its documents are there to validate on."""
+        """Whether its documents are for validation."""
         return self.held_out or self.split == "valid"
 
     @property
     def zoo_shuffle(self) -> ZooShuffleSettings | None:
-        """The settings of the original's shuffle, where that is asked."""
+        """The settings of the original's shuffle, where it is set."""
         return self.shuffle if isinstance(self.shuffle, ZooShuffleSettings) else None
 
 
@@ -112,9 +112,9 @@ class Recipe:
                 )
 
     def _check_split(self) -> None:
-        """Refuse a split of nothing, and a whole domain beside the part of it that is held out."""
-        held = [one for one in self.domains.values() if one.split == "valid"]
-        sources = {source for one in held for source in one.sources}
+        """Refuse a split of nothing, and a domain with documents that another one holds out."""
+        validation = [domain for domain in self.domains.values() if domain.split == "valid"]
+        sources = {source for domain in validation for source in domain.sources}
         for name, domain in self.domains.items():
             if domain.split is not None and not self.valid:
                 raise ValueError(
@@ -168,7 +168,7 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     overrides: `--set` assignments over the recipe.
 
     Raises RecipeError with file, line and path of the first fault, UsageError for a tokenizer
-    given instead that is none.
+    option that names none.
     """
     path = find(str(name))
     content = yaml_settings.override(yaml_settings.load(path), overrides)
@@ -177,15 +177,15 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     _check_names(path, content, recipe)
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, content, recipe, tokenizer)))
     if tokenizer is not None:
-        _check_given(chosen)
+        _check_option(chosen)
     recipe = replace(recipe, tokenizer=chosen)
     object.__setattr__(recipe, "file", path)  # a field that YAML can't set
     return recipe
 
 
-def _tokenizer(path: Path, content: Any, recipe: Recipe, given: Path | None) -> Path | str:  # noqa: ANN401
-    if given is not None:
-        return given
+def _tokenizer(path: Path, content: Any, recipe: Recipe, option: Path | None) -> Path | str:  # noqa: ANN401
+    if option is not None:
+        return option
     if is_url(recipe.tokenizer.path):
         line = yaml_settings.line_of(content, ("tokenizer", "path"))
         raise RecipeError(
@@ -196,9 +196,9 @@ def _tokenizer(path: Path, content: Any, recipe: Recipe, given: Path | None) -> 
     return beside if beside.exists() else recipe.tokenizer.path
 
 
-def _check_given(settings: TokenizerSettings) -> None:
+def _check_option(settings: TokenizerSettings) -> None:
     """Blame the option, not the recipe's line, for a tokenizer that can't be loaded."""
-    with suppress(RecipeError):  # what the recipe asks of it is told with its place in the recipe
+    with suppress(RecipeError):  # the recipe's faults are raised later, with their line
         try:
             load_tokenizer(settings)
         except InputError as error:
@@ -235,12 +235,12 @@ def _unknown(
     path: Path,
     content: Any,  # noqa: ANN401
     steps: tuple[str | int, ...],
-    found: str,
+    name: str,
     known: dict[str, Any],
 ) -> RecipeError:
     where = ".".join(map(str, steps))
     kind = "source" if steps[0] == "domains" else "domain"
     return RecipeError(
         f"{path}:{yaml_settings.line_of(content, steps)}: {where}: "
-        f"no {kind} is called {found!r} (there are {', '.join(known)})"
+        f"no {kind} is called {name!r} (there are {', '.join(known)})"
     )

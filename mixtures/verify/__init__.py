@@ -1,6 +1,6 @@
-"""Reading a build again and telling every disagreement; rows that no build made, too.
+"""Verification: read a build, or rows without a build, again; report every disagreement.
 
-Belongs here: checks that trust no account. Never: mending.
+Belongs here: checks that trust no account. Never: repairs.
 """
 
 from typing import TYPE_CHECKING

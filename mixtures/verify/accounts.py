@@ -1,7 +1,7 @@
-"""Conservation: a folder's account against itself, against its files, and against its inputs.
+"""Conservation checks: a folder's account against itself, its files, and its inputs.
 
 Each function takes receipts and returns one line for each disagreement. A line names the numbers;
-the caller names the folder. `recount` reads the files: what it finds is never taken from a receipt.
+the caller names the folder. `recount` reads the files and takes no number from a receipt.
 """
 
 from collections.abc import Callable, Collection
@@ -58,7 +58,7 @@ def check_whole(folder: Path, receipt: Json) -> None:
 
 
 def checks(folder: Path, receipt: Json) -> list[Check]:
-    """Return what there is to read again in a folder."""
+    """Return the files of a folder that are to be read again."""
     if receipt["stage"] == "documents":
         blocks = tuple(block["documents"] for block in receipt["blocks"])
         entries = {entry["name"]: entry for entry in receipt["files"]}
@@ -83,26 +83,26 @@ def recount(check: Check) -> Json:
     hashes: list[int] = []
     rows, msl = shards.shape(check.path)
     tokens = controls = counted = 0
-    wanted = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
+    control_ids = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
         hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
-        controls += int(np.isin(block[:, 0], wanted).sum())
+        controls += int(np.isin(block[:, 0], control_ids).sum())
         counted += int(np.count_nonzero(block[:, 1]))
-    told: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest(), "rows_sum": sum(hashes)}
-    told["loss_tokens"] = counted
-    told["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
+    counts: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest()}
+    counts |= {"rows_sum": sum(hashes), "loss_tokens": counted}
+    counts["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
     if check.tokenizer is None:
-        return told
+        return counts
     table = spans.read(spans.path_of(check.path))
     first = table["offset"].to_numpy() == 0
     tokens = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
     padding = rows * msl - tokens
     return {
-        **told,
+        **counts,
         "tokens": tokens,
         "padding": padding,
-        "controls": controls - (padding if check.tokenizer["pad"] in wanted else 0),
+        "controls": controls - (padding if check.tokenizer["pad"] in control_ids else 0),
         "documents": int(first.sum()),
         "permuted": int((first & (table["fim"].to_numpy() > 0)).sum()),
     }
@@ -128,48 +128,48 @@ def _recount_documents(check: Check) -> Json:
     return {**counted, "content": content, "dense": dense, "repeated": repeated}
 
 
-def changed(check: Check, found: Json) -> list[str]:
+def changed(check: Check, counts: Json) -> list[str]:
     """Return where a shard is not what its entry in the receipt says."""
-    told: list[str] = []
-    if "digest" not in found:
-        return told if found.get("dense", True) else ["documents are not numbered 0, 1, 2, ..."]
-    wanted = check.entry
-    if found["digest"] != wanted["digest"]:
-        told.append(f"its rows changed (sha256 {found['digest']}, receipt has {wanted['digest']})")
+    lines: list[str] = []
+    if "digest" not in counts:
+        return lines if counts.get("dense", True) else ["documents are not numbered 0, 1, 2, ..."]
+    entry = check.entry
+    if counts["digest"] != entry["digest"]:
+        lines.append(f"its rows changed (sha256 {counts['digest']}, receipt has {entry['digest']})")
     for key in ("rows", "msl", "loss_tokens"):
-        if found[key] != wanted[key]:
-            told.append(f"has {key} {found[key]}, its receipt says {wanted[key]}")
-    if found["rows_sum"] % 2**64 != wanted["rows_sum"]:
-        told.append("the sum over its rows is not what its receipt says")
-    return told
+        if counts[key] != entry[key]:
+            lines.append(f"has {key} {counts[key]}, its receipt says {entry[key]}")
+    if counts["rows_sum"] % 2**64 != entry["rows_sum"]:
+        lines.append("the sum over its rows is not what its receipt says")
+    return lines
 
 
-def miscounted(receipt: Json, found: list[Json]) -> list[str]:
-    """Return where an account is not what its files hold; found: `recount` of each file."""
+def miscounted(receipt: Json, counts: list[Json]) -> list[str]:
+    """Return where an account is not what its files hold; counts: `recount` of each file."""
     account = receipt["account"]
     if receipt["stage"] == "documents":
-        wanted = {key: account[key] for key in ("documents", "characters", "bytes")}
-        wanted |= {key: account[key] for key in ("dropped", "broken_files")}
+        claims = {key: account[key] for key in ("documents", "characters", "bytes")}
+        claims |= {key: account[key] for key in ("dropped", "broken_files")}
         if receipt["settings"]["duplicates"]["exact"] != "none":
-            wanted["repeated"] = 0
-        return _unequal({**found[0], **found[1]}, {**wanted, "content": receipt["content"]})
-    sums = {key: sum(each.get(key, 0) for each in found) for key in ("rows", "padding")}
-    content = receipts.digest([[each["rows"], each["digest"]] for each in found])
-    wanted = {"rows": account["rows"], "content": receipt["content"]}
-    if "tokens" in found[0]:
-        sums |= {f"{key}_out": sum(each[key] for each in found) for key in ("tokens", "controls")}
-        wanted |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
+            claims["repeated"] = 0
+        return _unequal({**counts[0], **counts[1]}, {**claims, "content": receipt["content"]})
+    sums = {key: sum(file.get(key, 0) for file in counts) for key in ("rows", "padding")}
+    content = receipts.digest([[file["rows"], file["digest"]] for file in counts])
+    claims = {"rows": account["rows"], "content": receipt["content"]}
+    if "tokens" in counts[0]:
+        sums |= {f"{key}_out": sum(file[key] for file in counts) for key in ("tokens", "controls")}
+        claims |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
     if receipt["stage"] == "pack" and not account["dropped"]["tail"]:
-        sums |= {key: sum(each[key] for each in found) for key in ("documents", "permuted")}
-        wanted |= {key: account[key] for key in ("documents", "permuted")}
-    return _unequal({**sums, "content": content}, wanted)
+        sums |= {key: sum(file[key] for file in counts) for key in ("documents", "permuted")}
+        claims |= {key: account[key] for key in ("documents", "permuted")}
+    return _unequal({**sums, "content": content}, claims)
 
 
-def _unequal(found: Json, wanted: Json) -> list[str]:
+def _unequal(counts: Json, claims: Json) -> list[str]:
     return [
-        f"holds {key} {found[key]}, its account says {value}"
-        for key, value in wanted.items()
-        if found[key] != value
+        f"holds {key} {counts[key]}, its account says {value}"
+        for key, value in claims.items()
+        if counts[key] != value
     ]
 
 
@@ -187,26 +187,26 @@ def unbalanced(receipt: Json) -> list[str]:
                 f"+ dropped {gone}"
             ]
         return []
-    told: list[str] = []
-    given = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
-    if given != account["tokens_out"] + gone:
-        told.append(
-            f"tokens in {given} are not tokens out {account['tokens_out']} + dropped {gone}"
+    lines: list[str] = []
+    supply = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
+    if supply != account["tokens_out"] + gone:
+        lines.append(
+            f"tokens in {supply} are not tokens out {account['tokens_out']} + dropped {gone}"
         )
     if receipt["stage"] == "pack" and account["tokens_in"] != (
         account["text_tokens"] + account["controls"]
     ):
-        told.append(
+        lines.append(
             f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
             f"+ controls {account['controls']}"
         )
     if receipt["stage"] == "pack" and not gone and account["controls"] != account["controls_out"]:
-        told.append(
+        lines.append(
             f"controls {account['controls']} are not controls out {account['controls_out']}"
         )
     if receipt["stage"] == "fim" and account["sentinels"] != 3 * account["permuted"]:
-        told.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
-    return told
+        lines.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
+    return lines
 
 
 def inherited(receipt: Json) -> dict[str, str]:
@@ -217,43 +217,43 @@ def inherited(receipt: Json) -> dict[str, str]:
 
 def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
     """Return where a folder does not follow from the folders it names as its inputs."""
-    told: list[str] = []
+    lines: list[str] = []
     for name, content in inherited(receipt).items():
-        found = inputs[name]
-        if found is None:
-            told.append(f"was made from {name}, which is not here")
-        elif found["content"] != content:
-            told.append(f"was made from another {name} than the one here; build again")
-    known = [found["account"] for found in inputs.values() if found is not None]
-    if told or not known or receipt["stage"] == "documents":
-        return told
-    kept, given = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
+        origin = inputs[name]
+        if origin is None:
+            lines.append(f"was made from {name}, which is not here")
+        elif origin["content"] != content:
+            lines.append(f"was made from another {name} than the one here; build again")
+    known = [origin["account"] for origin in inputs.values() if origin is not None]
+    if lines or not known or receipt["stage"] == "documents":
+        return lines
+    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
     pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
     if receipt["stage"] != "pack":
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():
-        total = sum(account[theirs] for account in known)
-        found = given[own] + (given["held_out"] if own == "documents" else 0)
-        if found != total:
-            told.append(f"its account has {own} {found}, its inputs have {theirs} {total}")
-    return told
+        total = sum(other[theirs] for other in known)
+        count = account[own] + (account["held_out"] if own == "documents" else 0)
+        if count != total:
+            lines.append(f"its account has {own} {count}, its inputs have {theirs} {total}")
+    return lines
 
 
 def damages(folder: Path, entry: Json) -> list[str]:
-    """Return what is wrong with one file of a receipt: its bytes, or what stands for them."""
+    """Return what is wrong with one file of a receipt: its digest, or its size and shape."""
     if entry["xxh3"] is not None:
         return receipts.damages(folder, {"files": [entry]})
     path = folder / entry["name"]
     try:
-        found = path.stat().st_size, *shards.shape(path)
+        values = path.stat().st_size, *shards.shape(path)
     except FileNotFoundError:
         return [f"{path}: is missing, though the receipt lists it; restore it or import again"]
     except DamageError as error:
         return [str(error)]
-    told = zip(("bytes", "rows", "msl"), found, strict=True)
+    pairs = zip(("bytes", "rows", "msl"), values, strict=True)
     return [
         f"{path}: has {key} {value}, its receipt says {entry[key]}"
-        for key, value in told
+        for key, value in pairs
         if value != entry[key]
     ]
 

@@ -1,10 +1,10 @@
-"""Verify files of rows that no build of ours made: each by itself, there being no receipt."""
+"""Verify files of rows without a build: each by itself, for there is no receipt."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, PHASES, SOURCES
-from crystalmix.prep.rows import check_rows as rowcheck
+from crystalmix.prep.rows import check_rows
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
@@ -14,8 +14,8 @@ BUILD = (SOURCES, DOMAINS, PHASES)  # what a build's folder holds
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was found: an entry for each sound file, a line for each fault."""
+class Report:
+    """Results: an entry for each sound file, a line for each fault."""
 
     files: list[Json]
     faults: list[str]
@@ -30,23 +30,23 @@ class Told:
         return [*shown, *(self.faults or [sound])]
 
 
-def verify(path: Path, *, workers: int = 1) -> Told | None:
+def verify(path: Path, *, workers: int = 1) -> Report | None:
     """Check an HDF5 file, or a folder of them; None where the path holds a build, or neither."""
     if any((path / place).exists() for place in BUILD):
         return None
-    files = rowcheck.find(path)
+    files = check_rows.find(path)
     if not files:
         return None
     with Fanout(workers) as pool:
-        found = list(pool.map(_check, files, "verify"))
-    return Told(
-        [each for each in found if "fault" not in each],
-        [each["fault"] for each in found if "fault" in each],
+        results = list(pool.map(_check, files, "verify"))
+    return Report(
+        [result for result in results if "fault" not in result],
+        [result["fault"] for result in results if "fault" in result],
     )
 
 
 def _check(path: Path) -> Json:
     try:
-        return asdict(rowcheck.check(path))
+        return asdict(check_rows.check(path))
     except DamageError as error:
         return {"fault": str(error)}

@@ -1,4 +1,4 @@
-"""Randomness: does a shuffled folder look shuffled, and do rows occur more than once?
+"""Shuffle test: are the rows of a shuffled folder in random order, and do rows occur twice?
 
 A shuffle that did nothing leaves every digest right. So the ascents of the rows' origins are
 counted: of n rows in random order (n - 1) / 2 follow a row that stood before them, with variance
@@ -18,8 +18,8 @@ from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.types import Json
 
-FEWEST = 40  # rows from which the test says something
-DEVIATIONS = 6.0  # one in 500 million honest shuffles strays so far
+FEWEST = 40  # rows that the test needs
+DEVIATIONS = 6.0  # one in 500 million correct shuffles exceeds it
 MOST_HASHES = 1 << 24  # kept at once to find equal rows; of more rows a share is looked at
 
 
@@ -32,13 +32,13 @@ def unshuffled(folder: Path, receipt: Json, sealed: Mapping[Path, Json]) -> Iter
         return
     inputs = [folder.parent / name for name in receipt["inputs"]]
     if any(path not in sealed for path in inputs):
-        return  # told by those who look at what a folder was made from
+        return  # reported by the check of a folder's inputs
     files = [(path.name, entry["name"]) for path in inputs for entry in rows_files(sealed[path])]
     rank = {f"{epoch}/{name}": i for i, (epoch, name) in enumerate(files)}
     try:
         rows, up = ascents(_origins(folder, receipt, rank))
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
-        return  # a side file is damaged: its digest tells
+        return  # a side file is damaged: the check of its digest fails
     if rows < FEWEST:
         return
     strays = (up - (rows - 1) / 2) / sqrt((rows + 1) / 12)
@@ -62,7 +62,7 @@ def ascents(parts: Iterable[NDArray[np.int64]]) -> tuple[int, int]:
 
 
 def _origins(folder: Path, receipt: Json, rank: Mapping[str, int]) -> Iterator[NDArray[np.int64]]:
-    """Yield where the rows of each shard stood before: numbers in the order of shards and rows."""
+    """Yield the origins of each shard's rows: numbers in the order of shards and rows."""
     for entry in rows_files(receipt):
         table = spans.read(spans.path_of(folder / entry["name"], "origin"))
         column: Any = table["origin"].combine_chunks()

@@ -1,4 +1,4 @@
-"""Verify: check a build from its files up to its manifests, and tell every disagreement.
+"""Verify: check a build from its files up to its manifests, and report every disagreement.
 
 Everything is read again: the bytes of every file against its receipt, every shard's decoded array
 against its digest, rows, tokens, control ids and documents counted anew against the accounts
@@ -15,15 +15,21 @@ import pyarrow as pa
 
 from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
 from crystalmix.mixtures.build.seal import packed_as
-from crystalmix.mixtures.manifest import cerebras_order as zoo
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PackedAs,
+    loss_tokens_of,
+    part_digest,
+    read_phase_set,
+)
+from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
-from crystalmix.mixtures.verify import accounts as conservation
-from crystalmix.mixtures.verify import shuffle_test as randomness
+from crystalmix.mixtures.verify import accounts, shuffle_test
 from crystalmix.mixtures.verify.accounts import Check
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.rows.spans import path_of
@@ -35,13 +41,12 @@ from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 SHOWN = 3  # files in a note
+Note = Callable[[str], None]
 # What a receipt or manifest raises that lacks a key or has a value of another kind.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
-def verify(
-    out: Path, *, workers: int = 1, note: Callable[[str], None] = lambda _: None
-) -> list[str]:
+def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[str]:
     """Return one line for each fault of a build; none if it is sound.
 
     note: takes lines about what is no fault but worth knowing.
@@ -49,24 +54,24 @@ def verify(
     folders = BuildFolder(out).sealed()
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")
-    told = list(_check_unfinished(out))
+    faults = list(_check_unfinished(out))
     sealed: dict[Path, Json] = {}
     for folder in folders:
         try:
             receipt = read_json(folder / receipts.NAME)
-            conservation.check_whole(folder, receipt)
+            accounts.check_whole(folder, receipt)
             sealed[folder] = receipt
             receipts.read(folder)
         except DamageError as error:
-            told.append(str(error))
-    broken = _check_files(sealed, told)
-    told += _check_contents(sealed, broken, workers, note)
+            faults.append(str(error))
+    broken = _check_files(sealed, faults)
+    faults += _check_contents(sealed, broken, workers, note)
     for folder, receipt in sealed.items():
-        told += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
-    told += _check_manifests(out, sealed, note)
+        faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
+    faults += _check_manifests(out, sealed, note)
     _note_unread(BuildFolder(out), sealed, note)
-    conservation.tell_unread(out, sealed.values(), note)
-    return told
+    accounts.tell_unread(out, sealed.values(), note)
+    return faults
 
 
 def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
@@ -78,7 +83,7 @@ def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _check_unfinished(out: Path) -> Iterator[str]:
-    """Tell folders that hold files but no receipt."""
+    """Yield a line for each folder that holds files but no receipt."""
     for folder in BuildFolder(out).unsealed():
         yield (
             f"{folder}: holds files but no {receipts.NAME}: it is unfinished; "
@@ -86,17 +91,17 @@ def _check_unfinished(out: Path) -> Iterator[str]:
         )
 
 
-def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
+def _check_files(sealed: dict[Path, Json], faults: list[str]) -> set[Path]:
     """Check size and bytes of every file; return those that are broken."""
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
-            lines = conservation.damages(folder, entry)
-            told += lines
+            lines = accounts.damages(folder, entry)
+            faults += lines
             if lines:
                 broken.add(folder / entry["name"])
         known = {entry["name"] for entry in receipt["files"]}
-        told += [
+        faults += [
             f"{path}: is in no receipt; remove it"
             for path in shard_files(folder)
             if path.name not in known
@@ -105,24 +110,24 @@ def _check_files(sealed: dict[Path, Json], told: list[str]) -> set[Path]:
 
 
 def _check_contents(
-    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Callable[[str], None]
+    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Note
 ) -> Iterator[str]:
     """Count the files of every folder again and hold them against its receipt."""
     damaged = {path.parent for path in broken}
     whole: list[tuple[Path, Check]] = []
     for folder, receipt in sealed.items():
-        checks = conservation.checks(folder, receipt)
+        checks = accounts.checks(folder, receipt)
         whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]
-    found: dict[Path, list[Json]] = {}
+    counts: dict[Path, list[Json]] = {}
     with Fanout(workers) as pool:
         results = pool.map(recount, [check for _, check in whole], "verify")
         for (folder, check), result in zip(whole, results, strict=True):
-            found.setdefault(folder, []).append(result)
+            counts.setdefault(folder, []).append(result)
             if "fault" in result:
                 yield result["fault"]
             else:
                 yield from _guarded(check.path, _changed(check, result))
-    for folder, results in found.items():
+    for folder, results in counts.items():
         if folder not in damaged and not any("fault" in result for result in results):
             yield from _guarded(folder, _miscounted(sealed[folder], results))
             rows, again = repeated(result["hashes"] for result in results if "hashes" in result)
@@ -131,18 +136,18 @@ def _check_contents(
 
 
 def _changed(check: Check, result: Json) -> Iterator[str]:
-    yield from conservation.changed(check, result)
+    yield from accounts.changed(check, result)
 
 
 def _miscounted(receipt: Json, results: list[Json]) -> Iterator[str]:
-    # A generator, so that what a malformed receipt raises is raised where it is told.
-    yield from conservation.miscounted(receipt, results)
+    # A generator, so that an error of a malformed receipt is raised inside `_guarded`.
+    yield from accounts.miscounted(receipt, results)
 
 
 def recount(check: Check) -> Json:
     """Read one file again: `fault`, or what it holds."""
     try:
-        return conservation.recount(check)
+        return accounts.recount(check)
     except DamageError as error:
         return {"fault": str(error)}
     except (pa.ArrowException, OSError, *MALFORMED) as error:
@@ -152,20 +157,18 @@ def recount(check: Check) -> Json:
 def _check_account(
     out: Path, folder: Path, receipt: Json, sealed: dict[Path, Json]
 ) -> Iterator[str]:
-    """Hold a receipt against itself and against the folders it names as its inputs."""
-    yield from conservation.unbalanced(receipt)
-    yield from randomness.unshuffled(folder, receipt, sealed)
+    """Check a receipt against itself and against the folders it names as its inputs."""
+    yield from accounts.unbalanced(receipt)
+    yield from shuffle_test.unshuffled(folder, receipt, sealed)
     place = out / SOURCES if receipt["stage"] == "pack" else folder.parent
-    inputs = {name: sealed.get(place / name) for name in conservation.inherited(receipt)}
-    yield from conservation.disinherited(receipt, inputs)
+    inputs = {name: sealed.get(place / name) for name in accounts.inherited(receipt)}
+    yield from accounts.disinherited(receipt, inputs)
 
 
-def _note_unread(
-    folder: BuildFolder, sealed: dict[Path, Json], note: Callable[[str], None]
-) -> None:
+def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> None:
     """Note the files in a build's folder that no receipt, manifest or seal names."""
     known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
-    known |= {path.with_name(zoo.KEPT) for path in folder.manifests()}
+    known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
     others = sorted(path for path in folder.path.rglob("*") if path not in known and path.is_file())
@@ -176,61 +179,59 @@ def _note_unread(
 
 
 def _check_phase_set(
-    folder: BuildFolder, paths: list[Path], read: dict[str, Manifest], note: Callable[[str], None]
+    folder: BuildFolder, paths: list[Path], manifests: dict[str, Manifest], note: Note
 ) -> Iterator[str]:
-    """Hold the phases that are there against those that the build sealed."""
+    """Compare the phases in the folder with those that the build sealed."""
     if not folder.phase_set.exists():
         note(
             f"{folder.phase_set}: is not there, as in builds of older versions: a phase that was "
             "removed can't be noticed; `crystalmix migrate` or building again seals those here"
         )
         return
-    sealed = manifests.read_phase_set(folder)
-    there = {path.parent.name for path in paths}
+    sealed = read_phase_set(folder)
+    phases = {path.parent.name for path in paths}
     for name, digest in sealed.items():
-        if name not in there:
+        if name not in phases:
             yield f"{folder.manifest(name)}: is missing, though the build sealed it; build again"
-        elif name in read and read[name].digest != digest:
+        elif name in manifests and manifests[name].digest != digest:
             yield f"{folder.manifest(name)}: is not the one that the build sealed; build again"
-    for name in sorted(there - {*sealed}):
+    for name in sorted(phases - {*sealed}):
         yield f"{folder.manifest(name)}: is not among the phases that the build sealed; build again"
 
 
-def _check_manifests(
-    out: Path, sealed: dict[Path, Json], note: Callable[[str], None]
-) -> Iterator[str]:
+def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterator[str]:
     folder = BuildFolder(out)
     entries = {
         place / entry["name"]: entry
         for place, receipt in sealed.items()
         for entry in rows_files(receipt)
     }
-    read: dict[str, Manifest] = {}
+    manifests: dict[str, Manifest] = {}
     for path in (paths := folder.manifests()):
         try:
-            read[path.parent.name] = manifests.read(path)
+            manifests[path.parent.name] = read_manifest(path)
         except CrystalmixError as error:
             yield str(error)
     if not paths:
         yield f"{out / PHASES}: holds no manifest: the build is unfinished; build again to go on"
     try:
-        yield from _check_phase_set(folder, paths, read, note)
+        yield from _check_phase_set(folder, paths, manifests, note)
     except (DamageError, *MALFORMED) as error:
         yield str(error)
-    ways: dict[str, PackedAs | None] = {}
-    for domain in {p.domain for m in read.values() for p in m.parts if p.packed is not None}:
+    packings: dict[str, PackedAs | None] = {}
+    for domain in {p.domain for m in manifests.values() for p in m.parts if p.packed is not None}:
         try:
-            ways[domain] = packed_as(folder, domain)
+            packings[domain] = packed_as(folder, domain)
         except (CrystalmixError, pa.ArrowException, OSError, *MALFORMED):
-            continue  # a receipt or documents are damaged: their own checks tell
-    digests = {manifest.digest for manifest in read.values()}
-    for name, manifest in read.items():
+            continue  # a receipt or documents are damaged: their own checks report it
+    digests = {manifest.digest for manifest in manifests.values()}
+    for name, manifest in manifests.items():
         place = folder.manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
-        yield from _guarded(place, _packed_faults(manifest, ways))
+        yield from _guarded(place, _packed_faults(manifest, packings))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
-    yield from _check_tokenizer(out, read)
+    yield from _check_tokenizer(out, manifests)
 
 
 def _manifest_faults(
@@ -240,7 +241,7 @@ def _manifest_faults(
     sealed: dict[Path, Json],
     entries: dict[Path, Json],
 ) -> Iterator[str]:
-    """Hold a manifest against the folders it draws from and against its own order."""
+    """Check a manifest against the folders it draws from and against its own order."""
     if manifest.phase != name:
         yield f"is of phase {manifest.phase}, its folder says {name}"
     for part in manifest.parts:
@@ -251,12 +252,12 @@ def _manifest_faults(
         ]
         yield from (f"part {part.name}: {line}" for line in lines)
     yield from _asked_faults(manifest)
-    version = VERSION if manifest.cerebras is None else zoo.VERSION
+    version = VERSION if manifest.cerebras is None else cerebras_order.VERSION
     if manifest.order_version != version:
         yield f"is ordered by {manifest.order_version}; only {version} can be checked here"
         return
     if isinstance(manifest.order, ZooOrder) and not manifest.order.is_as_drawn():
-        yield f"{zoo.KEPT} beside it is another order; remove it"
+        yield f"{cerebras_order.KEPT} beside it is another order; remove it"
         return
     counts = manifest.order.counts(manifest.steps * manifest.batch)
     for part, count in zip(manifest.parts, counts, strict=True):
@@ -265,7 +266,7 @@ def _manifest_faults(
 
 
 def _asked_faults(manifest: Manifest) -> Iterator[str]:
-    """Hold weights and shares against what was asked, as it was written."""
+    """Check weights and shares against the recipe's amounts, as written."""
     kinds = {kind for part in manifest.parts for kind in part.budget}
     [kind] = kinds
     written = [part.budget[kind] for part in manifest.parts]
@@ -282,7 +283,7 @@ def _asked_faults(manifest: Manifest) -> Iterator[str]:
 def shard_faults(
     out: Path, manifest: Manifest, part: ManifestPart, entries: dict[Path, Json]
 ) -> Iterator[str]:
-    """Hold a part's shards against their entries in receipts."""
+    """Check a part's shards against their entries in receipts."""
     for shard in part.shards:
         entry = entries.get(out / shard.path)
         if entry is None:
@@ -300,40 +301,40 @@ def shard_faults(
 def _folder_faults(
     out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
 ) -> Iterator[str]:
-    """Hold a part against the receipts of the folders it draws from, and against its documents."""
+    """Check a part against the receipts of the folders it draws from, and against its documents."""
     for folder in sorted({(out / shard.path).parent for shard in part.shards}):
         yield from _settings_faults(manifest, part, folder, sealed)
 
 
-def _packed_faults(manifest: Manifest, ways: dict[str, PackedAs | None]) -> Iterator[str]:
-    """Hold what a manifest of schema 4 says of its parts against receipts and documents."""
+def _packed_faults(manifest: Manifest, packings: dict[str, PackedAs | None]) -> Iterator[str]:
+    """Check what a manifest of schema 4 says of its parts against receipts and documents."""
     for part in manifest.parts:
-        way = ways.get(part.domain)
-        if part.packed is None or way is None:
+        packing = packings.get(part.domain)
+        if part.packed is None or packing is None:
             continue
         for key, value in asdict(part.packed).items():
-            if getattr(way, key) != value:
-                made = f"its rows were made with {getattr(way, key)}"
+            if getattr(packing, key) != value:
+                made = f"its rows were made with {getattr(packing, key)}"
                 yield f"part {part.name}: says {key} {value}, {made}"
 
 
 def _settings_faults(
     manifest: Manifest, part: ManifestPart, folder: Path, sealed: dict[Path, Json]
 ) -> Iterator[str]:
-    """Hold seed, tokenizer and FIM of a part against the receipts along its way."""
+    """Check seed, tokenizer and FIM of a part against the receipts of its stages."""
     if folder not in sealed or folder.parent.name != part.domain:
         yield f"draws from {folder.name} of {folder.parent.name}, not of {part.domain}"
         return
     last = sealed[folder]
     joined = last["stage"] in {"shuffle", "join"}
     epochs = [sealed[folder.parent / n] for n in last["inputs"] if folder.parent / n in sealed]
-    way = [last, *epochs] if joined else [last]
-    fim = next((each["settings"]["fim"] for each in way if "fim" in each["settings"]), None)
-    found: Json = {"variants": len(last["inputs"]) if joined else 1, "fim": fim}
-    for key, value in found.items():
+    chain = [last, *epochs] if joined else [last]
+    fim = next((step["settings"]["fim"] for step in chain if "fim" in step["settings"]), None)
+    settings: Json = {"variants": len(last["inputs"]) if joined else 1, "fim": fim}
+    for key, value in settings.items():
         if getattr(part, key) != value:
             yield f"says {key} {getattr(part, key)}, its rows were made with {value}"
-    for receipt in way:
+    for receipt in chain:
         if receipt["seed"] not in {None, manifest.seed}:
             yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
         if receipt["settings"].get("tokenizer", manifest.tokenizer) != manifest.tokenizer:
@@ -341,14 +342,14 @@ def _settings_faults(
 
 
 def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
-    """Hold a part's numbers against each other."""
-    if manifests.part_digest(part.shards) != part.digest:
+    """Check a part's numbers against each other."""
+    if part_digest(part.shards) != part.digest:
         yield "its digest does not follow from its shards"
     available = sum(shard.last - shard.first for shard in part.shards)
     follow = {
         "available": available,
         "tokens": part.rows * manifest.msl,
-        "loss_tokens": manifests.loss_tokens_of(part.shards, part.rows),
+        "loss_tokens": loss_tokens_of(part.shards, part.rows),
         "got": part.rows / (manifest.steps * manifest.batch),
         "epochs": part.rows / available,
     }
@@ -357,9 +358,9 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
             yield f"says {key} {getattr(part, key)}, its rows and shards give {value}"
 
 
-def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
+def _check_tokenizer(out: Path, manifests: dict[str, Manifest]) -> Iterator[str]:
     path = BuildFolder(out).tokenizer
-    if read and all(manifest.imported for manifest in read.values()):
+    if manifests and all(manifest.imported for manifest in manifests.values()):
         return
     if not path.exists():
         yield f"{path}: is missing; restore the tokenizer of this build"
@@ -369,7 +370,7 @@ def _check_tokenizer(out: Path, read: dict[str, Manifest]) -> Iterator[str]:
     except (CrystalmixError, *MALFORMED) as error:
         yield f"{path}: can't be loaded ({error}); restore the tokenizer of this build"
         return
-    for name, manifest in read.items():
+    for name, manifest in manifests.items():
         for key in ("fingerprint", "canary", "vocab"):
             if manifest.tokenizer[key] != identity[key]:
                 yield (
