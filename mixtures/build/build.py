@@ -108,7 +108,7 @@ def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
 
 
 def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
-    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe asks."""
+    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)
     for part in ("bos", "eos"):
@@ -129,7 +129,7 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
 
 @contextmanager
 def _at(recipe: Recipe, *steps: str) -> Generator[None]:
-    """Give an error about the tokenizer the place in the recipe that asks for it."""
+    """Give an error about the tokenizer the place in the recipe that needs it."""
     try:
         yield
     except (InputError, RecipeError) as error:
@@ -140,7 +140,7 @@ def _at(recipe: Recipe, *steps: str) -> Generator[None]:
 
 
 def alone(out: Path) -> AbstractContextManager[None]:
-    """Lock a build's folder until this process ends; RefusalError while another has the lock."""
+    """Lock a build's folder; RefusalError while another process has the lock."""
     return lock_folder(
         out,
         f"{out}: another build is writing here; wait for its end or build into another --out",

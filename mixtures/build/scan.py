@@ -153,8 +153,8 @@ class _Work:
     def sealed(self, results: list[Json], earlier: dict[str, Json]) -> Json:
         """Choose among the documents of the blocks, join them and write the receipt.
 
-        earlier: the receipts of the sources before. A source that is sealed already is only held
-        against them.
+        earlier: the receipts of the sources before. A source that is sealed already is only
+        checked against them.
         """
         recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
         if self.receipt is not None:

@@ -102,14 +102,14 @@ class _DomainTexts:
 
     def leaks(self) -> Iterator[str]:
         """Yield a line for each domain that validates on texts another trains on."""
-        for held in (name for name in self.files if self.recipe.domains[name].validates):
+        for valid in (name for name in self.files if self.recipe.domains[name].validates):
             for other in self.files:
-                if self.recipe.domains[other].validates or not self._texts(held, other):
+                if self.recipe.domains[other].validates or not self._texts(valid, other):
                     continue
-                if count := self._leaked(held, other):
+                if count := self._leaked(valid, other):
                     yield (
-                        f"domain {held} is there to validate on, and domain {other} trains on "
-                        f"{count:,} of its {self._texts(held):,} texts; drop them with "
+                        f"domain {valid} is there to validate on, and domain {other} trains on "
+                        f"{count:,} of its {self._texts(valid):,} texts; drop them with "
                         "`duplicates: {exact: recipe}`, the held-out source first, or set "
                         f"split: train for {other}"
                     )
@@ -123,11 +123,11 @@ class _DomainTexts:
             if all(not numbers.isdisjoint(owners) for numbers in sets)
         )
 
-    def _leaked(self, held: str, other: str) -> int:
+    def _leaked(self, valid: str, other: str) -> int:
         """Count the texts that one domain validates on and the other trains on."""
         count = 0
-        for digests in shared(self.connection, self.files[held], self.files[other]):
-            mask = _taken(self.recipe, self.recipe.domains[held], digests)
+        for digests in shared(self.connection, self.files[valid], self.files[other]):
+            mask = _taken(self.recipe, self.recipe.domains[valid], digests)
             mask &= _taken(self.recipe, self.recipe.domains[other], digests)
             count += int(np.count_nonzero(mask))
         return count
