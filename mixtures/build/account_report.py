@@ -39,7 +39,7 @@ def account_lines(build: Path) -> list[str]:
 
 
 def checked(build: Path) -> str:
-    """Return in words what there is of a build to check: phases by name, shards of all stages."""
+    """Return a line of what a build holds to check: phases by name, shards of all stages."""
     phases = [manifest.phase for manifest in read_manifests(build)]
     files = [e for folder in BuildFolder(build).sealed() for e in rows_files(receipts.read(folder))]
     return (
@@ -49,25 +49,25 @@ def checked(build: Path) -> str:
 
 
 def _notes(place: str, account: Json) -> list[str]:
-    """Return what lists did not do: entries that match nothing, texts too short to protect."""
-    told = [
-        f"{place}: {each['unmatched']:,} of {each['entries']:,} entries of {each['file']} "
+    """Return notes on lists: entries that match nothing, texts too short to protect."""
+    notes = [
+        f"{place}: {entry['unmatched']:,} of {entry['entries']:,} entries of {entry['file']} "
         "match nothing"
-        for each in account.get("opt_out", [])
-        if each["unmatched"]
+        for entry in account.get("opt_out", [])
+        if entry["unmatched"]
     ]
-    found = account.get("evaluations")
-    if found:
-        told.append(
-            f"{place}: {found['runs']:,} runs of words of {found['texts']:,} evaluation texts, "
-            f"{found['short']:,} of them too short to have one"
+    counts = account.get("evaluations")
+    if counts:
+        notes.append(
+            f"{place}: {counts['runs']:,} runs of words of {counts['texts']:,} evaluation texts, "
+            f"{counts['short']:,} of them too short to have one"
         )
-        told += [
+        notes += [
             f"{place}: {file['file']}: {file['protected']:,} of {file['items']:,} items protected, "
             f"{file['short']:,} too short"
-            for file in found.get("files", [])  # folders made before have none
+            for file in counts.get("files", [])  # folders made before have none
         ]
-    return told
+    return notes
 
 
 def statistics_lines(build: Path) -> list[str]:
@@ -78,11 +78,11 @@ def statistics_lines(build: Path) -> list[str]:
         receipt, place = receipts.read(folder), folder.relative_to(build).as_posix()
         if receipt["stage"] != "pack":
             continue
-        for name, told in receipt["account"]["sources"].items():
-            lengths, cut = told["lengths"], told["cut"] / max(1, told["documents"])
+        for name, source in receipt["account"]["sources"].items():
+            lengths, cut = source["lengths"], source["cut"] / max(1, source["documents"])
             quantiles = [f"{lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
-            ratio = f"{told['bytes_per_token'] or 0:.2f}"
-            counts = [f"{told[key]:,}" for key in ("documents", "tokens")]
+            ratio = f"{source['bytes_per_token'] or 0:.2f}"
+            counts = [f"{source[key]:,}" for key in ("documents", "tokens")]
             rows.append([place, name, *counts, ratio, *quantiles, f"{cut:.1%}"])
         for literal, (documents, times) in receipt["account"]["literals"].items():
             spelt.append([place, literal, f"{documents:,}", f"{times:,}"])

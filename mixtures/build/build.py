@@ -22,7 +22,7 @@ from crystalmix.mixtures.build import (
     tokenise,
 )
 from crystalmix.mixtures.build.context import Context, Folder, naming
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest import manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -64,8 +64,8 @@ def build(
     refuse_url(root, "--data")
     drop_report.check_list(dropped)
     _check_lineage(recipe, names, out)
-    wanted = {part.domain for name in names for part in recipe.phases[name].parts}
-    domains = [name for name in recipe.domains if name in wanted]
+    phase_domains = {part.domain for name in names for part in recipe.phases[name].parts}
+    domains = [name for name in recipe.domains if name in phase_domains]
     drawn = {source for name in domains for source in recipe.domains[name].sources}
     tokenizer = _tokenizer(recipe, domains)
     with naming(out), alone(out), Fanout(workers) as pool:
@@ -97,7 +97,7 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
 
 
 def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
-    """Refuse a phase whose predecessor is neither asked nor sealed: it could not name it."""
+    """Refuse a phase whose predecessor is neither built now nor sealed."""
     for before, name in pairwise(recipe.phases):
         sealed = BuildFolder(out).manifest(before).exists()
         if name in names and before not in names and not sealed:
@@ -108,7 +108,7 @@ def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
 
 
 def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
-    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe asks."""
+    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)
     for part in ("bos", "eos"):
@@ -129,7 +129,7 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
 
 @contextmanager
 def _at(recipe: Recipe, *steps: str) -> Generator[None]:
-    """Give an error about the tokenizer the place in the recipe that asks for it."""
+    """Give an error about the tokenizer the place in the recipe that needs it."""
     try:
         yield
     except (InputError, RecipeError) as error:
@@ -140,7 +140,7 @@ def _at(recipe: Recipe, *steps: str) -> Generator[None]:
 
 
 def alone(out: Path) -> AbstractContextManager[None]:
-    """Hold a build's folder; RefusalError while another process does. Its death lets go."""
+    """Lock a build's folder; RefusalError while another process has the lock."""
     return lock_folder(
         out,
         f"{out}: another build is writing here; wait for its end or build into another --out",
@@ -166,7 +166,7 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
         previous = None if before is None else _digest_of(context.out, before, drafts)
         draft = seal.draft(context, context.recipe.phases[name], folders, previous)
         path = context.folder.manifest(name)
-        sealed = manifests.read(path) if path.exists() else None
+        sealed = manifest.read(path) if path.exists() else None
         if (seal.SCHEMA if sealed is None else sealed.schema) == 4:
             draft = seal.migrated(draft, context.folder, sealed and sealed.migrated)
         drafts[name] = draft
@@ -181,20 +181,20 @@ def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> lis
 
 def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:
     """Return the manifests that are not there yet; StaleError where another one is."""
-    return {path: manifest for path, manifest in places.items() if not _is_sealed(path, manifest)}
+    return {path: draft for path, draft in places.items() if not _is_sealed(path, draft)}
 
 
 def store(out: Path, places: dict[Path, Manifest]) -> None:
     """Write the manifests that are not there yet, long orders of Model Zoo beside them.
 
-    The last comes first: whoever is killed in between leaves one that names what is not there, so
-    that half a seal is never taken for a whole one. The set of phases is sealed at the end.
+    The last phase is written first: after a kill in between, a manifest names a previous one that
+    is missing, so that a partial seal is never taken for a whole one. The set of phases comes last.
     """
-    for path, manifest in reversed(unsealed(places).items()):
-        if isinstance(order := manifest.order, ZooOrder):
+    for path, draft in reversed(unsealed(places).items()):
+        if isinstance(order := draft.order, ZooOrder):
             order.keep(path.with_name(KEPT))
-        manifests.write(path, manifest)
-    manifests.write_phase_set(BuildFolder(out), list(places.values()))
+        manifest.write(path, draft)
+    manifest.write_phase_set(BuildFolder(out), list(places.values()))
 
 
 def migrate(out: Path) -> list[Manifest]:
@@ -206,40 +206,40 @@ def migrate(out: Path) -> list[Manifest]:
     refuse_url(out, "a build")
     folder = BuildFolder(out)
     with alone(out):
-        old = manifests.read_manifests(out)
-        if not old:
+        phases = manifest.read_manifests(out)
+        if not phases:
             raise InputError(f"{out}: holds no manifest; give the --out of `crystalmix build`")
-        done = [manifest for manifest in old if manifest.schema == 4]
-        known = {digest: each for each in done for digest in (each.digest, each.migrated)}
-        new: list[Manifest] = []
-        for manifest in old:
-            if manifest.schema == 3:
-                before = known.get(manifest.previous)
-                previous = manifest.previous if before is None else before.digest
-                moved = replace(manifest, previous=previous)
-                known[manifest.digest] = seal.migrated(moved, folder, manifest.digest)
-            new.append(known[manifest.digest])
-        for manifest in reversed(new):
-            manifests.write(folder.manifest(manifest.phase), manifest)
-        manifests.write_phase_set(folder, new)
-    return manifests.read_manifests(out)
+        current = [phase for phase in phases if phase.schema == 4]
+        by_digest = {digest: new for new in current for digest in (new.digest, new.migrated)}
+        drafts: list[Manifest] = []
+        for old in phases:
+            if old.schema == 3:
+                before = by_digest.get(old.previous)
+                previous = old.previous if before is None else before.digest
+                draft = replace(old, previous=previous)
+                by_digest[old.digest] = seal.migrated(draft, folder, old.digest)
+            drafts.append(by_digest[old.digest])
+        for draft in reversed(drafts):
+            manifest.write(folder.manifest(draft.phase), draft)
+        manifest.write_phase_set(folder, drafts)
+    return manifest.read_manifests(out)
 
 
 def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:
     if phase in drafts:
         return drafts[phase].digest
     path = BuildFolder(out).manifest(phase)
-    return manifests.read(path).digest if path.exists() else None
+    return manifest.read(path).digest if path.exists() else None
 
 
-def _is_sealed(path: Path, manifest: Manifest) -> bool:
-    """Tell whether a manifest is there already; StaleError if another one is."""
+def _is_sealed(path: Path, draft: Manifest) -> bool:
+    """Return whether a manifest is there already; StaleError if another one is."""
     if not path.exists():
         return False
-    told = manifests.compare(manifests.read(path), manifest)
-    if told:
+    differences = manifest.compare(manifest.read(path), draft)
+    if differences:
         raise StaleError(
-            f"{path}: was sealed otherwise ({'; '.join(told[:3])}); "
+            f"{path}: was sealed otherwise ({'; '.join(differences[:3])}); "
             "move it away or build into another --out"
         )
     return True

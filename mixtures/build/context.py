@@ -1,4 +1,4 @@
-"""What the stages of a build share: the recipe, the places, the workers, and folders on the way."""
+"""Shared parts of the stages of a build: context, token blocks, accounts and folders of rows."""
 
 import os
 import re
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Context:
-    """One build: what, from where, to where, by whom."""
+    """Context of one build: recipe, data root, output folder, workers and tokenizer."""
 
     recipe: Recipe
     root: Path
@@ -150,11 +150,11 @@ def once(mark: str, out: Path, work: Callable[[], Json]) -> Json:
     The result lies in a `.done` file, so that a killed build goes on where it stopped. mark: the
     digest of the folder's whole recipe; an item of another recipe is done again.
     """
-    done = out.with_name(f"{out.name}.done")
+    marker = out.with_name(f"{out.name}.done")
     if not out.exists():
-        done.unlink(missing_ok=True)  # the output was taken away: what was done is undone
+        marker.unlink(missing_ok=True)  # the output was taken away: what was done is undone
     with naming(out):
-        return receipts.once(done, [mark, out.name], work)
+        return receipts.once(marker, [mark, out.name], work)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import dropped as drop_lists
-from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents.source import Source
+from crystalmix.prep.documents.source import Source, files, listing
 from crystalmix.prep.filters.decontaminate import IndexCounts
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
@@ -76,17 +75,17 @@ def tell_sampled(source: Source, accounts: Sequence[Json]) -> None:
     for account in accounts:
         dropped.update(account["dropped"])
     broken = Counter(account["broken"]["reason"] for account in accounts if account["broken"])
-    records, kept = (sum(each[key] for each in accounts) for key in ("records", "documents"))
+    records, kept = (sum(account[key] for account in accounts) for key in ("records", "documents"))
     tell_dropped(source, kept, records, dropped, broken, f", of {_files(len(accounts))} looked at")
 
 
-def tell_unread(recipe: Recipe, root: Path, source: Source, found: Listing) -> None:
+def tell_unread(recipe: Recipe, root: Path, source: Source, blocks: Listing) -> None:
     """Note the files in a source's folders that neither it nor another source reads."""
-    left = [f"{name} {why}" for name, why in found.skipped if not why.startswith("is the same")]
-    if left:
-        _note(f"source {source.name}: {_files(len(left))} left out ({_first(left)})")
-    read = _read(recipe, root) if found.others else set[str]()
-    others = (name for name in found.others if name.rpartition("/")[2] != receipts.NAME)
+    skipped = [f"{name} {why}" for name, why in blocks.skipped if not why.startswith("is the same")]
+    if skipped:
+        _note(f"source {source.name}: {_files(len(skipped))} left out ({_first(skipped)})")
+    read = _read(recipe, root) if blocks.others else set[str]()
+    others = (name for name in blocks.others if name.rpartition("/")[2] != receipts.NAME)
     unread = [name for name in others if name not in read]
     if unread:
         verb = "is" if len(unread) == 1 else "are"
@@ -141,10 +140,10 @@ def _read(recipe: Recipe, root: Path) -> set[str]:
         if source.hub is not None:
             continue
         try:
-            for block in sources.listing(source, root).names:
-                names.update(sources.files(root, block) if source.format == "text" else [block])
+            for block in listing(source, root).names:
+                names.update(files(root, block) if source.format == "text" else [block])
         except CrystalmixError:
-            continue  # it is told where the source is built
+            continue  # reported where the source is built
     return names
 
 

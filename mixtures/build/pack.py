@@ -92,7 +92,7 @@ def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Strea
     """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
     processes = settings.cerebras.processes if settings.cerebras else 1
     bounds = lmdata.slices(len(blocks), processes)
-    return [Stream(tuple(each.block for each in blocks[low:high])) for low, high in bounds]
+    return [Stream(tuple(block.block for block in blocks[low:high])) for low, high in bounds]
 
 
 def _items(context: Context, target: Folder, streams: list[Stream]) -> list[Pack]:
@@ -147,7 +147,7 @@ def _sizes(
     if domain.split is None:
         return {name: scanned[name]["account"]["bytes"] for name in domain.sources}
     return {
-        name: sum(each.bytes or 0 for each in blocks if each.block.source == name)
+        name: sum(block.bytes or 0 for block in blocks if block.block.source == name)
         for name in domain.sources
     }
 
@@ -157,15 +157,15 @@ def _account(
     shards: Sequence[Json],
     sources: dict[str, statistics.SourceCounts],
 ) -> PackAccount:
-    tokens = sum(each.block.tokens for each in blocks)
-    controls = sum(each.controls for each in blocks)
+    tokens = sum(block.block.tokens for block in blocks)
+    controls = sum(block.controls for block in blocks)
     tokens_out, padding, controls_out = (
         sum(shard["account"][key] for shard in shards) for key in ("tokens", "padding", "controls")
     )
     return PackAccount(
-        documents=sum(each.documents for each in blocks),
-        held_out=sum(each.held_out for each in blocks),
-        permuted=sum(each.permuted for each in blocks),
+        documents=sum(block.documents for block in blocks),
+        held_out=sum(block.held_out for block in blocks),
+        permuted=sum(block.permuted for block in blocks),
         text_tokens=tokens - controls,
         controls=controls,
         tokens_in=tokens,
@@ -173,6 +173,6 @@ def _account(
         controls_out=controls_out,
         padding=padding,
         dropped={"tail": tokens - tokens_out},
-        literals=statistics.summed_literals([each.literals for each in blocks]),
+        literals=statistics.summed_literals([block.literals for block in blocks]),
         sources=sources,
     )

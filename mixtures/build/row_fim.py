@@ -87,7 +87,7 @@ def _successor(context: Context, old: Folder) -> Folder:
 
 
 def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:
-    """Return whose draws a folder's are; in the original's dialect its epochs share one stream."""
+    """Return the key of a folder's draws; in the original's dialect its epochs share one stream."""
     if settings.dialect == "cerebras":
         return [folder.domain.epochs, folder.epoch]
     return [folder.name, folder.epoch]
@@ -99,9 +99,9 @@ def _items(context: Context, old: Folder, new: Folder) -> list[Permute]:
         return []
     items: list[Permute] = []
     first, files = 0, rows_files(old.sealed)
-    listed = sorted(entry["name"] for entry in files)  # as the original numbered files
+    names = sorted(entry["name"] for entry in files)  # as the original numbered files
     for entry in files:
-        seed = seed_of(settings, listed.index(entry["name"]), len(files))
+        seed = seed_of(settings, names.index(entry["name"]), len(files))
         items.append(
             Permute(
                 mark=new.mark,
@@ -147,7 +147,7 @@ def count_controls(shard: Path, controls: tuple[int, ...], pad: int, padding: in
 
 def _account(before: RowsAccount, counts: Sequence[Json]) -> RowFimAccount:
     def total(key: str) -> int:
-        return sum(each[key] for each in counts)
+        return sum(shard[key] for shard in counts)
 
     ends = total("ends")
     return RowFimAccount(

@@ -28,7 +28,7 @@ from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.types import Json
 
 BLOCK_KEYS = ("documents", "text_digest")
-# What `documents` tells of a source's settings: `source web: where: <SQL>: <fault>`.
+# An error of `documents` about a source's settings: `source web: where: <SQL>: <fault>`.
 FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep|select): )?(.*)", re.DOTALL)
 
 
@@ -100,8 +100,8 @@ def needed(recipe: Recipe, drawn: Collection[str]) -> list[str]:
     if not recipe.duplicates.across:
         return names
     parts = [part for phase in recipe.phases.values() for part in phase.parts]
-    used = {source for part in parts for source in recipe.domains[part.domain].sources}
-    every = [name for name in recipe.sources if name in used]
+    sources = {source for part in parts for source in recipe.domains[part.domain].sources}
+    every = [name for name in recipe.sources if name in sources]
     return every[: 1 + every.index(names[-1])]
 
 
@@ -128,7 +128,7 @@ def _scan_once(item: Scan) -> Json:
 
 
 class _Work:
-    """One source on its way to its documents."""
+    """Scan of one source: its blocks, its recipe, and its receipt where it is fresh."""
 
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
@@ -153,8 +153,8 @@ class _Work:
     def sealed(self, results: list[Json], earlier: dict[str, Json]) -> Json:
         """Choose among the documents of the blocks, join them and write the receipt.
 
-        earlier: the receipts of the sources before. A source that is sealed already is only held
-        against them.
+        earlier: the receipts of the sources before. A source that is sealed already is only
+        checked against them.
         """
         recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
         if self.receipt is not None:

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
-from crystalmix.mixtures.manifest import cerebras_order as zoo
-from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, PartShard
@@ -34,8 +33,8 @@ BATCH_ROWS = 1 << 16
 class PartRefusalError(RefusalError):
     """What the data can't give one part of a phase, by the part's name."""
 
-    def __init__(self, part: str, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(message)
         self.part = part
 
 
@@ -60,10 +59,10 @@ def draft(
     try:
         return compose(basis, phase, folders, previous)
     except RefusalError as error:
-        told = str(error).removeprefix(f"phase {phase.name}: ")
+        message = str(error).removeprefix(f"phase {phase.name}: ")
         names = [part.name for part in phase.parts]
         at = ("parts", names.index(error.part)) if isinstance(error, PartRefusalError) else ()
-        raise RefusalError(str(recipe.fault(told, "phases", phase.name, *at))) from None
+        raise RefusalError(str(recipe.fault(message, "phases", phase.name, *at))) from None
 
 
 def compose(
@@ -73,10 +72,10 @@ def compose(
     drawn = [_drawn(basis.out, part, phase, folders[part.domain]) for part in phase.parts]
     available = [sum(shard.last - shard.first for shard in shards) for shards in drawn]
     weights = phase.weights(available)
-    asked = shares(phase.kind, [part.asked for part in phase.parts], weights)
+    targets = shares(phase.kind, [part.asked for part in phase.parts], weights)
     parts = [
         _part(part, share, weight, shards, folders[part.domain])
-        for part, share, weight, shards in zip(phase.parts, asked, weights, drawn, strict=True)
+        for part, share, weight, shards in zip(phase.parts, targets, weights, drawn, strict=True)
     ]
     draft = Manifest(
         name=basis.name,
@@ -85,7 +84,7 @@ def compose(
         batch=phase.batch,
         msl=basis.msl,
         seed=basis.seed,
-        order_version=VERSION if phase.cerebras is None else zoo.VERSION,
+        order_version=VERSION if phase.cerebras is None else cerebras_order.VERSION,
         cerebras=None if phase.cerebras is None else asdict(phase.cerebras),
         tokenizer=basis.tokenizer,
         parts=tuple(parts),
@@ -93,13 +92,13 @@ def compose(
         imported=basis.imported,
     )
     counts = draft.order.counts(draft.steps * draft.batch)
-    budgeted = [
-        _budgeted(asked, part, count, draft)
-        for asked, part, count in zip(phase.parts, parts, counts, strict=True)
+    final = [
+        _budgeted(spec, part, count, draft)
+        for spec, part, count in zip(phase.parts, parts, counts, strict=True)
     ]
-    told = manifests.sealed(replace(draft, parts=tuple(budgeted)))
-    vars(told)["order"] = draft.order  # it is the same: a long one takes minutes to draw
-    return told
+    result = manifest.sealed(replace(draft, parts=tuple(final)))
+    vars(result)["order"] = draft.order  # it is the same: a long one takes minutes to draw
+    return result
 
 
 def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
@@ -125,7 +124,7 @@ def _part(
         fim=asdict(folder.domain.fim) if folder.domain.fim else None,
         variants=folder.domain.epochs,
         shards=shards,
-        digest=manifests.part_digest(shards),
+        digest=manifest.part_digest(shards),
     )
 
 
@@ -142,7 +141,7 @@ def choose(
         parity = 0 if part.half == "even" else 1
         shards = [s for s in shards if pack.number(s["name"]) % 2 == parity]
     total = sum(shard["rows"] for shard in shards)
-    first, last = zoo.subset_bounds(total, part.subset or (0.0, 1.0), version)
+    first, last = cerebras_order.subset_bounds(total, part.subset or (0.0, 1.0), version)
     if first >= last:
         raise PartRefusalError(
             part.name,
@@ -156,48 +155,48 @@ def choose(
         begin, end = max(0, first - before), min(shard["rows"], last - before)
         if begin < end:
             path = (folder / shard["name"]).as_posix()
-            told = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
-            chosen.append(PartShard(path, *told))
+            fields = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
+            chosen.append(PartShard(path, *fields))
         before += shard["rows"]
     return tuple(chosen)
 
 
-def _budgeted(asked: Part, part: ManifestPart, count: int, draft: Manifest) -> ManifestPart:
+def _budgeted(spec: Part, part: ManifestPart, count: int, draft: Manifest) -> ManifestPart:
     """Fill in what the order gives a part; refuse too many epochs and a part without rows."""
     rows, epochs = draft.steps * draft.batch, count / part.available
-    if count == 0 and asked.asked and draft.imported is None:  # an import tells what happened
+    if count == 0 and spec.asked and draft.imported is None:  # an import records what was drawn
         raise PartRefusalError(
             part.name,
             f"phase {draft.phase}: part {part.name} gets none of {rows} rows "
-            f"({asked.kind} {asked.asked}); raise its {asked.kind} or the steps, or leave it out",
+            f"({spec.kind} {spec.asked}); raise its {spec.kind} or the steps, or leave it out",
         )
-    if epochs > (most := asked.max_epochs):
+    if epochs > (most := spec.max_epochs):
         usual = " (the default)" if most == DEFAULT_MAX_EPOCHS else ""
         raise PartRefusalError(
             part.name,
             f"phase {draft.phase}: part {part.name} would be repeated {epochs:.2f} times "
             f"({count} rows asked, {part.available} there), over max_epochs {most:g}{usual}; "
-            f"lower its {asked.kind} or the steps, add data, or raise max_epochs",
+            f"lower its {spec.kind} or the steps, add data, or raise max_epochs",
         )
-    return manifests.budgeted(part, count, rows, draft.msl)
+    return manifest.budgeted(part, count, rows, draft.msl)
 
 
-def migrated(manifest: Manifest, build: BuildFolder, before: str | None) -> Manifest:
+def migrated(old: Manifest, build: BuildFolder, before: str | None) -> Manifest:
     """Return a manifest in schema 4; before: the digest that it had in schema 3.
 
     Raises RefusalError where the build's receipts or documents are not there to say so.
     """
-    known = {part.domain: packed_as(build, part.domain) for part in manifest.parts}
-    for part in manifest.parts:
-        if known[part.domain] is None:
+    packings = {part.domain: packed_as(build, part.domain) for part in old.parts}
+    for part in old.parts:
+        if packings[part.domain] is None:
             raise RefusalError(
-                f"phase {manifest.phase}: part {part.name}: {build.packed(part.domain)} or its "
+                f"phase {old.phase}: part {part.name}: {build.packed(part.domain)} or its "
                 "documents are not here, which say how its rows were packed; restore them"
             )
-    parts = tuple(replace(part, packed=known[part.domain]) for part in manifest.parts)
-    sealed = manifests.sealed(replace(manifest, parts=parts, migrated=before, digest=""))
-    vars(sealed)["order"] = manifest.order  # the same
-    return sealed
+    parts = tuple(replace(part, packed=packings[part.domain]) for part in old.parts)
+    new = manifest.sealed(replace(old, parts=parts, migrated=before, digest=""))
+    vars(new)["order"] = old.order  # the same
+    return new
 
 
 def packed_as(build: BuildFolder, domain: str) -> PackedAs | None:
@@ -242,15 +241,15 @@ def _add(content: Any, column: Any) -> None:  # noqa: ANN401  a hash, and an Arr
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     content.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
-    there = column.drop_null()
-    if pa.types.is_string(there.type) or pa.types.is_large_string(there.type):
-        lengths = pc.binary_length(there).to_numpy(zero_copy_only=False).astype("<i8")
+    values = column.drop_null()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        lengths = pc.binary_length(values).to_numpy(zero_copy_only=False).astype("<i8")
         content.update(lengths.tobytes())
-        ends = there.cast(pa.large_binary())
+        ends = values.cast(pa.large_binary())
         offsets = np.frombuffer(ends.buffers()[1], "<i8")[ends.offset : ends.offset + len(ends) + 1]
         if len(ends) and ends.buffers()[2] is not None:
             content.update(memoryview(ends.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
-    elif pa.types.is_primitive(there.type) and not pa.types.is_boolean(there.type):
-        content.update(np.ascontiguousarray(there.to_numpy(zero_copy_only=False)).tobytes())
+    elif pa.types.is_primitive(values.type) and not pa.types.is_boolean(values.type):
+        content.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
     else:
-        content.update(canonical([repr(value) for value in there.to_pylist()]))
+        content.update(canonical([repr(value) for value in values.to_pylist()]))

@@ -1,8 +1,8 @@
-"""Sharing: texts that several domains have, told and refused before a byte of rows is written.
+"""Shared texts of domains: reported or refused before any rows are written.
 
 Two parts of a phase that have texts in common repeat them more often than the epochs of either
-tell; a text that is validated on and trained on makes a loss that means nothing. Texts are compared
-by digest, over the documents that are scanned; what is not scanned yet is left out.
+say; the loss on a text that is trained on and validated on means nothing. Texts are compared by
+digest, over the documents that are scanned; what is not scanned yet is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
-from crystalmix.prep.filters import exact_duplicates as duplicates
+from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
@@ -25,7 +25,7 @@ from crystalmix.prep.runtime.errors import RefusalError
 
 @dataclass(frozen=True)
 class Findings:
-    """Texts that domains have in common: what is refused, and what is only told."""
+    """Texts that domains have in common: refusals, and notes on what is allowed."""
 
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -33,33 +33,33 @@ class Findings:
 
 def check(recipe: Recipe, phases: Sequence[str], out: Path) -> None:
     """Raise RefusalError where parts of a phase share too many texts, or validation shares any."""
-    for told in find(recipe, phases, out).refusals:
-        raise RefusalError(told)
+    for refusal in find(recipe, phases, out).refusals:
+        raise RefusalError(refusal)
 
 
 def find(recipe: Recipe, phases: Sequence[str], out: Path) -> Findings:
     """Look for texts that domains of these phases have in common; out: a build with documents."""
-    wanted = {part.domain for name in phases for part in recipe.phases[name].parts}
+    domains = {part.domain for name in phases for part in recipe.phases[name].parts}
     files = {
         name: [BuildFolder(out).documents(source) for source in domain.sources]
         for name, domain in recipe.domains.items()
-        if name in wanted
+        if name in domains
     }
-    there = {name: paths for name, paths in files.items() if all(map(Path.exists, paths))}
-    if len(there) < 2:
+    scanned = {name: paths for name, paths in files.items() if all(map(Path.exists, paths))}
+    if len(scanned) < 2:
         return Findings()
     with (
         TemporaryDirectory(prefix="crystalmix-") as folder,
         scratch(Path(folder), readable=[out]) as connection,
     ):
-        asked = _Asked(recipe, phases, there, connection)
-        told = [*asked.within_phases()]
-        leaks = [*asked.leaks()]
-    refusals = [line for line, refused in told if refused]
-    return Findings((*refusals, *leaks), tuple(line for line, refused in told if not refused))
+        texts = _DomainTexts(recipe, phases, scanned, connection)
+        lines = [*texts.within_phases()]
+        leaks = [*texts.leaks()]
+    refusals = [line for line, refused in lines if refused]
+    return Findings((*refusals, *leaks), tuple(line for line, refused in lines if not refused))
 
 
-class _Asked:
+class _DomainTexts:
     """The texts of some domains, by digest."""
 
     def __init__(
@@ -72,7 +72,7 @@ class _Asked:
         self.recipe, self.phases, self.files = recipe, phases, files
         self.connection = connection
         every = sorted({path for paths in files.values() for path in paths})
-        self.owners = duplicates.owners(connection, every)
+        self.owners = owners(connection, every)
         self.numbers = {
             name: {every.index(path) for path in paths} for name, paths in files.items()
         }
@@ -82,15 +82,15 @@ class _Asked:
         for name in self.phases:
             phase = self.recipe.phases[name]
             domains = sorted({part.domain for part in phase.parts} & self.files.keys())
-            for one, other in combinations(domains, 2):
-                sides = {self.recipe.domains[one].split, self.recipe.domains[other].split}
-                count = 0 if sides == {"train", "valid"} else self._texts(one, other)
+            for first, second in combinations(domains, 2):
+                sides = {self.recipe.domains[first].split, self.recipe.domains[second].split}
+                count = 0 if sides == {"train", "valid"} else self._texts(first, second)
                 if not count:
                     continue
-                least = min((one, other), key=lambda each: (self._texts(each), each))
+                least = min((first, second), key=lambda name: (self._texts(name), name))
                 share = count / self._texts(least)
-                told = (
-                    f"phase {name}: domains {one} and {other} have {count:,} texts in common, "
+                text = (
+                    f"phase {name}: domains {first} and {second} have {count:,} texts in common, "
                     f"{share:.1%} of {least}'s"
                 )
                 refused = share > phase.max_shared
@@ -98,18 +98,18 @@ class _Asked:
                     f", over max_shared {phase.max_shared:g}; drop them with "
                     "`duplicates: {exact: recipe}`, leave a part out, or raise max_shared"
                 )
-                yield told + (remedy if refused else ""), refused
+                yield text + (remedy if refused else ""), refused
 
     def leaks(self) -> Iterator[str]:
         """Yield a line for each domain that validates on texts another trains on."""
-        for held in (name for name in self.files if self.recipe.domains[name].validates):
+        for valid in (name for name in self.files if self.recipe.domains[name].validates):
             for other in self.files:
-                if self.recipe.domains[other].validates or not self._texts(held, other):
+                if self.recipe.domains[other].validates or not self._texts(valid, other):
                     continue
-                if count := self._leaked(held, other):
+                if count := self._leaked(valid, other):
                     yield (
-                        f"domain {held} is there to validate on, and domain {other} trains on "
-                        f"{count:,} of its {self._texts(held):,} texts; drop them with "
+                        f"domain {valid} is there to validate on, and domain {other} trains on "
+                        f"{count:,} of its {self._texts(valid):,} texts; drop them with "
                         "`duplicates: {exact: recipe}`, the held-out source first, or set "
                         f"split: train for {other}"
                     )
@@ -120,17 +120,17 @@ class _Asked:
         return sum(
             count
             for owners, count in self.owners.items()
-            if all(not each.isdisjoint(owners) for each in sets)
+            if all(not numbers.isdisjoint(owners) for numbers in sets)
         )
 
-    def _leaked(self, held: str, other: str) -> int:
+    def _leaked(self, valid: str, other: str) -> int:
         """Count the texts that one domain validates on and the other trains on."""
-        found = 0
-        for digests in duplicates.shared(self.connection, self.files[held], self.files[other]):
-            both = _taken(self.recipe, self.recipe.domains[held], digests)
-            both &= _taken(self.recipe, self.recipe.domains[other], digests)
-            found += int(np.count_nonzero(both))
-        return found
+        count = 0
+        for digests in shared(self.connection, self.files[valid], self.files[other]):
+            mask = _taken(self.recipe, self.recipe.domains[valid], digests)
+            mask &= _taken(self.recipe, self.recipe.domains[other], digests)
+            count += int(np.count_nonzero(mask))
+        return count
 
 
 def _taken(recipe: Recipe, domain: Domain, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -45,8 +45,8 @@ def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
     last = {name: _folder(context, name, folders) for name, folders in epochs.items()}
     todo = [name for name, folder in last.items() if folder.receipt is None]
     items = [_items(context, last[name], epochs[name]) for name in todo]
-    for name, made in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
-        last[name].seal(made, _account(last[name], epochs[name], made))
+    for name, results in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
+        last[name].seal(results, _account(last[name], epochs[name], results))
         (last[name].path / ORDER).unlink(missing_ok=True)
     return last
 
@@ -132,11 +132,11 @@ def _inputs(
     return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)
 
 
-def _account(folder: Folder, epochs: list[Folder], made: list[Json]) -> RowsAccount:
+def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsAccount:
     """Return the account; the rows in and out must be the same multiset."""
     accounts = [epoch.account for epoch in epochs]
     before = sum(entry["rows_sum"] for epoch in epochs for entry in rows_files(epoch.sealed))
-    after = sum(entry["rows_sum"] for result in made for entry in rows_files(result))
+    after = sum(entry["rows_sum"] for result in results for entry in rows_files(result))
     if before % 2**64 != after % 2**64:
         raise DamageError(
             f"{folder.path}: shuffled rows are not the rows that went in (checksum "

@@ -7,7 +7,7 @@ from pathlib import Path
 from crystalmix.mixtures.build.context import Context, Folder, TokenBlock, once, tokenizer_identity
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
-from crystalmix.prep.documents import scan as documents
+from crystalmix.prep.documents import scan
 from crystalmix.prep.documents.source import Document, Source
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
@@ -66,9 +66,9 @@ def run(
     return [
         [
             TokenBlock.of(item.out, item.source.name, result)
-            for item, result in zip(group, made, strict=True)
+            for item, result in zip(group, outcomes, strict=True)
         ]
-        for group, made in zip(items, results, strict=True)
+        for group, outcomes in zip(items, results, strict=True)
     ]
 
 
@@ -119,11 +119,11 @@ def _tokenise(item: Tokenise) -> Json:
     literals = Literals(tokenizer.specials)
     encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
     controls = controls_of(tokenizer, item.settings)
-    texts = documents.texts(item.source, item.root, item.block, item.documents, item.rows)
+    texts = scan.texts(item.source, item.root, item.block, item.documents, item.rows)
     side = None if item.split is None else Side(item.split)
     texts = texts if side is None else side.of(texts)
-    chosen = prepared(texts, item.source, item.block, tokenizer, literals)
-    framed = (pack.frame(encode(document), controls) for document in chosen)
+    documents = prepared(texts, item.source, item.block, tokenizer, literals)
+    framed = (pack.frame(encode(document), controls) for document in documents)
     counts = token_blocks.write(item.out, framed, vocab=tokenizer.vocab)
     sides = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
     return {**asdict(counts), "literals": literals.account(), **sides}
@@ -136,7 +136,7 @@ def encoder(
     inner: FimSettings | None,
     draw: tuple[int, str, int],
 ) -> Encoder:
-    """Return what encodes a source's documents, without the BOS and EOS around them.
+    """Return the encoder of a source's documents, without the BOS and EOS around them.
 
     inner: document-level FIM, where set; draw: seed, domain and epoch that its cuts are keyed by.
     """

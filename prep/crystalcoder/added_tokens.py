@@ -36,8 +36,8 @@ class Spellings:
     found_all: whether each has an inner unit, so that none is overlooked.
     """
 
-    def __init__(self, tokenizer: Tokenizer, known: Joints) -> None:
-        self._joints = known
+    def __init__(self, tokenizer: Tokenizer, unit_joints: Joints) -> None:
+        self._joints = unit_joints
         added = sorted(tokenizer.json["added_tokens"], key=lambda entry: -len(entry["content"]))
         self._ids: dict[str, int] = {entry["content"]: entry["id"] for entry in added}
         self._plain = {
@@ -79,7 +79,7 @@ class Spellings:
         places = places[np.isin(self._first[ids[places + 1]], self._after)]
         before = np.maximum(places - self._size[ids[places]], 0)
         places = places[np.isin(self._last[ids[before]], self._before)]
-        found: set[tuple[int, int, bool]] = set()
+        spans: set[tuple[int, int, bool]] = set()
         for place in places.tolist():
             first = max(0, place - self._window)
             parts = [self._bytes[i] for i in ids[first : place + self._window].tolist()]
@@ -89,8 +89,8 @@ class Spellings:
                 for match in matches:
                     start = first + int(np.searchsorted(ends, match.start(), side="right"))
                     stop = first + int(np.searchsorted(ends, match.end(), side="left")) + 1
-                    found.add((start, stop, self._plain[match[0]]))
-        return [Spelling(*each) for each in sorted(found)]
+                    spans.add((start, stop, self._plain[match[0]]))
+        return [Spelling(*span) for span in sorted(spans)]
 
     def encode(self, text: str) -> list[int]:
         """Encode text that continues something, the plainly matched spellings as their ids."""

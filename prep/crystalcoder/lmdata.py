@@ -3,8 +3,8 @@
 Each piece ends before the first space at or after its length, and the next begins with that space.
 Every piece is encoded as a text of its own, so a Llama-style tokenizer puts a dummy space before
 each; strings such as `</s>` in a text are matched as the control ids they spell. These are faults
-(B9 and B10 of the pipeline notes): pieces exist to reproduce the published rows bit for bit. What
-was added to the vocabulary later, for FIM, is not matched: the original packed without it.
+of LMData: pieces exist to reproduce the published rows bit for bit. What was added to the
+vocabulary later, for FIM, is not matched: the original packed without it.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class PieceEncoder:
             self.tokenizer.encode_matched(piece)
             for piece in cut(document.text, self.settings.pieces)
         ]
-        joined = [part for each in parts for part in (self.between, each)][1:]
-        ids = np.concatenate(joined)
+        arrays = [ids for part in parts for ids in (self.between, part)][1:]
+        ids = np.concatenate(arrays)
         controls = int(self.tokenizer.is_control[ids].sum())
         return Encoded(document.number, ids, controls)

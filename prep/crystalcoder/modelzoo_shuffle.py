@@ -22,7 +22,7 @@ NAME_BITS = 48
 
 @dataclass(frozen=True)
 class ZooShuffleSettings:
-    """Into how many shards the original's shuffle was told to scatter, with how many workers."""
+    """Settings of the original's shuffle: its output shards (chunks), workers and seed."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     chunks: int
@@ -49,15 +49,15 @@ def order(rows: Sequence[int], settings: ZooShuffleSettings) -> list[NDArray[np.
     workers = [np.random.RandomState(settings.seed + w) for w in range(settings.workers)]
     for number, count in enumerate(rows):
         draws = workers[number % settings.workers]
-        chosen = draws.choice(settings.chunks, size=count)
-        for chunk in np.unique(chosen).tolist():
+        targets = draws.choice(settings.chunks, size=count)
+        for chunk in np.unique(targets).tolist():
             name = int(draws.randint(2**NAME_BITS, dtype=np.int64))
-            pieces[chunk].append((name, starts[number] + np.flatnonzero(chosen == chunk)))
-    told: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * settings.chunks
+            pieces[chunk].append((name, starts[number] + np.flatnonzero(targets == chunk)))
+    orders: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * settings.chunks
     for worker, draws in enumerate(workers):
         for chunk in range(worker, settings.chunks, settings.workers):
             parts = [numbers for _, numbers in sorted(pieces[chunk], key=lambda piece: piece[0])]
             joined = np.concatenate([np.empty(0, np.int64), *parts])
             draws.shuffle(joined)
-            told[chunk] = joined
-    return told
+            orders[chunk] = joined
+    return orders

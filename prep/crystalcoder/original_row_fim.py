@@ -3,9 +3,8 @@
 A row is split at EOS; each part that is not empty, and always the last, is permuted as text: with
 random numbers of numpy's legacy generator, seeded anew for every shard by the number of the process
 that had it, all epochs of a row in turn; characters cut with the dummy spaces and U+FFFD that
-decoding and encoding make; the row cut off at its length or padded, EOS for its last label. See
-PIPELINE.md section 2 and faults B3 to B8, B12, B13. Epoch e's rows are made by drawing the other
-epochs' numbers too and using e's alone.
+decoding and encoding make; the row cut off at its length or padded, EOS for its last label.
+Epoch e's rows are made by drawing the other epochs' numbers too and using e's alone.
 """
 
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Turn:
-    """Which draws are a shard's: its seed, how many epochs take turns, and which one is asked."""
+    """Which draws are a shard's: its seed, how many epochs take turns, and which one is built."""
 
     seed: int
     epochs: int
@@ -56,8 +55,8 @@ def seed_of(settings: FimSettings, number: int, shards: int) -> int:
     ...  range(5)]
     [0, 0, 0, 1, 1]
     """
-    each = 1 if settings.processes is None else -(-shards // settings.processes)
-    return settings.first_seed + number // each
+    size = 1 if settings.processes is None else -(-shards // settings.processes)
+    return settings.first_seed + number // size
 
 
 class LegacyFim:
@@ -103,8 +102,8 @@ class LegacyFim:
         plans = self._draw(segments, drawn, text.lengths, random)
         writer, pieces = Writer(segments, self.marks), text.pieces(plans)
         stops = (segments.stop + (ended & drawn)).tolist()
-        told = zip(plans.form.tolist(), segments.start.tolist(), stops, strict=True)
-        for i, (form, start, stop) in enumerate(told):
+        places = zip(plans.form.tolist(), segments.start.tolist(), stops, strict=True)
+        for i, (form, start, stop) in enumerate(places):
             if form == LEFT_TO_RIGHT:
                 writer.keep(start, stop if drawn[i] else start)
                 writer.end()
@@ -142,8 +141,8 @@ class LegacyFim:
         """Draw for each row, its epochs in turn, and keep one epoch's numbers."""
         settings, sizes = self.settings, lengths.tolist()
         form, first, second = [LEFT_TO_RIGHT] * len(sizes), [-1] * len(sizes), [-1] * len(sizes)
-        wanted = np.split(np.arange(len(sizes)), segments.ends[:-1])
-        for row in wanted:
+        rows = np.split(np.arange(len(sizes)), segments.ends[:-1])
+        for row in rows:
             parts = row[drawn[row]].tolist()
             for epoch in range(self.turn.epochs):
                 for i in parts:
@@ -178,12 +177,12 @@ def _by_document(documents: Segments, segments: Segments, made: Permuted) -> Per
     count = len(documents.start)
     last = documents.ends[segments.row] - 1
     owner = np.minimum(np.searchsorted(documents.start, segments.start, side="right") - 1, last)
-    held = owner >= 0
+    mask = owner >= 0
     first = np.full(count, -1)
-    first[owner[held][::-1]] = np.flatnonzero(held)[::-1]
-    lengths = np.bincount(owner[held], made.lengths[held], count).astype(np.int64)
+    first[owner[mask][::-1]] = np.flatnonzero(mask)[::-1]
+    lengths = np.bincount(owner[mask], made.lengths[mask], count).astype(np.int64)
     plans = made.plans
-    chosen = (np.where(first < 0, -1, part[first]) for part in (plans.first, plans.second))
+    cuts = (np.where(first < 0, -1, part[first]) for part in (plans.first, plans.second))
     form = np.where(first < 0, LEFT_TO_RIGHT, plans.form[first]).astype(np.int8)
     middles = np.where(first < 0, 0, made.middles[first])
-    return Permuted(made.runs, Plans(form, *chosen), lengths, middles)
+    return Permuted(made.runs, Plans(form, *cuts), lengths, middles)

@@ -44,12 +44,12 @@ def _run(data: bytes) -> str:
 @lru_cache(maxsize=4)
 def byte_ids(tokenizer: Tokenizer) -> list[bool]:
     """Return for each id whether it stands for one byte."""
-    found = [False] * tokenizer.vocab
+    flags = [False] * tokenizer.vocab
     for byte in range(256):
         number = tokenizer.json["model"]["vocab"].get(f"<0x{byte:02X}>")
         if number is not None:
-            found[number] = True
-    return found
+            flags[number] = True
+    return flags
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Patch:
     spelt: bool
 
     def bars(self, cut: Cut) -> bool:
-        """Tell whether a cut falls where only the whole text tells what is matched."""
+        """Return whether a cut falls where the match depends on the whole text."""
         return self.spelt and (self.start, 0) <= cut < (self.stop, 0)
 
 
 class Facts:
     """What the local way must know of a tokenizer besides its joints."""
 
-    def __init__(self, tokenizer: Tokenizer, found: Joints) -> None:
-        self.joints, self.bos = found, tokenizer.id_of("bos")
+    def __init__(self, tokenizer: Tokenizer, unit_joints: Joints) -> None:
+        self.joints, self.bos = unit_joints, tokenizer.id_of("bos")
         vocab: dict[str, int] = tokenizer.json["model"]["vocab"]
         self.odd = np.zeros(tokenizer.vocab, dtype=np.bool_)  # what no ordinary text gives
         self.odd[tokenizer.controls] = True
@@ -79,8 +79,8 @@ class Facts:
         for number, data in enumerate(tokenizer.bytes_of):
             if is_byte[number] and data[0] < 0x80 and data.decode().replace(" ", SPACE) in vocab:
                 self.odd[number] = True
-        self.spellings = Spellings(tokenizer, found)
-        runs = np.flatnonzero(found.spaces)
+        self.spellings = Spellings(tokenizer, unit_joints)
+        runs = np.flatnonzero(unit_joints.spaces)
         self.spaces = np.zeros(tokenizer.vocab, dtype=np.int8)  # the number of a run of spaces
         self.spaces[runs] = np.arange(1, len(runs) + 1)
         # Runs side by side that encoding their text would not give, hence no encoding has.
@@ -88,19 +88,19 @@ class Facts:
         for i, j in product(range(len(runs)), repeat=2):
             pair = runs[[i, j]].tolist()
             text = b"".join(tokenizer.bytes_of[k] for k in pair).decode()
-            self.apart[i + 1, j + 1] = found.encode(text, whole=False) != pair
+            self.apart[i + 1, j + 1] = unit_joints.encode(text, whole=False) != pair
 
 
 @lru_cache(maxsize=4)
 def facts(tokenizer: Tokenizer) -> Facts | None:
     """Return the facts of a tokenizer, or None if the local way is not proven for it."""
-    found = joints(tokenizer)
-    if found is None or tokenizer.special["bos"] is None or not tokenizer.dummy_prefix:
+    unit_joints = joints(tokenizer)
+    if unit_joints is None or tokenizer.special["bos"] is None or not tokenizer.dummy_prefix:
         return None
-    if found.spaces.sum() > MOST_RUNS or not found.spaces_stand_first:
+    if unit_joints.spaces.sum() > MOST_RUNS or not unit_joints.spaces_stand_first:
         return None
-    made = Facts(tokenizer, found)
-    return made if made.spellings.found_all else None
+    result = Facts(tokenizer, unit_joints)
+    return result if result.spellings.found_all else None
 
 
 class Text:
@@ -156,8 +156,8 @@ class Text:
         for cut in (plans.first, plans.second):
             plainly |= self._bos & ((cut == 1) | (cut == 2))  # within the text `<s>`
         places = [self._tokens(permuted, cut) for cut in cuts]
-        told = zip(permuted.tolist(), *(cut.tolist() for cut in cuts), *places, strict=True)
-        for i, a, b, low, high in told:
+        entries = zip(permuted.tolist(), *(cut.tolist() for cut in cuts), *places, strict=True)
+        for i, a, b, low, high in entries:
             patches = mended.get(i, [])
             if plainly[i] or any(patch.bars(low) or patch.bars(high) for patch in patches):
                 yield i, self._plain_pieces(i, a, b)
@@ -238,14 +238,14 @@ class Text:
                 self._plainly[self._of(np.array([spelling.start]))] = True
         inner.sort()
         owners = self._of(np.array([start for start, _, _ in inner], dtype=np.int64)).tolist()
-        found: dict[int, list[Patch]] = {}
-        done = 0
+        patches: dict[int, list[Patch]] = {}
+        end = 0
         for (start, stop, spelt), owner in zip(inner, owners, strict=True):
             if self._plainly[owner] or stop - spelt > self.segments.stop[owner]:
                 continue
-            if stop > done or spelt:
-                done = self._patch(known, found.setdefault(owner, []), owner, (start, stop), spelt)
-        return found
+            if stop > end or spelt:
+                end = self._patch(known, patches.setdefault(owner, []), owner, (start, stop), spelt)
+        return patches
 
     def _patch(
         self, known: Facts, patches: list[Patch], owner: int, inner: tuple[int, int], spelt: bool

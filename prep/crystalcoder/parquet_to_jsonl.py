@@ -22,10 +22,10 @@ def convert_all(folder: Path, out: Path) -> Iterator[tuple[Path, int]]:
 
     Yields each written file and its lines. Raises InputError where there is no parquet file.
     """
-    found = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    if not paths:
         raise InputError(f"{folder}: holds no .parquet file; name the folder that does")
-    for path in found:
+    for path in paths:
         target = (out / path.relative_to(folder)).with_suffix(".jsonl")
         yield target, convert(path, target)
 
@@ -42,9 +42,9 @@ def convert(parquet: Path, out: Path) -> int:
             with temporary.open("wb") as target:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     frame = pa.Table.from_batches([batch]).cast(schema).to_pandas()
-                    told = frame.rename(columns={"content": "text"})
-                    target.write(str(told.to_json(orient="records", lines=True)).encode())
-                    lines += len(told)
+                    rows = frame.rename(columns={"content": "text"})
+                    target.write(str(rows.to_json(orient="records", lines=True)).encode())
+                    lines += len(rows)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.filename == str(out):
             raise

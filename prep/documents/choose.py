@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.documents import schema as identity
 from crystalmix.prep.documents.merge import NEAR, Choice, Removed
-from crystalmix.prep.filters import exact_duplicates as duplicates
-from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.documents.schema import side
+from crystalmix.prep.filters import exact_duplicates, near_duplicates
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_duplicates import Stored
 from crystalmix.prep.runtime.database import scratch
@@ -24,7 +23,7 @@ NOTHING = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Among:
-    """The documents of one source, and what they are held against.
+    """The documents of one source, and those that they are compared with.
 
     parts: one file for each block. earlier: the documents of the sources before, by name, in order.
     """
@@ -39,7 +38,7 @@ class Among:
 
 @contextmanager
 def chosen(among: Among) -> Generator[Choice]:
-    """Give the choice between a source's documents, as `numbering.merge` asks for it."""
+    """Give the choice between a source's documents, as `merge.merge` takes it."""
     settings = among.duplicates
     width = 0 if settings.near is None else 4 * settings.near.permutations
     if settings.exact == "none" and settings.near is None:
@@ -56,24 +55,24 @@ def chosen(among: Among) -> Generator[Choice]:
 
 
 class _Exact:
-    """What repeats a text."""
+    """Exact duplicates among the documents of a source."""
 
     def __init__(self, among: Among, connection: Any) -> None:  # noqa: ANN401  a scratch DuckDB
         self.among, self.connection = among, connection
         across = among.duplicates.exact == "recipe"
         earlier = [*among.earlier.values()]
         if among.duplicates.exact != "none":
-            duplicates.find(connection, earlier if across else [], among.parts)
+            exact_duplicates.find(connection, earlier if across else [], among.parts)
 
     def removed(self, block: int) -> Removed:
         """Return the documents of a block that repeat a text."""
         records, firsts = self._repeated(block)
         names = list(self.among.earlier)
         details: list[str | None] = [
-            f"source {names[first]}" if first < 0 else _told(self.among, *divmod(first, RECORDS))
+            f"source {names[first]}" if first < 0 else _place(self.among, *divmod(first, RECORDS))
             for first in firsts.tolist()
         ]
-        return Removed(records, [duplicates.REASON] * len(details), details)
+        return Removed(records, [exact_duplicates.REASON] * len(details), details)
 
     def records(self, block: int) -> Places:
         """Return the records of a block that repeat a text."""
@@ -82,11 +81,11 @@ class _Exact:
     def _repeated(self, block: int) -> tuple[Places, Places]:
         if self.among.duplicates.exact == "none":
             return NOTHING, NOTHING
-        return duplicates.repeated(self.connection, block)
+        return exact_duplicates.repeated(self.connection, block)
 
 
 class _Alike:
-    """What is nearly a text before, among what repeats none."""
+    """Near-duplicates of earlier texts, exact duplicates left out."""
 
     def __init__(self, among: Among, exact: _Exact, connection: Any) -> None:  # noqa: ANN401
         self.among, self.rows = among, NOTHING
@@ -98,13 +97,13 @@ class _Alike:
         skipped = [NOTHING for _ in self.earlier]
         skipped += [self._rows(block, exact) for block in range(len(among.parts))]
         self.starts = stored.starts
-        self.rows, firsts = near.alike(connection, stored, skipped, settings)
+        self.rows, firsts = near_duplicates.alike(connection, stored, skipped, settings)
         self.owners = np.searchsorted(self.starts, firsts, side="right") - 1
         self.firsts = np.zeros(len(firsts), np.int64)  # records of the documents that stay
         for number in np.unique(self.owners).tolist():
             if number >= len(self.earlier):
-                here, records = self.owners == number, self._records(number - len(self.earlier))
-                self.firsts[here] = records[firsts[here] - self.starts[number]]
+                mask, records = self.owners == number, self._records(number - len(self.earlier))
+                self.firsts[mask] = records[firsts[mask] - self.starts[number]]
 
     def removed(self, block: int) -> Removed:
         """Return the documents of a block that are near-duplicates."""
@@ -117,16 +116,16 @@ class _Alike:
             return Removed(NOTHING, [], [])
         records = self._records(block)[self.rows[low:high] - start]
         details = [self._detail(i) for i in range(low, high)]
-        return Removed(records, [near.REASON] * len(details), details)
+        return Removed(records, [near_duplicates.REASON] * len(details), details)
 
     def _files(self) -> list[Path]:
         before = [self.among.earlier[name].with_name(NEAR) for name in self.earlier]
-        return before + [identity.side(part, NEAR) for part in self.among.parts]
+        return before + [side(part, NEAR) for part in self.among.parts]
 
     def _rows(self, block: int, exact: _Exact) -> Places:
         """Return the rows of a block that repeat a text exactly."""
-        gone = exact.records(block)
-        return np.flatnonzero(np.isin(self._records(block), gone)) if len(gone) else NOTHING
+        repeats = exact.records(block)
+        return np.flatnonzero(np.isin(self._records(block), repeats)) if len(repeats) else NOTHING
 
     def _records(self, block: int) -> Places:
         return pq.read_table(self.among.parts[block], columns=["record"])["record"].to_numpy()
@@ -135,16 +134,16 @@ class _Alike:
         number = int(self.owners[i])
         if number < len(self.earlier):
             return f"source {self.earlier[number]}"
-        return _told(self.among, number - len(self.earlier), int(self.firsts[i]))
+        return _place(self.among, number - len(self.earlier), int(self.firsts[i]))
 
 
-def _joined(one: Removed, other: Removed) -> Removed:
+def _joined(first: Removed, second: Removed) -> Removed:
     """Join what is left out for two reasons, in the order of records."""
-    records = np.concatenate([one.records, other.records])
+    records = np.concatenate([first.records, second.records])
     order = np.argsort(records, kind="stable").tolist()
-    reasons, details = [*one.reasons, *other.reasons], [*one.details, *other.details]
+    reasons, details = [*first.reasons, *second.reasons], [*first.details, *second.details]
     return Removed(records[order], [reasons[i] for i in order], [details[i] for i in order])
 
 
-def _told(among: Among, block: int, record: int) -> str:
+def _place(among: Among, block: int, record: int) -> str:
     return f"{among.blocks[block]} record {record}"

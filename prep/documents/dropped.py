@@ -31,7 +31,7 @@ Write = Callable[[pa.Table], None]
 @contextmanager
 def growing(path: Path, schema: pa.Schema) -> Generator[Write]:
     """Give a function that adds rows to a parquet file, which is there once all are written."""
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
 
     with (
         replacing(path) as temporary,
@@ -39,14 +39,14 @@ def growing(path: Path, schema: pa.Schema) -> Generator[Write]:
     ):
 
         def flush() -> None:
-            if held:
-                writer.write_table(pa.concat_tables(held).unify_dictionaries().combine_chunks())
-                held.clear()
+            if tables:
+                writer.write_table(pa.concat_tables(tables).unify_dictionaries().combine_chunks())
+                tables.clear()
 
         def add(table: pa.Table) -> None:
             if table.num_rows:
-                held.append(table)
-            if sum(each.num_rows for each in held) >= FLUSH_ROWS:
+                tables.append(table)
+            if sum(part.num_rows for part in tables) >= FLUSH_ROWS:
                 flush()
 
         yield add
@@ -66,8 +66,8 @@ class DropList:
         if count == 0:
             return
         self.counts.update(reasons)
-        given = {"file": [self.file] * count, "record": records, "reason": list(reasons), **columns}
-        arrays = [_array(given.get(field.name), field.type, count) for field in SCHEMA]
+        cells = {"file": [self.file] * count, "record": records, "reason": list(reasons), **columns}
+        arrays = [_array(cells.get(field.name), field.type, count) for field in SCHEMA]
         self.write(pa.table(arrays, schema=SCHEMA))
 
     def add_file(self, error: BrokenFile) -> None:
@@ -97,7 +97,7 @@ def counts(path: Path) -> tuple[dict[str, int], dict[str, int]]:
     files: Counter[str] = Counter()
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["record", "reason"]):
-            whole = batch.column("record").is_valid().to_pylist()
-            for reason, is_record in zip(batch.column("reason").to_pylist(), whole, strict=True):
+            valid = batch.column("record").is_valid().to_pylist()
+            for reason, is_record in zip(batch.column("reason").to_pylist(), valid, strict=True):
                 (records if is_record else files)[str(reason)] += 1
     return dict(sorted(records.items())), dict(sorted(files.items()))

@@ -1,10 +1,9 @@
-"""Seen files: sizes and digests of the files that a source is made of, and that they stay so."""
+"""Input files of a source: their sizes and digests, and the check that they stay the same."""
 
 from pathlib import Path
 
-from crystalmix.prep.documents import source as sources
-from crystalmix.prep.documents.source import Source, Stamp
-from crystalmix.prep.readers import files as rawfiles
+from crystalmix.prep.documents.source import Source, Stamp, digest, identity
+from crystalmix.prep.readers import files
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.types import Json
@@ -21,17 +20,17 @@ class Seen:
     def __init__(self, source: Source, root: Path, folder: Path) -> None:
         self.source, self.root = source, root
         self.entries: list[Json] = []
-        self.known: dict[str, Json] = {}
+        self.previous: dict[str, Json] = {}
         if (folder / receipts.NAME).exists():
-            self.known = {entry["file"]: entry for entry in receipts.read(folder)["seen"]}
+            self.previous = {entry["file"]: entry for entry in receipts.read(folder)["seen"]}
 
     def look(self, names: list[str], *, raw: bool) -> list[Json]:
         """Return size and digest of each file; raw: of the source itself, else a list beside it."""
-        told: list[Json] = []
+        entries: list[Json] = []
         for name in watched(names, f"{self.source.name}: raw files", "file"):
-            told.append(self._entry(name, self.known.get(name, {}), raw=raw))
-        self.entries += told
-        return [{k: v for k, v in each.items() if k not in ("modified", "raw")} for each in told]
+            entries.append(self._entry(name, self.previous.get(name, {}), raw=raw))
+        self.entries += entries
+        return [{k: v for k, v in file.items() if k not in ("modified", "raw")} for file in entries]
 
     def check_untouched(self) -> None:
         """Refuse files that changed since their digests were taken."""
@@ -40,7 +39,7 @@ class Seen:
                 continue
             stamp = self._stamp(entry["file"], raw=entry["raw"])
             if (stamp.bytes, stamp.modified) != (entry["bytes"], entry["modified"]):
-                where = rawfiles.shown(self.root, entry["file"])
+                where = files.shown(self.root, entry["file"])
                 raise InputError(f"{where}: changed while it was read; build again")
 
     def _entry(self, name: str, before: Json, *, raw: bool) -> Json:
@@ -51,20 +50,20 @@ class Seen:
                 before.get("bytes"),
                 before.get("modified"),
             )
-            digest = before["xxh3"] if same else self._digest(name, raw=raw)
+            xxh3 = before["xxh3"] if same else self._digest(name, raw=raw)
         except BrokenFile:
             if not raw or self.source.on_error == "stop":
                 raise
-            stamp, digest = Stamp(0, None), None  # scanning tells why
-        told = {"file": name, "bytes": stamp.bytes, "xxh3": digest}
-        return {**told, "modified": stamp.modified, "raw": raw}
+            stamp, xxh3 = Stamp(0, None), None  # scanning reports why
+        entry = {"file": name, "bytes": stamp.bytes, "xxh3": xxh3}
+        return {**entry, "modified": stamp.modified, "raw": raw}
 
     def _stamp(self, name: str, *, raw: bool) -> Stamp:
         if raw:
-            return sources.identity(self.source, self.root, name)
-        return rawfiles.stamp(self.root, name)
+            return identity(self.source, self.root, name)
+        return files.stamp(self.root, name)
 
     def _digest(self, name: str, *, raw: bool) -> str:
         if raw:
-            return sources.digest(self.source, self.root, name)
-        return rawfiles.digest(self.root, name)
+            return digest(self.source, self.root, name)
+        return files.digest(self.root, name)

@@ -1,4 +1,4 @@
-"""Numbering: the documents of all blocks in one file, without those that are not chosen.
+"""Merging: the documents of all blocks in one file, without those that are not chosen.
 
 `merge` leaves out what the choice between documents drops (duplicates, near-duplicates, all after
 `limit`), numbers the others densely and joins the records of what was dropped, block by block.
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.documents import dropped as drops
+from crystalmix.prep.documents import dropped
 from crystalmix.prep.documents.dropped import DropList, Write, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
 from crystalmix.prep.documents.source import Source
@@ -62,16 +62,16 @@ def merge(
         enter = stack.enter_context
         columns = schema(source)
         writer = enter(pq.ParquetWriter(enter(replacing(out)), columns, compression="zstd"))
-        drop = enter(growing(out.with_name(drops.NAME), drops.SCHEMA))
+        drop = enter(growing(out.with_name(dropped.NAME), dropped.SCHEMA))
         sign: Callable[[bytes], object] = len
         if choice.width:
             sign = enter(enter(replacing(out.with_name(NEAR))).open("wb")).write
-        joined = _Joined(columns, choice, writer.write_table, drop, sign)
-        return [joined.add(number, part) for number, part in enumerate(parts)]
+        output = _Writer(columns, choice, writer.write_table, drop, sign)
+        return [output.add(number, part) for number, part in enumerate(parts)]
 
 
-class _Joined:
-    """The files of a source on their way, block after block."""
+class _Writer:
+    """Writer of the merged files of a source, block after block."""
 
     def __init__(
         self,
@@ -101,32 +101,32 @@ class _Joined:
                     self._sign(side(part, "near"), row + np.flatnonzero(kept))
                 row += len(table)
                 self._write(table.filter(kept), tally)
-        return {**tally.told(), "dropped": dict(sorted(counts.items()))}
+        return {**tally.account(), "dropped": dict(sorted(counts.items()))}
 
     def _kept(self, table: pa.Table, removed: Removed, counts: Counter[str]) -> NDArray[np.bool_]:
-        """Tell which rows stay; drop the others."""
+        """Return a mask of the rows that stay; drop the others."""
         records = table["record"].to_numpy()
         places = np.flatnonzero(np.isin(removed.records, records)).tolist()
-        gone: dict[Any, tuple[str, str | None]] = {
+        removals: dict[Any, tuple[str, str | None]] = {
             int(removed.records[i]): (removed.reasons[i], removed.details[i]) for i in places
         }
-        kept = ~np.isin(records, removed.records)
+        mask = ~np.isin(records, removed.records)
         if self.choice.limit is not None:
-            over = kept & (np.cumsum(kept) > self.choice.limit - self.documents)
-            gone |= dict.fromkeys(records[over].tolist(), ("limit", None))
-            kept &= ~over
-        if gone:
-            told, left = DropList(table["file"][0].as_py(), self.drop), table.filter(~kept)
-            why = [gone[record] for record in left["record"].to_pylist()]
-            told.add(
-                left["record"],
+            over = mask & (np.cumsum(mask) > self.choice.limit - self.documents)
+            removals |= dict.fromkeys(records[over].tolist(), ("limit", None))
+            mask &= ~over
+        if removals:
+            drops, others = DropList(table["file"][0].as_py(), self.drop), table.filter(~mask)
+            why = [removals[record] for record in others["record"].to_pylist()]
+            drops.add(
+                others["record"],
                 [reason for reason, _ in why],
-                digest=left["digest"],
-                name=left["name"],
+                digest=others["digest"],
+                name=others["name"],
                 detail=[detail for _, detail in why],
             )
-            counts.update(told.counts)
-        return kept
+            counts.update(drops.counts)
+        return mask
 
     def _sign(self, path: Path, rows: NDArray[np.int64]) -> None:
         if len(rows):

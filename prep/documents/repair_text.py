@@ -48,26 +48,26 @@ def repaired(text: str) -> str:
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
     """Yield the segments of ftfy, [start, stop), that hold anything but plain ASCII."""
-    found = SUSPECT.search(text)
-    while found is not None:
-        start = text.rfind("\n", 0, found.start()) + 1
-        stop = text.find("\n", found.start()) + 1 or len(text)
+    match = SUSPECT.search(text)
+    while match is not None:
+        start = text.rfind("\n", 0, match.start()) + 1
+        stop = text.find("\n", match.start()) + 1 or len(text)
         for low in range(start, stop, SEGMENT):
             yield low, min(low + SEGMENT, stop)
-        found = SUSPECT.search(text, stop)
+        match = SUSPECT.search(text, stop)
 
 
 def _line(line: str, *, unescape: bool) -> str:
     """Return a repaired line; the same object where it is as it was."""
-    found = fixers()
-    if not found.is_simple(line, unescape=unescape):
+    rules = fixers()
+    if not rules.is_simple(line, unescape=unescape):
         return _by_ftfy(line, unescape=unescape)
-    if found.replaced.search(line) is None and unicodedata.is_normalized("NFC", line):
+    if rules.replaced.search(line) is None and unicodedata.is_normalized("NFC", line):
         return line
-    fixed = unicodedata.normalize("NFC", line.translate(found.table))
+    fixed = unicodedata.normalize("NFC", line.translate(rules.table))
     settled = (
-        found.is_simple(fixed, unescape=unescape)
-        and found.replaced.search(fixed) is None
+        rules.is_simple(fixed, unescape=unescape)
+        and rules.replaced.search(fixed) is None
         and unicodedata.is_normalized("NFC", fixed)
     )
     return fixed if settled else _by_ftfy(line, unescape=unescape)
@@ -94,7 +94,7 @@ class Fixers:
         self.replaced = re.compile(f"[{''.join(re.escape(chr(code)) for code in self.table)}]")
 
     def is_simple(self, line: str, *, unescape: bool) -> bool:
-        """Tell whether nothing but single characters can change: no entity, no wrong decoding."""
+        """Return whether nothing but single characters can change: no entity, no wrong decoding."""
         return (
             self.complex.search(line) is None
             and not (unescape and "&" in line and chardata.HTML_ENTITY_RE.search(line))
@@ -102,12 +102,12 @@ class Fixers:
         )
 
     def is_bad(self, line: str) -> bool:
-        """Tell whether ftfy's pattern of wrongly decoded text is found in a line."""
+        """Return whether ftfy's pattern of wrongly decoded text is found in a line."""
         if self._suspects is None:
             return BADNESS_RE.search(line) is not None
         return any(
-            BADNESS_RE.search(line, max(0, found.start() - LONGEST + 1), found.end() + LONGEST - 1)
-            for found in self._suspects.finditer(line)
+            BADNESS_RE.search(line, max(0, match.start() - LONGEST + 1), match.end() + LONGEST - 1)
+            for match in self._suspects.finditer(line)
         )
 
     @cached_property
@@ -116,8 +116,8 @@ class Fixers:
         if sha256(BADNESS_RE.pattern.encode()).hexdigest() not in KNOWN_PATTERNS:
             return None
         literal = "".join(sorted({c for c in BADNESS_RE.pattern if not c.isascii()}))
-        one = f"[{literal}{''.join(MOJIBAKE_CATEGORIES.values())}\\xa0\\xad]"
-        return re.compile(f"{one}(?:.{{0,{2 * LONGEST}}}{one})*", re.DOTALL)
+        character = f"[{literal}{''.join(MOJIBAKE_CATEGORIES.values())}\\xa0\\xad]"
+        return re.compile(f"{character}(?:.{{0,{2 * LONGEST}}}{character})*", re.DOTALL)
 
 
 def _table() -> dict[int, str]:

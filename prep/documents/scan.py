@@ -3,7 +3,7 @@
 `scan` reads one block of a source (a raw file), drops what is no document, fails the source's SQL
 `where` or is not selected, and counts every drop under a reason. `texts` reads a block's kept
 documents again, for tokenising, and refuses a file that changed in between. Between the two,
-`numbering` joins the blocks to `documents.parquet`.
+`merge` joins the blocks to `documents.parquet`.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from crystalmix.prep.documents import dropped
-from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents import dropped, source_sql
 from crystalmix.prep.documents.dropped import DropList, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
 from crystalmix.prep.documents.source import Document, Source, read
@@ -42,14 +41,14 @@ def scan(
     """Write one block's documents (unnumbered) to `out` and return its account.
 
     What is dropped, and signatures where the screen asks for them, go beside it. The account:
-    records, documents, characters, bytes, text_digest (over the documents in order), what Drops
-    tells, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
+    records, documents, characters, bytes, text_digest (over the documents in order), that of
+    Drops, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
     `on_error: skip` leaves the file out.
     """
-    query.check(source)
+    source_sql.check(source)
     try:
         with _Scan(source, block, out, screen) as work:
-            for batch in read(source, root, block, query.paths(source)):
+            for batch in read(source, root, block, source_sql.paths(source)):
                 work.add(batch)
                 del batch  # while the next one is read
     except BrokenFile as error:
@@ -57,11 +56,11 @@ def scan(
             raise
         with _Scan(source, block, out, screen) as work:
             work.leave_out(error)
-    return work.told()
+    return work.account()
 
 
 class _Scan:
-    """One block on its way to its files; they are there when it ends well."""
+    """Scan of one block; its files are there only when it ends without an error."""
 
     def __init__(self, source: Source, block: str, out: Path, screen: Screen | None) -> None:
         self.source, self.out = source, out
@@ -69,7 +68,7 @@ class _Scan:
         self.records, self.tally, self.counts = 0, Tally(), Drops(block)
         self.matched: list[set[int]] = [set() for _ in source.select.opt_out]
         self.absent: frozenset[tuple[str, ...]] | None = None
-        self.asked, self.misfit = 0, ""  # records that the SQL was asked of; why one does not fit
+        self.queried, self.misfit = 0, ""  # records that the SQL was run on; why one does not fit
         self.stack = ExitStack()
 
     def __enter__(self) -> "_Scan":
@@ -98,15 +97,15 @@ class _Scan:
             self.list.add_file(batch.fault)
         if len(batch) == 0:
             return
-        self.asked += len(batch)
+        self.queried += len(batch)
         self.absent = batch.absent if self.absent is None else self.absent & batch.absent
         table, records = self._taken(batch)
         if self.screen is not None:
             table, records = self._screened(self.screen, table, records)
             if self.screen.near is not None:
                 texts: list[Any] = records[TEXT].to_pylist()
-                made = self.screen.signatures(texts)
-                self.signatures.write(made.astype("<u4").tobytes())
+                signatures = self.screen.signatures(texts)
+                self.signatures.write(signatures.astype("<u4").tobytes())
         self.write(table)
         self.tally.add(table)
 
@@ -115,16 +114,16 @@ class _Scan:
         self.counts = Drops(self.counts.block, error)
         self.list.add_file(error)
 
-    def told(self) -> dict[str, Any]:
+    def account(self) -> dict[str, Any]:
         """Return the account."""
         return {
             "block": self.counts.block,
             "records": self.records,
-            **self.tally.told(),
+            **self.tally.account(),
             **self.counts.account(),
             "opt_out": [sorted(entries) for entries in self.matched],
             "absent": None if self.absent is None else sorted(map(".".join, self.absent)),
-            "asked": self.asked,
+            "asked": self.queried,
             "misfit": self.misfit,
         }
 
@@ -133,38 +132,38 @@ class _Scan:
 
         Where there is a screen the records are those of the documents, row by row.
         """
-        kept, misfits = query.select(self.source, batch)
+        kept, misfits = source_sql.select(self.source, batch)
         others = self._without_misfits(batch, misfits) if misfits else batch.table
-        gone = _without(others, kept[RECORD])
-        if len(gone):
-            self.counts["where"] += len(gone)
-            reasons = ["where"] * len(gone)
-            self.list.add(gone[RECORD], reasons, digest=dropped.digests(gone[TEXT]))
+        failed = _without(others, kept[RECORD])
+        if len(failed):
+            self.counts["where"] += len(failed)
+            reasons = ["where"] * len(failed)
+            self.list.add(failed[RECORD], reasons, digest=dropped.digests(failed[TEXT]))
         texts = batch.texts if len(kept) == len(batch) else kept[TEXT].to_pylist()
         table = _documents(self.source, kept, texts, self.counts)
-        gone = _without(kept, table["record"])
+        empty = _without(kept, table["record"])
         self.list.add(
-            gone[RECORD],
-            ["no_text" if text is None else "blank" for text in gone[TEXT].to_pylist()],
-            digest=dropped.digests(gone[TEXT]),
-            name=gone[NAME],
+            empty[RECORD],
+            ["no_text" if text is None else "blank" for text in empty[TEXT].to_pylist()],
+            digest=dropped.digests(empty[TEXT]),
+            name=empty[NAME],
         )
-        if len(gone) == 0 or self.screen is None:
+        if len(empty) == 0 or self.screen is None:
             return table, kept
         return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
 
-    def _without_misfits(self, batch: Batch, misfits: list[query.Misfit]) -> pa.Table:
+    def _without_misfits(self, batch: Batch, misfits: list[source_sql.Misfit]) -> pa.Table:
         """Drop the records that the SQL does not fit; return the others of the batch."""
         records = batch.table.take(pa.array([misfit.row for misfit in misfits], pa.int64()))
         for record in records[RECORD].to_numpy().tolist():
-            self.counts.at(query.MISFIT, record)
-        count, self.misfit = self.counts[query.MISFIT], self.misfit or misfits[0].detail
+            self.counts.at(source_sql.MISFIT, record)
+        count, self.misfit = self.counts[source_sql.MISFIT], self.misfit or misfits[0].detail
         if count > self.source.max_bad_records:
-            place = self.counts.places[query.MISFIT][0]
-            raise query.misfit_error(self.source, place, misfits[0].detail, count)
+            place = self.counts.places[source_sql.MISFIT][0]
+            raise source_sql.misfit_error(self.source, place, misfits[0].detail, count)
         self.list.add(
             records[RECORD],
-            [query.MISFIT] * len(misfits),
+            [source_sql.MISFIT] * len(misfits),
             digest=dropped.digests(records[TEXT]),
             detail=[misfit.detail for misfit in misfits],
         )
@@ -174,24 +173,24 @@ class _Scan:
         self, screen: Screen, table: pa.Table, records: pa.Table
     ) -> tuple[pa.Table, pa.Table]:
         """Return the documents that are selected, and their records; drop the others."""
-        asked = table.select(["name", "digest"])
+        columns = table.select(["name", "digest"])
         for name in screen.selection.columns:
-            asked = asked.append_column(name, records[name])
+            columns = columns.append_column(name, records[name])
         texts: list[Any] = records[TEXT].to_pylist()
-        judged = screen.judge(asked, texts)
-        for entries, found in zip(self.matched, judged.matched, strict=True):
-            entries.update(found[found >= 0].tolist())
-        gone = np.array([reason is not None for reason in judged.reasons], np.bool_)
+        judged = screen.judge(columns, texts)
+        for entries, numbers in zip(self.matched, judged.matched, strict=True):
+            entries.update(numbers[numbers >= 0].tolist())
+        mask = np.array([reason is not None for reason in judged.reasons], np.bool_)
         reasons = [reason for reason in judged.reasons if reason is not None]
         self.counts.update(reasons)
         self.list.add(
-            table["record"].filter(gone),
+            table["record"].filter(mask),
             reasons,
-            digest=table["digest"].filter(gone),
-            name=table["name"].filter(gone),
-            detail=[judged.details[i] for i in np.flatnonzero(gone).tolist()],
+            digest=table["digest"].filter(mask),
+            name=table["name"].filter(mask),
+            detail=[judged.details[i] for i in np.flatnonzero(mask).tolist()],
         )
-        return table.filter(~gone), records.filter(~gone)
+        return table.filter(~mask), records.filter(~mask)
 
 
 def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a column
@@ -212,24 +211,24 @@ def texts(
         return  # of a file that was left out, too
     named = [column for _, column in source.metadata_entries if column]
     table = _rows(documents, rows, named)
-    wanted = table["record"].to_numpy()
+    numbers = table["record"].to_numpy()
     digests = table["digest"].to_pylist()
     columns = [tuple(row.values()) for row in table.select(named).to_pylist()]
     done = 0
     for batch in read(source, root, block):
-        if done == len(wanted):
+        if done == len(numbers):
             return
-        for place in _places(batch.records, wanted[done:]).tolist():
+        for place in _places(batch.records, numbers[done:]).tolist():
             text = batch.texts[place] or ""
             digest = xxhash.xxh3_128_digest(text.encode())
             if digest != digests[done]:
-                raise _changed(root / block, wanted[done])
+                raise _changed(root / block, numbers[done])
             draw = int.from_bytes(digest[8:], "big")
             yield Document(rows[0] + done, draw, text, columns[done] if named else ())
             done += 1
         del batch  # while the next one is read
-    if done != len(wanted):
-        raise _changed(root / block, wanted[done])
+    if done != len(numbers):
+        raise _changed(root / block, numbers[done])
 
 
 def _changed(path: Path, record: int) -> InputError:
@@ -239,12 +238,12 @@ def _changed(path: Path, record: int) -> InputError:
     )
 
 
-def _places(records: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the next wanted records stand in a batch's ascending record numbers."""
+def _places(records: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the next of some records stand in a batch's ascending record numbers."""
     if len(records) == 0:
         return np.empty(0, np.int64)
-    here = wanted[: np.searchsorted(wanted, records[-1], side="right")]
-    return np.searchsorted(records, here).clip(0, len(records) - 1)
+    part = numbers[: np.searchsorted(numbers, records[-1], side="right")]
+    return np.searchsorted(records, part).clip(0, len(records) - 1)
 
 
 def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
@@ -264,7 +263,7 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
 
 def _documents(source: Source, table: pa.Table, texts: list[Any], dropped: Drops) -> pa.Table:
     """Turn kept records into documents; one without a visible character is dropped and counted."""
-    wanted = schema(source)
+    target = schema(source)
     good: list[int] = []
     for i, text in enumerate(texts):
         if text and (source.blank == "keep" or not is_blank(text)):
@@ -283,4 +282,4 @@ def _documents(source: Source, table: pa.Table, texts: list[Any], dropped: Drops
         "bytes": pa.array([len(text) for text in data], pa.int64()),
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
-    return pa.table(columns).cast(wanted)
+    return pa.table(columns).cast(target)

@@ -1,4 +1,4 @@
-"""Identity: the columns that tell one document from another, and the counts over documents."""
+"""Schema of documents: the columns that identify each one, and the counts over documents."""
 
 from collections import Counter
 from pathlib import Path
@@ -53,7 +53,7 @@ class Tally:
         digests: list[Any] = table["digest"].to_pylist()
         self.state.update(b"".join(digests))
 
-    def told(self) -> dict[str, Any]:
+    def account(self) -> dict[str, Any]:
         """Return the counts, and `text_digest` over the documents in order."""
         return {**self.counts, "text_digest": self.state.hexdigest()}
 

@@ -1,7 +1,7 @@
 """Sources: which raw files there are, and their records as Arrow batches.
 
 A block is one raw file, a folder of text files, or one shard of a hub dataset: the unit of parallel
-work. What is broken in it is counted and told, or refused: never passed over in silence.
+work. What is broken in it is counted and reported, or refused.
 """
 
 import re
@@ -31,7 +31,7 @@ class Source:
 
     files: paths, folders (read to any depth), globs or urls, paths relative to the data root; or
     `hub`, a dataset that `datasets` loads (a hub id, or a builder such as `json` with
-    `data_files`). format: one of FORMATS, where a file's suffix does not tell it; `text` makes each
+    `data_files`). format: one of FORMATS, where a file's suffix does not say it; `text` makes each
     file a document. encoding: what to decode from, if not UTF-8.
     text: the column of the text, dotted where nested. columns: our name -> theirs, dotted where
     nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
@@ -42,7 +42,7 @@ class Source:
     on_error: what a broken file does: stop the build, or be left out and counted.
     max_bad_records: broken records of a file to count before the file is broken.
     max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
-    select: what is wanted of its documents.
+    select: which of its documents stay.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -136,17 +136,17 @@ def listing(source: Source, root: Path) -> Listing:
         return Listing(tuple(str(i) for i in range(_hub(source, root).num_shards)))
     if source.format == "text":
         return textfiles.blocks(source.name, source.files, root, "text")
-    found = listed(source.name, source.files, root, source.format)
+    matches = listed(source.name, source.files, root, source.format)
     if source.half is None:
-        return found
+        return matches
     parity = 0 if source.half == "even" else 1
-    chosen = tuple(name for name in found.names if _number(source, name) % 2 == parity)
-    if not chosen:
+    names = tuple(name for name in matches.names if _number(source, name) % 2 == parity)
+    if not names:
         raise InputError(
-            f"source {source.name}: none of its {len(found.names)} files has an {source.half} "
+            f"source {source.name}: none of its {len(matches.names)} files has an {source.half} "
             "number; drop `half` or add files"
         )
-    return replace(found, names=chosen)
+    return replace(matches, names=names)
 
 
 def blocks(source: Source, root: Path) -> list[str]:
@@ -161,17 +161,17 @@ def read(
 
     Raises BrokenFile for a file that can't be read to its end, is not what it is read as, or has
     more broken records than `max_bad_records`; NoColumn for one without the text's column. With
-    `on_error: skip`, garbage after whole frames ends the file, told as the last batch's `fault`.
+    `on_error: skip`, garbage after whole frames ends the file: the `fault` of the last batch.
     """
     empty: Batch | None = None
     first: Bad | None = None
-    seen = bad = 0
+    records = bad = 0
     try:
         for batch in _batches(source, root, request(source, root, block, values), block):
-            seen += len(batch)
+            records += len(batch)
             bad += len(batch.bad)
             first = first or next(iter(batch.bad), None)
-            if bad > source.max_bad_records and seen:
+            if bad > source.max_bad_records and records:
                 raise _too_many(source, shown(root, block), batch, bad)
             if bad > max(1, source.max_bad_records) and first:
                 raise _no_record(shown(root, block), first, bad)
@@ -182,7 +182,7 @@ def read(
         if error.reason != TRAILING or source.on_error == "stop" or empty is None:
             raise
         yield replace(empty, fault=error)
-    if first and not seen and (bad > 1 or first.reason == "not_object"):
+    if first and not records and (bad > 1 or first.reason == "not_object"):
         raise _no_record(shown(root, block), first, bad)
 
 
@@ -197,8 +197,8 @@ def digest(source: Source, root: Path, block: str) -> str:
     """Return the xxh3-128 of a block's bytes, in hex; of a folder, over names and digests."""
     if source.format != "text":
         return rawfiles.digest(root, block)
-    told = [[name, rawfiles.digest(root, name)] for name in files(root, block)]
-    return xxhash.xxh3_128_hexdigest(orjson.dumps(told))
+    digests = [[name, rawfiles.digest(root, name)] for name in files(root, block)]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(digests))
 
 
 def files(root: Path, block: str) -> list[str]:
@@ -222,30 +222,30 @@ def request(
     )
 
 
-def _batches(source: Source, root: Path, asked: Request, block: str) -> Iterator[Batch]:
+def _batches(source: Source, root: Path, spec: Request, block: str) -> Iterator[Batch]:
     if source.hub is not None:
-        yield from _read_hub(source, root, int(block), asked)
+        yield from _read_hub(source, root, int(block), spec)
         return
     how = _kind(source, block)
     if how.family == "jsonl":
         raw = pieces(root, block, how.packing, source.encoding, source.max_window_log)
-        yield from jsonlines.batches(raw, asked)
+        yield from jsonlines.batches(raw, spec)
     elif how.family == "text":
-        yield from textfiles.batches(root, block, asked, "text", source.encoding)
+        yield from textfiles.batches(root, block, spec, "text", source.encoding)
     else:
         read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
         if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
             with rawfiles.seekable(root, block) as file:
-                yield from read_file(file, asked)
+                yield from read_file(file, spec)
         else:
-            yield from read_file(str(path_of(root, block)), asked)
+            yield from read_file(str(path_of(root, block)), spec)
 
 
-def _read_hub(source: Source, root: Path, number: int, asked: Request) -> Iterator[Batch]:
+def _read_hub(source: Source, root: Path, number: int, spec: Request) -> Iterator[Batch]:
     first = 0
     where = f"source {source.name}: dataset {source.hub}, shard {number}"
     for table in hub.tables(_hub(source, root), number, where):
-        yield columnar.as_batch(table, asked, first)
+        yield columnar.as_batch(table, spec, first)
         first += table.num_rows
 
 
@@ -255,10 +255,10 @@ def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no 
 
 
 def _kind(source: Source, block: str) -> Kind:
-    found = kind(block, source.format)
-    if found is None:
+    match = kind(block, source.format)
+    if match is None:
         raise InputError(f"source {source.name}: {block}: its name tells no format; set `format`")
-    return found
+    return match
 
 
 def _number(source: Source, name: str) -> int:

@@ -3,7 +3,7 @@
 A record's fate follows from the record and the settings alone. Each setting is one expression over
 the record: no clock, chance, session, table or other record. JSON values have their own type, each
 by itself: whole numbers are exact at any length, a key that is not there is NULL. Records whose
-values have equal types are asked together; a record that does not fit the SQL is a misfit, and
+values have equal types are queried together; a record that does not fit the SQL is a misfit, and
 counted.
 """
 
@@ -190,7 +190,7 @@ def _functions() -> dict[str, set[str]]:
 
 
 def _reaches_out(macro: str, kinds: dict[str, set[str]]) -> bool:
-    """Tell whether a macro reads a table, the clock, or a function that is unstable."""
+    """Return whether a macro reads a table, the clock, or a function that is unstable."""
     for node in nodes(_tree(macro)):
         kind = node.get("class", node.get("type"))
         name = str(node.get("function_name", "")).lower()
@@ -269,7 +269,7 @@ def select(source: Source, batch: Batch) -> tuple[pa.Table, list[Misfit]]:
         query = _query(source, tuple((c.path, c.structure) for c in columns))
         names = [ROW, *(f"c{i}" for i in range(len(columns)))]
         table = pa.table([rows, *(column.values for column in columns)], names)
-        _ask(source, query, table, tables, misfits)
+        _answer(source, query, table, tables, misfits)
     answer = pa.concat_tables(tables) if tables else None
     rows = np.empty(0, np.int64) if answer is None else answer[ROW].to_numpy()
     if answer is not None and not (np.diff(rows) > 0).all():
@@ -325,7 +325,7 @@ def _groups(batch: Batch, named: Sequence[Steps]) -> Iterator[tuple[Array, list[
         values = [columns[value_name(number)] for number in range(len(named))]
         yield (
             pa.array(rows, pa.int64()),
-            [_Column(*each) for each in zip(named, values, strict=True)],
+            [_Column(*pair) for pair in zip(named, values, strict=True)],
         )
         return
     lists: list[list[Any]] = [batch.columns[value_name(number)] for number in range(len(named))]
@@ -363,13 +363,13 @@ def _kinds(values: list[Any]) -> str | list[str]:
         if kind is not int and kind is not bytes:
             return KINDS[kind]
     structures = iter(_structures([value for value in values if type(value) is bytes]))
-    found = [
+    types = [
         _whole_number(value) if type(value) is int
         else next(structures) if type(value) is bytes
         else KINDS[type(value)]
         for value in values
     ]  # fmt: skip
-    return found[0] if len(set(found)) == 1 else found
+    return types[0] if len(set(types)) == 1 else types
 
 
 def _whole_number(value: int) -> str:
@@ -481,10 +481,10 @@ def _columns(source: Source) -> dict[str, str]:
     }
 
 
-def _ask(
+def _answer(
     source: Source, query: str, table: pa.Table, answers: list[pa.Table], misfits: list[Misfit]
 ) -> None:
-    """Ask a group of records; one that the SQL does not fit is found by halving the group."""
+    """Query a group of records; halve it to find one that the SQL does not fit."""
     try:
         answers.append(_run(query, table))
     except database.MISFITS as error:
@@ -492,8 +492,8 @@ def _ask(
             raise trouble from None
         if len(table) > 1 and not isinstance(error, database.BINDER):
             middle = len(table) // 2
-            _ask(source, query, table.slice(0, middle), answers, misfits)
-            _ask(source, query, table.slice(middle), answers, misfits)
+            _answer(source, query, table.slice(0, middle), answers, misfits)
+            _answer(source, query, table.slice(middle), answers, misfits)
             return
         misfits += [Misfit(row, brief(error)) for row in table[ROW].to_numpy().tolist()]
     except database.Error as error:

@@ -6,7 +6,7 @@ On documents, before packing (default), the packer's EOS marks the end of the mi
 ever truncated. Pieces rejoin byte for byte: middle and suffix carry no dummy space.
 
 Draws are keyed by (seed, domain, epoch) and the document's own digest, so that no other document,
-worker or file order changes them, and every epoch cuts anew. `rowfim` does the same on rows.
+worker or file order changes them, and every epoch cuts anew. `row_fim` does the same on rows.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class FimSettings:
 
     rate: share of documents (or row segments) permuted. spm_rate: share of those in SPM form.
     loss: whether all labels of a permuted document count, or its middle's and its EOS only.
-    dialect: `cerebras` permutes rows as crystalcoder-data-prep did (`legacyfim`), its draws seeded
+    dialect: `cerebras` permutes rows as crystalcoder-data-prep did (LegacyFim), its draws seeded
     by the process of `processes` that would have had a shard, or by shard (None: stage 3), plus
     first_seed.
     """
@@ -131,28 +131,28 @@ class DocumentFim:
         if head is None:
             return self._permuted(document, u, self.tokenizer.encode)
         body = Document(document.number, document.digest, document.text[head.stop :])
-        done = self._permuted(body, u, self.tokenizer.encode_piece)
+        result = self._permuted(body, u, self.tokenizer.encode_piece)
         ahead = head.stop if self.settings.cut == "character" else len(head.ids)
-        cuts = done.cuts if done.fim == LEFT_TO_RIGHT else _moved(done.cuts, ahead)
-        ids, controls = np.concatenate([head.ids, done.ids]), head.controls + done.controls
-        loss_from = done.loss_from and done.loss_from + len(head.ids)
-        return Encoded(document.number, ids, controls, done.fim, cuts, loss_from)
+        cuts = result.cuts if result.fim == LEFT_TO_RIGHT else _moved(result.cuts, ahead)
+        ids, controls = np.concatenate([head.ids, result.ids]), head.controls + result.controls
+        loss_from = result.loss_from and result.loss_from + len(head.ids)
+        return Encoded(document.number, ids, controls, result.fim, cuts, loss_from)
 
     def _permuted(self, document: Document, u: list[float], encode: Encode) -> Encoded:
         ids = encode(document.text) if self.settings.cut == "token" else None
-        chosen = plan(self.settings, u, len(document.text if ids is None else ids))
-        first, second = chosen.first, chosen.second
-        if chosen.form == LEFT_TO_RIGHT:
+        choice = plan(self.settings, u, len(document.text if ids is None else ids))
+        first, second = choice.first, choice.second
+        if choice.form == LEFT_TO_RIGHT:
             ids = encode(document.text) if ids is None else ids
             return Encoded(document.number, ids, self.tokenizer.count_controls(ids))
         if ids is None:
             pieces = self._pieces(document.text, (first, second), encode)
         else:
             pieces = (ids[:first], ids[first:second], ids[second:])
-        permuted = arrange(chosen, pieces, self.marks)
+        permuted = arrange(choice, pieces, self.marks)
         loss_from = len(permuted) - len(pieces[1]) if self.settings.loss == "middle" else 0
         controls = 3 + sum(map(self.tokenizer.count_controls, pieces))
-        return Encoded(document.number, permuted, controls, chosen.form, (first, second), loss_from)
+        return Encoded(document.number, permuted, controls, choice.form, (first, second), loss_from)
 
     def _pieces(self, text: str, cuts: tuple[int, int], encode: Encode) -> tuple[Ids, ...]:
         """Encode prefix, middle and suffix: at once where a tokenizer allows it (`joints`)."""

@@ -7,7 +7,7 @@ permuted segment and by what cuts within tokens add; what no longer fits is cut 
 at all where the continuation is not in the row.
 
 `cut: token` cuts between tokens, `cut: character` between characters, the pieces encoded anew.
-`legacyfim` permutes as the original did.
+`original_row_fim` permutes as the original did.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.prep.fim import token_cuts as tokencuts
+from crystalmix.prep.fim import token_cuts
 from crystalmix.prep.fim.document_fim import DRAWS, FimSettings, sentinels
 from crystalmix.prep.fim.row_spans import (
     BLOCK_ROWS,
@@ -72,10 +72,10 @@ class RowFim:
         draws = randomness.draws(*self.name, items=items.astype(np.uint64), count=DRAWS)
         rates, bodies = (self.settings.rate, self.settings.spm_rate), self._bodies(segments)
         if self.settings.cut == "token":
-            plans = tokencuts.plan(rates, draws, bodies[1] - bodies[0])
-            return tokencuts.permute(segments, bodies, plans, self.marks)
+            plans = token_cuts.plan(rates, draws, bodies[1] - bodies[0])
+            return token_cuts.permute(segments, bodies, plans, self.marks)
         cuts = text_cuts(self.tokenizer, segments, bodies)
-        return cuts.permute(tokencuts.plan(rates, draws, cuts.lengths), self.marks)
+        return cuts.permute(token_cuts.plan(rates, draws, cuts.lengths), self.marks)
 
     def _bodies(self, segments: Segments) -> tuple[Ints, Ints]:
         """Return where the text of each segment begins and ends: after and before control ids."""

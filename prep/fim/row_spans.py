@@ -1,4 +1,4 @@
-"""What FIM made of a shard's rows: its account, and the spans of what lies where now."""
+"""Account and spans of a shard's rows after row-level FIM."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Account:
         """Add a block; left_out: the EOS that were left out of it."""
         permuted = int((made.plans.form != LEFT_TO_RIGHT).sum())
         used = totals(made.runs.lengths, made.runs.ends)
-        given = int((segments.stop - segments.start).sum())
+        before = int((segments.stop - segments.start).sum())
         self.permuted += permuted
         self.sentinels += 3 * permuted
         self.ends += left_out
-        self.recut += int(used.sum()) - given - 3 * permuted + left_out
+        self.recut += int(used.sum()) - before - 3 * permuted + left_out
         self.overflow += int(np.maximum(used - msl, 0).sum())
 
 
@@ -72,7 +72,7 @@ def permuted(
 ) -> tuple[shards.Shard, Account]:
     """Write the permuted rows of a shard, and their spans, to `out`.
 
-    blocks: yields them from the shard and its spans, and tells account and pieces of each block.
+    blocks: yields them from the shard and its spans, and adds each block to account and pieces.
     """
     account, pieces = Account(), Pieces()
     rows, _ = shards.shape(shard)
@@ -91,5 +91,5 @@ def segments_of(block: shards.Rows, table: pa.Table, first: int) -> tuple[Segmen
     start, stop = (part[name].to_numpy().astype(np.int64) for name in ("start", "stop"))
     ids = np.ascontiguousarray(block[:, 0]).reshape(-1)
     begins = part["offset"].to_numpy() == 0
-    found = Segments(ids, rows, row, row * msl + start, row * msl + stop, begins)
-    return found, np.arange(low, high)
+    segments = Segments(ids, rows, row, row * msl + start, row * msl + stop, begins)
+    return segments, np.arange(low, high)

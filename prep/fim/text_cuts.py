@@ -87,7 +87,7 @@ class Plain(TextCuts):
     def __init__(self, tokenizer: Tokenizer, segments: Segments, bodies: Bodies) -> None:
         super().__init__(tokenizer, segments, bodies)
         self._cores = [core(tokenizer, segments, bodies, i) for i in range(len(segments.row))]
-        self.lengths = np.array([found.length for found in self._cores], dtype=np.int64)
+        self.lengths = np.array([part.length for part in self._cores], dtype=np.int64)
 
     def cut(self, plans: Plans) -> dict[int, Pieces]:
         """Return the pieces of each segment that is permuted."""
@@ -117,15 +117,15 @@ class Local(TextCuts):
         self._dummy = at_start & spaced & self.tokenizer.dummy_prefix
         self._low, self._high = low, high
         self.lengths = self._before[high] - self._before[low] - self._dummy
-        for number, found in self._odd.items():
-            self.lengths[number] = found.length
+        for number, part in self._odd.items():
+            self.lengths[number] = part.length
 
     def _bounds(self) -> tuple[Ints, Ints, dict[int, Core]]:
         """Return the cores' bounds, and the cores whose bytes are no text."""
         (low, high), ids = (bound.copy() for bound in self.bodies), self.segments.ids
         data = self._facts.data.take(ids)
-        found = np.flatnonzero(low < high)
-        broken = found[self._facts.inside[ids[low[found]]] | (data[high[found] - 1] >= 0x80)]
+        full = np.flatnonzero(low < high)
+        broken = full[self._facts.inside[ids[low[full]]] | (data[high[full] - 1] >= 0x80)]
         for i in broken.tolist():
             while low[i] < high[i] and self._facts.inside[ids[low[i]]]:
                 low[i] += 1
@@ -133,7 +133,7 @@ class Local(TextCuts):
             data[self.bodies[0][i] : low[i]] = data[high[i] : self.bodies[1][i]] = 0x20
         odd: list[int] = []
         if not _is_text(data.tobytes()):
-            odd = [i for i in found.tolist() if not _is_text(data[low[i] : high[i]].tobytes())]
+            odd = [i for i in full.tolist() if not _is_text(data[low[i] : high[i]].tobytes())]
         cores = {i: core(self.tokenizer, self.segments, self.bodies, i) for i in odd}
         return low, high, cores
 
@@ -193,16 +193,16 @@ def core(tokenizer: Tokenizer, segments: Segments, bodies: Bodies, number: int) 
 
 
 def divide(
-    tokenizer: Tokenizer, found: Core, outer: tuple[int, int], cuts: tuple[int, int]
+    tokenizer: Tokenizer, part: Core, outer: tuple[int, int], cuts: tuple[int, int]
 ) -> Pieces:
     """Cut a core in three; what lies around it, within `outer`, stays with prefix and suffix."""
-    around = _kept(outer[0], found.start), _kept(found.stop, outer[1])
-    if found.text is None:
-        a, b = (found.places[cut] for cut in cuts)
-        inner = _kept(found.start, a), _kept(a, b), _kept(b, found.stop)
+    around = _kept(outer[0], part.start), _kept(part.stop, outer[1])
+    if part.text is None:
+        a, b = (part.places[cut] for cut in cuts)
+        inner = _kept(part.start, a), _kept(a, b), _kept(b, part.stop)
     else:
-        texts = found.text[: cuts[0]], found.text[cuts[0] : cuts[1]], found.text[cuts[1] :]
-        first = tokenizer.encode if found.dummy and texts[0] else tokenizer.encode_piece
+        texts = part.text[: cuts[0]], part.text[cuts[0] : cuts[1]], part.text[cuts[1] :]
+        first = tokenizer.encode if part.dummy and texts[0] else tokenizer.encode_piece
         encoders = first, tokenizer.encode_piece, tokenizer.encode_piece
         new = [encode(text).tolist() for encode, text in zip(encoders, texts, strict=True)]
         inner = _put(new[0]), _put(new[1]), _put(new[2])
@@ -218,7 +218,7 @@ def _put(ids: list[int]) -> Piece:
 
 
 def _begins(data: bytes, place: int) -> bool:
-    """Tell whether a character begins at a place, or the data end there."""
+    """Return whether a character begins at a place, or the data end there."""
     return place == len(data) or data[place] & 0xC0 != 0x80
 
 

@@ -54,10 +54,10 @@ def refuse_url(path: str | Path, what: str) -> None:
 
 @contextmanager
 def lock_folder(folder: Path, refusal: str) -> Generator[None]:
-    """Hold a folder while its holder writes there; its death lets go.
+    """Lock a folder while this process writes there; the lock ends with the process.
 
-    Raises RefusalError with `refusal` while another process holds it. On a file system without
-    locks nobody checks.
+    Raises RefusalError with `refusal` while another process has the lock. A file system without
+    locks is not checked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -123,8 +123,8 @@ def replacing_folder(path: Path) -> Generator[Path]:
     refuse_taken(path)
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        rmtree(left, ignore_errors=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        rmtree(leftover, ignore_errors=True)
     temporary = temporary_name(path)
     temporary.mkdir()
     try:

@@ -8,7 +8,7 @@ CrystalmixError          1
 │       └── NoColumn     2  it lacks the column of the text (a RecipeError too)
 ├── StaleError           1  an output folder was made by other settings
 ├── DamageError          1  a file is not what its receipt says
-├── RefusalError         1  what is asked can't be met by the data
+├── RefusalError         1  the data can't give what is required
 ├── MachineError         1  a disk, memory, handles or the network failed
 ├── DivergenceError      1  a training step gave no numbers
 ├── ClusterError         1  a cluster did something else than the plan says

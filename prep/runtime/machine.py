@@ -1,6 +1,6 @@
-"""Trouble of the machine (disk, memory, handles, network), told apart from faults in the data.
+"""Trouble of the machine (disk, memory, handles, network), as opposed to faults in the data.
 
-Whoever reads a file asks here first: only what its bytes prove may be called corrupt.
+Readers of files check here first: only what the bytes prove may be called corrupt.
 """
 
 import errno
@@ -35,7 +35,7 @@ WORDS = {
 
 
 def machine_error(error: BaseException, place: str | os.PathLike[str] = "") -> MachineError | None:
-    """Return the machine's trouble that an exception tells of, None where it tells of none.
+    """Return an exception as MachineError, None where the machine is not its cause.
 
     place: the file that was read or written, where the exception does not name it.
     """
@@ -44,8 +44,8 @@ def machine_error(error: BaseException, place: str | os.PathLike[str] = "") -> M
     number = None if isinstance(error, CrystalmixError) else _number(error)
     if number is None and not isinstance(error, CONNECTIONS):
         return None
-    named = getattr(error, "filename", None)
-    where = os.fspath(place) or (os.fsdecode(named) if isinstance(named, str | bytes) else "output")
+    name = getattr(error, "filename", None)
+    where = os.fspath(place) or (os.fsdecode(name) if isinstance(name, str | bytes) else "output")
     what = os.strerror(number) if number else (str(error).splitlines() or [""])[0]
     remedy = REMEDIES.get(number or 0, "mend it")
     return MachineError(f"{where}: {what or type(error).__name__}; {remedy} and run again")

@@ -76,8 +76,8 @@ def _walk(step: Callable[[_Words, _Words], _Words], columns: _Words, values: Int
     sizes = columns[0]
     wrong = np.flatnonzero(words >= sizes)  # a negative value has wrapped to a huge one
     if wrong.size:
-        found, size = values.reshape(-1)[wrong[0]], sizes[wrong[0]]
-        raise ValueError(f"values must lie in [0, {size}), got {found}")
+        value, size = values.reshape(-1)[wrong[0]], sizes[wrong[0]]
+        raise ValueError(f"values must lie in [0, {size}), got {value}")
     words = step(words, columns)
     while (outside := np.flatnonzero(words >= sizes)).size:
         words[outside] = step(words[outside], columns[:, outside])
@@ -89,9 +89,9 @@ def _encipher(words: _Words, columns: _Words) -> _Words:
     sizes, keys = columns[1:3], columns[3:]
     digits = [words % sizes[0], words // sizes[0]]
     for number in range(ROUNDS):
-        moved = number % 2
-        digits[moved] += _shift(digits[1 - moved], keys[number])
-        digits[moved] %= sizes[moved]
+        target = number % 2
+        digits[target] += _shift(digits[1 - target], keys[number])
+        digits[target] %= sizes[target]
     return digits[1] * sizes[0] + digits[0]
 
 
@@ -100,10 +100,10 @@ def _decipher(words: _Words, columns: _Words) -> _Words:
     sizes, keys = columns[1:3], columns[3:]
     digits = [words % sizes[0], words // sizes[0]]
     for number in reversed(range(ROUNDS)):
-        moved = number % 2
-        digits[moved] += sizes[moved]
-        digits[moved] -= _shift(digits[1 - moved], keys[number]) % sizes[moved]
-        digits[moved] %= sizes[moved]
+        target = number % 2
+        digits[target] += sizes[target]
+        digits[target] -= _shift(digits[1 - target], keys[number]) % sizes[target]
+        digits[target] %= sizes[target]
     return digits[1] * sizes[0] + digits[0]
 
 

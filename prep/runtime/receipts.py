@@ -1,6 +1,6 @@
 """Receipts: what made a folder of outputs, written last and atomically.
 
-A folder without `receipt.json` is unfinished. One whose receipt has the wanted recipe (stage,
+A folder without `receipt.json` is unfinished. One whose receipt has the same recipe (stage,
 settings, seed, inputs) and whose files are all there is fresh and is not rebuilt. One made by
 another recipe is refused, with the difference shown.
 
@@ -59,7 +59,7 @@ class Receipt:
 
     stage, version, settings, seed, inputs: its recipe. account: counts of the stage. content: a
     digest of what is in the files, whatever their bytes. digest: of all the rest. more: what only
-    some stages tell, such as the blocks of a source.
+    some stages have, such as the blocks of a source.
     """
 
     stage: str
@@ -102,36 +102,36 @@ def describe(path: Path) -> Json:
     return {"name": path.name, "bytes": path.stat().st_size, "xxh3": file_digest(path)}
 
 
-def once(path: Path, wanted: object, compute: Callable[[], Json]) -> Json:
+def once(path: Path, item: object, compute: Callable[[], Json]) -> Json:
     """Return the result of a work item, computing it only if `path` does not hold it yet.
 
-    `wanted` is the item's whole description; a `.done` file of another item is overwritten.
+    `item` is its whole description; a `.done` file of another item is overwritten.
     """
-    result = done(path, wanted)
+    result = done(path, item)
     if result is not None:
         return result
     result = compute()
-    write_atomic(path, canonical({"item": digest(wanted), "result": result}))
+    write_atomic(path, canonical({"item": digest(item), "result": result}))
     return result
 
 
-def done(path: Path, wanted: object) -> Json | None:
+def done(path: Path, item: object) -> Json | None:
     """Return the result of a work item that `path` holds, None where it holds none of this item."""
     mark = read_json(path) if path.exists() else {}
-    return mark.get("result") if mark.get("item") == digest(wanted) else None
+    return mark.get("result") if mark.get("item") == digest(item) else None
 
 
-def fresh(folder: Path, wanted: Mapping[str, Any]) -> Json | None:
-    """Return the receipt of a finished folder made by `wanted`, or None if there is none yet.
+def fresh(folder: Path, recipe: Mapping[str, Any]) -> Json | None:
+    """Return the receipt of a finished folder made by `recipe`, or None if there is none yet.
 
-    wanted: the RECIPE_KEYS. Raises StaleError where the folder was made by another recipe, and
+    recipe: the RECIPE_KEYS. Raises StaleError where the folder was made by another recipe, and
     DamageError where one of its files is missing or has another size.
     """
     path = folder / NAME
     if not path.exists():
         return None
     receipt = read_json(path)
-    lines = [x for key in RECIPE_KEYS for x in differences(receipt.get(key), wanted[key], key)]
+    lines = [x for key in RECIPE_KEYS for x in differences(receipt.get(key), recipe[key], key)]
     if lines:
         raise StaleError(
             f"{folder}: was built otherwise ({'; '.join(lines[:3])}); "
@@ -142,9 +142,9 @@ def fresh(folder: Path, wanted: Mapping[str, Any]) -> Json | None:
     return receipt
 
 
-def seal(folder: Path, wanted: Mapping[str, Any], files: list[Json], content: Json) -> Json:
+def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Json) -> Json:
     """Write the receipt of a finished folder and remove what the work items left."""
-    receipt = {**{key: wanted[key] for key in RECIPE_KEYS}, **content, "files": files}
+    receipt = {**{key: recipe[key] for key in RECIPE_KEYS}, **content, "files": files}
     receipt["digest"] = digest(receipt)
     write_atomic(folder / NAME, canonical(receipt))
     for path in [*folder.glob("*.done"), *folder.glob(".*.tmp")]:
@@ -206,11 +206,11 @@ def differences(before: object, after: object, path: str) -> list[str]:
 
 def _files(value: Any) -> dict[str, Json] | None:  # noqa: ANN401  any JSON
     """Return a list of entries of files by name; None if it is none."""
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         return None
     entries: list[Json] = value
-    named = {str(each.get("file", each.get("name"))): each for each in entries if "xxh3" in each}
-    return named if len(named) == len(entries) else None
+    by_name = {str(file.get("file", file.get("name"))): file for file in entries if "xxh3" in file}
+    return by_name if len(by_name) == len(entries) else None
 
 
 def _first_file(before: Mapping[str, Json], after: Mapping[str, Json]) -> str:

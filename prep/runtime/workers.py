@@ -92,8 +92,8 @@ class Fanout:
                         result = futures[place].result()
                         break
                     except BrokenProcessPool:
-                        self._pool = None  # what is asked next gets a new pool
-                        futures = {i: each for i, each in futures.items() if _survived(each)}
+                        self._pool = None  # the next item gets a new pool
+                        futures = {i: future for i, future in futures.items() if _survived(future)}
                         kills += 1
                         attempts += 1 if alone else 0
                         if attempts == RETRIES:
@@ -125,7 +125,7 @@ class Fanout:
         """Hand the items at these places to the pool, but those that it has or has done."""
         if missing := [place for place in places if place not in futures]:
             pool = self._start()
-            with _unheard():
+            with _interrupts_deferred():
                 for place in missing:
                     futures[place] = pool.submit(work, items[place])
 
@@ -134,12 +134,12 @@ class Fanout:
         if self._pool is None:
             os.environ[TUNABLES] = tunables(self._tunables)
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_alone)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_setup)
         return self._pool
 
 
 def _survived(future: "Future[Any]") -> bool:
-    """Tell whether an item was done, or failed by itself, before its pool broke."""
+    """Return whether an item was done, or failed by itself, before its pool broke."""
     return (
         future.done()
         and not future.cancelled()
@@ -153,13 +153,13 @@ def _name(item: object) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def tunables(given: str | None = None) -> str:
-    """Return what a worker's `GLIBC_TUNABLES` is: what was given, and huge pages for malloc.
+def tunables(settings: str | None = None) -> str:
+    """Return what a worker's `GLIBC_TUNABLES` is: the `settings` before, and huge pages for malloc.
 
     An encoder looks words up all over its memory: in huge pages that costs a tenth to a fifth less
     time (BENCHMARKS). Where the C library or the kernel knows no huge pages, nothing happens.
     """
-    return ":".join([*filter(None, [given]), "glibc.malloc.hugetlb=1"])
+    return ":".join([*filter(None, [settings]), "glibc.malloc.hugetlb=1"])
 
 
 def without_pandas() -> None:
@@ -181,7 +181,7 @@ def without_pandas() -> None:
 
 
 class _Hidden(MetaPathFinder):
-    """Says of pandas that it is not there."""
+    """Import hook that hides pandas."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "pandas":
@@ -208,10 +208,10 @@ def _size() -> dict[str, Any]:
     `script`, `ssh -tt` and containers make such terminals, and there tqdm would show nothing.
     """
     try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        has_size = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except OSError:  # what stands for stderr is no file
-        known = True
-    return {"dynamic_ncols": True} if known else {"ncols": COLUMNS, "nrows": LINES}
+        has_size = True
+    return {"dynamic_ncols": True} if has_size else {"ncols": COLUMNS, "nrows": LINES}
 
 
 def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:
@@ -229,20 +229,20 @@ def _shown(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator
             now = monotonic()
             if bar.disable and now - logged >= LOG_SECONDS:
                 logged = now
-                left = timedelta(seconds=round((now - began) / done * (total - done)))
-                PROGRESS.info("%s: %s of %s, ETA %s", label, f"{done:,}", f"{total:,}", left)
+                remaining = timedelta(seconds=round((now - began) / done * (total - done)))
+                PROGRESS.info("%s: %s of %s, ETA %s", label, f"{done:,}", f"{total:,}", remaining)
 
 
 @contextmanager
-def _unheard() -> Generator[None]:
-    """Keep Ctrl-C waiting; a process that is started meanwhile never hears it.
+def _interrupts_deferred() -> Generator[None]:
+    """Defer Ctrl-C; a process that is started meanwhile ignores it.
 
     It goes to the whole group, and would end in a traceback of each that is still importing.
     """
-    heard: list[int] = []
+    calls: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     # the mask is for the processes to come; other threads here may be given the signal
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if main else None
+    handler = signal.signal(signal.SIGINT, lambda number, _: calls.append(number)) if main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -250,11 +250,11 @@ def _unheard() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main and handler is not None:
             signal.signal(signal.SIGINT, handler)
-    if heard:
+    if calls:
         signal.raise_signal(signal.SIGINT)
 
 
-def _alone() -> None:
+def _setup() -> None:
     # One process is one core's worth of work: libraries must not start threads of their own.
     # Ctrl-C goes to the whole group: the main process alone answers it, and ends the pool.
     import pyarrow as pa

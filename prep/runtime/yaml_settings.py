@@ -183,10 +183,10 @@ def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN40
     try:
         return TypeAdapter(shape).validate_python(plain(content))
     except ValidationError as error:
-        # Of several faults the one that stands first in the file is told; what is missing last,
-        # since a misspelt key is told as unknown and as missing.
-        told = sorted(error.errors(), key=lambda fault: _place(content, fault))
-        raise _fault(path, content, told[0], shape) from None
+        # Of several faults the one that stands first in the file is reported; what is missing last,
+        # since a misspelt key is reported as unknown and as missing.
+        faults = sorted(error.errors(), key=lambda fault: _place(content, fault))
+        raise _fault(path, content, faults[0], shape) from None
 
 
 def _place(content: Any, fault: Any) -> tuple[bool, int]:  # noqa: ANN401
@@ -263,17 +263,17 @@ def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: 
     for step in steps[:-1]:
         shape, content = _below(shape, step), _value(content, step)
     shape = _keyed(shape)
-    keys = [each.name for each in fields(shape) if each.init] if is_dataclass(shape) else []
+    keys = [field.name for field in fields(shape) if field.init] if is_dataclass(shape) else []
     if isinstance(content, CommentedMap):  # without those that no line of the file gives
         keys = [key for key in keys if key not in content or key in content.lc.data]
     return like(str(steps[-1]), keys)
 
 
 def _value(content: Any, step: Step) -> Any:  # noqa: ANN401
-    found: Any = content.items() if isinstance(content, dict) else ()
+    entries: Any = content.items() if isinstance(content, dict) else ()
     if isinstance(content, list):
-        found = enumerate(content)
-    return next((value for key, value in found if str(key) == str(step)), None)
+        entries = enumerate(content)
+    return next((value for key, value in entries if str(key) == str(step)), None)
 
 
 def _below(shape: Any, step: Step) -> Any:  # noqa: ANN401
@@ -321,5 +321,5 @@ def find(name: str, bundled: Path, what: str) -> Path:
         return path
     if (known := bundled / f"{name}.yaml").exists():
         return known
-    names = ", ".join(sorted(each.stem for each in bundled.glob("*.yaml")))
+    names = ", ".join(sorted(file.stem for file in bundled.glob("*.yaml")))
     raise UsageError(f"{name}: {what} (there are {names})")
