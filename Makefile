@@ -14,6 +14,8 @@ PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/python \
   $(PYENV)/3.13*/bin/python $(PYENV)/3.12*/bin/python; do \
   "$$p" -c 'import ensurepip' 2>/dev/null && { command -v "$$p"; break; }; done)
+JOBS ?= 2
+CSX := .venv-csx
 
 .PHONY: demo test tokenizers check format reference wheel newer transformers csx docs clean
 
