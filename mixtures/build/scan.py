@@ -17,7 +17,7 @@ import numpy as np
 from crystalmix.mixtures.build import drop_report, statistics
 from crystalmix.mixtures.build.context import Context, naming, once
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents import choose, dropped, merge, scan, source_sql
+from crystalmix.prep.documents import choose, dropped, expressions, merge, scan, source_sql
 from crystalmix.prep.documents.input_files import Seen
 from crystalmix.prep.documents.source import Source, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
@@ -143,7 +143,7 @@ class _Work:
     def items(self) -> list[Scan]:
         """Return one work item for each block."""
         mark = receipts.digest(self.recipe)
-        source_sql.check(self.source)
+        expressions.check(self.source)
         screen = self._screen()
         return [
             Scan(mark, self.source, self.root, block, path, screen)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.documents import (
         choose,
         dropped,
+        expressions,
         merge,
         repair_text,
         scan,

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from crystalmix.prep.documents import dropped, source_sql
+from crystalmix.prep.documents import dropped, expressions, source_sql
 from crystalmix.prep.documents.dropped import DropList, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
-from crystalmix.prep.documents.source import Document, Source, read
-from crystalmix.prep.documents.source_sql import NAME, label
+from crystalmix.prep.documents.source import Document, Source, label, read
+from crystalmix.prep.documents.source_sql import NAME
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
 from crystalmix.prep.runtime.atomic_files import replacing
@@ -45,10 +45,10 @@ def scan(
     Drops, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
     `on_error: skip` leaves the file out.
     """
-    source_sql.check(source)
+    expressions.check(source)
     try:
         with _Scan(source, block, out, screen) as work:
-            for batch in read(source, root, block, source_sql.paths(source)):
+            for batch in read(source, root, block, expressions.paths(source)):
                 work.add(batch)
                 del batch  # while the next one is read
     except BrokenFile as error:

@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from crystalmix.prep.documents.source import Source
-from crystalmix.prep.documents.source_sql import label
+from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
 
 IDENTITY = [

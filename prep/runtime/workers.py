@@ -83,7 +83,7 @@ class Fanout:
         futures: dict[int, Future[Result]] = {}
         kills, alone = 0, 0  # alone: how many items are still to be run one at a time
         try:
-            for place, item in enumerate(items):
+            for place in range(len(items)):
                 attempts = 0
                 while True:
                     last = place + 1 if alone else len(items)
@@ -95,15 +95,9 @@ class Fanout:
                         self._pool = None  # the next item gets a new pool
                         futures = {i: future for i, future in futures.items() if _survived(future)}
                         kills += 1
-                        attempts += 1 if alone else 0
+                        attempts += bool(alone)
                         if attempts == RETRIES:
-                            raise WorkerError(
-                                f"{label}: a worker process was killed (out of memory, or by "
-                                f"hand) each time it had item {place + 1} of {len(items)}, "
-                                f"{_name(item)}; "
-                                "run the same command again to go on, with fewer --workers if "
-                                "memory is short"
-                            ) from None
+                            raise _deadly(label, place, items) from None
                         if kills == RETRIES:
                             alone = 2 * self.workers + 1  # as many as may have been under way
                 if alone:
@@ -147,10 +141,14 @@ def _survived(future: "Future[Any]") -> bool:
     )
 
 
-def _name(item: object) -> str:
-    """Return a work item in at most 200 characters of one line."""
-    text = " ".join(repr(item).split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
+def _deadly(label: str, place: int, items: Sequence[object]) -> WorkerError:
+    """Return the error of an item whose worker was killed each time that it had the item alone."""
+    name = " ".join(repr(items[place]).split())
+    return WorkerError(
+        f"{label}: a worker process was killed (out of memory, or by hand) each time it had item "
+        f"{place + 1} of {len(items)}, {name if len(name) <= 200 else f'{name[:197]}...'}; "
+        "run the same command again to go on, with fewer --workers if memory is short"
+    )
 
 
 def tunables(settings: str | None = None) -> str:

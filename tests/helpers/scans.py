@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crystalmix.prep.documents import expressions
 from crystalmix.prep.documents import merge as numbering
 from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import source as sources
@@ -29,7 +30,7 @@ class Scanned:
     def __post_init__(self) -> None:
         out = self.out or self.root / "out"
         self.blocks = sources.blocks(self.source, self.root)
-        query.check(self.source)
+        expressions.check(self.source)
         parts: list[Path] = []
         for i, block in enumerate(self.blocks):
             parts.append(out / f"block-{i}.parquet")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.loader import caller_ledger
+    from crystalmix.train.loader import batches, caller_ledger
     from crystalmix.train.loader.batches import Batch, Share
     from crystalmix.train.loader.caller_ledger import CallerLedger, Fed
     from crystalmix.train.loader.datasets import RowDataset, StepDataset

@@ -1,10 +1,11 @@
 """Batches: the rows of steps as numpy arrays, each a pure function of the manifest and the step."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 
 Int32 = NDArray[np.int32]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,27 @@ class Share:
         if steps:
             self.check(steps[0])
             self.check(steps[-1])
-        waiting: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
-        try:
-            for step in steps:
-                waiting.append(pool.submit(self.read, step))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from read_ahead(self.read, steps, depth)
 
     def check(self, step: int) -> None:
         """Refuse a step that the phase does not have."""
         phase, steps = self.manifest.phase, self.manifest.steps
         if not 0 <= step < steps:
             raise UsageError(f"phase {phase} has the steps 0 to {steps - 1}, got {step}")
+
+
+def read_ahead(
+    read: Callable[[int], Result], steps: Iterable[int], depth: int = 2, threads: int = 1
+) -> Iterator[Result]:
+    """Yield what is read of each step, in order, the next `depth` of them read ahead by threads."""
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    try:
+        for step in steps:
+            waiting.append(pool.submit(read, step))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

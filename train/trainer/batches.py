@@ -3,9 +3,7 @@
 A batch is a pure function of the manifest and the step: no state, so a resume needs the step alone.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.train.loader.batches import read_ahead
 
 WHOLE = slice(None)
 
@@ -76,14 +75,4 @@ class Batches:
 
     def ahead(self, steps: Iterable[int], depth: int = 2, threads: int = 1) -> Iterator[Batch]:
         """Yield the batches of steps, the next `depth` of them read ahead by threads."""
-        waiting: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-        try:
-            for step in steps:
-                waiting.append(pool.submit(self.__getitem__, step))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return read_ahead(self.__getitem__, steps, depth, threads)

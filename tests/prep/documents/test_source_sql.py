@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crystalmix.prep.documents import expressions
 from crystalmix.prep.documents import scan as documents
-from crystalmix.prep.documents import source_sql as query
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.filters.screen import Selection
@@ -45,7 +45,7 @@ REFUSED = [
 @pytest.mark.parametrize(("fields", "told"), REFUSED, ids=[told for _, told in REFUSED])
 def test_what_does_not_follow_from_the_record_is_refused(fields: Any, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        query.check(source(**fields))
+        expressions.check(source(**fields))
     message = str(caught.value)
     assert message.startswith("source code: ")
     assert told in message
@@ -72,7 +72,7 @@ def test_sql_that_multiplies_records_unseen_is_refused_when_it_does(
 ) -> None:
     raw(tmp_path / "a.jsonl", RECORDS)
     asked = source(identity="unnest(tags)")
-    monkeypatch.setattr(query, "check", lambda _: None)
+    monkeypatch.setattr(expressions, "check", lambda _: None)
     with pytest.raises(RecipeError, match="gives a record more than once; mend the SQL"):
         documents.scan(asked, tmp_path, "a.jsonl", tmp_path / "out.parquet")
 
@@ -129,7 +129,7 @@ def test_what_is_not_one_expression_is_refused_and_does_nothing(
     if not text and setting != "keep":
         return  # stands for no SQL
     with pytest.raises(RecipeError, match=f"source code: {setting}: "):
-        query.check(source(**fields))
+        expressions.check(source(**fields))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +149,7 @@ def test_what_is_not_one_expression_is_refused_and_does_nothing(
     ],
 )
 def test_an_expression_over_the_record_is_let_through(sql: str) -> None:
-    query.check(source(where=sql))
+    expressions.check(source(where=sql))
 
 
 def functions(condition: str) -> list[str]:
@@ -161,7 +161,7 @@ def functions(condition: str) -> list[str]:
 
 def refused(call: str) -> bool:
     try:
-        query.check(source(where=call))
+        expressions.check(source(where=call))
     except RecipeError:
         return True
     return False
@@ -174,7 +174,7 @@ def test_every_function_of_duckdb_that_is_not_consistent_is_refused() -> None:
     others = ("age(n) > n", "ago(INTERVAL 1 DAY) > n", "current_query() = ''", "version() = ''")
     assert [call for call in others if not refused(call)] == []
     tables = functions("function_type IN ('table', 'table_macro')")
-    reading = set(tables) - query.LISTS
+    reading = set(tables) - expressions.LISTS
     assert [t for t in reading if not refused(f"EXISTS (FROM {t}('x'))")] == []
 
 
