@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder
@@ -162,17 +163,18 @@ def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Checkpoi
 def _load(path: Path, whole: Json, state: CheckpointState) -> None:
     """Fill a state dict from a checkpoint's files, without running what they hold."""
     reader = SafeReader(path, [entry["name"] for entry in state.files])
-    with _quiet(), _unwrapped():
-        try:
+    try:
+        with _quiet(), _unwrapped():
             load_state(whole, storage_reader=reader, planner=SafePlanner())
-        except CheckpointException as error:
-            first = next(iter(error.failures.values()))[0]
-            if isinstance(first, OSError | CrystalmixError):
-                raise
-            brief = next(iter(str(first).splitlines()), type(first).__name__)
-            raise DamageError(
-                f"{path}: can't be loaded ({brief}); remove this checkpoint or restore it"
-            ) from None
+    except CrystalmixError:
+        raise
+    except Exception as error:
+        if machine_error(error) is not None:
+            raise
+        brief = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DamageError(
+            f"{path}: can't be loaded ({brief}); remove this checkpoint or restore it"
+        ) from None
 
 
 def read_state(path: Path) -> CheckpointState:
@@ -240,11 +242,8 @@ def _quiet() -> Generator[None]:
 
 @contextmanager
 def _unwrapped() -> Generator[None]:
-    """Raise what went wrong in a process where torch wraps it: a full disk, say."""
+    """Raise what went wrong in a process where torch wraps it: a full disk, or a signal."""
     try:
         yield
     except CheckpointException as error:
-        for failure, _ in error.failures.values():
-            if isinstance(failure, OSError | CrystalmixError):
-                raise failure from None
-        raise
+        raise next(failure for failure, _ in error.failures.values()) from None

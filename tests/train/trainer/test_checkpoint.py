@@ -350,3 +350,24 @@ def test_a_state_of_another_shape_is_one_line(change: State, message: str, tmp_p
     told = refusal(path, trained(0)[0])
     assert told.startswith(f"{path}/state.json: {message}")
     assert told.endswith(REMEDY)
+
+
+class Interrupting:
+    """A value during whose writing a signal comes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(15), MemoryError("no memory"), OSError(28, "no space")]
+)
+def test_what_ends_the_writing_of_a_checkpoint_comes_out_as_it_is(
+    error: BaseException, tmp_path: Path
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        checkpoint.write(tmp_path, {"value": Interrupting(error)}, {"step": 1})
+    assert raised.value is error
