@@ -258,14 +258,18 @@ def _setup() -> None:
     import pyarrow as pa
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     without_pandas()
     pa.set_cpu_count(1)
     gc.set_threshold(*SELDOM)
 
 
-def _end_with_parent() -> None:
-    """Wait until the parent process is gone, however it ended, and end this one."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
+def end_with_parent() -> None:
+    """Let this process end when its parent is gone, however that ended."""
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()

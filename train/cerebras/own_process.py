@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from crystalmix.prep.runtime.errors import WorkerError
+from crystalmix.prep.runtime.workers import end_with_parent
 
 Result = TypeVar("Result")
 
@@ -17,7 +18,7 @@ def apart(work: Callable[..., Result], *arguments: object) -> Result:
     Raises WorkerError where the process dies.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         try:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool:
