@@ -4,6 +4,7 @@ Only the text and what the source's SQL names is read. A cell that is no UTF-8 o
 broken record, counted; the rows beside it are kept.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crystalmix.prep.readers.arrow_buffers import largest_batch
 from crystalmix.prep.readers.batch import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -35,6 +37,7 @@ from crystalmix.prep.runtime.machine import machine_error
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
 STEP_ROWS = 4
 PAGE_RECORDS = 4  # a page, which is unpacked whole, may be so many times max_record_bytes
+BATCH_RECORDS = 8  # the same of a compressed batch of Arrow IPC
 LONG_ROW = 1 << 18  # bytes: of a row group with longer rows, one at a time
 TEXT_KINDS = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -86,6 +89,7 @@ def arrow(file: File, request: Request) -> Iterator[Batch]:
         ):
             head = opened.read(HEAD)
             check_head(request.place, head)
+            _check_batches(opened, request)
             is_file = head.startswith(b"ARROW1")
             opened.seek(0)
             reader = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
@@ -93,6 +97,21 @@ def arrow(file: File, request: Request) -> Iterator[Batch]:
             yield from _batches(_steps(reader, columns), request)
     except (pa.ArrowException, OSError, RuntimeError) as error:
         raise _fault(request, "Arrow IPC", error) from None
+
+
+def _check_batches(file: Any, request: Request) -> None:  # noqa: ANN401  a pa.NativeFile
+    """Raise BrokenFile where a batch would take more memory than a worker may have."""
+    try:
+        size = largest_batch(file)
+    except (struct.error, IndexError):
+        return  # Arrow says what is wrong with it
+    if size > BATCH_RECORDS * request.max_record_bytes:
+        raise BrokenFile(
+            f"{request.place}: a compressed batch unpacks to {size >> 20} MiB, over "
+            f"{BATCH_RECORDS} times max_record_bytes; write it in smaller batches, or raise "
+            "max_record_bytes",
+            "too_long",
+        )
 
 
 def as_batch(table: pa.Table, request: Request, first: int) -> Batch:

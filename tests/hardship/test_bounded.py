@@ -145,6 +145,29 @@ pq.write_table({BOMBS[bomb]}, sys.argv[1], compression="zstd")
         assert "over 4 times max_record_bytes; write it with smaller pages" in told
 
 
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize(
+    ("bomb", "counts"), [("cell", "refused"), ("list", "refused"), ("cells", "1 1")]
+)
+def test_memory_stays_bounded_for_arrow_that_unpacks_to_much(
+    tmp_path: Path, bomb: str, counts: str, kind: str, compression: str
+) -> None:
+    code = f"""
+import sys, pyarrow as pa
+table = {BOMBS[bomb]}
+options = pa.ipc.IpcWriteOptions(compression="{compression}")
+with pa.ipc.new_{kind}(sys.argv[1], table.schema, options=options) as writer:
+    writer.write_table(table)
+"""
+    run([sys.executable, "-c", code, str(tmp_path / "a.arrow")], check=True)
+    assert (tmp_path / "a.arrow").stat().st_size < 20_000_000  # of 110 MB and more
+    report = measured(tmp_path, "a.arrow", tmp_path)
+    assert report.startswith(counts)
+    if counts == "refused":
+        assert "over 8 times max_record_bytes; write it in smaller batches" in report
+
+
 @pytest.mark.parametrize("where", ["k5 = 5", "meta.k5 = 1"])
 def test_memory_stays_bounded_for_a_hundred_thousand_keys(tmp_path: Path, where: str) -> None:
     rows = [{"text": f"{i}", f"k{i}": i, "meta": {f"k{i}": 1}} for i in range(100_000)]
