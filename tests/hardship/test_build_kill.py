@@ -32,8 +32,20 @@ main(sys.argv[1:])
 """
 
 
-def start(folder: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
-    """Start a build in a process group of its own; return when its work begins."""
+def start(
+    folder: Path, out: Path, workers: int, ignored: signal.Signals | None = None
+) -> "subprocess.Popen[str]":
+    """Start a build in a process group of its own; return when its work begins.
+
+    ignored: a signal that it begins with ignored, as nohup does with HUP.
+    """
+
+    def begin() -> None:
+        # a suite that runs in the background of a shell hands down that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
     words = ["build", str(folder / "recipe.yaml"), "--out", str(out), "--workers", str(workers)]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
@@ -41,8 +53,7 @@ def start(folder: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # a suite that runs in the background of a shell hands down that Ctrl-C is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=begin,  # noqa: PLW1509
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -149,6 +160,18 @@ def test_an_interrupted_build_says_how_to_go_on_and_goes_on(
     assert all_end(process.pid)
     assert faults(out)
     corpora.built(tmp_path)
+    assert verify(out) == []
+
+
+def test_a_build_that_was_started_to_ignore_hup_goes_on(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    corpora.write_recipe(tmp_path)
+    out = tmp_path / "build"
+    process = start(tmp_path, out, 1, ignored=signal.SIGHUP)
+    while not list(out.glob("domains/*")) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGHUP)
+    finish(process)
     assert verify(out) == []
 
 
