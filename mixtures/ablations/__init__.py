@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         spec,
         trials,
     )
+    from crystalmix.mixtures.ablations.design import caps
     from crystalmix.mixtures.ablations.pool_of_build import Reused
     from crystalmix.mixtures.ablations.spec import Ablation
     from crystalmix.mixtures.ablations.trials import Ground, Trial

@@ -43,7 +43,7 @@ class Mixture:
 
 
 def caps(
-    tokens: Mapping[str, int], target_tokens: float, max_epochs: Mapping[str, float] | float
+    tokens: Mapping[str, float], target_tokens: float, max_epochs: Mapping[str, float] | float
 ) -> dict[str, float]:
     """Return the largest share that each domain may have of a run.
 

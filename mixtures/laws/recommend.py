@@ -1,7 +1,7 @@
 """Recommendation: the mixture of least valued loss under caps, with intervals, or a refusal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,15 @@ class RecommendSettings:
     """How a mixture is sought.
 
     standardise: divide each target's loss by its spread over the runs before it is valued.
-    minimum: the least share of a domain. draws, seed: of the parametric bootstrap. level: of
-    intervals. least_rho: leave-one-out rank correlation below which nothing is recommended.
-    kl: weight (nats) of the divergence from the current mixture, added to the valued loss.
+    minimum: the least share of a domain; least: of single ones, where that is more. draws, seed: of
+    the parametric bootstrap. level: of intervals. least_rho: leave-one-out rank correlation below
+    which nothing is recommended. kl: weight (nats) of the divergence from the mixture `towards`,
+    added to the valued loss.
     """
 
     standardise: bool = False
     minimum: float = 0.0
+    least: Mapping[str, float] = field(default_factory=dict)
     draws: int = 200
     seed: int = 0
     level: float = 0.9
@@ -87,17 +89,19 @@ def recommend(
     caps: Mapping[str, float],
     current: Mapping[str, float],
     settings: RecommendSettings | None = None,
+    towards: Mapping[str, float] | None = None,
 ) -> Recommendation:
     """Find the mixture of least valued loss under caps.
 
     value: weight of each target (those left out: 0), scaled to sum to 1. caps: largest share by
     domain, as from `ablations.design.caps` (those left out: 1). current: the mixture to be better
-    than; it may lie outside the caps. The problem is convex: it has one optimum.
+    than; it may lie outside the caps. towards: what the divergence is from (default: the current
+    mixture). The problem is convex: it has one optimum.
     RefusalError where the law is not convex or the caps leave no mixture.
     """
     settings = settings or RecommendSettings()
     weights = _valued(fit, value, settings.standardise)
-    region = _region(fit.domains, caps, settings.minimum)
+    region = _region(fit.domains, caps, settings)
     now = _vector(current, fit.domains, "current", 0.0)
     if abs(now.sum() - 1) > 1e-6:
         raise ValueError(f"current: must sum to 1, got {now.sum()}")
@@ -105,7 +109,8 @@ def recommend(
         raise RefusalError(
             f"law {fit.kind}: has no single optimum; fit concave, effective or loglinear"
         )
-    aim = partial(_valued_loss, fit, weights, now, settings.kl)
+    near = now if towards is None else _vector(towards, fit.domains, "towards", 0.0)
+    aim = partial(_valued_loss, fit, weights, near, settings.kl)
     best = convex_search.optimum(aim(fit.theta), region)
     draws = draw(fit, settings.draws, settings.seed)  # (draws, targets, parameters)
     places = np.array([convex_search.optimum(aim(theta), region, best) for theta in draws])
@@ -176,10 +181,10 @@ def _gain_errors(fit: Fit, weights: Floats, now: Floats, draws: Floats, places: 
 
 
 def _valued_loss(
-    fit: Fit, weights: Floats, now: Floats, kl: float, theta: Floats
+    fit: Fit, weights: Floats, near: Floats, kl: float, theta: Floats
 ) -> convex_search.Aim:
     """Return the valued loss and its slope as a function of shares (domains,)."""
-    towards = np.maximum(now, 1e-4)
+    towards = np.maximum(near, 1e-4)
 
     def valued(shares: Floats) -> tuple[float, Floats]:
         point = shares[None]
@@ -203,10 +208,14 @@ def _valued(fit: Fit, value: Mapping[str, float], standardise: bool) -> Floats:
 
 
 def _region(
-    domains: Sequence[str], caps: Mapping[str, float], minimum: float
+    domains: Sequence[str], caps: Mapping[str, float], settings: RecommendSettings
 ) -> tuple[Floats, Floats]:
     high = np.minimum(_vector(caps, domains, "caps", 1.0), 1.0)
-    low = np.minimum(minimum, high)
+    least = _vector(settings.least, domains, "least", 0.0)
+    for name, low, most in zip(domains, least, high, strict=True):
+        if low > most:
+            raise RefusalError(f"least: {name}: its share is at most {most:.4f}, got {low:g}")
+    low = np.minimum(np.maximum(settings.minimum, least), high)
     if high.sum() < 1 - 1e-9 or low.sum() > 1 + 1e-9:
         raise RefusalError(
             f"caps: sum to {high.sum():.4f}, the least shares to {low.sum():.4f}: no mixture lies "

@@ -199,7 +199,7 @@ if __name__ == "__main__":
         ranks(32, times(16), returns)
         ranks(512, times(6), returns)
     say("the default design under proxies' noise:")
-    intervals(times(300))
+    intervals(times(900))
     verdicts(times(2000))
     recommendations(times(80))
     say("all laws:")

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from crystalmix.cli import main
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.train.ablations.table_mixture import read_aims
 from crystalmix.train.runfile import run_file as params
 from helpers.corpora import CODE, WORDS, merged, sentences, tokenizer
 from helpers.runs import small_build, undisturbed
@@ -121,10 +122,16 @@ def test_a_run_file_or_a_piece_of_one_loads(text: str, tmp_path: Path) -> None:
         assert params.load(path, phase).model.hidden_size == 64
 
 
+@pytest.mark.parametrize("text", yaml_blocks("aims.yaml"))
+def test_the_aims_of_a_mixture_load(text: str, tmp_path: Path) -> None:
+    (tmp_path / "aims.yaml").write_text(text, "utf-8")
+    assert read_aims(tmp_path / "aims.yaml").value
+
+
 def test_every_block_of_yaml_says_what_file_it_is_of() -> None:
     for page in PAGES:
         titles = [said for kind, said, _ in BLOCK.findall(text_of(page)) if kind == "yaml"]
-        assert set(titles) <= {"recipe.yaml", "run.yaml", "spec.yaml"}, page
+        assert set(titles) <= {"recipe.yaml", "run.yaml", "spec.yaml", "aims.yaml"}, page
 
 
 def test_a_newcomer_gets_from_the_readme_to_verified_rows_and_a_traced_run(

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         export_recipe,
         factor_results,
         report,
+        table_mixture,
         tables,
     )
     from crystalmix.train.ablations.costs import Cost
     from crystalmix.train.ablations.report import Report
     from crystalmix.train.ablations.results import Insight
+    from crystalmix.train.ablations.table_mixture import TableMixture
 
 __getattr__, __dir__ = lazy_names(__name__)

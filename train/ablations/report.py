@@ -19,6 +19,7 @@ from crystalmix.train.ablations.conclusions import (
     LawSummary,
     RunNoise,
 )
+from crystalmix.train.ablations.table_mixture import mixture_lines
 from crystalmix.train.ablations.tables import REPORT
 
 
@@ -119,25 +120,11 @@ def _laws(report: Report) -> list[str]:
 
 def _mixture(report: Report) -> list[str]:
     best = report.recommendation
-    rows = [
-        [
-            name,
-            f"{share:.4f}",
-            _range(best.interval[name]),
-            _range(best.flat[name]),
-            f"{best.current[name]:.4f}",
-            f"{report.caps[name]:.4f}",
-            f"{share * report.target_tokens / report.tokens[name]:.2f}",
-        ]
+    epochs = {
+        name: share * report.target_tokens / report.tokens[name]
         for name, share in best.shares.items()
-    ]
-    head = ["domain", "share", "interval", "as good", "current", "cap", "epochs"]
-    mean, low, high = best.gain
-    return [
-        *table(rows, head),
-        f"predicted gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}]",
-        best.refusal or "recommended: better than the current mixture beyond the interval",
-    ]
+    }
+    return mixture_lines(best, report.caps, epochs)
 
 
 def _checks(report: Report) -> list[str]:
@@ -193,7 +180,3 @@ def factor_lines(factor: Factor) -> list[str]:
 
 def _predicted(predicted: dict[str, Interval] | None, name: str) -> str:
     return "" if predicted is None else f" ({predicted[name][0]:.3f})"
-
-
-def _range(pair: tuple[float, float]) -> str:
-    return f"{pair[0]:.3f}-{pair[1]:.3f}"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.trace import sql
 from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from crystalmix.train.ablations.costs import Cost
     from crystalmix.train.ablations.report import Report
     from crystalmix.train.ablations.results import Insight
+    from crystalmix.train.ablations.table_mixture import TableMixture
 
 NLL = "nats per token"
 
@@ -190,6 +192,25 @@ def ablation_cost(spec: Place, *, workers: int = 1) -> Cost:
     return cost(str(spec), workers)
 
 
+@dataclass(frozen=True)
+class FittedTable(Answer):
+    """Laws fitted to a table of runs and, where it was wanted, the mixture that they recommend."""
+
+    comparison: Comparison
+    mixture: TableMixture | None
+
+    def content(self) -> dict[str, Any]:
+        """Return fits, predictions and the mixture as JSON has them."""
+        content = self.comparison.content()
+        return content if self.mixture is None else {**content, "mixture": self.mixture.content()}
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the mixture, then the laws beside each other."""
+        if self.mixture is not None:
+            yield from [*self.mixture.lines(), ""]
+        yield from self.comparison.lines()
+
+
 def fit_laws(
     table: Place,
     *,
@@ -197,15 +218,26 @@ def fit_laws(
     laws: Sequence[str] = (),
     shares: str = "share:",
     losses: str = "loss:",
-) -> Comparison:
-    """Fit laws of loss against shares to a CSV of mixtures and their losses.
+    recommend: bool = False,
+    aims: Place | None = None,
+    overrides: Sequence[str] = (),
+) -> FittedTable:
+    """Fit laws of loss against shares to a CSV of mixtures and their losses; recommend a mixture.
 
     predict: a second table, to predict and rank. laws: only these (all by default). shares, losses:
-    what columns of shares and of losses (nats per token) begin with.
+    what columns of shares and of losses (nats per token, or bits per byte of any task) begin with.
+    recommend: find the best mixture for `aims`, a YAML file of their keys, and KEY=VALUE
+    assignments over it. Raises UsageError for names that the table does not have, RefusalError
+    where nothing can be recommended.
     """
     from crystalmix.mixtures.laws import loss_table
     from crystalmix.mixtures.laws.compare import compare
+    from crystalmix.train.ablations.table_mixture import read_aims, recommend_mixture
 
     first = loss_table.read(existing(table), shares, losses)
     second = None if predict is None else loss_table.read(existing(predict), shares, losses)
-    return compare(first, second, laws)
+    if not recommend and (aims is not None or overrides):
+        raise UsageError("--aims, --set: say what a mixture is for; add --recommend")
+    wanted = read_aims(None if aims is None else existing(aims), overrides)
+    fitted = compare(first, second, laws)
+    return FittedTable(fitted, recommend_mixture(fitted.fits, wanted) if recommend else None)

@@ -12,6 +12,7 @@ from crystalmix.train.commands.options import (
     JSON,
     OUT,
     PATH,
+    SET,
     WORKERS,
     Verb,
     bundled,
@@ -83,6 +84,9 @@ def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
 @click.option("--law", "laws", multiple=True, help="Fit this law only (repeatable; default: all).")
 @click.option("--shares", default="share:", help="What columns of shares begin with (share:).")
 @click.option("--losses", default="loss:", help="What columns of losses begin with (loss:).")
+@click.option("--recommend", is_flag=True, help="Recommend a mixture by the best convex law.")
+@click.option("--aims", type=PATH, help="YAML of what the mixture is for: value, tokens, least ...")
+@SET
 @JSON
 def fit(table: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """Fit laws to TABLE, a CSV of mixtures (`share:DOMAIN`) and their losses (`loss:DOMAIN`)."""

@@ -1,11 +1,13 @@
 """The verb `ablate fit`: a table from elsewhere, fitted and predicted, or one clear line."""
 
+import itertools
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,7 +16,7 @@ from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.commands.ablate import fit
-from helpers.truths import Truth
+from helpers.truths import NAMES, Truth
 
 
 def call(*words: object) -> Result:
@@ -102,3 +104,90 @@ def test_the_largest_table_takes_less_than_ten_cpu_seconds_a_law(tmp_path: Path)
     assert all(
         target["sigma"] == pytest.approx(0.02, rel=0.15) for target in told["targets"].values()
     )
+
+
+def recommended(tables: tuple[Path, Path], *words: object) -> dict:
+    result = call(tables[0], "--law", "concave", "--recommend", "--json", *words)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["mixture"]
+
+
+def grid(least: float = 0.0, step: int = 20) -> np.ndarray:
+    """All mixtures of four domains in twentieths, each share at least `least`."""
+    places = [p for p in itertools.product(range(step + 1), repeat=4) if sum(p) == step]
+    shares = np.array(places) / step
+    return shares[(shares >= least).all(axis=1)]
+
+
+def test_a_table_gives_a_mixture_within_its_bounds(tables: tuple[Path, Path]) -> None:
+    """The best mixture is better by the true losses than nearly every mixture of a grid."""
+    best = recommended(tables, "--set", "minimum=0.05")
+    names = list(best["shares"])
+    chosen = np.array([best["shares"][name] for name in names])
+    assert chosen.sum() == pytest.approx(1)
+    assert chosen.min() >= 0.05
+    truth = Truth(2)
+    others = truth.losses(grid(0.05)).mean(axis=1)
+    assert (others < truth.losses(chosen[None]).mean()).mean() < 0.02
+    assert best["caps"] == dict.fromkeys(names, 1.0)
+    assert best["current"] == dict.fromkeys(names, 0.25)
+    assert not best["epochs"]
+
+
+def test_counts_of_tokens_bound_epochs_and_give_the_current_mixture(
+    tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "aims.yaml").write_text(
+        "tokens: {language: 8e11, python: 1e10, javascript: 5e10, web: 4e10}\n"
+        "target_tokens: 1e12\nmax_epochs: {language: 1, python: 4}\nleast: {web: 0.1}\n"
+    )
+    best = recommended(tables, "--aims", tmp_path / "aims.yaml", "--set", "least.web=0.12")
+    assert best["caps"] == pytest.approx(
+        {"language": 0.8, "python": 0.04, "javascript": 0.2, "web": 0.16}
+    )
+    assert best["shares"]["web"] >= 0.12
+    assert max(best["epochs"].values()) <= 4 + 1e-9
+    assert best["epochs"]["python"] == pytest.approx(best["shares"]["python"] * 1e12 / 1e10)
+    assert best["current"]["language"] == pytest.approx(8e11 / 9e11)
+
+
+def test_weights_of_targets_move_the_mixture(tables: tuple[Path, Path]) -> None:
+    one = recommended(tables, "--set", "value.python=1")["shares"]
+    even = recommended(tables)["shares"]
+    assert one["python"] > even["python"] + 0.1
+
+
+def test_the_divergence_from_the_natural_mixture_holds_it_near(tables: tuple[Path, Path]) -> None:
+    counts = [f"tokens.{name}={n}" for name, n in zip(NAMES, (7e9, 1e9, 1e9, 1e9), strict=True)]
+    words = [word for count in counts for word in ("--set", count)]
+    free = recommended(tables, *words)["shares"]
+    held = recommended(tables, *words, "--set", "kl=100")["shares"]
+    assert held["language"] == pytest.approx(7 / 10, abs=0.01)
+    assert free["language"] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "value.pyton=1"), "value: the table has no pyton; did you mean python?"),
+        (("--set", "tokens.python=1"), "tokens: must name every domain"),
+        (("--set", "target_tokens=1"), "target_tokens: needs `tokens`"),
+        (("--set", "valu=1"), "did you mean value?"),
+        (("--set", "least.web=0.7", "--set", "most.web=0.5"), "its share is at most 0.5"),
+        (("--law", "linear"), "needs a law with one optimum"),
+    ],
+)
+def test_aims_that_do_not_fit_the_table_are_refused(
+    tables: tuple[Path, Path], words: tuple[str, ...], message: str
+) -> None:
+    command = [sys.executable, "-m", "crystalmix", "ablate", "fit", tables[0], "--recommend"]
+    law = () if "--law" in words else ("--law", "concave")
+    done = subprocess.run([*command, *law, *words], capture_output=True, text=True, check=False)
+    assert done.returncode in {1, 2}
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_aims_without_recommend_are_refused(tables: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="add --recommend"):
+        call(tables[0], "--set", "kl=1")

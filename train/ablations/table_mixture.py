@@ -1,0 +1,176 @@
+"""Recommendation of a mixture from a table of runs that were trained elsewhere.
+
+What it is for comes as a small YAML file and as KEY=VALUE assignments (`Aims`): the weight of each
+target, how many tokens there are and how often they may be repeated, the mixture in use.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from crystalmix.mixtures.ablations.design import caps
+from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
+from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.prep.runtime.tables import table
+
+ANY_EPOCHS = 4.0
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a mixture is to be good for, and what it must keep to.
+
+    value: weight of each target in what is minimised (empty: all alike; those left out: 0).
+    standardise: divide each target's loss by its spread over the runs first. tokens: how many there
+    are of each domain; target_tokens: of the real run; max_epochs: how often each domain, or one of
+    them, may be gone through. least, most: bounds of single domains' shares. minimum: the least
+    share of any domain. current: the mixture in use, to be better than (default: the natural one,
+    in proportion to `tokens`; without these the uniform one). kl: weight, in units of the loss, of
+    the divergence from the natural mixture (without `tokens`: from the current one).
+    """
+
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+    value: dict[str, float] = field(default_factory=dict)
+    standardise: bool = False
+    tokens: dict[str, float] = field(default_factory=dict)
+    target_tokens: float | None = None
+    max_epochs: float | dict[str, float] = ANY_EPOCHS
+    least: dict[str, float] = field(default_factory=dict)
+    most: dict[str, float] = field(default_factory=dict)
+    minimum: float = 0.0
+    current: dict[str, float] | None = None
+    kl: float = 0.0
+    least_rho: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.target_tokens is not None) and not self.tokens:
+            raise ValueError("target_tokens: needs `tokens`, how many there are of each domain")
+
+
+@dataclass(frozen=True)
+class TableMixture:
+    """A mixture recommended from a table.
+
+    law: that it follows from, the best convex one. caps: the largest share of each domain. epochs:
+    how often the real run goes through each domain, empty where its tokens are not given.
+    """
+
+    law: str
+    caps: dict[str, float]
+    epochs: dict[str, float]
+    recommendation: Recommendation
+
+    def content(self) -> dict[str, Any]:
+        """Return everything as JSON has it."""
+        return {
+            "law": self.law,
+            "caps": self.caps,
+            "epochs": self.epochs,
+            **self.recommendation.content(),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the mixture as a table, its gain, and a refusal where there is one."""
+        yield f"best mixture, by the law {self.law}:"
+        yield from mixture_lines(self.recommendation, self.caps, self.epochs)
+
+
+def read_aims(path: Path | None, overrides: Sequence[str] = ()) -> Aims:
+    """Read aims from a YAML file and assignments over it; RecipeError names line, key, value."""
+    content = {} if path is None else yaml_settings.load(path)
+    place = path if path is not None else Path("--set")
+    return yaml_settings.check(place, yaml_settings.override(content, overrides), Aims)
+
+
+def recommend_mixture(fits: Sequence[Fit], aims: Aims) -> TableMixture:
+    """Recommend a mixture by the best convex law of a table, best law first.
+
+    Raises RefusalError where no law is convex or the bounds leave no mixture, UsageError for names
+    that the table does not have.
+    """
+    convex = [fitted for fitted in fits if fitted.law.convex and fitted.kind != "linear"]
+    if not convex:
+        raise RefusalError("--recommend: needs a law with one optimum; fit concave or effective")
+    chosen, domains = convex[0], convex[0].domains
+    _check_names(chosen, aims)
+    high = dict.fromkeys(domains, 1.0)
+    natural: dict[str, float] | None = None
+    epochs: dict[str, float] = {}
+    if aims.tokens:
+        tokens = {name: aims.tokens[name] for name in domains}
+        natural = {name: count / sum(tokens.values()) for name, count in tokens.items()}
+        if aims.target_tokens is not None:
+            high = caps(tokens, aims.target_tokens, _max_epochs(aims, domains))
+    high = {name: min(high[name], aims.most.get(name, 1.0)) for name in domains}
+    current = aims.current or natural or dict.fromkeys(domains, 1 / len(domains))
+    settings = RecommendSettings(
+        standardise=aims.standardise,
+        minimum=aims.minimum,
+        least=aims.least,
+        kl=aims.kl,
+        least_rho=aims.least_rho,
+        seed=aims.seed,
+    )
+    value = aims.value or dict.fromkeys(chosen.targets, 1.0)
+    best = recommend(chosen, value, high, current, settings, towards=natural)
+    if aims.target_tokens is not None:
+        epochs = {
+            name: share * aims.target_tokens / aims.tokens[name]
+            for name, share in best.shares.items()
+        }
+    return TableMixture(chosen.kind, high, epochs, best)
+
+
+def mixture_lines(
+    best: Recommendation, most: Mapping[str, float], epochs: Mapping[str, float]
+) -> list[str]:
+    """Return a recommended mixture as a table, with its gain or the reason for none."""
+    head = ["domain", "share", "interval", "as good", "current", "cap"]
+    rows = [
+        [
+            name,
+            f"{share:.4f}",
+            _range(best.interval[name]),
+            _range(best.flat[name]),
+            f"{best.current[name]:.4f}",
+            f"{most[name]:.4f}",
+            *([f"{epochs[name]:.2f}"] if epochs else []),
+        ]
+        for name, share in best.shares.items()
+    ]
+    mean, low, high = best.gain
+    return [
+        *table(rows, [*head, "epochs"] if epochs else head),
+        f"predicted gain over the current mixture: {mean:.4f} nats [{low:.4f}, {high:.4f}]",
+        best.refusal or "recommended: better than the current mixture beyond the interval",
+    ]
+
+
+def _check_names(fitted: Fit, aims: Aims) -> None:
+    for key, known in (
+        ("value", fitted.targets),
+        *((key, fitted.domains) for key in ("tokens", "least", "most", "current")),
+        *([("max_epochs", fitted.domains)] if isinstance(aims.max_epochs, dict) else []),
+    ):
+        names = getattr(aims, key) or {}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            close = yaml_settings.like(unknown[0], known)
+            raise UsageError(f"{key}: the table has no {unknown[0]}{close}")
+    missing = [name for name in fitted.domains if aims.tokens and name not in aims.tokens]
+    if missing:
+        raise UsageError(f"tokens: must name every domain of the table, lacks {missing[0]}")
+
+
+def _max_epochs(aims: Aims, domains: Sequence[str]) -> dict[str, float]:
+    if isinstance(aims.max_epochs, dict):
+        return {name: aims.max_epochs.get(name, ANY_EPOCHS) for name in domains}
+    return dict.fromkeys(domains, aims.max_epochs)
+
+
+def _range(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.3f}-{pair[1]:.3f}"
