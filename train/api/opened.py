@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import Place
-    from crystalmix.train.loader.batches import Batch
+    from crystalmix.train.loader.batches import Batch, Share
     from crystalmix.train.loader.datasets import RowDataset, StepDataset
     from crystalmix.train.record.views import Traced
     from crystalmix.train.trace.findings import Findings
@@ -182,35 +182,59 @@ class Phase(Answer):
         return Table(pa.Table.from_pylist(rows_of_steps.part_counts(self.manifest, first, last)))
 
     def batches(
-        self, first: int = 0, last: int | None = None, *, rank: int = 0, world: int = 1
+        self,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        micro: int | None = None,
     ) -> Iterator[Batch]:
         """Yield the rows of steps as numpy arrays, read ahead; no torch is needed.
 
         first, last: steps, to the end by default. rank, world: of the processes that share each
-        batch. Each `Batch` has step, ids, mask, labels (rows, msl) int32, and where rows are from.
+        batch. micro: rows at once, all of this process's of a step by default. Each `Batch` has
+        step, ids, mask, labels, positions (rows, msl) int32, and where rows are from.
         """
-        from crystalmix.train.loader.batches import Share
-
+        share = self._share(rank, world, micro)
         last = self.manifest.steps - 1 if last is None else last
-        return Share(self.manifest, self.build, rank, world).ahead(range(first, last + 1))
+        if first <= last:
+            share.check(first)
+            share.check(last)
+        return share.ahead(range(first * share.per_step, (last + 1) * share.per_step))
 
-    def dataset(self, *, start: int = 0, rank: int = 0, world: int = 1) -> StepDataset:
+    def dataset(
+        self,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        micro: int | None = None,
+        prefetch: int = 2,
+    ) -> StepDataset:
         """Return a torch IterableDataset of steps: `DataLoader(dataset, batch_size=None)`.
 
-        Any number of workers gives the same steps in the same order. start: the first step. It has
-        `state_dict` and `load_state_dict`.
+        Any number of workers gives the same steps in the same order. start: the first step. micro:
+        rows of a sample, all of this process's of a step by default. prefetch: samples that each
+        process reads ahead. It has `state_dict` and `load_state_dict`.
         """
-        from crystalmix.train.loader.batches import Share
         from crystalmix.train.loader.datasets import StepDataset
 
-        return StepDataset(Share(self.manifest, self.build, rank, world), start)
+        return StepDataset(self._share(rank, world, micro), start, prefetch)
 
-    def row_dataset(self) -> RowDataset:
-        """Return a torch map-style dataset of rows: p is slot p % batch of step p // batch."""
-        from crystalmix.train.loader.batches import Share
+    def row_dataset(self, *, start: int = 0, rank: int = 0, world: int = 1) -> RowDataset:
+        """Return a torch map-style dataset of rows: p is slot p % batch of step p // batch.
+
+        start: the step whose first row is row 0. With several processes, the rows of one of them.
+        """
         from crystalmix.train.loader.datasets import RowDataset
 
-        return RowDataset(Share(self.manifest, self.build))
+        return RowDataset(self._share(rank, world), start)
+
+    def _share(self, rank: int, world: int, micro: int | None = None) -> Share:
+        from crystalmix.train.loader.batches import Share
+
+        return Share(self.manifest, self.build, rank, world, micro)
 
     def _last(self, first: int, last: int | None) -> int:
         """Return the last step of a range; UsageError where the phase does not have all of it."""

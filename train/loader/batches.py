@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,11 +21,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Batch:
-    """A process's rows of one step.
+    """A process's rows of one step, or some of them.
 
-    ids, mask, labels: (rows, msl) int32; mask is 1 where a label carries loss. slots: (rows,)
-    int64, each row's place in the whole batch. part (index into the manifest's parts), epoch, shard
-    (index into its paths), row: (rows,) int64, where each row is from.
+    ids, mask, labels: (rows, msl) int32; labels are the ids one place on, mask is 1 where a label
+    carries loss. slots: (rows,) int64, each row's place in the whole batch. part (index into the
+    manifest's parts), epoch, shard (index into its paths), row: (rows,) int64, where each row is
+    from.
     """
 
     step: int
@@ -37,18 +39,25 @@ class Batch:
     shard: NDArray[np.int64]
     row: NDArray[np.int64]
 
+    @property
+    def positions(self) -> Int32:
+        """The place of each token in its row: (rows, msl) int32, not to be written to."""
+        return np.broadcast_to(np.arange(self.ids.shape[1], dtype=np.int32), self.ids.shape)
+
 
 @dataclass(frozen=True)
 class Share:
     """What a process reads of a phase: slots [rank * n, rank * n + n) of each step's batch.
 
-    build: the folder that the manifest's shards are below.
+    build: the folder that the manifest's shards are below. micro: rows of a sample, which divide
+    the process's rows of a step (all of them by default).
     """
 
     manifest: Manifest
     build: Path
     rank: int = 0
     world: int = 1
+    micro: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -58,33 +67,54 @@ class Share:
                 f"phase {self.manifest.phase}: its batch of {self.manifest.batch} rows can't be "
                 f"shared evenly by {self.world} processes; start a number that divides it"
             )
+        if self.micro is not None and (self.micro < 1 or self.rows % self.micro):
+            raise RefusalError(
+                f"phase {self.manifest.phase}: a process's {self.rows} rows of a step can't be cut "
+                f"into samples of {self.micro}; take a number that divides them"
+            )
 
     @property
     def rows(self) -> int:
         """Rows of a step that this process reads."""
         return self.manifest.batch // self.world
 
-    def read(self, step: int) -> Batch:
-        """Read this process's rows of a step; UsageError for one that the phase does not have."""
-        self.check(step)
-        return self.at(step * self.manifest.batch + self.rank * self.rows, self.rows)
+    @property
+    def per_step(self) -> int:
+        """Samples of a step that this process reads."""
+        return self.rows // (self.micro or self.rows)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the phase that this process reads."""
+        return self.manifest.steps * self.per_step
+
+    def read(self, sample: int) -> Batch:
+        """Read a sample: micro-batch `sample % per_step` of step `sample // per_step`."""
+        rows = self.rows // self.per_step
+        return self.at(self.position(sample * rows), rows)
+
+    def position(self, row: int) -> int:
+        """Return the phase's position of a row, counted among those that this process reads."""
+        step, slot = divmod(row, self.rows)
+        return step * self.manifest.batch + self.rank * self.rows + slot
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The phase's shards."""
+        return [self.build / path for path in self.manifest.paths]
 
     def at(self, position: int, count: int) -> Batch:
         """Read `count` rows of one step from a position of the phase on."""
         refs = self.manifest.rows(position, position + count)
-        paths = [self.build / path for path in self.manifest.paths]
-        data = gather(paths, refs.shard, refs.row)  # (count, 3, msl) int32
+        data = gather(self.paths, refs.shard, refs.row)  # (count, 3, msl) int32
         ids, mask, labels = (np.ascontiguousarray(data[:, channel]) for channel in range(3))
         step, slot = divmod(position, self.manifest.batch)
         slots = np.arange(slot, slot + count)
         return Batch(step, ids, mask, labels, slots, refs.part, refs.epoch, refs.shard, refs.row)
 
-    def ahead(self, steps: range, depth: int = 2) -> Iterator[Batch]:
-        """Yield the batches of steps, the next `depth` of them read ahead by a thread."""
-        if steps:
-            self.check(steps[0])
-            self.check(steps[-1])
-        yield from read_ahead(self.read, steps, depth)
+    def ahead(self, samples: range, depth: int = 2) -> Iterator[Batch]:
+        """Yield samples, the next `depth` of them read ahead by a thread."""
+        yield from read_ahead(self.read, samples, depth)
 
     def check(self, step: int) -> None:
         """Refuse a step that the phase does not have."""

@@ -6,75 +6,90 @@ the plan's. How it is known is told with it: recorded by a caller.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
-
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
-from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
-from crystalmix.train.record import ledger, run_folder, seal
+from crystalmix.prep.runtime.errors import (
+    CrystalmixError,
+    InputError,
+    RefusalError,
+    StaleError,
+    UsageError,
+)
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.loader.fed import Fed, fed, joined
+from crystalmix.train.loader.ranks import Alone, Ranks
+from crystalmix.train.record import ledger, run_folder, seal, skips
 from crystalmix.train.record.run_folder import PhaseFolder
 
 
-@dataclass(frozen=True)
-class Fed:
-    """What a process fed: of each row xxh3-128 over ids, mask and labels, and labels that count.
-
-    Small enough to be gathered from all ranks (`torch.distributed.gather_object`).
-    """
-
-    digests: bytes
-    tokens: NDArray[np.int64]  # (rows,)
-
-
-def fed(ids: Any, mask: Any, labels: Any) -> Fed:  # noqa: ANN401  arrays or tensors
-    """Digest the arrays or tensors (rows, msl) that a step was fed, on any device."""
-    rows = np.stack([_array(each) for each in (ids, mask, labels)], axis=1)  # (rows, 3, msl) int32
-    digests = b"".join(xxhash.xxh3_128_digest(row.data) for row in rows)
-    return Fed(digests, rows[:, 1].sum(1, dtype=np.int64))
-
-
 class CallerLedger:
-    """The ledger of one phase, kept by a loop of the caller's own: one process, rank 0, keeps it.
+    """The ledger of one phase, kept by a loop of the caller's own.
 
-    `record` each step after it, `seal` with each checkpoint; steps that no seal covers are cut when
-    the ledger is opened again. step: cut back to the seal at this step, where training goes on from
-    an older checkpoint than the newest. While it is open no other process writes.
+    `feed` each micro-batch, `record` each step after it, `seal` with each checkpoint; steps that no
+    seal covers are cut when the ledger is opened again. step: cut back to the seal at this step,
+    where training goes on from an older checkpoint than the newest. ranks: processes that open,
+    feed, record and seal together; rank 0 writes. While it is open no other process writes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, build: Path, step: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        build: Path,
+        step: int | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.manifest, self.phase = manifest, PhaseFolder(folder / manifest.phase)
+        self._ranks = Alone() if ranks is None else ranks
         self._open = ExitStack()
-        self._open.enter_context(run_folder.alone(self.phase.path))
-        try:
-            self._claim()
-            run_folder.remember(folder, build)
-            run_folder.remove_temporaries(self.phase.path)
-            self._ledger = ledger.Ledger(self.phase.ledger, manifest)
-            self._cut(step)
-            seal.seal_run(folder, manifest.phase)
-            seal.seal_phase(self.phase, seal.described(self.phase))
-        except BaseException:
-            self._open.close()
-            raise
+        self._fed: list[Fed] = []
+        start: tuple[int, Path | None] | CrystalmixError = (0, None)
+        if self._ranks.rank == 0:
+            try:
+                start = self._begin(folder, build, step)
+            except CrystalmixError as error:
+                start = error
+        start = self._ranks.share(start)
+        if isinstance(start, CrystalmixError):
+            raise start
+        self._next_step, self._checkpoint = start
 
     @property
     def next_step(self) -> int:
         """The step to train next."""
-        return self._ledger.next_step
+        return self._next_step
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The caller's checkpoint to go on from, of the newest seal; None where there is none."""
+        return self._checkpoint
+
+    def feed(
+        self,
+        ids: Any,  # noqa: ANN401  an array, a tensor, or all three by name
+        mask: Any = None,  # noqa: ANN401
+        labels: Any = None,  # noqa: ANN401
+        *,
+        losses: Any = None,  # noqa: ANN401
+    ) -> Fed:
+        """Digest what the model is given for the step to come, a micro-batch or all of it.
+
+        Arguments as of `fed`. Micro-batches come in the order of their slots.
+        """
+        self._fed.append(fed(ids, mask, labels, losses=losses))
+        return self._fed[-1]
 
     def record(
         self,
         step: int,
-        parts: Fed | Sequence[Fed],
+        parts: Fed | Sequence[Fed] = (),
         *,
         loss: float | None = None,
         gradient_norm: float | None = None,
@@ -83,53 +98,63 @@ class CallerLedger:
         """Take down a step that was trained on, in order.
 
         parts: what was fed, of one process or of all by rank: the whole batch, in the order of its
-        slots. loss: nats per token. Raises UsageError for a step that is not the next one,
-        RefusalError for a batch of another size.
+        slots; by default what `feed` was given since the last step, of each rank. loss: nats per
+        token, from the losses that were fed by default. Raises UsageError for a step that is not
+        the next one, RefusalError for a batch of another size.
         """
-        shares = [parts] if isinstance(parts, Fed) else list(parts)
-        tokens = np.concatenate([share.tokens for share in shares])
-        if step != self.next_step:
-            raise UsageError(f"{self.phase.path}: the next step is {self.next_step}, got {step}")
-        if len(tokens) != self.manifest.batch:
-            raise RefusalError(
-                f"{self.phase.path}: step {step} was fed {len(tokens)} rows, the manifest's batch "
-                f"is {self.manifest.batch}; gather what all ranks fed"
+        if step != self._next_step:
+            raise UsageError(f"{self.phase.path}: the next step is {self._next_step}, got {step}")
+        shares = [parts] if isinstance(parts, Fed) else list(parts) or self._fed
+        gathered = self._ranks.gather(shares)
+        self._fed = []
+        if self._ranks.rank == 0:
+            whole = joined([share for shares in gathered for share in shares])
+            self._check_size(step, whole)
+            refs = self.manifest.step(step)
+            entries = whole.part_entries(refs.part, [part.name for part in self.manifest.parts])
+            loss = whole.loss() if loss is None else loss
+            self._ledger.record(
+                ledger.Consumed(
+                    step, refs, whole.digest, loss, entries, gradient_norm, learning_rate
+                )
             )
-        digest = xxhash.xxh3_128_hexdigest(b"".join(share.digests for share in shares))
-        refs = self.manifest.step(step)
-        counts = [
-            {"part": part.name, "rows": int(here.sum()), "tokens": int(tokens[here].sum())}
-            for number, part in enumerate(self.manifest.parts)
-            if (here := refs.part == number).any()
-        ]
-        entries = tuple({**count, "loss": None} for count in counts)
-        self._ledger.record(
-            ledger.Consumed(step, refs, digest, loss, entries, gradient_norm, learning_rate)
-        )
+        self._next_step += 1
+
+    def skip(self, step: int) -> None:
+        """Take down a step that is passed over: its rows are not fed."""
+        if step != self._next_step:
+            raise UsageError(f"{self.phase.path}: the next step is {self._next_step}, got {step}")
+        if self._ranks.rank == 0:
+            asked = f"{self.manifest.phase}:{step}:{step}"
+            skips.ask(self.phase.path.parent, [self.manifest], [asked])
+            self._ledger.record(skips.skipped(step))
+        self._fed, self._next_step = [], step + 1
 
     def seal(self, checkpoint: Path | str | None = None) -> Path:
         """Seal what was recorded, with a checkpoint of the caller's: its files are digested.
 
-        Returns the folder of the seal.
+        checkpoint: a file or a folder, written by all ranks. Returns the folder of the seal. Raises
+        InputError where no checkpoint is there.
         """
-        files: list[Path] = []
-        if checkpoint is not None:
-            place = Path(checkpoint)
-            files = [p for p in sorted(place.rglob("*")) if p.is_file()] or [place]
-        content = {
-            "manifest": self.manifest.digest,
-            "model": None,
-            "ledger": self._ledger.seal(),
-            "step": self.next_step,
-            "weights": None,
-            "files": [],
-            "caller": {"checkpoint": [receipts.describe(path) for path in files]},
-        }
-        path = self.phase.checkpoint(self.next_step)
-        path.mkdir(parents=True, exist_ok=True)
-        run_folder.write_state(path, content)
-        seal.seal_phase(self.phase, seal.described(self.phase))
-        return path
+        self._ranks.gather(None)  # every rank has written its part
+        if self._ranks.rank == 0:
+            place = None if checkpoint is None else Path(checkpoint)
+            content = {
+                "manifest": self.manifest.digest,
+                "model": None,
+                "ledger": self._ledger.seal(),
+                "step": self._next_step,
+                "weights": None,
+                "files": [],
+                "caller": {"checkpoint": []} if place is None else self._described(place),
+            }
+            path = self.phase.checkpoint(self._next_step)
+            path.mkdir(parents=True, exist_ok=True)
+            run_folder.write_state(path, content)
+            seal.seal_phase(self.phase, seal.described(self.phase))
+            self._checkpoint = place
+        self._checkpoint = self._ranks.share(self._checkpoint)
+        return self.phase.checkpoint(self._next_step)
 
     def close(self) -> None:
         """Let other processes write; what was not sealed is lost."""
@@ -146,6 +171,22 @@ class CallerLedger:
     ) -> None:
         self.close()
 
+    def _begin(self, folder: Path, build: Path, step: int | None) -> tuple[int, Path | None]:
+        """Open the folder for writing; return the next step and the checkpoint to go on from."""
+        self._open.enter_context(run_folder.alone(self.phase.path))
+        try:
+            self._claim()
+            run_folder.remember(folder, build)
+            run_folder.remove_temporaries(self.phase.path)
+            self._ledger = ledger.Ledger(self.phase.ledger, self.manifest)
+            checkpoint = self._cut(step)
+            seal.seal_run(folder, self.manifest.phase)
+            seal.seal_phase(self.phase, seal.described(self.phase))
+            return self._ledger.next_step, checkpoint
+        except BaseException:
+            self._open.close()
+            raise
+
     def _claim(self) -> None:
         """Write down that a caller keeps this phase, or refuse a folder of another run."""
         own = {"manifest": self.manifest.digest, "run": None, "init": None, "caller": True}
@@ -159,7 +200,7 @@ class CallerLedger:
                 f"{path}: is of another run ({'; '.join(lines[:2])}); take another folder"
             )
 
-    def _cut(self, step: int | None) -> None:
+    def _cut(self, step: int | None) -> Path | None:
         """Go back to the newest seal, or to the one at a step; remove the seals after it."""
         seals = {run_folder.step_of(p): p for p in run_folder.checkpoints(self.phase.checkpoints)}
         if step is None:
@@ -170,11 +211,27 @@ class CallerLedger:
         for number, path in seals.items():
             if number > step:
                 rmtree(path)
-        sealed = run_folder.read_state(seals[step]).ledger if step else None
-        self._ledger.truncate(sealed)
+        state = run_folder.read_state(seals[step]) if step else None
+        self._ledger.truncate(None if state is None else state.ledger)
+        place = None if state is None else state.callers_place
+        return None if place is None else self.phase.path.parent / place
 
+    def _check_size(self, step: int, whole: Fed) -> None:
+        if len(whole.tokens) != self.manifest.batch:
+            raise RefusalError(
+                f"{self.phase.path}: step {step} was fed {len(whole.tokens)} rows, the manifest's "
+                f"batch is {self.manifest.batch}; feed all micro-batches of all ranks"
+            )
 
-def _array(value: Any) -> NDArray[np.int32]:  # noqa: ANN401  an array or a tensor
-    """Return an array or a tensor as int32 on the host."""
-    host = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-    return host.astype(np.int32, copy=False)
+    def _described(self, checkpoint: Path) -> Json:
+        """Return where a checkpoint is, relative to the run, and its files."""
+        if not checkpoint.exists():
+            raise InputError(f"{checkpoint}: no such checkpoint; seal after it is written")
+        single = checkpoint.is_file()
+        root = checkpoint.parent if single else checkpoint
+        paths = [checkpoint] if single else sorted(p for p in root.rglob("*") if p.is_file())
+        entries = [
+            {**receipts.describe(path), "name": path.relative_to(root).as_posix()} for path in paths
+        ]
+        at = relpath(checkpoint.resolve(), self.phase.path.parent.resolve())
+        return {"checkpoint": entries, "at": at}

@@ -74,6 +74,18 @@ class CheckpointState:
     caller: Json | None = None
     loaders: Json | None = None
 
+    @property
+    def callers_place(self) -> str | None:
+        """Where a caller's checkpoint was, relative to the run; None where it is not known."""
+        return None if self.caller is None else self.caller.get("at")
+
+    def callers_files(self, run: Path) -> tuple[Path, list[FileEntry]]:
+        """Return the folder of a caller's checkpoint and its files as they were sealed."""
+        assert self.caller is not None
+        place, files = run / self.caller["at"], self.caller["checkpoint"]
+        single = len(files) == 1 and files[0]["name"] == place.name and not place.is_dir()
+        return (place.parent if single else place), files
+
     def sealed_ledger(self, path: Path) -> SealedLedger:
         """Return the ledger; DamageError where the checkpoint `path` has none."""
         if self.ledger is None:

@@ -23,7 +23,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.train.record import run_folder
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 
 RESUME = "resume the run to seal it again"
 
@@ -152,6 +152,7 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
             names = {entry["name"] for entry in state.files}
             result.notes += _unread(path, {*names, run_folder.STATE})
             result.checkpoints += 1
+            _check_callers(phase, state, result)
     known = {"checkpoints", "ledger", "seal.json"}
     known |= {path.relative_to(phase.path).parts[0] for path in _files(phase)}
     result.notes += _unread(phase.path, known)
@@ -175,6 +176,21 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
         for path in _files(phase)
         if path.relative_to(phase.path).as_posix() not in names
     ]
+
+
+def _check_callers(phase: PhaseFolder, state: CheckpointState, result: Check) -> None:
+    """Read the files of a caller's checkpoint again, where they still are."""
+    if state.callers_place is None:
+        return
+    folder, files = state.callers_files(phase.path.parent)
+    if any((folder / file["name"]).exists() for file in files):
+        result.faults += run_folder.damages(folder, files)
+        result.files += len(files)
+    elif files:
+        result.notes.append(
+            f"{phase.path}: the caller's checkpoint of step {state.step} is not at {folder}; "
+            "not read"
+        )
 
 
 def _check_states(phase: PhaseFolder, seal: PhaseSeal, newest: int, result: Check) -> None:

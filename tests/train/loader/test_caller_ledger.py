@@ -7,9 +7,16 @@ import pytest
 import torch
 
 import crystalmix as cm
-from crystalmix.prep.runtime.errors import CrystalmixError, RefusalError, StaleError, UsageError
+from crystalmix.prep.runtime.errors import (
+    CrystalmixError,
+    InputError,
+    RefusalError,
+    StaleError,
+    UsageError,
+)
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
+from helpers import worlds
 from helpers.corpora import crystalmix
 from helpers.runs import copied_run, manifest, recorded, small_build, undisturbed
 
@@ -105,14 +112,104 @@ def test_a_wrong_batch_fed_on_purpose_is_found(change: str, tmp_path: Path) -> N
     assert "step 6 was fed other bytes than the shards hold now" in fault
 
 
-def test_a_checkpoint_of_ones_own_is_sealed_with_the_ledger(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").write_bytes(b"weights")
-    with cm.Ledger(tmp_path / "run", phase()) as ledger:
+def test_micro_batches_are_fed_one_by_one(tmp_path: Path) -> None:
+    with cm.Ledger(tmp_path, phase()) as ledger:
+        for batch in phase().batches(micro=1):
+            ledger.feed(batch)
+            if batch.slots[-1] == 3:
+                ledger.record(batch.step)
+        ledger.seal()
+    assert cm.verify(small_build(), run=tmp_path).faults == ()
+
+
+def distributed_loop(folder: Path, stop: int) -> None:
+    """Train as one of two ranks of torch.distributed would."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    with cm.Ledger(folder, phase(), distributed=True) as ledger:
+        for sample in phase().dataset(start=ledger.next_step, rank=rank, world=2, micro=1):
+            ledger.feed(sample, losses=sample["step"].double().expand(1))
+            if int(sample["slots"][-1]) % 2:
+                ledger.record(int(sample["step"]))
+            if ledger.next_step == stop:
+                break
+        place = ledger.seal()
+        assert (ledger.next_step, place.name) == (stop, f"step-{stop:08d}")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_keep_one_ledger_together_and_go_on(tmp_path: Path) -> None:
+    for stop in (4, STEPS):
+        assert worlds.end(worlds.begin(2, distributed_loop, tmp_path, stop)) == [0, 0]
+    assert cm.verify(small_build(), run=tmp_path).faults == ()
+    steps, rows = recorded(tmp_path, "code")
+    assert rows == recorded(undisturbed(), "code")[1]
+    assert [step["loss"] for step in steps] == [float(step) for step in range(STEPS)]
+
+
+def test_losses_of_rows_are_losses_of_parts(tmp_path: Path) -> None:
+    with cm.Ledger(tmp_path, phase()) as ledger:
+        for batch in phase().batches():
+            ledger.feed(batch, losses=batch.part.astype("f4") + 1)  # a nat for each part's number
+            ledger.record(batch.step)
+        ledger.seal()
+    for step in recorded(tmp_path, "code")[0]:
+        number = {part.name: i for i, part in enumerate(manifest("code").parts)}
+        assert [p["loss"] for p in step["parts"]] == [number[p["part"]] + 1 for p in step["parts"]]
+        tokens = [p["tokens"] for p in step["parts"]]
+        mean = sum(p["loss"] * p["tokens"] for p in step["parts"]) / sum(tokens)
+        assert step["loss"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_a_step_that_is_passed_over_is_told(tmp_path: Path) -> None:
+    with cm.Ledger(tmp_path, phase()) as ledger:
+        for batch in phase().batches():
+            if batch.step == 5:
+                ledger.skip(5)
+            else:
+                ledger.record(batch.step, cm.fed(batch))
+        ledger.seal()
+    verdict = cm.verify(small_build(), run=tmp_path)
+    assert verdict.faults == ()
+    assert "code: skipped as asked: step 5" in verdict.notes
+    assert "code: steps 0 to 9: recorded by a caller" in verdict.notes
+
+
+def sealed_with(run: Path, checkpoint: Path) -> Path:
+    """Seal one step with a checkpoint; return where the ledger says to go on from."""
+    with cm.Ledger(run, phase()) as ledger:
         batch = next(phase().batches())
-        ledger.record(0, cm.fed(batch.ids, batch.mask, batch.labels))
-        place = ledger.seal(tmp_path / "model.pt")
-    [entry] = run_folder.read_state(place).caller["checkpoint"]
-    assert (entry["name"], entry["bytes"]) == ("model.pt", 7)
+        ledger.record(0, cm.fed(batch))
+        ledger.seal(checkpoint)
+    with cm.Ledger(run, phase()) as ledger:
+        assert ledger.next_step == 1
+        assert ledger.checkpoint is not None
+        return ledger.checkpoint.resolve()
+
+
+@pytest.mark.parametrize("name", ["model.pt", "checkpoint/rank0/model.pt"])
+def test_a_checkpoint_of_ones_own_is_sealed_and_verified(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"weights")
+    checkpoint = tmp_path / name.split("/", maxsplit=1)[0]
+    assert sealed_with(tmp_path / "run", checkpoint) == checkpoint
+    assert cm.verify(small_build(), run=tmp_path / "run").faults == ()
+    file.write_bytes(b"Weights")
+    [fault] = cm.verify(small_build(), run=tmp_path / "run").faults
+    assert f"{file.name}: its bytes changed" in fault
+    file.unlink()
+    verdict = cm.verify(small_build(), run=tmp_path / "run")
+    assert verdict.faults == ()
+    assert any("the caller's checkpoint of step 1 is not at" in note for note in verdict.notes)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with (
+        cm.Ledger(tmp_path / "run", phase()) as ledger,
+        pytest.raises(InputError, match="no such checkpoint; seal after it is written"),
+    ):
+        ledger.seal(tmp_path / "none")
 
 
 def test_steps_out_of_order_other_sizes_and_other_runs_are_refused(tmp_path: Path) -> None:

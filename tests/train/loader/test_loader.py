@@ -1,5 +1,7 @@
 """Rows for any loop: every way to read a phase gives the rows of the manifest, in its order."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -9,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import crystalmix as cm
-from crystalmix.prep.runtime.errors import RefusalError, UsageError
-from crystalmix.train.loader.datasets import State, StepDataset
+from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
+from crystalmix.train.loader.datasets import StepDataset
 from crystalmix.train.trainer.batches import Batches
 from helpers.runs import manifest, small_build
 
@@ -92,12 +94,66 @@ class Worker(StepDataset):
 
 def test_each_worker_goes_on_from_a_state_of_its_own() -> None:
     samples = list(DataLoader(Worker(phase().dataset().share), batch_size=None, num_workers=2))
-    states = {index % 2: sample["state"] for index, sample in enumerate(samples[:5])}
-    for number, state in states.items():
-        again = StepDataset(phase().dataset().share)
-        again.load_state_dict(State(step=int(state["step"]), stride=int(state["stride"])))
-        assert again.state_dict()["stride"] == 2
-        assert int(state["step"]) % 2 == number
+    for number, sample in enumerate(samples[:5]):
+        assert sample["state"]["stride"] == 2
+        assert sample["state"]["sample"] == number + 2
+
+
+def test_the_state_of_a_worker_is_refused_by_another_number_of_workers() -> None:
+    dataset = phase().dataset()
+    dataset.load_state_dict({**dataset.state_dict(), "stride": 2})
+    with pytest.raises(UsageError, match="the state is of one of 2 workers, here are 1"):
+        next(iter(dataset))
+
+
+def test_each_iteration_begins_at_the_same_step() -> None:
+    loader = DataLoader(phase().dataset(start=7), batch_size=None)
+    assert [int(next(iter(loader))["step"]) for _ in range(3)] == [7, 7, 7]
+    workers = DataLoader(
+        phase().dataset(start=7), batch_size=None, num_workers=2, persistent_workers=True
+    )
+    assert [[int(sample["step"]) for sample in workers] for _ in range(2)] == [[7, 8, 9]] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_micro_batches_are_the_rows_of_a_step_in_turn(workers: int) -> None:
+    dataset = phase().dataset(start=3, world=2, rank=1, micro=1)
+    samples = list(DataLoader(dataset, batch_size=None, num_workers=workers))
+    places = [(int(sample["step"]), sample["slots"].tolist()) for sample in samples]
+    assert places == [(step, [slot]) for step in range(3, 10) for slot in (2, 3)]
+    for step in range(3, 10):
+        ids = torch.cat([sample["ids"] for sample in samples if sample["step"] == step])
+        assert np.array_equal(ids.numpy(), expected("code", step, 1, 2)[0])
+
+
+def test_a_state_in_the_middle_of_a_step_needs_as_many_samples_of_it() -> None:
+    first = phase().dataset(micro=1)
+    for _ in zip(range(6), first, strict=False):
+        pass
+    same = phase().dataset(micro=1)
+    same.load_state_dict(first.state_dict())
+    assert [next(iter(same))[name].tolist() for name in ("step", "slots")] == [1, [2]]
+    with pytest.raises(UsageError, match="a step in 4 samples, here are 2"):
+        phase().dataset(micro=2).load_state_dict(first.state_dict())
+    with pytest.raises(StaleError, match="the state is of phase"):
+        phase("prose").dataset().load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_is_one_memory_and_stays_itself_when_it_is_copied(workers: int) -> None:
+    for loader in (
+        DataLoader(phase().dataset(), batch_size=None, num_workers=workers),
+        DataLoader(phase().row_dataset(), batch_size=4, num_workers=workers),
+    ):
+        sample = next(iter(loader))
+        changed = copy.copy(sample)
+        changed["ids"] = sample["ids"] + 1
+        again = pickle.loads(pickle.dumps(changed))
+        assert {name: value.tolist() for name, value in again.items()} == {
+            **{name: value.tolist() for name, value in sample.items()},
+            "ids": (sample["ids"] + 1).tolist(),
+        }
+        assert sample["positions"].tolist() == [list(range(64))] * 4
 
 
 def test_rows_by_position_are_the_slots_of_steps() -> None:
@@ -110,8 +166,20 @@ def test_rows_by_position_are_the_slots_of_steps() -> None:
         assert np.array_equal(sample["ids"].numpy(), ids[slot])
     shuffled = DataLoader(rows, batch_size=5, sampler=range(39, -1, -1))
     assert next(iter(shuffled))["ids"].shape == (5, 64)
-    with pytest.raises(IndexError, match=r"position must lie in \[0, 40\), got 40"):
-        rows[40]
+    for read in (rows.__getitem__, lambda number: rows.__getitems__([39, number])):
+        with pytest.raises(IndexError, match=r"row must lie in \[0, 40\), got 40"):
+            read(40)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_rows_of_a_rank_from_a_step_on_are_its_share_in_order(batch: int) -> None:
+    rows = phase().row_dataset(start=8, rank=1, world=2)
+    samples = list(DataLoader(rows, batch_size=batch))
+    ids = torch.cat([sample["ids"] for sample in samples])
+    parts = [expected("code", step, 1, 2)[0] for step in (8, 9)]
+    assert np.array_equal(ids.numpy(), np.concatenate(parts))
+    slots = torch.cat([sample["slots"] for sample in samples])
+    assert slots.tolist() == [2, 3, 2, 3]
 
 
 def test_shares_and_steps_that_are_none_are_refused() -> None:
@@ -121,4 +189,9 @@ def test_shares_and_steps_that_are_none_are_refused() -> None:
         next(phase().batches(rank=2, world=2))
     with pytest.raises(UsageError, match="phase code has the steps 0 to 9, got 10"):
         next(phase().batches(4, 10))
+    with pytest.raises(UsageError, match="phase code has the steps 0 to 9, got 11"):
+        phase().dataset(start=11)
+    with pytest.raises(RefusalError, match="2 rows of a step can't be cut into samples of 3"):
+        phase().dataset(world=2, micro=3)
+    assert [b.slots.tolist() for b in phase().batches(2, 2, micro=2)] == [[0, 1], [2, 3]]
     assert torch.is_tensor(phase().row_dataset()[0]["ids"])
