@@ -68,6 +68,10 @@ class Section:
     words: dict[str, str] = field(default_factory=dict[str, str])
 
 
+# Mappings whose keys another section has already.
+ELSEWHERE = {"domains.NAME.rows"}
+
+
 def reference() -> dict[str, str]:
     """Return the text of each page by its file's name."""
     run_file = [
@@ -127,7 +131,7 @@ def tables(section: Section) -> Iterator[str]:
             f"| `{key}` | {SINGLE.get(key) or typed(hints[each.name])} | {default_of(each)} "
             f"| {cell(descriptions.get(each.name) or section.words.get(path, ''))} |"
         )
-        for suffix, kind in nested(hints[each.name]):
+        for suffix, kind in nested(hints[each.name]) if path not in ELSEWHERE else ():
             if kind not in section.within and kind is not section.kind:
                 within = (*section.within, section.kind)
                 below.append(Section(f"{path}{suffix}", kind, section.names, within, section.words))

@@ -29,7 +29,9 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
     domains: dict[str, Domain] = {}
     for name in spec.domains:
         # one pass without fresh FIM cuts: a proxy sees a small part of a domain
-        trained = replace(recipe.domains[name], split="train", tokens=None, shuffle=True, epochs=1)
+        trained = replace(
+            recipe.domains[name], split="train", tokens=None, shuffle=True, epochs=1, rows=None
+        )
         domains[name] = trained
         domains[name + HELD] = Domain(trained.sources, split="valid")
         for rate in _rates(spec, name):

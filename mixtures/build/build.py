@@ -116,12 +116,17 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
             with _at(recipe, "rows", part):
                 tokenizer.id_of(part)
     for name in domains:
+        rows = recipe.rows_of(name)
+        for part in ("bos", "eos"):
+            if getattr(rows, part):
+                with _at(recipe, "domains", name, "rows", part):
+                    tokenizer.id_of(part)
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
                 document_fim.sentinels(tokenizer)
         for source in recipe.domains[name].sources:
             with _at(recipe, "sources", source, "metadata"):
-                if recipe.rows.cerebras is not None and recipe.sources[source].metadata:
+                if rows.cerebras is not None and recipe.sources[source].metadata:
                     raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
                 Metadata(tokenizer, recipe.sources[source])
     return tokenizer

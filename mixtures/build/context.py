@@ -73,7 +73,7 @@ class TokenBlock:
     def of(cls, path: Path, source: str, result: Json) -> "TokenBlock":
         """Return the block at a path from its work item's result."""
         return cls(
-            block=Block(path, source, result["tokens"], result["wide"]),
+            block=Block(path, source, result["tokens"], result["wide"], result["turns"]),
             documents=result["documents"],
             controls=result["controls"],
             permuted=result["permuted"],
@@ -174,9 +174,9 @@ def naming(path: Path) -> Generator[None]:
         raise OSError(int(number), os.strerror(int(number)), str(path)) from None
 
 
-def shard_entries(shard: Shard, out: Path, side: str) -> list[Json]:
-    """Return the receipt's entries of a shard and of the file beside it."""
-    return [shard.entry(), receipts.describe(path_of(out, side))]
+def shard_entries(shard: Shard, out: Path, *sides: str) -> list[Json]:
+    """Return the receipt's entries of a shard and of the files beside it."""
+    return [shard.entry(), *(receipts.describe(path_of(out, side)) for side in sides)]
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> Json:

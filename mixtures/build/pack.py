@@ -1,7 +1,8 @@
 """The stage from token blocks to rows: one work item per shard."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build import statistics
@@ -65,7 +66,7 @@ def folder(
     recipe = {
         "stage": "pack",
         "version": [pack.VERSION, document_fim.VERSION, lmdata.VERSION],
-        "settings": {"rows": asdict(context.recipe.rows), **tokens},
+        "settings": {"rows": context.recipe.rows_of(name).content(), **tokens},
         "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},
     }
@@ -79,13 +80,16 @@ def run(
     scanned: dict[str, Json],
 ) -> None:
     """Pack the blocks of each folder to shards and seal the folders."""
-    streams = [_streams(context.recipe.rows, group) for group in blocks]
+    settings = [context.recipe.rows_of(folder.name) for folder in folders]
+    streams = [_streams(*pair) for pair in zip(settings, blocks, strict=True)]
     items = [_items(context, *pair) for pair in zip(folders, streams, strict=True)]
     results = context.run(_pack_once, items, "pack")
     for target, stream, group, shards in zip(folders, streams, blocks, results, strict=True):
         sizes = _sizes(target.domain, scanned, group)
-        counts = statistics.by_source(stream, group, sizes, context.recipe.rows)
-        target.seal(shards, _account(group, shards, counts))
+        rows = context.recipe.rows_of(target.name)
+        counts = statistics.by_source(stream, group, sizes, rows)
+        left = [pack.left_out(one, rows) for one in stream]
+        target.seal(shards, _account(group, shards, counts, left))
 
 
 def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:
@@ -97,11 +101,11 @@ def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Strea
 
 def _items(context: Context, target: Folder, streams: list[Stream]) -> list[Pack]:
     """Return the work items of a folder's shards; RefusalError if there is no row."""
-    settings = context.recipe.rows
+    settings = context.recipe.rows_of(target.name)
     items = [
         _item(context, target, stream, rows, pack.name(settings, number, process))
         for process, stream in enumerate(streams)
-        for number, rows in enumerate(pack.shards_of(pack.rows_of(stream, settings), settings))
+        for number, rows in enumerate(pack.ranges_of(stream, settings))
     ]
     if not items:
         raise RefusalError(
@@ -114,15 +118,15 @@ def _items(context: Context, target: Folder, streams: list[Stream]) -> list[Pack
 def _item(
     context: Context, target: Folder, stream: Stream, rows: tuple[int, int], name: str
 ) -> Pack:
-    near, place = pack.part(stream, rows, context.recipe.rows)
-    tokenizer = context.tokenizer
+    settings, tokenizer = context.recipe.rows_of(target.name), context.tokenizer
+    near, place = pack.part(stream, rows, settings)
     return Pack(
         mark=target.mark,
         stream=near.blocks,
         base=int(near.starts[0]),
         rows=place,
-        settings=context.recipe.rows,
-        pad=(tokenizer if context.recipe.rows.cerebras is None else tokenizer.base).pad,
+        settings=settings,
+        pad=(tokenizer if settings.cerebras is None else tokenizer.base).pad,
         controls=context.controls,
         out=target.path / name,
     )
@@ -137,7 +141,7 @@ def _pack(item: Pack) -> Json:
     stream = Stream(item.stream, item.base)
     packed = pack.pack(stream, item.rows, item.settings, item.pad, item.controls, item.out)
     counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
-    return {"files": shard_entries(packed.shard, item.out, "spans"), "account": counts}
+    return {"files": shard_entries(packed.shard, item.out, *packed.sides), "account": counts}
 
 
 def _sizes(
@@ -156,12 +160,16 @@ def _account(
     blocks: Sequence[TokenBlock],
     shards: Sequence[Json],
     sources: dict[str, statistics.SourceCounts],
+    left_out: Sequence[dict[str, int]],
 ) -> PackAccount:
     tokens = sum(block.block.tokens for block in blocks)
     controls = sum(block.controls for block in blocks)
     tokens_out, padding, controls_out = (
         sum(shard["account"][key] for shard in shards) for key in ("tokens", "padding", "controls")
     )
+    dropped: Counter[str] = Counter()
+    for counts in left_out:
+        dropped.update(counts)
     return PackAccount(
         documents=sum(block.documents for block in blocks),
         held_out=sum(block.held_out for block in blocks),
@@ -172,7 +180,7 @@ def _account(
         tokens_out=tokens_out,
         controls_out=controls_out,
         padding=padding,
-        dropped={"tail": tokens - tokens_out},
+        dropped={"tail": tokens - tokens_out - dropped.total(), **dropped},
         literals=statistics.summed_literals([block.literals for block in blocks]),
         sources=sources,
     )

@@ -55,7 +55,7 @@ def draft(
 ) -> Manifest:
     """Return a phase's manifest; RefusalError if the data can't give it."""
     recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
-    basis = Basis(recipe.name, recipe.seed, recipe.rows.msl, tokenizer, context.out)
+    basis = Basis(recipe.name, recipe.seed, recipe.msl_of(phase), tokenizer, context.out)
     try:
         return compose(basis, phase, folders, previous)
     except RefusalError as error:

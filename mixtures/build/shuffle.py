@@ -56,7 +56,7 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     if not domain.shuffle and len(epochs) == 1:
         return epochs[0]
     zoo = domain.zoo_shuffle
-    settings = {"domain": name, "rows_per_shard": context.recipe.rows.rows_per_shard}
+    settings = {"domain": name, "rows_per_shard": context.recipe.rows_of(name).rows_per_shard}
     recipe = {
         "stage": "shuffle" if domain.shuffle else "join",
         "version": shuffle.VERSION if zoo is None else modelzoo_shuffle.VERSION,
@@ -73,7 +73,7 @@ def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuff
     folders = tuple(epoch.path for epoch in epochs)
     order = _scattered(folder, folders)
     rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
-    bounds = pack.shards_of(rows, context.recipe.rows) if order is None else order
+    bounds = pack.shards_of(rows, context.recipe.rows_of(folder.name)) if order is None else order
     return [
         Shuffle(
             mark=folder.mark,

@@ -123,7 +123,7 @@ class _Tally:
         self.documents = self.tokens = self.controls = self.cut = 0
         self.psm = self.spm = 0
 
-    def add(self, block: TokenBlock, first: int, stop: int | None, msl: int) -> None:
+    def add(self, block: TokenBlock, first: int, stop: int | None, stride: int) -> None:
         """Count a block whose first token stands at `first`; stop: where the rows end."""
         index = pq.read_table(block.block.path.with_suffix(".parquet"), columns=["tokens", "fim"])
         lengths, forms = index["tokens"].to_numpy(), index["fim"].to_numpy()
@@ -134,9 +134,9 @@ class _Tally:
         self.psm += int((forms == document_fim.PSM).sum())
         self.spm += int((forms == document_fim.SPM).sum())
         if stop is None:  # every document begins a row of its own
-            self.cut += int((lengths > msl + 1).sum())
+            self.cut += int((lengths > stride + 1).sum())
         else:
-            self.cut += cut_documents(lengths, first, stop, msl)
+            self.cut += cut_documents(lengths, first, stop, stride)
 
     def counts(self, size: int) -> SourceCounts:
         """Return the counts; size: bytes of the source's texts."""
@@ -167,8 +167,9 @@ def by_source(
     tallies = {name: _Tally() for name in sizes}
     rest = iter(blocks)
     for stream in streams:
-        stop = pack.rows_of(stream, settings) * settings.msl if settings.joined else None
+        rows, stride = pack.all_rows(stream.tokens, settings), settings.stride
+        stop = rows * stride if settings.joined else None
         for _, first in zip(stream.blocks, np.asarray(stream.starts).tolist(), strict=False):
             block = next(rest)
-            tallies[block.block.source].add(block, first, stop, settings.msl)
+            tallies[block.block.source].add(block, first, stop, stride)
     return {name: tally.counts(sizes[name]) for name, tally in tallies.items()}

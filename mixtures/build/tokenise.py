@@ -88,7 +88,7 @@ def _items(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[T
                     documents=context.folder.documents(name),
                     rows=(first, last),
                     tokenizer=context.recipe.tokenizer,
-                    settings=context.recipe.rows,
+                    settings=context.recipe.rows_of(folder.name),
                     fim=_document_fim(folder.domain),
                     draw=(context.recipe.seed, folder.name, folder.epoch),
                     split=_split(context, folder.domain),

@@ -86,7 +86,7 @@ class Planner:
         self.taken += [
             Taken(part, take.rows, take.epochs or 0.0, walk, phase.name) for part, take in pairs
         ]
-        msl, rows = self.recipe.rows.msl, steps * phase.batch
+        msl, rows = self.recipe.msl_of(phase), steps * phase.batch
         zoos = phase.cerebras is not None and steps > 0
         return PhasePlan(
             name=phase.name,
@@ -119,7 +119,7 @@ class Planner:
         available = [rows or 0 for rows in stock]
         try:
             weights = phase.weights(available)
-            steps = phase.steps_of(available, self.recipe.rows.msl)
+            steps = phase.steps_of(available, self.recipe.msl_of(phase))
             if phase.cerebras is not None:
                 return steps, weights, _zoo_counts(phase, available, steps), []
             return steps, weights, _exact_counts(phase, weights, steps), []
@@ -140,7 +140,7 @@ class Planner:
             name=part.name,
             asked=share,
             rows=rows,
-            tokens=rows * self.recipe.rows.msl,
+            tokens=rows * self.recipe.rows_of(part.domain).msl,
             got=got,
             available=available,
             epochs=rows / available if available else None,
@@ -167,7 +167,7 @@ class Planner:
             return None, "unknown"
         low, high = part.subset or (0.0, 1.0)
         share = (high - low) / (2 if part.half else 1)
-        return int(tokens * share / self.recipe.rows.msl), known
+        return int(tokens * share / self.recipe.rows_of(part.domain).msl), known
 
 
 def plan(

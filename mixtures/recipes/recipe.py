@@ -42,7 +42,8 @@ class Domain:
     our own order, or as the original's shuffle would have with its settings. split: only the
     documents that the recipe's `valid` share holds out, or only the others. held_out: all of its
     documents are for validation, and no text of theirs may be trained on. tokens: how many
-    tokens the domain is expected to hold, for `plan` before anything is built.
+    tokens the domain is expected to hold, for `plan` before anything is built. rows: its own
+    settings of rows; in a recipe file those that differ from the recipe's `rows`.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -53,6 +54,7 @@ class Domain:
     split: Literal["train", "valid"] | None = None
     held_out: bool = False
     tokens: float | None = None
+    rows: PackSettings | None = None
 
     def __post_init__(self) -> None:
         if self.epochs > 1 and self.fim is None:
@@ -103,13 +105,35 @@ class Recipe:
                     shown = name if len(name) < SHOWN else f"{name[:SHOWN]}..."
                     raise ValueError(f"{section}: {shown!r} can't name a folder; {NAME_RULE}")
         self._check_split()
+        self._check_lengths()
         self._check_counts()
         for name, domain in self.domains.items():
-            if self.rows.cerebras and domain.fim and domain.fim.level == "document":
+            if self.rows_of(name).cerebras and domain.fim and domain.fim.level == "document":
                 raise ValueError(
                     f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
                     "are cut in pieces; set level: row"
                 )
+
+    def rows_of(self, domain: str) -> PackSettings:
+        """Return the settings of a domain's rows: its own, else the recipe's."""
+        return self.domains[domain].rows or self.rows
+
+    def msl_of(self, phase: Phase) -> int:
+        """Return the tokens of a row of a phase, the same for all of its domains."""
+        domain = phase.parts[0].domain
+        return self.rows_of(domain).msl if domain in self.domains else self.rows.msl
+
+    def _check_lengths(self) -> None:
+        """Refuse a phase whose domains have rows of different lengths."""
+        for name, phase in self.phases.items():
+            msl = self.msl_of(phase)
+            for i, part in enumerate(phase.parts):
+                if part.domain in self.domains and self.rows_of(part.domain).msl != msl:
+                    raise ValueError(
+                        f"phases.{name}.parts.{i}.domain: rows of {part.domain} have "
+                        f"{self.rows_of(part.domain).msl} tokens, those of "
+                        f"{phase.parts[0].domain} {msl}; give them one rows.msl or another phase"
+                    )
 
     def _check_split(self) -> None:
         """Refuse a split of nothing, and a domain with documents that another one holds out."""
@@ -129,17 +153,23 @@ class Recipe:
     def _check_counts(self) -> None:
         """Refuse a phase whose tokens no 64-bit integer counts."""
         for name, phase in self.phases.items():
-            rows = phase.most_rows(self.rows.msl)
-            if rows * self.rows.msl >= LIMIT:
+            msl = self.msl_of(phase)
+            rows = phase.most_rows(msl)
+            if rows * msl >= LIMIT:
                 key = "steps" if phase.steps is not None else "parts"
                 raise ValueError(
                     f"phases.{name}.{key}: must come to less than 2**62 tokens, "
-                    f"got {rows:.3g} rows of {self.rows.msl}"
+                    f"got {rows:.3g} rows of {msl}"
                 )
 
     def content(self) -> dict[str, Any]:
         """Return the recipe as JSON; how many documents are checked is left as it once was."""
         content = {key: value for key, value in asdict(self).items() if key != "file"}
+        content["rows"] = self.rows.content()
+        for name, domain in self.domains.items():
+            del content["domains"][name]["rows"]
+            if domain.rows is not None:
+                content["domains"][name]["rows"] = domain.rows.content()
         if self.tokenizer.verify_every == SAMPLED:
             content["tokenizer"]["verify_every"] = 0  # the default of folders made before
         for name, source in self.sources.items():
@@ -173,6 +203,7 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     path = find(str(name))
     content = yaml_settings.override(yaml_settings.load(path), overrides)
     _name_entries(path, content)
+    _spread_rows(content)
     recipe = yaml_settings.check(path, content, Recipe)
     _check_names(path, content, recipe)
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, content, recipe, tokenizer)))
@@ -215,6 +246,18 @@ def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401
                     line = yaml_settings.line_of(content, (section, name, "name"))
                     raise RecipeError(f"{path}:{line}: {section}.{name}.name: is no known key")
                 entry["name"] = str(name)
+
+
+def _spread_rows(content: Any) -> None:  # noqa: ANN401
+    """Give the `rows` of domains what they leave to the recipe's."""
+    if not isinstance(content, dict) or not isinstance(content.get("domains"), dict):
+        return
+    shared = content.get("rows")
+    for domain in content["domains"].values():
+        rows = domain.get("rows") if isinstance(domain, dict) else None
+        if isinstance(rows, dict) and isinstance(shared, dict):
+            for key, value in shared.items():
+                rows.setdefault(key, value)
 
 
 def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN401

@@ -159,7 +159,7 @@ def miscounted(receipt: Json, counts: list[Json]) -> list[str]:
     if "tokens" in counts[0]:
         sums |= {f"{key}_out": sum(file[key] for file in counts) for key in ("tokens", "controls")}
         claims |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
-    if receipt["stage"] == "pack" and not account["dropped"]["tail"]:
+    if receipt["stage"] == "pack" and not sum(account["dropped"].values()):
         sums |= {key: sum(file[key] for file in counts) for key in ("documents", "permuted")}
         claims |= {key: account[key] for key in ("documents", "permuted")}
     return _unequal({**sums, "content": content}, claims)

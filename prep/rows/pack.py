@@ -11,13 +11,14 @@ its file names (`prep/crystalcoder/lmdata.py`). Without its `join` a row is a wi
 document: its tokens [k * msl, (k + 1) * msl] (msl inputs, each with its label); a shorter window is
 padded with mask 0, one of fewer than `min_tokens` tokens left out.
 
-Of a document with `loss_from`, the ids before it are no labels: the mask is 0 where they would be
-predicted.
+Ids of a document before its `loss_from`, and those in its `masked` runs, are no labels: the mask is
+0 where they would be predicted. Of conversations (documents with `turns`) a row without any label
+is left out, and a side file beside the shard says which turn each piece of a row is of.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows import shards, spans, turns
+from crystalmix.prep.rows.placed_rows import labels_of, masked, pieces_of, window_rows
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
 
 VERSION = 1
@@ -34,6 +36,7 @@ BLOCK_ROWS = 256
 LONGEST_ROW = 1 << 24  # tokens; HDF5 takes chunks below 4 GB
 MOST_ROWS = 1 << 31  # of a shard
 Numbers = NDArray[np.int64]
+LATER = {"window": "shared"}  # keys that receipts of older builds do not have, and their defaults
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ class CerebrasSettings:
 class PackSettings:
     """Length of a row in tokens, control tokens around each document, and what ends the stream.
 
-    cerebras: pack as Model Zoo did; `tail` is `drop` then.
+    cerebras: pack as Model Zoo did; `tail` is `drop` then. window: whether a row's last label is
+    the first input of the next row too (shared), or each row has msl + 1 tokens of its own (apart,
+    as CrystalChat's rows).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -74,6 +79,7 @@ class PackSettings:
     tail: Literal["keep", "drop"] = "keep"
     rows_per_shard: int = 4096
     cerebras: CerebrasSettings | None = None
+    window: Literal["shared", "apart"] = "shared"
 
     def __post_init__(self) -> None:
         for name, most in (("msl", LONGEST_ROW), ("rows_per_shard", MOST_ROWS)):
@@ -82,7 +88,22 @@ class PackSettings:
             if getattr(self, name) > most:
                 raise ValueError(f"{name}: must be at most {most}, got {getattr(self, name)}")
         if self.cerebras is not None:
+            if self.window == "apart":
+                raise ValueError("window: apart can't go with cerebras; drop one of the two")
             object.__setattr__(self, "tail", "drop")  # there is nothing else in that dialect
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings as JSON; keys that came later are left out at their defaults."""
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in LATER or value != LATER[key]
+        }
+
+    @property
+    def stride(self) -> int:
+        """Tokens from the first input of a row to that of the next."""
+        return self.msl + (self.window == "apart")
 
     @property
     def joined(self) -> bool:
@@ -107,9 +128,10 @@ class Controls:
 
 @dataclass(frozen=True)
 class Packed:
-    """One packed shard and the account of its inputs, in tokens."""
+    """One packed shard and the account of its inputs, in tokens; sides: files beside it."""
 
     shard: shards.Shard
+    sides: tuple[str, ...]
     tokens: int  # inputs that are no padding
     padding: int
     controls: int  # inputs that are control ids
@@ -145,9 +167,49 @@ def rows_of(stream: Stream, settings: PackSettings) -> int:
     """Return how many rows a stream gives."""
     if not settings.joined:
         return sum(len(_windows(lengths, settings).size) for lengths in stream.lengths)
+    return len(kept_rows(stream, settings))
+
+
+def all_rows(tokens: int, settings: PackSettings) -> int:
+    """Return how many rows so many tokens give where rows run on over documents."""
+    if settings.window == "apart":
+        whole, rest = divmod(tokens, settings.stride)
+        return whole + (rest > 1 and settings.tail == "keep")
     if settings.tail == "drop":
-        return max(0, (stream.tokens - 1) // settings.msl)
-    return -(-stream.tokens // settings.msl)
+        return max(0, (tokens - 1) // settings.msl)
+    return -(-tokens // settings.msl)
+
+
+def kept_rows(stream: Stream, settings: PackSettings) -> Numbers:
+    """Return the numbers of the rows to write: all, but of conversations those with a label."""
+    rows = np.arange(all_rows(stream.tokens, settings))
+    if not len(rows) or not stream.has_turns:
+        return rows
+    return rows[labels_of(stream, rows * settings.stride, settings.msl) > 0]
+
+
+def left_out(stream: Stream, settings: PackSettings) -> dict[str, int]:
+    """Return the tokens that are no inputs though no tail, by reason; {} where there are none.
+
+    no_label: of conversations' rows without a label. label_only: last labels of rows apart.
+    """
+    if not settings.joined or not (settings.window == "apart" or stream.has_turns):
+        return {}
+    kept = kept_rows(stream, settings)
+    others = np.setdiff1d(np.arange(all_rows(stream.tokens, settings)), kept)
+    sizes = np.minimum(settings.stride, stream.tokens - others * settings.stride)
+    counts = {"no_label": int(sizes.sum())}
+    counts["label_only"] = len(kept) if settings.window == "apart" else 0
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def ranges_of(stream: Stream, settings: PackSettings) -> list[tuple[int, int]]:
+    """Return the rows [first, last) among which those of each shard are."""
+    if not settings.joined:
+        return shards_of(rows_of(stream, settings), settings)
+    kept = kept_rows(stream, settings)
+    parts = shards_of(len(kept), settings)
+    return [(int(kept[first]), int(kept[last - 1]) + 1) for first, last in parts]
 
 
 def shards_of(rows: int, settings: PackSettings) -> list[tuple[int, int]]:
@@ -165,8 +227,8 @@ def part(
     """
     first, last = rows
     if settings.joined:
-        # The last label of a shard is the first token of the next, hence one token more.
-        return stream.part(first * settings.msl, last * settings.msl + 1), rows
+        # The last label of a shard may be the first token of the next, hence one token more.
+        return stream.part(first * settings.stride, last * settings.stride + 1), rows
     counts = [len(_windows(lengths, settings).size) for lengths in stream.lengths]
     ends = np.cumsum(counts)  # (blocks,)
     low = int(np.searchsorted(ends, first, side="right"))
@@ -184,9 +246,14 @@ def pack(
     controls: tuple[int, ...],
     out: Path,
 ) -> Packed:
-    """Write the rows [first, last) of a stream as one shard with its spans."""
+    """Write the rows [first, last) of a stream as one shard with its spans.
+
+    Of conversations those rows that have a label.
+    """
     first, last = rows
     counter = _ControlCounter(controls)
+    if settings.joined and (settings.window == "apart" or stream.has_turns):
+        return _pack_chosen(stream, rows, settings, pad, counter, out)
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
         table, used = _spans(stream, start, stop, settings.msl), stop - start
@@ -198,12 +265,53 @@ def pack(
         table, used = _window_spans(stream, chosen), int((chosen.size - 1).sum())
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
         places = starts + chosen.offset
-        blocks = _window_rows(stream, places, chosen.size, settings.msl, pad)
+        sizes = chosen.size
+        blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
         blocks = masked(blocks, stream, places)
     spans.write(spans.path_of(out), table)
-    shard = shards.write(out, last - first, counter.over(blocks))
-    padding = (last - first) * settings.msl - used
-    return Packed(shard, used, padding, counter.count - (padding if pad in controls else 0))
+    return _written(out, last - first, blocks, counter, used, pad, settings.msl)
+
+
+def _written(
+    out: Path,
+    rows: int,
+    blocks: Iterator[shards.Rows],
+    counter: "_ControlCounter",
+    used: int,
+    pad: int,
+    msl: int,
+    sides: tuple[str, ...] = ("spans",),
+) -> Packed:
+    shard = shards.write(out, rows, counter.over(blocks))
+    padding = rows * msl - used
+    controls = counter.count - (padding if pad in counter.ids else 0)
+    return Packed(shard, sides, used, padding, controls)
+
+
+def _pack_chosen(
+    stream: Stream,
+    rows: tuple[int, int],
+    settings: PackSettings,
+    pad: int,
+    counter: "_ControlCounter",
+    out: Path,
+) -> Packed:
+    """Write those rows of a range that are kept: windows of their own, or with a label."""
+    msl, apart = settings.msl, settings.window == "apart"
+    places = np.arange(*rows) * settings.stride
+    if stream.has_turns:
+        places = places[labels_of(stream, places, msl) > 0]
+    sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
+    inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
+    pieces, owner = pieces_of(stream, places, inputs)
+    table, sides = _table(owner, pieces), ("spans",)
+    if stream.has_turns:
+        spans.write(spans.path_of(out, turns.KIND), turns.cut(table, owner["turns"]))
+        sides = ("spans", turns.KIND)
+    spans.write(spans.path_of(out), table)
+    blocks = masked(window_rows(stream, places, sizes, inputs, msl, pad), stream, places)
+    used = int(inputs.sum())
+    return _written(out, len(places), blocks, counter, used, pad, msl, sides)
 
 
 class _ControlCounter:
@@ -278,51 +386,6 @@ def windows(tokens: Numbers, msl: int, least: int) -> Windows:
 
 def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
     return windows(lengths, settings.msl, settings.cerebras.min_tokens if settings.cerebras else 0)
-
-
-def _window_rows(
-    stream: Stream, starts: Numbers, sizes: Numbers, msl: int, pad: int
-) -> Iterator[shards.Rows]:
-    for first in range(0, len(starts), BLOCK_ROWS):
-        rows = slice(first, first + BLOCK_ROWS)
-        yield _fill(stream, starts[rows], sizes[rows], msl, pad)
-
-
-def _fill(stream: Stream, starts: Numbers, sizes: Numbers, msl: int, pad: int) -> shards.Rows:
-    """Return the windows [start, start + size) of a stream as rows: (n, 3, msl) int32."""
-    low, high = int(starts[0]), int(starts[-1] + sizes[-1])
-    tokens = stream.slice(low, high)
-    place = (starts - low)[:, None] + np.arange(msl + 1)  # (n, msl + 1)
-    window = tokens[place.clip(max=len(tokens) - 1)]
-    labelled = np.arange(msl) < (sizes - 1)[:, None]
-    out = np.empty((len(starts), shards.CHANNELS, msl), dtype=np.int32)
-    out[:, 0] = np.where(labelled, window[:, :-1], pad)
-    out[:, 1] = labelled
-    out[:, 2] = np.where(labelled, window[:, 1:], pad)
-    return out
-
-
-def masked(blocks: Iterable[shards.Rows], stream: Stream, places: Numbers) -> Iterator[shards.Rows]:
-    """Yield blocks of rows, the mask 0 for labels before their document's `loss_from`.
-
-    places: (rows,), position of each row's first input in the stream. Where a row's mask is 1, its
-    label is the id one further in the stream.
-    """
-    edges, done = _edges(stream, places), 0
-    for block in blocks:
-        rows, _, msl = block.shape
-        if len(edges):
-            labels = places[done : done + rows, None] + np.arange(1, msl + 1)
-            block[:, 1] &= np.searchsorted(edges, labels, side="right") % 2 == 0
-        done += rows
-        yield block
-
-
-def _edges(stream: Stream, places: Numbers) -> Numbers:
-    """Return the positions where ids stop and begin to count as labels, in turn."""
-    documents = stream.documents(int(places.min()), stream.tokens)
-    first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
-    return np.stack([first, first + size], axis=1)[size > 0].reshape(-1)
 
 
 def _spans(stream: Stream, start: int, stop: int, msl: int) -> pa.Table:

@@ -7,7 +7,7 @@ next, so nothing is lost at a block's end.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +31,14 @@ INDEX = pa.schema(
         ("cut1", pa.int64()),
         ("cut2", pa.int64()),
         ("loss_from", pa.int64()),
+        ("masked", pa.list_(pa.int64())),  # starts and stops of what is no label, in turn
+        ("turns", pa.list_(pa.int64())),  # of a conversation: first id, message, role of each turn
     ]
 )
+NUMBERS = [entry.name for entry in INDEX if entry.type in (pa.int64(), pa.int8())]
+LISTS = ("masked", "turns")
+NO_LIST = np.empty(0, np.int64)
+TURN = 3  # numbers of a turn: its first id, its message, its role
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,9 @@ class Encoded:
     ids: (n,) integers. controls: how many of all ids are control ids. fim: 0 left to right, 1 PSM,
     2 SPM. cuts: where prefix | middle and middle | suffix were cut, -1 without FIM. loss_from:
     the first of all ids that counts as a label. around: ids before and behind, which count as the
-    document's; apart, so that a long document is not copied for the sake of two of them.
+    document's; apart, so that a long document is not copied for the sake of two of them. masked:
+    (n, 2) int64, start and stop of the runs of all ids that are no labels, ascending and apart.
+    turns: (n, 3) int64, of a conversation: the first id of each turn, its message, its role.
     """
 
     number: int
@@ -52,16 +60,19 @@ class Encoded:
     cuts: tuple[int, int] = (-1, -1)
     loss_from: int = 0
     around: tuple[NDArray[np.integer], NDArray[np.integer]] = (NOTHING, NOTHING)
+    masked: NDArray[np.int64] = field(default_factory=NO_LIST.copy)
+    turns: NDArray[np.int64] = field(default_factory=NO_LIST.copy)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One written block: its source, size, and the file of its ids."""
+    """One written block: its source, size, and the file of its ids; turns: of conversations."""
 
     path: Path
     source: str
     tokens: int
     wide: bool
+    turns: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class BlockCounts:
     """Account of one written block.
 
     tokens: control ids included. permuted: documents that FIM permuted. wide: ids are uint32.
+    turns: of conversations, 0 of other documents.
     """
 
     documents: int
@@ -76,12 +88,14 @@ class BlockCounts:
     controls: int
     permuted: int
     wide: bool
+    turns: int = 0
 
 
 def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> BlockCounts:
     """Write a block's ids to `path` and its index beside it."""
     wide = vocab > 1 << 16
     rows: list[tuple[int, ...]] = []
+    lists: dict[str, list[NDArray[np.int64]]] = {name: [] for name in LISTS}
     controls = 0
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
@@ -90,13 +104,25 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> BlockCount
                 size = writer.add(document)
                 cuts = (document.fim, *document.cuts, document.loss_from)
                 rows.append((document.number, size, *cuts))
+                for name, values in lists.items():
+                    values.append(getattr(document, name).reshape(-1))
                 controls += document.controls
             writer.flush()
-        columns = np.array(rows, dtype=np.int64).reshape(-1, len(INDEX))
-        arrays = [pa.array(columns[:, i]).cast(field.type) for i, field in enumerate(INDEX)]
+        columns = np.array(rows, dtype=np.int64).reshape(-1, len(NUMBERS))
+        numbers = dict(zip(NUMBERS, columns.T, strict=True))
+        arrays = [pa.array(numbers[name]).cast(INDEX.field(name).type) for name in NUMBERS]
+        arrays += [_lists(lists[name]) for name in LISTS]
         write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
     tokens, permuted = int(columns[:, 1].sum()), int((columns[:, 2] > 0).sum())
-    return BlockCounts(len(rows), tokens, controls, permuted, wide)
+    turns = sum(map(len, lists["turns"])) // TURN
+    return BlockCounts(len(rows), tokens, controls, permuted, wide, turns)
+
+
+def _lists(values: list[NDArray[np.int64]]) -> Any:  # noqa: ANN401  an Arrow array
+    """Return lists of integers as a column."""
+    ends = np.cumsum([0, *map(len, values)])
+    flat = np.concatenate([NO_LIST, *values])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(flat, pa.int64()))
 
 
 class _Writer:
@@ -140,6 +166,11 @@ class Stream:
     def lengths(self) -> tuple[NDArray[np.int64], ...]:
         """The tokens of every document that has some, in order, block by block."""
         return tuple(_lengths(block) for block in self.blocks)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether its documents are conversations."""
+        return any(block.turns for block in self.blocks)
 
     def part(self, start: int, stop: int) -> "Stream":
         """Return the stream of the blocks that hold positions of [start, stop), places kept."""

@@ -1,0 +1,116 @@
+"""Rows of a stream at given places: their ids, their masks, and the pieces that they hold.
+
+What packing does once it knows where rows begin: gather windows of ids, set the mask 0 where a
+label does not count for its document, count the labels that do, and name the document pieces.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from crystalmix.prep.rows import shards
+from crystalmix.prep.rows.token_blocks import Stream
+
+BLOCK_ROWS = 256
+Numbers = NDArray[np.int64]
+
+
+def window_rows(
+    stream: Stream, starts: Numbers, sizes: Numbers, inputs: Numbers, msl: int, pad: int
+) -> Iterator[shards.Rows]:
+    """Yield windows of a stream as blocks of rows; arguments as of `_fill`, one for each row."""
+    for first in range(0, len(starts), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        yield _fill(stream, starts[rows], sizes[rows], inputs[rows], msl, pad)
+
+
+def _fill(
+    stream: Stream, starts: Numbers, sizes: Numbers, inputs: Numbers, msl: int, pad: int
+) -> shards.Rows:
+    """Return the windows [start, start + size) of a stream as rows: (n, 3, msl) int32.
+
+    inputs: how many of a window's ids are inputs.
+    """
+    low, high = int(starts[0]), int(starts[-1] + sizes[-1])
+    tokens = stream.slice(low, high)
+    place = (starts - low)[:, None] + np.arange(msl + 1)  # (n, msl + 1)
+    window = tokens[place.clip(max=len(tokens) - 1)]
+    labelled = np.arange(msl) < (sizes - 1)[:, None]
+    out = np.empty((len(starts), shards.CHANNELS, msl), dtype=np.int32)
+    out[:, 0] = np.where(np.arange(msl) < inputs[:, None], window[:, :-1], pad)
+    out[:, 1] = labelled
+    out[:, 2] = np.where(labelled, window[:, 1:], pad)
+    return out
+
+
+def masked(blocks: Iterable[shards.Rows], stream: Stream, places: Numbers) -> Iterator[shards.Rows]:
+    """Yield blocks of rows, the mask 0 for labels that do not count for their document.
+
+    places: (rows,), position of each row's first input in the stream. Where a row's mask is 1, its
+    label is the id one further in the stream.
+    """
+    edges, done = _edges(stream, places), 0
+    for block in blocks:
+        rows, _, msl = block.shape
+        if len(edges):
+            labels = places[done : done + rows, None] + np.arange(1, msl + 1)
+            block[:, 1] &= np.searchsorted(edges, labels, side="right") % 2 == 0
+        done += rows
+        yield block
+
+
+def _edges(stream: Stream, places: Numbers) -> Numbers:
+    """Return the positions where ids stop and begin to count as labels, in turn."""
+    documents = stream.documents(int(places.min()), stream.tokens)
+    first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
+    before = np.stack([first, first + size], axis=1)[size > 0].reshape(-1)
+    column: Any = documents["masked"].combine_chunks()
+    counts = column.value_lengths().to_numpy()
+    inside = column.flatten().to_numpy() + np.repeat(first, counts)
+    return np.sort(np.concatenate([before, inside])) if len(inside) else before
+
+
+def labels_of(stream: Stream, places: Numbers, msl: int) -> Numbers:
+    """Count the labels of rows of msl inputs that begin at `places`: (rows,)."""
+    edges = _edges(stream, places)
+    if len(edges) % 2:
+        raise ValueError("masked runs must have a start and a stop")
+    starts, stops = edges[::2], edges[1::2]
+    before = np.concatenate([[0], np.cumsum(stops - starts)])
+
+    def masked_before(position: Numbers) -> Numbers:
+        """Count the ids before a position that are no labels."""
+        run = np.searchsorted(starts, position, side="right")  # runs that have begun
+        over = np.where(run > 0, stops[run - 1] - position, 0).clip(min=0)
+        return before[run] - over
+
+    if not len(starts):
+        return np.minimum(msl, stream.tokens - 1 - places)
+    first, last = places + 1, np.minimum(places + 1 + msl, stream.tokens)
+    return last - first - (masked_before(last) - masked_before(first))
+
+
+def pieces_of(
+    stream: Stream, places: Numbers, inputs: Numbers
+) -> tuple[dict[str, Numbers], pa.Table]:
+    """Return the document pieces of windows of a stream, and the documents that they are of."""
+    low, high = int(places[0]), int(places[-1] + inputs[-1])
+    documents = stream.documents(low, high)
+    starts = documents["first"].to_numpy()
+    begins = np.unique(np.concatenate([starts[(starts >= low) & (starts < high)], places]))
+    row = np.searchsorted(places, begins, side="right") - 1
+    ends = places[row] + inputs[row]
+    stops = np.minimum(np.append(begins[1:], high), ends)
+    inside = begins < ends
+    begins, stops, row = begins[inside], stops[inside], row[inside]
+    owner = np.searchsorted(starts, begins, side="right") - 1
+    pieces = {
+        "row": row,
+        "start": begins - places[row],
+        "stop": stops - places[row],
+        "offset": begins - starts[owner],
+    }
+    return pieces, documents.take(owner)
