@@ -18,6 +18,13 @@ if TYPE_CHECKING:
         recommend,
         simplex,
     )
+    from crystalmix.mixtures.laws.across_scales import (
+        AcrossScales,
+        allocate,
+        optima,
+        scale_lines,
+        scale_ranks,
+    )
     from crystalmix.mixtures.laws.compare import Comparison
     from crystalmix.mixtures.laws.fit import Fit, FitSettings, Floats
     from crystalmix.mixtures.laws.fit_repetition import RepetitionCurve

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.laws.distributions import regret, spearman
-from crystalmix.mixtures.laws.fit import DEFAULT, KINDS, Fit, FitSettings, fit, number
+from crystalmix.mixtures.laws.fit import DEFAULT, JOINT, KINDS, Fit, FitSettings, fit, number
 from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.prep.runtime.errors import InputError, UsageError
 
@@ -90,15 +90,22 @@ def compare(
     settings: FitSettings | None = None,
 ) -> Comparison:
     """Fit laws of some kinds (all by default) to a table; judge them on a second one."""
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    scales = table.scales if table.scales is not None and table.scales.vary else None
+    known = KINDS if scales is None else JOINT
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown:
-        raise UsageError(f"--law: must be one of {', '.join(KINDS)}, got {', '.join(unknown)}")
+        where = "" if scales is None else " for runs of several sizes or tokens"
+        raise UsageError(
+            f"--law: must be one of {', '.join(known)}{where}, got {', '.join(unknown)}"
+        )
     if not table.targets:
         raise InputError("table: has no column `loss:DOMAIN`; a law needs losses")
     named = replace(settings or FitSettings(), domains=table.domains, targets=table.targets)
-    if not kinds and not (table.losses > 0).all():
+    if not kinds and scales is None and not (table.losses > 0).all():
         kinds = [kind for kind in KINDS if kind != DEFAULT]  # which takes losses above 0 only
-    fits = [fit(table.shares, table.losses, kind, named, table.draws) for kind in kinds or KINDS]
+    fits = [
+        fit(table.shares, table.losses, kind, named, table.draws, scales) for kind in kinds or known
+    ]
     fits.sort(key=relative_error)
     if second is None:
         return Comparison(tuple(fits), ())
@@ -114,7 +121,7 @@ def relative_error(fitted: Fit) -> float:
 
 def judge(fitted: Fit, second: LossTable) -> Judgement:
     """Predict a second table and, where it has losses, say how well."""
-    mean, low, high = fitted.predict(second.shares)
+    mean, low, high = _predicted(fitted, second)
     alone = Judgement(second.runs, mean.tolist(), low.tolist(), high.tolist())
     if not second.targets:
         return alone
@@ -128,6 +135,20 @@ def judge(fitted: Fit, second: LossTable) -> Judgement:
         coverage=float(((second.losses >= low) & (second.losses <= high)).mean()),
         rho_by_target=dict(zip(second.targets, map(number, ranks), strict=True)),
     )
+
+
+def _predicted(fitted: Fit, second: LossTable) -> tuple[Floats, Floats, Floats]:
+    """Predict each line, by a joint law at its own size and tokens."""
+    if fitted.scales is None:
+        return fitted.predict(second.shares)
+    if second.scales is None:
+        raise InputError("second table: lacks the columns parameters and tokens of the first")
+    sides = np.empty((3, len(second.shares), len(fitted.targets)))
+    sizes = np.column_stack([second.scales.parameters, second.scales.tokens])
+    for size in np.unique(sizes, axis=0):
+        lines = (sizes == size).all(axis=1)
+        sides[:, lines] = fitted.at(*size.tolist()).predict(second.shares[lines])
+    return sides[0], sides[1], sides[2]
 
 
 def _row(kind: str, target: str, values: Sequence[float]) -> str:

@@ -41,6 +41,16 @@ class Law(Protocol):
         """Whether a sum of such laws has one least mixture."""
         ...
 
+    @property
+    def falling(self) -> bool:
+        """Whether the loss falls with every share, so that concave shares keep it convex."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether a parameter g stands at RETURNS, whose prior is learnt over all targets."""
+        ...
+
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
         ...
@@ -68,7 +78,7 @@ class Law(Protocol):
 
 def make(kind: str, once: Floats | None = None) -> Law:
     """Return the law of a kind; with `once` repeated tokens count less (`repeated_tokens`)."""
-    law = {
+    law: dict[str, type[Law]] = {
         "concave": Concave,
         "effective": Effective,
         "loglinear": Loglinear,
@@ -88,7 +98,7 @@ def learn_prior(
     What the runs say of each logit g follows from its posterior less the prior; targets scatter
     about a mean of the table by TARGET. Other laws keep their prior.
     """
-    if not isinstance(law.law if isinstance(law, Repeated) else law, Concave):
+    if not law.learns:
         return mean, precision
     at = RETURNS
     before = precision[:, at, at]
@@ -117,6 +127,8 @@ class Effective:
     """The effective-data law; parameters c, log a, log w_j."""
 
     convex: bool = True
+    falling: bool = True
+    learns: bool = False
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -175,6 +187,8 @@ class Concave:
     """
 
     convex: bool = True
+    falling: bool = True
+    learns: bool = True
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -244,6 +258,8 @@ class Loglinear:
     """The mixing law; parameters c, t_j (shares sum to 1, so that t holds the factor too)."""
 
     convex: bool = True
+    falling: bool = False
+    learns: bool = False
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -289,6 +305,8 @@ class Linear:
     """A plane over the simplex; parameters t_j, the loss of domain j alone."""
 
     convex: bool = True
+    falling: bool = False
+    learns: bool = False
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -363,8 +381,18 @@ class Repeated:
 
     @property
     def convex(self) -> bool:
-        """Whether the law falls with every share, so that concave shares keep it convex."""
-        return isinstance(self.law, Effective | Concave)
+        """Whether a sum of such laws has one least mixture."""
+        return self.law.falling
+
+    @property
+    def falling(self) -> bool:
+        """Whether the loss falls with every share."""
+        return self.law.falling
+
+    @property
+    def learns(self) -> bool:
+        """Whether a parameter g stands at RETURNS."""
+        return self.law.learns
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
@@ -372,8 +400,9 @@ class Repeated:
 
     def starts(self, shares: Floats, losses: Floats) -> Floats:
         """Guess with the published R*."""
-        worth = repeated_tokens.effective(shares, self.once, np.exp(RSTAR[:1]))[0]
-        inner = self.law.starts(worth, losses)
+        count = len(self.once)
+        worth = repeated_tokens.effective(shares[:, :count], self.once, np.exp(RSTAR[:1]))[0]
+        inner = self.law.starts(np.concatenate([worth, shares[:, count:]], axis=1), losses)
         return np.concatenate([inner, np.full((*inner.shape[:-1], 1), RSTAR[0])], axis=-1)
 
     def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
@@ -402,4 +431,10 @@ class Repeated:
         return self.law.slope(theta[..., :-1], worth) * by_share
 
     def _effective(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
-        return repeated_tokens.effective(shares, self.once, np.exp(theta[..., -1:, None]))
+        """Return effective shares, beside what else a point holds, and their two derivatives."""
+        count = len(self.once)
+        worth, by_share, by_rstar = repeated_tokens.effective(
+            shares[..., :count], self.once, np.exp(theta[..., -1:, None])
+        )
+        rest = np.broadcast_to(shares[..., count:], (*worth.shape[:-1], shares.shape[-1] - count))
+        return np.concatenate([worth, rest], axis=-1), by_share, by_rstar

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.laws import distributions, families, least_squares
 from crystalmix.mixtures.laws.least_squares import Problems
 from crystalmix.mixtures.laws.noise import Ints, Noise, estimate, groups_of
+from crystalmix.mixtures.laws.scale import AtScale, Scaled, Scales
 from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
 DEFAULT = "concave"
+JOINT = ("joint", "additive")  # where runs differ in size or tokens: with and without drift
 KINDS = (DEFAULT, "effective", "loglinear", "linear", "quadratic")
 ROUGH = 1e-7  # of the cost, where a fit is refined later or only its ranks count
 ROUNDS = 3  # of fitting and of estimating sigma anew
@@ -56,7 +58,8 @@ class Fit:
     (targets,) probability of so great a lack of fit by chance, nan without pure error;
     misfit_of_all: of all targets together. rho:
     (targets,) Spearman, left-out against measured. left_out: (runs, targets) each run as the others
-    predict it. problems: what was solved.
+    predict it. problems: what was solved. scales: size and tokens of each run, where these vary;
+    place: among them, at which the law is taken (`at`): the mean of the runs by default.
     """
 
     kind: str
@@ -76,16 +79,26 @@ class Fit:
     left_out: Floats
     problems: Problems = field(repr=False)
     level: float = 0.9
+    scales: Scales | None = None
+    place: tuple[float, float] = (0.0, 0.0)
 
     @property
     def law(self) -> families.Law:
-        """The family of curves."""
-        return self.problems.law
+        """The family of curves; of a joint law, that at `place`."""
+        law = self.problems.law
+        return law if self.scales is None else AtScale(law, self.place)
+
+    def at(self, parameters: float, tokens: float) -> "Fit":
+        """Return the fit of a joint law at another size and number of tokens."""
+        if self.scales is None:
+            raise ValueError("scales: the runs of this fit have one size only")
+        n, d = self.scales.log(parameters, tokens).tolist()
+        return replace(self, place=(n, d))
 
     @property
     def shares(self) -> Floats:
         """The mixtures that were fitted: (runs, domains)."""
-        return self.problems.shares
+        return self.problems.shares[:, : len(self.domains)]
 
     @property
     def losses(self) -> Floats:
@@ -180,37 +193,43 @@ def fit(
     kind: str = DEFAULT,
     settings: FitSettings | None = None,
     draws: Ints | None = None,
+    scales: Scales | None = None,
 ) -> Fit:
     """Fit one law per target.
 
     shares: (runs, domains), each summing to 1. losses: (runs, targets), nats (or bits a byte).
     draws: (runs,), a number for each seed; runs of one share a random effect. None: no seed effect
-    is modelled. The fit is the same for any order of the targets and draws nothing at random.
+    is modelled. scales: of each run, for a kind of JOINT; a seed's effect is then of one scale. The
+    fit is the same for any order of the targets and draws nothing at random.
     RefusalError where there are fewer than four runs, or values that are not finite.
     """
     settings = settings or FitSettings()
     _check(shares, losses, settings)
     shares, losses = np.ascontiguousarray(shares), np.ascontiguousarray(losses)
-    once = None if settings.once is None else np.array(settings.once)
-    law = families.make(kind, once)
-    noise = estimate(groups_of(shares), draws, losses)
+    law, count = _law(kind, settings, scales), shares.shape[1]
+    points = shares
+    if scales is not None:
+        points = np.column_stack([shares, scales.logs])
+        if draws is not None:
+            draws = draws + groups_of(scales.logs) * (1 + int(draws.max()))
+    noise = estimate(groups_of(points), draws, losses)
     effects = _effects(draws, noise, len(shares))
     try:
-        problems, solution, seed = _solve(law, shares, losses, effects, noise)
+        problems, solution, seed = _solve(law, points, losses, effects, noise)
         data, curved, _ = least_squares.normal(problems, solution)
         covariance: Floats = np.linalg.inv(curved).astype(np.float64)
         left_out = _leave_one_out(problems, solution, covariance)
     except np.linalg.LinAlgError:
         raise RefusalError(
             f"runs: {len(shares)} of them are too few or too alike to fit the {kind} law to "
-            f"{shares.shape[1]} domains; train more mixtures"
+            f"{count} domains; train more mixtures"
         ) from None
     own, freedom = solution.shape[1] - effects.shape[1], _freedom(problems, data, curved)
     misfit = _misfit(noise, problems, solution, freedom)
     pairs = zip(left_out.T, losses.T, strict=True)
     return Fit(
         kind=kind,
-        domains=settings.domains or tuple(f"d{k}" for k in range(shares.shape[1])),
+        domains=settings.domains or tuple(f"d{k}" for k in range(count)),
         targets=settings.targets or tuple(f"t{k}" for k in range(losses.shape[1])),
         theta=solution[:, :own],
         covariance=covariance[:, :own, :own],
@@ -226,12 +245,25 @@ def fit(
         left_out=left_out,
         problems=problems,
         level=settings.level,
+        scales=scales,
     )
 
 
 def number(value: float) -> float | None:
     """Return a finite number for JSON, None for any other."""
     return float(value) if np.isfinite(value) else None
+
+
+def _law(kind: str, settings: FitSettings, scales: Scales | None) -> families.Law:
+    """Return the law of a kind, with repeated tokens counted less where the settings say so."""
+    if (kind in JOINT) != (scales is not None):
+        rule = "needs the size and tokens of each run" if scales is None else "takes no scales"
+        raise ValueError(f"law {kind}: {rule}")
+    once = None if settings.once is None else np.array(settings.once)
+    if scales is None:
+        return families.make(kind, once)
+    law = Scaled(drift=kind == "joint")
+    return law if once is None else families.Repeated(law, once)
 
 
 def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:

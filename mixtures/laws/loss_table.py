@@ -2,23 +2,26 @@
 
 One line a run. `share:DOMAIN` holds the share of a domain, `loss:DOMAIN` the loss (nats a token, or
 bits a byte) on a validation domain; `run` may name the line, and `draw` its seed: lines of one
-value share the effect of that seed. Other columns are left alone. Shares of a line that sum to 1
+value share the effect of that seed. `parameters` and `tokens` may hold the size of the model and
+the tokens that it was trained on. Other columns are left alone. Shares of a line that sum to 1
 within 0.01 are scaled to 1 (published tables are rounded).
 """
 
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.laws.scale import Scales
 from crystalmix.prep.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 ROUNDED = 0.01
+SCALE = ("parameters", "tokens")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class LossTable:
 
     runs: a name for each line. shares: (runs, domains), each summing to 1. losses: (runs, targets),
     without targets where the file has no column of losses. draws: (runs,), a number for each seed;
-    None where the file has no column `draw`.
+    None where the file has no column `draw`. scales: size and tokens of each run; None where the
+    file has neither column.
     """
 
     runs: tuple[str, ...]
@@ -36,6 +40,7 @@ class LossTable:
     shares: Floats
     losses: Floats
     draws: NDArray[np.int64] | None = None
+    scales: Scales | None = None
 
     def of(self, domains: Sequence[str], targets: Sequence[str]) -> "LossTable":
         """Return the table with its columns in this order; InputError where one is missing."""
@@ -54,7 +59,9 @@ class LossTable:
         shares, losses = (  # in one layout, so that the same numbers give the same bits
             np.ascontiguousarray(one) for one in (self.shares[:, place], self.losses[:, aim])
         )
-        return LossTable(self.runs, tuple(domains), tuple(targets), shares, losses, self.draws)
+        return replace(
+            self, domains=tuple(domains), targets=tuple(targets), shares=shares, losses=losses
+        )
 
 
 def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable:
@@ -86,7 +93,20 @@ def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable
         shares=mixtures / totals[:, None],
         losses=_numbers(path, lines, targets),
         draws=_draws(lines) if "draw" in columns else None,
+        scales=_scales(path, lines, columns),
     )
+
+
+def _scales(path: Path, lines: list[dict[str, str]], columns: list[str]) -> Scales | None:
+    """Return size and tokens of each run; a column that is not there is the same for all."""
+    names = [name for name in SCALE if name in columns]
+    if not names:
+        return None
+    held = {name: _numbers(path, lines, [name])[:, 0] for name in names}
+    for name, values in held.items():
+        for k in np.flatnonzero(values <= 0)[:1]:
+            raise InputError(f"{path}:{k + 2}: {name}: must be above 0, got {values[k]:g}")
+    return Scales(*(held.get(name, np.ones(len(lines))) for name in SCALE))
 
 
 def _draws(lines: list[dict[str, str]]) -> NDArray[np.int64]:

@@ -138,6 +138,20 @@ def recommend(
     )
 
 
+def best_mixture(
+    fit: Fit,
+    value: Mapping[str, float],
+    caps: Mapping[str, float],
+    settings: RecommendSettings | None = None,
+) -> dict[str, float]:
+    """Return the mixture of least valued loss under caps, without intervals and without `kl`."""
+    settings = settings or RecommendSettings()
+    weights = _valued(fit, value, settings.standardise)
+    region = _region(fit.domains, caps, settings)
+    aim = _valued_loss(fit, weights, np.zeros(len(fit.domains)), 0.0, fit.theta)
+    return _named(fit.domains, convex_search.optimum(aim, region).tolist())
+
+
 def refusal(
     rho: float,
     gain: tuple[float, float, float],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,3 +90,48 @@ class Truth:
         runs = tuple(f"run-{k}" for k in range(len(shares)))
         aims = names[: self.targets]
         return LossTable(runs, names, aims, shares, self.measured(shares, noise, seed))
+
+
+@dataclass(frozen=True)
+class SizedTruth(Truth):
+    """A truth over sizes and tokens: c + A N^-b + (sum_j w_j N^s_j p_j^g)^-a D^-e."""
+
+    returns: float = 0.6
+
+    def at(self, shares: Floats, parameters: Floats, tokens: Floats) -> Floats:
+        c, a, w = self.parameters
+        rng = np.random.default_rng([3, self.seed])
+        capacity, size, count = (
+            rng.uniform(low, high, self.targets)
+            for low, high in ((0.1, 0.6), (0.25, 0.5), (0.2, 0.4))
+        )
+        drift = rng.normal(0, 0.12, w.shape)
+        n, d = np.log(parameters / 2e5)[:, None], np.log(tokens / 3e5)[:, None]
+        worth = np.exp(drift * n[..., None]) * w  # (runs, targets, domains)
+        inner = np.einsum("rj,rtj->rt", shares**self.returns, worth)
+        return c + capacity * np.exp(-size * n) + inner**-a * np.exp(-count * d)
+
+    def at_seeded(
+        self, shares: Floats, parameters: Floats, tokens: Floats, draws: NDArray[np.int64]
+    ) -> Floats:
+        """Measure runs whose draws have an effect each."""
+        rng = np.random.default_rng([self.seed, len(shares), 9])
+        root = np.linalg.cholesky(0.6 + 0.4 * np.eye(self.targets))
+        effects = SEED * rng.standard_normal((int(draws.max()) + 1, self.targets)) @ root.T
+        own = OWN * rng.standard_normal((len(shares), self.targets)) @ root.T
+        return self.at(shares, parameters, tokens) + effects[draws] + own
+
+
+def sized_table(path: Path, seed: int = 0) -> None:
+    """Write a CSV of the default design at two sizes."""
+    truth = SizedTruth(seed)
+    shares, draws = truth.designed(minimum=0.01)
+    both, again = np.vstack([shares, shares]), np.concatenate([draws, draws])
+    sizes = np.repeat([1e5, 3e5], len(shares))
+    of_size = again + 5 * np.repeat([0, 1], len(shares))
+    losses = truth.at_seeded(both, sizes, np.full(len(both), 3e5), of_size)
+    heads = [*(f"share:{n}" for n in NAMES), *(f"loss:{n}" for n in NAMES)]
+    lines = [",".join(["parameters", "tokens", "draw", *heads])]
+    for size, draw, mixture, values in zip(sizes, again, both, losses, strict=True):
+        lines.append(",".join(map(repr, [float(size), 3e5, int(draw), *mixture, *values])))
+    path.write_text("\n".join(lines).replace("np.float64(", "").replace(")", "") + "\n")

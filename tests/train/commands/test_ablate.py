@@ -16,7 +16,7 @@ from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.commands.ablate import fit
-from helpers.truths import NAMES, Truth
+from helpers.truths import NAMES, Truth, sized_table
 
 
 def call(*words: object) -> Result:
@@ -191,3 +191,30 @@ def test_aims_that_do_not_fit_the_table_are_refused(
 def test_aims_without_recommend_are_refused(tables: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="add --recommend"):
         call(tables[0], "--set", "kl=1")
+
+
+def test_runs_of_two_sizes_predict_and_recommend_for_a_third(tmp_path: Path) -> None:
+    sized_table(tmp_path / "sized.csv")
+    words = ("--recommend", "--set", "parameters=9e5", "--set", "target_tokens=3e5")
+    shown = call(tmp_path / "sized.csv", *words, "--set", "minimum=0.01").stdout
+    assert "rank correlation of the valued loss between 100k parameters x 300k tokens" in shown
+    assert "best at 900k parameters x 300k tokens (not measured)" in shown
+    assert "as much compute again is best spent on" in shown
+    told = json.loads(call(tmp_path / "sized.csv", *words, "--json").stdout)
+    assert [law["kind"] for law in told["laws"]] == ["joint", "additive"]
+    assert told["mixture"]["across_scales"]["ranks"][0]["mixtures"] == 16
+
+
+def test_a_recommendation_for_several_sizes_needs_the_real_one(tmp_path: Path) -> None:
+    sized_table(tmp_path / "sized.csv")
+    with pytest.raises(UsageError, match="say those of the real run"):
+        call(tmp_path / "sized.csv", "--recommend")
+    with pytest.raises(UsageError, match="one of joint, additive for runs of several sizes"):
+        call(tmp_path / "sized.csv", "--law", "concave")
+
+
+def test_one_size_says_that_its_ranks_for_the_real_run_are_unknown(
+    tables: tuple[Path, Path],
+) -> None:
+    shown = call(tables[0], "--law", "concave", "--recommend").stdout
+    assert "was not measured" in shown
