@@ -35,6 +35,7 @@ def account_lines(build: Path) -> list[str]:
         *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
         "",
         *statistics_lines(build),
+        *fitted_lines(build),
     ]
 
 
@@ -91,3 +92,35 @@ def statistics_lines(build: Path) -> list[str]:
     if spelt:
         lines += ["", *table(spelt, ["folder", "special spelt in texts", "documents", "times"])]
     return lines
+
+
+def fitted_lines(build: Path) -> list[str]:
+    """Return what fitting documents into rows came to, beside rows that run on over them."""
+    rows: list[list[object]] = []
+    for folder in BuildFolder(build).sealed():
+        receipt = receipts.read(folder)
+        account = receipt["account"]
+        if "fitted" in account:
+            settings, counts = receipt["settings"]["rows"], account["fitted"]
+            documents = max(1, account["documents"])
+            least = -(-account["tokens_out"] // settings["msl"])
+            shares = (counts["cut"] / documents, counts["stream_cut"] / documents)
+            rows.append(
+                [
+                    folder.relative_to(build).as_posix(),
+                    settings["pack"],
+                    f"{counts['groups']:,}",
+                    f"{counts['pieces']:,}",
+                    f"{account['rows']:,}",
+                    f"{least:,}",
+                    f"{padding_of(account, settings['msl']):.2%}",
+                    *(f"{share:.1%}" for share in shares),
+                ]
+            )
+    head = ["folder", "pack", "groups", "pieces", "rows", "at least", "padding", "cut"]
+    return ["", *table(rows, [*head, "as a stream"])] if rows else []
+
+
+def padding_of(account: Json, msl: int) -> float:
+    """Return the share of padding among the tokens of a folder's rows, by its account."""
+    return account["padding"] / (account["rows"] * msl)

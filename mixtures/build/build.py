@@ -13,6 +13,7 @@ from shutil import rmtree
 
 from crystalmix.mixtures.build import (
     drop_report,
+    fit,
     pack,
     row_fim,
     scan,
@@ -90,7 +91,8 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
             tokens = tokenise.settings(context, name, domain, epoch)
             folders.append(pack.folder(context, name, epoch, tokens, scanned))
     todo = [folder for folder in folders if folder.receipt is None]
-    pack.run(context, todo, tokenise.run(context, todo, scanned), scanned)
+    blocks = tokenise.run(context, todo, scanned)
+    pack.run(context, todo, blocks, fit.run(context, todo, blocks), scanned)
     for folder in todo:
         rmtree(folder.path / tokenise.TOKENS, ignore_errors=True)
     return folders

@@ -17,6 +17,8 @@ from crystalmix.mixtures.build.context import (
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
+from crystalmix.prep.packing import fitted_rows
+from crystalmix.prep.packing.fitted import Fitted, FittedCounts
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Block, Stream
@@ -29,6 +31,7 @@ class Pack:
     """Work item: cut the rows [first, last) of a stream of blocks to one shard.
 
     stream: the blocks that hold those rows' tokens; base: the position of their first token.
+    groups: where the groups of fitted rows begin and end; rows are counted from their first.
     """
 
     mark: str
@@ -39,6 +42,7 @@ class Pack:
     pad: int
     controls: tuple[int, ...]
     out: Path
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,13 @@ class PackAccount(RowsAccount):
     controls: int
     literals: dict[str, list[int]]
     sources: dict[str, statistics.SourceCounts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedAccount(PackAccount):
+    """Account of rows that documents were fitted into."""
+
+    fitted: FittedCounts
 
 
 def folder(
@@ -77,19 +88,28 @@ def run(
     context: Context,
     folders: Sequence[Folder],
     blocks: Sequence[Sequence[TokenBlock]],
+    fits: Sequence[Fitted | None],
     scanned: dict[str, Json],
 ) -> None:
-    """Pack the blocks of each folder to shards and seal the folders."""
+    """Pack the blocks of each folder to shards and seal the folders.
+
+    fits: of each folder, None where rows run on over documents.
+    """
     settings = [context.recipe.rows_of(folder.name) for folder in folders]
     streams = [_streams(*pair) for pair in zip(settings, blocks, strict=True)]
-    items = [_items(context, *pair) for pair in zip(folders, streams, strict=True)]
+    items = [
+        _items(context, target, group) if fit is None else _fitted_items(context, target, fit)
+        for target, group, fit in zip(folders, streams, fits, strict=True)
+    ]
     results = context.run(_pack_once, items, "pack")
-    for target, stream, group, shards in zip(folders, streams, blocks, results, strict=True):
+    every = zip(folders, streams, blocks, fits, results, strict=True)
+    for target, stream, group, fit, shards in every:
         sizes = _sizes(target.domain, scanned, group)
         rows = context.recipe.rows_of(target.name)
         counts = statistics.by_source(stream, group, sizes, rows)
         left = [pack.left_out(one, rows) for one in stream]
-        target.seal(shards, _account(group, shards, counts, left))
+        account = _account(group, shards, counts, left)
+        target.seal(shards, account if fit is None else _fitted_account(account, fit))
 
 
 def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:
@@ -132,6 +152,34 @@ def _item(
     )
 
 
+def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
+    """Return the work items of a folder's shards of fitted rows; RefusalError if there is none."""
+    items: list[Pack] = []
+    for number, (first, last) in enumerate(pack.shards_of(fit.rows, fit.settings)):
+        groups, place = fit.groups_of(first, last)
+        # the last id of a group may have its label in the next
+        near = fit.stream.part(groups[0], groups[-1] + 1)
+        items.append(
+            Pack(
+                mark=target.mark,
+                stream=near.blocks,
+                base=int(near.starts[0]),
+                rows=place,
+                settings=fit.settings,
+                pad=context.tokenizer.pad,
+                controls=context.controls,
+                out=target.path / pack.name(fit.settings, number, 0),
+                groups=groups,
+            )
+        )
+    if not items:
+        raise RefusalError(
+            f"domain {target.name}: no document of it fits a row of {fit.settings.msl} tokens; "
+            "add data, raise rows.msl or set rows.too_long to split"
+        )
+    return items
+
+
 def _pack_once(item: Pack) -> Json:
     return once(item.mark, item.out, lambda: _pack(item))
 
@@ -139,7 +187,8 @@ def _pack_once(item: Pack) -> Json:
 def _pack(item: Pack) -> Json:
     """Write a shard; the result is its entry, its spans' entry and its counts."""
     stream = Stream(item.stream, item.base)
-    packed = pack.pack(stream, item.rows, item.settings, item.pad, item.controls, item.out)
+    how = item.rows, item.settings, item.pad, item.controls, item.out
+    packed = fitted_rows.pack(stream, item.groups, *how) if item.groups else pack.pack(stream, *how)
     counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
     return {"files": shard_entries(packed.shard, item.out, *packed.sides), "account": counts}
 
@@ -184,3 +233,11 @@ def _account(
         literals=statistics.summed_literals([block.literals for block in blocks]),
         sources=sources,
     )
+
+
+def _fitted_account(account: PackAccount, fit: Fitted) -> FittedAccount:
+    """Return the account of fitted rows: what is no input is of too long documents, or labels."""
+    lost = sum(account.dropped.values())
+    reason = "labels" if fit.settings.pack == "next_fit" else "too_long"
+    values: Json = {**vars(account), "dropped": {reason: lost}}
+    return FittedAccount(**values, fitted=fit.counts)

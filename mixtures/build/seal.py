@@ -4,7 +4,7 @@ What the data can't give is refused here, with the numbers: a part without rows,
 more often than it may be.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,10 @@ class PartRefusalError(RefusalError):
 
 @dataclass(frozen=True)
 class Basis:
-    """What all manifests of a build have in common."""
+    """What all manifests of a build have in common.
+
+    sharing: how documents of domains share rows (`PackSettings.sharing`), where they don't run on.
+    """
 
     name: str
     seed: int
@@ -48,6 +51,7 @@ class Basis:
     tokenizer: Json
     out: Path
     imported: Json | None = None
+    sharing: dict[str, Json | None] = field(default_factory=dict[str, Json | None])
 
 
 def draft(
@@ -55,7 +59,9 @@ def draft(
 ) -> Manifest:
     """Return a phase's manifest; RefusalError if the data can't give it."""
     recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
-    basis = Basis(recipe.name, recipe.seed, recipe.msl_of(phase), tokenizer, context.out)
+    sharing = {part.domain: recipe.rows_of(part.domain).sharing() for part in phase.parts}
+    msl = recipe.msl_of(phase)
+    basis = Basis(recipe.name, recipe.seed, msl, tokenizer, context.out, sharing=sharing)
     try:
         return compose(basis, phase, folders, previous)
     except RefusalError as error:
@@ -74,7 +80,7 @@ def compose(
     weights = phase.weights(available)
     targets = shares(phase.kind, [part.asked for part in phase.parts], weights)
     parts = [
-        _part(part, share, weight, shards, folders[part.domain])
+        _part(part, share, weight, shards, folders[part.domain], basis.sharing.get(part.domain))
         for part, share, weight, shards in zip(phase.parts, targets, weights, drawn, strict=True)
     ]
     draft = Manifest(
@@ -107,7 +113,12 @@ def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartSha
 
 
 def _part(
-    part: Part, share: float, weight: int, shards: tuple[PartShard, ...], folder: Folder
+    part: Part,
+    share: float,
+    weight: int,
+    shards: tuple[PartShard, ...],
+    folder: Folder,
+    sharing: Json | None,
 ) -> ManifestPart:
     return ManifestPart(
         name=part.name,
@@ -125,6 +136,7 @@ def _part(
         variants=folder.domain.epochs,
         shards=shards,
         digest=manifest.part_digest(shards),
+        sharing=sharing,
     )
 
 

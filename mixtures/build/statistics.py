@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.context import TokenBlock
 from crystalmix.prep.fim import document_fim
+from crystalmix.prep.packing import pieces
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Stream
@@ -123,8 +124,12 @@ class _Tally:
         self.documents = self.tokens = self.controls = self.cut = 0
         self.psm = self.spm = 0
 
-    def add(self, block: TokenBlock, first: int, stop: int | None, stride: int) -> None:
-        """Count a block whose first token stands at `first`; stop: where the rows end."""
+    def add(self, block: TokenBlock, first: int, stop: int | None, most: int) -> None:
+        """Count a block whose first token stands at `first`.
+
+        stop: where the rows end, None where they don't run on over documents. most: tokens of a
+        row.
+        """
         index = pq.read_table(block.block.path.with_suffix(".parquet"), columns=["tokens", "fim"])
         lengths, forms = index["tokens"].to_numpy(), index["fim"].to_numpy()
         self.lengths.add(lengths)
@@ -133,10 +138,10 @@ class _Tally:
         self.controls += block.controls
         self.psm += int((forms == document_fim.PSM).sum())
         self.spm += int((forms == document_fim.SPM).sum())
-        if stop is None:  # every document begins a row of its own
-            self.cut += int((lengths > stride + 1).sum())
+        if stop is None:  # none is cut but those longer than a row
+            self.cut += int((lengths > most).sum())
         else:
-            self.cut += cut_documents(lengths, first, stop, stride)
+            self.cut += cut_documents(lengths, first, stop, most)
 
     def counts(self, size: int) -> SourceCounts:
         """Return the counts; size: bytes of the source's texts."""
@@ -167,9 +172,12 @@ def by_source(
     tallies = {name: _Tally() for name in sizes}
     rest = iter(blocks)
     for stream in streams:
-        rows, stride = pack.all_rows(stream.tokens, settings), settings.stride
-        stop = rows * stride if settings.joined else None
+        rows, most = pack.all_rows(stream.tokens, settings), settings.stride
+        runs_on = settings.joined and settings.pack == "stream"
+        stop = rows * most if runs_on else None
+        if not runs_on:
+            most = settings.msl + 1 if not settings.joined else pieces.capacity(settings)
         for _, first in zip(stream.blocks, np.asarray(stream.starts).tolist(), strict=False):
             block = next(rest)
-            tallies[block.block.source].add(block, first, stop, stride)
+            tallies[block.block.source].add(block, first, stop, most)
     return {name: tally.counts(sizes[name]) for name, tally in tallies.items()}

@@ -82,6 +82,7 @@ class ManifestPart:
     shards: tuple[PartShard, ...]
     digest: str  # over the shards' digests and row ranges
     packed: PackedAs | None = None  # None in schema 3
+    sharing: Json | None = None  # how documents share rows (`PackSettings.sharing`), None: run on
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ class Manifest:
             del value["migrated"]
             for part in value["parts"]:
                 del part["packed"]
+        for part in value["parts"]:
+            if part["sharing"] is None:
+                del part["sharing"]
         return {"schema": self.schema, **value}
 
     @property
@@ -142,6 +146,14 @@ class Manifest:
         shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
         kept = None if self.folder is None else self.folder / KEPT
         return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
+
+    @property
+    def masked(self) -> tuple[bool, ...]:
+        """Whether attention is masked between documents, for each part."""
+        return tuple(
+            part.sharing is not None and part.sharing["documents"] == "masked"
+            for part in self.parts
+        )
 
     @cached_property
     def paths(self) -> list[str]:

@@ -35,7 +35,23 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
         f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
         f"  manifest {manifest.digest}",
+        *_sharing_lines(manifest),
         *table(rows, head),
+    ]
+
+
+def _sharing_lines(manifest: Manifest) -> list[str]:
+    """Return how documents share rows, by part, where they don't simply run on."""
+    ways: dict[str, list[str]] = {}
+    for part in manifest.parts:
+        if part.sharing is not None:
+            loss = "over" if part.sharing["loss_across"] else "not over"
+            way = f"{part.sharing['pack']}, documents {part.sharing['documents']}, loss {loss} ends"
+            ways.setdefault(way, []).append(part.name)
+    every = len(manifest.parts)
+    return [
+        f"  rows: {way}{'' if len(names) == every else ' (' + ', '.join(names) + ')'}"
+        for way, names in ways.items()
     ]
 
 

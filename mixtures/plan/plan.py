@@ -101,7 +101,7 @@ class Planner:
             order_bytes=sum(_slots(phase, [rows or 0 for rows, _ in stock])) if zoos else 0,
             parts=tuple(plans),
             refusals=tuple(refusals),
-            notes=(*_notes(phase), *again),
+            notes=(*_notes(phase), *self._fitted_notes(phase), *again),
         )
 
     def _counts(
@@ -147,6 +147,25 @@ class Planner:
             known=known,
             seen=seen(part, rows, self.taken, walk) if available else None,
         )
+
+    def _fitted_notes(self, phase: Phase) -> list[str]:
+        """Return what fitting came to in the domains that are built, beside a stream."""
+        lines: list[str] = []
+        for name in dict.fromkeys(part.domain for part in phase.parts if self.out is not None):
+            place = BuildFolder(self.out or Path()).packed(name)
+            if not (place / receipts.NAME).exists():
+                continue
+            receipt = receipts.read(place)
+            account, settings = receipt["account"], receipt["settings"]["rows"]
+            if "fitted" in account:
+                counts, documents = account["fitted"], max(1, account["documents"])
+                padding = account["padding"] / (account["rows"] * settings["msl"])
+                lines.append(
+                    f"{name}: {settings['pack']} pads {padding:.2%} of its rows and cuts "
+                    f"{counts['cut'] / documents:.1%} of its documents (a stream pads none and "
+                    f"would cut {counts['stream_cut'] / documents:.1%})"
+                )
+        return lines
 
     def _available(self, part: Part, phase: Phase) -> tuple[int | None, Known]:
         """Return the rows a part can draw from, and how that is known."""

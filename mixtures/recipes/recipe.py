@@ -113,6 +113,11 @@ class Recipe:
                     f"domains.{name}.fim.level: document can't go with rows.cerebras, whose texts "
                     "are cut in pieces; set level: row"
                 )
+            if self.rows_of(name).sharing() and domain.fim and domain.fim.level == "row":
+                raise ValueError(
+                    f"domains.{name}.fim.level: row moves ids over the ends of documents, which "
+                    "rows.pack, documents or loss_across keep apart; set level: document"
+                )
 
     def rows_of(self, domain: str) -> PackSettings:
         """Return the settings of a domain's rows: its own, else the recipe's."""
@@ -165,11 +170,11 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return the recipe as JSON; how many documents are checked is left as it once was."""
         content = {key: value for key, value in asdict(self).items() if key != "file"}
-        content["rows"] = self.rows.content()
+        content["rows"] = _rows_content(self.rows)
         for name, domain in self.domains.items():
             del content["domains"][name]["rows"]
             if domain.rows is not None:
-                content["domains"][name]["rows"] = domain.rows.content()
+                content["domains"][name]["rows"] = _rows_content(domain.rows)
         if self.tokenizer.verify_every == SAMPLED:
             content["tokenizer"]["verify_every"] = 0  # the default of folders made before
         for name, source in self.sources.items():
@@ -184,6 +189,11 @@ class Recipe:
             return RecipeError(f"{where}: {message}")
         line = yaml_settings.line_of(yaml_settings.load(self.file), steps)
         return RecipeError(f"{self.file}:{line}: {where}: {message}")
+
+
+def _rows_content(rows: PackSettings) -> dict[str, Any]:
+    masked = {"documents": "masked"} if rows.documents == "masked" else {}
+    return {**rows.content(), **masked}
 
 
 def find(name: str) -> Path:

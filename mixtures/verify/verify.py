@@ -335,10 +335,20 @@ def _settings_faults(
         if getattr(part, key) != value:
             yield f"says {key} {getattr(part, key)}, its rows were made with {value}"
     for receipt in chain:
+        if "rows" in receipt["settings"]:
+            made, says = _sharing(receipt["settings"]["rows"]), _sharing(part.sharing or {})
+            if made != says:
+                yield f"says sharing {says}, its rows were made with {made}"
         if receipt["seed"] not in {None, manifest.seed}:
             yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
         if receipt["settings"].get("tokenizer", manifest.tokenizer) != manifest.tokenizer:
             yield "says another tokenizer than its rows were made with"
+
+
+def _sharing(rows: Json) -> Json:
+    """Return how documents share rows, from the settings of rows or what a manifest says of it."""
+    keys = {"pack": "stream", "loss_across": True, "group_tokens": None, "too_long": None}
+    return {key: rows.get(key, usual) for key, usual in keys.items()}
 
 
 def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from crystalmix.prep.rows import (
         check_rows,
         pack,
+        placed_rows,
         scattered_rows,
         shards,
         shuffle,
         spans,
         token_blocks,
+        turns,
     )
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
     from crystalmix.prep.rows.shards import Shard

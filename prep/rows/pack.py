@@ -13,7 +13,10 @@ padded with mask 0, one of fewer than `min_tokens` tokens left out.
 
 Ids of a document before its `loss_from`, and those in its `masked` runs, are no labels: the mask is
 0 where they would be predicted. Of conversations (documents with `turns`) a row without any label
-is left out, and a side file beside the shard says which turn each piece of a row is of.
+is left out, and a side file beside the shard says which turn each piece of a row is of. With
+`loss_across: false` a document's first id is no label.
+
+`pack: best_fit` and `next_fit` keep documents whole where they fit: `prep/packing`.
 """
 
 import re
@@ -30,13 +33,17 @@ from numpy.typing import NDArray
 from crystalmix.prep.rows import shards, spans, turns
 from crystalmix.prep.rows.placed_rows import labels_of, masked, pieces_of, window_rows
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
+from crystalmix.prep.runtime.types import Json
 
 VERSION = 1
 BLOCK_ROWS = 256
 LONGEST_ROW = 1 << 24  # tokens; HDF5 takes chunks below 4 GB
 MOST_ROWS = 1 << 31  # of a shard
+LARGEST_GROUP = 1 << 28  # tokens; a worker holds a group's ids, 4 bytes each
 Numbers = NDArray[np.int64]
 LATER = {"window": "shared"}  # keys that receipts of older builds do not have, and their defaults
+LATER_OF_STREAMS = {"pack": "stream", "loss_across": True}
+OF_FITS = ("group_tokens", "too_long")  # keys without a meaning where rows run on
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,17 @@ class CerebrasSettings:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """Length of a row in tokens, control tokens around each document, and what ends the stream.
+    """Length of a row in tokens, control tokens around each document, and which share a row.
 
     cerebras: pack as Model Zoo did; `tail` is `drop` then. window: whether a row's last label is
     the first input of the next row too (shared), or each row has msl + 1 tokens of its own (apart,
-    as CrystalChat's rows).
+    as CrystalChat's rows). pack: rows run on over documents (`stream`), or documents are kept whole
+    where they fit, longest first: each put where the least room is left (`best_fit`), or as Model
+    Zoo's VSL does (`next_fit`). group_tokens: documents in so many tokens are fitted together.
+    too_long: documents over a row are cut into pieces, lose what does not fit, or are left out.
+    documents: attention runs over the whole row, or is masked between documents, whose positions
+    begin at 0. loss_across: whether the first id of a document is predicted from the one before it
+    (default: not with best_fit).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -80,9 +93,15 @@ class PackSettings:
     rows_per_shard: int = 4096
     cerebras: CerebrasSettings | None = None
     window: Literal["shared", "apart"] = "shared"
+    pack: Literal["stream", "best_fit", "next_fit"] = "stream"
+    group_tokens: int = 1_000_000
+    too_long: Literal["split", "truncate", "drop"] = "split"
+    documents: Literal["open", "masked"] = "open"
+    loss_across: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("msl", LONGEST_ROW), ("rows_per_shard", MOST_ROWS)):
+        sizes = {"msl": LONGEST_ROW, "rows_per_shard": MOST_ROWS, "group_tokens": LARGEST_GROUP}
+        for name, most in sizes.items():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
             if getattr(self, name) > most:
@@ -91,14 +110,50 @@ class PackSettings:
             if self.window == "apart":
                 raise ValueError("window: apart can't go with cerebras; drop one of the two")
             object.__setattr__(self, "tail", "drop")  # there is nothing else in that dialect
+        if self.loss_across is None:
+            object.__setattr__(self, "loss_across", self.pack != "best_fit")
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Refuse settings of documents that don't go together."""
+        if self.cerebras is not None:
+            own = {"pack": "stream", "documents": "open", "loss_across": True}
+            for name, value in own.items():
+                if getattr(self, name) != value:
+                    raise ValueError(f"{name}: can't go with cerebras; drop one of the two")
+        if self.pack == "stream" and self.too_long != "split":
+            raise ValueError(
+                f"too_long: {self.too_long} has no meaning in a stream; set pack: best_fit"
+            )
+        if self.pack != "stream":
+            for name, usual in (("tail", "keep"), ("window", "shared")):
+                if (value := getattr(self, name)) != usual:
+                    raise ValueError(f"{name}: {value} can't go with pack: {self.pack}")
+        if self.pack == "next_fit" and (self.too_long != "split" or not self.loss_across):
+            name = "too_long" if self.too_long != "split" else "loss_across"
+            raise ValueError(f"{name}: is fixed with next_fit, which packs as Model Zoo does")
 
     def content(self) -> dict[str, Any]:
-        """Return the settings as JSON; keys that came later are left out at their defaults."""
+        """Return the settings as JSON; keys that came later are left out at their defaults.
+
+        So is `documents`, which changes no row: manifests have it.
+        """
+        later, unused = LATER, ["documents"]
+        if self.pack == "stream":
+            later, unused = {**LATER, **LATER_OF_STREAMS}, ["documents", *OF_FITS]
         return {
             key: value
             for key, value in asdict(self).items()
-            if key not in LATER or value != LATER[key]
+            if key not in unused and (key not in later or value != later[key])
         }
+
+    def sharing(self) -> Json | None:
+        """Return as JSON how documents share rows, None where they run on as in a stream."""
+        names = ["pack", "documents", "loss_across"]
+        names += OF_FITS if self.pack != "stream" else ()
+        value = {name: getattr(self, name) for name in names}
+        usual = {"pack": "stream", "documents": "open", "loss_across": True}
+        return None if value == usual else value
 
     @property
     def stride(self) -> int:
@@ -185,7 +240,9 @@ def kept_rows(stream: Stream, settings: PackSettings) -> Numbers:
     rows = np.arange(all_rows(stream.tokens, settings))
     if not len(rows) or not stream.has_turns:
         return rows
-    return rows[labels_of(stream, rows * settings.stride, settings.msl) > 0]
+    across = bool(settings.loss_across)
+    labels = labels_of(stream, rows * settings.stride, settings.msl, across=across)
+    return rows[labels > 0]
 
 
 def left_out(stream: Stream, settings: PackSettings) -> dict[str, int]:
@@ -193,7 +250,8 @@ def left_out(stream: Stream, settings: PackSettings) -> dict[str, int]:
 
     no_label: of conversations' rows without a label. label_only: last labels of rows apart.
     """
-    if not settings.joined or not (settings.window == "apart" or stream.has_turns):
+    chosen = settings.window == "apart" or stream.has_turns
+    if not settings.joined or settings.pack != "stream" or not chosen:
         return {}
     kept = kept_rows(stream, settings)
     others = np.setdiff1d(np.arange(all_rows(stream.tokens, settings)), kept)
@@ -251,14 +309,15 @@ def pack(
     Of conversations those rows that have a label.
     """
     first, last = rows
-    counter = _ControlCounter(controls)
+    counter = ControlCounter(controls)
     if settings.joined and (settings.window == "apart" or stream.has_turns):
         return _pack_chosen(stream, rows, settings, pad, counter, out)
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
         table, used = _spans(stream, start, stop, settings.msl), stop - start
         places = np.arange(start, stop, settings.msl)
-        blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places)
+        across = bool(settings.loss_across)
+        blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places, across=across)
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
@@ -276,7 +335,7 @@ def _written(
     out: Path,
     rows: int,
     blocks: Iterator[shards.Rows],
-    counter: "_ControlCounter",
+    counter: "ControlCounter",
     used: int,
     pad: int,
     msl: int,
@@ -293,28 +352,29 @@ def _pack_chosen(
     rows: tuple[int, int],
     settings: PackSettings,
     pad: int,
-    counter: "_ControlCounter",
+    counter: "ControlCounter",
     out: Path,
 ) -> Packed:
     """Write those rows of a range that are kept: windows of their own, or with a label."""
-    msl, apart = settings.msl, settings.window == "apart"
+    msl, apart, across = settings.msl, settings.window == "apart", bool(settings.loss_across)
     places = np.arange(*rows) * settings.stride
     if stream.has_turns:
-        places = places[labels_of(stream, places, msl) > 0]
+        places = places[labels_of(stream, places, msl, across=across) > 0]
     sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
     pieces, owner = pieces_of(stream, places, inputs)
-    table, sides = _table(owner, pieces), ("spans",)
+    table, sides = span_table(owner, pieces), ("spans",)
     if stream.has_turns:
         spans.write(spans.path_of(out, turns.KIND), turns.cut(table, owner["turns"]))
         sides = ("spans", turns.KIND)
     spans.write(spans.path_of(out), table)
-    blocks = masked(window_rows(stream, places, sizes, inputs, msl, pad), stream, places)
+    windowed = window_rows(stream, places, sizes, inputs, msl, pad)
+    blocks = masked(windowed, stream, places, across=across)
     used = int(inputs.sum())
     return _written(out, len(places), blocks, counter, used, pad, msl, sides)
 
 
-class _ControlCounter:
+class ControlCounter:
     """Counter of control ids among the inputs of rows that pass through it."""
 
     def __init__(self, controls: tuple[int, ...]) -> None:
@@ -391,18 +451,21 @@ def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
 def _spans(stream: Stream, start: int, stop: int, msl: int) -> pa.Table:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    return _table(documents.take(pieces["document"]), pieces)
+    return span_table(documents.take(pieces["document"]), pieces)
 
 
 def _window_spans(stream: Stream, chosen: Windows) -> pa.Table:
     owner = stream.documents(int(stream.starts[0]), stream.tokens).take(chosen.document)
     rows = np.arange(len(chosen.size))
     pieces = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return _table(owner, pieces)
+    return span_table(owner, pieces)
 
 
-def _table(owner: pa.Table, pieces: dict[str, Numbers]) -> pa.Table:
-    """Return spans: pieces of rows, each with the document it is of."""
+def span_table(owner: pa.Table, pieces: dict[str, Numbers]) -> pa.Table:
+    """Return spans: pieces of rows, each with the document it is of.
+
+    owner: the document of each piece, as of `Stream.documents`. pieces: row, start, stop, offset.
+    """
     columns: dict[str, Any] = {
         **{name: pieces[name] for name in ("row", "start", "stop", "offset")},
         **{name: owner[name].combine_chunks() for name in ("document", "fim", "cut1", "cut2")},

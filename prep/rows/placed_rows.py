@@ -46,13 +46,15 @@ def _fill(
     return out
 
 
-def masked(blocks: Iterable[shards.Rows], stream: Stream, places: Numbers) -> Iterator[shards.Rows]:
+def masked(
+    blocks: Iterable[shards.Rows], stream: Stream, places: Numbers, *, across: bool = True
+) -> Iterator[shards.Rows]:
     """Yield blocks of rows, the mask 0 for labels that do not count for their document.
 
     places: (rows,), position of each row's first input in the stream. Where a row's mask is 1, its
-    label is the id one further in the stream.
+    label is the id one further in the stream. across: whether a document's first id is a label.
     """
-    edges, done = _edges(stream, places), 0
+    edges, done = _edges(stream, places, across=across), 0
     for block in blocks:
         rows, _, msl = block.shape
         if len(edges):
@@ -62,20 +64,30 @@ def masked(blocks: Iterable[shards.Rows], stream: Stream, places: Numbers) -> It
         yield block
 
 
-def _edges(stream: Stream, places: Numbers) -> Numbers:
-    """Return the positions where ids stop and begin to count as labels, in turn."""
-    documents = stream.documents(int(places.min()), stream.tokens)
+def _edges(stream: Stream, places: Numbers, *, across: bool) -> Numbers:
+    return unlearnt(stream.documents(int(places.min()), stream.tokens), across=across)
+
+
+def unlearnt(documents: pa.Table, *, across: bool = True) -> Numbers:
+    """Return the positions in a stream where ids stop and begin to count as labels, in turn.
+
+    documents: as of `Stream.documents`. across: whether a document's first id is a label.
+    """
     first, size = (documents[name].to_numpy() for name in ("first", "loss_from"))
-    before = np.stack([first, first + size], axis=1)[size > 0].reshape(-1)
     column: Any = documents["masked"].combine_chunks()
-    counts = column.value_lengths().to_numpy()
-    inside = column.flatten().to_numpy() + np.repeat(first, counts)
+    counts, runs = column.value_lengths().to_numpy(), column.flatten().to_numpy()
+    if not across:
+        begins = np.full(len(first), -1)
+        begins[counts > 0] = runs[(np.cumsum(counts) - counts)[counts > 0]]
+        size = np.where(begins == 0, size, np.maximum(size, 1))  # else masked anyway
+    before = np.stack([first, first + size], axis=1)[size > 0].reshape(-1)
+    inside = runs + np.repeat(first, counts)
     return np.sort(np.concatenate([before, inside])) if len(inside) else before
 
 
-def labels_of(stream: Stream, places: Numbers, msl: int) -> Numbers:
+def labels_of(stream: Stream, places: Numbers, msl: int, *, across: bool = True) -> Numbers:
     """Count the labels of rows of msl inputs that begin at `places`: (rows,)."""
-    edges = _edges(stream, places)
+    edges = _edges(stream, places, across=across)
     if len(edges) % 2:
         raise ValueError("masked runs must have a start and a stop")
     starts, stops = edges[::2], edges[1::2]

@@ -1,0 +1,15 @@
+"""Packing: which pieces of documents share a row.
+
+Pieces and groups from lengths alone, the ways to fit them, and the rows of a fitted group. Belongs
+here: pure functions of lengths, and the writing of fitted rows. Never: texts, recipes, phases.
+"""
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.prep.packing import fitted, fitted_rows, pieces
+    from crystalmix.prep.packing.fitted import Fitted, FittedCounts
+
+__getattr__, __dir__ = lazy_names(__name__)
