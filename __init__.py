@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
-    from crystalmix.train.api.data import build, import_shards, jsonl, migrate, plan
+    from crystalmix.train.api.data import build, export_rows, import_shards, jsonl, migrate, plan
     from crystalmix.train.api.ledgers import Ledger, fed
     from crystalmix.train.api.modelzoo import (
         convert_checkpoint,
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
-    "train.api.data": ("build", "import_shards", "jsonl", "migrate", "plan"),
+    "train.api.data": ("build", "export_rows", "import_shards", "jsonl", "migrate", "plan"),
     "train.api.ledgers": ("Ledger", "fed"),
     "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
@@ -63,6 +63,7 @@ __all__ = [
     "demo",
     "diff",
     "export",
+    "export_rows",
     "fed",
     "fit_laws",
     "forecast",

@@ -114,6 +114,7 @@ for verb in (
     data.jsonl,
     data.build,
     data.import_,
+    data.export_rows,
     data.migrate,
     train.show,
     train.verify,

@@ -6,9 +6,11 @@ came from, so that spans are found by one join and never copied.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -77,6 +79,30 @@ def write(path: Path, table: pa.Table) -> None:
 def read(path: Path) -> pa.Table:
     """Read a side file."""
     return pq.read_table(path)
+
+
+def of_rows(shard: Path, rows: NDArray[np.int64]) -> pa.Table | None:
+    """Return the document pieces of some rows of a shard (`SPANS`); None where none are."""
+    own, origin = path_of(shard), path_of(shard, "origin")
+    chosen = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
+    if own.exists():
+        return pq.read_table(own, filters=chosen)
+    if not origin.exists():
+        return None
+    origins = pq.read_table(origin, filters=chosen)
+    names: list[Any] = origins["origin"].to_pylist()
+    before = origins["origin_row"].to_numpy()
+    now, tables = origins["row"].to_numpy(), list[pa.Table]()
+    for name in sorted(set(names)):
+        here = np.array([other == name for other in names])
+        table = of_rows(shard.parents[1] / name, before[here])
+        if table is None:
+            return None
+        row_of = dict(zip(before[here].tolist(), now[here].tolist(), strict=True))
+        moved = pa.array([row_of[row] for row in table["row"].to_pylist()], pa.int32())
+        table = table.set_column(0, table.schema.field(0), moved)
+        tables.append(table.cast(SPANS))
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def tokens(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""`cm.plan`, `cm.build`, `cm.import_shards`, `cm.jsonl`: from raw files to sealed manifests."""
+"""`cm.plan`, `cm.build`, `cm.import_shards`, `cm.export_rows`, `cm.jsonl`: raw files to rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from crystalmix.train.trace.answers import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crystalmix.mixtures.exports.export_rows import Arrangement, Exported, Format
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
     from crystalmix.mixtures.modelzoo.import_shards import Subset
 
@@ -113,6 +114,30 @@ def import_shards(
     settings = importing.ImportSettings(paths, tuple(maps), subset, zeros, digests)
     importing.import_shards(existing(folder), Path(out), settings, workers=workers)
     return Build(Path(out))
+
+
+def export_rows(
+    build: Place | Build,
+    out: Place,
+    *,
+    phase: str,
+    to: Format,
+    order: Arrangement = "consumption",
+    rows_per_file: int = 16_384,
+    documents: bool = True,
+    workers: int = 1,
+) -> Exported:
+    """Write a phase's rows for another trainer, in its order of consumption; goes on where it was.
+
+    to: megatron, mds, parquet, bin or arrow. order: `consumption`, or `domain` for a folder of each
+    part. documents: say of each row which documents' pieces it holds. workers: processes; the
+    files do not depend on it. Raises StaleError where `out` holds another export.
+    """
+    from crystalmix.mixtures.exports import export_rows as exporting
+
+    place = build.path if isinstance(build, Build) else existing(build)
+    settings = exporting.ExportSettings(phase, to, order, rows_per_file, documents)
+    return exporting.export_rows(place, Path(out), settings, workers=workers)
 
 
 def jsonl(folder: Place, out: Place) -> Table:

@@ -1,4 +1,4 @@
-"""The verbs that make and compare mixtures: plan, jsonl, build, import, diff.
+"""The verbs that make and compare mixtures: plan, jsonl, build, import, export-rows, diff.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -89,6 +89,31 @@ def import_(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
     from crystalmix.train.api import data
 
     show_phases(data.import_shards(folder, out, **settings))
+
+
+@click.command(
+    "export-rows",
+    cls=Verb,
+    example="crystalmix export-rows build --phase phase1 --to megatron --out rows",
+)
+@click.argument("build_", metavar="BUILD", type=PATH)
+@click.option("--phase", required=True, help="The phase whose rows are written.")
+@click.option("--to", required=True, help="The format: megatron, mds, parquet, bin or arrow.")
+@OUT
+@click.option(
+    "--order", default="consumption", help="Rows in order of consumption, or each part's: domain."
+)
+@click.option("--rows-per-file", type=click.IntRange(1), default=16_384, help="Of a file (16384).")
+@click.option("--documents/--no-documents", default=True, help="Name each row's documents (yes).")
+@WORKERS
+def export_rows(build_: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+    """Write a phase's rows in a format of another trainer, in the order of consumption."""
+    from crystalmix.train.api import data
+
+    exported = data.export_rows(build_, out, **settings)
+    for name, rows in exported.rows.items():
+        click.echo(f"{name}: {rows:,} rows")
+    click.echo(f"{exported.files} files of {exported.settings.to}, {exported.bytes:,} bytes")
 
 
 @click.command(cls=Verb, example="crystalmix diff old-build new-build")

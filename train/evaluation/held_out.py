@@ -69,7 +69,7 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
     documents: set[tuple[str, int]] | None = set()
     for shard in np.unique(refs.shard).tolist():
         places = np.flatnonzero(refs.shard == shard)
-        table = pieces(root / manifest.paths[shard], refs.row[places])
+        table = spans.of_rows(root / manifest.paths[shard], refs.row[places])
         if table is None:
             documents = None
             continue
@@ -78,30 +78,6 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
             columns: list[list[Any]] = [table[c].to_pylist() for c in ("source", "document")]
             documents.update(zip(*columns, strict=True))
     return HeldOut(manifest, root, refs, kind, None if documents is None else frozenset(documents))
-
-
-def pieces(shard: Path, rows: Ints) -> pa.Table | None:
-    """Return the document pieces of some rows of a shard (`spans.SPANS`); None where none are."""
-    own, origin = spans.path_of(shard), spans.path_of(shard, "origin")
-    of_rows = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
-    if own.exists():
-        return pq.read_table(own, filters=of_rows)
-    if not origin.exists():
-        return None
-    origins = pq.read_table(origin, filters=of_rows)
-    names: list[Any] = origins["origin"].to_pylist()
-    before = origins["origin_row"].to_numpy()
-    now, tables = origins["row"].to_numpy(), list[pa.Table]()
-    for name in sorted(set(names)):
-        here = np.array([other == name for other in names])
-        table = pieces(shard.parents[1] / name, before[here])
-        if table is None:
-            return None
-        row_of = dict(zip(before[here].tolist(), now[here].tolist(), strict=True))
-        moved = pa.array([row_of[row] for row in table["row"].to_pylist()], pa.int32())
-        table = table.set_column(0, table.schema.field(0), moved)
-        tables.append(table.cast(spans.SPANS))
-    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> None:

@@ -79,7 +79,7 @@ def test_pieces_of_shuffled_rows_are_those_of_the_rows_they_came_from() -> None:
     assert not spans.path_of(shard).exists()
     origin = pq.read_table(spans.path_of(shard, "origin")).to_pylist()
     rows = np.array([5, 0, 5, 3])
-    table = heldout.pieces(shard, rows)
+    table = spans.of_rows(shard, rows)
     assert table is not None
     for row in (0, 3, 5):
         came = origin[row]
@@ -136,7 +136,7 @@ def test_a_text_that_is_trained_on_is_refused_by_name_whatever_source_it_is_of()
     documents = {
         (source, number)
         for shard in np.unique(one.refs.shard[places])
-        for table in [heldout.pieces(build / one.manifest.paths[shard], one.refs.row[places])]
+        for table in [spans.of_rows(build / one.manifest.paths[shard], one.refs.row[places])]
         if table is not None
         for source, number in zip(
             table["source"].to_pylist(), table["document"].to_pylist(), strict=True
