@@ -87,7 +87,7 @@ def reference() -> dict[str, str]:
             "recipe.md",
             "Recipe keys",
             "What a recipe may say. See [Recipes](../recipes.md) and [Mixing](../mixing.md).",
-            [Section("", Recipe)],
+            [Section("", Recipe, {"begins": "from"})],
         ),
         "run-file.md": page(
             "run-file.md",

@@ -223,7 +223,8 @@ def _everything(
     name: str, phase: str, drawn: Mapping[str, _Drawn], previous: str | None
 ) -> Manifest:
     """Seal a phase of one epoch of each part, one row a step; drawn: by the parts' new names."""
-    found = [replace(one.part, name=new, budget={"epochs": 1.0}) for new, one in drawn.items()]
+    whole: Json = {"budget": {"epochs": 1.0}, "start": 0}
+    found = [replace(one.part, name=new, **whole) for new, one in drawn.items()]
     weights = integer_weights([Fraction(part.available) for part in found])
     asked = shares("epochs", [1.0] * len(found), weights)
     rows = sum(part.available for part in found)
@@ -241,6 +242,7 @@ def _everything(
             for part, share, weight in zip(found, asked, weights, strict=True)
         ),
         previous=previous,
+        after=None,
         digest="",
     )
     counts = draft.order.counts(rows)

@@ -92,6 +92,7 @@ def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Mani
         batch=portion.batch,
         parts=parts,
         previous=previous,
+        after=None,
         digest="",
     )
     rows = portion.steps * portion.batch
@@ -130,4 +131,5 @@ def _part(part: ManifestPart, units: int, weight: int, window: Window | None) ->
         shards=shards,
         available=sum(shard.last - shard.first for shard in shards),
         digest=part_digest(shards),
+        start=0,
     )

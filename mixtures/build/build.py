@@ -7,7 +7,6 @@ stopped, and what was built otherwise is refused.
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 
@@ -64,7 +63,6 @@ def build(
     refuse_url(out, "--out")
     refuse_url(root, "--data")
     drop_report.check_list(dropped)
-    _check_lineage(recipe, names, out)
     phase_domains = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in phase_domains]
     drawn = {source for name in domains for source in recipe.domains[name].sources}
@@ -96,17 +94,6 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
     for folder in todo:
         rmtree(folder.path / tokenise.TOKENS, ignore_errors=True)
     return folders
-
-
-def _check_lineage(recipe: Recipe, names: Sequence[str], out: Path) -> None:
-    """Refuse a phase whose predecessor is neither built now nor sealed."""
-    for before, name in pairwise(recipe.phases):
-        sealed = BuildFolder(out).manifest(before).exists()
-        if name in names and before not in names and not sealed:
-            raise UsageError(
-                f"phase {name} follows {before}, which is not sealed in {out}; "
-                f"build it first or too (--phase {before} --phase {name})"
-            )
 
 
 def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
@@ -166,17 +153,15 @@ def sweep(out: Path) -> None:
 
 def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:
     """Write the tokenizer and the manifests, each naming the one before it; none if one can't."""
-    every = list(context.recipe.phases)
     drafts: dict[str, Manifest] = {}
+    before = _sealed(context)
     for name in names:
-        before = every[every.index(name) - 1] if every.index(name) else None
-        previous = None if before is None else _digest_of(context.out, before, drafts)
-        draft = seal.draft(context, context.recipe.phases[name], folders, previous)
+        draft = seal.draft(context, context.recipe.phases[name], folders, before)
         path = context.folder.manifest(name)
         sealed = manifest.read(path) if path.exists() else None
         if (seal.SCHEMA if sealed is None else sealed.schema) == 4:
             draft = seal.migrated(draft, context.folder, sealed and sealed.migrated)
-        drafts[name] = draft
+        drafts[name] = before[name] = draft
     places = {context.folder.manifest(name): drafts[name] for name in names}
     unsealed(places)
     tokenizer = context.folder.tokenizer
@@ -232,18 +217,22 @@ def migrate(out: Path) -> list[Manifest]:
     return manifest.read_manifests(out)
 
 
-def _digest_of(out: Path, phase: str, drafts: dict[str, Manifest]) -> str | None:
-    if phase in drafts:
-        return drafts[phase].digest
-    path = BuildFolder(out).manifest(phase)
-    return manifest.read(path).digest if path.exists() else None
+def _sealed(context: Context) -> dict[str, Manifest]:
+    """Return the manifests of the recipe's phases that are there."""
+    places = {name: context.folder.manifest(name) for name in context.recipe.phases}
+    return {name: manifest.read(path) for name, path in places.items() if path.exists()}
 
 
 def _is_sealed(path: Path, draft: Manifest) -> bool:
     """Return whether a manifest is there already; StaleError if another one is."""
     if not path.exists():
         return False
-    differences = manifest.compare(manifest.read(path), draft)
+    sealed = manifest.read(path)
+    if sealed.after is not None and draft.after is None:
+        sealed = manifest.resealed(sealed, after=None, previous=draft.previous)
+        if sealed == draft:
+            return False  # only the phase before it was missing
+    differences = manifest.compare(sealed, draft)
     if differences:
         raise StaleError(
             f"{path}: was sealed otherwise ({'; '.join(differences[:3])}); "

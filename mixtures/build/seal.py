@@ -4,6 +4,7 @@ What the data can't give is refused here, with the numbers: a part without rows,
 more often than it may be.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crystalmix.mixtures.build import begins
 from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
@@ -55,15 +57,25 @@ class Basis:
 
 
 def draft(
-    context: Context, phase: Phase, folders: dict[str, Folder], previous: str | None
+    context: Context, phase: Phase, folders: dict[str, Folder], before: Mapping[str, Manifest]
 ) -> Manifest:
-    """Return a phase's manifest; RefusalError if the data can't give it."""
+    """Return a phase's manifest; RefusalError if the data can't give it.
+
+    before: the manifests of earlier phases that are there.
+    """
     recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
     sharing = {part.domain: recipe.rows_of(part.domain).sharing() for part in phase.parts}
     msl = recipe.msl_of(phase)
     basis = Basis(recipe.name, recipe.seed, msl, tokenizer, context.out, sharing=sharing)
+    starts = begins.starts(recipe, phase, before)
+    every = [*recipe.phases]
+    last = every[every.index(phase.name) - 1] if every[0] != phase.name else None
+    previous = before[last].digest if last is not None and last in before else None
     try:
-        return compose(basis, phase, folders, previous)
+        composed = compose(basis, phase, folders, previous, starts)
+        if last is None or previous is not None:
+            return composed
+        return manifest.resealed(composed, after=last)
     except RefusalError as error:
         message = str(error).removeprefix(f"phase {phase.name}: ")
         names = [part.name for part in phase.parts]
@@ -72,9 +84,16 @@ def draft(
 
 
 def compose(
-    basis: Basis, phase: Phase, folders: dict[str, Folder], previous: str | None
+    basis: Basis,
+    phase: Phase,
+    folders: dict[str, Folder],
+    previous: str | None,
+    starts: Sequence[int] | None = None,
 ) -> Manifest:
-    """Return the manifest of a phase over folders that are sealed; RefusalError as `draft`."""
+    """Return the manifest of a phase over folders that are sealed; RefusalError as `draft`.
+
+    starts: the draw at which each part begins, 0 for all by default.
+    """
     drawn = [_drawn(basis.out, part, phase, folders[part.domain]) for part in phase.parts]
     available = [sum(shard.last - shard.first for shard in shards) for shards in drawn]
     weights = phase.weights(available)
@@ -83,6 +102,8 @@ def compose(
         _part(part, share, weight, shards, folders[part.domain], basis.sharing.get(part.domain))
         for part, share, weight, shards in zip(phase.parts, targets, weights, drawn, strict=True)
     ]
+    if starts is not None:
+        parts = [replace(part, start=s) for part, s in zip(parts, starts, strict=True)]
     draft = Manifest(
         name=basis.name,
         phase=phase.name,
@@ -102,9 +123,7 @@ def compose(
         _budgeted(spec, part, count, draft)
         for spec, part, count in zip(phase.parts, parts, counts, strict=True)
     ]
-    result = manifest.sealed(replace(draft, parts=tuple(final)))
-    vars(result)["order"] = draft.order  # it is the same: a long one takes minutes to draw
-    return result
+    return manifest.resealed(draft, parts=tuple(final))
 
 
 def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
@@ -206,9 +225,7 @@ def migrated(old: Manifest, build: BuildFolder, before: str | None) -> Manifest:
                 "documents are not here, which say how its rows were packed; restore them"
             )
     parts = tuple(replace(part, packed=packings[part.domain]) for part in old.parts)
-    new = manifest.sealed(replace(old, parts=parts, migrated=before, digest=""))
-    vars(new)["order"] = old.order  # the same
-    return new
+    return manifest.resealed(old, parts=parts, migrated=before)
 
 
 def packed_as(build: BuildFolder, domain: str) -> PackedAs | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.manifest import (
         build_folder,
         cerebras_order,
+        coverage,
         exact_order,
         manifest,
         report,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from crystalmix.mixtures.manifest.build_folder import BuildFolder
     from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooOrder, ZooSettings
+    from crystalmix.mixtures.manifest.coverage import Draws, Reads
     from crystalmix.mixtures.manifest.exact_order import Interleave
     from crystalmix.mixtures.manifest.manifest import (
         Manifest,

@@ -147,12 +147,16 @@ class Interleave:
 
 @dataclass(frozen=True)
 class OrderPart:
-    """A part as the order sees it: its exact weight, rows available, and digest of its content."""
+    """A part as the order sees it: its exact weight, rows available, and digest of its content.
+
+    start: the draw of its own sequence of (epoch, row) at which it begins.
+    """
 
     name: str
     weight: int
     rows: int
     digest: str
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,11 @@ class Order:
         origins: list[int] = []  # where in `walks` the part's epoch 0 is, or would be
         counts = zip(self.parts, self.counts(start), self.counts(stop), strict=True)
         for part, before, after in counts:
-            epochs = range(before // part.rows, -(-after // part.rows))
+            first, last = part.start + before, part.start + after
+            epochs = range(first // part.rows, -(-last // part.rows))
             origins.append(len(walks) - epochs.start)
             walks += [self._walk(part, epoch) for epoch in epochs]
+        draw += np.array([part.start for part in self.parts], dtype=np.int64)[places]
         epoch = draw // rows
         which = np.array(origins, dtype=np.int64)[places] + epoch
         return Refs(places, epoch, forward_each(walks, which, draw % rows))
@@ -201,13 +207,14 @@ class Order:
         if not (0 <= part < len(self.parts) and 0 <= row < self.parts[part].rows):
             raise ValueError(f"no row {row} of a part {part} among {len(self.parts)} parts")
         order_part = self.parts[part]
-        draws = self.counts(stop)[part]
+        first = order_part.start
+        last = first + self.counts(stop)[part]
         row_1 = np.array([row], dtype=np.int64)  # (1,)
         positions: list[int] = []
-        for epoch in range(-(-draws // order_part.rows)):
+        for epoch in range(first // order_part.rows, -(-last // order_part.rows)):
             draw = epoch * order_part.rows + int(self._walk(order_part, epoch).inverse(row_1)[0])
-            if draw < draws:
-                positions.append(self._interleave.position(self._ranks[part], draw))
+            if first <= draw < last:
+                positions.append(self._interleave.position(self._ranks[part], draw - first))
         return positions
 
     def counts(self, position: int) -> list[int]:
@@ -261,6 +268,8 @@ def _check_parts(parts: Sequence[OrderPart]) -> None:
     for part in parts:
         if part.rows < 1:
             raise ValueError(f"part {part.name}: rows must be positive, got {part.rows}")
+        if not 0 <= part.start < LIMIT:
+            raise ValueError(f"part {part.name}: start must lie in [0, 2**62), got {part.start}")
 
 
 def _span(start: int, stop: int) -> int:

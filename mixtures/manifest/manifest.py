@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,7 @@ class ManifestPart:
     digest: str  # over the shards' digests and row ranges
     packed: PackedAs | None = None  # None in schema 3
     sharing: Json | None = None  # how documents share rows (`PackSettings.sharing`), None: run on
+    start: int = 0  # draws of the part's sequence that earlier phases took; absent where 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Manifest:
     previous: str | None
     imported: Json | None  # of shards that another program wrote: from what, how well known
     migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
+    after: str | None = None  # the phase before, where it is built elsewhere; absent where None
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
@@ -126,9 +129,13 @@ class Manifest:
             del value["migrated"]
             for part in value["parts"]:
                 del part["packed"]
+        if self.after is None:
+            del value["after"]
         for part in value["parts"]:
             if part["sharing"] is None:
                 del part["sharing"]
+            if not part["start"]:
+                del part["start"]
         return {"schema": self.schema, **value}
 
     @property
@@ -139,9 +146,12 @@ class Manifest:
     @cached_property
     def order(self) -> Order | ZooOrder:
         """The order of rows that this manifest fixes."""
-        parts = [OrderPart(p.name, p.weight, p.available, p.digest) for p in self.parts]
+        parts = [OrderPart(p.name, p.weight, p.available, p.digest, p.start) for p in self.parts]
         if self.cerebras is None:
             return Order(parts, self.seed)
+        if late := [part.name for part in self.parts if part.start]:
+            where = self.folder or self.phase
+            raise DamageError(f"{where}: part {late[0]} starts late, as Model Zoo's order can't")
         # the weights as Model Zoo reads them: it normalises them in its own floats
         shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
         kept = None if self.folder is None else self.folder / KEPT
@@ -237,6 +247,13 @@ def sealed(manifest: Manifest) -> Manifest:
     return replace(manifest, digest=receipts.digest(manifest.content()))
 
 
+def resealed(old: Manifest, **changes: Any) -> Manifest:  # noqa: ANN401  fields of a manifest
+    """Return a manifest with changes that leave its order what it is, sealed anew."""
+    new = sealed(replace(old, **changes, digest=""))
+    vars(new)["order"] = old.order  # a long one takes minutes to draw
+    return new
+
+
 def write(path: Path, manifest: Manifest) -> None:
     """Write a sealed manifest."""
     content = {**manifest.content(), "digest": manifest.digest}
@@ -289,15 +306,15 @@ def read_phase_set(build: BuildFolder) -> dict[str, str]:
 def read_manifests(path: Path) -> list[Manifest]:
     """Return the manifests at a path: a manifest file, a phase's folder, or a build in order.
 
-    Phases are ordered by lineage: each after the one that its `previous` names.
+    Phases are ordered by lineage: each after the one that its `previous` or `after` names.
     """
     places = [path] if path.is_file() or (path / MANIFEST).exists() else []
     places = places or BuildFolder(path).manifests()
     manifests = [read(place) for place in places]
-    by_digest = {manifest.digest: manifest for manifest in manifests}
+    known = {name: manifest for manifest in manifests for name in (manifest.digest, manifest.phase)}
 
     def depth(manifest: Manifest) -> int:
-        before = by_digest.get(manifest.previous or "")
+        before = known.get(manifest.previous or manifest.after or "")
         return 0 if before is None else 1 + depth(before)
 
     return sorted(manifests, key=lambda manifest: (depth(manifest), manifest.phase))
@@ -314,7 +331,11 @@ def compare(old: Manifest, new: Manifest) -> list[str]:
     before, after = old.content(), new.content()
     parts_before = {part["name"]: part for part in before.pop("parts")}
     parts_after = {part["name"]: part for part in after.pop("parts")}
-    lines = [line for key in before for line in receipts.differences(before[key], after[key], key)]
+    lines = [
+        line
+        for key in dict.fromkeys([*before, *after])
+        for line in receipts.differences(before.get(key), after.get(key), key)
+    ]
     for name in sorted({*parts_before, *parts_after}):
         if name not in parts_after:
             lines.append(f"parts.{name}: is gone")

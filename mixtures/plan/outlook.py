@@ -7,8 +7,9 @@ from pathlib import Path
 from crystalmix.mixtures.build import shared_texts
 from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
+from crystalmix.mixtures.manifest.coverage import Reads
 from crystalmix.mixtures.plan import sample_sources
-from crystalmix.mixtures.plan.plan import PhasePlan, plan
+from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
@@ -23,13 +24,14 @@ class Outlook:
     """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
 
     hours: of training, phase by phase, at the tokens a second of `--speed`. shared: texts that
-    domains have in common, where they are scanned.
+    domains have in common, where they are scanned. reads: what all phases read of each domain.
     """
 
     phases: tuple[PhasePlan, ...]
     disk: int | None
     hours: tuple[float, ...]
     shared: Findings = field(default_factory=Findings)
+    reads: Reads = field(default_factory=Reads)
 
     @property
     def faulty(self) -> bool:
@@ -43,7 +45,10 @@ class Outlook:
     def lines(self) -> list[str]:
         """Return it as tables."""
         size = "unknown" if self.disk is None else f"about {_size(self.disk)}"
-        lines = [*plan_lines(self.phases), "", f"shards on disk, packed and shuffled: {size}"]
+        lines = [*plan_lines(self.phases), ""]
+        if reads := self.reads.lines():
+            lines += [*reads, ""]
+        lines += [f"shards on disk, packed and shuffled: {size}"]
         lines += [f"refused: {line}" for line in self.shared.refusals]
         lines += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
@@ -75,7 +80,8 @@ def outlook(
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
     shared = Findings() if out is None else shared_texts.find(recipe, list(recipe.phases), out)
-    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared)
+    reads = Reads.of(draws(recipe, phases))
+    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared, reads)
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:

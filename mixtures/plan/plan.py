@@ -7,8 +7,11 @@ from typing import Literal
 
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.exact_order import VERSION, Interleave
+from crystalmix.mixtures.manifest.coverage import Draws
+from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
+from crystalmix.mixtures.recipes import continuing
+from crystalmix.mixtures.recipes.continuing import Reading
 from crystalmix.mixtures.recipes.phase import Kind, Part, Phase, shares
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.runtime import receipts
@@ -23,7 +26,8 @@ class PartPlan:
     """What a phase takes of one part, and how often that repeats what there is.
 
     asked: its share of the rows. available: rows of the part, None where it is unknown. known:
-    where that number is from. seen: rows that earlier phases consumed already, as expected.
+    where that number is from. seen: rows that earlier phases consumed already, as expected. start:
+    the draw of its sequence of rows at which it begins, None where nobody knows.
     """
 
     name: str
@@ -35,6 +39,7 @@ class PartPlan:
     epochs: float | None
     known: Known
     seen: int | None
+    start: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Planner:
     out: Path | None = None
     sampled: Mapping[str, int] = field(default_factory=dict[str, int])
     taken: list[Taken] = field(default_factory=list[Taken])
+    readings: list[Reading] = field(default_factory=list[Reading])
 
     def phase(self, phase: Phase) -> PhasePlan:
         """Plan one phase."""
@@ -76,15 +82,24 @@ class Planner:
         goals = shares(phase.kind, [part.asked for part in phase.parts], weights)
         walk = _walk(phase)
         plans = [
-            self._part(part, share, count, count / max(1, sum(counts)), rows, walk)
+            self._part(phase, part, share, count, count / max(1, sum(counts)), rows)
             for part, share, count, rows in zip(phase.parts, goals, counts, stock, strict=True)
         ]
         pairs = list(zip(phase.parts, plans, strict=True))
         if steps:
             refusals += [line for part, take in pairs for line in _refusals(take, part)]
-        again = [line for part, take in pairs for line in notes(part, take.rows, self.taken, walk)]
+        again = [
+            line
+            for part, take in pairs
+            for line in notes(part, take.rows, self.taken, walk, take.start or 0)
+        ]
         self.taken += [
-            Taken(part, take.rows, take.epochs or 0.0, walk, phase.name) for part, take in pairs
+            Taken(part, take.rows, take.epochs or 0.0, walk, phase.name, take.start or 0)
+            for part, take in pairs
+        ]
+        self.readings += [
+            Reading(phase, part, take.start or 0, take.rows if steps else None)
+            for part, take in pairs
         ]
         msl, rows = self.recipe.msl_of(phase), steps * phase.batch
         zoos = phase.cerebras is not None and steps > 0
@@ -122,20 +137,21 @@ class Planner:
             steps = phase.steps_of(available, self.recipe.msl_of(phase))
             if phase.cerebras is not None:
                 return steps, weights, _zoo_counts(phase, available, steps), []
-            return steps, weights, _exact_counts(phase, weights, steps), []
+            return steps, weights, phase.counts(weights, steps), []
         except (RefusalError, ValueError) as error:
             return 0, *nothing, [str(error)]
 
     def _part(
         self,
+        phase: Phase,
         part: Part,
         share: float,
         rows: int,
         got: float,
         stock: tuple[int | None, Known],
-        walk: str,
     ) -> PartPlan:
         available, known = stock
+        start = self._start(phase, part)
         return PartPlan(
             name=part.name,
             asked=share,
@@ -145,7 +161,10 @@ class Planner:
             available=available,
             epochs=rows / available if available else None,
             known=known,
-            seen=seen(part, rows, self.taken, walk) if available else None,
+            seen=None
+            if not available or start is None
+            else seen(part, rows, self.taken, _walk(phase), start),
+            start=start,
         )
 
     def _fitted_notes(self, phase: Phase) -> list[str]:
@@ -166,6 +185,13 @@ class Planner:
                     f"would cut {counts['stream_cut'] / documents:.1%})"
                 )
         return lines
+
+    def _start(self, phase: Phase, part: Part) -> int | None:
+        """Return the draw at which a part begins, None where earlier phases' rows are unknown."""
+        try:
+            return continuing.begin(phase, part, self.recipe.format, self.readings)
+        except RefusalError:
+            return None
 
     def _available(self, part: Part, phase: Phase) -> tuple[int | None, Known]:
         """Return the rows a part can draw from, and how that is known."""
@@ -197,16 +223,31 @@ def plan(
     return [planner.phase(phase) for phase in recipe.phases.values()]
 
 
+def draws(recipe: Recipe, plans: Sequence[PhasePlan]) -> list[Draws]:
+    """Return what the parts of planned phases draw; domains of unknown size are left out.
+
+    A domain is taken for two halves of equal size, of even and of odd shards.
+    """
+    found: list[Draws] = []
+    for plan, phase in zip(plans, recipe.phases.values(), strict=True):
+        for part, take in zip(phase.parts, plan.parts, strict=True):
+            if not take.available or take.start is None:
+                continue
+            low, high = part.subset or (0.0, 1.0)
+            halves = [part.half] if part.half else ["even", "odd"]
+            rows = [take.available * (i + 1) // len(halves) for i in range(len(halves))]
+            sizes = [last - first for first, last in zip([0, *rows], rows, strict=False)]
+            ranges = tuple(
+                (half, round(low * size / (high - low)), round(low * size / (high - low)) + size)
+                for half, size in zip(halves, sizes, strict=True)
+            )
+            key = part.domain, part.half, (low, high), _walk(phase)
+            found.append(Draws(plan.name, part.domain, key, ranges, take.start, take.rows))
+    return found
+
+
 def _version(phase: Phase) -> Literal["1.9.1", "2.0.3"]:
     return "2.0.3" if phase.cerebras is None else phase.cerebras.subset
-
-
-def _exact_counts(phase: Phase, weights: Sequence[int], steps: int) -> list[int]:
-    # The order ranks parts by weight and name; counts need the same ranking.
-    ranked = sorted(range(len(weights)), key=lambda i: (weights[i], phase.parts[i].name))
-    counts = Interleave([weights[i] for i in ranked]).counts(steps * phase.batch)
-    by_part = dict(zip(ranked, counts, strict=True))
-    return [by_part[i] for i in range(len(weights))]
 
 
 def _zoo_counts(phase: Phase, available: Sequence[int], steps: int) -> list[int]:

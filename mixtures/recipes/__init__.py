@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.mixtures.recipes import phase, recipe
+    from crystalmix.mixtures.recipes import continuing, phase, recipe
+    from crystalmix.mixtures.recipes.continuing import Reading
     from crystalmix.mixtures.recipes.phase import Kind, Part, Phase
     from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 

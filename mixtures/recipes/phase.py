@@ -3,7 +3,8 @@
 An amount is given in one of three ways, the same for all parts of a phase: `weight`, a share of the
 rows; `tokens`, a budget; `epochs`, how often what there is. Weights leave the number of steps
 open; budgets and epochs give it, unless the phase names another. Either way the parts are in
-proportions of exact integers, from which the order follows.
+proportions of exact integers, from which the order follows. Where a part begins in the sequence of
+its rows is the matter of `continuing`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
-from crystalmix.mixtures.manifest.exact_order import LIMIT, integer_weights
+from crystalmix.mixtures.manifest.exact_order import LIMIT, Interleave, integer_weights
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RefusalError
 
@@ -30,11 +31,24 @@ DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four a
 
 
 @dataclass(frozen=True)
+class After:
+    """Where a part begins: behind what another phase took of the same rows."""
+
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+    after: str  # the phase, an earlier one
+
+
+Begins = Literal["start", "continue"] | After
+
+
+@dataclass(frozen=True)
 class Part:
     """One line of a mixture: a domain (or some of its shards or rows) and how much of it.
 
     weight: its share of the phase's rows. tokens: a budget. epochs: how often it is gone through.
-    Exactly one of the three is given.
+    Exactly one of the three is given. begins: where it begins in the sequence of its rows: at
+    their `start`, or where earlier phases of the recipe stopped, which is to `continue`, or
+    behind one phase, `{after: PHASE}`; by default as the recipe's `format` says.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -46,6 +60,7 @@ class Part:
     half: Literal["even", "odd"] | None = None
     subset: tuple[float, float] | None = None
     max_epochs: Annotated[float, Field(gt=0)] = DEFAULT_MAX_EPOCHS
+    begins: Annotated[Begins | None, Field(alias="from")] = None
 
     def __post_init__(self) -> None:
         kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
@@ -101,6 +116,7 @@ class Phase:
             raise ValueError("parts: must have at least one part, got none")
         self._check_zeros()
         self._check_places()
+        self._check_begins()
         self._check_kinds()
         self._check_rows()
         try:
@@ -148,6 +164,15 @@ class Phase:
                     f"got {part.asked}"
                 )
 
+    def _check_begins(self) -> None:
+        """Refuse a part of Model Zoo's order that begins elsewhere than at the start."""
+        for i, part in enumerate(self.parts):
+            if self.cerebras is not None and part.begins not in {None, "start"}:
+                raise ValueError(
+                    f"parts.{i}.from: must be start in Model Zoo's order, which begins there; "
+                    "drop it, or drop cerebras of the phase"
+                )
+
     def _check_places(self) -> None:
         """Refuse amounts that our own order can't hold exactly; Model Zoo's is in floats."""
         for i, part in enumerate(self.parts):
@@ -175,6 +200,14 @@ class Phase:
         if self.steps is not None:
             return self.steps * self.batch
         return int(sum(map(exact, self.parts)) / msl) if self.kind == "tokens" else 0
+
+    def counts(self, weights: Sequence[int], steps: int) -> list[int]:
+        """Return the rows that our own order gives each part in a number of steps."""
+        # The order ranks parts by weight and name; counts need the same ranking.
+        ranked = sorted(range(len(weights)), key=lambda i: (weights[i], self.parts[i].name))
+        counts = Interleave([weights[i] for i in ranked]).counts(steps * self.batch)
+        by_part = dict(zip(ranked, counts, strict=True))
+        return [by_part[i] for i in range(len(weights))]
 
     def steps_of(self, available: Sequence[int], msl: int) -> int:
         """Return the steps: as written, or the whole ones that budgets or epochs give.
@@ -219,6 +252,12 @@ def fraction(amount: float, *, rounded: bool = False) -> Fraction:
     """Return the decimal that was written; rounded: to PLACES, where no order follows from it."""
     value = Fraction(Decimal(repr(amount)))
     return round(value, PLACES) if rounded else value
+
+
+def same_rows(part: Part, other: Part) -> bool:
+    """Return whether two parts draw from the very same rows."""
+    keys = [(p.domain, p.half, p.subset or (0.0, 1.0)) for p in (part, other)]
+    return keys[0] == keys[1]
 
 
 def common(part: Part, other: Part) -> float:

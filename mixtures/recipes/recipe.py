@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from crystalmix.mixtures.manifest.exact_order import LIMIT
+from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.phase import Phase
 from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
 from crystalmix.prep.documents.source import Source
@@ -94,6 +95,7 @@ class Recipe:
     rows: PackSettings = field(default_factory=PackSettings)
     duplicates: Duplicates = field(default_factory=Duplicates)
     valid: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of documents that a split holds out
+    format: Literal[1, 2] = 1  # of 2, parts without `from` continue; of 1, they begin at the start
     file: Path | None = field(default=None, init=False, compare=False)  # where it was read
 
     def __post_init__(self) -> None:
@@ -175,6 +177,13 @@ class Recipe:
             del content["domains"][name]["rows"]
             if domain.rows is not None:
                 content["domains"][name]["rows"] = _rows_content(domain.rows)
+        del content["format"]  # it says no more than where parts begin
+        for name, phase in self.phases.items():
+            for part, entry in zip(phase.parts, content["phases"][name]["parts"], strict=True):
+                if continuing.begins(phase, part, self.format) == "start":
+                    del entry["begins"]
+                elif part.begins is None:
+                    entry["begins"] = "continue"
         if self.tokenizer.verify_every == SAMPLED:
             content["tokenizer"]["verify_every"] = 0  # the default of folders made before
         for name, source in self.sources.items():
@@ -216,6 +225,10 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     _spread_rows(content)
     recipe = yaml_settings.check(path, content, Recipe)
     _check_names(path, content, recipe)
+    for fault in continuing.faults(recipe.phases, recipe.format):
+        line = yaml_settings.line_of(content, fault.steps)
+        where = ".".join(map(str, fault.steps))
+        raise RecipeError(f"{path}:{line}: {where}: {fault.message}")
     chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, content, recipe, tokenizer)))
     if tokenizer is not None:
         _check_option(chosen)

@@ -224,13 +224,19 @@ def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterato
             packings[domain] = packed_as(folder, domain)
         except (CrystalmixError, pa.ArrowException, OSError, *MALFORMED):
             continue  # a receipt or documents are damaged: their own checks report it
-    digests = {manifest.digest for manifest in manifests.values()}
+    digests = {manifest.digest: manifest for manifest in manifests.values()}
     for name, manifest in manifests.items():
         place = folder.manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
         yield from _guarded(place, _packed_faults(manifest, packings))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
+        yield from (f"{place}: {line}" for line in _start_faults(manifest, digests))
+        if manifest.after is not None:
+            note(
+                f"{place}: follows phase {manifest.after}, which was built elsewhere; "
+                "`crystalmix merge` seals both as one build"
+            )
     yield from _check_tokenizer(out, manifests)
 
 
@@ -263,6 +269,26 @@ def _manifest_faults(
     for part, count in zip(manifest.parts, counts, strict=True):
         if part.rows != count:
             yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _start_faults(manifest: Manifest, digests: dict[str, Manifest]) -> Iterator[str]:
+    """Check that a part which begins late begins where a phase before stopped in the same rows."""
+    chain = [manifest]
+    while chain[-1].previous is not None:
+        before = digests.get(chain[-1].previous)
+        if before is None or before in chain:
+            return
+        chain.append(before)
+    for part in manifest.parts if chain[-1].after is None else ():
+        earlier = [
+            other
+            for phase in chain[1:]
+            if phase.cerebras is None
+            for other in phase.parts
+            if other.digest == part.digest
+        ]
+        if part.start and part.start not in {other.start + other.rows for other in earlier}:
+            yield f"part {part.name}: begins at draw {part.start}, where no phase before stopped"
 
 
 def _asked_faults(manifest: Manifest) -> Iterator[str]:

@@ -145,11 +145,14 @@ def show_answer(answer: Shown, as_json: bool) -> None:
 
 def show_phases(build: "Build", only: Sequence[str] = ()) -> None:
     """Print the manifests of a build, or of some of its phases."""
+    from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
     from crystalmix.mixtures.manifest.report import manifest_lines
 
     for name, phase in build.phases.items():
         if not only or name in only:
             show_lines(manifest_lines(phase.manifest))
+    manifests = [phase.manifest for phase in build.phases.values()]
+    show_lines(Reads.of(of_manifests(manifests)).lines())
 
 
 def note(line: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.manifest import report, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
@@ -43,12 +44,22 @@ class BuildOverview(Answer):
     def content(self) -> Json:
         """Manifests and accounts as JSON."""
         content = {"manifests": [{**m.content(), "digest": m.digest} for m in self.manifests]}
-        return {**content, "accounts": list(self.accounts)} if self.accounts else content
+        if not self.accounts:
+            return content
+        return {**content, "reads": asdict(self.reads), "accounts": list(self.accounts)}
+
+    @property
+    def reads(self) -> Reads:
+        """What its phases read of each domain, together and again."""
+        return Reads.of(of_manifests(self.manifests))
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield a table for each manifest, then the accounts."""
         for manifest in self.manifests:
             yield from report.manifest_lines(manifest)
+            yield ""
+        if self.accounts:
+            yield from self.reads.lines()
             yield ""
         if self.accounts:
             yield from account_report.account_lines(self.path)

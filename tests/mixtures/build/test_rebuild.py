@@ -18,7 +18,7 @@ from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.rows.shards import read as read_rows
 from crystalmix.prep.rows.shards import write as write_rows
-from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError, UsageError
+from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
 from helpers import corpora
 
 PYTHON = "starcoderdata/python/train-00000-of-00002.parquet"
@@ -189,11 +189,13 @@ def test_a_phase_that_is_added_draws_from_the_shards_there_are(folder: Path) -> 
     assert verify(folder / "build") == []
 
 
-def test_a_phase_is_not_built_before_the_one_it_follows(tmp_path: Path) -> None:
-    corpora.write_corpus(tmp_path)
-    with pytest.raises(UsageError, match="code follows mixed, which is not sealed.*--phase mixed"):
-        again(tmp_path, "prose", "code")
-    assert not (tmp_path / "build").exists()
+def test_phases_built_in_any_order_are_those_built_at_once(folder: Path) -> None:
+    whole = corpora.contents(folder / "build")
+    shutil.rmtree(folder / "build")
+    for phase in reversed(corpora.RECIPE["phases"]):
+        again(folder, phase)
+    again(folder)
+    assert corpora.contents(folder / "build") == whole
 
 
 def test_the_steps_of_a_phase_not_sealed_yet_may_change(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exact order: inverses, independence of parts, golden vectors and speed."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -241,3 +242,54 @@ def test_where_a_row_was_consumed_is_found_at_once() -> None:
     part, row = int(refs.part[late]), int(refs.row[late])
     assert order.positions(part, row, stop)[-1] == stop - 100 + late
     assert fastest(lambda: order.positions(part, row, stop)) < 50  # measured: 2 ms
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=mixtures(), seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 150), max_size=4))
+def test_phases_that_go_on_read_a_prefix_of_each_walk(
+    parts: list[OrderPart], seed: int, cuts: list[int]
+) -> None:
+    """No row comes again before all came; oracle: one part alone, whose walk is no mixture."""
+    taken: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
+    for turn, stop in enumerate(cuts):
+        weights = [1 + (part.weight + turn * at) % 5 for at, part in enumerate(parts)]
+        phase = [
+            replace(part, weight=weight, start=len(taken[part.name]))
+            for part, weight in zip(parts, weights, strict=True)
+        ]
+        order = Order(phase, seed)
+        for name, read in sequences(order, stop).items():
+            taken[name] += read
+        assert order.counts(stop) == [
+            len(taken[part.name]) - part.start for part in phase
+        ]  # conserved
+    for part in parts:
+        alone = Order([replace(part, weight=1)], seed)
+        read = taken[part.name]
+        assert read == [(epoch, row) for _, epoch, row in triples(alone.refs(0, len(read)))]
+        times = Counter(row for _, row in read)
+        assert len(times) == min(len(read), part.rows)
+        assert max(times.values(), default=0) - min(times.values(), default=0) <= 1 + (
+            len(times) < part.rows
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=mixtures(), starts=st.lists(st.integers(0, 300), min_size=8, max_size=8))
+def test_a_late_start_is_obeyed_both_ways(parts: list[OrderPart], starts: list[int]) -> None:
+    late = [replace(part, start=start) for part, start in zip(parts, starts, strict=False)]
+    order, stop = Order(late, 5), 120
+    found: dict[tuple[int, int], list[int]] = {}
+    for position, (part, _, row) in enumerate(triples(order.refs(0, stop))):
+        found.setdefault((part, row), []).append(position)
+    for at, part in enumerate(late):
+        for row in range(part.rows):
+            assert order.positions(at, row, stop) == found.get((at, row), [])
+    middle = triples(order.refs(37, stop))
+    assert middle == triples(order.refs(0, stop))[37:]
+    assert order.counts(stop) == Order(parts, 5).counts(stop)  # shares do not move
+
+
+def test_a_negative_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="start must lie in"):
+        Order([OrderPart("a", 1, 5, "d", start=-1)], 1)
