@@ -1,6 +1,5 @@
 """Tables of manifests, and of what differs between two."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from crystalmix.mixtures.manifest.manifest import Manifest, compare, read_manifests
@@ -67,15 +66,6 @@ def _total(manifest: Manifest) -> list[str]:
         f"{sum(part.tokens for part in parts):,}",
         f"{sum(known):,}" if len(known) == len(counted) else "unknown",
     ]
-
-
-def ratio_lines(ratios: Sequence[Json]) -> list[str]:
-    """Return asked and got shares of recorded steps as a table."""
-    rows = [
-        [r["phase"], r["part"], f"{r['asked']:.6f}", f"{r['got'] or 0:.6f}", f"{r['rows']:,}"]
-        for r in ratios
-    ]
-    return table(rows, ["phase", "part", "asked", "got", "rows"])
 
 
 def differences(old: Path, new: Path) -> list[str]:

@@ -21,6 +21,7 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 
 IMPORT = "import"  # the stage of folders whose rows another program wrote
@@ -242,7 +243,7 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
 def damages(folder: Path, entry: Json) -> list[str]:
     """Return what is wrong with one file of a receipt: its digest, or its size and shape."""
     if entry["xxh3"] is not None:
-        return receipts.damages(folder, {"files": [entry]})
+        return receipts.damages(folder, [FileEntry.from_json(entry)])
     path = folder / entry["name"]
     try:
         values = path.stat().st_size, *shards.shape(path)

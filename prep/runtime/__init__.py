@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         permutation,
         randomness,
         receipts,
+        records,
         tables,
         workers,
         yaml_settings,

@@ -6,13 +6,10 @@ another recipe is refused, with the difference shown.
 
 Work items inside an unfinished folder leave `*.done` files, so that a killed build goes on where
 it stopped; `seal` removes them.
-
-`load` gives a receipt as a typed record, `read` as the JSON object that the file holds. New code
-takes records: a stage turns `Receipt.account` into its own dataclass.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,71 +22,25 @@ from crystalmix.prep.runtime.types import Json
 
 NAME = "receipt.json"
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
-KEYS = (*RECIPE_KEYS, "account", "content", "files", "digest")
 
 
 @dataclass(frozen=True)
-class OutputFile:
-    """One output file as its receipt lists it.
-
-    bytes: its size. xxh3: xxh3-128 of its bytes in hex; None where it was imported without digests.
-    counts: what else its stage says of it, such as rows and msl of a shard.
-    """
+class FileEntry:
+    """A file as it was sealed: path below the folder, size, xxh3-128 of its bytes in hex."""
 
     name: str
     bytes: int
-    xxh3: str | None
-    counts: Json
+    xxh3: str
 
     @classmethod
-    def from_json(cls, entry: Json) -> "OutputFile":
-        """Read an entry of a receipt's files; KeyError for one that lacks a key."""
-        keys = ("name", "bytes", "xxh3")
-        counts = {key: value for key, value in entry.items() if key not in keys}
-        return cls(entry["name"], entry["bytes"], entry["xxh3"], counts)
-
-    def to_json(self) -> Json:
-        """Return the entry as the receipt holds it."""
-        return {"name": self.name, "bytes": self.bytes, "xxh3": self.xxh3, **self.counts}
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What made a folder of outputs, and what it holds.
-
-    stage, version, settings, seed, inputs: its recipe. account: counts of the stage. content: a
-    digest of what is in the files, whatever their bytes. digest: of all the rest. more: what only
-    some stages have, such as the blocks of a source.
-    """
-
-    stage: str
-    version: Any
-    settings: Json
-    seed: int | None
-    inputs: Any
-    account: Json
-    content: str
-    files: tuple[OutputFile, ...]
-    digest: str
-    more: Json
+    def of(cls, path: Path) -> "FileEntry":
+        """Describe a file by its name alone."""
+        return cls(path.name, path.stat().st_size, file_digest(path))
 
     @classmethod
-    def from_json(cls, path: Path, receipt: Json) -> "Receipt":
-        """Read a receipt's JSON; DamageError names the file and the first key that it lacks."""
-        try:
-            files = tuple(OutputFile.from_json(entry) for entry in receipt["files"])
-            values: Json = {**{key: receipt[key] for key in KEYS}, "files": files}
-        except KeyError as error:
-            raise DamageError(
-                f"{path}: is no whole receipt (it lacks {error.args[0]}); build again"
-            ) from None
-        more = {key: value for key, value in receipt.items() if key not in KEYS}
-        return cls(**values, more=more)
-
-    def to_json(self) -> Json:
-        """Return the receipt as its file holds it."""
-        fields = {key: getattr(self, key) for key in KEYS}
-        return {**fields, "files": [file.to_json() for file in self.files], **self.more}
+    def from_json(cls, entry: Json) -> "FileEntry":
+        """Take an entry of a receipt, whatever else its stage says of the file."""
+        return cls(entry["name"], entry["bytes"], entry["xxh3"])
 
 
 def digest(value: object) -> str:
@@ -98,8 +49,8 @@ def digest(value: object) -> str:
 
 
 def describe(path: Path) -> Json:
-    """Return the entry of one output file: name, size in bytes, xxh3-128 of its bytes."""
-    return {"name": path.name, "bytes": path.stat().st_size, "xxh3": file_digest(path)}
+    """Return the entry of one output file as JSON."""
+    return asdict(FileEntry.of(path))
 
 
 def once(path: Path, item: object, compute: Callable[[], Json]) -> Json:
@@ -138,7 +89,7 @@ def fresh(folder: Path, recipe: Mapping[str, Any]) -> Json | None:
             "build into another --out or remove this folder"
         )
     for entry in receipt["files"]:
-        _check_size(folder / entry["name"], entry)
+        _check_size(folder / entry["name"], entry["bytes"])
     return receipt
 
 
@@ -161,24 +112,19 @@ def read(folder: Path) -> Json:
     return receipt
 
 
-def load(folder: Path) -> Receipt:
-    """Read a folder's receipt as a record; DamageError where it was edited or lacks something."""
-    return Receipt.from_json(folder / NAME, read(folder))
-
-
-def damages(folder: Path, receipt: Json) -> list[str]:
-    """Return one line for every file of a receipt that is missing or has other bytes."""
+def damages(folder: Path, files: Iterable[FileEntry]) -> list[str]:
+    """Return one line for every listed file that is missing or has other bytes."""
     lines: list[str] = []
-    for entry in receipt["files"]:
-        path = folder / entry["name"]
+    for file in files:
+        path = folder / file.name
         try:
-            _check_size(path, entry)
+            _check_size(path, file.bytes)
         except DamageError as error:
             lines.append(str(error))
             continue
         xxh3 = file_digest(path)
-        if xxh3 != entry["xxh3"]:
-            lines.append(f"{path}: its bytes changed (xxh3 {xxh3}, receipt has {entry['xxh3']})")
+        if xxh3 != file.xxh3:
+            lines.append(f"{path}: its bytes changed (xxh3 {xxh3}, receipt has {file.xxh3})")
     return lines
 
 
@@ -233,14 +179,14 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_size(path: Path, entry: Json) -> None:
+def _check_size(path: Path, size: int) -> None:
     if not path.exists():
         raise DamageError(
             f"{path}: is missing, though the receipt lists it; "
             "restore it, or remove the folder and build again"
         )
-    if path.stat().st_size != entry["bytes"]:
+    if path.stat().st_size != size:
         raise DamageError(
-            f"{path}: has {path.stat().st_size} bytes, its receipt says {entry['bytes']}; "
+            f"{path}: has {path.stat().st_size} bytes, its receipt says {size}; "
             "remove the folder and build again"
         )

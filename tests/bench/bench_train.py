@@ -43,7 +43,7 @@ from crystalmix.train.model.crystal import (
     parameters_count,
 )
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, clip, groups
-from crystalmix.train.record.ledger import Ledger, Step
+from crystalmix.train.record.ledger import Ledger, PartLoss, Step
 from crystalmix.train.trainer.batches import Batches
 from helpers.rivals import BETAS, CLIP, DECAY, EPS, adamw, eager, is_finite, plain
 
@@ -249,7 +249,7 @@ def bench_ledger(given: argparse.Namespace) -> None:
     plan = sealed(
         Manifest("bench", "bench", steps, BATCH, MSL, 1, "exact-1", None, {}, parts, None, None)
     )
-    told = tuple({"part": p.name, "rows": 211, "tokens": 432_128, "loss": 2.0} for p in parts)
+    told = tuple(PartLoss(p.name, 211, 432_128, 2.0) for p in parts)
     part, shard, row = (rng.integers(0, top, BATCH) for top in (10, 400, 50_000))
     refs = RowRefs(part, np.zeros(BATCH, np.int64), shard, row)
 

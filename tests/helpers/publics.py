@@ -15,6 +15,7 @@ from torch import Tensor
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
+from crystalmix.train.record.run_folder import CheckpointState
 from crystalmix.train.trainer import checkpoint
 
 State = dict[str, Tensor]
@@ -92,5 +93,5 @@ def saved(out: Path, model: Crystal) -> Path:
     """Return a checkpoint of a model."""
     settings = OptimSettings(learning_rate=(Linear(0.1, 0.1, 1),))
     optimizer = AdamW(groups(model, settings), settings)
-    state: Json = {"manifest": "none", "model": vars(model.settings), "ledger": None}
-    return checkpoint.save(out, 7, model, optimizer, state)
+    state = CheckpointState(7, manifest="none", model=vars(model.settings))
+    return checkpoint.save(out, state, model, optimizer)

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime.atomic_files import read_json
+from crystalmix.prep.runtime.records import write_sealed
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger, seal
 from crystalmix.train.record import run_folder as folder
@@ -134,10 +135,15 @@ def same_run(one: Path, other: Path, *phases: str) -> bool:
 
 
 def state_of(checkpoint: Path) -> Json:
-    """Return what a checkpoint's state holds, as `write_state` takes it."""
+    """Return what a checkpoint's state holds, as `write_state` here takes it."""
     state = read_json(checkpoint / folder.STATE)
     state.pop("digest")
     return state
+
+
+def write_state(checkpoint: Path, content: Json) -> None:
+    """Write a checkpoint's state, whatever it says, with a digest that fits."""
+    write_sealed(checkpoint / folder.STATE, content)
 
 
 def leftovers(run: Path) -> list[Path]:

@@ -180,7 +180,7 @@ def _entry(
         spikes=sum(len(spikes_of(phase, proxy.spike)) for phase in losses),
         rows=realised(out, manifests),
         manifests=[manifest.digest for manifest in manifests],
-        chain=state.sealed_ledger(newest)["chain"],
+        chain=state.sealed_ledger(newest).chain,
         weights=str(state.weights),
     )
 

@@ -177,4 +177,4 @@ def import_weights(source: Place, out: Place, *, run: Place | None = None) -> st
     from crystalmix.train.weights import hf_import
 
     state = hf_import.import_weights(existing(source), Path(out), None if run is None else str(run))
-    return state["weights"]
+    return str(state.weights)

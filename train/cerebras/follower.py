@@ -22,7 +22,7 @@ from crystalmix.train.cerebras import proof
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.record.ledger import Ledger, Step
 from crystalmix.train.record.metrics import Metrics
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import PhaseFolder, SealedLedger
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batch, Batches
 from crystalmix.train.trainer.gradients import divergence, part_sums, per_part, strange_rows
@@ -73,8 +73,8 @@ class Follower:
         self._began = now
         return loss
 
-    def seal(self, loaders: Json) -> Json:
-        """Seal what was taken down, if the loaders stand where it ends; return a state's keys."""
+    def seal(self, loaders: Json) -> SealedLedger:
+        """Seal what was taken down, if the loaders stand where it ends."""
         position = self.ledger.next_step * self.manifest.batch
         proof.check_loader(loaders, self.manifest.digest, position)
-        return {"ledger": self.ledger.seal(), "loaders": loaders}
+        return self.ledger.seal()

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import yaml_settings
-from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target, bring_up, cstorch, demand
@@ -179,9 +178,9 @@ def _of_run(run: Path, phase: str | None) -> Question:
     chosen = names[0] if phase is None else phase
     if chosen not in names:
         raise UsageError(f"no phase is called {chosen!r} in {run} (there are {', '.join(names)})")
-    content = read_json(run_folder.PhaseFolder(run / chosen).claim, "train this phase again")
+    claim = run_folder.read_claim(run_folder.PhaseFolder(run / chosen))
     manifest = _manifest(run_folder.build_of(run, None), chosen)
-    made = TypeAdapter(Run).validate_python(content["run"])
+    made = TypeAdapter(Run).validate_python(claim.run)
     return Question(made, manifest.batch, manifest.msl, Cluster())
 
 

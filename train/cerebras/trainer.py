@@ -19,8 +19,8 @@ import torch
 import xxhash
 
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import ClusterError, CrystalmixError, InputError
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.cerebras.backend import Target, bring_up, cstorch
 from crystalmix.train.cerebras.follower import Follower
@@ -156,21 +156,22 @@ class CsxTrainer:
 
     def _save(self, finished: int, step: CsxStep, loaders: Json) -> None:
         """Seal the ledger and write a checkpoint; its state, written last, makes it one."""
-        sealed = self.follower.seal(loaders)
+        ledger = self.follower.seal(loaders)
         path = self.checkpoints / run_folder.checkpoint_name(finished)
         rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        state = {**step.state(), "dataloader": loaders, "global_step": finished}
-        cstorch().save(state, str(path / MDL))
-        content: Json = {
-            "manifest": self.manifest.digest,
-            "model": asdict(self.run.model),
-            **sealed,
-            "step": finished,
-            "weights": weights_digest(path / MDL),
-            "files": [receipts.describe(path / MDL)],
-        }
-        run_folder.write_state(path, content)
+        content = {**step.state(), "dataloader": loaders, "global_step": finished}
+        cstorch().save(content, str(path / MDL))
+        state = run_folder.CheckpointState(
+            finished,
+            files=(FileEntry.of(path / MDL),),
+            manifest=self.manifest.digest,
+            model=asdict(self.run.model),
+            ledger=ledger,
+            weights=weights_digest(path / MDL),
+            loaders=loaders,
+        )
+        run_folder.write_state(path, state)
         self._keep()
         phase = run_folder.PhaseFolder(self.out)
         seal.seal_phase(phase, seal.described(phase))

@@ -14,12 +14,10 @@ from typing import Any, Self
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import (
     CrystalmixError,
     InputError,
     RefusalError,
-    StaleError,
     UsageError,
 )
 from crystalmix.prep.runtime.types import Json
@@ -139,18 +137,15 @@ class CallerLedger:
         self._ranks.gather(None)  # every rank has written its part
         if self._ranks.rank == 0:
             place = None if checkpoint is None else Path(checkpoint)
-            content = {
-                "manifest": self.manifest.digest,
-                "model": None,
-                "ledger": self._ledger.seal(),
-                "step": self._next_step,
-                "weights": None,
-                "files": [],
-                "caller": {"checkpoint": []} if place is None else self._described(place),
-            }
+            state = run_folder.CheckpointState(
+                self._next_step,
+                manifest=self.manifest.digest,
+                ledger=self._ledger.seal(),
+                caller={"checkpoint": []} if place is None else self._described(place),
+            )
             path = self.phase.checkpoint(self._next_step)
             path.mkdir(parents=True, exist_ok=True)
-            run_folder.write_state(path, content)
+            run_folder.write_state(path, state)
             seal.seal_phase(self.phase, seal.described(self.phase))
             self._checkpoint = place
         self._checkpoint = self._ranks.share(self._checkpoint)
@@ -189,16 +184,10 @@ class CallerLedger:
 
     def _claim(self) -> None:
         """Write down that a caller keeps this phase, or refuse a folder of another run."""
-        own = {"manifest": self.manifest.digest, "run": None, "init": None, "caller": True}
-        path = self.phase.claim
-        if not path.exists():
-            write_atomic(path, canonical(own))
-            return
-        before = read_json(path, f"remove {self.phase.path} and train this phase again")
-        if lines := receipts.differences(before, own, "run"):
-            raise StaleError(
-                f"{path}: is of another run ({'; '.join(lines[:2])}); take another folder"
-            )
+        own = run_folder.Claim(self.manifest.digest, caller=True)
+        remedy = f"remove {self.phase.path} and train this phase again"
+        otherwise = "is of another run ({}); take another folder"
+        run_folder.write_claim(self.phase, own, otherwise, remedy)
 
     def _cut(self, step: int | None) -> Path | None:
         """Go back to the newest seal, or to the one at a step; remove the seals after it."""

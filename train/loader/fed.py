@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record.ledger import PartLoss
 
 CHANNELS = ("ids", "mask", "labels")
 
@@ -42,15 +42,10 @@ class Fed:
         counted = self.tokens[rows] > 0
         return float((self.losses[rows] * self.tokens[rows])[counted].sum() / count)
 
-    def part_entries(self, part: NDArray[np.int64], names: Sequence[str]) -> tuple[Json, ...]:
+    def part_entries(self, part: NDArray[np.int64], names: Sequence[str]) -> tuple[PartLoss, ...]:
         """Return the ledger's entries of the parts that rows are of; part: index of each row's."""
         return tuple(
-            {
-                "part": name,
-                "rows": int(here.sum()),
-                "tokens": int(self.tokens[here].sum()),
-                "loss": self.loss(here),
-            }
+            PartLoss(name, int(here.sum()), int(self.tokens[here].sum()), self.loss(here))
             for number, name in enumerate(names)
             if (here := part == number).any()
         )

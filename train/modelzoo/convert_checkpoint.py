@@ -242,10 +242,10 @@ def _run_of_source(source: Path) -> Run | None:
 def read_checkpoint(path: Path, run: Run) -> Weights:
     """Read a checkpoint folder of ours; run: what it was trained with."""
     model, optimizer = _model_and_optimizer(run)
-    if run_folder.read_state(path).moments:
-        state = checkpoint.load(path, model, optimizer)
-    else:
+    if run_folder.read_state(path).moments is False:
         state = checkpoint.load_weights(path, model)
+    else:
+        state = checkpoint.load(path, model, optimizer)
     parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     moments: dict[str, tuple[Tensor, Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -273,11 +273,11 @@ def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:
         group["finished_steps"] = step if weights.moments else 0
         correction = 1 - group["betas"][1] ** max(step, 1)
         group["eps"] = group["uncorrected_eps"] / math.sqrt(correction)
-    state: Json = {"manifest": None, "model": asdict(run.model), "ledger": None}
-    state["moments"] = bool(weights.moments)
+    moments = bool(weights.moments)
+    state = run_folder.CheckpointState(step, model=asdict(run.model), moments=moments)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as place:
-        checkpoint.save(Path(place), step, model, optimizer, state).rename(out)
+        checkpoint.save(Path(place), state, model, optimizer).rename(out)
 
 
 def _model_and_optimizer(run: Run) -> tuple[Crystal, AdamW]:

@@ -13,14 +13,11 @@ from shutil import rmtree
 import numpy as np
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.modelzoo import losses, run_dir
 from crystalmix.train.record import proof, run_folder, seal
-from crystalmix.train.record.ledger import Consumed, Ledger
+from crystalmix.train.record.ledger import Consumed, Ledger, PartLoss
 from crystalmix.train.trainer.batches import Batches
 
 TOGETHER = 256  # steps in one segment of the ledger
@@ -114,16 +111,10 @@ def _manifest(build: Path, phase: str | None) -> Manifest:
 
 def _claim(place: Path, manifest: Manifest) -> None:
     """Write the claim of a harvested run; StaleError where the folder is of another."""
-    claim = {"manifest": manifest.digest, "run": None, "init": None, "harvested": True}
-    path = run_folder.PhaseFolder(place).claim
-    if not path.exists():
-        write_atomic(path, canonical(claim))
-        return
-    content = read_json(path, f"remove {place} and harvest again")
-    if lines := receipts.differences(content, claim, "run"):
-        raise StaleError(
-            f"{path}: is of another run ({'; '.join(lines[:2])}); harvest into another --out"
-        )
+    claim = run_folder.Claim(manifest.digest, harvested=True)
+    otherwise = "is of another run ({}); harvest into another --out"
+    remedy = f"remove {place} and harvest again"
+    run_folder.write_claim(run_folder.PhaseFolder(place), claim, otherwise, remedy)
 
 
 def _record(
@@ -142,12 +133,12 @@ def _consumed(
     batch = None if batches is None else batches[step]
     refs = manifest.step(step) if batch is None else batch.refs
     counts = None if batch is None else batch.mask.sum(1).numpy()
-    parts: list[Json] = []
+    parts: list[PartLoss] = []
     for number, entry in enumerate(manifest.parts):
         here = refs.part == number
         if rows := int(np.count_nonzero(here)):
             tokens = None if counts is None else int(counts[here].sum())
-            parts.append({"part": entry.name, "rows": rows, "tokens": tokens, "loss": None})
+            parts.append(PartLoss(entry.name, rows, tokens, None))
     return Consumed(step, refs, None if batch is None else batch.digest, loss, tuple(parts))
 
 
@@ -156,22 +147,19 @@ def _seal(
     manifest: Manifest,
     last: run_dir.SavedCheckpoint,
     ledger: Ledger,
-    ranges: tuple[proof.ProofRange, ...],
+    ranges: tuple[run_folder.ProofRange, ...],
 ) -> None:
     """Seal the ledger in a checkpoint that holds no weights, and remove those before it."""
     path = run_folder.PhaseFolder(place).checkpoint(last.step)
-    content = {
-        "manifest": manifest.digest,
-        "model": None,
-        "ledger": ledger.seal(),
-        "step": last.step,
-        "weights": None,
-        "files": [],
-        "harvested": {"file": last.path.name, "bytes": last.path.stat().st_size},
-        "proof": [entry.content() for entry in ranges],
-    }
+    state = run_folder.CheckpointState(
+        last.step,
+        manifest=manifest.digest,
+        ledger=ledger.seal(),
+        harvested={"file": last.path.name, "bytes": last.path.stat().st_size},
+        proof=ranges,
+    )
     path.mkdir(parents=True, exist_ok=True)
-    run_folder.write_state(path, content)
+    run_folder.write_state(path, state)
     for checkpoint in run_folder.checkpoints(path.parent):
         if checkpoint != path:
             rmtree(checkpoint)

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.modelzoo.train_input import Place, train_input
 from crystalmix.prep.runtime import yaml_settings
-from crystalmix.prep.runtime.atomic_files import read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import DamageError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import CUT, ModelSettings
@@ -88,13 +88,12 @@ def _float(representer: Any, value: float) -> Any:  # noqa: ANN401  as ruamel ha
 
 def source(run: str, phase: str) -> Source:
     """Read a run's settings: of a run file or preset, or of a run's folder."""
-    claim = run_folder.PhaseFolder(Path(run) / phase).claim
+    claim = (folder := run_folder.PhaseFolder(Path(run) / phase)).claim
     if not claim.exists():
         path = run_file.find(run)
         return Source(run_file.load(path, phase), _raw(path, phase))
-    claimed = read_json(claim, "give its run file")
+    content = run_folder.read_claim(folder, "give its run file").run or {}
     try:
-        content: Json = claimed["run"]
         model, optimizer = ModelSettings(**content["model"]), dict(content["optimizer"])
         lines = tuple(Linear(**piece) for piece in optimizer.pop("learning_rate"))
         rates = OptimSettings(learning_rate=lines, **optimizer)

@@ -10,9 +10,9 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.train.record import ledger, metrics, proof, run_folder, seal, skips, views
-    from crystalmix.train.record.ledger import Consumed, Json, Ledger, Step
+    from crystalmix.train.record.ledger import Consumed, Ledger, PartLoss, Step
     from crystalmix.train.record.metrics import Metrics, MetricsSettings
-    from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
+    from crystalmix.train.record.run_folder import CheckpointState, Claim, PhaseFolder, SealedLedger
     from crystalmix.train.record.views import Traced
 
 __getattr__, __dir__ = lazy_names(__name__)

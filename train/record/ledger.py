@@ -8,7 +8,7 @@ chain = sha256(previous chain, batch digest). A skipped step has no rows, and SK
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import describe
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.record.run_folder import FileEntry, SealedLedger, check_files
+from crystalmix.train.record.run_folder import SealedLedger, check_files
 
 SKIPPED = "skipped"  # the digest of a skipped step
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -53,8 +53,18 @@ STEPS = pa.schema(
 
 
 @dataclass(frozen=True)
+class PartLoss:
+    """A part of a step: rows, loss-carrying tokens, their mean nll; None for what is not known."""
+
+    part: str
+    rows: int
+    tokens: int | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
 class Step:
-    """What one step consumed and gave; parts: per part of the manifest, those with rows."""
+    """What one step consumed and gave; parts: of the manifest, those with rows."""
 
     step: int
     refs: RowRefs
@@ -62,7 +72,7 @@ class Step:
     loss: float
     gradient_norm: float
     learning_rate: float
-    parts: tuple[Json, ...]
+    parts: tuple[PartLoss, ...]
     skipped: bool = False
 
 
@@ -74,7 +84,7 @@ class Consumed:
     refs: RowRefs
     digest: str | None
     loss: float | None
-    parts: tuple[Json, ...]
+    parts: tuple[PartLoss, ...]
     gradient_norm: float | None = None
     learning_rate: float | None = None
     skipped: bool = False
@@ -98,16 +108,15 @@ class Ledger:
 
         Raises DamageError where a sealed segment is not what it was.
         """
-        start: SealedLedger = {"chain": first_chain(self.manifest.digest), "steps": 0, "files": []}
-        sealed = start if sealed is None else sealed
+        sealed = sealed or SealedLedger(first_chain(self.manifest.digest), 0, ())
         again = f"restore it, or remove {self.folder.parent} and train this phase again"
-        check_files(self.folder, sealed["files"], again)
-        names = {entry["name"] for entry in sealed["files"]}
+        check_files(self.folder, sealed.files, again)
+        names = {entry.name for entry in sealed.files}
         for path in segments(self.folder):
             if path.name not in names:
                 path.unlink()
-        self.chain, self.next_step = sealed["chain"], sealed["steps"]
-        self._files, self._rows, self._steps = list(sealed["files"]), [], []
+        self.chain, self.next_step = sealed.chain, sealed.steps
+        self._files, self._rows, self._steps = list(sealed.files), [], []
 
     def record(self, step: Step | Consumed) -> str:
         """Record a finished step and return the chain; steps must be consecutive."""
@@ -124,7 +133,7 @@ class Ledger:
                 "learning_rate": None if step.skipped else step.learning_rate,
                 "digest": step.digest,
                 "chain": self.chain,
-                "parts": list(step.parts),
+                "parts": [asdict(part) for part in step.parts],
                 "skipped": step.skipped,
             }
         )
@@ -142,12 +151,9 @@ class Ledger:
             for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
                 path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
                 write_table(path, table)
-                entry = describe(path)
-                self._files.append(
-                    FileEntry(name=entry["name"], bytes=entry["bytes"], xxh3=entry["xxh3"])
-                )
+                self._files.append(FileEntry.of(path))
             self._rows, self._steps = [], []
-        return {"chain": self.chain, "steps": self.next_step, "files": list(self._files)}
+        return SealedLedger(self.chain, self.next_step, tuple(self._files))
 
     def _row_table(self, step: Step | Consumed) -> pa.Table:
         refs, count = step.refs, len(step.refs.row)

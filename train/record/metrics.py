@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
-from crystalmix.prep.runtime.errors import DamageError, UsageError
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.records import fault
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, progress
 from crystalmix.prep.runtime.yaml_settings import STRICT
@@ -166,7 +167,7 @@ def line_of(step: Step, tokens_per_second: float) -> Json:
         "gradient_norm": step.gradient_norm,
         "learning_rate": step.learning_rate,
         "tokens_per_second": round(tokens_per_second),
-        "parts": {part["part"]: part["loss"] for part in step.parts},
+        "parts": {part.part: part.loss for part in step.parts},
     }
 
 
@@ -211,11 +212,7 @@ def _records(path: Path, shape: type[Line]) -> list[Line]:
         try:
             entries.append(reader.validate_json(line, strict=True))
         except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the line"
-            raise DamageError(
-                f"{path}:{number}: {where}: {fault['msg']}; restore the file or remove that line"
-            ) from None
+            raise fault(error, f"{path}:{number}", "restore the file or remove that line") from None
     return entries
 
 

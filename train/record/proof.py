@@ -9,14 +9,11 @@ The ledger of a harvested run is written from the plan, so that it equals the pl
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from crystalmix.prep.runtime.atomic_files import read_json
-from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import run_folder
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import PhaseFolder, ProofRange
 
 Degree = Literal["recorded", "caller", "proven", "assumed"]
 WORDS: dict[Degree, str] = {
@@ -25,19 +22,6 @@ WORDS: dict[Degree, str] = {
     "proven": "proven by the loader's position in a checkpoint",
     "assumed": "assumed: nothing proves that these rows were fed",
 }
-
-
-@dataclass(frozen=True)
-class ProofRange:
-    """Steps from first to last, both inclusive, and how it is known what they consumed."""
-
-    first: int
-    last: int
-    degree: Degree
-
-    def content(self) -> Json:
-        """Return the range as JSON."""
-        return asdict(self)
 
 
 def of_phase(phase: PhaseFolder) -> tuple[ProofRange, ...]:
@@ -52,11 +36,10 @@ def of_phase(phase: PhaseFolder) -> tuple[ProofRange, ...]:
     last = state.step - 1
     if last < 0:
         return ()
-    claim = read_json(phase.claim, f"remove {phase.path} and train this phase again")
-    if not claim.get("harvested"):
-        return (ProofRange(0, last, "caller" if claim.get("caller") else "recorded"),)
-    noted = state.proof or [{"first": 0, "last": last, "degree": "assumed"}]
-    return tuple(ProofRange(**entry) for entry in noted)
+    claim = run_folder.read_claim(phase, f"remove {phase.path} and train this phase again")
+    if not claim.harvested:
+        return (ProofRange(0, last, "caller" if claim.caller else "recorded"),)
+    return state.proof or (ProofRange(0, last, "assumed"),)
 
 
 def extended(ranges: Iterable[ProofRange], last: int, degree: Degree) -> tuple[ProofRange, ...]:

@@ -18,17 +18,17 @@ Nothing here needs torch, so a run can be read without it.
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
+from typing import Literal
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
-from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
+from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.records import read_record, read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Json
 
 WHERE = "build.json"
@@ -38,20 +38,45 @@ STATE = "state.json"
 BUILD_REMEDY = re.compile("; [^;]*build again$")
 
 
-class FileEntry(TypedDict):
-    """A file as it was described when it was sealed; xxh3: of its bytes, 128 bits in hex."""
+@dataclass(frozen=True)
+class Claim:
+    """What a phase's training follows from.
 
-    name: str
-    bytes: int
-    xxh3: str
+    run: model, optimiser and settings (`Run.content`), None where another program trained. init:
+    digest of the weights that it began with. checkpoints: their kind, where they are not torch's.
+    caller: its ledger is kept by a caller. harvested: its ledger was written from the plan.
+    """
+
+    manifest: str
+    run: Json | None = None
+    init: str | None = None
+    checkpoints: str | None = None
+    caller: bool = False
+    harvested: bool = False
+
+    def content(self) -> Json:
+        """Return it as run.json holds it: what a kind of run does not have is left out."""
+        optional = {key: getattr(self, key) for key in ("checkpoints", "caller", "harvested")}
+        content: Json = {"manifest": self.manifest, "run": self.run, "init": self.init}
+        return content | {key: value for key, value in optional.items() if value}
 
 
-class SealedLedger(TypedDict):
+@dataclass(frozen=True)
+class SealedLedger:
     """A ledger as a checkpoint sealed it: head of the chain, steps, segments."""
 
     chain: str
     steps: int
-    files: list[FileEntry]
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class ProofRange:
+    """Steps from first to last, both inclusive, and how it is known what they consumed."""
+
+    first: int
+    last: int
+    degree: Literal["recorded", "caller", "proven", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -59,20 +84,28 @@ class CheckpointState:
     """What `state.json` says of a checkpoint; None for what its kind does not have.
 
     step: steps done. weights: digest of all parameters. files: of the checkpoint, this one apart.
-    moments: whether the optimiser's are there. proof: degrees of proof of a harvested run. caller:
-    what a caller's ledger adds. loaders: the state of a cluster's.
+    moments: whether the optimiser's are there, where that is not certain. proof, harvested: of a
+    harvested run, what proves it and which checkpoint it is from. caller: files of a caller's own
+    checkpoint. loaders: the state of a cluster's. imported: where weights alone are from.
     """
 
     step: int
-    files: list[FileEntry] = field(default_factory=list[FileEntry])
+    files: tuple[FileEntry, ...] = ()
     manifest: str | None = None
     model: Json | None = None
     ledger: SealedLedger | None = None
     weights: str | None = None
-    moments: bool = True
-    proof: list[Json] | None = None
+    moments: bool | None = None
+    proof: tuple[ProofRange, ...] | None = None
+    harvested: Json | None = None
     caller: Json | None = None
     loaders: Json | None = None
+    imported: Json | None = None
+
+    def content(self) -> Json:
+        """Return it as state.json holds it, without its digest."""
+        optional = ("moments", "proof", "harvested", "caller", "loaders", "imported")
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in optional}
 
     @property
     def callers_place(self) -> str | None:
@@ -208,24 +241,32 @@ def latest(folder: Path) -> Path | None:
     return max(checkpoints(folder), default=None)
 
 
-def write_state(checkpoint: Path, content: Json) -> None:
+def write_claim(phase: PhaseFolder, claim: Claim, otherwise: str, remedy: str) -> None:
+    """Write a phase's claim; StaleError where it has another one.
+
+    otherwise: what the error says, `{}` for the differences. remedy: of a file that can't be read.
+    """
+    content, path = claim.content(), phase.claim
+    if not path.exists():
+        write_atomic(path, canonical(content))
+    elif lines := receipts.differences(read_json(path, remedy), content, "run"):
+        raise StaleError(f"{path}: {otherwise.format('; '.join(lines[:3]))}")
+
+
+def read_claim(phase: PhaseFolder, remedy: str = "train this phase again") -> Claim:
+    """Read a phase's claim."""
+    return read_record(phase.claim, Claim, remedy)
+
+
+def write_state(checkpoint: Path, state: CheckpointState) -> None:
     """Write a checkpoint's state, with a digest of its own."""
-    state = {**content, "digest": receipts.digest(content)}
-    write_atomic(checkpoint / STATE, canonical(state))
+    write_sealed(checkpoint / STATE, state.content())
 
 
 def read_state(checkpoint: Path) -> CheckpointState:
     """Read a checkpoint's state and check its own digest; its files are not looked at."""
-    path, remedy = checkpoint / STATE, "remove this checkpoint to go on from the one before"
-    state = read_json(path, remedy)
-    if state.pop("digest", None) != receipts.digest(state):
-        raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
-    try:
-        return TypeAdapter(CheckpointState).validate_python(state)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise DamageError(f"{path}: {where}: {fault['msg']}; {remedy}") from None
+    remedy = "remove this checkpoint to go on from the one before"
+    return read_sealed(checkpoint / STATE, CheckpointState, remedy)
 
 
 def check_files(folder: Path, files: Sequence[FileEntry], remedy: str) -> None:
@@ -236,7 +277,7 @@ def check_files(folder: Path, files: Sequence[FileEntry], remedy: str) -> None:
 
 def damages(folder: Path, files: Sequence[FileEntry]) -> list[str]:
     """Return one line for each listed file that is missing or has other bytes."""
-    lines = receipts.damages(folder, {"files": list(files)})
+    lines = receipts.damages(folder, files)
     return [BUILD_REMEDY.sub("", line) for line in lines]  # what mends a build mends no run
 
 

@@ -14,27 +14,17 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import xxhash
-from pydantic import TypeAdapter, ValidationError
 
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import file_digest, read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 
 RESUME = "resume the run to seal it again"
-
-
-@dataclass(frozen=True)
-class SealedFile:
-    """A file as it was sealed: path relative to its folder, first bytes, their xxh3-128."""
-
-    name: str
-    bytes: int
-    xxh3: str
 
 
 @dataclass(frozen=True)
@@ -47,15 +37,15 @@ class PhaseSeal:
 
     step: int
     chain: str
-    checkpoints: tuple[SealedFile, ...]
-    files: tuple[SealedFile, ...]
+    checkpoints: tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...]
 
 
 @dataclass(frozen=True)
 class RunSeal:
     """Which phases a run has begun, and its build.json."""
 
-    build: SealedFile
+    build: FileEntry
     phases: tuple[str, ...]
 
 
@@ -80,19 +70,19 @@ def seal_run(run: Path, phase: str) -> None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         path = run / run_folder.PHASES
-        known = _read(path, RunSeal).phases if path.exists() else ()
+        known = read_sealed(path, RunSeal, RESUME, exact=True).phases if path.exists() else ()
         build = _file(run / run_folder.WHERE, run)
-        _write(path, RunSeal(build, tuple(sorted({*known, phase}))))
+        write_sealed(path, asdict(RunSeal(build, tuple(sorted({*known, phase})))))
     finally:
         os.close(handle)
 
 
-def described(phase: PhaseFolder) -> tuple[SealedFile, ...]:
+def described(phase: PhaseFolder) -> tuple[FileEntry, ...]:
     """Return the files of a phase beside ledger and checkpoints, as they are now."""
     return tuple(_file(path, phase.path) for path in _files(phase))
 
 
-def seal_phase(phase: PhaseFolder, files: Sequence[SealedFile]) -> None:
+def seal_phase(phase: PhaseFolder, files: Sequence[FileEntry]) -> None:
     """Seal a phase's folder at its newest checkpoint; files: as they were then (`described`)."""
     newest = phase.newest
     if newest is None:
@@ -101,8 +91,8 @@ def seal_phase(phase: PhaseFolder, files: Sequence[SealedFile]) -> None:
     state = run_folder.read_state(newest)
     paths = [path / run_folder.STATE for path in run_folder.checkpoints(phase.checkpoints)]
     states = tuple(_file(path, phase.checkpoints) for path in paths)
-    seal = PhaseSeal(state.step, state.sealed_ledger(newest)["chain"], states, tuple(files))
-    _write(phase.seal, seal)
+    seal = PhaseSeal(state.step, state.sealed_ledger(newest).chain, states, tuple(files))
+    write_sealed(phase.seal, asdict(seal))
 
 
 def check(run: Path) -> Check:
@@ -113,7 +103,7 @@ def check(run: Path) -> Check:
     sealed = path.exists() or any(phase.seal.exists() for phase in phases)
     if sealed:
         with _errors_as_faults(result):
-            seal = _read(path, RunSeal)
+            seal = read_sealed(path, RunSeal, RESUME, exact=True)
             result.faults += _changes(run, seal.build, whole=True)
             result.files += 2
             begun = {phase.name for phase in phases}
@@ -149,7 +139,7 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
         with _errors_as_faults(result):
             state = run_folder.read_state(path)
             result.faults += run_folder.damages(path, state.files)
-            names = {entry["name"] for entry in state.files}
+            names = {entry.name for entry in state.files}
             result.notes += _unread(path, {*names, run_folder.STATE})
             result.checkpoints += 1
             _check_callers(phase, state, result)
@@ -161,7 +151,7 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
         if sealed:
             result.notes.append(f"{phase.path}: is not sealed yet; {RESUME}")
         return
-    seal = _read(phase.seal, PhaseSeal)
+    seal = read_sealed(phase.seal, PhaseSeal, RESUME, exact=True)
     result.files += 1 + len(seal.files)
     newest = max(map(run_folder.step_of, checkpoints), default=0)
     _check_states(phase, seal, newest, result)
@@ -203,11 +193,11 @@ def _check_states(phase: PhaseFolder, seal: PhaseSeal, newest: int, result: Chec
         result.notes.append(f"{phase.path}: steps from {seal.step} on are not sealed; {RESUME}")
         return
     last = phase.checkpoint(seal.step)
-    if last.exists() and run_folder.read_state(last).sealed_ledger(last)["chain"] != seal.chain:
+    if last.exists() and run_folder.read_state(last).sealed_ledger(last).chain != seal.chain:
         result.faults.append(f"{phase.seal}: is of another ledger than its newest checkpoint")
 
 
-def _changes(folder: Path, file: SealedFile, *, whole: bool) -> Iterator[str]:
+def _changes(folder: Path, file: FileEntry, *, whole: bool) -> Iterator[str]:
     """Yield how a file differs from what was sealed; whole: it may not have grown either."""
     path = folder / file.name
     if not path.exists():
@@ -233,9 +223,9 @@ def _unread(folder: Path, known: set[str]) -> list[str]:
     return [f"{path}: is not of a run; not read" for path in paths if path.name not in known]
 
 
-def _file(path: Path, folder: Path) -> SealedFile:
+def _file(path: Path, folder: Path) -> FileEntry:
     size = path.stat().st_size
-    return SealedFile(path.relative_to(folder).as_posix(), size, _digest(path, size))
+    return FileEntry(path.relative_to(folder).as_posix(), size, _digest(path, size))
 
 
 def _digest(path: Path, size: int) -> str:
@@ -244,25 +234,6 @@ def _digest(path: Path, size: int) -> str:
         return file_digest(path)
     with path.open("rb") as file:
         return xxhash.xxh3_128_hexdigest(file.read(size))
-
-
-def _write(path: Path, seal: PhaseSeal | RunSeal) -> None:
-    content = asdict(seal)
-    write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))
-
-
-def _read(path: Path, shape: type[Any]) -> Any:  # noqa: ANN401  one of the two seals
-    content = read_json(path, RESUME)
-    if canonical(content) != path.read_bytes():
-        raise DamageError(f"{path}: was edited (its bytes are not canonical); {RESUME}")
-    if content.pop("digest", None) != receipts.digest(content):
-        raise DamageError(f"{path}: was edited (its digest does not match); {RESUME}")
-    try:
-        return TypeAdapter(shape).validate_python(content)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise DamageError(f"{path}: {where}: {fault['msg']}; {RESUME}") from None
 
 
 @contextmanager

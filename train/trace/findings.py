@@ -11,7 +11,6 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
-from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
@@ -83,7 +82,7 @@ def checked(run: Path) -> str:
 
 def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterator[str]:
     folder = phase.path
-    begun = read_json(phase.claim, "train this phase again").get("manifest")
+    begun = run_folder.read_claim(phase).manifest
     if begun != manifest.digest:
         yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
     newest = phase.newest
@@ -93,7 +92,7 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
         return
     state = run_folder.read_state(newest)
     yield from _sealed_files(phase, manifest, newest, state)
-    names = {entry["name"] for entry in state.sealed_ledger(newest)["files"]}
+    names = {file.name for file in state.sealed_ledger(newest).files}
     steps, rows = (ledger.read(phase.ledger, kind, names) for kind in ("steps", "rows"))
     numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
@@ -117,8 +116,8 @@ def _sealed_files(
             f"not under {_brief(manifest.digest)}"
         )
     sealed = state.sealed_ledger(newest)
-    yield from run_folder.damages(phase.ledger, sealed["files"])
-    names = {entry["name"] for entry in sealed["files"]}
+    yield from run_folder.damages(phase.ledger, sealed.files)
+    names = {file.name for file in sealed.files}
     for path in ledger.segments(phase.ledger):
         if path.name not in names:
             yield _unsealed(path)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
@@ -28,10 +29,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.machine import machine_error
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import run_folder
@@ -57,13 +58,12 @@ class Checkpoints:
 
     def save(
         self,
-        step: int,
+        state: CheckpointState,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        state: Json,
         done: Callable[[], object] = lambda: None,
     ) -> None:
-        """Write the checkpoint of a step; beside the steps that follow if `async_checkpoints`.
+        """Write the checkpoint of a state; beside the steps that follow if `async_checkpoints`.
 
         The one before is waited for first, and what went wrong with it raised. done: called by the
         first process when the checkpoint is there and those that are not kept are gone.
@@ -72,7 +72,7 @@ class Checkpoints:
         digest = weights_digest(model, self.world)
         weights, moments = get_state_dict(model, optimizer)
         content = {"model": weights, "optimizer": moments}
-        state = {**state, "step": step, "weights": digest}
+        state = replace(state, weights=digest)
         if not self.settings.async_checkpoints:
             self._write(content, state, done)
             return
@@ -93,7 +93,7 @@ class Checkpoints:
         if self.world.first:
             keep(self.folder, self.settings.keep_checkpoints, self.settings.keep_every)
 
-    def _write(self, content: Json, state: Json, done: Callable[[], object]) -> Path:
+    def _write(self, content: Json, state: CheckpointState, done: Callable[[], object]) -> Path:
         path = write(self.folder, content, state, self.world)
         self.keep()
         if self.world.first:
@@ -102,18 +102,18 @@ class Checkpoints:
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Json
+    folder: Path, state: CheckpointState, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write the checkpoint of a step of one process and return its path."""
+    """Write the checkpoint of one process and return its path."""
     weights, moments = get_state_dict(model, optimizer)
-    state = {**state, "step": step, "weights": weights_digest(model)}
+    state = replace(state, weights=weights_digest(model))
     return write(folder, {"model": weights, "optimizer": moments}, state)
 
 
-def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Path:
+def write(folder: Path, content: Json, state: CheckpointState, world: World = ALONE) -> Path:
     """Write a checkpoint: the files of all processes, then its state, then rename it."""
     group = world.background
-    path = folder / run_folder.checkpoint_name(state["step"])
+    path = folder / run_folder.checkpoint_name(state.step)
 
     def make() -> str:
         temporary = temporary_name(path)
@@ -124,10 +124,10 @@ def write(folder: Path, content: Json, state: Json, world: World = ALONE) -> Pat
     with _quiet(), _unwrapped():
         save_state(content, checkpoint_id=temporary, process_group=group)
     shares = world.each(lambda: _file_entries(temporary, world), group)
-    files = sorted((entry for share in shares for entry in share), key=lambda entry: entry["name"])
+    files = sorted((file for share in shares for file in share), key=lambda file: file.name)
 
     def name() -> None:
-        run_folder.write_state(temporary, {**state, "files": files})
+        run_folder.write_state(temporary, replace(state, files=tuple(files)))
         rmtree(path, ignore_errors=True)
         temporary.rename(path)
 
@@ -162,7 +162,7 @@ def load_weights(path: Path, model: nn.Module, world: World = ALONE) -> Checkpoi
 
 def _load(path: Path, whole: Json, state: CheckpointState) -> None:
     """Fill a state dict from a checkpoint's files, without running what they hold."""
-    reader = SafeReader(path, [entry["name"] for entry in state.files])
+    reader = SafeReader(path, [file.name for file in state.files])
     try:
         with _quiet(), _unwrapped():
             load_state(whole, storage_reader=reader, planner=SafePlanner())
@@ -214,10 +214,10 @@ def weights_digest(model: nn.Module, world: World = ALONE) -> str:
     return world.on_first(content.hexdigest)
 
 
-def _file_entries(temporary: Path, world: World) -> list[Json]:
+def _file_entries(temporary: Path, world: World) -> list[FileEntry]:
     """Return this process's share of the entries of the files that all have written."""
     files = sorted(temporary.iterdir())
-    return [receipts.describe(file) for file in files[world.rank :: world.size]]
+    return [FileEntry.of(file) for file in files[world.rank :: world.size]]
 
 
 def _check_weights(path: Path, model: nn.Module, state: CheckpointState, world: World) -> None:

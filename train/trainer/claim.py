@@ -11,12 +11,11 @@ import torch
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.processes import World, fast_dtype
 from crystalmix.train.record import run_folder
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import Claim, PhaseFolder
 from crystalmix.train.record.seal import seal_run
 from crystalmix.train.runfile.settings import Run
 
@@ -34,21 +33,12 @@ def claim(
         state = run_folder.read_state(start)
         weights = state.weights
         _check_model(start, state.model or {}, run)
-    content = {"manifest": manifest.digest, "run": run.content(), "init": weights}
-    content |= {} if kind is None else {"checkpoints": kind}
-    phase = PhaseFolder(out)
-    path = phase.claim
-    if path.exists():
-        recorded = read_json(path, f"remove {out} and train this phase again")
-        if start is None and phase.newest is not None:
-            content["init"] = recorded.get("init")
-        lines = receipts.differences(recorded, content, "run")
-        if lines:
-            raise StaleError(
-                f"{path}: was begun otherwise ({'; '.join(lines[:3])}); train into another --out"
-            )
-    else:
-        write_atomic(path, canonical(content))
+    phase, remedy = PhaseFolder(out), f"remove {out} and train this phase again"
+    if phase.claim.exists() and start is None and phase.newest is not None:
+        weights = run_folder.read_claim(phase, remedy).init
+    own = Claim(manifest.digest, run.content(), weights, kind)
+    otherwise = "was begun otherwise ({}); train into another --out"
+    run_folder.write_claim(phase, own, otherwise, remedy)
     run_folder.remember(out.parent, root)
     seal_run(out.parent, out.name)
 
@@ -68,12 +58,11 @@ def settled(run: Run, out: Path, world: World, device: torch.device | None = Non
 
 def _recorded_dtype(out: Path) -> Literal["float32", "bfloat16"] | None:
     """Return the dtype that a phase, or else any phase of its run, was begun with."""
-    claims = [PhaseFolder(out).claim, *(phase.claim for phase in run_folder.phases(out.parent))]
-    for path in claims:
-        if path.exists():
-            begun = read_json(path, f"remove {path.parent} and train this phase again")
-            if isinstance(begun.get("run"), dict):
-                return begun["run"]["settings"]["dtype"]
+    for phase in (PhaseFolder(out), *run_folder.phases(out.parent)):
+        if phase.claim.exists():
+            remedy = f"remove {phase.path} and train this phase again"
+            if (run := run_folder.read_claim(phase, remedy).run) is not None:
+                return run["settings"]["dtype"]
     return None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.train.model.crystal import batch_loss
 from crystalmix.train.model.processes import World
-from crystalmix.train.record.ledger import Json
+from crystalmix.train.record.ledger import PartLoss
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer.batches import Batch
 from crystalmix.train.trainer.placement import Placed
@@ -45,11 +45,11 @@ def part_sums(batch: Batch, sums: NDArray[np.float64], parts: int) -> NDArray[np
     return np.stack(columns, 1).astype(np.float64)
 
 
-def per_part(manifest: Manifest, batch: Batch, totals: NDArray[np.float64]) -> tuple[Json, ...]:
+def per_part(manifest: Manifest, batch: Batch, totals: NDArray[np.float64]) -> tuple[PartLoss, ...]:
     """Return rows, loss-carrying tokens and mean loss of each part that has rows in a batch."""
     rows = np.bincount(batch.refs.part, minlength=len(manifest.parts)).tolist()
     return tuple(
-        {"part": part.name, "rows": count, "tokens": int(tokens), "loss": nll / max(tokens, 1.0)}
+        PartLoss(part.name, count, int(tokens), nll / max(tokens, 1.0))
         for part, count, (nll, tokens) in zip(manifest.parts, rows, totals.tolist(), strict=True)
         if count
     )

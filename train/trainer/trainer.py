@@ -171,13 +171,14 @@ class Trainer:
         return partial(seal.seal_phase, phase, seal.described(phase))
 
     def _checkpoint(self, finished: int, metrics: Metrics | None) -> None:
-        state = {
-            "manifest": self.manifest.digest,
-            "model": asdict(self.run.model),
-            "ledger": self.world.on_first(self.ledger.seal),
-        }
+        state = run_folder.CheckpointState(
+            finished,
+            manifest=self.manifest.digest,
+            model=asdict(self.run.model),
+            ledger=self.world.on_first(self.ledger.seal),
+        )
         done = (lambda: None) if metrics is None else self._sealer(metrics)
-        self.checkpoints.save(finished, self.model, self.optimizer, state, done)
+        self.checkpoints.save(state, self.model, self.optimizer, done)
 
     def _diverge(self, batch: Batch, losses: Tensor, values: str) -> None:
         """Raise DivergenceError with the rows whose losses are no numbers."""

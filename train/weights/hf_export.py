@@ -25,7 +25,6 @@ from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime.atomic_files import (
     canonical,
-    read_json,
     refuse_taken,
     replacing_folder,
     write_atomic,
@@ -220,11 +219,9 @@ def _origin(
 
 def _width_scale(source: Path) -> float:
     """Return muP's width scale, which the run of a checkpoint knows, or 1."""
-    path = run_folder.PhaseFolder(source.absolute().parent.parent).claim
-    if not path.exists():
-        return 1.0
-    optimizer = read_json(path, "restore it").get("run", {}).get("optimizer", {})
-    return float(optimizer.get("decoder_kernel", 1.0))
+    phase = run_folder.PhaseFolder(source.absolute().parent.parent)
+    run = run_folder.read_claim(phase, "restore it").run if phase.claim.exists() else None
+    return float((run or {}).get("optimizer", {}).get("decoder_kernel", 1.0))
 
 
 def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

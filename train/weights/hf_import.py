@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json, refuse_taken, replacing_folder
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.record import run_folder
+from crystalmix.train.record.run_folder import CheckpointState
 from crystalmix.train.runfile import run_file as run_files
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config
@@ -41,7 +42,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHOWN = 3  # names in a message
 
 
-def import_weights(source: Path, out: Path, run_file: str | None = None) -> Json:
+def import_weights(
+    source: Path, out: Path, run_file: str | None = None
+) -> run_folder.CheckpointState:
     """Write the weights of a folder or file as the checkpoint `out`; return its state.
 
     run_file: whose model they must fit; without one, the model that `export` wrote down. Raises
@@ -57,17 +60,16 @@ def import_weights(source: Path, out: Path, run_file: str | None = None) -> Json
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is but one process is as it should be
             save_state({"model": get_model_state_dict(model)}, checkpoint_id=place)
-        content = {
-            "manifest": origin.get("manifest"),
-            "model": asdict(settings),
-            "ledger": None,
-            "step": 0,
-            "imported": {"from": source.name, "step": origin.get("step")},
-            "weights": checkpoint.weights_digest(model),
-            "files": [receipts.describe(file) for file in sorted(place.iterdir())],
-        }
-        run_folder.write_state(place, content)
-    return content
+        written = CheckpointState(
+            0,
+            files=tuple(FileEntry.of(file) for file in sorted(place.iterdir())),
+            manifest=origin.get("manifest"),
+            model=asdict(settings),
+            weights=checkpoint.weights_digest(model),
+            imported={"from": source.name, "step": origin.get("step")},
+        )
+        run_folder.write_state(place, written)
+    return written
 
 
 def _settings(source: Path, run_file: str | None) -> tuple[ModelSettings, Json]:

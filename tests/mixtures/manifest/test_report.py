@@ -46,18 +46,6 @@ def test_a_manifest_is_told_with_a_bar_for_each_part(small: Path) -> None:
     assert "0.9 document" in rows[1]
 
 
-def test_shares_are_told_with_what_was_asked() -> None:
-    ratios = [
-        {"phase": "p", "part": "a", "asked": 0.25, "got": 0.5, "rows": 1000},
-        {"phase": "p", "part": "bc", "asked": 0.75, "got": None, "rows": 0},
-    ]
-    assert report.ratio_lines(ratios) == [
-        "phase  part     asked       got   rows",
-        "p      a     0.250000  0.500000  1,000",
-        "p      bc    0.750000  0.000000      0",
-    ]
-
-
 def test_builds_are_compared_phase_by_phase(small: Path, other: Path) -> None:
     assert report.differences(small, small) == []
     told = report.differences(small, other)

@@ -86,7 +86,7 @@ def test_fifty_steps_go_through_and_resume_on_other_systems(build: Path, tmp_pat
     sealed = [folder.read_state(path) for path in folder.checkpoints(tmp_path / "plan/checkpoints")]
     assert [state.loaders["next"] for state in sealed] == [60, 120, 180, 240, 300]
     assert [state.loaders["workers"] for state in sealed] == [4, 4, 3, 3, 3]
-    assert [state.ledger["steps"] for state in sealed] == [10, 20, 30, 40, 50]
+    assert [state.ledger.steps for state in sealed] == [10, 20, 30, 40, 50]
 
 
 def wrong_rows(step: int, rows: Any) -> Any:

@@ -22,7 +22,7 @@ from crystalmix.train.runfile import run_file as params
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import mdl
 from helpers.crystals import TINY, golden_folder
-from helpers.runs import PHASES, copied_run, run_file
+from helpers.runs import PHASES, copied_run, run_file, write_state
 from helpers.zoos import OPTIM, RUN, STEPS, gpt2, moved, same, trained, with_cerebras, zoo_groups
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_our_cstorch_backend_is_read_by_our_numbers(tmp_path: Pa
     tree["optimizer"] = optimizer.state_dict()
     place = tmp_path / "step-00000007"
     mdl.write(place / "model.mdl", tree)
-    folder.write_state(place, {"step": STEPS})
+    write_state(place, {"step": STEPS})
     same_weights(bridge.read_mdl(place / "model.mdl"), held())
     told = csx("checkpoint", place, "--out", tmp_path / "x.safetensors")
     assert told.exit_code == 0

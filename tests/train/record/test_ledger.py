@@ -1,5 +1,6 @@
 """The ledger: rows and steps as they were consumed, sealed, chained, cut back, and held intact."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.train.record import ledger
-from crystalmix.train.record.ledger import Ledger, Step, first_chain, next_chain, read, segments
+from crystalmix.train.record.ledger import (
+    Ledger,
+    PartLoss,
+    Step,
+    first_chain,
+    next_chain,
+    read,
+    segments,
+)
+from crystalmix.train.record.run_folder import SealedLedger
 from helpers.runs import leftovers, manifest
 
 PHASE = "mixed"
@@ -22,7 +32,7 @@ STEPS = 8
 def step(number: int) -> Step:
     """A step as the loop gives it, with numbers that follow from its own."""
     sealed = manifest(PHASE)
-    parts = ({"part": sealed.parts[0].name, "rows": 1, "tokens": 3 * number, "loss": 1 / 3},)
+    parts = (PartLoss(sealed.parts[0].name, 1, 3 * number, 1 / 3),)
     return Step(
         number, sealed.step(number), f"{number:032x}", 1 / (number + 1), 0.5, 1e-3 * number, parts
     )
@@ -58,7 +68,7 @@ def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
         given_, found = step(number), steps[number]
         for name in ("loss", "gradient_norm", "learning_rate", "digest"):
             assert found[name] == getattr(given_, name)
-        assert found["parts"] == list(given_.parts)
+        assert found["parts"] == list(map(asdict, given_.parts))
 
 
 def test_the_types_on_disk_are_those_that_are_promised(tmp_path: Path) -> None:
@@ -99,11 +109,8 @@ def test_a_seal_with_nothing_new_writes_nothing_and_says_the_same(tmp_path: Path
     taken = fill(tmp_path, [])
     first = taken.seal()
     assert taken.seal() == first
-    assert Ledger(tmp_path / "other", manifest(PHASE)).seal() == {
-        "chain": first_chain(manifest(PHASE).digest),
-        "steps": 0,
-        "files": [],
-    }
+    nothing = SealedLedger(first_chain(manifest(PHASE).digest), 0, ())
+    assert Ledger(tmp_path / "other", manifest(PHASE)).seal() == nothing
 
 
 Life = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=5)
@@ -134,8 +141,8 @@ def test_any_life_of_seals_and_crashes_gives_the_ledger_of_an_undisturbed_run(
         taken.record(step(taken.next_step))
     end = taken.seal()
     assert content(folder) == content(fill(plain, [STEPS]).folder)
-    assert end["chain"] == content(plain)[1][-1]["chain"]
-    assert [entry["name"] for entry in end["files"]] == [p.name for p in _by_step(folder)]
+    assert end.chain == content(plain)[1][-1]["chain"]
+    assert [entry.name for entry in end.files] == [p.name for p in _by_step(folder)]
 
 
 def _by_step(folder: Path) -> list[Path]:
@@ -150,8 +157,8 @@ def test_truncate_cuts_what_no_checkpoint_sealed(tmp_path: Path) -> None:
     (tmp_path / "rows-00000002-00000003.parquet").write_bytes(b"of somebody else")
     again = Ledger(tmp_path, manifest(PHASE))
     again.truncate(seal)
-    assert (again.next_step, again.chain) == (4, seal["chain"])
-    assert [path.name for path in segments(tmp_path)] == [e["name"] for e in seal["files"]]
+    assert (again.next_step, again.chain) == (4, seal.chain)
+    assert [path.name for path in segments(tmp_path)] == [e.name for e in seal.files]
 
 
 def test_truncate_without_a_checkpoint_cuts_everything(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from crystalmix.mixtures.manifest.manifest import RowRefs
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.record import metrics, skips
-from crystalmix.train.record.ledger import Step
+from crystalmix.train.record.ledger import PartLoss, Step
 from crystalmix.train.record.metrics import Metrics, MetricsSettings
 from crystalmix.train.runfile.run_file import load
 from helpers import watched
 from helpers.runs import manifest, recorded, run_file, undisturbed, write_run
 
 NONE = np.empty(0, np.int64)
-PARTS = ({"part": "web", "rows": 2, "tokens": 9, "loss": 2.5},)
+PARTS = (PartLoss("web", 2, 9, 2.5),)
 
 
 def step(number: int) -> Step:

@@ -21,7 +21,7 @@ from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trace.findings import findings
 from helpers import watched
 from helpers.corpora import crystalmix
-from helpers.runs import recorded, rewrite, run_file, state_of
+from helpers.runs import recorded, rewrite, run_file, state_of, write_state
 
 PHASE = "mixed"  # 16 steps of 4 rows, a checkpoint after every third
 
@@ -38,7 +38,7 @@ def reseal(run: Path) -> None:
     state = state_of(newest)
     book = run / PHASE / "ledger"
     files = [receipts.describe(book / entry["name"]) for entry in state["ledger"]["files"]]
-    folder.write_state(newest, {**state, "ledger": {**state["ledger"], "files": files}})
+    write_state(newest, {**state, "ledger": {**state["ledger"], "files": files}})
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from helpers.runs import (
     state_of,
     train,
     undisturbed,
+    write_state,
 )
 
 PHASE = "mixed"  # 16 steps of 4 rows, sealed after 3, 6, 9, 12, 15 and 16
@@ -59,7 +60,7 @@ def reseal(run: Path, phase: str = PHASE) -> None:
     files = [
         receipts.describe(run / phase / "ledger" / e["name"]) for e in state["ledger"]["files"]
     ]
-    folder.write_state(newest, {**state, "ledger": {**state["ledger"], "files": files}})
+    write_state(newest, {**state, "ledger": {**state["ledger"], "files": files}})
 
 
 def test_an_undisturbed_run_has_no_findings() -> None:
@@ -228,7 +229,7 @@ def test_a_ledger_of_another_manifest_is_named(stranger: Path, run: Path) -> Non
     assert f"{run / PHASE}: the chain of digests breaks at step 0" in told(run)
     newest = folder.latest(run / PHASE / "checkpoints")
     assert newest is not None
-    folder.write_state(newest, {**state_of(newest), "manifest": "f" * 64})
+    write_state(newest, {**state_of(newest), "manifest": "f" * 64})
     wanted = f"{newest}: was saved under manifest {'f' * 12}, not under {mine}"
     assert wanted in findings(small_build(), run)
 

@@ -14,7 +14,7 @@ from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.record import skips
 from crystalmix.train.record import views as trace
-from crystalmix.train.record.ledger import Ledger, Step
+from crystalmix.train.record.ledger import Ledger, PartLoss, Step
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import spikes
 from crystalmix.train.trace.spikes import HISTORY, NORMAL, SpikeSettings, robust_z
@@ -39,7 +39,7 @@ def record(run: Path, loss: dict[int, float], norm: dict[int, float], skip: int 
         refs = manifest.step(number)
         each = loss.get(number, 3 - number / 100 + quiet[0])
         parts = tuple(
-            {"part": name, "rows": int((refs.part == i).sum()), "tokens": 64, "loss": each}
+            PartLoss(name, int((refs.part == i).sum()), 64, each)
             for i, name in enumerate(names)
             if (refs.part == i).any()
         )

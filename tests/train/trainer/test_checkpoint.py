@@ -13,10 +13,11 @@ from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.train.model.crystal import Crystal, batch_loss, row_losses
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.run_folder import CheckpointState
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer import checkpoint
 from helpers.crystals import TINY, fresh
-from helpers.runs import leftovers, state_of
+from helpers.runs import leftovers, state_of, write_state
 
 SETTINGS = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),), decoder_kernel=0.25)
 REMEDY = "remove this checkpoint to go on from the one before"
@@ -62,7 +63,9 @@ def assert_same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_round_trip_is_exact_with_moments_and_step_counts(steps: int, tmp_path: Path) -> None:
     model, optimizer = trained(steps)
-    path = checkpoint.save(tmp_path, steps, model, optimizer, {"note": "kept"})
+    path = checkpoint.save(
+        tmp_path, CheckpointState(steps, caller={"note": "kept"}), model, optimizer
+    )
     other, others = trained(0, seed=9)
     state = checkpoint.load(path, other, others)
     assert_same(other.state_dict(), model.state_dict())
@@ -72,13 +75,13 @@ def test_a_round_trip_is_exact_with_moments_and_step_counts(steps: int, tmp_path
             k: v for k, v in wanted.items() if k != "params"
         }
         assert group["finished_steps"] == steps
-    assert (state.step, state_of(path)["note"]) == (steps, "kept")
+    assert (state.step, state.caller) == (steps, {"note": "kept"})
     assert state.weights == checkpoint.weights_digest(model) == checkpoint.weights_digest(other)
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_never_stopped(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    path = checkpoint.save(tmp_path, 3, model, optimizer, {})
+    path = checkpoint.save(tmp_path, CheckpointState(3), model, optimizer)
     other, others = trained(0, seed=9)
     checkpoint.load(path, other, others)
     ours = [one_step(model, optimizer, number) for number in range(3, 7)]
@@ -89,14 +92,14 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_never_stopped(tmp_path: Pat
 def test_saving_changes_nothing(tmp_path: Path) -> None:
     model, optimizer = trained(2)
     plain, plains = trained(2)
-    checkpoint.save(tmp_path, 2, model, optimizer, {})
+    checkpoint.save(tmp_path, CheckpointState(2), model, optimizer)
     assert one_step(model, optimizer, 2) == one_step(plain, plains, 2)
     assert_same(optimizer.state_dict(), plains.state_dict())
 
 
 def test_weights_alone_leave_the_optimiser_as_it_is(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    path = checkpoint.save(tmp_path, 3, model, optimizer, {})
+    path = checkpoint.save(tmp_path, CheckpointState(3), model, optimizer)
     other, others = trained(0, seed=9)
     state = checkpoint.load_weights(path, other)
     assert checkpoint.weights_digest(other) == state.weights
@@ -106,8 +109,10 @@ def test_weights_alone_leave_the_optimiser_as_it_is(tmp_path: Path) -> None:
 
 def test_a_checkpoint_written_again_replaces_itself(tmp_path: Path) -> None:
     for steps in (1, 2):
-        path = checkpoint.save(tmp_path, 5, *trained(steps), {"round": steps})
-    assert state_of(path)["round"] == 2
+        path = checkpoint.save(
+            tmp_path, CheckpointState(5, caller={"round": steps}), *trained(steps)
+        )
+    assert state_of(path)["caller"] == {"round": 2}
     assert checkpoint.read_state(path).weights == checkpoint.weights_digest(trained(2)[0])
     assert leftovers(tmp_path) == []
 
@@ -115,7 +120,7 @@ def test_a_checkpoint_written_again_replaces_itself(tmp_path: Path) -> None:
 def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> None:
     assert folder.latest(tmp_path) is None
     for step in (1000, 9, 100_000_000, 10):
-        checkpoint.save(tmp_path, step, *trained(1), {})
+        checkpoint.save(tmp_path, CheckpointState(step), *trained(1))
     newest = folder.latest(tmp_path)
     assert newest is not None
     assert folder.read_state(newest).step == 100_000_000
@@ -128,7 +133,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> No
 
 def test_only_the_newest_are_kept_and_remains_are_cleared(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        checkpoint.save(tmp_path, step, *trained(1), {})
+        checkpoint.save(tmp_path, CheckpointState(step), *trained(1))
     (tmp_path / "step-00000001" / folder.STATE).unlink()  # as a kill while it was removed
     (tmp_path / "notes.txt").write_text("mine")
     checkpoint.keep(tmp_path, 2)
@@ -144,10 +149,10 @@ def test_those_of_every_so_many_steps_are_kept_too(tmp_path: Path) -> None:
     settings = RunSettings(keep_checkpoints=1, keep_every=4)
     ours = checkpoint.Checkpoints(tmp_path, settings)
     for step in range(2, 13, 2):
-        ours.save(step, model, optimizer, {})
+        ours.save(CheckpointState(step), model, optimizer)
     kept = [folder.step_of(path) for path in folder.checkpoints(tmp_path)]
     assert kept == [4, 8, 12]
-    ours.save(14, model, optimizer, {})
+    ours.save(CheckpointState(14), model, optimizer)
     assert [folder.step_of(path) for path in folder.checkpoints(tmp_path)] == [4, 8, 12, 14]
 
 
@@ -155,12 +160,12 @@ def test_what_is_written_beside_the_steps_is_what_was_there_when_it_began(tmp_pa
     model, optimizer = trained(2)
     plain, plains = trained(2)
     with checkpoint.Checkpoints(tmp_path, RunSettings(async_checkpoints=True)) as ours:
-        ours.save(2, model, optimizer, {"note": "kept"})
+        ours.save(CheckpointState(2, caller={"note": "kept"}), model, optimizer)
         for number in range(2, 6):
             one_step(model, optimizer, number)
     other, others = trained(0, seed=9)
     state = checkpoint.load(tmp_path / folder.checkpoint_name(2), other, others)
-    assert (state.step, state_of(tmp_path / folder.checkpoint_name(2))["note"]) == (2, "kept")
+    assert (state.step, state.caller) == (2, {"note": "kept"})
     assert_same(other.state_dict(), plain.state_dict())
     assert_same(others.state_dict()["state"], plains.state_dict()["state"])
 
@@ -169,13 +174,13 @@ def test_what_went_wrong_beside_the_steps_is_told_at_the_next_checkpoint(tmp_pat
     model, optimizer = trained(1)
     (tmp_path / "full").write_text("no folder")
     ours = checkpoint.Checkpoints(tmp_path / "full", RunSettings(async_checkpoints=True))
-    ours.save(1, model, optimizer, {})
+    ours.save(CheckpointState(1), model, optimizer)
     with pytest.raises(OSError, match="full"):
-        ours.save(2, model, optimizer, {})
+        ours.save(CheckpointState(2), model, optimizer)
 
 
 def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, *trained(1), {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), *trained(1))
     half = tmp_path / ".step-00000002.77.tmp"
     half.mkdir()
     (half / folder.STATE).write_bytes((path / folder.STATE).read_bytes())
@@ -184,14 +189,14 @@ def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def files(tmp_path: Path) -> list[str]:
-    path = checkpoint.save(tmp_path / "names", 1, *trained(1), {})
+    path = checkpoint.save(tmp_path / "names", CheckpointState(1), *trained(1))
     return sorted(file.name for file in path.iterdir() if file.name != folder.STATE)
 
 
 @pytest.mark.parametrize("fault", ["removed", "cut", "flipped"])
 def test_a_damaged_file_is_named_with_its_remedy(fault: str, tmp_path: Path) -> None:
     for name in files(tmp_path):
-        path = checkpoint.save(tmp_path, 1, *trained(1), {})
+        path = checkpoint.save(tmp_path, CheckpointState(1), *trained(1))
         file = path / name
         data = bytearray(file.read_bytes())
         if fault == "removed":
@@ -212,7 +217,7 @@ def test_a_damaged_file_is_named_with_its_remedy(fault: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("edit", ["step", "weights", "digest", "files"])
 def test_an_edited_state_is_refused(edit: str, tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 7, *trained(1), {}) / folder.STATE
+    path = checkpoint.save(tmp_path, CheckpointState(7), *trained(1)) / folder.STATE
     text = path.read_text("utf-8")
     wanted = {
         "step": text.replace('"step": 7', '"step": 6'),
@@ -228,7 +233,7 @@ def test_an_edited_state_is_refused(edit: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
 def test_a_state_that_is_no_json_object_is_one_line(content: bytes, tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 7, *trained(1), {})
+    path = checkpoint.save(tmp_path, CheckpointState(7), *trained(1))
     (path / folder.STATE).write_bytes(content)
     with pytest.raises(CrystalmixError) as told:
         checkpoint.read_state(path)
@@ -238,9 +243,9 @@ def test_a_state_that_is_no_json_object_is_one_line(content: bytes, tmp_path: Pa
 
 
 def test_weights_that_do_not_match_their_digest_are_refused(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, *trained(1), {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), *trained(1))
     state = state_of(path)
-    folder.write_state(path, {**state, "weights": "0" * 64})
+    write_state(path, {**state, "weights": "0" * 64})
     with pytest.raises(DamageError, match="not those that were saved"):
         checkpoint.load(path, *trained(0))
 
@@ -270,7 +275,7 @@ def resealed(path: Path) -> Path:
     state = state_of(path)
     names = [entry["name"] for entry in state["files"]]
     state["files"] = [receipts.describe(path / name) for name in names]
-    folder.write_state(path, state)
+    write_state(path, state)
     return path
 
 
@@ -285,7 +290,7 @@ def refusal(path: Path, model: Crystal, optimizer: AdamW | None = None) -> str:
 
 def test_metadata_that_would_run_code_is_not_run(tmp_path: Path) -> None:
     model, optimizer = trained(1)
-    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), model, optimizer)
     target = tmp_path / "made"
     metadata = pickle.loads((path / ".metadata").read_bytes())
     for content in (Bomb(target), metadata):
@@ -305,7 +310,7 @@ def test_a_value_that_would_run_code_is_not_run(tmp_path: Path) -> None:
     weights, moments = checkpoint.get_state_dict(model, optimizer)
     moments["param_groups"][0]["eps"] = Bomb(target)  # pyright: ignore[reportIndexIssue, reportArgumentType]
     content = {"model": weights, "optimizer": moments}
-    state = {"step": 1, "weights": checkpoint.weights_digest(model)}
+    state = CheckpointState(1, weights=checkpoint.weights_digest(model))
     path = checkpoint.write(tmp_path, content, state)
     assert "eps: is not read (" in refusal(path, *trained(1))
     assert not target.exists()
@@ -313,7 +318,7 @@ def test_a_value_that_would_run_code_is_not_run(tmp_path: Path) -> None:
 
 def test_metadata_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     model, optimizer = trained(1)
-    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), model, optimizer)
     metadata = pickle.loads((path / ".metadata").read_bytes())
     for info in metadata.storage_data.values():
         info.relative_path = "../secret.distcp"
@@ -324,13 +329,13 @@ def test_metadata_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04N.", b"\x80\x04]."])
 def test_metadata_that_is_none_is_one_line(content: bytes, tmp_path: Path) -> None:
     model, optimizer = trained(1)
-    path = checkpoint.save(tmp_path, 1, model, optimizer, {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), model, optimizer)
     (path / ".metadata").write_bytes(content)
     assert f"{path}/.metadata: is not read (" in refusal(resealed(path), model)
 
 
 def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, *trained(1), {})
+    path = checkpoint.save(tmp_path, CheckpointState(1), *trained(1))
     other = fresh(replace(TINY, num_hidden_layers=2), 1)
     assert f"{path}: can't be loaded (" in refusal(path, other)
 
@@ -345,8 +350,8 @@ def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_state_of_another_shape_is_one_line(change: State, message: str, tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, *trained(1), {})
-    folder.write_state(path, {**state_of(path), **change})
+    path = checkpoint.save(tmp_path, CheckpointState(1), *trained(1))
+    write_state(path, {**state_of(path), **change})
     told = refusal(path, trained(0)[0])
     assert told.startswith(f"{path}/state.json: {message}")
     assert told.endswith(REMEDY)
@@ -369,5 +374,5 @@ def test_what_ends_the_writing_of_a_checkpoint_comes_out_as_it_is(
     error: BaseException, tmp_path: Path
 ) -> None:
     with pytest.raises(type(error)) as raised:
-        checkpoint.write(tmp_path, {"value": Interrupting(error)}, {"step": 1})
+        checkpoint.write(tmp_path, {"value": Interrupting(error)}, CheckpointState(1))
     assert raised.value is error

@@ -98,7 +98,7 @@ def nn_bytes(settings: ModelSettings) -> int:
 def test_a_checkpoint_is_as_large_as_told() -> None:
     model = params.load(run_file()).model
     path: Path = find(undisturbed(), "prose", None)
-    written = sum(entry["bytes"] for entry in folder.read_state(path).files)
+    written = sum(file.bytes for file in folder.read_state(path).files)
     told = checkpoint_bytes(model)
     tensors = 4 * len(Crystal(model).state_dict())  # weight, two moments, count of steps
     assert told < written < told + 5000 * tensors  # names, shapes and the zip around each

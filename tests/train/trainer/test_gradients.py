@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from crystalmix.mixtures.manifest.manifest import RowRefs
 from crystalmix.prep.runtime.errors import DivergenceError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record.ledger import PartLoss
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.batches import Batches
@@ -50,8 +51,8 @@ def test_parts_without_rows_are_left_out_and_those_without_labels_lose_nothing()
     sealed = SimpleNamespace(parts=[SimpleNamespace(name=name) for name in "abc"])
     batch = SimpleNamespace(refs=refs)
     assert per_part(sealed, batch, shares[0] + shares[1]) == (  # pyright: ignore[reportArgumentType]
-        {"part": "a", "rows": 1, "tokens": 0, "loss": 0.0},
-        {"part": "c", "rows": 3, "tokens": 7, "loss": 6.5 / 7},
+        PartLoss("a", 1, 0, 0.0),
+        PartLoss("c", 3, 7, 6.5 / 7),
     )
 
 

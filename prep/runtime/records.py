@@ -1,0 +1,48 @@
+"""Records: dataclasses read from JSON, with one line for what breaks them; seals by a digest."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import Json
+
+Record = TypeVar("Record")
+
+
+def record(content: object, shape: type[Record], place: object, remedy: str) -> Record:
+    """Return JSON as a dataclass; DamageError names the place, the field, its fault, the remedy."""
+    try:
+        return TypeAdapter(shape).validate_python(content)
+    except ValidationError as error:
+        raise fault(error, place, remedy) from None
+
+
+def fault(error: ValidationError, place: object, remedy: str) -> DamageError:
+    """Return the first fault of a record as an error of one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the line"
+    return DamageError(f"{place}: {where}: {first['msg']}; {remedy}")
+
+
+def read_record(path: Path, shape: type[Record], remedy: str) -> Record:
+    """Read a file of JSON as a dataclass."""
+    return record(read_json(path, remedy), shape, path, remedy)
+
+
+def read_sealed(path: Path, shape: type[Record], remedy: str, *, exact: bool = False) -> Record:
+    """Read a file that `write_sealed` wrote, and check its digest; exact: every byte of it."""
+    content = read_json(path, remedy)
+    if exact and canonical(content) != path.read_bytes():
+        raise DamageError(f"{path}: was edited (its bytes are not canonical); {remedy}")
+    if content.pop("digest", None) != receipts.digest(content):
+        raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
+    return record(content, shape, path, remedy)
+
+
+def write_sealed(path: Path, content: Json) -> None:
+    """Write JSON with a digest of its own."""
+    write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))
