@@ -3,6 +3,8 @@
 For one step its rows, slot by slot; for a range of steps the share asked and got of each part.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,29 @@ import numpy as np
 from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of, read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Json
 
-COLUMNS = ("slot", "part", "epoch", "shard", "row")
+
+@dataclass(frozen=True)
+class StepRow:
+    """A row that a step consumes; shard: path below the build, row: in the shard."""
+
+    slot: int
+    part: str
+    epoch: int
+    shard: str
+    row: int
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """What some steps ask of a part (a share of rows) and get; loss_tokens: None if unknown."""
+
+    part: str
+    asked: float
+    got: float
+    rows: int
+    tokens: int
+    loss_tokens: int | None
 
 
 def parse(text: str) -> tuple[str, int]:
@@ -23,7 +45,7 @@ def parse(text: str) -> tuple[str, int]:
     return phase, int(number)
 
 
-def look(path: Path, steps: str) -> tuple[list[Json], list[str]]:
+def look(path: Path, steps: str) -> tuple[list[StepRow] | list[PartCount], list[str]]:
     """Return what steps of a build consume, and the lines of it.
 
     steps: PHASE:STEP for the rows of a step, PHASE:FIRST:LAST for the parts of a range of steps.
@@ -52,7 +74,7 @@ def _manifest(path: Path, name: str, first: int, last: int) -> Manifest:
     return phases[name]
 
 
-def part_counts(manifest: Manifest, first: int, last: int) -> list[Json]:
+def part_counts(manifest: Manifest, first: int, last: int) -> list[PartCount]:
     """Return asked and got of each part in the steps first to last, both of them included.
 
     Rows and tokens are exact; loss_tokens as of `manifest.loss_tokens_of`.
@@ -60,50 +82,44 @@ def part_counts(manifest: Manifest, first: int, last: int) -> list[Json]:
     ends = (first * manifest.batch, (last + 1) * manifest.batch)
     before, after = (manifest.order.counts(end) for end in ends)
     return [
-        {
-            "part": part.name,
-            "asked": part.asked,
-            "got": count / (ends[1] - ends[0]),
-            "rows": count,
-            "tokens": count * manifest.msl,
-            "loss_tokens": loss_tokens_of(part.shards, count),
-        }
+        PartCount(
+            part.name,
+            part.asked,
+            count / (ends[1] - ends[0]),
+            count,
+            count * manifest.msl,
+            loss_tokens_of(part.shards, count),
+        )
         for part, count in zip(manifest.parts, np.subtract(after, before).tolist(), strict=True)
     ]
 
 
-def count_lines(counts: list[Json]) -> list[str]:
+def count_lines(counts: Sequence[PartCount]) -> list[str]:
     """Return counts of parts as a table."""
     cells = [
         [
-            count["part"],
-            f"{count['asked']:.6f}",
-            f"{count['got']:.6f}",
-            f"{count['rows']:,}",
-            f"{count['tokens']:,}",
-            "unknown" if count["loss_tokens"] is None else f"{count['loss_tokens']:,}",
+            count.part,
+            f"{count.asked:.6f}",
+            f"{count.got:.6f}",
+            f"{count.rows:,}",
+            f"{count.tokens:,}",
+            "unknown" if count.loss_tokens is None else f"{count.loss_tokens:,}",
         ]
         for count in counts
     ]
     return table(cells, ["part", "asked", "got", "rows", "tokens", "with loss"])
 
 
-def step_rows(manifest: Manifest, step: int) -> list[Json]:
-    """Return slot, part, epoch, shard and row of each row that a step consumes."""
+def step_rows(manifest: Manifest, step: int) -> list[StepRow]:
+    """Return the rows that a step consumes, slot by slot."""
     refs = manifest.step(step)
     columns = (column.tolist() for column in (refs.part, refs.epoch, refs.shard, refs.row))
     return [
-        {
-            "slot": slot,
-            "part": manifest.parts[part].name,
-            "epoch": epoch,
-            "shard": manifest.paths[shard],
-            "row": row,
-        }
+        StepRow(slot, manifest.parts[part].name, epoch, manifest.paths[shard], row)
         for slot, (part, epoch, shard, row) in enumerate(zip(*columns, strict=True))
     ]
 
 
-def row_lines(rows: list[Json]) -> list[str]:
+def row_lines(rows: Sequence[StepRow]) -> list[str]:
     """Return rows of a step as a table."""
-    return table([[row[column] for column in COLUMNS] for row in rows], COLUMNS)
+    return table([[*vars(row).values()] for row in rows], [field.name for field in fields(StepRow)])

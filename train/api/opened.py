@@ -179,7 +179,8 @@ class Phase(Answer):
         """
         last = self.manifest.steps - 1 if last is None else last
         self._last(first, last)
-        return Table(pa.Table.from_pylist(rows_of_steps.part_counts(self.manifest, first, last)))
+        counts = [vars(count) for count in rows_of_steps.part_counts(self.manifest, first, last)]
+        return Table(pa.Table.from_pylist(counts))
 
     def batches(
         self,

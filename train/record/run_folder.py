@@ -47,7 +47,7 @@ class Claim:
     caller: its ledger is kept by a caller. harvested: its ledger was written from the plan.
     """
 
-    manifest: str
+    manifest: str | None = None
     run: Json | None = None
     init: str | None = None
     checkpoints: str | None = None

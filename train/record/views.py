@@ -5,15 +5,17 @@ of every shard, shuffled ones through their origin), and with a run `steps`, `ro
 `losses` (per step and part), `pieces` (which document piece stood in which slot of which step).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
+from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
 from crystalmix.prep.runtime.database import Connection, explained, quoted, unglobbed
@@ -22,6 +24,7 @@ from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 
 Parameters = list[Any] | Json | None
+Record = TypeVar("Record")
 MOST_DOCUMENTS = 100
 IS_A_NAME = "coalesce(name, '') = $name OR file || '#' || record = $name"
 HAS_THE_NAME = "contains(coalesce(name, file || '#' || record), $name)"
@@ -63,6 +66,60 @@ RATIOS = """
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A document piece in a row of a step: tokens [start, stop) of the row.
+
+    document: its number in its source; name, file, record: None where documents are not known. fim:
+    whether and how it was permuted.
+    """
+
+    slot: int
+    part: str
+    epoch: int
+    source: str
+    document: int
+    start: int
+    stop: int
+    fim: int
+    shard: str
+    row: int
+    name: str | None
+    file: str | None
+    record: int | None
+
+
+@dataclass(frozen=True)
+class NamedDocument:
+    """A document, and where its record was read."""
+
+    source: str
+    document: int
+    name: str
+    file: str
+    record: int
+    characters: int
+
+    @property
+    def place(self) -> str:
+        """Its file and record, which no other document has."""
+        return f"{self.file}#{self.record}"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A planned position that consumes a row of a document; recorded: whether a ledger has it."""
+
+    source: str
+    phase: str
+    step: int
+    slot: int
+    shard: str
+    row: int
+    recorded: bool
+    skipped: bool
+
+
+@dataclass(frozen=True)
 class Traced:
     """A connection with its views, and what they were made from."""
 
@@ -85,6 +142,12 @@ class Traced:
         """Run a query and return its rows as dicts."""
         return self.table(query, parameters).to_pylist()
 
+    def records(
+        self, shape: Callable[..., Record], query: str, parameters: Parameters = None
+    ) -> list[Record]:
+        """Run a query and return its rows as records, whose fields are its columns."""
+        return [shape(**row) for row in self.rows(query, parameters)]
+
 
 def connect(build: Path, run: Path | None = None) -> Traced:
     """Open a build, and a run if given, as DuckDB views; InputError if there is neither."""
@@ -103,26 +166,28 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     return Traced(connection, build, run, manifests)
 
 
-def documents(traced: Traced, phase: str, step: int) -> list[Json]:
+def documents(traced: Traced, phase: str, step: int) -> list[Piece]:
     """Return the document pieces of a step, slot by slot; errors as of `rows`."""
-    return _of_step(traced, DOCUMENTS, phase, step)
+    return _of_step(traced, Piece, DOCUMENTS, phase, step)
 
 
-def rows(traced: Traced, phase: str, step: int) -> list[Json]:
+def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
     """Return the rows of a step as recorded, slot by slot.
 
     Raises UsageError for a step that the phase does not have, InputError for one that is not
     recorded, DamageError where it is, but its rows are gone.
     """
-    return _of_step(traced, ROWS, phase, step)
+    return _of_step(traced, StepRow, ROWS, phase, step)
 
 
-def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
+def _of_step(
+    traced: Traced, shape: type[Record], query: str, phase: str, step: int
+) -> list[Record]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    if entries := traced.rows(query, [phase, step]):
-        return entries
+    if records := traced.records(shape, query, [phase, step]):
+        return records
     if step >= (planned := traced.manifests[phase].steps):
         raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
     entries = traced.rows("SELECT step, skipped FROM steps WHERE phase = ?", [phase])
@@ -138,34 +203,32 @@ def _of_step(traced: Traced, query: str, phase: str, step: int) -> list[Json]:
     )
 
 
-def find_documents(traced: Traced, name: str) -> list[Json]:
+def find_documents(traced: Traced, name: str) -> list[NamedDocument]:
     """Return the documents called `name` (or `file#record`), else those with it in their name.
 
     One text that stands in two sources is two documents. At most MOST_DOCUMENTS + 1 are returned.
     """
     query = f"""
         SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
-               characters, {IS_A_NAME} AS exact
+               characters
         FROM documents WHERE {IS_A_NAME} OR {HAS_THE_NAME}
-        ORDER BY exact DESC, source, document LIMIT {MOST_DOCUMENTS + 1}
+        ORDER BY {IS_A_NAME} DESC, source, document LIMIT {MOST_DOCUMENTS + 1}
     """
-    matches = traced.rows(query, {"name": name})
-    exact = [document for document in matches if document["exact"]]
-    return [{k: v for k, v in d.items() if k != "exact"} for d in exact or matches]
+    matches = traced.records(NamedDocument, query, {"name": name})
+    return [match for match in matches if name in {match.name, match.place}] or matches
 
 
-def steps(traced: Traced, source: str, document: int) -> list[Json]:
+def steps(traced: Traced, source: str, document: int) -> list[Position]:
     """Return every position of every phase that consumes a row of a document.
 
-    One entry per (phase, step, slot) as planned, with `recorded`: whether the ledger has it too,
-    and `skipped`: whether it has the step as skipped.
+    One for each (phase, step, slot) as planned.
     """
     rows = traced.rows(
         'SELECT DISTINCT shard, "row" FROM spans WHERE source = ? AND document = ?',
         [source, document],
     )
     recorded, skipped = _recorded(traced, source, document), _skipped(traced)
-    entries: list[Json] = []
+    positions: list[Position] = []
     for phase, manifest in traced.manifests.items():
         used = set(manifest.paths)
         for row in rows:
@@ -174,14 +237,9 @@ def steps(traced: Traced, source: str, document: int) -> list[Json]:
             for position in manifest.positions(row["shard"], row["row"]):
                 step, slot = divmod(position, manifest.batch)
                 key = (phase, step, slot)
-                flags = {"recorded": key in recorded, "skipped": (phase, step) in skipped}
-                entries.append({"phase": phase, "step": step, "slot": slot, **row, **flags})
-    return sorted(entries, key=lambda entry: (entry["phase"], entry["step"], entry["slot"]))
-
-
-def ratios(traced: Traced, first: int = 0, last: int = 2**31 - 1) -> list[Json]:
-    """Return asked and got shares of each part over the recorded steps [first, last]."""
-    return traced.rows(RATIOS, [first, last])
+                flags = key in recorded, (phase, step) in skipped
+                positions.append(Position(source, *key, row["shard"], row["row"], *flags))
+    return sorted(positions, key=lambda place: (place.phase, place.step, place.slot))
 
 
 def _recorded(traced: Traced, source: str, document: int) -> set[tuple[str, int, int]]:

@@ -78,13 +78,13 @@ def replayed(traced: Traced, phase: str, steps: Sequence[int]) -> Table:
 
     batches = Batches(traced.manifests[phase], traced.build)
     query = "SELECT digest FROM steps WHERE phase = ? AND step = ?"
-    rows: list[Json] = []
+    rows: list[tuple[int, int, bool]] = []
     for step in steps:
         [recorded] = traced.rows(query, [phase, step])
         batch = batches[step]
-        same = batch.digest == recorded["digest"]
-        rows.append({"step": step, "rows": len(batch.refs.row), "same": same})
-    return Table(pa.Table.from_pylist(rows))
+        rows.append((step, len(batch.refs.row), batch.digest == recorded["digest"]))
+    columns = zip(*rows, strict=True) if rows else ((), (), ())
+    return Table(pa.table(dict(zip(("step", "rows", "same"), map(list, columns), strict=True))))
 
 
 def over_represented(
@@ -120,22 +120,21 @@ def over_represented(
 
 def pieces(traced: Traced, phase: str, steps: Sequence[int], most: int = 12) -> Table:
     """Return the longest document pieces of some steps, with the beginnings of their texts."""
-    longest = [
-        {"step": step, **piece} for step in steps for piece in views.documents(traced, phase, step)
-    ]
-    longest.sort(key=lambda piece: (piece["start"] - piece["stop"], piece["step"], piece["slot"]))
+    longest = [(step, piece) for step in steps for piece in views.documents(traced, phase, step)]
+    longest.sort(key=lambda place: (place[1].start - place[1].stop, place[0], place[1].slot))
     longest = longest[:most]
+    texts = snippets(traced, [piece for _, piece in longest])
     rows = [
         {
-            "step": piece["step"],
-            "part": piece["part"],
-            "epoch": piece["epoch"],
-            "fim": FIM[piece["fim"]],
-            "tokens": piece["stop"] - piece["start"],
-            "document": piece["name"],
+            "step": step,
+            "part": piece.part,
+            "epoch": piece.epoch,
+            "fim": FIM[piece.fim],
+            "tokens": piece.stop - piece.start,
+            "document": piece.name,
             "text": text,
         }
-        for piece, text in zip(longest, snippets(traced, longest), strict=True)
+        for (step, piece), text in zip(longest, texts, strict=True)
     ]
     return Table(pa.Table.from_pylist(rows))
 

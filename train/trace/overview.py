@@ -115,7 +115,7 @@ def look(path: Path, build: Path | None = None, step: str | None = None) -> Answ
     is_run = (path / WHERE).exists()
     if step is not None:
         content, lines = rows_of_steps.look(build_of(path, build) if is_run else path, step)
-        return Lines(tuple(lines), content)
+        return Lines(tuple(lines), [asdict(entry) for entry in content])
     return look_at_run(path, build_of(path, build)) if is_run else look_at_build(path)
 
 

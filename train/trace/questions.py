@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import build_of
-from crystalmix.train.record.views import MOST_DOCUMENTS, Traced
+from crystalmix.train.record.views import MOST_DOCUMENTS, NamedDocument, Piece, Position, Traced
 from crystalmix.train.trace.answers import FIM, Answer, Grid
 from crystalmix.train.trace.findings import compare
 from crystalmix.train.trace.repeats import repeats
@@ -42,7 +43,7 @@ class StepDocuments(Answer):
     def shown(self) -> Iterator[str | Grid]:
         """Yield the pieces as a table."""
         if "snippet" not in self.pieces.column_names:
-            yield from rows_of_steps.row_lines(self.content())
+            yield from rows_of_steps.row_lines([StepRow(**row) for row in self.content()])
             yield (
                 f"{self.phase} was imported and has no spans: these are its rows, not its documents"
             )
@@ -58,39 +59,36 @@ class StepDocuments(Answer):
 class DocumentSteps(Answer):
     """The steps that consume a document.
 
-    documents: source, document, name, file, record, characters; a text that stands in two sources
-    is two. steps: source, phase, step, slot, shard, row, recorded (by the ledger), skipped; None
-    where several documents have the name in theirs, so that one must be chosen.
+    documents: a text that stands in two sources is two. steps: None where several documents have
+    the name in theirs, so that one must be chosen.
     """
 
     name: str
-    documents: tuple[Json, ...]
-    steps: tuple[Json, ...] | None
+    documents: tuple[NamedDocument, ...]
+    steps: tuple[Position, ...] | None
 
     def content(self) -> Json:
         """Documents and steps as JSON."""
-        return {"documents": self.documents, "steps": self.steps}
+        content = super().content()
+        del content["name"]
+        return content
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the documents, and the steps as a table."""
-        places = [f"{d['file']}#{d['record']}" for d in self.documents]
         if self.steps is None:
             shown = self.documents[:MOST_DOCUMENTS]
             count = f"{'over ' * (len(shown) < len(self.documents))}{len(shown)} documents"
             yield f"{count} have {self.name!r} in their names; ask for one of them:"
-            cells = [
-                [d["source"], d["name"], place, d["characters"]]
-                for d, place in zip(shown, places, strict=False)
-            ]
+            cells = [[d.source, d.name, d.place, d.characters] for d in shown]
             yield Grid(cells, ["source", "document", "file#record", "characters"])
             return
-        for document, place in zip(self.documents, places, strict=True):
-            yield f"{document['source']}: {document['name']} ({place})"
+        for document in self.documents:
+            yield f"{document.source}: {document.name} ({document.place})"
         if not self.steps:
             yield "no step of any phase consumes it"
             return
         columns = ("source", "phase", "step", "slot", "shard", "row")
-        cells = [[*(step[c] for c in columns), _recorded(step)] for step in self.steps]
+        cells = [[*(getattr(p, c) for c in columns), _recorded(p)] for p in self.steps]
         yield Grid(cells, [*columns, "recorded"])
 
 
@@ -158,22 +156,25 @@ def step_documents(traced: Traced, phase: str, step: int) -> StepDocuments:
     """Return the document pieces of a step; errors as of `views.rows`."""
     manifest = traced.manifests.get(phase)
     if manifest is not None and manifest.imported is not None:
-        return StepDocuments(phase, step, pa.Table.from_pylist(views.rows(traced, phase, step)))
+        rows = [vars(row) for row in views.rows(traced, phase, step)]
+        return StepDocuments(phase, step, pa.Table.from_pylist(rows))
     pieces = views.documents(traced, phase, step)
-    for piece, text in zip(pieces, snippets(traced, pieces), strict=True):
-        piece |= {"fim": FIM[piece["fim"]], "snippet": text}
-    return StepDocuments(phase, step, pa.Table.from_pylist(pieces))
+    rows = [
+        {**vars(piece), "fim": FIM[piece.fim], "snippet": text}
+        for piece, text in zip(pieces, snippets(traced, pieces), strict=True)
+    ]
+    return StepDocuments(phase, step, pa.Table.from_pylist(rows))
 
 
-def snippets(traced: Traced, pieces: Sequence[Json], length: int = SNIPPET) -> Iterator[str]:
+def snippets(traced: Traced, pieces: Sequence[Piece], length: int = SNIPPET) -> Iterator[str]:
     """Yield the beginning of each document piece as it stands in its row, on one line."""
     from crystalmix.prep.rows import shards
     from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
     tokenizer = load(TokenizerSettings(str(BuildFolder(traced.build).tokenizer)))
     for piece in pieces:
-        row = shards.read(traced.build / piece["shard"], piece["row"], piece["row"] + 1)[0, 0]
-        ids = row[piece["start"] : min(piece["stop"], piece["start"] + length)].tolist()
+        row = shards.read(traced.build / piece.shard, piece.row, piece.row + 1)[0, 0]
+        ids = row[piece.start : min(piece.stop, piece.start + length)].tolist()
         yield " ".join(tokenizer.decode(ids, whole=False).split())[:length]
 
 
@@ -189,13 +190,13 @@ def document_steps(traced: Traced, name: str) -> DocumentSteps:
         raise UsageError(
             f"no document of {traced.build} is called {name!r} or has it in its name{why}"
         )
-    exact = any(name in (d["name"], f"{d['file']}#{d['record']}") for d in documents)
-    if not exact and len({d["name"] for d in documents}) > 1:
+    exact = any(name in {document.name, document.place} for document in documents)
+    if not exact and len({document.name for document in documents}) > 1:
         return DocumentSteps(name, tuple(documents), None)
     steps = (
-        {"source": document["source"], **step}
+        position
         for document in documents
-        for step in views.steps(traced, document["source"], document["document"])
+        for position in views.steps(traced, document.source, document.document)
     )
     return DocumentSteps(name, tuple(documents), tuple(steps))
 
@@ -216,5 +217,5 @@ def step_ratios(traced: Traced, first: int = 0, last: int | None = None) -> Rati
     return Ratios(first, last, traced.table(views.RATIOS, [first, last]))
 
 
-def _recorded(step: Json) -> str:
-    return "skipped" if step["skipped"] else "yes" if step["recorded"] else "no"
+def _recorded(position: Position) -> str:
+    return "skipped" if position.skipped else "yes" if position.recorded else "no"

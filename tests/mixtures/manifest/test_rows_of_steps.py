@@ -50,15 +50,15 @@ def test_the_parts_of_a_range_are_those_of_its_rows(
     ]
     told = consuming.part_counts(manifest, *ends)
     for each, part in zip(told, manifest.parts, strict=True):
-        count = sum(row["part"] == part.name for row in rows)
-        assert (each["part"], each["rows"], each["tokens"]) == (
+        count = sum(row.part == part.name for row in rows)
+        assert (each.part, each.rows, each.tokens) == (
             part.name,
             count,
             count * manifest.msl,
         )
-        assert each["got"] == count / len(rows)
-        assert each["asked"] == part.asked
-        assert each["loss_tokens"] == loss_tokens_of(part.shards, count)
+        assert each.got == count / len(rows)
+        assert each.asked == part.asked
+        assert each.loss_tokens == loss_tokens_of(part.shards, count)
 
 
 def test_tokens_with_loss_of_a_whole_epoch_are_those_of_the_masks(small: Path) -> None:

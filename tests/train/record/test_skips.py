@@ -139,10 +139,10 @@ def test_trace_tells_a_skipped_step_from_one_that_is_not_there(run: Path) -> Non
     query = 'SELECT source, document FROM spans WHERE shard = ? AND "row" = ? LIMIT 1'
     [piece] = plain.rows(query, [shard, row])
     told = trace.steps(traced, piece["source"], piece["document"])
-    assert any(entry["step"] == 8 and entry["skipped"] for entry in told)
+    assert any(entry.step == 8 and entry.skipped for entry in told)
     for entry in told:
-        assert entry["skipped"] == (entry["phase"] == PHASE and entry["step"] in SKIPS)
-        assert entry["recorded"] == (entry["phase"] == PHASE and entry["step"] not in SKIPS)
+        assert entry.skipped == (entry.phase == PHASE and entry.step in SKIPS)
+        assert entry.recorded == (entry.phase == PHASE and entry.step not in SKIPS)
 
 
 def test_a_skip_that_nobody_asked_is_found(run: Path, tmp_path: Path) -> None:

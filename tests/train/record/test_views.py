@@ -101,7 +101,7 @@ def test_documents_of_a_step_are_those_that_its_files_name(phase: str) -> None:
         ]
         keys = ("slot", "shard", "row", "start", "stop", "source", "document")
         found = trace.documents(traced(), phase, step)
-        assert [tuple(entry[key] for key in keys) for entry in found] == wanted
+        assert [tuple(getattr(entry, key) for key in keys) for entry in found] == wanted
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -109,9 +109,9 @@ def test_the_text_of_a_piece_is_in_the_raw_record_that_is_named(phase: str) -> N
     told = 0
     for step in range(0, manifest(phase).steps, 4):
         for entry in trace.documents(traced(), phase, step):
-            row = shards.read(small_build() / entry["shard"], entry["row"], entry["row"] + 1)[0, 0]
-            whole = b" " + raw(entry["file"], entry["record"])  # a dummy space begins a text
-            for text in runs_of_text(row[entry["start"] : entry["stop"]].tolist()):
+            row = shards.read(small_build() / entry.shard, entry.row, entry.row + 1)[0, 0]
+            whole = b" " + raw(entry.file, entry.record)  # a dummy space begins a text
+            for text in runs_of_text(row[entry.start : entry.stop].tolist()):
                 assert text in whole, entry
                 told += len(text)
     assert told > 1000
@@ -135,10 +135,10 @@ def test_steps_of_a_document_equal_a_look_at_all_steps() -> None:
     for entry in documents[::4]:
         key = (entry["source"], entry["document"])
         found = trace.steps(traced(), *key)
-        places = [(e["phase"], e["step"], e["slot"]) for e in found]
+        places = [(e.phase, e.step, e.slot) for e in found]
         assert set(places) == occurrences().get(key, set())
         assert places == sorted(places)
-        assert all(e["recorded"] for e in found)
+        assert all(e.recorded for e in found)
 
 
 def test_steps_that_are_not_trained_yet_are_told_as_not_recorded(tmp_path: Path) -> None:
@@ -147,22 +147,22 @@ def test_steps_that_are_not_trained_yet_are_told_as_not_recorded(tmp_path: Path)
     both: set[bool] = set()
     for key in list(occurrences())[:40]:
         for entry in trace.steps(half, *key):
-            assert entry["recorded"] == (entry["phase"] == "prose" and entry["step"] < 5)
-            both.add(entry["recorded"])
+            assert entry.recorded == (entry.phase == "prose" and entry.step < 5)
+            both.add(entry.recorded)
     assert both == {True, False}
     alone = trace.connect(small_build())
-    assert not any(e["recorded"] for e in trace.steps(alone, *next(iter(occurrences()))))
+    assert not any(e.recorded for e in trace.steps(alone, *next(iter(occurrences()))))
 
 
 def test_there_and_back_again() -> None:
     for entry in trace.documents(traced(), "code", 4):
-        back = trace.steps(traced(), entry["source"], entry["document"])
-        assert ("code", 4, entry["slot"]) in {(e["phase"], e["step"], e["slot"]) for e in back}
+        back = trace.steps(traced(), entry.source, entry.document)
+        assert ("code", 4, entry.slot) in {(e.phase, e.step, e.slot) for e in back}
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 2**31 - 1), (0, 0), (3, 7), (10, 99)])
 def test_ratios_count_the_recorded_rows_of_a_range(first: int, last: int) -> None:
-    told = trace.ratios(traced(), first, last)
+    told = traced().rows(trace.RATIOS, [first, last])
     assert [(e["phase"], e["part"]) for e in told] == sorted(
         ((phase, part.name) for phase in PHASES for part in manifest(phase).parts),
         key=lambda pair: pair[0],
@@ -176,7 +176,10 @@ def test_ratios_count_the_recorded_rows_of_a_range(first: int, last: int) -> Non
 
 
 def test_ratios_over_everything_are_the_manifests() -> None:
-    got = {(e["phase"], e["part"]): (e["asked"], e["got"]) for e in trace.ratios(traced())}
+    got = {
+        (e["phase"], e["part"]): (e["asked"], e["got"])
+        for e in traced().rows(trace.RATIOS, [0, 2**31 - 1])
+    }
     wanted = {
         (phase, part.name): (part.asked, part.got)
         for phase in PHASES
@@ -186,7 +189,7 @@ def test_ratios_over_everything_are_the_manifests() -> None:
 
 
 def test_a_range_without_steps_has_no_shares() -> None:
-    assert {e["got"] for e in trace.ratios(traced(), 1000, 2000)} == {None}
+    assert {e["got"] for e in traced().rows(trace.RATIOS, [1000, 2000])} == {None}
 
 
 def test_an_unknown_step_or_phase_is_told_with_what_there_is(tmp_path: Path) -> None:
@@ -216,31 +219,28 @@ def test_rows_that_are_gone_from_the_ledger_are_told_apart_from_steps_that_are_n
 
 def test_a_document_is_found_by_name_by_record_and_by_part_of_a_name() -> None:
     every = trace.find_documents(traced(), "src/python/3.txt")
-    assert {d["source"] for d in every} == {"code", "python"}
-    assert all("src/python/3.txt" in d["name"] for d in every)
+    assert {d.source for d in every} == {"code", "python"}
+    assert all("src/python/3.txt" in d.name for d in every)
     for document in every:
-        same = [d for d in every if d["name"] == document["name"]]
-        assert trace.find_documents(traced(), document["name"]) == same
-        where = f"{document['file']}#{document['record']}"
+        same = [d for d in every if d.name == document.name]
+        assert trace.find_documents(traced(), document.name) == same
+        where = f"{document.file}#{document.record}"
         assert document in trace.find_documents(traced(), where)
-        assert {d["name"] for d in trace.find_documents(traced(), where)} == {document["name"]}
+        assert {d.name for d in trace.find_documents(traced(), where)} == {document.name}
     unnamed = trace.find_documents(traced(), "train_1.jsonl.zst#3")
-    assert [d["record"] for d in unnamed if d["record"] == 3] == [3]
+    assert [d.record for d in unnamed if d.record == 3] == [3]
 
 
 @pytest.mark.parametrize("name", ["src_python", "src/%/3.txt", "%", "_", "no such", "' OR 1=1"])
 def test_nothing_in_a_name_is_a_wildcard(name: str) -> None:
     found = trace.find_documents(traced(), name)
-    assert all(name in d["name"] for d in found)
+    assert all(name in d.name for d in found)
     assert name == "_" or found == []
 
 
 def test_of_very_many_documents_one_too_many_is_returned() -> None:
     found = trace.find_documents(traced(), "/")
     assert len(found) == trace.MOST_DOCUMENTS + 1
-    assert {tuple(d) for d in found} == {
-        ("source", "document", "name", "file", "record", "characters")
-    }
 
 
 @pytest.mark.parametrize("name", ["plain", "it's [a] *star* {x}?", "päth with spaces"])

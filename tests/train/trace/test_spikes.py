@@ -138,16 +138,15 @@ def test_tokens_and_rows_of_documents_are_those_of_the_step(tmp_path: Path) -> N
     run = record(tmp_path, {33: 9.0}, {})
     [spike] = spikes.spikes(opened(run), SpikeSettings()).content()
     pieces = trace.documents(opened(run), "mixed", 33)
-    total = sum(piece["stop"] - piece["start"] for piece in pieces)
+    total = sum(piece.stop - piece.start for piece in pieces)
     for entry in spike["documents"]:
         own = [
             p
             for p in pieces
-            if (p["part"], p["source"], p["document"])
-            == (entry["part"], entry["source"], entry["document"])
+            if (p.part, p.source, p.document) == (entry["part"], entry["source"], entry["document"])
         ]
-        assert entry["tokens"] == sum(p["stop"] - p["start"] for p in own)
-        assert entry["rows"] == len({p["slot"] for p in own})
+        assert entry["tokens"] == sum(p.stop - p.start for p in own)
+        assert entry["rows"] == len({p.slot for p in own})
         assert entry["share"] == pytest.approx(entry["tokens"] / total)
 
 

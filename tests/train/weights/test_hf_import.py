@@ -68,7 +68,7 @@ def refused(source: Path, kind: type[CrystalmixError] = InputError) -> str:
 def test_the_round_trip_is_exact_bit_for_bit(settings: ExportSettings, tmp_path: Path) -> None:
     out_of("prose", tmp_path / "out", settings)
     state = import_weights(tmp_path / "out", tmp_path / "weights")
-    assert state["weights"] == weights(undisturbed(), "prose")
+    assert state.weights == weights(undisturbed(), "prose")
     again = tmp_path / "again"
     export(tmp_path / "weights", again, settings)
     assert_close(exported(again)[1], exported(tmp_path / "out")[1], atol=0, rtol=0)
@@ -153,7 +153,7 @@ def test_masks_and_a_copy_of_the_head_as_published_change_nothing(tmp_path: Path
         "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
     }
     told = import_weights(bare(tmp_path / "more", **more), tmp_path / "weights", str(run_file()))
-    assert told["weights"] == weights(undisturbed(), "prose")
+    assert told.weights == weights(undisturbed(), "prose")
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -171,7 +171,7 @@ def test_pytorch_files_are_read_as_published(sharded: bool, tmp_path: Path) -> N
     else:
         torch.save(state, place / "pytorch_model.bin")
     told = import_weights(place, tmp_path / "weights", str(run_file()))
-    assert told["weights"] == weights(undisturbed(), "prose")
+    assert told.weights == weights(undisturbed(), "prose")
 
 
 def test_tensors_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
@@ -241,13 +241,13 @@ def test_without_a_model_told_a_run_file_is_asked(tmp_path: Path) -> None:
 def test_the_checkpoint_keeps_where_the_weights_are_from(tmp_path: Path) -> None:
     place = out_of("prose", tmp_path / "out")
     told = import_weights(place, tmp_path / "weights")
-    assert told["manifest"] == manifest("prose").digest
-    assert told["imported"] == {"from": "out", "step": manifest("prose").steps}
+    assert told.manifest == manifest("prose").digest
+    assert told.imported == {"from": "out", "step": manifest("prose").steps}
     state = state_of(tmp_path / "weights")
     assert state == told
     model = Crystal(params.load(run_file()).model)
     checkpoint.load_weights(tmp_path / "weights", model)
-    assert checkpoint.weights_digest(model) == told["weights"]
+    assert checkpoint.weights_digest(model) == told.weights
     assert folder.checkpoints(tmp_path) == []
 
 
