@@ -8,6 +8,7 @@ from shutil import copytree, rmtree
 from tempfile import mkdtemp
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
@@ -144,6 +145,20 @@ def state_of(checkpoint: Path) -> Json:
 def write_state(checkpoint: Path, content: Json) -> None:
     """Write a checkpoint's state, whatever it says, with a digest that fits."""
     write_sealed(checkpoint / folder.STATE, content)
+
+
+def json_lines(path: Path) -> list[Json]:
+    """Return the whole lines of a file of steps; none where it is not there."""
+    entries: list[Json] = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            entries.append(orjson.loads(line))
+            whole = line.endswith(b"\n") and "step" in entries[-1]
+        except (orjson.JSONDecodeError, TypeError):
+            whole = False
+        if not whole:
+            return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
+    return entries
 
 
 def leftovers(run: Path) -> list[Path]:

@@ -20,14 +20,14 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.evaluation import held_out
 from crystalmix.train.evaluation.held_out import KINDS, HeldOut
-from crystalmix.train.evaluation.sampling import Forward, Prompt, Sample, prompt_ids, samples
+from crystalmix.train.evaluation.sampling import Forward, Prompt, prompt_ids, samples
 from crystalmix.train.model.crystal import ModelSettings, row_losses
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import metrics
+from crystalmix.train.record.metrics import HeldOutLoss, SampledText
 from crystalmix.train.record.run_folder import PhaseFolder
 
 ALONE = World()
@@ -85,7 +85,7 @@ class Evaluator:
             return False
         return finished % self.job.settings.steps == 0 or finished == self.manifest.steps
 
-    def after(self, finished: int, model: nn.Module, world: World, dtype: str) -> list[Json]:
+    def after(self, finished: int, model: nn.Module, world: World, dtype: str) -> list[HeldOutLoss]:
         """Evaluate where it is due, and write it down; return an entry per part and kind.
 
         dtype: of the run. All processes must call it: each returns the same, the first writes.
@@ -97,15 +97,13 @@ class Evaluator:
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
         ):
-            losses = held_out_losses(model, self.job.held, self.job.settings.batch, world)
-            texts = self.job.samples(lambda ids: model(ids.to(device)))
-        entries = [{"step": finished, **entry} for entry in losses]
+            losses = held_out_losses(model, self.job.held, self.job.settings.batch, world, finished)
+            texts = self.job.samples(lambda ids: model(ids.to(device)), finished)
         if world.first:
             folder = PhaseFolder(self.out)
-            lines = [{"step": finished, **sample.content()} for sample in texts]
-            metrics.append(folder.samples, lines)
-            metrics.append(folder.evaluation, entries, flush=True)
-        return entries
+            metrics.append(folder.samples, texts)
+            metrics.append(folder.evaluation, losses, flush=True)
+        return losses
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,11 @@ class _Job:
     tokenizer: Tokenizer | None
     prompts: list[list[int]]
 
-    def samples(self, forward: Forward) -> list[Sample]:
+    def samples(self, forward: Forward, step: int) -> list[SampledText]:
         if self.tokenizer is None:
             return []
         prompts, new = self.settings.all_prompts, self.settings.new_tokens
-        return samples(forward, prompts, self.prompts, new, self.tokenizer)
+        return samples(forward, prompts, self.prompts, new, self.tokenizer, step)
 
 
 def _job(
@@ -154,14 +152,14 @@ def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], bu
 
 
 def held_out_losses(
-    model: nn.Module, held: HeldOut, batch: int, world: World = ALONE
-) -> list[Json]:
-    """Return part, kind, rows, loss-carrying tokens and mean nll (nats) of held-out rows.
+    model: nn.Module, held: HeldOut, batch: int, world: World = ALONE, step: int = 0
+) -> list[HeldOutLoss]:
+    """Return the losses on held-out rows after `step` steps, by part and kind.
 
     A row counts for each kind that it has labels of; the mean is over tokens.
     """
     sums, counts = _by_row(model, held, batch, world)
-    entries: list[Json] = []
+    losses: list[HeldOutLoss] = []
     for number, part in enumerate(held.manifest.parts):
         here = held.refs.part == number
         for kind, name in enumerate(KINDS):
@@ -169,10 +167,8 @@ def held_out_losses(
             if tokens:
                 rows = int((counts[here, kind] > 0).sum())
                 loss = float(sums[here, kind].sum()) / tokens
-                entries.append(
-                    {"part": part.name, "kind": name, "rows": rows, "tokens": tokens, "loss": loss}
-                )
-    return entries
+                losses.append(HeldOutLoss(step, part.name, name, rows, tokens, loss))
+    return losses
 
 
 def _by_row(

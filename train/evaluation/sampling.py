@@ -4,7 +4,7 @@ A prompt with a suffix is put as FIM documents are in training (PSM): [PRE] pref
 [MID], and what follows is the middle. Nothing is drawn: the same weights give the same ids.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from crystalmix.prep.fim.document_fim import Plan, arrange
 from crystalmix.prep.fim.segments import PSM, Sentinels
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.train.record.metrics import SampledText
 
 Forward = Callable[[Tensor], Tensor]  # ids (B, T) -> logits (B, T, V)
 
@@ -28,27 +28,15 @@ class Prompt:
     suffix: str | None = None
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A prompt and its continuation; ended: by EOS, which is not among the ids."""
-
-    prompt: Prompt
-    ids: tuple[int, ...]
-    text: str
-    ended: bool
-
-    def content(self) -> Json:
-        """Return the sample as JSON."""
-        prompt = {"prefix": self.prompt.prefix, "suffix": self.prompt.suffix}
-        return {**prompt, "text": self.text, "ids": list(self.ids), "ended": self.ended}
-
-
-def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, special: Json, *, bos: bool) -> list[int]:
+def prompt_ids(
+    prompt: Prompt, tokenizer: Tokenizer, special: Mapping[str, int | None], *, bos: bool
+) -> list[int]:
     """Return the ids of a prompt; RefusalError for a FIM prompt without the tokenizer's sentinels.
 
     special: the ids of control tokens as a manifest has them. bos: whether documents begin with it.
     """
-    first = [special["bos"]] if bos and special.get("bos") is not None else []
+    begin = special.get("bos") if bos else None
+    first = [] if begin is None else [begin]
     prefix = tokenizer.encode(prompt.prefix)
     if prompt.suffix is None:
         return [*first, *prefix.tolist()]
@@ -91,11 +79,19 @@ def samples(
     ids: Sequence[list[int]],
     new: int,
     tokenizer: Tokenizer,
-) -> list[Sample]:
-    """Return a greedy sample of each prompt; ids: of the prompts, as `prompt_ids` gives them."""
+    step: int = 0,
+) -> list[SampledText]:
+    """Return a greedy sample of each prompt after `step` steps; ids: of prompts (`prompt_ids`)."""
     known = tokenizer.vocab  # a model may have room for more
     continuations = greedy(lambda x: forward(x)[..., :known], ids, new, tokenizer.id_of("eos"))
     return [
-        Sample(prompt, tuple(new_ids), tokenizer.decode(new_ids, whole=False), len(new_ids) < new)
+        SampledText(
+            step,
+            prompt.prefix,
+            prompt.suffix,
+            tokenizer.decode(new_ids, whole=False),
+            new_ids,
+            len(new_ids) < new,
+        )
         for prompt, new_ids in zip(prompts, continuations, strict=True)
     ]

@@ -19,7 +19,6 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.records import fault
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, progress
 from crystalmix.prep.runtime.yaml_settings import STRICT
 from crystalmix.train.record.ledger import Step
@@ -68,6 +67,26 @@ class SampledText:
     ended: bool
 
 
+@dataclass(frozen=True)
+class StepLine:
+    """A line of metrics.jsonl; parts: mean nll of each part of the step."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens_per_second: int
+    parts: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class SkippedLine:
+    """The line of a step that was skipped."""
+
+    step: int
+    skipped: bool = True
+
+
 Line = TypeVar("Line", HeldOutLoss, SampledText)
 
 
@@ -104,7 +123,7 @@ class Metrics:
         line = line_of(step, tokens_per_second)
         append(self.folder.metrics, [line])
         self._log(step, tokens_per_second)
-        if step.skipped:
+        if isinstance(line, SkippedLine):
             self.bar.set_postfix_str("skipped", refresh=False)
             self.bar.update()
             return
@@ -117,14 +136,14 @@ class Metrics:
         self.bar.update()  # after its words, so that the line is of one step
         if self.board is not None:
             names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second")
-            self.scalars(step.step, {name: line[name] for name in names})
-            self.scalars(step.step, {f"loss/{name}": v for name, v in line["parts"].items()})
+            self.scalars(step.step, {name: getattr(line, name) for name in names})
+            self.scalars(step.step, {f"loss/{name}": v for name, v in line.parts.items()})
 
-    def evaluation(self, entries: Iterable[Json]) -> None:
-        """Pass on an evaluation (`evaluate`): an entry per part and kind."""
-        for entry in entries:
-            name = f"held_out/{entry['part']}/{entry['kind']}"
-            self.scalars(entry["step"], {name: entry["loss"]})
+    def evaluation(self, losses: Iterable[HeldOutLoss]) -> None:
+        """Pass on an evaluation."""
+        for held_out in losses:
+            name = f"held_out/{held_out.part}/{held_out.kind}"
+            self.scalars(held_out.step, {name: held_out.loss})
 
     def _log(self, step: Step, tokens_per_second: float) -> None:
         """Log a line of progress every LOG_SECONDS, where no terminal shows the bar."""
@@ -149,7 +168,7 @@ class Metrics:
         if self.board is not None:
             self.board.flush()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Write numbers to tensorboard, where it is on."""
         if self.board is None:
             return
@@ -157,38 +176,22 @@ class Metrics:
             self.board.add_scalar(name, value, step)
 
 
-def line_of(step: Step, tokens_per_second: float) -> Json:
+def line_of(step: Step, tokens_per_second: float) -> StepLine | SkippedLine:
     """Return the line of a step: of a skipped one, that it was."""
     if step.skipped:
-        return {"step": step.step, "skipped": True}
-    return {
-        "step": step.step,
-        "loss": step.loss,
-        "gradient_norm": step.gradient_norm,
-        "learning_rate": step.learning_rate,
-        "tokens_per_second": round(tokens_per_second),
-        "parts": {part.part: part.loss for part in step.parts},
-    }
+        return SkippedLine(step.step)
+    parts = {part.part: part.loss for part in step.parts}
+    speed = round(tokens_per_second)
+    return StepLine(step.step, step.loss, step.gradient_norm, step.learning_rate, speed, parts)
 
 
-def append(path: Path, entries: Iterable[Json], *, flush: bool = False) -> None:
-    """Append entries as lines; flush: to the disk, where a checkpoint will count on them."""
+def append(path: Path, entries: Iterable[object], *, flush: bool = False) -> None:
+    """Append records as lines; flush: to the disk, where a checkpoint will count on them."""
     with path.open("ab") as file:
         file.write(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
         if flush:
             file.flush()
             os.fsync(file.fileno())
-
-
-def read(path: Path) -> list[Json]:
-    """Return the whole lines of a file, none where it is not there; what is garbled ends them."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    entries: list[Json] = []
-    for line in lines:
-        if _step_of(line) is None:
-            break
-        entries.append(orjson.loads(line))
-    return entries
 
 
 def evaluations(phase: PhaseFolder) -> list[HeldOutLoss]:

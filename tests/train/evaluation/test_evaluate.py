@@ -16,14 +16,13 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation import evaluate
 from crystalmix.train.evaluation.evaluate import EvaluationSettings, Evaluator
 from crystalmix.train.evaluation.held_out import KINDS
-from crystalmix.train.record import metrics
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer import session
 from crystalmix.train.trainer.trainer import Trainer
 from helpers import watched
 from helpers.corpora import crystalmix
-from helpers.runs import recorded, run_file, small_build, write_run
+from helpers.runs import json_lines, recorded, run_file, small_build, write_run
 from helpers.worlds import SHARED_WORK, train_together
 
 
@@ -34,7 +33,7 @@ def weights(run: Path) -> str:
 
 
 def lines(run: Path, name: str = "evaluation.jsonl") -> list[Json]:
-    return metrics.read(run / "mixed" / name)
+    return json_lines(run / "mixed" / name)
 
 
 def job(trainer: Trainer) -> Any:
@@ -64,13 +63,13 @@ def test_the_loss_of_a_part_and_kind_is_the_mean_over_its_labels(tmp_path: Path)
         told = evaluate.held_out_losses(trainer.model, held, 3)
     nll = -logs.gather(-1, rows[:, 2][..., None])[..., 0].numpy()
     for entry in told:
-        number = [part.name for part in held.manifest.parts].index(entry["part"])
-        mask = (rows[:, 1].numpy() == 1) & (held.kind == KINDS.index(entry["kind"]))
+        number = [part.name for part in held.manifest.parts].index(entry.part)
+        mask = (rows[:, 1].numpy() == 1) & (held.kind == KINDS.index(entry.kind))
         mask &= (held.refs.part == number)[:, None]
-        assert entry["tokens"] == mask.sum()
-        assert entry["rows"] == mask.any(1).sum()
-        assert entry["loss"] == pytest.approx(nll[mask].mean(), rel=1e-6)
-    assert sum(entry["tokens"] for entry in told) == int(rows[:, 1].sum())
+        assert entry.tokens == mask.sum()
+        assert entry.rows == mask.any(1).sum()
+        assert entry.loss == pytest.approx(nll[mask].mean(), rel=1e-6)
+    assert sum(entry.tokens for entry in told) == int(rows[:, 1].sum())
 
 
 def test_training_is_the_same_with_evaluation_and_without(tmp_path: Path) -> None:
@@ -146,8 +145,8 @@ def test_batches_of_any_size_give_the_same_losses(tmp_path: Path) -> None:
         ]
     for one, *others in zip(*every, strict=True):
         for other in others:
-            assert {**other, "loss": 0} == {**one, "loss": 0}
-            assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
+            assert replace(other, loss=0) == replace(one, loss=0)
+            assert other.loss == pytest.approx(one.loss, rel=1e-6)
 
 
 def test_a_held_out_phase_is_not_trained_on(tmp_path: Path) -> None:
@@ -232,7 +231,7 @@ def test_an_evaluation_computes_in_the_numbers_of_the_run(tmp_path: Path) -> Non
         with torch.autocast("cpu", torch.bfloat16):
             short = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
     for told, wanted in ((whole, plain), (half, short)):
-        assert [entry["loss"] for entry in told] == [entry["loss"] for entry in wanted]
+        assert [entry.loss for entry in told] == [entry.loss for entry in wanted]
     assert half != whole
 
 

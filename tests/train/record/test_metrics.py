@@ -2,7 +2,7 @@
 
 import io
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from crystalmix.train.record.ledger import PartLoss, Step
 from crystalmix.train.record.metrics import Metrics, MetricsSettings
 from crystalmix.train.runfile.run_file import load
 from helpers import watched
-from helpers.runs import manifest, recorded, run_file, undisturbed, write_run
+from helpers.runs import json_lines, manifest, recorded, run_file, undisturbed, write_run
 
 NONE = np.empty(0, np.int64)
 PARTS = (PartLoss("web", 2, 9, 2.5),)
@@ -35,7 +35,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_line_tells_the_step_and_its_parts() -> None:
-    assert metrics.line_of(step(3), 1234.5) == {
+    assert asdict(metrics.line_of(step(3), 1234.5)) == {
         "step": 3,
         "loss": 2.25,
         "gradient_norm": 0.5,
@@ -43,7 +43,7 @@ def test_a_line_tells_the_step_and_its_parts() -> None:
         "tokens_per_second": 1234,
         "parts": {"web": 2.5},
     }
-    assert metrics.line_of(skips.skipped(4), 1.0) == {"step": 4, "skipped": True}
+    assert asdict(metrics.line_of(skips.skipped(4), 1.0)) == {"step": 4, "skipped": True}
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(
@@ -66,7 +66,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
 
 
 def test_the_lines_of_a_run_are_those_of_its_ledger() -> None:
-    told = metrics.read(undisturbed() / "mixed" / "metrics.jsonl")
+    told = json_lines(undisturbed() / "mixed" / "metrics.jsonl")
     steps, _ = recorded(undisturbed(), "mixed")
     for line, entry in zip(told, steps, strict=True):
         assert [line[key] for key in ("step", "loss", "gradient_norm", "learning_rate")] == [
@@ -122,19 +122,19 @@ def test_cut_lines_are_those_of_the_steps_before(
         metrics.append(out / name, entries)
         with (out / name).open("ab") as file:
             file.write(garbage)
-    assert metrics.read(out / "metrics.jsonl") == entries
+    assert json_lines(out / "metrics.jsonl") == entries
     metrics.cut_all(out, first)
     kept = [entry for entry in entries if entry["step"] < first]
-    assert metrics.read(out / "metrics.jsonl") == kept
+    assert json_lines(out / "metrics.jsonl") == kept
     assert (out / "metrics.jsonl").read_bytes() == b"".join(orjson.dumps(e) + b"\n" for e in kept)
     evaluated = [entry for entry in entries if entry["step"] <= first]
-    assert metrics.read(out / "evaluation.jsonl") == evaluated
+    assert json_lines(out / "evaluation.jsonl") == evaluated
 
 
 def test_no_lines_are_no_file(tmp_path: Path) -> None:
     metrics.cut_all(tmp_path, 3)
     assert list(tmp_path.iterdir()) == []
-    assert metrics.read(tmp_path / "metrics.jsonl") == []
+    assert json_lines(tmp_path / "metrics.jsonl") == []
 
 
 def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) 
     watched.train(tmp_path / "run", stop=7, run=run)
     watched.train(tmp_path / "run", run=run)
     board = EventAccumulator(str(tmp_path / "run" / "mixed" / "tensorboard")).Reload()
-    told = metrics.read(tmp_path / "run" / "mixed" / "metrics.jsonl")
+    told = json_lines(tmp_path / "run" / "mixed" / "metrics.jsonl")
     for name, values in (
         ("loss", [line["loss"] for line in told]),
         ("learning_rate", [line["learning_rate"] for line in told]),

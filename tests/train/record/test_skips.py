@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
 from crystalmix.train.model.optimizer import schedule
-from crystalmix.train.record import metrics, skips
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record import skips
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.ledger import SKIPPED
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trace.findings import findings
 from helpers import watched
 from helpers.corpora import crystalmix
-from helpers.runs import recorded, rewrite, run_file, state_of, write_state
+from helpers.runs import json_lines, recorded, rewrite, run_file, state_of, write_state
 
 PHASE = "mixed"  # 16 steps of 4 rows, a checkpoint after every third
 
@@ -88,7 +88,7 @@ def test_a_skip_holds_for_every_resume(stop: int, run: Path, tmp_path: Path) -> 
         if (path := folder.latest(where / PHASE / "checkpoints")) is not None
     ]
     assert states[0] == states[1]
-    one, other = (metrics.read(where / PHASE / "metrics.jsonl") for where in (run, tmp_path))
+    one, other = (json_lines(where / PHASE / "metrics.jsonl") for where in (run, tmp_path))
     assert [line["step"] for line in one if line.get("skipped")] == SKIPS
     assert [line.get("loss") for line in one] == [line.get("loss") for line in other]
 
