@@ -6,11 +6,14 @@ share follows from both (`pool_recipe`), or is what a build of the recipe holds 
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.constraints import AtLeastOne, FromZero, Positive, Share, within
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.types import Json
 
@@ -38,14 +41,9 @@ class Group:
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     kind: Literal["language", "code"] = "code"
-    max_epochs: float = 4.0
-    tokens: float | None = None
-    value: float = 1.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "max_epochs", "tokens")
-        if not self.value >= 0:
-            raise ValueError(f"value: must be at least 0, got {self.value}")
+    max_epochs: Positive = 4.0
+    tokens: Positive | None = None
+    value: Annotated[float, Field(ge=0)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,9 @@ class Target:
     """The real run: its tokens (None: as many as all domains hold), rows per step, its phase."""
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    tokens: float | None = None
-    batch: int = 2112
+    tokens: Positive | None = None
+    batch: AtLeastOne = 2112
     phase: str = "recommended"
-
-    def __post_init__(self) -> None:
-        _positive(self, "tokens", "batch")
 
 
 @dataclass(frozen=True)
@@ -71,17 +66,12 @@ class Swarm:
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    count: int = 16
-    replicates: int = 4
+    count: AtLeastOne = 16
+    replicates: FromZero = 4
     anchors: int = 1
     seed: int = 0
-    alpha: float = 0.7
+    alpha: Positive = 0.7
     minimum: float = 0.01
-
-    def __post_init__(self) -> None:
-        _positive(self, "count", "alpha")
-        if self.replicates < 0:
-            raise ValueError(f"replicates: must be at least 0, got {self.replicates}")
 
 
 @dataclass(frozen=True)
@@ -95,22 +85,16 @@ class Proxy:
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     size: str = "0.2M"
-    steps: int = 300
-    batch: int = 8
-    msl: int = 128
-    learning_rate: float = 0.004
-    warmup: float = 0.05
-    vocab: int | None = 1024
+    steps: AtLeastOne = 300
+    batch: AtLeastOne = 8
+    msl: AtLeastOne = 128
+    learning_rate: Positive = 0.004
+    warmup: Annotated[float, within(0, 1, "[)")] = 0.05
+    vocab: AtLeastOne | None = 1024
     seed: int = 1
     matched: bool = True
-    held_out_rows: int = 128
-    spike: float = 8.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "steps", "batch", "msl", "learning_rate", "vocab", "held_out_rows")
-        _positive(self, "spike")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: must lie in [0, 1), got {self.warmup}")
+    held_out_rows: AtLeastOne = 128
+    spike: Positive = 8.0
 
     @property
     def tokens(self) -> int:
@@ -128,14 +112,10 @@ class Checks:
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    seeds: int = 1
+    seeds: FromZero = 1
     pareto: bool = True
     sizes: tuple[str, ...] = ()
     delta: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.seeds < 0:
-            raise ValueError(f"seeds: must be at least 0, got {self.seeds}")
 
 
 @dataclass(frozen=True)
@@ -148,26 +128,21 @@ class Factors:
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
-    fim_rate: tuple[float, ...] = ()
+    fim_rate: tuple[Share, ...] = ()
     order: tuple[str, ...] = ()
-    replay: tuple[float, ...] = ()
+    replay: tuple[Share, ...] = ()
     epochs: tuple[int, ...] = ()
     repeated: str | None = None
-    seeds: int = 1
+    seeds: AtLeastOne = 1
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.order if name not in ORDERS]
         if unknown:
             raise ValueError(f"order: must be of {', '.join(ORDERS)}, got {unknown[0]}")
-        for key in ("fim_rate", "replay"):
-            for value in getattr(self, key):
-                if not 0 <= value <= 1:
-                    raise ValueError(f"{key}: must lie in [0, 1], got {value}")
         if self.epochs and (min(self.epochs) < 1 or self.repeated is None):
             raise ValueError(
                 f"epochs: must be at least 1, `repeated` naming a domain, got {list(self.epochs)}"
             )
-        _positive(self, "seeds")
 
 
 @dataclass(frozen=True)
@@ -190,15 +165,13 @@ class Ablation:
     checks: Checks = field(default_factory=Checks)
     factors: Factors = field(default_factory=Factors)
     current: dict[str, float] | None = None
-    held_out: float | None = None
+    held_out: Annotated[float, within(0, 1, "()")] | None = None
     law: str = "concave"
     build: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
             raise ValueError(f"domains: must name two at least, got {list(self.domains)}")
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ValueError(f"held_out: must lie in (0, 1), got {self.held_out}")
         if not sum(group.value for group in self.domains.values()) > 0:
             raise ValueError("domains: some value must be above 0")
         if self.current is not None and set(self.current) != set(self.domains):
@@ -293,10 +266,3 @@ def _refuse_removed(path: Path, content: object) -> None:
 def fim_domain(name: str, rate: float) -> str:
     """Return the name of the variant of a domain with another FIM rate."""
     return f"{name}{FIM}{rate:g}"
-
-
-def _positive(settings: object, *keys: str) -> None:
-    for key in keys:
-        value = getattr(settings, key)
-        if value is not None and not value > 0:
-            raise ValueError(f"{key}: must be positive, got {value}")

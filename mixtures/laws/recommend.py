@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from crystalmix.mixtures.laws import convex_search
 from crystalmix.mixtures.laws.fit import Fit, number
 from crystalmix.mixtures.laws.resample import draw
+from crystalmix.prep.runtime.constraints import enforce, within
 from crystalmix.prep.runtime.errors import RefusalError
 
 Floats = NDArray[np.float64]
@@ -29,23 +31,15 @@ class RecommendSettings:
     """
 
     standardise: bool = False
-    minimum: float = 0.0
+    minimum: Annotated[float, Field(ge=0)] = 0.0
     least: Mapping[str, float] = field(default_factory=dict)
-    draws: int = 200
+    draws: Annotated[int, Field(ge=20)] = 200
     seed: int = 0
-    level: float = 0.9
+    level: Annotated[float, within(0, 1, "()")] = 0.9
     least_rho: float = 0.9
-    kl: float = 0.0
+    kl: Annotated[float, Field(ge=0)] = 0.0
 
-    def __post_init__(self) -> None:
-        if self.minimum < 0:
-            raise ValueError(f"minimum: must be at least 0, got {self.minimum}")
-        if self.draws < 20:
-            raise ValueError(f"draws: must be at least 20, got {self.draws}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level: must lie in (0, 1), got {self.level}")
-        if self.kl < 0:
-            raise ValueError(f"kl: must be at least 0, got {self.kl}")
+    __post_init__ = enforce
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
+
 VERSION = 1
 NAME_BITS = 48
 
@@ -25,14 +27,12 @@ class ZooShuffleSettings:
     """Settings of the original's shuffle: its output shards (chunks), workers and seed."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    chunks: int
-    workers: int = 1
+    chunks: AtLeastOne
+    workers: AtLeastOne = 1
     seed: int = 115
 
     def __post_init__(self) -> None:
-        for name in ("chunks", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
+        enforce(self)
         if not 0 <= self.seed <= 2**32 - self.workers:
             raise ValueError(f"seed: must lie in [0, 2**32 - workers], got {self.seed}")
 

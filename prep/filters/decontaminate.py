@@ -27,6 +27,7 @@ from crystalmix.prep.filters.ngrams import Words
 from crystalmix.prep.readers.decompress import lines, pieces
 from crystalmix.prep.readers.listing import fits, kind
 from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -55,15 +56,14 @@ class Decontaminate:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     files: tuple[str, ...]
     columns: tuple[str, ...] = ()
-    ngram: int = 13
+    ngram: AtLeastOne = 13
     distinct: int = 8
     short: Literal["skip", "whole"] = "skip"
 
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("files: must name at least one evaluation file, got none")
-        if self.ngram < 1:
-            raise ValueError(f"ngram: must be positive, got {self.ngram}")
+        enforce(self)
         if not 1 <= self.distinct <= self.ngram:
             raise ValueError(f"distinct: must lie in [1, {self.ngram}], got {self.distinct}")
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
+from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.randomness import mix
 
@@ -40,19 +41,12 @@ class Near:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     scope: Literal["source", "recipe"] = "source"
-    words: int = 5
-    threshold: float = 0.8
-    permutations: int = 128
-    seed: int = 1
+    words: AtLeastOne = 5
+    threshold: Annotated[float, within(0.1, 1)] = 0.8
+    permutations: Annotated[int, within(16, 1024)] = 128
+    seed: AtLeastOne = 1
 
-    def __post_init__(self) -> None:
-        for key in ("words", "seed"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be positive, got {getattr(self, key)}")
-        if not 0.1 <= self.threshold <= 1:
-            raise ValueError(f"threshold: must lie in [0.1, 1], got {self.threshold}")
-        if not 16 <= self.permutations <= 1024:
-            raise ValueError(f"permutations: must lie in [16, 1024], got {self.permutations}")
+    __post_init__ = enforce
 
 
 def check_installed() -> None:

@@ -8,7 +8,7 @@ decided later, when all blocks are read.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from crystalmix.prep.filters.decontaminate import Decontaminate
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.opt_out import OptOut
+from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,12 @@ class Selection:
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    limit: int | None = None
-    sample: float | None = None
+    limit: AtLeastOne | None = None
+    sample: Annotated[float, within(0, 1, "(]")] | None = None
     opt_out: tuple[OptOut, ...] = ()
     decontaminate: Decontaminate | None = None
 
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: must be positive, got {self.limit}")
-        if self.sample is not None and not 0 < self.sample <= 1:
-            raise ValueError(f"sample: must lie in (0, 1], got {self.sample}")
+    __post_init__ = enforce
 
     @property
     def columns(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ worker or file order changes them, and every epoch cuts anew. `row_fim` does the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.constraints import AtLeastOne, Share, enforce, within
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.reference import Encode, Ids
 from crystalmix.prep.tokenizer.safe_cuts import joints
@@ -41,20 +42,17 @@ class FimSettings:
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    rate: float
-    spm_rate: float = 0.5
+    rate: Share
+    spm_rate: Share = 0.5
     level: Literal["document", "row"] = "document"
     cut: Literal["character", "token"] = "character"
     loss: Literal["all", "middle"] = "all"
     dialect: Literal["exact", "cerebras"] = "exact"
-    processes: int | None = None
-    first_seed: int = 0
+    processes: AtLeastOne | None = None
+    first_seed: Annotated[int, within(0, 2**32, "[)", "0, 2**32")] = 0
 
     def __post_init__(self) -> None:
-        for name in ("rate", "spm_rate"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: must lie in [0, 1], got {value}")
+        enforce(self)
         if self.dialect == "cerebras":
             for name, only in (("level", "row"), ("cut", "character"), ("loss", "all")):
                 if getattr(self, name) != only:
@@ -63,10 +61,6 @@ class FimSettings:
                     )
         elif self.processes is not None or self.first_seed:
             raise ValueError("processes, first_seed: are for dialect: cerebras, got dialect: exact")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes: must be positive, got {self.processes}")
-        if not 0 <= self.first_seed < 2**32:
-            raise ValueError(f"first_seed: must lie in [0, 2**32), got {self.first_seed}")
 
 
 @dataclass(frozen=True)

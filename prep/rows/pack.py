@@ -24,15 +24,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from crystalmix.prep.rows import shards, spans, turns
 from crystalmix.prep.rows.placed_rows import labels_of, masked, pieces_of, window_rows
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
+from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.types import Json
 
 VERSION = 1
@@ -57,17 +59,13 @@ class CerebrasSettings:
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    pieces: int | None = 2000
+    pieces: AtLeastOne | None = 2000
     piece_bos: bool = False
-    processes: int = 1
+    processes: AtLeastOne = 1
     join: bool = True
-    min_tokens: int = 6
+    min_tokens: AtLeastOne = 6
 
-    def __post_init__(self) -> None:
-        for name in ("pieces", "processes", "min_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be positive, got {value}")
+    __post_init__ = enforce
 
 
 @dataclass(frozen=True)
@@ -86,26 +84,21 @@ class PackSettings:
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    msl: int = 2048
+    msl: Annotated[int, Field(gt=0, le=LONGEST_ROW)] = 2048
     bos: bool = True
     eos: bool = True
     tail: Literal["keep", "drop"] = "keep"
-    rows_per_shard: int = 4096
+    rows_per_shard: Annotated[int, Field(gt=0, le=MOST_ROWS)] = 4096
     cerebras: CerebrasSettings | None = None
     window: Literal["shared", "apart"] = "shared"
     pack: Literal["stream", "best_fit", "next_fit"] = "stream"
-    group_tokens: int = 1_000_000
+    group_tokens: Annotated[int, Field(gt=0, le=LARGEST_GROUP)] = 1_000_000
     too_long: Literal["split", "truncate", "drop"] = "split"
     documents: Literal["open", "masked"] = "open"
     loss_across: bool | None = None
 
     def __post_init__(self) -> None:
-        sizes = {"msl": LONGEST_ROW, "rows_per_shard": MOST_ROWS, "group_tokens": LARGEST_GROUP}
-        for name, most in sizes.items():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}: must be at most {most}, got {getattr(self, name)}")
+        enforce(self)
         if self.cerebras is not None:
             if self.window == "apart":
                 raise ValueError("window: apart can't go with cerebras; drop one of the two")

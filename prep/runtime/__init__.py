@@ -13,6 +13,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.prep.runtime import (
         atomic_files,
+        constraints,
         database,
         machine,
         permutation,

@@ -18,6 +18,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from crystalmix.prep.runtime.constraints import plain, rule_broken
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
 Shape = TypeVar("Shape")
@@ -32,16 +33,6 @@ MOST_VALUES = 1_000_000
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 REMEDIES = {"missing": "is missing", **dict.fromkeys(UNKNOWN, "is no known key")}
 PLACE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # of a field: `rate`, `parts.1.weight`
-RULES = {
-    **dict.fromkeys(("dataclass_type", "dict_type"), "must be a mapping"),
-    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
-    "literal_error": "must be {expected}",
-    "too_short": "must name at least {min_length}",
-}
 
 
 def read(path: Path, shape: type[Shape], overrides: Sequence[str] = ()) -> Shape:
@@ -230,20 +221,6 @@ def _fault(path: Path, content: Any, fault: Any, shape: Any) -> RecipeError:  # 
     return RecipeError(f"{path}:{line_of(content, steps)}: {where or 'the file'}: {message}")
 
 
-def rule_broken(fault: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, or a copy of it
-    """Return the rule that a pydantic fault names, and the value that breaks it."""
-    value, bounds = plain(fault["input"]), fault.get("ctx", {})
-    if bounds.get("gt") == 0:
-        rule = "must be positive"
-    elif fault["type"] in RULES:
-        rule = RULES[fault["type"]].format(**bounds)
-    else:
-        rule = fault["msg"].replace("Input should", "must", 1)
-        rule = f"{rule[:1].lower()}{rule[1:]}"
-    hint = f"; write [{value}]" if fault["type"] in {"tuple_type", "list_type"} else ""
-    return f"{rule}, got {value!r}{hint if isinstance(value, str | int | float) else ''}"
-
-
 def like(key: str, known: Sequence[str], shown: Sequence[str] | None = None) -> str:
     """Return what may be meant by an unknown key, as the end of a message.
 
@@ -295,20 +272,6 @@ def _keyed(shape: Any) -> Any:  # noqa: ANN401
         return shape
     members = [kind for kind in get_args(shape) if kind is not NoneType]
     return next((kind for kind in members if is_dataclass(kind)), members[0])
-
-
-def plain(content: Any) -> Any:  # noqa: ANN401
-    """Return parsed YAML as plain dicts, lists and scalars, without its lines."""
-    if isinstance(content, dict):
-        return {str(key): plain(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [plain(value) for value in content]
-    if isinstance(content, bool) or content is None:
-        return content
-    for kind in (int, float, str):
-        if isinstance(content, kind):
-            return kind(content)
-    return content
 
 
 def find(name: str, bundled: Path, what: str) -> Path:

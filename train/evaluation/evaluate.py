@@ -7,18 +7,17 @@ its share of the batches and all add up the same numbers, however many they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.constraints import Count
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.evaluation import held_out
@@ -31,7 +30,6 @@ from crystalmix.train.record.metrics import HeldOutLoss, SampledText
 from crystalmix.train.record.run_folder import PhaseFolder
 
 ALONE = World()
-Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 @checked_dataclass(frozen=True, kw_only=True)

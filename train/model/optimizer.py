@@ -7,30 +7,27 @@ no scheduler.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from crystalmix.prep.runtime.constraints import Count, Finite, Positive, enforce, within
 from crystalmix.train.model.crystal import require
 
 Group = dict[str, Any]  # as torch.optim takes them
-MOST_STEPS = 2**31  # the ledger counts them in int32
 
 
 @dataclass(frozen=True)
 class Linear:
     """One piece of a schedule: a straight line from `start` to `end` in `steps` steps."""
 
-    start: float
-    end: float
-    steps: int
+    start: Finite
+    end: Finite
+    steps: Count
 
-    def __post_init__(self) -> None:
-        for key, value in (("start", self.start), ("end", self.end)):
-            require(math.isfinite(value) and value >= 0, key, value, "be finite and at least 0")
-        require(self.steps > 0, "steps", self.steps, "be positive")
-        require(self.steps < MOST_STEPS, "steps", self.steps, f"be below {MOST_STEPS}")
+    __post_init__ = enforce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +39,16 @@ class OptimSettings:
     """
 
     learning_rate: tuple[Linear, ...]
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-9
-    weight_decay_rate: float = 0.1
-    max_gradient_norm: float = 1.0
-    decoder_kernel: float = 1.0
+    beta1: Annotated[float, within(0, 1, "[)")] = 0.9
+    beta2: Annotated[float, within(0, 1, "[)")] = 0.95
+    eps: Positive = 1e-9
+    weight_decay_rate: Annotated[float, Field(ge=0)] = 0.1
+    max_gradient_norm: Positive = 1.0
+    decoder_kernel: Positive = 1.0
 
     def __post_init__(self) -> None:
         require(len(self.learning_rate) > 0, "learning_rate", self.learning_rate, "hold a piece")
-        for key in ("beta1", "beta2"):
-            value = getattr(self, key)
-            require(0 <= value < 1, key, value, "lie in [0, 1)")
-        for key in ("eps", "max_gradient_norm", "decoder_kernel"):
-            value = getattr(self, key)
-            require(value > 0, key, value, "be positive")
-        decay = self.weight_decay_rate
-        require(decay >= 0, "weight_decay_rate", decay, "be at least 0")
+        enforce(self)
 
 
 def schedule(pieces: Sequence[Linear], finished_steps: int) -> float:

@@ -115,8 +115,9 @@ class CheckpointState:
     def callers_files(self, run: Path) -> tuple[Path, list[FileEntry]]:
         """Return the folder of a caller's checkpoint and its files as they were sealed."""
         assert self.caller is not None
-        place, files = run / self.caller["at"], self.caller["checkpoint"]
-        single = len(files) == 1 and files[0]["name"] == place.name and not place.is_dir()
+        place = run / self.caller["at"]
+        files = [FileEntry.from_json(entry) for entry in self.caller["checkpoint"]]
+        single = len(files) == 1 and files[0].name == place.name and not place.is_dir()
         return (place.parent if single else place), files
 
     def sealed_ledger(self, path: Path) -> SealedLedger:

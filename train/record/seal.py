@@ -173,7 +173,7 @@ def _check_callers(phase: PhaseFolder, state: CheckpointState, result: Check) ->
     if state.callers_place is None:
         return
     folder, files = state.callers_files(phase.path.parent)
-    if any((folder / file["name"]).exists() for file in files):
+    if any((folder / file.name).exists() for file in files):
         result.faults += run_folder.damages(folder, files)
         result.files += len(files)
     elif files:

@@ -5,14 +5,12 @@ run may go on with others.
 """
 
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from crystalmix.prep.runtime.constraints import Count
 from crystalmix.prep.runtime.types import Json
-
-Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 @dataclass(frozen=True, kw_only=True)

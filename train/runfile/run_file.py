@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.constraints import rule_broken
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
@@ -276,7 +277,7 @@ class _Reader:
             faults = error.errors()
         fault = faults[0]
         key = str(fault["loc"][0]) if fault["loc"] else ""
-        message = yaml_settings.rule_broken(fault)
+        message = rule_broken(fault)
         if fault["type"] == "value_error":
             key, _, message = str(fault.get("ctx", {})["error"]).partition(": ")
         elif fault["type"] == "missing":

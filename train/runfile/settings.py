@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from crystalmix.prep.runtime.constraints import Count
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import ModelSettings
@@ -13,7 +14,6 @@ from crystalmix.train.model.optimizer import OptimSettings
 from crystalmix.train.record.metrics import MetricsSettings
 
 DECISIVE = ("seed", "dtype")  # the settings that numbers follow from; others say how they are got
-Count = Annotated[int, Field(gt=0, lt=2**31)]
 Threads = Annotated[int, Field(gt=0, le=4096)]
 
 

@@ -28,7 +28,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"factors": {"order": ["backwards"]}}, "order: must be of mixed, .* got backwards"),
     ({"factors": {"epochs": [1, 2]}}, "epochs: must be at least 1, `repeated` naming a domain"),
     ({"factors": {"epochs": [2], "repeated": "rust"}}, "factors.repeated: is no domain: rust"),
-    ({"factors": {"fim_rate": [1.5]}}, r"fim_rate: must lie in \[0, 1\], got 1.5"),
+    ({"factors": {"fim_rate": [1.5]}}, r"fim_rate.0: must lie in \[0, 1\], got 1.5"),
     ({"swarm": {"replicates": -1}}, "swarm.replicates: must be at least 0, got -1"),
     ({"checks": {"seeds": -1}}, "checks.seeds: must be at least 0, got -1"),
 ]

@@ -27,7 +27,6 @@ from helpers.runs import (
     manifest,
     run_file,
     small_build,
-    state_of,
     undisturbed,
     weights,
     write_run,
@@ -243,8 +242,7 @@ def test_the_checkpoint_keeps_where_the_weights_are_from(tmp_path: Path) -> None
     told = import_weights(place, tmp_path / "weights")
     assert told.manifest == manifest("prose").digest
     assert told.imported == {"from": "out", "step": manifest("prose").steps}
-    state = state_of(tmp_path / "weights")
-    assert state == told
+    assert folder.read_state(tmp_path / "weights") == told
     model = Crystal(params.load(run_file()).model)
     checkpoint.load_weights(tmp_path / "weights", model)
     assert checkpoint.weights_digest(model) == told.weights
