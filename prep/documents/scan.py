@@ -132,23 +132,28 @@ class _Scan:
 
         Where there is a screen the records are those of the documents, row by row.
         """
-        kept, misfits = source_sql.select(self.source, batch)
-        others = self._without_misfits(batch, misfits) if misfits else batch.table
-        failed = _without(others, kept[RECORD])
-        if len(failed):
+        kept, misfits = source_sql.select(self.source, batch, texts=self.screen is not None)
+        others = self._without_misfits(batch, misfits) if misfits else None
+        if len(kept) < len(batch) - len(misfits):
+            failed = _without(batch.table if others is None else others, kept[RECORD])
             self.counts["where"] += len(failed)
             reasons = ["where"] * len(failed)
             self.list.add(failed[RECORD], reasons, digest=dropped.digests(failed[TEXT]))
-        texts = batch.texts if len(kept) == len(batch) else kept[TEXT].to_pylist()
-        table = _documents(self.source, kept, texts, self.counts)
-        empty = _without(kept, table["record"])
-        self.list.add(
-            empty[RECORD],
-            ["no_text" if text is None else "blank" for text in empty[TEXT].to_pylist()],
-            digest=dropped.digests(empty[TEXT]),
-            name=empty[NAME],
-        )
-        if len(empty) == 0 or self.screen is None:
+        texts = batch.texts
+        if len(kept) < len(batch):
+            places = np.searchsorted(batch.records, kept[RECORD].to_numpy()).tolist()
+            texts = [texts[place] for place in places]
+        table, empty = _documents(self.source, kept, texts, self.counts)
+        if empty:
+            left = pa.array([texts[i] for i in empty], pa.large_string())
+            dropped_rows = kept.select([RECORD, NAME]).take(pa.array(empty, pa.int64()))
+            self.list.add(
+                dropped_rows[RECORD],
+                ["no_text" if texts[i] is None else "blank" for i in empty],
+                digest=dropped.digests(left),
+                name=dropped_rows[NAME],
+            )
+        if not empty or self.screen is None:
             return table, kept
         return table, kept.filter(np.isin(kept[RECORD].to_numpy(), table["record"].to_numpy()))
 
@@ -261,20 +266,27 @@ def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, 
     return file, np.cumsum([0, *sizes])
 
 
-def _documents(source: Source, table: pa.Table, texts: list[Any], dropped: Drops) -> pa.Table:
-    """Turn kept records into documents; one without a visible character is dropped and counted."""
+def _documents(
+    source: Source, table: pa.Table, texts: list[Any], drops: Drops
+) -> tuple[pa.Table, list[int]]:
+    """Turn kept records into documents; one without a visible character is dropped and counted.
+
+    Return the documents, and the places of the dropped records among the kept ones.
+    """
     target = schema(source)
     good: list[int] = []
+    empty: list[int] = []
     for i, text in enumerate(texts):
         if text and (source.blank == "keep" or not is_blank(text)):
             good.append(i)
         else:
-            dropped.at("no_text" if text is None else "blank", table[RECORD][i].as_py())
+            drops.at("no_text" if text is None else "blank", table[RECORD][i].as_py())
+            empty.append(i)
     data = [texts[i].encode() for i in good]
-    kept = table.take(pa.array(good, pa.int64()))
+    kept = table.take(pa.array(good, pa.int64())) if empty else table
     columns: dict[str, Any] = {
         "document": pa.nulls(len(good), pa.int64()),
-        "file": pa.array([dropped.block] * len(good), pa.string()).dictionary_encode(),
+        "file": pa.array([drops.block] * len(good), pa.string()).dictionary_encode(),
         "record": kept[RECORD],
         "name": kept[NAME],
         "digest": pa.array([xxhash.xxh3_128_digest(text) for text in data], pa.binary(16)),
@@ -282,4 +294,4 @@ def _documents(source: Source, table: pa.Table, texts: list[Any], dropped: Drops
         "bytes": pa.array([len(text) for text in data], pa.int64()),
     }
     columns |= {label(column): kept[label(column)] for column in source.keep}
-    return pa.table(columns).cast(target)
+    return pa.table(columns).cast(target), empty

@@ -49,12 +49,13 @@ class Misfit:
     detail: str
 
 
-def select(source: Source, batch: Batch) -> tuple[pa.Table, list[Misfit]]:
+def select(source: Source, batch: Batch, *, texts: bool = True) -> tuple[pa.Table, list[Misfit]]:
     """Return the records that `where` keeps, and those that the SQL does not fit.
 
-    Columns: RECORD, TEXT, NAME, what the source keeps, what `select` matches.
+    Columns: RECORD, TEXT, NAME, what the source keeps, what `select` matches. Without `texts` TEXT
+    is left out: it is a copy of the texts.
     """
-    records = batch.table
+    records = batch.table if texts else batch.numbers
     if not expressions(source):
         return records.append_column(NAME, pa.nulls(len(records), pa.string())), []
     tables: list[pa.Table] = []

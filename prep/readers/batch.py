@@ -76,6 +76,11 @@ class Batch:
         kinds = {RECORD: pa.int64(), TEXT: pa.large_string()}
         return pa.table({name: pa.array(self.columns[name], kinds[name]) for name in kinds})
 
+    @property
+    def numbers(self) -> pa.Table:
+        """Number of the records, as an Arrow table."""
+        return pa.table({RECORD: pa.array(self.records)})
+
     @cached_property
     def records(self) -> NDArray[np.int64]:
         """The number of each record in its block: (n,), ascending."""

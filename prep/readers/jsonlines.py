@@ -83,7 +83,7 @@ class _Reader:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.path = tuple(request.text.split("."))
+        self.key, self.path = request.text, tuple(request.text.split("."))
         # Of each path where it lies in a record; empty where it is the text itself.
         self.places = [
             () if request.is_text(path) else request.theirs(path) for path in request.paths
@@ -123,7 +123,7 @@ class _Reader:
                 kind = type(record).__name__
                 self.bad.append(Bad(number, "not_object", f"a {kind}, expected an object"))
                 return
-            values = self._named(record, line, is_exact=is_exact)
+            values = self._named(record, line, is_exact=is_exact) if self.finders else ()
         except orjson.JSONDecodeError as error:
             if line.isspace():
                 self.blank_lines += 1
@@ -133,7 +133,9 @@ class _Reader:
         except orjson.JSONEncodeError as error:
             self.bad.append(Bad(number, "too_deep", str(error)))
             return
-        text = _value(record, self.path, any_case=False)
+        text = record.get(self.key)
+        if not isinstance(text, str) and len(self.path) > 1:
+            text = _value(record, self.path, any_case=False)
         if not isinstance(text, str):
             self._count_keyless(record)
             text = None

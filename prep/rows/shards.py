@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
 AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
 Buffer = bytes | bytearray | memoryview
+Deflated = tuple[Buffer, list[Buffer]]  # plain bytes of one or more rows, deflated bytes of each
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     """
     beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
     deflated = _ahead(blocks) if beside else map(_deflated, blocks)
-    return _write(path, rows, chain.from_iterable(deflated))
+    return _write(path, rows, filter(None, deflated))
 
 
 def copy(
@@ -83,25 +83,28 @@ def copy(
     return _write(path, len(rows), map(_repacked, packed(sources, which, rows)))
 
 
-def _write(path: Path, rows: int, deflated: Iterable[tuple[Buffer, Buffer]]) -> Shard:
-    """Write a shard from its rows: plain bytes and deflated bytes of each."""
+def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
+    """Write a shard from its rows, some at a time."""
     content, rows_sum, loss_tokens, written, size = sha256(), 0, 0, 0, 0
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             dataset: Any = None
-            for plain, chunk in deflated:
+            for plain, chunks in deflated:
                 if dataset is None:
-                    size = len(plain)
+                    size = len(plain) // len(chunks)
                     dataset = _create(file, rows, size // ROW_TOKEN_BYTES)
-                elif len(plain) != size:
-                    raise ValueError(f"{path}: rows of {size} and of {len(plain)} bytes")
+                elif len(plain) != size * len(chunks):
+                    other = len(plain) // len(chunks)
+                    raise ValueError(f"{path}: rows of {size} and of {other} bytes")
                 content.update(plain)
-                rows_sum += xxhash.xxh3_64_intdigest(plain)
-                mask = np.frombuffer(plain, "<i4", size // ROW_TOKEN_BYTES, size // CHANNELS)
-                loss_tokens += int(np.count_nonzero(mask))
-                if written < rows:
-                    dataset.id.write_direct_chunk((written, 0, 0), chunk, filter_mask=0)
-                written += 1
+                starts = range(0, len(plain), size)
+                rows_sum += sum(xxhash.xxh3_64_intdigest(plain[i : i + size]) for i in starts)
+                values = np.frombuffer(plain, "<i4").reshape(len(chunks), CHANNELS, -1)
+                loss_tokens += int(np.count_nonzero(values[:, 1]))
+                for row, chunk in enumerate(chunks, written):
+                    if row < rows:
+                        dataset.id.write_direct_chunk((row, 0, 0), chunk, 0)
+                written += len(chunks)
             if written != rows or not rows:
                 raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
         return Shard(
@@ -116,19 +119,19 @@ def _write(path: Path, rows: int, deflated: Iterable[tuple[Buffer, Buffer]]) -> 
         )
 
 
-def _deflated(rows: Rows) -> list[tuple[Buffer, Buffer]]:
+def _deflated(rows: Rows) -> Deflated | None:
     block = np.ascontiguousarray(rows, dtype="<i4")
     if not len(block):
-        return []
+        return None
     flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
-    plain = [flat[start : start + size] for start in range(0, len(flat), size)]
-    return [(row, deflate.zlib_compress(row, LEVEL)) for row in plain]
+    starts = range(0, len(flat), size)
+    return flat, [deflate.zlib_compress(flat[i : i + size], LEVEL) for i in starts]
 
 
-def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, Buffer]]]:
+def _ahead(blocks: Iterable[Rows]) -> Iterator[Deflated | None]:
     """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
     with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
-        waiting: deque[Future[list[tuple[Buffer, Buffer]]]] = deque()
+        waiting: deque[Future[Deflated | None]] = deque()
         for block in blocks:
             waiting.append(pool.submit(_deflated, block))
             if len(waiting) > AHEAD:
@@ -137,9 +140,9 @@ def _ahead(blocks: Iterable[Rows]) -> Iterator[list[tuple[Buffer, Buffer]]]:
             yield waiting.popleft().result()
 
 
-def _repacked(row: tuple[Buffer, bytes | None]) -> tuple[Buffer, Buffer]:
+def _repacked(row: tuple[Buffer, bytes | None]) -> Deflated:
     plain, chunk = row
-    return plain, deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk
+    return plain, [deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk]
 
 
 def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:

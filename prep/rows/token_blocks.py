@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +41,7 @@ NO_LIST = np.empty(0, np.int64)
 TURN = 3  # numbers of a turn: its first id, its message, its role
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """The ids of one document, control ids included, and how FIM permuted it.
 
     ids: (n,) integers. controls: how many of all ids are control ids. fim: 0 left to right, 1 PSM,

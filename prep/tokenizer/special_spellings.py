@@ -37,11 +37,11 @@ class Literals:
 
     def add(self, text: str) -> bool:
         """Count a text's strings, the longest where several begin; tell whether there is one."""
-        names: Counter[str] = Counter()
+        names: list[str] = []
         for first, pattern in self._patterns.items():
             if first in text:
-                names.update(pattern.findall(text))
-        for name, occurrences in names.items():
+                names += pattern.findall(text)
+        for name, occurrences in Counter(names).items() if names else ():
             count = self._counts.setdefault(name, [0, 0])
             count[0] += 1
             count[1] += occurrences
