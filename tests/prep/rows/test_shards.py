@@ -338,7 +338,7 @@ def test_equal_rows_make_equal_files_whatever_memory_held_before(tmp_path: Path)
 def test_equal_rows_make_equal_files_whatever_stack_they_are_deflated_on(tmp_path: Path) -> None:
     """A row whose first token comes twice finds the second in every thread, or in none.
 
-    ISA-L's levels 1 and 2 (python-isal 1.9.1) hash the third byte of a stream by the address of its own
+    ISA-L's levels 1 and 2 (python-isal 1.9.1) hash the third byte of a stream by the address of its
     state on the stack, not by the data: where that slot is the first token's, the match that
     follows is lost. Short rows have small tables of hashes, so that some of them meet it.
     """
