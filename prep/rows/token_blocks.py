@@ -7,7 +7,7 @@ next, so nothing is lost at a block's end.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -38,6 +38,7 @@ INDEX = pa.schema(
 NUMBERS = [entry.name for entry in INDEX if entry.type in (pa.int64(), pa.int8())]
 LISTS = ("masked", "turns")
 NO_LIST = np.empty(0, np.int64)
+NO_LIST.flags.writeable = False  # one for all documents
 TURN = 3  # numbers of a turn: its first id, its message, its role
 
 
@@ -59,8 +60,8 @@ class Encoded(NamedTuple):
     cuts: tuple[int, int] = (-1, -1)
     loss_from: int = 0
     around: tuple[NDArray[np.integer], NDArray[np.integer]] = (NOTHING, NOTHING)
-    masked: NDArray[np.int64] = field(default_factory=NO_LIST.copy)
-    turns: NDArray[np.int64] = field(default_factory=NO_LIST.copy)
+    masked: NDArray[np.int64] = NO_LIST
+    turns: NDArray[np.int64] = NO_LIST
 
 
 @dataclass(frozen=True)
