@@ -6,6 +6,7 @@ out, and there is a variant of it for each FIM rate that is asked.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from crystalmix.mixtures.ablations.spec import (
     HELD,
@@ -48,7 +49,8 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
     if tokenizer is not None:  # which has none of the tokens that metadata or names may ask for
         settings = TokenizerSettings(str(tokenizer))
         sources = {name: replace(one, metadata=()) for name, one in sources.items()}
-    rows = replace(recipe.rows, msl=spec.proxy.msl, rows_per_shard=1024, cerebras=None)
+    own: dict[str, Any] = {"cerebras": None, "documents": "open"}  # proxies attend over whole rows
+    rows = replace(recipe.rows, msl=spec.proxy.msl, rows_per_shard=1024, **own)
     made = replace(
         recipe,
         name=spec.name,

@@ -66,6 +66,11 @@ def train_input(manifest: Manifest, place: Place) -> Json:
             f"phase {manifest.phase}: its order is `exact`, which Model Zoo's loader lacks; build "
             "the phase with `cerebras: {}`, or train it with `crystalmix train`"
         )
+    if any(manifest.masked):
+        raise RefusalError(
+            f"phase {manifest.phase}: masks attention between documents, which its shards do not "
+            "say to Model Zoo; export its rows as vsl, or build it with rows.documents: open"
+        )
     reader: Reader = place.reader or manifest.cerebras["subset"]
     return {
         "data_processor": PROCESSOR,

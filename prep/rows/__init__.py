@@ -11,6 +11,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.prep.rows import (
         check_rows,
+        document_starts,
         pack,
         placed_rows,
         scattered_rows,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         token_blocks,
         turns,
     )
+    from crystalmix.prep.rows.document_starts import DocumentStarts, whole
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
     from crystalmix.prep.rows.shards import Shard
     from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream

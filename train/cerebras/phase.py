@@ -72,6 +72,11 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, W
 def check_fit(run: Run, manifest: Manifest, target: Target) -> None:
     """Refuse a model, batch or cluster that do not fit the manifest."""
     claim.check_fit(run, manifest, 1)
+    if any(manifest.masked):
+        raise RefusalError(
+            f"phase {manifest.phase}: masks attention between documents, which the step for "
+            "cstorch does not; train it with torch, or build it with rows.documents: open"
+        )
     if target.kind == "CSX" and manifest.batch < target.cluster.num_csx:
         raise RefusalError(
             f"runconfig.num_csx: must be at most the batch of {manifest.batch} rows, "

@@ -24,6 +24,7 @@ from crystalmix.train.evaluation import held_out
 from crystalmix.train.evaluation.held_out import KINDS, HeldOut
 from crystalmix.train.evaluation.sampling import Forward, Prompt, prompt_ids, samples
 from crystalmix.train.model.crystal import ModelSettings, row_losses
+from crystalmix.train.model.documents import Documents
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import metrics
 from crystalmix.train.record.metrics import HeldOutLoss, SampledText
@@ -184,8 +185,9 @@ def _by_row(
         number = turn * world.size + world.rank
         first = min(number, batches - 1) * batch
         here = slice(first, min(first + batch, rows))
-        read = world.agree(lambda here=here: _read(held, here))
-        nll, mask = _nll(model, read, device)
+        read, pieces = world.agree(lambda here=here: _read(held, here))
+        documents = None if pieces is None else Documents.of(pieces, device)
+        nll, mask = _nll(model, read, documents, device)
         kind = torch.from_numpy(held.kind[here])
         for value in range(len(KINDS)) if number < batches else ():
             totals[0, here, value] = (nll * (kind == value)).sum(1)
@@ -194,18 +196,21 @@ def _by_row(
     return sums, counts
 
 
-def _read(held: HeldOut, here: slice) -> Tensor:
+def _read(held: HeldOut, here: slice) -> tuple[Tensor, list[NDArray[np.int64]] | None]:
     paths = [held.root / path for path in held.manifest.paths]
-    return torch.from_numpy(gather(paths, held.refs.shard[here], held.refs.row[here]))
+    rows = torch.from_numpy(gather(paths, held.refs.shard[here], held.refs.row[here]))
+    return rows, held.pieces.of(held.refs, here)
 
 
-def _nll(model: nn.Module, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _nll(
+    model: nn.Module, rows: Tensor, documents: Documents | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return the nll of rows' labels, float64, and their mask, on the CPU: (rows, msl) each.
 
     rows: ids, mask and labels, (rows, 3, msl) int32.
     """
     ids, mask, labels = rows.unbind(1)
-    logits = model(ids.to(device))
+    logits = model(ids.to(device), documents=documents)
     nll = row_losses(logits, labels.to(device), mask.to(device))
     return nll.double().cpu(), mask
 

@@ -25,6 +25,7 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.loader.row_pieces import RowPieces
 from crystalmix.train.record import views
 
 Ints = NDArray[np.int64]
@@ -44,7 +45,7 @@ class HeldOut:
     """The rows that an evaluation reads.
 
     kind: of each label, an index into KINDS: (rows, msl). documents: the pieces' (source,
-    document), None where rows have no spans.
+    document), None where rows have no spans. pieces: of rows, where attention is masked.
     """
 
     manifest: Manifest
@@ -52,6 +53,7 @@ class HeldOut:
     refs: RowRefs
     kind: NDArray[np.int8]
     documents: frozenset[tuple[str, int]] | None
+    pieces: RowPieces
 
 
 def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
@@ -77,7 +79,8 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
         if documents is not None:
             columns: list[list[Any]] = [table[c].to_pylist() for c in ("source", "document")]
             documents.update(zip(*columns, strict=True))
-    return HeldOut(manifest, root, refs, kind, None if documents is None else frozenset(documents))
+    known = None if documents is None else frozenset(documents)
+    return HeldOut(manifest, root, refs, kind, known, RowPieces(manifest, root))
 
 
 def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> None:

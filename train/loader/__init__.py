@@ -16,5 +16,6 @@ if TYPE_CHECKING:
     from crystalmix.train.loader.datasets import RowDataset, StepDataset
     from crystalmix.train.loader.fed import Fed, fed
     from crystalmix.train.loader.ranks import ranks
+    from crystalmix.train.loader.row_pieces import RowPieces
 
 __getattr__, __dir__ = lazy_names(__name__)

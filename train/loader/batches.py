@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.rows import document_starts
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.loader.row_pieces import RowPieces
 
 Int32 = NDArray[np.int32]
 Result = TypeVar("Result")
@@ -26,7 +28,8 @@ class Batch:
     ids, mask, labels: (rows, msl) int32; labels are the ids one place on, mask is 1 where a label
     carries loss. slots: (rows,) int64, each row's place in the whole batch. part (index into the
     manifest's parts), epoch, shard (index into its paths), row: (rows,) int64, where each row is
-    from.
+    from. pieces: of each row the lengths of its documents' pieces, where the phase masks attention
+    between documents, else None.
     """
 
     step: int
@@ -38,10 +41,31 @@ class Batch:
     epoch: NDArray[np.int64]
     shard: NDArray[np.int64]
     row: NDArray[np.int64]
+    pieces: list[NDArray[np.int64]] | None = None
+
+    @property
+    def cu_seqlens(self) -> Int32:
+        """Where the pieces of rows laid end to end begin and end: (pieces + 1,) int32.
+
+        Of rows over which attention runs, the rows themselves.
+        """
+        rows, msl = self.ids.shape
+        return document_starts.cumulative(self.pieces or [document_starts.whole(msl)] * rows)
+
+    @property
+    def documents(self) -> Int32:
+        """The piece that each token is of, counted over the sample's rows: (rows, msl) int32."""
+        rows, msl = self.ids.shape
+        return document_starts.numbered(self.pieces or [document_starts.whole(msl)] * rows)[0]
 
     @property
     def positions(self) -> Int32:
-        """The place of each token in its row: (rows, msl) int32, not to be written to."""
+        """The place of each token in its row: (rows, msl) int32, not to be written to.
+
+        Where attention is masked between documents, its place in its piece.
+        """
+        if self.pieces is not None:
+            return document_starts.numbered(self.pieces)[1]
         return np.broadcast_to(np.arange(self.ids.shape[1], dtype=np.int32), self.ids.shape)
 
 
@@ -103,6 +127,10 @@ class Share:
         """The phase's shards."""
         return [self.build / path for path in self.manifest.paths]
 
+    @cached_property
+    def _pieces(self) -> RowPieces:
+        return RowPieces(self.manifest, self.build)
+
     def at(self, position: int, count: int) -> Batch:
         """Read `count` rows of one step from a position of the phase on."""
         refs = self.manifest.rows(position, position + count)
@@ -110,7 +138,9 @@ class Share:
         ids, mask, labels = (np.ascontiguousarray(data[:, channel]) for channel in range(3))
         step, slot = divmod(position, self.manifest.batch)
         slots = np.arange(slot, slot + count)
-        return Batch(step, ids, mask, labels, slots, refs.part, refs.epoch, refs.shard, refs.row)
+        pieces = self._pieces.of(refs)
+        where = refs.part, refs.epoch, refs.shard, refs.row
+        return Batch(step, ids, mask, labels, slots, *where, pieces)
 
     def ahead(self, samples: range, depth: int = 2) -> Iterator[Batch]:
         """Yield samples, the next `depth` of them read ahead by a thread."""

@@ -1,7 +1,9 @@
 """torch datasets over a phase: its steps in order, and its rows by number.
 
 Both give dicts of tensors, so that a DataLoader can pin them: `ids`, `mask`, `labels`, `positions`
-int32; and `step`, `slots`, `part`, `epoch`, `shard`, `row` int64, where each row is from.
+int32; and `step`, `slots`, `part`, `epoch`, `shard`, `row` int64, where each row is from. Of phases
+that mask attention between documents, `positions` begin anew in each, `documents` numbers them, and
+a step's sample has `cu_seqlens`, (pieces + 1,), of its rows laid end to end; all int32.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,8 @@ from crystalmix.prep.runtime.errors import StaleError, UsageError
 from crystalmix.train.loader.batches import Batch, Share
 
 Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]  # size, stride, offset
+CUMULATIVE = "cu_seqlens"
+PIECES = ("positions", "documents", CUMULATIVE)
 ROWS, REFERENCES = ("ids", "mask", "labels"), ("slots", "part", "epoch", "shard", "row")
 
 
@@ -162,7 +166,9 @@ def tensors(batch: Batch) -> Sample:
     """Return a batch as tensors in one memory."""
     rows, msl = batch.ids.shape
     numbers, size = 1 + len(REFERENCES) * rows, rows * msl
-    memory = torch.empty(8 * numbers + 4 * (len(ROWS) * size + msl), dtype=torch.uint8)
+    pieces = [] if batch.pieces is None else [getattr(batch, name) for name in PIECES]
+    more = sum(array.size for array in pieces) if pieces else msl
+    memory = torch.empty(8 * numbers + 4 * (len(ROWS) * size + more), dtype=torch.uint8)
     longs = memory[: 8 * numbers].view(torch.int64)
     words = memory[8 * numbers :].view(torch.int32)
     longs[0] = batch.step
@@ -170,7 +176,11 @@ def tensors(batch: Batch) -> Sample:
     for i, name in enumerate(ROWS):
         sample[name] = _filled(words[i * size : (i + 1) * size].view(rows, msl), batch, name)
     places = words[len(ROWS) * size :]
-    sample["positions"] = torch.arange(msl, dtype=torch.int32, out=places).expand(rows, msl)
+    if pieces:
+        for name, place in zip(PIECES, places.split([x.size for x in pieces]), strict=True):
+            sample[name] = _filled(place.view(getattr(batch, name).shape), batch, name)
+    else:
+        sample["positions"] = torch.arange(msl, dtype=torch.int32, out=places).expand(rows, msl)
     for i, name in enumerate(REFERENCES):
         sample[name] = _filled(longs[1 + i * rows : 1 + (i + 1) * rows], batch, name)
     return sample
@@ -183,8 +193,13 @@ def _filled(place: Tensor, batch: Batch, name: str) -> Tensor:
 
 
 def _row(sample: Sample, row: int) -> Sample:
-    """Return one row of a sample; its step is a number for all."""
-    return Sample({name: x if name == "step" else x[row] for name, x in sample.items()})
+    """Return one row of a sample; its step is a number for all, its documents count from 0."""
+    own = {
+        name: x if name == "step" else x[row] for name, x in sample.items() if name != CUMULATIVE
+    }
+    if "documents" in own:
+        own["documents"] = own["documents"] - own["documents"][0]
+    return Sample(own)
 
 
 def _again(memory: Tensor, places: dict[str, Place]) -> Sample:

@@ -11,6 +11,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.train.model import crystal, optimizer, processes
     from crystalmix.train.model.crystal import Crystal, ModelSettings
+    from crystalmix.train.model.documents import Documents
     from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings
     from crystalmix.train.model.processes import World
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crystalmix.prep.runtime import randomness
+from crystalmix.train.model.documents import Documents, apart, flexible
 from crystalmix.train.model.head_loss import head_losses
 
 ROTARY_BASE = 10000.0
@@ -34,7 +35,7 @@ MOST = {
 }
 CUT = 2.0  # kernels are drawn from a normal that is cut at this many standard deviations
 
-Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (T, R)
+Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (T, R), or (B, 1, T, R)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,12 @@ def rotary_table(length: int, rotary_dim: int, device: torch.device) -> Rotary:
     return angles_TR.cos(), angles_TR.sin()
 
 
+def restarted(rotary: Rotary, position_BT: Tensor) -> Rotary:
+    """Return a table's angles at given positions, which begin anew within rows: (B, 1, T, R)."""
+    cosine_TR, sine_TR = rotary
+    return cosine_TR[position_BT][:, None], sine_TR[position_BT][:, None]
+
+
 def rotate(x_BNTK: Tensor, rotary: Rotary) -> Tensor:
     """Turn the neighbours (2i, 2i+1) of the first rotary dims of each head by their angle."""
     cosine_TR, sine_TR = rotary
@@ -135,14 +142,23 @@ def rotate(x_BNTK: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat((torch.stack(pairs, dim=-1).flatten(-2).to(x_BNTK.dtype), kept), dim=-1)
 
 
-def matmul_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: float) -> Tensor:
+def matmul_attention(
+    q_BNTK: Tensor,
+    k_BNTK: Tensor,
+    v_BNTK: Tensor,
+    scale: float,
+    documents: Documents | None = None,
+) -> Tensor:
     """Attend causally in plain operations, with the softmax in at least float32."""
     scores_BNTT = (q_BNTK * scale) @ k_BNTK.transpose(-2, -1)
     scores_BNTT = scores_BNTT.to(torch.promote_types(scores_BNTT.dtype, torch.float32))
     positions_T = torch.arange(q_BNTK.shape[-2], device=q_BNTK.device)
-    later_TT = positions_T[None, :] > positions_T[:, None]
+    unseen = positions_T[None, :] > positions_T[:, None]  # (T, T), or (B, 1, T, T)
+    if documents is not None:
+        piece_BT = documents.piece_BT
+        unseen = unseen | (piece_BT[:, None, :, None] != piece_BT[:, None, None, :])
     # finite rather than -inf, so that no compiler or precision can make nan of it
-    scores_BNTT = scores_BNTT.masked_fill(later_TT, torch.finfo(scores_BNTT.dtype).min)
+    scores_BNTT = scores_BNTT.masked_fill(unseen, torch.finfo(scores_BNTT.dtype).min)
     return scores_BNTT.softmax(dim=-1).to(v_BNTK.dtype) @ v_BNTK
 
 
@@ -159,7 +175,7 @@ def fused_attention(q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: float
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the whole row: documents within it are not kept apart."""
+    """Causal self-attention over the whole row, or within each document's piece of it."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -170,14 +186,18 @@ class Attention(nn.Module):
         self.v = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, hidden)
 
-    def forward(self, x_BTD: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Rotary, documents: Documents | None = None) -> Tensor:
         """Mix each position with those before it."""
         q_BNTK = rotate(self._heads(self.q(x_BTD)), rotary)
         k_BNTK = rotate(self._heads(self.k(x_BTD)), rotary)
         v_BNTK = self._heads(self.v(x_BTD))
         scale = self.settings.score_scale
         if self.settings.attention == "matmul":
-            mixed_BNTK = matmul_attention(q_BNTK, k_BNTK, v_BNTK, scale)
+            mixed_BNTK = matmul_attention(q_BNTK, k_BNTK, v_BNTK, scale, documents)
+        elif documents is not None and x_BTD.device.type == "cpu":
+            mixed_BNTK = apart(q_BNTK, k_BNTK, v_BNTK, scale, documents, fused_attention)
+        elif documents is not None:
+            mixed_BNTK = flexible(q_BNTK, k_BNTK, v_BNTK, scale, documents)
         else:
             mixed_BNTK = fused_attention(q_BNTK, k_BNTK, v_BNTK, scale)
         return self.out(mixed_BNTK.transpose(1, 2).flatten(-2))
@@ -211,9 +231,9 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(hidden, eps=epsilon)
         self.ffn = FeedForward(settings)
 
-    def forward(self, x_BTD: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Rotary, documents: Documents | None = None) -> Tensor:
         """Add what attention, then the feed-forward network, make of the residual stream."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, documents)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
@@ -228,18 +248,26 @@ class Crystal(nn.Module):
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.layer_norm_epsilon)
 
     def forward(
-        self, ids_BT: Tensor, labels_BT: Tensor | None = None, mask_BT: Tensor | None = None
+        self,
+        ids_BT: Tensor,
+        labels_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Return logits_BTV in the parameters' dtype, or in autocast's inside autocast.
 
-        With labels and mask return nll_BT instead, as `row_losses` does, but hold no logits.
+        With labels and mask return nll_BT instead, as `row_losses` does, but hold no logits. With
+        documents each piece of one gives what it would alone: no attention to others, positions
+        from 0.
         """
         length, limit = ids_BT.shape[-1], self.settings.max_position_embeddings
         require(length <= limit, "ids", length, f"hold at most {limit} positions per row")
         rotary = rotary_table(length, self.settings.rotary_dim, ids_BT.device)
+        if documents is not None:
+            rotary = restarted(rotary, documents.position_BT)
         x_BTD = self.embedding(ids_BT) * self.settings.embeddings_scale
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rotary)
+            x_BTD = layer(x_BTD, rotary, documents)
         # scaled before the product, not after: the same number, V/D times fewer multiplications
         x_BTD = self.norm(x_BTD) * self.settings.output_logits_scale
         if labels_BT is not None and mask_BT is not None:

@@ -16,6 +16,8 @@ from torch import Tensor
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.train.loader.batches import read_ahead
+from crystalmix.train.loader.row_pieces import RowPieces
+from crystalmix.train.model.documents import Documents
 
 WHOLE = slice(None)
 
@@ -25,7 +27,8 @@ class Batch:
     """A process's slots of one step: ids, mask and labels (rows, msl) int32, where rows are from.
 
     refs: of the whole batch, all processes' slots. tokens: of each row here, those that carry
-    loss. digests: 16 bytes for each row here, xxh3-128 over all that it holds.
+    loss. digests: 16 bytes for each row here, xxh3-128 over all that it holds. pieces: of each row
+    here the lengths of its documents' pieces, where attention is masked between them.
     """
 
     step: int
@@ -36,6 +39,11 @@ class Batch:
     slots: slice
     tokens: NDArray[np.int64]
     digests: bytes
+    pieces: list[NDArray[np.int64]] | None = None
+
+    def documents(self, rows: slice, device: torch.device) -> Documents | None:
+        """Return the documents of some rows here; None where attention is not masked."""
+        return None if self.pieces is None else Documents.of(self.pieces[rows], device)
 
     @property
     def digest(self) -> str:
@@ -57,6 +65,7 @@ class Batches:
     def __init__(self, manifest: Manifest, root: Path, slots: slice = WHOLE) -> None:
         self.manifest, self.slots = manifest, slots
         self.paths = [root / path for path in manifest.paths]
+        self.pieces = RowPieces(manifest, root)
 
     def __len__(self) -> int:
         return self.manifest.steps
@@ -71,7 +80,8 @@ class Batches:
         )
         tokens = rows[:, 1].sum(1, dtype=np.int64)
         digests = b"".join(xxhash.xxh3_128_digest(row.data) for row in rows)
-        return Batch(step, ids, mask, labels, refs, self.slots, tokens, digests)
+        pieces = self.pieces.of(refs, self.slots)
+        return Batch(step, ids, mask, labels, refs, self.slots, tokens, digests, pieces)
 
     def ahead(self, steps: Iterable[int], depth: int = 2, threads: int = 1) -> Iterator[Batch]:
         """Yield the batches of steps, the next `depth` of them read ahead by threads."""

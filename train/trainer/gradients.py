@@ -29,8 +29,9 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
             x[first : first + size].to(device, non_blocking=True)
             for x in (batch.ids, batch.mask, batch.labels)
         )
+        documents = batch.documents(slice(first, first + size), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=short):
-            nll = placed.model(ids, labels, mask)
+            nll = placed.model(ids, labels, mask, documents)
         (batch_loss(nll, whole) * weight).backward()
         sums.append(nll.detach().sum(1, dtype=torch.float64))
     if not placed.sharded:
