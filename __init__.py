@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
+    from crystalmix.train.api.answering import audit, check_evidence
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import build, export_rows, import_shards, jsonl, migrate, plan
     from crystalmix.train.api.ledgers import Ledger, fed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
+    "train.api.answering": ("audit", "check_evidence"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": ("build", "export_rows", "import_shards", "jsonl", "migrate", "plan"),
     "train.api.ledgers": ("Ledger", "fed"),
@@ -58,7 +60,9 @@ __all__ = [
     "Verdict",
     "ablate",
     "ablation_cost",
+    "audit",
     "build",
+    "check_evidence",
     "convert_checkpoint",
     "demo",
     "diff",

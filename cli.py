@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import click
 
 from crystalmix import __version__
-from crystalmix.train.commands import ablate, csx, data, train, weights
+from crystalmix.train.commands import ablate, answering, csx, data, train, weights
 
 QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
 HELP_WIDTH = 100
@@ -124,6 +124,7 @@ for verb in (
     weights.import_weights,
     train.trace,
     train.sql,
+    answering.audit,
     ablate.ablate,
     csx.csx,
 ):

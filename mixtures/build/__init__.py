@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         build,
         context,
         drop_report,
+        lookups,
         seal,
         shared_texts,
     )
     from crystalmix.mixtures.build.context import Folder
+    from crystalmix.mixtures.build.lookups import Lookups
     from crystalmix.mixtures.build.seal import Basis
     from crystalmix.mixtures.build.shared_texts import Findings
 

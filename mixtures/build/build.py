@@ -13,6 +13,7 @@ from shutil import rmtree
 from crystalmix.mixtures.build import (
     drop_report,
     fit,
+    lookups,
     pack,
     row_fim,
     scan,
@@ -76,6 +77,7 @@ def build(
         rows = row_fim.run(context, packed(context, domains, scanned))
         folders = shuffle.run(context, rows)
         sealed = _seal(context, names, folders)
+        lookups.make(context.folder)
         sweep(out)
     return sealed
 

@@ -8,9 +8,11 @@
     domains/<domain>/imported/...                    links to shards of another program
     phases/<phase>/manifest.json                     one sealed manifest per phase
     phases/sealed.json                               the set of phases, by digest
+    lookup/sources/<source>/                         sorted names and digests of its documents
+    lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
     tokenizer.json                                   the tokenizer, byte for byte
 
-Every folder below sources and domains is sealed by a receipt.
+Every folder below sources, domains and lookup is sealed by a receipt.
 """
 
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ MANIFEST: Final = "manifest.json"
 DOCUMENTS: Final = "documents.parquet"
 TOKENIZER: Final = "tokenizer.json"
 IMPORTED: Final = "imported"
+LOOKUP: Final = "lookup"
 ALL_DOCUMENTS: Final = f"{SOURCES}/*/{DOCUMENTS}"  # a pattern below the build
 
 
@@ -76,6 +79,11 @@ class BuildFolder:
     def manifest(self, phase: str) -> Path:
         """Return the manifest of a phase."""
         return self.phase(phase) / MANIFEST
+
+    @property
+    def lookup(self) -> Path:
+        """The folder of what finds a few documents among all: it follows from the rest."""
+        return self.path / LOOKUP
 
     @property
     def phase_set(self) -> Path:

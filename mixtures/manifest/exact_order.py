@@ -217,6 +217,24 @@ class Order:
                 positions.append(self._interleave.position(self._ranks[part], draw - first))
         return positions
 
+    def draws_of(self, part: int, rows: Int64s, stop: int) -> tuple[Int64s, Int64s, Int64s]:
+        """Return which row, epoch and position of every draw below `stop` of rows of a part.
+
+        rows: (n,); which: indices of it. As `positions` for each row, in one pass for all.
+        """
+        order_part = self.parts[part]
+        draws, rank = self.counts(stop)[part], self._ranks[part]
+        found: list[tuple[Int64s, Int64s, Int64s]] = []
+        for epoch in range(-(-draws // order_part.rows)):
+            draw = epoch * order_part.rows + self._walk(order_part, epoch).inverse(rows)
+            which = np.flatnonzero(draw < draws)
+            places = [self._interleave.position(rank, one) for one in draw[which].tolist()]
+            found.append((which, np.full(len(which), epoch), np.array(places, dtype=np.int64)))
+        none = np.empty(0, np.int64)
+        columns = zip(*found, strict=True) if found else ([none],) * 3
+        which, epochs, positions = (np.concatenate([none, *column]) for column in columns)
+        return which, epochs, positions
+
     def counts(self, position: int) -> list[int]:
         """Return how many of the first `position` positions each part has, as listed."""
         counts = self._interleave.counts(position)

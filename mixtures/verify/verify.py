@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
+from crystalmix.mixtures.build.lookups import origin_digest
 from crystalmix.mixtures.build.seal import packed_as
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
@@ -69,6 +70,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     for folder, receipt in sealed.items():
         faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     faults += _check_manifests(out, sealed, note)
+    faults += _check_lookups(BuildFolder(out), sealed)
     _note_unread(BuildFolder(out), sealed, note)
     accounts.tell_unread(out, sealed.values(), note)
     return faults
@@ -154,6 +156,20 @@ def recount(check: Check) -> Json:
         return {"fault": f"{check.path}: can't be read ({error}); build again or restore it"}
 
 
+def _check_lookups(folder: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
+    """Check that what finds documents is whole, and follows from what is here."""
+    for path in sorted(folder.lookup.rglob(receipts.NAME)):
+        origin = folder.path / path.parent.relative_to(folder.lookup)
+        try:
+            receipt = receipts.read(path.parent)
+        except DamageError as error:
+            yield str(error)
+            continue
+        yield from receipts.damages(path.parent, receipt)
+        if origin in sealed and receipt["inputs"] != {origin.name: origin_digest(sealed[origin])}:
+            yield f"{path}: was made from another {origin} than the one here; remove its folder"
+
+
 def _check_account(
     out: Path, folder: Path, receipt: Json, sealed: dict[Path, Json]
 ) -> Iterator[str]:
@@ -169,6 +185,7 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> N
     """Note the files in a build's folder that no receipt, manifest or seal names."""
     known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
     known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
+    known |= set(folder.lookup.rglob("*"))
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
     others = sorted(path for path in folder.path.rglob("*") if path not in known and path.is_file())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         choose,
         dropped,
         expressions,
+        lookup,
         merge,
         repair_text,
         scan,

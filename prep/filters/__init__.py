@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.prep.filters import decontaminate, exact_duplicates, near_duplicates
+    from crystalmix.prep.filters import decontaminate, entries, exact_duplicates, near_duplicates
     from crystalmix.prep.filters.decontaminate import IndexCounts
+    from crystalmix.prep.filters.entries import Entry, Names
     from crystalmix.prep.filters.exact_duplicates import Duplicates
     from crystalmix.prep.filters.near_duplicates import Stored
     from crystalmix.prep.filters.opt_out import OptOut

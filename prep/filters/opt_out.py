@@ -12,9 +12,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
 
 NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
+ENTRIES = "entries"  # each line says by itself what it is matched with: `entries`
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class OptOut:
     """A list of what its owners want left out, and what of a document it is matched with.
 
     file: relative to the data root; one entry a line, `#` begins a comment line.
-    match: `name` (the source's identity), `digest` (xxh3-128 of the text, in hex), or SQL over the
-    source's columns. ignore_case: entries and values are compared in lower case.
+    match: `name` (the source's identity), `digest` (xxh3-128 of the text, in hex), `entries` (names
+    and what is below them, prefixes, digests: the lists of `audit`), or SQL over the source's
+    columns. ignore_case: entries and values are compared in lower case.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -38,7 +41,7 @@ class OptOut:
     @property
     def sql(self) -> str | None:
         """The SQL that a record is matched by, None where none is needed."""
-        return None if self.match in (NAME, DIGEST) else self.match
+        return None if self.match in (NAME, DIGEST, ENTRIES) else self.match
 
     def matched(self, root: Path, values: list[str | None]) -> NDArray[np.int64]:
         """Return the number of the entry that each value is, -1 where it is none.
@@ -54,8 +57,18 @@ class OptOut:
         present = np.array([value is not None for value in values])
         return np.where((hashes[places] == keys) & present, entries[places], -1)
 
+    def matched_entries(
+        self, root: Path, names: list[str | None], digests: list[bytes | None]
+    ) -> NDArray[np.int64]:
+        """Return the number of the entry (its line) that each document is of, -1 for none."""
+        path = root / self.file
+        return entries.matcher(path, stamp(path)).matched(names, digests)
+
     def entries(self, root: Path) -> int:
         """Return how many different entries the list has."""
+        if self.match == ENTRIES:
+            path = root / self.file
+            return entries.matcher(path, stamp(path)).count
         return len(_entries(root / self.file, self.ignore_case, stamp(root / self.file))[0])
 
 

@@ -75,6 +75,10 @@ class Screen:
         """
         entries: list[NDArray[np.int64]] = []
         for i, list_ in enumerate(self.selection.opt_out):
+            if list_.match == opt_out.ENTRIES:
+                names, digests = (table[name].to_pylist() for name in ("name", "digest"))
+                entries.append(list_.matched_entries(self.root, names, digests))
+                continue
             values: list[Any] = table[f"__match_{i}" if list_.sql else list_.match].to_pylist()
             if list_.match == opt_out.DIGEST:
                 values = [digest.hex() for digest in values]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.rows import (
         check_rows,
         document_starts,
+        document_ranges,
         pack,
         placed_rows,
         scattered_rows,

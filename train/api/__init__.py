@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.api import ablations, checks, data, ledgers, modelzoo, opened, runs
+    from crystalmix.train.api import (
+        ablations,
+        answering,
+        checks,
+        data,
+        ledgers,
+        modelzoo,
+        opened,
+        runs,
+    )
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict
     from crystalmix.train.api.ledgers import Ledger

@@ -9,6 +9,6 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.commands import ablate, csx, data, train, weights
+    from crystalmix.train.commands import ablate, answering, csx, data, train, weights
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -72,6 +72,19 @@ def test_every_epoch_of_a_part_takes_every_row_once(parts: list[OrderPart], seed
 
 @settings(max_examples=30, deadline=None)
 @given(parts=mixtures(), seed=st.integers(0, 2**32), stop=st.integers(0, 150))
+def test_draws_of_many_rows_are_those_of_each(parts: list[OrderPart], seed: int, stop: int) -> None:
+    order = Order(parts, seed)
+    refs = triples(order.refs(0, stop))
+    for at, part in enumerate(parts):
+        rows = np.arange(part.rows)[::-1].copy()
+        which, epoch, position = order.draws_of(at, rows, stop)
+        pairs = zip(rows[which].tolist(), epoch.tolist(), position.tolist(), strict=True)
+        expected = [(ref[2], ref[1], p) for p, ref in enumerate(refs) if ref[0] == at]
+        assert sorted(pairs) == sorted(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(parts=mixtures(), seed=st.integers(0, 2**32), stop=st.integers(0, 150))
 def test_positions_lists_where_refs_takes_a_row(
     parts: list[OrderPart], seed: int, stop: int
 ) -> None:

@@ -83,3 +83,13 @@ def test_a_list_that_never_ends_is_refused(tmp_path: Path) -> None:
     for name in ("/dev/zero", "fifo"):
         with pytest.raises(InputError, match="is no regular file"):
             OptOut(name).entries(tmp_path)
+
+
+def test_entries_match_names_and_below_prefixes_and_digests(tmp_path: Path) -> None:
+    digest = bytes(range(16))
+    content = f"# c\nowner/\nada/engine\ndigest:{digest.hex()}\n"
+    each = listed(tmp_path, content, match="entries")
+    names = ["Owner/Repo/a", "owner2/x", "ADA/engine", "ada/engine/b", "ada/engines", None, "owner"]
+    found = each.matched_entries(tmp_path, [*names, "z"], [None] * len(names) + [digest])
+    assert found.tolist() == [1, -1, 2, 2, -1, -1, -1, 3]
+    assert each.entries(tmp_path) == 3

@@ -1,0 +1,141 @@
+"""Lookups: sorted names and digests of each source, and the documents of each packed shard.
+
+They are made when phases are sealed, from what is sealed already, and are no part of any digest: a
+build without them is the same build, and the first question that needs them makes them.
+"""
+
+import atexit
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+
+import pyarrow.parquet as pq
+
+from crystalmix.mixtures.manifest.build_folder import (
+    DOMAINS,
+    LOOKUP,
+    SOURCES,
+    BuildFolder,
+    rows_files,
+)
+from crystalmix.prep.documents import lookup
+from crystalmix.prep.documents.lookup import Lookup
+from crystalmix.prep.rows import document_ranges, spans
+from crystalmix.prep.rows.document_ranges import Ranges
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.types import Json
+
+RANGES = "ranges.parquet"
+SPANS = ".spans.parquet"
+IMPORT = "import"
+READ_ONLY = {errno.EPERM, errno.EACCES, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """The lookups of a build; place: its folder `lookup`, or one beside a build that is read-only.
+
+    made: how many had to be made now.
+    """
+
+    build: BuildFolder
+    place: Path
+    made: int = 0
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the sources, sorted."""
+        return sorted(path.name for path in (self.place / SOURCES).glob("*"))
+
+    def names(self, source: str) -> Lookup:
+        """Return the sorted names of a source."""
+        return Lookup(self.place / SOURCES / source / lookup.NAMES)
+
+    def digests(self, source: str) -> Lookup:
+        """Return the sorted text digests of a source."""
+        return Lookup(self.place / SOURCES / source / lookup.DIGESTS)
+
+    def ranges(self, folder: Path) -> Ranges:
+        """Return the documents of the shards of a folder of packed rows."""
+        inside = folder.relative_to(self.build.path)
+        return Ranges(pq.read_table(self.place / inside / RANGES))
+
+
+def ensured(out: Path) -> Lookups:
+    """Return a build's lookups, made where they are not there or of something else.
+
+    Where the build can't be written to they are made in a folder that goes with the system's
+    temporary files.
+    """
+    build = BuildFolder(out)
+    lookups = Lookups(build, build.lookup)
+    try:
+        return replace(lookups, made=make(build, lookups.place))
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+    place = Path(mkdtemp(prefix="crystalmix-lookup-"))
+    atexit.register(rmtree, place, ignore_errors=True)
+    return Lookups(build, place, make(build, place))
+
+
+def make(build: BuildFolder, place: Path | None = None) -> int:
+    """Make the lookups that are missing or stale; return how many."""
+    place, made = place or build.path / LOOKUP, 0
+    for folder in build.sealed():
+        receipt = receipts.read(folder)
+        inside = place / folder.relative_to(build.path)
+        if receipt["stage"] == "documents":
+            made += _sealed(inside, folder, receipt, _of_source)
+        elif receipt["stage"] != IMPORT and _has_spans(folder, receipt):
+            made += _sealed(inside, folder, receipt, _of_rows)
+    return made
+
+
+def _has_spans(folder: Path, receipt: Json) -> bool:
+    names = [entry["name"] for entry in receipt["files"]]
+    return folder.parent.parent.name == DOMAINS and any(n.endswith(SPANS) for n in names)
+
+
+def _sealed(
+    inside: Path, folder: Path, receipt: Json, write: Callable[[Path, Path, Json], list[str]]
+) -> int:
+    recipe: Json = {
+        "stage": "lookup",
+        "version": lookup.VERSION,
+        "settings": {},
+        "seed": None,
+        "inputs": {folder.name: origin_digest(receipt)},
+    }
+    try:
+        if receipts.fresh(inside, recipe) is not None:
+            return 0
+    except CrystalmixError:
+        (inside / receipts.NAME).unlink(missing_ok=True)
+    names = write(folder, inside, receipt)
+    files = [receipts.describe(inside / name) for name in names]
+    account = {"lines": sum(pq.read_metadata(inside / name).num_rows for name in names)}
+    content = receipts.digest([[entry["name"], entry["xxh3"]] for entry in files])
+    receipts.seal(inside, recipe, files, {"account": account, "content": content})
+    return 1
+
+
+def origin_digest(receipt: Json) -> str:
+    """Return a digest of what a folder holds, by its receipt, that no time of a file is part of."""
+    keys = (*receipts.RECIPE_KEYS, "content", "files")
+    return receipts.digest({key: receipt.get(key) for key in keys})
+
+
+def _of_source(folder: Path, inside: Path, _: Json) -> list[str]:
+    lookup.write(folder / "documents.parquet", inside)
+    return [lookup.NAMES, lookup.DIGESTS]
+
+
+def _of_rows(folder: Path, inside: Path, receipt: Json) -> list[str]:
+    names = [folder / entry["name"] for entry in rows_files(receipt)]
+    spans.write(inside / RANGES, document_ranges.of_shards(names))
+    return [RANGES]

@@ -1,0 +1,16 @@
+"""Documents of lists in a build: where they stand, and views of the build without them.
+
+Belongs here: from entries to documents to rows, tombstones, erasure. Never: runs, ledgers, steps
+that were done (`train/audit`).
+"""
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.redaction import find_documents
+    from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
+    from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,0 +1,196 @@
+"""Places of documents: the packed rows that hold them, and the rows that phases draw.
+
+The shards that may hold a document follow from the ranges of documents (`lookups`); their spans
+alone are read. A row's place after the shuffle follows from the shuffle's formula; where there is
+none (the original's shuffle), the origin tables are read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalmix.mixtures.build.lookups import Lookups
+from crystalmix.mixtures.manifest.build_folder import rows_files
+from crystalmix.mixtures.manifest.exact_order import Order
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.rows import document_ranges, shuffle, spans
+from crystalmix.prep.runtime import randomness, receipts
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.permutation import Permutation
+from crystalmix.prep.runtime.types import Json
+
+Numbers = NDArray[np.int64]
+Documents = dict[str, Numbers]  # ascending numbers of documents, by source
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of documents in the packed rows of a folder, equally long arrays.
+
+    number: of the row in the folder, counted on over its shards. start, stop: tokens of the row.
+    source: its index in `sources`. fim: 0 none, 1 PSM, 2 SPM.
+    """
+
+    sources: tuple[str, ...]
+    number: Numbers
+    start: Numbers
+    stop: Numbers
+    source: Numbers
+    document: Numbers
+    fim: Numbers
+
+
+class Folder:
+    """A folder of rows: its receipt, and the numbers of its rows over all shards."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.receipt: Json = receipts.read(path)
+        files = rows_files(self.receipt)
+        self.names = [entry["name"] for entry in files]
+        self.starts = np.cumsum([0, *(entry["rows"] for entry in files)])
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return int(self.starts[-1])
+
+    @cached_property
+    def place_of(self) -> dict[str, int]:
+        """The place of each shard."""
+        return {name: place for place, name in enumerate(self.names)}
+
+    def located(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the shard (its place) and the row in it of each row's number."""
+        which = np.searchsorted(self.starts, numbers, side="right") - 1
+        return which, numbers - self.starts[which]
+
+
+class DomainRows:
+    """The rows of a domain: the folder that phases draw from, and the packed folders behind it."""
+
+    def __init__(self, last: Path) -> None:
+        self.last = Folder(last)
+        joined = self.last.receipt["stage"] in {"shuffle", "join"}
+        inputs = [last.parent / name for name in self.last.receipt["inputs"]] if joined else [last]
+        self.packed = [Folder(path) for path in inputs] if joined else [self.last]
+        self.bases = np.cumsum([0, *(folder.rows for folder in self.packed)])
+
+    def pieces(self, lookups: Lookups, documents: Documents) -> Iterator[tuple[Folder, Pieces]]:
+        """Yield the pieces of documents in each packed folder."""
+        for folder in self.packed:
+            ranges = lookups.ranges(folder.path)
+            tables: list[pa.Table] = []
+            numbers = [np.empty(0, np.int64)]
+            for name in ranges.shards(documents):
+                table = document_ranges.pieces(folder.path / name, documents)
+                base = folder.starts[folder.place_of[name]]
+                numbers.append(base + table["row"].to_numpy().astype(np.int64))
+                tables.append(table)
+            if tables:
+                yield folder, _pieces(pa.concat_tables(tables), np.concatenate(numbers))
+
+    def final(self, folder: Folder, numbers: Numbers) -> Numbers:
+        """Return the numbers in the last folder of rows of a packed folder."""
+        items = self.bases[self.packed.index(folder)] + numbers
+        receipt = self.last.receipt
+        if receipt["stage"] != "shuffle":
+            return items
+        if receipt["seed"] is not None and receipt["version"] == shuffle.VERSION:
+            key = randomness.key(receipt["seed"], "shuffle", receipt["settings"]["domain"])
+            return Permutation(self.last.rows, key).inverse(items)
+        return self._inverse[items]
+
+    @cached_property
+    def _inverse(self) -> Numbers:
+        """The whole order, from the origin tables: the original's shuffle has no formula."""
+        inverse = np.full(self.last.rows, -1, np.int64)
+        bases = {
+            f"{folder.path.name}/{name}": int(base + start)
+            for folder, base in zip(self.packed, self.bases, strict=False)
+            for name, start in zip(folder.names, folder.starts, strict=False)
+        }
+        for place, name in enumerate(self.last.names):
+            table = pq.read_table(spans.path_of(self.last.path / name, "origin"))
+            origins: Any = table["origin"].combine_chunks()
+            starts = np.array([bases.get(o, -1) for o in origins.dictionary.to_pylist()], np.int64)
+            own = starts[origins.indices.to_numpy()] + table["origin_row"].to_numpy()
+            inverse[own] = self.last.starts[place] + np.arange(len(own))
+        if (inverse < 0).any():
+            raise DamageError(f"{self.last.path}: its origins are no order; build again")
+        return inverse
+
+
+def _pieces(table: pa.Table, numbers: Numbers) -> Pieces:
+    source: Any = table["source"].combine_chunks().dictionary_encode()
+    columns = {
+        name: table[name].to_numpy().astype(np.int64)
+        for name in ("start", "stop", "document", "fim")
+    }
+    return Pieces(
+        sources=tuple(source.dictionary.to_pylist()),
+        number=numbers,
+        source=source.indices.to_numpy().astype(np.int64),
+        **columns,
+    )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of a part: which of some rows, in which epoch of the part, at which position."""
+
+    part: int
+    which: Numbers
+    epoch: Numbers
+    position: Numbers
+
+
+class Drawn:
+    """The rows that a phase draws: from rows of a folder to the positions that consume them."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.stop = manifest.steps * manifest.batch
+        self.places = {path: place for place, path in enumerate(manifest.paths)}
+
+    def of(self, folder: Folder, inside: Path, which: Numbers, row: Numbers) -> Iterator[Draws]:
+        """Yield the draws of rows of a folder, part by part.
+
+        inside: the folder's path below the build. which: the shard of each row, its place in the
+        folder. row: in that shard.
+        """
+        for part, described in enumerate(self.manifest.parts):
+            shift = np.zeros(len(folder.names), np.int64)  # from a shard's row to the part's
+            first, last, before = shift.copy(), shift.copy(), 0
+            for shard in described.shards:
+                path = Path(shard.path)
+                if path.parent == inside:
+                    place = folder.place_of[path.name]
+                    shift[place] = before - shard.first
+                    first[place], last[place] = shard.first, shard.last
+                before += shard.last - shard.first
+            drawn = np.flatnonzero((row >= first[which]) & (row < last[which]))
+            if len(drawn):
+                own, epoch, position = self._draws(part, row[drawn] + shift[which[drawn]])
+                yield Draws(part, drawn[own], epoch, position)
+
+    def _draws(self, part: int, rows: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """Return which of a part's rows is drawn, in which epoch, at which position."""
+        order = self.manifest.order
+        if isinstance(order, Order):
+            return order.draws_of(part, rows, self.stop)
+        pairs = [
+            (number, position)
+            for number, row in enumerate(rows.tolist())
+            for position in order.positions(part, row, self.stop)
+        ]
+        which, positions = np.array(pairs, np.int64).reshape(-1, 2).T
+        epochs = [order.refs(place, place + 1).epoch[0] for place in positions.tolist()]
+        return which, np.array(epochs, np.int64), positions

@@ -1,0 +1,175 @@
+"""Lookup of documents: sorted names and text digests of a source, to find a few among millions.
+
+`names.parquet` and `digests.parquet` hold a line for each document and each dropped record that
+has a name or a digest: `key` (the name in lower case, or `file#record` where there is none; the
+xxh3-128 of the text), and `place`: the document's number, or -1 - n for line n of dropped.parquet.
+They are sorted by key, so that the row group that holds a key follows from the groups' smallest
+and largest keys, and only that one is read. Both follow from documents.parquet and
+dropped.parquet and can be made again at any time.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.runtime import database
+from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.errors import DamageError
+
+VERSION = 1
+NAMES, DIGESTS = "names.parquet", "digests.parquet"
+GROUP_ROWS = 1 << 15
+BATCH_ROWS = 1 << 16
+MOST_IN_MEMORY = 1 << 22  # lines that are sorted in memory; more are sorted on disk
+MEMORY = "512MB"
+COLUMNS = ["file", "record", "name", "digest"]
+Places = NDArray[np.int64]
+
+
+def write(documents: Path, out: Path) -> None:
+    """Write the lookup of a documents.parquet, and of its dropped.parquet, to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    drops = documents.with_name(dropped.NAME)
+    count = sum(pq.read_metadata(path).num_rows for path in (documents, drops) if path.exists())
+    for name, kind, key in ((NAMES, pa.large_string(), _names), (DIGESTS, pa.binary(16), _digests)):
+        schema = pa.schema([("key", kind), ("place", pa.int64())])
+        lines = (_lines(key, batch, place, schema) for batch, place in _batches(documents, drops))
+        with (
+            replacing(out / name) as temporary,
+            pq.ParquetWriter(
+                temporary, schema, compression="zstd", version="2.6", use_dictionary=False
+            ) as writer,
+        ):
+            for table in _sorted(lines, schema, count, out):
+                writer.write_table(table, row_group_size=GROUP_ROWS)
+
+
+def _batches(documents: Path, drops: Path) -> Iterator[tuple[pa.RecordBatch, Places]]:
+    for path, first, step in ((documents, 0, 1), (drops, -1, -1)):
+        if not path.exists():
+            continue
+        done = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=COLUMNS):
+                yield batch, first + step * np.arange(done, done + batch.num_rows)
+                done += batch.num_rows
+
+
+def _lines(key: Any, batch: pa.RecordBatch, place: Places, schema: pa.Schema) -> pa.Table:  # noqa: ANN401
+    table = pa.table([key(batch), pa.array(place)], names=["key", "place"])
+    return table.filter(pc.is_valid(table["key"])).cast(schema)
+
+
+def _names(batch: pa.RecordBatch) -> Any:  # noqa: ANN401
+    """Return names in lower case; `file#record` of a document without one, null for a file."""
+    join: Any = pc.binary_join_element_wise  # its stub knows no text as separator
+    file, record = (batch.column(name).cast(pa.string()) for name in ("file", "record"))
+    placed = join(file, record, "#")
+    return pc.utf8_lower(pc.coalesce(batch.column("name"), placed).cast(pa.large_string()))
+
+
+def _digests(batch: pa.RecordBatch) -> Any:  # noqa: ANN401
+    return batch.column("digest")
+
+
+def _sorted(
+    lines: Iterator[pa.Table], schema: pa.Schema, count: int, folder: Path
+) -> Iterator[pa.Table]:
+    """Yield all lines in the order of their keys' bytes, then of their places."""
+    if count <= MOST_IN_MEMORY:
+        table = pa.concat_tables([schema.empty_table(), *lines]).combine_chunks()
+        yield table.sort_by([("key", "ascending"), ("place", "ascending")])
+        return
+    with database.scratch(folder, memory=MEMORY) as connection:
+        key = "VARCHAR" if schema.field("key").type == pa.large_string() else "BLOB"
+        connection.execute(f"CREATE TABLE lines (key {key}, place BIGINT)")
+        for table in lines:
+            connection.register("more", table)
+            connection.execute("INSERT INTO lines SELECT key, place FROM more")
+            connection.unregister("more")
+        result = connection.sql("SELECT key, place FROM lines ORDER BY key, place")
+        for batch in result.to_arrow_reader(GROUP_ROWS * 8):
+            yield pa.Table.from_batches([batch]).cast(schema)
+
+
+class Lookup:
+    """The sorted keys of one file; questions in the order of keys read each row group once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: tuple[int, _Keys, Places] | None = None
+
+    def between(self, first: str | bytes, end: str | bytes) -> Places:
+        """Return the places of the keys in [first, end), in the order of keys."""
+        try:
+            places = [self._within(group, first, end) for group in self._groups(first, end)]
+        except (pa.ArrowException, OSError) as error:
+            brief = str(error).splitlines()[0]
+            raise DamageError(f"{self.path}: can't be read ({brief}); remove its folder") from None
+        return np.concatenate([np.empty(0, np.int64), *places])
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path)
+
+    @cached_property
+    def _bounds(self) -> tuple[list[Any], list[Any]]:
+        """Return the smallest and the largest key of each row group; None where it is too long."""
+        metadata = self._file.metadata
+        groups = range(metadata.num_row_groups)
+        columns = [metadata.row_group(group).column(0).statistics for group in groups]
+        return [c and c.min for c in columns], [c and c.max for c in columns]
+
+    def _groups(self, first: str | bytes, end: str | bytes) -> Iterable[int]:
+        lows, highs = self._bounds
+        if None in lows or None in highs:
+            return range(len(lows))
+        low = bisect_left(highs, first)
+        return range(low, bisect_left(lows, end, lo=low))
+
+    def _within(self, group: int, first: str | bytes, end: str | bytes) -> Places:
+        if self._held is None or self._held[0] != group:
+            table = self._file.read_row_group(group)
+            keys = _Keys(table["key"].combine_chunks())
+            self._held = (group, keys, table["place"].to_numpy())
+        _, keys, places = self._held
+        return places[bisect_left(keys, first) : bisect_left(keys, end)]
+
+
+class _Keys(Sequence[Any]):
+    """Keys of a row group, each made an object when it is compared."""
+
+    def __init__(self, array: Any) -> None:  # noqa: ANN401  an Arrow array
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, place: Any) -> Any:  # noqa: ANN401
+        return self.array[place].as_py()
+
+
+def rows(path: Path, numbers: Places, columns: Sequence[str]) -> pa.Table:
+    """Read lines of a documents.parquet or dropped.parquet by number, ascending, group by group."""
+    with pq.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        owners = np.searchsorted(starts, numbers, side="right") - 1
+        tables = [
+            file.read_row_groups([group], columns=list(columns)).take(
+                pa.array(numbers[owners == group] - starts[group], pa.int64())
+            )
+            for group in np.unique(owners).tolist()
+        ]
+        if not tables:
+            return file.schema_arrow.empty_table().select(list(columns))
+        return pa.concat_tables(tables).unify_dictionaries()

@@ -1,0 +1,79 @@
+"""Lookup: a key gives the places of all its lines, in one row group or in many, sorted anywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crystalmix.prep.documents import dropped, lookup
+from crystalmix.prep.documents.lookup import DIGESTS, NAMES, Lookup
+from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.runtime import randomness
+
+NAMED = ["Ada/x", "ada/x/y", "bob/z", None, "bob/z", "ädå/ü", "ada0"]
+
+
+def files(folder: Path, names: list[str | None], gone: list[str | None]) -> Path:
+    count = len(names)
+    columns = {
+        "document": range(count),
+        "file": ["f.jsonl"] * count,
+        "record": range(10, 10 + count),
+        "name": names,
+        "digest": [bytes([i % 3]) * 16 for i in range(count)],
+        "characters": [1] * count,
+        "bytes": [1] * count,
+    }
+    pq.write_table(pa.table(columns, schema=pa.schema(IDENTITY)), folder / "documents.parquet")
+    drops = {
+        "file": ["f.jsonl"] * len(gone),
+        "record": range(len(gone)),
+        "reason": ["duplicate"] * len(gone),
+        "digest": [None if i % 2 else bytes([1]) * 16 for i in range(len(gone))],
+        "name": gone,
+        "detail": [None] * len(gone),
+    }
+    pq.write_table(pa.table(drops, schema=dropped.SCHEMA), folder / dropped.NAME)
+    return folder / "documents.parquet"
+
+
+def places(path: Path, first: str | bytes, end: str | bytes) -> list[int]:
+    return sorted(Lookup(path).between(first, end).tolist())
+
+
+def test_names_are_found_in_lower_case_and_dropped_ones_below_zero(tmp_path: Path) -> None:
+    lookup.write(files(tmp_path, NAMED, ["ADA/x", None]), tmp_path)
+    names = tmp_path / NAMES
+    assert places(names, "ada/x", "ada/x\0") == [-1, 0]
+    assert places(names, "ada/", "ada0") == [-1, 0, 1]
+    assert places(names, "bob/z", "bob/z\0") == [2, 4]
+    assert places(names, "f.jsonl#13", "f.jsonl#13\0") == [3]
+    assert places(names, "f.jsonl#1", "f.jsonl#1\0") == [-2]
+    assert places(names, "ädå/", "ädå0") == [5]
+    assert places(tmp_path / DIGESTS, b"\1" * 16, b"\1" * 16 + b"\0") == [-1, 1, 4]
+
+
+@pytest.mark.parametrize("most", [1 << 22, 10])
+def test_many_row_groups_sorted_in_memory_or_on_disk_give_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(lookup, "GROUP_ROWS", 7)
+    monkeypatch.setattr(lookup, "MOST_IN_MEMORY", most)
+    rng = randomness.stream(1, "names")
+    names = [f"owner{rng.integers(9)}/repo{rng.integers(4)}/f{i}" for i in range(300)]
+    lookup.write(files(tmp_path, [*names], []), tmp_path)
+    assert pq.read_metadata(tmp_path / NAMES).num_row_groups > 40
+    for owner in range(10):
+        prefix = f"owner{owner}/"
+        expected = [i for i, name in enumerate(names) if name.startswith(prefix)]
+        assert places(tmp_path / NAMES, prefix, f"owner{owner}0") == expected
+
+
+def test_rows_are_read_by_number_across_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "many.parquet"
+    pq.write_table(pa.table({"a": range(100), "b": range(100)}), path, row_group_size=9)
+    numbers = np.array([0, 8, 9, 50, 99])
+    assert lookup.rows(path, numbers, ["a"])["a"].to_pylist() == numbers.tolist()
+    assert lookup.rows(path, np.empty(0, np.int64), ["b"]).num_rows == 0

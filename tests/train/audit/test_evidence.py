@@ -1,0 +1,112 @@
+"""Evidence of an audit: it holds as written, and not with any byte of what it rests on changed."""
+
+import random
+from functools import cache
+from pathlib import Path
+from shutil import copytree
+
+import orjson
+import pytest
+
+from crystalmix.prep.filters.entries import parse
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.audit import audit as audits
+from crystalmix.train.audit import evidence as proofs
+from crystalmix.train.audit import letter as letters
+from crystalmix.train.record import run_folder
+from helpers.audited import ABSENT, LIST, audited_build, audited_run
+from helpers.corpora import crystalmix
+
+
+@cache
+def content() -> Json:
+    each = [e for n, line in enumerate(LIST.split("\n"), 1) if (e := parse(line, n, "list"))]
+    return proofs.content(audits.audit(audited_run(), audited_build(), each), "Ada, 2026-11-29")
+
+
+def written(folder: Path) -> Path:
+    proofs.write(folder / "evidence.json", content())
+    return folder / "evidence.json"
+
+
+def test_evidence_holds_as_written(tmp_path: Path) -> None:
+    checked = proofs.check(written(tmp_path), audited_build(), audited_run())
+    assert checked.faults == ()
+    assert checked.read[0] == "4 entries"
+
+
+def test_any_changed_byte_of_the_evidence_is_a_fault(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    whole = file.read_bytes()
+    for place in random.Random(1).sample(range(len(whole)), 60):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(Exception, match=r"edited|not valid JSON|holds a"):
+            proofs.read(file)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside"),
+    [
+        ("sources/code/documents.parquet", "build"),
+        ("sources/python/dropped.parquet", "build"),
+        ("domains/code/epoch-0/data-00000.spans.parquet", "build"),
+        ("domains/code/shuffled/data-00000.origin.parquet", "build"),
+        ("phases/mixed/manifest.json", "build"),
+        ("mixed/ledger/rows-*.parquet", "run"),
+        ("mixed/ledger/steps-*.parquet", "run"),
+    ],
+)
+def test_a_changed_byte_of_what_it_rests_on_is_a_fault(
+    tmp_path: Path, pattern: str, inside: str
+) -> None:
+    build, run = tmp_path / "build", tmp_path / "run"
+    copytree(audited_build(), build)
+    copytree(audited_run(), run)
+    run_folder.remember(run, build)
+    file = written(tmp_path)
+    target = sorted(({"build": build, "run": run}[inside]).glob(pattern))[0]
+    changed = bytearray(target.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    target.write_bytes(changed)
+    assert proofs.check(file, build, run).faults
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("verdict", "absent"), ("rows", 0), ("documents", []), ("dropped", 7)]
+)
+def test_a_sealed_lie_is_found_by_reading_everything(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    lie = orjson.loads(orjson.dumps(content()))
+    lie["entries"][0][key] = value
+    lie.pop("digest")
+    proofs.write(tmp_path / "evidence.json", {**lie, "digest": receipts.digest(lie)})
+    faults = proofs.check(tmp_path / "evidence.json", audited_build(), audited_run()).faults
+    assert any("seen/twice" in fault for fault in faults)
+
+
+def test_the_letter_says_what_was_and_what_was_not_consumed() -> None:
+    each = [e for n, line in enumerate(LIST.split("\n"), 1) if (e := parse(line, n, "list"))]
+    answer = audits.audit(audited_run(), audited_build(), each)
+    text = letters.letter(answer, content(), "Ada, 2026-11-29")
+    assert f"{ABSENT} is not in what the build has read." in text
+    assert "copy/cat was consumed as a copy under another name." in text
+    for phase in answer.phases:
+        assert phase.chain in text
+    assert content()["digest"] in text
+    assert text.endswith("Signed: Ada, 2026-11-29\n")
+
+
+def test_the_command_writes_and_checks_evidence(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(LIST, "utf-8")
+    evidence = tmp_path / "evidence.json"
+    made = crystalmix("audit", audited_run(), "--list", tmp_path / "list", "--evidence", evidence)
+    assert made.exit_code == 0
+    assert crystalmix("audit", audited_run(), "--check", evidence).exit_code == 0
+    evidence.write_bytes(evidence.read_bytes().replace(b"owner/", b"owned/"))
+    checked = crystalmix("audit", audited_run(), "--check", evidence)
+    assert checked.exit_code == 1
+    assert "was edited" in checked.stdout

@@ -1,0 +1,57 @@
+"""`cm.audit` and `cm.check_evidence`: answers to those who ask what a run consumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.filters import entries
+from crystalmix.prep.runtime.atomic_files import write_atomic
+from crystalmix.train.api.checks import Place, existing
+
+if TYPE_CHECKING:
+    from crystalmix.train.audit.audit import Audit
+    from crystalmix.train.audit.evidence import Checked
+
+
+def audit(
+    run: Place,
+    listed: Place,
+    *,
+    build: Place | None = None,
+    evidence: Place | None = None,
+    letter: Place | None = None,
+    by: str = "",
+) -> Audit:
+    """Say whether, when and how often a run consumed what a list of entries names.
+
+    run: a run, or a build, for what is planned. listed: a file of names, prefixes (`owner/`), urls,
+    `digest:` and `sql:` entries, one a line. evidence, letter: files to write, which `by` signs.
+    Raises InputError for a bad list, RefusalError for imported rows, DamageError where ledger and
+    plan disagree.
+    """
+    from crystalmix.train.audit import audit as audits
+    from crystalmix.train.audit import evidence as proofs
+    from crystalmix.train.audit import letter as letters
+
+    at, place = audits.build_of(existing(run), None if build is None else existing(build))
+    answer = audits.audit(at, place, entries.read(existing(listed)))
+    if evidence is not None or letter is not None:
+        content = proofs.content(answer, by)
+        if evidence is not None:
+            proofs.write(Path(evidence), content)
+        if letter is not None:
+            write_atomic(Path(letter), letters.letter(answer, content, by).encode())
+    return answer
+
+
+def check_evidence(run: Place, evidence: Place, *, build: Place | None = None) -> Checked:
+    """Check the evidence of an audit from the files themselves, without the audit's lookups.
+
+    Faults are lines of the result: a byte that changed in the evidence, or in what it rests on.
+    """
+    from crystalmix.train.audit import audit as audits
+    from crystalmix.train.audit import evidence as proofs
+
+    at, place = audits.build_of(existing(run), None if build is None else existing(build))
+    return proofs.check(existing(evidence), place, at)

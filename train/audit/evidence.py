@@ -1,0 +1,308 @@
+"""Evidence: what an audit rests on, as a file that can be checked without the audit.
+
+It names each entry with its verdict, the documents and dropped records that were searched (sha256
+of every file, so that they are "these bytes"), the folders of rows with their spans, the manifests
+and the head of each ledger's chain. `check` trusts none of it: it digests the files again, reads
+every document and every dropped record from end to end without the lookups, joins spans and ledger
+by SQL, and works the chains out anew. A byte that changed in the evidence, or in what it names, is
+a fault.
+
+What it proves is that these bytes were not consumed; a text that was written otherwise is another
+text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalmix.mixtures.build.lookups import IMPORT
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, SOURCES, BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.documents import dropped
+from crystalmix.prep.filters import entries as lists
+from crystalmix.prep.filters.entries import Entry, Names
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.audit.audit import Audit, EntryAudit, trained
+from crystalmix.train.audit.exposures import recorded
+from crystalmix.train.record import ledger, run_folder, views
+from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.trace.answers import Answer, Grid
+
+SCHEMA = 1
+REMEDY = "audit again"
+SEARCHED = (DOCUMENTS, dropped.NAME)
+CONSUMED = ("consumed", "consumed as a copy")
+
+
+@dataclass(frozen=True)
+class Checked(Answer):
+    """The check of a file of evidence: its faults, one line each, and what was read."""
+
+    file: Path
+    faults: tuple[str, ...]
+    read: tuple[str, ...]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is a fault."""
+        return bool(self.faults)
+
+    def content(self) -> Json:
+        """Return faults and what was read as JSON."""
+        return {"faults": list(self.faults), "read": list(self.read)}
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the faults, or what holds."""
+        yield from self.faults or (f"{self.file}: holds: {', '.join(self.read)}",)
+
+
+def content(audit: Audit, by: str = "") -> Json:
+    """Return the evidence of an audit; by: who answers for it, and when."""
+    build = BuildFolder(audit.build)
+    body: Json = {
+        "schema": SCHEMA,
+        "by": by,
+        "build": audit.build.name,
+        "run": None if audit.run is None else audit.run.name,
+        "entries": [_entry(entry) for entry in audit.entries],
+        "sources": {path.name: _source(path) for path in build.sealed() if _is_source(path)},
+        "folders": _folders(build),
+        "phases": [asdict(phase) for phase in audit.phases],
+    }
+    return {**body, "digest": receipts.digest(body)}
+
+
+def write(file: Path, evidence: Json) -> None:
+    """Write evidence as a file."""
+    write_atomic(file, canonical(evidence))
+
+
+def _entry(entry: EntryAudit) -> Json:
+    seen = [*entry.own, *entry.as_copies]
+    planned = sum(one.planned_rows for one in seen)
+    return {
+        "line": entry.line,
+        "entry": entry.entry,
+        "verdict": entry.verdict,
+        "documents": sorted([d.source, d.document] for d in entry.documents),
+        "copies": sorted([d.source, d.document] for d in entry.copies),
+        "dropped": len(entry.dropped),
+        "rows": entry.rows,
+        "planned": planned > 0,
+        "tokens": sum(one.tokens for one in seen),
+    }
+
+
+def _is_source(folder: Path) -> bool:
+    return folder.parent.name == SOURCES
+
+
+def _source(folder: Path) -> Json:
+    """Describe what was searched of a source: its files by sha256, lines, and its receipt."""
+    receipt = receipts.read(folder)
+    files = [
+        {
+            "name": name,
+            "bytes": (folder / name).stat().st_size,
+            "lines": pq.read_metadata(folder / name).num_rows,
+            "sha256": file_sha256(folder / name),
+        }
+        for name in SEARCHED
+        if (folder / name).exists()
+    ]
+    return {"receipt": receipt["digest"], "records": receipt["account"]["records"], "files": files}
+
+
+def _folders(build: BuildFolder) -> Json:
+    """Return the digests of the receipts of all folders of rows: they list spans and origins."""
+    return {
+        path.relative_to(build.path).as_posix(): receipts.read(path)["digest"]
+        for path in build.sealed()
+        if not _is_source(path)
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    state = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def read(file: Path) -> Json:
+    """Read a file of evidence; DamageError where a byte of it is not as it was written."""
+    evidence = read_json(file, REMEDY)
+    if canonical(evidence) != file.read_bytes():
+        raise DamageError(f"{file}: was edited (its bytes are not canonical); {REMEDY}")
+    digest = evidence.pop("digest", None)
+    if receipts.digest(evidence) != digest:
+        raise DamageError(f"{file}: was edited (its digest does not match); {REMEDY}")
+    if evidence.get("schema") != SCHEMA:
+        raise DamageError(f"{file}: has schema {evidence.get('schema')}, not {SCHEMA}; {REMEDY}")
+    return evidence
+
+
+def check(file: Path, build: Path, run: Path | None) -> Checked:
+    """Check a file of evidence against a build and a run, from the files themselves."""
+    faults: list[str] = []
+    try:
+        evidence = read(file)
+        faults += _file_faults(evidence, BuildFolder(build))
+        manifests = trained(build)
+        faults += _phase_faults(evidence, manifests, run)
+        if not faults:
+            faults += _entry_faults(evidence, build, run)
+    except (CrystalmixError, KeyError, TypeError, pa.ArrowException, OSError) as error:
+        brief = " ".join(str(error).split()) or type(error).__name__
+        return Checked(file, (*faults, brief), ())
+    sources, phases = evidence["sources"].values(), evidence["phases"]
+    lines = sum(entry["lines"] for source in sources for entry in source["files"])
+    steps = sum(phase["recorded"] for phase in phases)
+    words = (
+        f"{len(evidence['entries'])} entries",
+        f"{lines:,} documents and dropped records of {len(sources)} sources read from end to end",
+        f"{steps:,} recorded steps of {len(phases)} phases, to the heads of their chains",
+    )
+    return Checked(file, tuple(faults), words)
+
+
+def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
+    """Yield where documents, dropped records, spans and origins are not those of the evidence."""
+    known = {path.name for path in build.sealed() if _is_source(path)}
+    if known != evidence["sources"].keys():
+        yield f"{build.path}: has the sources {sorted(known)}, the evidence others; {REMEDY}"
+        return
+    for name, source in evidence["sources"].items():
+        if _source(build.source(name)) != source:
+            yield f"{build.source(name)}: is not what was searched (its files differ); {REMEDY}"
+    if _folders(build) != evidence["folders"]:
+        yield f"{build.path}: its folders of rows are not those of the evidence; {REMEDY}"
+    for path in build.sealed():
+        receipt = receipts.read(path)
+        if not _is_source(path) and receipt["stage"] != IMPORT:
+            sides = [entry for entry in receipt["files"] if entry["name"].endswith(".parquet")]
+            yield from receipts.damages(path, {"files": sides})
+
+
+def _phase_faults(evidence: Json, manifests: list[Manifest], run: Path | None) -> Iterator[str]:
+    """Yield where manifests and ledgers are not those of the evidence; chains are worked out."""
+    if [phase["phase"] for phase in evidence["phases"]] != [m.phase for m in manifests]:
+        yield f"the build has other phases than the evidence; {REMEDY}"
+        return
+    if (run is None) != (evidence["run"] is None):
+        yield f"the evidence is of {'a run' if run is None else 'a build without a run'}; {REMEDY}"
+        return
+    for phase, manifest in zip(evidence["phases"], manifests, strict=True):
+        if phase["manifest"] != manifest.digest:
+            yield f"phase {manifest.phase}: its manifest is not that of the evidence; {REMEDY}"
+        record = recorded(run, manifest)
+        if (phase["recorded"], phase["chain"]) != (record.steps, record.chain):
+            yield f"phase {manifest.phase}: its ledger is not at the head of the evidence; {REMEDY}"
+        elif run is not None and record.steps:
+            yield from _chain_faults(PhaseFolder(run / manifest.phase), manifest, record.chain)
+
+
+def _chain_faults(phase: PhaseFolder, manifest: Manifest, head: str) -> Iterator[str]:
+    newest = phase.newest
+    assert newest is not None
+    sealed = run_folder.read_state(newest).sealed_ledger(newest)
+    yield from run_folder.damages(phase.ledger, sealed["files"])
+    steps = ledger.read(phase.ledger, "steps", {entry["name"] for entry in sealed["files"]})
+    chain = ledger.first_chain(manifest.digest)
+    for digest in steps["digest"].to_pylist():
+        chain = ledger.next_chain(chain, digest)
+    if chain != head:
+        yield f"{phase.ledger}: its steps do not lead to the head of its chain; restore it"
+
+
+def _entry_faults(evidence: Json, build: Path, run: Path | None) -> Iterator[str]:
+    """Yield where what a scan from end to end finds of an entry is not what the evidence says."""
+    written = evidence["entries"]
+    entries = [lists.parse(one["entry"], one["line"], "evidence") for one in written]
+    known = [entry for entry in entries if entry is not None]
+    documents, drops = _scanned(BuildFolder(build), known)
+    traced = views.connect(build, run)
+    for entry, one, matched, gone in zip(known, written, documents, drops, strict=True):
+        found = matched
+        if entry.kind == "sql":
+            query = f"SELECT source, document FROM documents WHERE ({entry.key}\n)"
+            found = {(row["source"], row["document"]) for row in traced.rows(query)}
+        if sorted(map(list, found)) != one["documents"] or gone != one["dropped"]:
+            yield (
+                f"line {entry.line}: {entry.text}: the build has {len(found)} documents and {gone} "
+                f"dropped records of it, the evidence {len(one['documents'])} and {one['dropped']}"
+            )
+        keys = [*one["documents"], *one["copies"]]
+        rows = 0 if run is None else _consumed(traced, keys)
+        if run is not None and rows != one["rows"]:
+            yield (
+                f"line {entry.line}: {entry.text}: the ledger has {rows} rows that held it, "
+                f"the evidence {one['rows']}"
+            )
+        if (one["verdict"] in CONSUMED) != bool(one["rows"]):
+            yield f"line {entry.line}: {entry.text}: its verdict is not that of its rows"
+
+
+def _scanned(
+    build: BuildFolder, entries: Sequence[Entry]
+) -> tuple[list[set[tuple[str, int]]], list[int]]:
+    """Read every document and dropped record; return what each entry has of them."""
+    names = Names(entries)
+    digests: dict[bytes, list[int]] = {}
+    for place, entry in enumerate(entries):
+        if entry.kind == "digest":
+            digests.setdefault(bytes.fromhex(entry.key), []).append(place)
+    documents: list[set[tuple[str, int]]] = [set() for _ in entries]
+    drops = [0] * len(entries)
+    for folder in filter(_is_source, build.sealed()):
+        for name in SEARCHED:
+            for number, places in _matches(folder / name, names, digests):
+                for place in places:
+                    if name == DOCUMENTS:
+                        documents[place].add((folder.name, number))
+                    else:
+                        drops[place] += 1
+    return documents, drops
+
+
+def _matches(
+    path: Path, names: Names, digests: dict[bytes, list[int]]
+) -> Iterator[tuple[int, set[int]]]:
+    """Yield the number of each line of a file that entries are of, and the entries."""
+    if not path.exists():
+        return
+    done = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["file", "record", "name", "digest"]):
+            columns = [batch.column(i).to_pylist() for i in range(4)]
+            for at, (place, record, name, digest) in enumerate(zip(*columns, strict=True)):
+                found = set(digests.get(digest or b"", ()))
+                if name is not None or record is not None:
+                    found |= set(names.of(name if name is not None else f"{place}#{record}"))
+                if found:
+                    yield done + at, found
+            done += batch.num_rows
+
+
+def _consumed(traced: views.Traced, keys: list[list[Any]]) -> int:
+    """Return how many recorded rows held a piece of some documents, by SQL over all spans."""
+    if not keys:
+        return 0
+    columns = {"source": [key[0] for key in keys], "document": [key[1] for key in keys]}
+    types = pa.schema([("source", pa.string()), ("document", pa.int64())])
+    traced.connection.register("audited", pa.table(columns, schema=types))
+    query = """
+        SELECT count(*) AS n FROM (
+          SELECT DISTINCT phase, step, slot FROM pieces JOIN audited USING (source, document))
+    """
+    return int(traced.rows(query)[0]["n"])

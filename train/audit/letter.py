@@ -1,0 +1,81 @@
+"""Letter: the answer to one who asked whether a run consumed something, as plain text."""
+
+from collections.abc import Iterator
+
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
+
+FIM = "of them permuted by fill-in-the-middle"
+
+
+def letter(audit: Audit, evidence: Json, by: str = "") -> str:
+    """Return the text of an audit; evidence: as written beside it. by: who signs, and when."""
+    lines = [
+        f"What the training run {audit.run.name} consumed"
+        if audit.run
+        else f"What the build {audit.build.name} plans to consume",
+        "",
+        f"{len(audit.entries)} entries were looked up by name, prefix or digest among all records",
+        "that were read for this build, kept or dropped, and among their copies of equal text.",
+        "",
+    ]
+    for entry in audit.entries:
+        lines += [*_entry(entry), ""]
+    lines += ["What this rests on:"]
+    for phase in audit.phases:
+        lines.append(
+            f"  phase {phase.phase}: manifest {phase.manifest}, {phase.recorded:,} of "
+            f"{phase.steps:,} steps recorded"
+        )
+        if phase.chain:
+            known = ", ".join(phase.proof)
+            lines.append(f"    chain of batches ends in {phase.chain} (steps {known})")
+    files = [file for source in evidence["sources"].values() for file in source["files"]]
+    lines.append(
+        f"  {len(files)} files of {len(evidence['sources'])} sources with "
+        f"{sum(file['lines'] for file in files):,} documents and dropped records; their sha256"
+    )
+    lines.append("    stand in the evidence")
+    lines += [
+        "",
+        "It holds for these bytes: a text that was changed in any way is another text.",
+        f"Evidence: sha256 {evidence['digest']}; `crystalmix audit --check` works it out anew.",
+    ]
+    return "\n".join([*lines, *(["", f"Signed: {by}"] if by else [])]) + "\n"
+
+
+def _entry(entry: EntryAudit) -> Iterator[str]:
+    yield f"{entry.entry} {WORDS[entry.verdict]}."
+    if entry.documents:
+        yield f"  documents: {len(entry.documents):,}"
+    if entry.copies:
+        names = ", ".join(f"{copy.name} ({copy.relation})" for copy in entry.copies[:3])
+        more = ", ..." if len(entry.copies) > 3 else ""
+        yield f"  copies: {len(entry.copies):,}: {names}{more}"
+    for reason in sorted({drop.reason for drop in entry.dropped}):
+        count = sum(drop.reason == reason for drop in entry.dropped)
+        yield f"  dropped before training: {count:,} ({reason})"
+    for seen in entry.own:
+        yield from _exposure(seen, "")
+    for seen in entry.as_copies:
+        yield from _exposure(seen, " as copies")
+    if entry.first and entry.last:
+        yield f"  first in step {entry.first.step:,} of phase {entry.first.phase},"
+        yield f"  last in step {entry.last.step:,} of phase {entry.last.phase}"
+        kept = entry.clean or "none is kept"
+        yield f"  last checkpoint before the first exposure: {kept}"
+
+
+def _exposure(seen: PhaseExposure, kind: str) -> Iterator[str]:
+    if seen.rows:
+        epochs = ", ".join(str(epoch + 1) for epoch in seen.epochs)
+        permuted = seen.psm + seen.spm
+        yield (
+            f"  phase {seen.phase}: {seen.rows:,} rows{kind} in {seen.steps:,} steps "
+            f"({seen.first:,} to {seen.last:,}), {seen.tokens:,} tokens in {seen.pieces:,} pieces, "
+            f"{permuted:,} {FIM}; epochs {epochs}"
+        )
+    if seen.planned_rows:
+        yield f"  phase {seen.phase}: {seen.planned_rows:,} rows{kind} are planned, not done"
+    if seen.skipped_rows:
+        yield f"  phase {seen.phase}: {seen.skipped_rows:,} rows{kind} were skipped"

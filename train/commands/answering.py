@@ -1,0 +1,48 @@
+"""The verbs that answer to those outside: audit.
+
+Each imports what it needs when it runs, so that `--help` is quick.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from crystalmix.train.commands.options import (
+    JSON,
+    MOVED,
+    PATH,
+    Verb,
+    note,
+    refuse_without,
+    show_answer,
+)
+
+LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one a line."
+
+
+@click.command(cls=Verb, example="crystalmix audit run --list names.txt --evidence evidence.json")
+@click.argument("run", type=PATH)
+@click.option("--list", "listed", type=PATH, help=LIST)
+@click.option("--evidence", type=PATH, help="Write what the answer rests on into this file.")
+@click.option("--letter", type=PATH, help="Write the answer as a text to send into this file.")
+@click.option("--by", default="", help="Who answers for it, and when; it is signed so.")
+@click.option("--check", type=PATH, help="Check this evidence from the files themselves.")
+@MOVED
+@JSON
+def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+    """Say whether, when and how often RUN (or a build, as planned) consumed what a list names."""
+    from crystalmix.train.api import answering
+
+    if (check := settings.pop("check")) is not None:
+        refuse_without("--list", "evidence", "letter", "by")
+        verdict = answering.check_evidence(run, check, build=settings["build"])
+        show_answer(verdict, as_json)
+        return
+    if listed is None:
+        raise click.UsageError("Missing option '--list' (or '--check').")
+    answer = answering.audit(run, listed, **settings)
+    for kind in ("evidence", "letter"):
+        if settings[kind]:
+            note(f"{settings[kind]}: written")
+    show_answer(answer, as_json)
