@@ -6,7 +6,7 @@ build without them is the same build, and the first question that needs them mak
 
 import atexit
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -26,9 +26,12 @@ from crystalmix.prep.documents.lookup import Lookup
 from crystalmix.prep.rows import document_ranges, spans
 from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 
+REMEDY = "remove its folder, which is made again when it is needed"
+SEAL = "lookup.json"  # written last: what it was made from, and its files
 RANGES = "ranges.parquet"
 SPANS = ".spans.parquet"
 IMPORT = "import"
@@ -104,24 +107,49 @@ def _has_spans(folder: Path, receipt: Json) -> bool:
 def _sealed(
     inside: Path, folder: Path, receipt: Json, write: Callable[[Path, Path, Json], list[str]]
 ) -> int:
-    recipe: Json = {
-        "stage": "lookup",
-        "version": lookup.VERSION,
-        "settings": {},
-        "seed": None,
-        "inputs": {folder.name: origin_digest(receipt)},
-    }
-    try:
-        if receipts.fresh(inside, recipe) is not None:
-            return 0
-    except CrystalmixError:
-        (inside / receipts.NAME).unlink(missing_ok=True)
+    made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
+    seal = inside / SEAL
+    if _is_fresh(seal, made_from):
+        return 0
     names = write(folder, inside, receipt)
     files = [receipts.describe(inside / name) for name in names]
-    account = {"lines": sum(pq.read_metadata(inside / name).num_rows for name in names)}
-    content = receipts.digest([[entry["name"], entry["xxh3"]] for entry in files])
-    receipts.seal(inside, recipe, files, {"account": account, "content": content})
+    content = {**made_from, "files": files}
+    write_atomic(seal, canonical({**content, "digest": receipts.digest(content)}))
     return 1
+
+
+def _is_fresh(seal: Path, made_from: Json) -> bool:
+    """Return whether a lookup is there, of what it is to be made from."""
+    try:
+        known = _read(seal)
+    except DamageError:
+        return False
+    if {key: known.get(key) for key in made_from} != made_from:
+        return False
+    files = [(seal.with_name(entry["name"]), entry["bytes"]) for entry in known["files"]]
+    return all(path.exists() and path.stat().st_size == size for path, size in files)
+
+
+def _read(seal: Path) -> Json:
+    content = read_json(seal, REMEDY)
+    whole = {key: value for key, value in content.items() if key != "digest"}
+    if canonical(content) != seal.read_bytes() or receipts.digest(whole) != content.get("digest"):
+        raise DamageError(f"{seal}: was edited (its digest does not match); {REMEDY}")
+    return content
+
+
+def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
+    """Yield where lookups are damaged, or follow from other folders than those here."""
+    for path in sorted(build.lookup.rglob(SEAL)):
+        origin = build.path / path.parent.relative_to(build.lookup)
+        try:
+            seal = _read(path)
+        except DamageError as error:
+            yield str(error)
+            continue
+        yield from receipts.damages(path.parent, seal)
+        if origin in sealed and seal["origin"] != origin_digest(sealed[origin]):
+            yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
 
 
 def origin_digest(receipt: Json) -> str:

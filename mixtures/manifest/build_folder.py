@@ -12,7 +12,7 @@
     lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
     tokenizer.json                                   the tokenizer, byte for byte
 
-Every folder below sources, domains and lookup is sealed by a receipt.
+Every folder below sources and domains is sealed by a receipt; lookups follow from these.
 """
 
 from collections.abc import Iterator

@@ -223,12 +223,14 @@ class Order:
         rows: (n,); which: indices of it. As `positions` for each row, in one pass for all.
         """
         order_part = self.parts[part]
-        draws, rank = self.counts(stop)[part], self._ranks[part]
+        first, rank = order_part.start, self._ranks[part]
+        last = first + self.counts(stop)[part]
         found: list[tuple[Int64s, Int64s, Int64s]] = []
-        for epoch in range(-(-draws // order_part.rows)):
+        for epoch in range(first // order_part.rows, -(-last // order_part.rows)):
             draw = epoch * order_part.rows + self._walk(order_part, epoch).inverse(rows)
-            which = np.flatnonzero(draw < draws)
-            places = [self._interleave.position(rank, one) for one in draw[which].tolist()]
+            which = np.flatnonzero((draw >= first) & (draw < last))
+            draws = (draw[which] - first).tolist()
+            places = [self._interleave.position(rank, one) for one in draws]
             found.append((which, np.full(len(which), epoch), np.array(places, dtype=np.int64)))
         none = np.empty(0, np.int64)
         columns = zip(*found, strict=True) if found else ([none],) * 3

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
-from crystalmix.mixtures.build.lookups import origin_digest
 from crystalmix.mixtures.build.seal import packed_as
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
@@ -70,7 +70,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     for folder, receipt in sealed.items():
         faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     faults += _check_manifests(out, sealed, note)
-    faults += _check_lookups(BuildFolder(out), sealed)
+    faults += lookups.faults(BuildFolder(out), sealed)
     _note_unread(BuildFolder(out), sealed, note)
     accounts.tell_unread(out, sealed.values(), note)
     return faults
@@ -154,20 +154,6 @@ def recount(check: Check) -> Json:
         return {"fault": str(error)}
     except (pa.ArrowException, OSError, *MALFORMED) as error:
         return {"fault": f"{check.path}: can't be read ({error}); build again or restore it"}
-
-
-def _check_lookups(folder: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
-    """Check that what finds documents is whole, and follows from what is here."""
-    for path in sorted(folder.lookup.rglob(receipts.NAME)):
-        origin = folder.path / path.parent.relative_to(folder.lookup)
-        try:
-            receipt = receipts.read(path.parent)
-        except DamageError as error:
-            yield str(error)
-            continue
-        yield from receipts.damages(path.parent, receipt)
-        if origin in sealed and receipt["inputs"] != {origin.name: origin_digest(sealed[origin])}:
-            yield f"{path}: was made from another {origin} than the one here; remove its folder"
 
 
 def _check_account(

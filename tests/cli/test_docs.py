@@ -56,6 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     (folder / "build").symlink_to(small_build())
     (folder / "run").symlink_to(undisturbed())
+    [names] = blocks(ROOT / "docs/answering.md", "text", "names.txt")
+    (folder / "names.txt").write_text(names, "utf-8")
     return folder
 
 
