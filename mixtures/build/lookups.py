@@ -28,6 +28,7 @@ from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 
 REMEDY = "remove its folder, which is made again when it is needed"
@@ -147,7 +148,8 @@ def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
         except DamageError as error:
             yield str(error)
             continue
-        yield from receipts.damages(path.parent, seal)
+        files = [FileEntry.from_json(entry) for entry in seal["files"]]
+        yield from receipts.damages(path.parent, files)
         if origin in sealed and seal["origin"] != origin_digest(sealed[origin]):
             yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
 

@@ -29,6 +29,7 @@ from crystalmix.prep.filters.entries import Entry, Names
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.audit.audit import Audit, EntryAudit, trained
 from crystalmix.train.audit.exposures import recorded
@@ -191,7 +192,7 @@ def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
         receipt = receipts.read(path)
         if not _is_source(path) and receipt["stage"] != IMPORT:
             sides = [entry for entry in receipt["files"] if entry["name"].endswith(".parquet")]
-            yield from receipts.damages(path, {"files": sides})
+            yield from receipts.damages(path, map(FileEntry.from_json, sides))
 
 
 def _phase_faults(evidence: Json, manifests: list[Manifest], run: Path | None) -> Iterator[str]:
@@ -216,8 +217,8 @@ def _chain_faults(phase: PhaseFolder, manifest: Manifest, head: str) -> Iterator
     newest = phase.newest
     assert newest is not None
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
-    yield from run_folder.damages(phase.ledger, sealed["files"])
-    steps = ledger.read(phase.ledger, "steps", {entry["name"] for entry in sealed["files"]})
+    yield from run_folder.damages(phase.ledger, sealed.files)
+    steps = ledger.read(phase.ledger, "steps", {entry.name for entry in sealed.files})
     chain = ledger.first_chain(manifest.digest)
     for digest in steps["digest"].to_pylist():
         chain = ledger.next_chain(chain, digest)

@@ -71,14 +71,14 @@ def recorded(run: Path | None, manifest: Manifest) -> Recorded:
     if newest is None:
         return Recorded()
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
-    names = {entry["name"] for entry in sealed["files"]}
+    names = {entry.name for entry in sealed.files}
     steps = ledger.read(phase.ledger, "steps", names)
     skipped = steps["step"].to_numpy()[steps["skipped"].to_numpy()].tolist()
     done = tuple(run_folder.step_of(path) for path in run_folder.checkpoints(phase.checkpoints))
     rows = [path for path in ledger.segments(phase.ledger, "rows") if path.name in names]
     ends = [path.stem.split("-")[1:3] for path in rows]
     places = tuple((int(a), int(b), path) for (a, b), path in zip(ends, rows, strict=True))
-    return Recorded(sealed["steps"], frozenset(skipped), done, sealed["chain"], places)
+    return Recorded(sealed.steps, frozenset(skipped), done, sealed.chain, places)
 
 
 def exposures(
