@@ -11,8 +11,8 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.prep.rows import (
         check_rows,
-        document_starts,
         document_ranges,
+        document_starts,
         pack,
         placed_rows,
         scattered_rows,
