@@ -48,12 +48,31 @@ class Group:
 
 @dataclass(frozen=True)
 class Target:
-    """The real run: its tokens (None: as many as all domains hold), rows per step, its phase."""
+    """The real run: its tokens (None: as many as all domains hold), rows per step, its phase.
+
+    parameters: of its model; with `scales` the mixture is recommended for that size.
+    """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     tokens: Positive | None = None
     batch: AtLeastOne = 2112
     phase: str = "recommended"
+    parameters: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Proxies of another size or length, to which one law is fitted together with the design.
+
+    size: of the proxies. count: how many of the design's mixtures are trained so, its first ones.
+    steps: of each (None: the proxy's). replicates: other seeds under which the centre is run again.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+    size: str
+    count: AtLeastOne = 16
+    steps: AtLeastOne | None = None
+    replicates: FromZero = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,7 @@ class Ablation:
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
     held_out: the share of documents that losses are measured on, where the recipe has no `valid`
-    (None: 0.05).
+    (None: 0.05). scales: proxies of other sizes beside the design.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -168,8 +187,15 @@ class Ablation:
     held_out: Annotated[float, within(0, 1, "()")] | None = None
     law: str = "concave"
     build: str | None = None
+    scales: tuple[Scale, ...] = ()
 
     def __post_init__(self) -> None:
+        for scale in self.scales:
+            if scale.count > self.swarm.count:
+                raise ValueError(
+                    f"scales: count must be at most swarm.count, {self.swarm.count}, "
+                    f"got {scale.count}"
+                )
         if len(self.domains) < 2:
             raise ValueError(f"domains: must name two at least, got {list(self.domains)}")
         if not sum(group.value for group in self.domains.values()) > 0:
@@ -200,10 +226,14 @@ class Ablation:
         return [name for name, group in self.domains.items() if group.kind == kind]
 
     def content(self) -> Json:
-        """Serialise the spec; a `build` of None is omitted, as older folders do not name it."""
+        """Serialise the spec; keys that older folders do not name are omitted where unset."""
         content = asdict(self)
         if self.build is None:
             del content["build"]
+        if not self.scales:
+            del content["scales"]
+        if self.target.parameters is None:
+            del content["target"]["parameters"]
         return content
 
 

@@ -4,7 +4,7 @@ The swarm's design and repeats of its centre, and the checks of a recommendation
 shares stand in `factor_trials`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from crystalmix.mixtures.ablations import design as mixture_design
 from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.published_mixtures import natural, unimax
 from crystalmix.mixtures.ablations.small_manifest import Portion, Window
-from crystalmix.mixtures.ablations.spec import Ablation, fim_domain
+from crystalmix.mixtures.ablations.spec import Ablation, Scale, fim_domain
 from crystalmix.mixtures.manifest.manifest import Manifest
 
 Shares = Mapping[str, float]
@@ -77,25 +77,29 @@ class Ground:
         """The largest share that each domain may have."""
         return mixture_design.caps(self.tokens, self.target, self.epochs)
 
-    def windows(self, draw: int = 0) -> dict[str, Window]:
-        """Return which rows of each domain of the pool a run draws from.
+    def windows(self, draw: int = 0, steps: int | None = None) -> dict[str, Window]:
+        """Return which rows of each domain of the pool a run of so many steps draws from.
 
         Draw 0 is the prefix. Each other one lies one row further: about the same documents, but in
         another order, for the order follows from what a part holds.
         """
         windows: dict[str, Window] = {}
         for name, rows in self.rows.items():
-            size = min(rows, self.matched(name))
+            size = min(rows, self.matched(name, steps))
             first = draw % (rows - size + 1)
             windows[name] = Window(first, first + size)
         return windows
 
-    def matched(self, domain: str) -> int:
-        """Return how many rows of a domain stand for the whole of it in a proxy's run."""
+    def matched(self, domain: str, steps: int | None = None) -> int:
+        """Return how many rows of a domain stand for the whole of it in a proxy's run.
+
+        steps: of the run (None: the proxy's).
+        """
         if not self.spec.proxy.matched:
             return self.rows[domain]
         tokens = self.tokens[next(n for n in self.tokens if domain in (n, *self._variants(n)))]
         scale = self.spec.proxy.tokens / self.target
+        scale *= 1 if steps is None else steps / self.spec.proxy.steps
         return max(1, round(tokens * scale / self.spec.proxy.msl))
 
     @cached_property
@@ -135,6 +139,15 @@ class Ground:
         portion = Portion(mixture.name, mixture.shares, proxy.steps, proxy.batch, windows)
         return Trial(mixture.name, mixture.role, mixture.shares, seed, proxy.size, (portion,), draw)
 
+    def scaled(self, mixture: Mixture, draw: int, scale: Scale) -> Trial:
+        """Return the trial of one mixture at another size or length."""
+        plain, steps = self.single(mixture, draw), scale.steps or self.spec.proxy.steps
+        portion = replace(plain.portions[0], steps=steps, windows=self.windows(draw, steps))
+        name = f"{mixture.name}-{scale.size}-{steps}"
+        return replace(
+            plain, name=name, role="scale", size=scale.size, portions=(portion,), level=scale.size
+        )
+
     def _variants(self, name: str) -> list[str]:
         return [fim_domain(name, rate) for rate in self.spec.factors.fim_rate]
 
@@ -154,6 +167,19 @@ def design(ground: Ground) -> list[Trial]:
         anchors=plan.anchors,
     )
     return [ground.single(mixture, mixture.seed) for mixture in mixtures]
+
+
+def scales(ground: Ground, designed: Sequence[Trial]) -> list[Trial]:
+    """Return the design's first mixtures, and repeats of its centre, at each further scale."""
+    every: list[Trial] = []
+    for scale in ground.spec.scales:
+        first = [trial for trial in designed if trial.draw == 0][: scale.count]
+        again = [trial for trial in designed if trial.role == "replicate"][: scale.replicates]
+        every += [
+            ground.scaled(Mixture(trial.name, trial.shares), trial.draw, scale)
+            for trial in [*first, *again]
+        ]
+    return every
 
 
 def checks(ground: Ground, chosen: Mapping[str, Shares]) -> list[Trial]:

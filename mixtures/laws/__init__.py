@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     )
     from crystalmix.mixtures.laws.across_scales import (
         AcrossScales,
-        allocate,
-        optima,
+        across_scales,
         scale_lines,
-        scale_ranks,
     )
     from crystalmix.mixtures.laws.compare import Comparison
     from crystalmix.mixtures.laws.fit import Fit, FitSettings, Floats
     from crystalmix.mixtures.laws.fit_repetition import RepetitionCurve
     from crystalmix.mixtures.laws.noise import Ints
     from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings
+    from crystalmix.mixtures.laws.scale import Scales
 
 __getattr__, __dir__ = lazy_names(__name__)

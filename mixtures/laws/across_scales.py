@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.laws import least_squares
 from crystalmix.mixtures.laws.distributions import spearman
-from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.families import Repeated
+from crystalmix.mixtures.laws.fit import Fit, FitSettings, fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, best_mixture
 from crystalmix.mixtures.laws.scale import Scales
 
@@ -55,17 +56,100 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class LargestPredicted:
+    """The largest measured scale as the joint law of all others predicts it.
+
+    covered: share of its runs' losses within 90 % intervals of new runs. rho: Spearman by target,
+    mean; rho_of_mean: of the mean loss. rmse: in units of the loss.
+    """
+
+    parameters: float
+    tokens: float
+    runs: int
+    covered: float
+    rho: float
+    rho_of_mean: float
+    rmse: float
+
+
+@dataclass(frozen=True)
 class AcrossScales:
     """Rank correlations between scales, optima by scale, and how to spend a further budget.
 
     sd: of the law's valued loss at the target over the runs' mixtures, before and after the runs of
-    `allocation`; units of the loss.
+    `allocation`; units of the loss. largest: None with fewer than three scales.
     """
 
     ranks: tuple[ScaleRanks, ...]
     optima: tuple[Optimum, ...]
     allocation: tuple[Allocation, ...]
     sd: tuple[float, float]
+    largest: LargestPredicted | None = None
+
+
+def across_scales(
+    fitted: Fit,
+    value: Mapping[str, float],
+    caps: Mapping[str, float],
+    target: tuple[float, float],
+    settings: RecommendSettings,
+) -> AcrossScales:
+    """Rank, find optima, and allocate as many floating-point operations again as the runs took.
+
+    target: parameters and tokens of the real run.
+    """
+    scales = fitted.scales
+    if scales is None:
+        raise ValueError("scales: the runs of this fit have one size only")
+    weights = np.array([value.get(name, 0.0) for name in fitted.targets])
+    if settings.standardise:
+        weights = weights / np.maximum(fitted.losses.std(axis=0), 1e-12)
+    weights = weights / weights.sum()
+    pairs = list(zip(scales.parameters.tolist(), scales.tokens.tolist(), strict=True))
+    costs = {pair: 6.0 * pair[0] * pair[1] for pair in sorted(set(pairs))}
+    runs, sd = allocate(fitted, weights, target, costs, sum(costs[pair] for pair in pairs))
+    ranks = scale_ranks(fitted.shares, fitted.losses @ weights, scales)
+    best = optima(fitted, value, caps, target, settings)
+    return AcrossScales(tuple(ranks), tuple(best), tuple(runs), sd, largest_predicted(fitted))
+
+
+def largest_predicted(fitted: Fit) -> LargestPredicted | None:
+    """Fit all runs but those of the largest scale, and predict these; None below three scales."""
+    scales = fitted.scales
+    if scales is None:
+        return None
+    sizes = np.column_stack([scales.parameters, scales.tokens])
+    every = np.unique(sizes, axis=0)
+    largest = every[int(np.prod(every, axis=1).argmax())]
+    held = (sizes == largest).all(axis=1)
+    if len(every) < 3 or (~held).sum() < FEWEST:
+        return None
+    effects = fitted.problems.effects[~held]
+    law = fitted.problems.law
+    settings = FitSettings(
+        domains=fitted.domains,
+        targets=fitted.targets,
+        once=tuple(law.once.tolist()) if isinstance(law, Repeated) else None,
+    )
+    others = fit(
+        fitted.shares[~held],
+        fitted.losses[~held],
+        fitted.kind,
+        settings,
+        effects.argmax(axis=1) if effects.shape[1] else None,
+        Scales(scales.parameters[~held], scales.tokens[~held]),
+    )
+    losses = fitted.losses[held]
+    mean, low, high = others.at(*largest.tolist()).predict(fitted.shares[held])
+    return LargestPredicted(
+        parameters=float(largest[0]),
+        tokens=float(largest[1]),
+        runs=int(held.sum()),
+        covered=float(((low <= losses) & (losses <= high)).mean()),
+        rho=float(np.mean([spearman(*pair) for pair in zip(mean.T, losses.T, strict=True)])),
+        rho_of_mean=spearman(mean.mean(axis=1), losses.mean(axis=1)),
+        rmse=float(np.sqrt(np.mean((mean - losses) ** 2))),
+    )
 
 
 def scale_ranks(shares: Floats, valued: Floats, scales: Scales) -> list[ScaleRanks]:
@@ -94,25 +178,25 @@ def scale_ranks(shares: Floats, valued: Floats, scales: Scales) -> list[ScaleRan
 
 
 def optima(
-    fit: Fit,
+    fitted: Fit,
     value: Mapping[str, float],
     caps: Mapping[str, float],
     target: tuple[float, float],
     settings: RecommendSettings | None = None,
 ) -> list[Optimum]:
     """Return the best mixture at each measured scale and at the target (parameters, tokens)."""
-    scales = fit.scales
+    scales = fitted.scales
     if scales is None:
         raise ValueError("scales: the runs of this fit have one size only")
     measured = sorted(set(zip(scales.parameters.tolist(), scales.tokens.tolist(), strict=True)))
     return [
-        Optimum(*scale, scale in measured, best_mixture(fit.at(*scale), value, caps, settings))
+        Optimum(*scale, scale in measured, best_mixture(fitted.at(*scale), value, caps, settings))
         for scale in [*measured, *([target] if target not in measured else [])]
     ]
 
 
 def allocate(
-    fit: Fit,
+    fitted: Fit,
     weights: Floats,
     target: tuple[float, float],
     costs: Mapping[tuple[float, float], float],
@@ -125,17 +209,19 @@ def allocate(
     of the law's valued loss at the target most per cost (I-optimality, linearised at the fit).
     Returns the runs by scale, and that loss's SD before and after.
     """
-    if fit.scales is None:
+    if fitted.scales is None:
         raise ValueError("scales: the runs of this fit have one size only")
-    mixtures = np.unique(np.round(fit.shares, 9), axis=0)
-    aims = fit.at(*target).law.jacobian(fit.theta, mixtures)  # (targets, mixtures, parameters)
+    mixtures = np.unique(np.round(fitted.shares, 9), axis=0)
+    aims = fitted.at(*target).law.jacobian(
+        fitted.theta, mixtures
+    )  # (targets, mixtures, parameters)
     tries = {
-        scale: fit.at(*scale).law.jacobian(fit.theta, mixtures) / fit.sigma[:, None, None]
+        scale: fitted.at(*scale).law.jacobian(fitted.theta, mixtures) / fitted.sigma[:, None, None]
         for scale in costs
     }
-    solution = np.concatenate([fit.theta, fit.effects], axis=1)
-    curved = least_squares.normal(fit.problems, solution)[1]
-    own = fit.theta.shape[1]
+    solution = np.concatenate([fitted.theta, fitted.effects], axis=1)
+    curved = least_squares.normal(fitted.problems, solution)[1]
+    own = fitted.theta.shape[1]
     spread = np.linalg.inv(curved)[:, :own, :own].astype(np.float64)
     squares = weights**2
 
@@ -183,6 +269,12 @@ def scale_lines(across: AcrossScales) -> Sequence[str]:
         f"({one.mixtures} mixtures)"
         for one in across.ranks
     ]
+    if largest := across.largest:
+        lines.append(
+            f"{_scale(largest.parameters, largest.tokens)}, as the smaller ones predict it: "
+            f"{largest.covered:.0%} of losses within 90 % intervals, rank correlation "
+            f"{largest.rho:.3f}, of the mean loss {largest.rho_of_mean:.3f} ({largest.runs} runs)"
+        )
     for best in across.optima:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in best.shares.items())
         where = "" if best.measured else " (not measured)"

@@ -29,9 +29,11 @@ from crystalmix.mixtures.ablations.spec import (
 )
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.laws.across_scales import AcrossScales, across_scales
 from crystalmix.mixtures.laws.fit import KINDS, Fit, FitSettings, Floats, fit
 from crystalmix.mixtures.laws.noise import Ints
 from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
+from crystalmix.mixtures.laws.scale import Scales
 from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -143,9 +145,12 @@ def _conclude(session: Session, ground: Ground) -> Report:
     for line in ground.notes():
         session.say(f"note: {line}")
     results = trained(session, ground, designed, "design")
+    further = trials.scales(ground, designed)
+    scale_results = trained(session, ground, further, "scales") if further else []
     fits = _fits(ground, designed, results)
     chosen = fits[spec.law]
-    best = recommended(ground, chosen, spec.value)
+    joint = _joint(ground, [*designed, *further], [*results, *scale_results]) if further else None
+    best = recommended(ground, joint or chosen, spec.value)
     mixtures = {"recommended": best.shares, "current": ground.current, "uniform": ground.uniform}
     if spec.checks.pareto and spec.of_kind("language"):
         mixtures["pareto"] = recommended(ground, chosen, _language_twice(spec)).shares
@@ -153,10 +158,10 @@ def _conclude(session: Session, ground: Ground) -> Report:
     check_results = trained(session, ground, checked, "check")
     varied = factor_trials.factors(ground)
     factor_results = trained(session, ground, varied, "factors") if varied else []
-    every = [*designed, *checked, *varied]
-    measured = [*results, *check_results, *factor_results]
+    every = [*designed, *further, *checked, *varied]
+    measured = [*results, *scale_results, *check_results, *factor_results]
     tables.write_runs(session.out, every, measured)
-    tables.write_fits(session.out, list(fits.values()))
+    tables.write_fits(session.out, [*fits.values(), *([joint] if joint else [])])
     noise = conclusions.noise_of_trials(
         [*designed, *checked], [*results, *check_results], spec.value, spec.proxy.size
     )
@@ -175,6 +180,7 @@ def _conclude(session: Session, ground: Ground) -> Report:
         noise=noise,
         checks=conclusions.checks(ground, chosen, checked, check_results, noise),
         factors=conclusions.factors(ground, chosen, varied, factor_results),
+        across=None if joint is None else _across(ground, joint),
     )
     write_atomic(session.out / REPORT, canonical(report.content()))
     return report
@@ -192,12 +198,56 @@ def _fits(
     return {kind: fitted(ground, shares, losses, kind, draws) for kind in KINDS}
 
 
-def fitted(ground: Ground, shares: Floats, losses: Floats, kind: str, draws: Ints) -> Fit:
+def _joint(ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyResult]) -> Fit:
+    """Fit the joint law to runs of all sizes, taken at the scale of the real run where it is known.
+
+    Domains are repeated at every scale as in the real run.
+    """
+    names = tuple(ground.spec.domains)
+    pairs = [(t, r) for t, r in zip(designed, results, strict=True) if r.run.spikes == 0]
+    shares = np.array([[trial.shares[name] for name in names] for trial, _ in pairs])
+    losses = tables.loss_matrix([result for _, result in pairs], names)
+    draws = np.array([trial.draw for trial, _ in pairs])
+    sizes = Scales(
+        np.array([float(result.run.parameters) for _, result in pairs]),
+        np.array([float(result.run.tokens) for _, result in pairs]),
+    )
+    joint = fitted(ground, shares, losses, "joint", draws, sizes)
+    return joint.at(*_target_scale(ground, sizes))
+
+
+def _target_scale(ground: Ground, sizes: Scales) -> tuple[float, float]:
+    """Return parameters and tokens that a mixture is recommended for.
+
+    The real run's where the spec gives its parameters, else those of the largest proxies.
+    """
+    if ground.spec.target.parameters is not None:
+        return ground.spec.target.parameters, ground.target
+    return max(zip(sizes.parameters.tolist(), sizes.tokens.tolist(), strict=True))
+
+
+def _across(ground: Ground, joint: Fit) -> AcrossScales:
+    """Compare the scales that were measured, and find the optimum of each and of the target."""
+    assert joint.scales is not None
+    settings = RecommendSettings(minimum=ground.spec.swarm.minimum, seed=ground.spec.swarm.seed)
+    target = _target_scale(ground, joint.scales)
+    return across_scales(joint, ground.spec.value, ground.caps, target, settings)
+
+
+def fitted(
+    ground: Ground,
+    shares: Floats,
+    losses: Floats,
+    kind: str,
+    draws: Ints,
+    scales: Scales | None = None,
+) -> Fit:
     """Fit a law to runs; where domains are repeated, their repeats count less."""
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    return fit(shares, losses, kind, FitSettings(domains=names, targets=names, once=once), draws)
+    settings = FitSettings(domains=names, targets=names, once=once)
+    return fit(shares, losses, kind, settings, draws, scales)
 
 
 def recommended(ground: Ground, chosen: Fit, value: dict[str, float]) -> Recommendation:

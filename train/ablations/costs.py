@@ -69,16 +69,17 @@ def cost(name: str, workers: int) -> Cost:
     seconds: dict[str, float] = {}
     lines: list[Line] = []
     dtype = fast_dtype(proxy_device())
-    for kind, runs, size in _runs(spec):
+    for kind, runs, size, steps in _runs(spec):
         if size not in seconds:
             seconds[size] = seconds_a_step(size, vocab, spec.proxy.batch, spec.proxy.msl, dtype)
-        hours = runs * spec.proxy.steps * seconds[size] / 3600
-        lines.append(Line(kind, runs, size, runs * spec.proxy.tokens, hours))
+        hours = runs * steps * seconds[size] / 3600
+        tokens = steps * spec.proxy.batch * spec.proxy.msl
+        lines.append(Line(kind, runs, size, runs * tokens, hours))
     return Cost(tuple(lines), workers, dtype)
 
 
-def _runs(spec: Ablation) -> list[tuple[str, int, str]]:
-    """Return the runs of each kind and size, those kinds left out that have none."""
+def _runs(spec: Ablation) -> list[tuple[str, int, str, int]]:
+    """Return the runs of each kind, size and steps, those kinds left out that have none."""
     size, checks, factors = spec.proxy.size, spec.checks, spec.factors
     pareto = int(checks.pareto and bool(spec.of_kind("language")))
     levels = {
@@ -92,4 +93,13 @@ def _runs(spec: Ablation) -> list[tuple[str, int, str]]:
         *((f"checks at {other}", checks.seeds * CHECKED, other) for other in checks.sizes),
         *((f"factor {name}", factors.seeds * count, size) for name, count in levels.items()),
     ]
-    return [line for line in lines if line[1]]
+    more = [
+        (f"scale {scale.size}", scale.count + scale.replicates, scale.size, scale.steps)
+        for scale in spec.scales
+    ]
+    plain = [(*line, None) for line in lines]
+    return [
+        (kind, runs, size, steps or spec.proxy.steps)
+        for kind, runs, size, steps in [*plain[:3], *more, *plain[3:]]
+        if runs
+    ]

@@ -21,7 +21,9 @@ from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, group
 
 SHAPES = {  # hidden size, layers, heads, filter size: parameters without the embedding in mind
     "tiny": (16, 1, 2, 24),
+    "0.1M": (48, 2, 4, 128),
     "0.2M": (64, 3, 4, 170),
+    "0.3M": (80, 3, 4, 213),
     "1M": (128, 4, 4, 341),
     "4M": (256, 5, 8, 682),
     "15M": (512, 5, 8, 1365),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from crystalmix.mixtures.laws.across_scales import AcrossScales, scale_lines
 from crystalmix.mixtures.laws.recommend import Recommendation
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.receipts import read_json
@@ -19,7 +20,7 @@ from crystalmix.train.ablations.conclusions import (
     LawSummary,
     RunNoise,
 )
-from crystalmix.train.ablations.table_mixture import mixture_lines
+from crystalmix.train.ablations.table_mixture import ONE_SCALE, mixture_lines
 from crystalmix.train.ablations.tables import REPORT
 
 
@@ -29,7 +30,8 @@ class Report:
 
     target_tokens: of the real run. tokens, caps, value: by domain. evidence: digest of the tables.
     outliers: runs whose loss spiked, left out of fits. laws: best first, by left-out error. law:
-    the one that recommends.
+    the one that recommends. across: what several sizes of proxies say together, None for one size;
+    the mixture is then by the joint law.
     """
 
     name: str
@@ -46,10 +48,14 @@ class Report:
     noise: RunNoise
     checks: Checks
     factors: tuple[Factor, ...]
+    across: AcrossScales | None = None
 
     def content(self) -> Json:
         """Return the report as JSON has it."""
-        return {**asdict(self), "recommendation": self.recommendation.content()}
+        content = {**asdict(self), "recommendation": self.recommendation.content()}
+        if self.across is None:
+            del content["across"]
+        return content
 
 
 def read_report(folder: Path) -> Report:
@@ -68,6 +74,7 @@ def read_report(folder: Path) -> Report:
 def report_lines(report: Report) -> list[str]:
     """Return a report as tables and sentences, the best law and the best mixture first."""
     lines = [*_best(report), "", *_mixture(report)]
+    lines += [ONE_SCALE] if report.across is None else scale_lines(report.across)
     if report.checks.runs:
         lines += ["", *_checks(report)]
     lines += ["", *_laws(report)]
@@ -81,7 +88,8 @@ def _best(report: Report) -> list[str]:
     mixture = ", ".join(
         f"{name} {share:.3f}" for name, share in sorted(shares.items(), key=lambda s: -s[1])
     )
-    other = "" if best.law == report.law else f" (the mixture is by the law {report.law})"
+    law = report.law if report.across is None else "joint"
+    other = "" if best.law == law else f" (the mixture is by the law {law})"
     return [
         f"best law: {best.law}, left-out error {best.error:.3f} of the losses' spread, "
         f"rank correlation {best.rho:.3f}{other}",

@@ -188,4 +188,4 @@ class Insight:
         return np.array([[one.get(name, 0.0) for name in self.domains] for one in asked])
 
     def _rows(self, select: str, more: str) -> list[Json]:
-        return self.tables.rows(f"{select} FROM runs WHERE role <> 'factor' {more}")
+        return self.tables.rows(f"{select} FROM runs WHERE role NOT IN ('factor', 'scale') {more}")

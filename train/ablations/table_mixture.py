@@ -9,16 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from crystalmix.mixtures.ablations.design import caps
-from crystalmix.mixtures.laws.across_scales import (
-    AcrossScales,
-    allocate,
-    optima,
-    scale_lines,
-    scale_ranks,
-)
+from crystalmix.mixtures.laws.across_scales import AcrossScales, across_scales, scale_lines
 from crystalmix.mixtures.laws.fit import Fit
 from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings, recommend
 from crystalmix.prep.runtime import yaml_settings
@@ -142,7 +134,8 @@ def recommend_mixture(fits: Sequence[Fit], aims: Aims) -> TableMixture:
             name: share * aims.target_tokens / aims.tokens[name]
             for name, share in best.shares.items()
         }
-    across = None if fitted.scales is None else _across(fitted, aims, value, high, settings)
+    target = (aims.parameters or 0.0, aims.target_tokens or 0.0)
+    across = None if fitted.scales is None else across_scales(fitted, value, high, target, settings)
     return TableMixture(chosen.kind, high, epochs, best, across)
 
 
@@ -156,32 +149,6 @@ def _at_target(fitted: Fit, aims: Aims) -> Fit:
             "--set parameters=7e9 --set target_tokens=1.4e12"
         )
     return fitted.at(aims.parameters, aims.target_tokens)
-
-
-def _across(
-    fitted: Fit,
-    aims: Aims,
-    value: Mapping[str, float],
-    most: Mapping[str, float],
-    settings: RecommendSettings,
-) -> AcrossScales:
-    """Rank, find optima and allocate as many floating-point operations again as the runs took."""
-    scales = fitted.scales
-    assert scales is not None
-    target = (aims.parameters or 0.0, aims.target_tokens or 0.0)
-    weights = np.array([value.get(name, 0.0) for name in fitted.targets])
-    if aims.standardise:
-        weights = weights / np.maximum(fitted.losses.std(axis=0), 1e-12)
-    weights = weights / weights.sum()
-    pairs = list(zip(scales.parameters.tolist(), scales.tokens.tolist(), strict=True))
-    costs = {pair: 6.0 * pair[0] * pair[1] for pair in sorted(set(pairs))}
-    runs, sd = allocate(fitted, weights, target, costs, sum(costs[pair] for pair in pairs))
-    return AcrossScales(
-        ranks=tuple(scale_ranks(fitted.shares, fitted.losses @ weights, scales)),
-        optima=tuple(optima(fitted, value, most, target, settings)),
-        allocation=tuple(runs),
-        sd=sd,
-    )
 
 
 def mixture_lines(

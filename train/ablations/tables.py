@@ -34,7 +34,7 @@ SHARES = pa.map_(pa.string(), pa.float64())
 RUNS = pa.schema(
     [
         ("run", pa.string()),
-        ("role", pa.string()),  # centre, design, replicate, anchor, check or factor
+        ("role", pa.string()),  # centre, design, replicate, anchor, scale, check or factor
         ("factor", pa.string()),
         ("level", pa.string()),
         ("size", pa.string()),

@@ -5,7 +5,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from crystalmix.mixtures.laws import least_squares
-from crystalmix.mixtures.laws.across_scales import allocate, optima, scale_ranks
+from crystalmix.mixtures.laws.across_scales import (
+    allocate,
+    largest_predicted,
+    optima,
+    scale_ranks,
+)
 from crystalmix.mixtures.laws.fit import Fit, FitSettings, fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings
 from crystalmix.mixtures.laws.scale import Scales
@@ -101,3 +106,24 @@ def test_a_budget_is_kept_and_more_of_it_says_more(fitted: Fit) -> None:
 def test_a_scale_that_costs_too_much_is_not_chosen(fitted: Fit) -> None:
     runs, _ = allocate(fitted, EVEN, TARGET, {SMALL: 1.0, MIDDLE: 1e6}, 5.0)
     assert [(run.parameters, run.runs) for run in runs] == [(SMALL[0], 5)]
+
+
+def test_the_largest_of_three_scales_is_predicted_from_the_others(fitted: Fit) -> None:
+    assert largest_predicted(fitted) is None
+    truth, names = SizedTruth(0), FitSettings(domains=NAMES, targets=NAMES)
+    shares, draws = truth.designed(minimum=0.01)
+    sizes = np.repeat([1e5, 3e5, 9e5], [len(shares), len(shares), 8])
+    every = np.vstack([shares, shares, shares[:8]])
+    scales = Scales(sizes, np.full(len(every), 3e5))
+    of_size = np.concatenate([draws, draws + 5, np.full(8, 10)])
+    losses = truth.at_seeded(every, sizes, scales.tokens, of_size)
+    again = np.concatenate([draws, draws, np.zeros(8, np.int64)])
+    made = largest_predicted(fit(every, losses, "joint", names, again, scales))
+    assert made is not None
+    two = fit(
+        every[:-8], losses[:-8], "joint", names, again[:-8], Scales(sizes[:-8], scales.tokens[:-8])
+    )
+    mean, low, high = two.at(9e5, 3e5).predict(every[-8:])
+    assert (made.parameters, made.runs) == (9e5, 8)
+    assert made.covered == pytest.approx(np.mean((low <= losses[-8:]) & (losses[-8:] <= high)))
+    assert made.rmse == pytest.approx(np.sqrt(np.mean((mean - losses[-8:]) ** 2)), rel=1e-3)

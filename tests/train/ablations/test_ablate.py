@@ -17,7 +17,8 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export
-from crystalmix.train.ablations.report import read_report
+from crystalmix.train.ablations.report import read_report, report_lines
+from crystalmix.train.api.ablations import ablation_cost
 from helpers.ablations import DIE, ROOT, copied, run, tables, tiny, write_spec
 from helpers.corpora import crystalmix
 
@@ -206,3 +207,37 @@ def test_the_verb_may_be_left_out_and_prints_the_report(tmp_path: Path) -> None:
         "check-recommended-1",
     ):
         assert word in short.stdout
+
+
+def test_several_sizes_are_fitted_together_and_said_of_the_mixture(tmp_path: Path) -> None:
+    more = {
+        "scales": [{"size": "0.1M", "count": 5, "steps": 20, "replicates": 1}],
+        "checks": {"seeds": 0, "pareto": False},
+        "target": {"batch": 2, "parameters": 1e6},
+    }
+    spec = write_spec(tmp_path, **more)
+    run(spec, tmp_path / "out")
+    report = read_report(tmp_path / "out")
+    assert report.across is not None
+    assert [best.measured for best in report.across.optima] == [True, True, False]
+    assert report.across.optima[-1].parameters == 1e6
+    [ranks] = report.across.ranks
+    assert ranks.mixtures == 5
+    shown = "\n".join(report_lines(report))
+    assert "(not measured)" in shown
+    rows = evidence.connect(tmp_path / "out").rows(
+        "SELECT run, size, steps, tokens FROM runs WHERE role = 'scale' ORDER BY run"
+    )
+    assert len(rows) == 6
+    assert {(row["size"], row["steps"], row["tokens"]) for row in rows} == {("0.1M", 20, 20 * 128)}
+    assert report.recommendation.shares == report.across.optima[-1].shares
+    cost = ablation_cost(spec)
+    assert ("scale 0.1M", 6, "0.1M", 6 * 20 * 128) in [
+        (x.kind, x.runs, x.size, x.tokens) for x in cost.lines_
+    ]
+
+
+def test_one_size_says_what_it_leaves_open() -> None:
+    report = read_report(tiny())
+    assert report.across is None
+    assert any("was not measured" in line for line in report_lines(report))
