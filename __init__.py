@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.answering import audit, check_evidence
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
-    from crystalmix.train.api.data import build, export_rows, import_shards, jsonl, migrate, plan
+    from crystalmix.train.api.data import (
+        build,
+        export_rows,
+        import_shards,
+        jsonl,
+        merge,
+        migrate,
+        mix,
+        plan,
+    )
     from crystalmix.train.api.ledgers import Ledger, fed
     from crystalmix.train.api.modelzoo import (
         convert_checkpoint,
@@ -38,7 +47,18 @@ _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.answering": ("audit", "check_evidence"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
-    "train.api.data": ("build", "export_rows", "import_shards", "jsonl", "migrate", "plan"),
+    "train.api.data": (
+        "build",
+        "export_rows",
+        "import_shards",
+        "jsonl",
+        "merge",
+        "merge",
+        "migrate",
+        "mix",
+        "mix",
+        "plan",
+    ),
     "train.api.ledgers": ("Ledger", "fed"),
     "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
@@ -75,7 +95,9 @@ __all__ = [
     "import_shards",
     "import_weights",
     "jsonl",
+    "merge",
     "migrate",
+    "mix",
     "open",
     "plan",
     "show",

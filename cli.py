@@ -116,6 +116,8 @@ for verb in (
     data.import_,
     data.export_rows,
     data.migrate,
+    data.merge,
+    data.mix,
     train.show,
     train.verify,
     data.diff,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         lookups,
         seal,
         shared_texts,
+        tokenise,
     )
     from crystalmix.mixtures.build.context import Folder
     from crystalmix.mixtures.build.lookups import Lookups

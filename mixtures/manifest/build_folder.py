@@ -11,6 +11,7 @@
     lookup/sources/<source>/                         sorted names and digests of its documents
     lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
     tokenizer.json                                   the tokenizer, byte for byte
+    mixtures/<name>/...                              another mixture: a build of links and phases
 
 Every folder below sources and domains is sealed by a receipt; lookups follow from these.
 """
@@ -31,6 +32,7 @@ DOCUMENTS: Final = "documents.parquet"
 TOKENIZER: Final = "tokenizer.json"
 IMPORTED: Final = "imported"
 LOOKUP: Final = "lookup"
+MIXTURES: Final = "mixtures"
 ALL_DOCUMENTS: Final = f"{SOURCES}/*/{DOCUMENTS}"  # a pattern below the build
 
 
@@ -94,6 +96,16 @@ class BuildFolder:
     def tokenizer(self) -> Path:
         """The build's own copy of its tokenizer."""
         return self.path / TOKENIZER
+
+    def mixture(self, name: str) -> "BuildFolder":
+        """Return another mixture over the rows of this build."""
+        return BuildFolder(self.path / MIXTURES / name)
+
+    def places(self) -> list[Path]:
+        """Return the folders that hold its files: its own, and those of the build it is within."""
+        home = self.path.parent.parent
+        inner = self.path.parent.name == MIXTURES
+        return [self.path, *(home / part for part in (DOMAINS, SOURCES) if inner)]
 
     def manifests(self) -> list[Path]:
         """Return the manifests that exist, sorted by path."""

@@ -315,7 +315,9 @@ def read_manifests(path: Path) -> list[Manifest]:
 
     def depth(manifest: Manifest) -> int:
         before = known.get(manifest.previous or manifest.after or "")
-        return 0 if before is None else 1 + depth(before)
+        if before is None:
+            return 0 if manifest.after is None else len(manifests)  # it is last among those here
+        return 1 + depth(before)
 
     return sorted(manifests, key=lambda manifest: (depth(manifest), manifest.phase))
 

@@ -188,8 +188,8 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 
 
 def test_every_verb_and_option_has_help() -> None:
-    verbs = "demo plan jsonl build import migrate show verify diff train export import-weights "
-    verbs += "trace sql ablate csx"
+    verbs = "demo plan jsonl build import export-rows migrate merge mix show "
+    verbs += "verify diff train export import-weights trace sql audit ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb

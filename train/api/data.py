@@ -91,6 +91,34 @@ def build(  # noqa: PLR0913  what the command has
     return Build(Path(out))
 
 
+def merge(builds: Sequence[Place], out: Place) -> Build:
+    """Join builds of a recipe's phases that were made apart: the digests are those of one build.
+
+    Files are linked, not copied, where the file system can. Raises RefusalError where two builds
+    made something of one name otherwise.
+    """
+    from crystalmix.mixtures.resealing import merge as merging
+
+    merging.merge([existing(build) for build in builds], Path(out))
+    return Build(Path(out))
+
+
+def mix(
+    recipe: Place, build: Place, *, name: str | None = None, overrides: Sequence[str] = ()
+) -> Build:
+    """Seal another mixture over the domains of a build, without writing a row.
+
+    name: the mixture lies in the build as `mixtures/NAME`, a build itself (the recipe's name by
+    default). overrides: KEY=VALUE over the recipe. Raises RefusalError where the build has a domain
+    made by other settings.
+    """
+    from crystalmix.mixtures.recipes import recipe as recipes
+    from crystalmix.mixtures.resealing import mix as mixing
+
+    settings = recipes.load(str(recipe), overrides=overrides)
+    return Build(mixing.mix(settings, existing(build), name))
+
+
 def import_shards(
     folder: Place,
     out: Place,

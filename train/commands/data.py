@@ -16,6 +16,7 @@ from crystalmix.train.commands.options import (
     WORKERS,
     Verb,
     bundled,
+    note,
     show_answer,
     show_phases,
 )
@@ -73,6 +74,30 @@ def migrate(build_: Path) -> None:
     from crystalmix.train.api import data
 
     show_phases(data.migrate(build_))
+
+
+@click.command(cls=Verb, example="crystalmix merge build-a build-b --out build")
+@click.argument("builds", type=PATH, nargs=-1, required=True)
+@OUT
+def merge(builds: tuple[Path, ...], out: Path) -> None:
+    """Join BUILDS, made apart of one recipe's phases, to the build they are parts of; linked."""
+    from crystalmix.train.api import data
+
+    show_phases(data.merge(builds, out))
+
+
+@click.command(cls=Verb, example="crystalmix mix other.yaml --build build")
+@click.argument("recipe", shell_complete=bundled("recipes"))
+@click.option("--build", "build_", type=PATH, required=True, help="The build to draw from.")
+@click.option("--name", help="Of the mixture, in the build's `mixtures` (the recipe's name).")
+@SET
+def mix(recipe: str, build_: Path, **settings: Any) -> None:  # noqa: ANN401
+    """Seal RECIPE's phases over a build's domains, beside its own; no row is written."""
+    from crystalmix.train.api import data
+
+    made = data.mix(recipe, build_, **settings)
+    show_phases(made)
+    note(f"the mixture is a build itself: {made.path}")
 
 
 @click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")

@@ -155,7 +155,7 @@ def connect(build: Path, run: Path | None = None) -> Traced:
     manifests = {path.parent.name: read_manifest(path) for path in BuildFolder(build).manifests()}
     if not manifests:
         raise InputError(f"{build}: holds no sealed phase; give the --out of `crystalmix build`")
-    connection = open_database(readable=[build, *([run] if run else [])])
+    connection = open_database(readable=[*BuildFolder(build).places(), *([run] if run else [])])
     connection.register("parts", _parts(manifests))
     connection.register("shards", _shards(manifests))
     with explained():
