@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from crystalmix.mixtures.exports import columnar, mds, megatron, plain_tokens
+from crystalmix.mixtures.exports import columnar, mds, megatron, plain_tokens, vsl
 from crystalmix.mixtures.exports.row_blocks import Block, Range, blocks, part_positions
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -29,7 +29,7 @@ from crystalmix.prep.runtime.workers import Fanout
 
 VERSION = 1
 STAGE = "export-rows"
-Format = Literal["megatron", "mds", "parquet", "bin", "arrow"]
+Format = Literal["megatron", "mds", "parquet", "bin", "arrow", "vsl"]
 Arrangement = Literal["consumption", "domain"]
 ROWS_PER_FILE = 16_384
 DONE = ".done"
@@ -178,7 +178,8 @@ def _write_once(item: Item) -> Json:
 
 def _write(item: Item) -> Json:
     manifest = read_manifest(BuildFolder(item.build).phase(item.settings.phase))
-    rows = blocks(manifest, item.build, item.chosen, item.settings.documents)
+    documents = item.settings.documents or item.settings.to == "vsl"
+    rows = blocks(manifest, item.build, item.chosen, documents)
     paths, stream = _stream(item, manifest, rows)
     deque(stream, maxlen=0)
     if item.settings.to == "megatron":
@@ -197,6 +198,9 @@ def _stream(
     if to == "mds":
         path = _with(stem, ".mds")
         return [path], mds.write(path, rows, item.count, msl)
+    if to == "vsl":
+        path = _with(stem, ".h5")
+        return [path], vsl.write(path, rows, item.count, msl)
     if to == "parquet":
         path = _with(stem, ".parquet")
         return [path], columnar.write_parquet(path, rows, msl)

@@ -69,7 +69,7 @@ def train_input(manifest: Manifest, place: Place) -> Json:
     if any(manifest.masked):
         raise RefusalError(
             f"phase {manifest.phase}: masks attention between documents, which its shards do not "
-            "say to Model Zoo; export its rows as vsl, or build it with rows.documents: open"
+            "say to Model Zoo; export its rows to vsl, or build it with rows.documents: open"
         )
     reader: Reader = place.reader or manifest.cerebras["subset"]
     return {

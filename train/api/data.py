@@ -157,8 +157,8 @@ def export_rows(
 ) -> Exported:
     """Write a phase's rows for another trainer, in its order of consumption; goes on where it was.
 
-    to: megatron, mds, parquet, bin or arrow. order: `consumption`, or `domain` for a folder of each
-    part. documents: say of each row which documents' pieces it holds. workers: processes; the
+    to: megatron, mds, parquet, bin, arrow or vsl. order: `consumption`, or `domain` for a folder of
+    each part. documents: say of each row which documents' pieces it holds. workers: processes; the
     files do not depend on it. Raises StaleError where `out` holds another export.
     """
     from crystalmix.mixtures.exports import export_rows as exporting

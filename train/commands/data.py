@@ -123,7 +123,7 @@ def import_(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
 )
 @click.argument("build_", metavar="BUILD", type=PATH)
 @click.option("--phase", required=True, help="The phase whose rows are written.")
-@click.option("--to", required=True, help="The format: megatron, mds, parquet, bin or arrow.")
+@click.option("--to", required=True, help="The format: megatron, mds, parquet, bin, arrow or vsl.")
 @OUT
 @click.option(
     "--order", default="consumption", help="Rows in order of consumption, or each part's: domain."
