@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 WHEEL := .env-wheel
 NEWER_ENV := .env-newer
 HF := .env-transformers
+PEERS := .env-peers
 DOCS := .env-docs
 # The newest Python above 3.11 that is on the path or among pyenv's; NEWER=... names another one.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
@@ -17,7 +18,7 @@ NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/py
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test tokenizers check format reference wheel newer transformers csx docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers peers csx docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -78,6 +79,20 @@ $(HF)/.ready: constraints/transformers.txt
 	$(HF)/bin/pip install --quiet -c constraints/transformers.txt -c constraints/modern.txt transformers
 	touch $@
 
+# Other trainers and readers of rows: our loader, ledger and exports in the real ones. litgpt and
+# streaming pin what we have newer, and bring clients of clouds: they are installed alone.
+peers: $(PEERS)/.ready
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers
+
+$(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
+	$(PEERS)/bin/pip install --quiet -c constraints/peers.txt -c constraints/modern.txt -e '.[train,tensorboard]' \
+	  pytest hypothesis torchdata transformers accelerate lightning megatron-core catalogue brotli \
+	  python-snappy zstd 'jsonargparse[signatures]'
+	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming
+	touch $@
+
 # The site of docs/; a link that leads nowhere is an error.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
@@ -112,4 +127,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(DOCS) $(CSX) build dist demo site *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(DOCS) $(CSX) build dist demo site *.egg-info

@@ -4,6 +4,7 @@ What was fed is digested from the tensors themselves, so that `verify` finds a b
 the plan's. How it is known is told with it: recorded by a caller.
 """
 
+import atexit
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os.path import relpath
@@ -169,6 +170,8 @@ class CallerLedger:
     def _begin(self, folder: Path, build: Path, step: int | None) -> tuple[int, Path | None]:
         """Open the folder for writing; return the next step and the checkpoint to go on from."""
         self._open.enter_context(run_folder.alone(self.phase.path))
+        atexit.register(self._open.close)  # a loop that ends by an error does not close
+        self._open.callback(atexit.unregister, self._open.close)
         try:
             self._claim()
             run_folder.remember(folder, build)
