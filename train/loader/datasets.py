@@ -62,13 +62,15 @@ class StepDataset(IterableDataset[Sample]):
 
     Each sample holds this process's rows of a step, (rows, msl), or `micro` of them. Workers take
     turns, so that any number of them gives the samples in order. Each iteration begins at `start`,
-    or where `load_state_dict` went. depth: samples read ahead, of each worker.
+    or where `load_state_dict` went; the length is that from `start` on in both cases, as loaders
+    that count a resumed epoch from its begin have it. depth: samples read ahead, of each worker.
     """
 
     def __init__(self, share: Share, start: int = 0, depth: int = 2) -> None:
         if not 0 <= start <= share.manifest.steps:
             share.check(start)
         self.share, self.depth = share, depth
+        self._samples = share.samples - start * share.per_step
         self._first: State = {
             "phase": share.manifest.digest,
             "sample": start * share.per_step,
@@ -78,7 +80,7 @@ class StepDataset(IterableDataset[Sample]):
         self._now: State = {**self._first}
 
     def __len__(self) -> int:
-        return max(0, self.share.samples - self._first["sample"])
+        return self._samples
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples; in a worker, those whose turn is this worker's."""
