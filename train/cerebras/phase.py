@@ -10,6 +10,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.cerebras.backend import Target, demand
 from crystalmix.train.cerebras.own_process import apart
+from crystalmix.train.model.optimizer import Cosine
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import skips
 from crystalmix.train.record.run_folder import PhaseFolder
@@ -72,6 +73,15 @@ def maker(backend: str, run_file: str) -> Callable[[Run, Manifest, Path, Path, W
 def check_fit(run: Run, manifest: Manifest, target: Target) -> None:
     """Refuse a model, batch or cluster that do not fit the manifest."""
     claim.check_fit(run, manifest, 1)
+    if any(isinstance(piece, Cosine) for piece in run.optimizer.learning_rate):
+        raise RefusalError(
+            "optimizer.learning_rate: CosineDecay is not in the step for cstorch; give Linear "
+            "pieces, or train with torch"
+        )
+    if run.settings.loss_scaling != "batch_size":
+        raise RefusalError(
+            f"model.loss_scaling: must be batch_size for cstorch, got {run.settings.loss_scaling}"
+        )
     if any(manifest.masked):
         raise RefusalError(
             f"phase {manifest.phase}: masks attention between documents, which the step for "

@@ -322,11 +322,14 @@ def row_losses(logits_BTV: Tensor, labels_BT: Tensor, mask_BT: Tensor) -> Tensor
     return nll.view(labels_BT.shape) * mask_BT
 
 
-def batch_loss(nll_BT: Tensor, rows: int | None = None) -> Tensor:
+def batch_loss(nll_BT: Tensor, rows: int | None = None, labels: int | None = None) -> Tensor:
     """Sum masked losses, over rows and over msl: Model Zoo's `batch_size` scaling times 1/msl.
 
     Masked positions thus count in the divisor. `rows` is the size of the whole batch where
     `nll_BT` is only a part of it, so that the parts' losses and gradients add up to the batch's.
+    With `labels`, those of the whole batch that count, they are the divisor: `num_tokens` scaling.
     """
+    if labels is not None:
+        return nll_BT.sum() / max(1, labels)
     batch, msl = nll_BT.shape
     return nll_BT.sum() / (batch if rows is None else rows) / msl

@@ -6,14 +6,14 @@ no scheduler.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from crystalmix.prep.runtime.constraints import Count, Finite, Positive, enforce, within
+from crystalmix.prep.runtime.constraints import Count, Finite, FromZero, Positive, enforce, within
 from crystalmix.train.model.crystal import require
 
 Group = dict[str, Any]  # as torch.optim takes them
@@ -28,6 +28,71 @@ class Linear:
     steps: Count
 
     __post_init__ = enforce
+
+    def at(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps of this piece."""
+        return self.start + (self.end - self.start) * step / self.steps
+
+    def content(self) -> dict[str, Any]:
+        """Return it as JSON; the shape of a line is left out, as when there were only lines."""
+        shape = {} if type(self) is Linear else {"shape": "cosine"}
+        return {**asdict(self), **shape}
+
+    @staticmethod
+    def of(content: dict[str, Any]) -> "Linear":
+        """Return the piece that a JSON content is of; KeyError for an unknown shape."""
+        values = {**content}
+        return FALLS[values.pop("shape", "linear")](**values)
+
+
+@dataclass(frozen=True)
+class Cosine(Linear):
+    """One piece of a schedule: half a cosine from `start` to `end` in `steps` steps."""
+
+    def at(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps of this piece."""
+        share = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.end + (self.start - self.end) * share
+
+
+FALLS: dict[str, type[Linear]] = {"linear": Linear, "cosine": Cosine}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay:
+    """A whole schedule: up from 0 to `learning_rate`, level, then down to `end_learning_rate`.
+
+    steps: of all three. decay: the form of the fall.
+    """
+
+    learning_rate: Finite
+    steps: Count
+    warmup_steps: FromZero
+    decay_steps: FromZero
+    end_learning_rate: Finite = 0.0
+    decay: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        enforce(self)
+        least = self.warmup_steps + self.decay_steps
+        rule = f"be at least warmup_steps and decay_steps together, {least}"
+        require(self.steps >= least, "steps", self.steps, rule)
+
+    @property
+    def pieces(self) -> tuple[Linear, ...]:
+        """Its pieces, those of no steps left out.
+
+        >>> whole = {"learning_rate": 0.01, "steps": 10, "warmup_steps": 2, "decay_steps": 3}
+        >>> [(piece.start, piece.end, piece.steps) for piece in WarmupStableDecay(**whole).pieces]
+        [(0.0, 0.01, 2), (0.01, 0.01, 5), (0.01, 0.0, 3)]
+        """
+        peak, level = self.learning_rate, self.steps - self.warmup_steps - self.decay_steps
+        parts = [
+            (Linear, 0.0, peak, self.warmup_steps),
+            (Linear, peak, peak, level),
+            (FALLS[self.decay], peak, self.end_learning_rate, self.decay_steps),
+        ]
+        return tuple(kind(start, end, steps) for kind, start, end, steps in parts if steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +128,7 @@ def schedule(pieces: Sequence[Linear], finished_steps: int) -> float:
     step = finished_steps
     for piece in pieces:
         if step < piece.steps:
-            return piece.start + (piece.end - piece.start) * step / piece.steps
+            return piece.at(step)
         step -= piece.steps
     return pieces[-1].end
 

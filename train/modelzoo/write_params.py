@@ -21,7 +21,7 @@ from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import DamageError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import CUT, ModelSettings
-from crystalmix.train.model.optimizer import Linear, OptimSettings
+from crystalmix.train.model.optimizer import Cosine, Linear, OptimSettings
 from crystalmix.train.modelzoo.write_params_2x import trainer
 from crystalmix.train.record import run_folder
 from crystalmix.train.runfile import run_file
@@ -95,7 +95,7 @@ def source(run: str, phase: str) -> Source:
     content = run_folder.read_claim(folder, "give its run file").run or {}
     try:
         model, optimizer = ModelSettings(**content["model"]), dict(content["optimizer"])
-        lines = tuple(Linear(**piece) for piece in optimizer.pop("learning_rate"))
+        lines = tuple(Linear.of(piece) for piece in optimizer.pop("learning_rate"))
         rates = OptimSettings(learning_rate=lines, **optimizer)
         return Source(Run(model, rates, RunSettings(**content["settings"])), {})
     except (KeyError, TypeError, ValueError) as error:
@@ -165,7 +165,8 @@ def _model(run: Run, msl: int) -> Json:
         **values,
         **fixed,
         "attention_softmax_fp32": True,
-        "loss_weight": 1 / msl,
+        "loss_scaling": run.settings.loss_scaling,
+        "loss_weight": 1 / msl if run.settings.loss_scaling == "batch_size" else 1.0,
         "mixed_precision": half,
         "use_bfloat16": half,
         "weight_initialization_seed": run.settings.seed,
@@ -175,7 +176,7 @@ def _model(run: Run, msl: int) -> Json:
 def _optimizer(settings: OptimSettings) -> Json:
     lines = [
         {
-            "scheduler": "Linear",
+            "scheduler": "CosineDecay" if isinstance(line, Cosine) else "Linear",
             "initial_learning_rate": line.start,
             "end_learning_rate": line.end,
             "steps": line.steps,

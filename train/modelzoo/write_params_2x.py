@@ -101,7 +101,7 @@ def _adamw(optimizer: Json) -> Json:
 def _schedule(optimizer: Json) -> Json:
     lines = [
         {
-            "LinearLR": {
+            ("CosineDecayLR" if line["scheduler"] == "CosineDecay" else "LinearLR"): {
                 "initial_learning_rate": line["initial_learning_rate"],
                 "end_learning_rate": line["end_learning_rate"],
                 "total_iters": line["steps"],

@@ -22,7 +22,7 @@ from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import CUT, ModelSettings
-from crystalmix.train.model.optimizer import Linear, OptimSettings
+from crystalmix.train.model.optimizer import Cosine, Linear, OptimSettings, WarmupStableDecay
 from crystalmix.train.record.metrics import MetricsSettings
 from crystalmix.train.runfile import data_sections
 from crystalmix.train.runfile.cluster import KEYS as CLUSTER_KEYS
@@ -46,7 +46,6 @@ FIXED: dict[str, Json] = {
         "use_ffn_bias_in_attention": True,
         "use_position_embedding": True,
         "use_projection_bias_in_attention": True,
-        "loss_scaling": "batch_size",
     },
     "optimizer": {"optimizer_type": "AdamW", "correct_bias": True},
 }
@@ -67,6 +66,9 @@ STDS = {
     "initializer": "initializer_std",
     "output_layer_initializer": "output_initializer_std",
 }
+SCALING = "loss_scaling"  # a key of `model`, a setting of how the run goes
+SHAPES: dict[str, type[Linear]] = {"Linear": Linear, "CosineDecay": Cosine}
+WSD = "WSD"
 LINE_KEYS = {"initial_learning_rate": "start", "end_learning_rate": "end"}
 REPEATED = ("base_lr", "learning_rate")  # where Model Zoo says initial_learning_rate again
 FACTORS = {"adjust_learning_rate": "decoder_kernel"}
@@ -178,6 +180,7 @@ class _Reader:
 
     def _model(self) -> ModelSettings:
         settings = self._renamed(("model",), self._section("model"), STDS)
+        settings.pop(SCALING, None)  # `_settings` reads it
         values = {
             name: self._std(YAML_KEYS[name], value) if name in STDS.values() else value
             for name, value in settings.items()
@@ -210,25 +213,41 @@ class _Reader:
         steps = ("optimizer", "learning_rate")
         pieces = values.get("learning_rate")
         if not isinstance(pieces, list):
-            raise self._fault(steps, "must list Linear pieces")
-        lines = tuple(self._line((*steps, i), piece) for i, piece in enumerate(pieces))
+            raise self._fault(steps, f"must list pieces ({', '.join([*SHAPES, WSD])})")
+        every = [self._pieces((*steps, i), piece) for i, piece in enumerate(pieces)]
+        lines = tuple(line for some in every for line in some)
         settings = {**values, **factors, "learning_rate": lines}
         return self._make(("optimizer",), OptimSettings, settings)
 
-    def _line(self, steps: Steps, piece: Any) -> Linear:  # noqa: ANN401
+    def _pieces(self, steps: Steps, piece: Any) -> tuple[Linear, ...]:  # noqa: ANN401
+        """Return the pieces that an entry of `learning_rate` stands for."""
         values = self._mapping(steps, piece)
-        if values.pop("scheduler", "Linear") != "Linear":
-            raise self._fault((*steps, "scheduler"), f"must be Linear, got {piece['scheduler']}")
+        name = values.pop("scheduler", "Linear")
+        if name == WSD:
+            return self._make(steps, WarmupStableDecay, values).pieces
+        if name not in SHAPES:
+            rule = f"must be {', '.join(SHAPES)} or {WSD}, got {name}"
+            raise self._fault((*steps, "scheduler"), rule)
+        return (self._line(steps, values, SHAPES[name]),)
+
+    def _line(self, steps: Steps, values: Json, kind: type[Linear]) -> Linear:
         repeated = [key for key in REPEATED if values.pop(key, None) is not None]
         self._warn_unused("optimizer.learning_rate", repeated)
         length = values.pop("decay_steps", None)
         if length is not None and values.setdefault("steps", length) != length:
             rule = f"must be equal to steps ({values['steps']!r}), got {length!r}"
             raise self._fault((*steps, "decay_steps"), rule)
-        return self._make(steps, Linear, self._renamed(steps, values, LINE_KEYS))
+        return self._make(steps, kind, self._renamed(steps, values, LINE_KEYS))
 
     def _settings(self) -> RunSettings:
-        return self._make(("runconfig",), RunSettings, self._section("runconfig"))
+        values = self._section("runconfig")
+        if SCALING in values:
+            raise self._unknown(("runconfig",), SCALING)
+        scaling = self._raw_section("model").get(SCALING, RunSettings.loss_scaling)
+        if scaling not in {"batch_size", "num_tokens"}:
+            rule = f"must be batch_size or num_tokens, got {scaling!r}"
+            raise self._fault(("model", SCALING), rule)
+        return self._make(("runconfig",), RunSettings, {**values, SCALING: scaling})
 
     def _raw_section(self, name: str) -> Json:
         base = self._mapping((name,), self.content.get(name))

@@ -27,7 +27,9 @@ class RunSettings:
     forward pass of a process (all of its rows if None). threads: of torch on the CPU. parallel:
     how several processes share the work; with one process neither does anything. compile: each
     layer by torch.compile. recompute: activations of each layer again in the backward pass, to
-    spare memory. prefetch: batches read ahead, by as many threads as `readers`.
+    spare memory. prefetch: batches read ahead, by as many threads as `readers`. loss_scaling: what
+    a step's summed loss is divided by, all places of the whole batch or the labels of it that count
+    (a key of `model`, as Model Zoo has it); how processes and passes share the batch has no say.
     """
 
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 1
@@ -43,6 +45,7 @@ class RunSettings:
     recompute: bool = False
     prefetch: Threads = 2
     readers: Threads = 1
+    loss_scaling: Literal["batch_size", "num_tokens"] = "batch_size"
 
 
 @dataclass(frozen=True)
@@ -58,5 +61,8 @@ class Run:
     def content(self) -> Json:
         """Return as JSON what the numbers follow from; how they are got may change on a resume."""
         settings = {key: getattr(self.settings, key) for key in DECISIVE}
-        learnt = {"model": asdict(self.model), "optimizer": asdict(self.optimizer)}
-        return {**learnt, "settings": settings}
+        if self.settings.loss_scaling != "batch_size":  # what was always done
+            settings["loss_scaling"] = self.settings.loss_scaling
+        rates = [piece.content() for piece in self.optimizer.learning_rate]
+        optimizer = {**asdict(self.optimizer), "learning_rate": rates}
+        return {"model": asdict(self.model), "optimizer": optimizer, "settings": settings}

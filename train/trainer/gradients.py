@@ -23,6 +23,7 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
     size = settings.micro_batch or rows
     device, short = world.device, settings.dtype == "bfloat16"
     weight = world.size if placed.sharded else 1  # FSDP averages what is to be added up
+    counted = learnt(batch, world) if settings.loss_scaling == "num_tokens" else None
     sums: list[Tensor] = []
     for first in range(0, rows, size):
         ids, mask, labels = (
@@ -32,11 +33,16 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
         documents = batch.documents(slice(first, first + size), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=short):
             nll = placed.model(ids, labels, mask, documents)
-        (batch_loss(nll, whole) * weight).backward()
+        (batch_loss(nll, whole, counted) * weight).backward()
         sums.append(nll.detach().sum(1, dtype=torch.float64))
     if not placed.sharded:
         world.add_gradients(placed.model.parameters())
     return torch.cat(sums)
+
+
+def learnt(batch: Batch, world: World) -> int:
+    """Return the labels that count in the whole batch, all processes' rows together."""
+    return int(world.total(torch.tensor([int(batch.tokens.sum())])).item())
 
 
 def part_sums(batch: Batch, sums: NDArray[np.float64], parts: int) -> NDArray[np.float64]:

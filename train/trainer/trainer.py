@@ -152,6 +152,8 @@ class Trainer:
         here = part_sums(batch, losses.cpu().numpy(), len(self.manifest.parts))
         totals = self.world.total(torch.from_numpy(here)).numpy()
         loss = float(totals[:, 0].sum()) / self.manifest.batch / self.manifest.msl
+        if self.run.settings.loss_scaling == "num_tokens":
+            loss = float(totals[:, 0].sum()) / max(1.0, float(totals[:, 1].sum()))
         if not math.isfinite(loss + norm):
             self._diverge(batch, losses, f"loss {loss:g}, gradient norm {norm:g}")
         self.optimizer.set_learning_rate(rate)

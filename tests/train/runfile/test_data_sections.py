@@ -17,6 +17,7 @@ from helpers.runs import manifest, write_run
 
 # Keys of the published files that steer the training, or that are held to the only value they have.
 USED = {
+    f"model.{params.SCALING}",
     *(f"model.{key}" for key in params.FIXED["model"]),
     *(f"optimizer.{key}" for key in params.FIXED["optimizer"]),
     *(f"model.{key}" for key in params.ModelSettings.__dataclass_fields__),

@@ -198,8 +198,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "one number": ({"optimizer": {"learning_rate": 0.1}}, r"optimizer.learning_rate: must list"),
     "a number as piece": ({"optimizer": {"learning_rate": [3]}}, r"learning_rate.0: must be a map"),
     "another scheduler": (
-        {"optimizer": {"learning_rate": [LINE, {**LINE, "scheduler": "CosineDecay"}]}},
-        r"optimizer.learning_rate.1.scheduler: must be Linear, got CosineDecay",
+        {"optimizer": {"learning_rate": [LINE, {**LINE, "scheduler": "Polynomial"}]}},
+        r"optimizer.learning_rate.1.scheduler: must be Linear, CosineDecay or WSD, got Polynomial",
     ),
     "a piece without length": (
         {"optimizer": {"learning_rate": [{k: v for k, v in LINE.items() if k != "steps"}]}},
@@ -263,7 +263,7 @@ def test_a_fault_in_an_override_is_told_where_it_stands(tmp_path: Path) -> None:
     params.load(path, "early")
     where = "phases.late.optimizer.learning_rate.0.scheduler"
     assert fault(path, "late") == (
-        f":{line_with(path, 'Cosine')}: {where}: must be Linear, got Cosine"
+        f":{line_with(path, 'Cosine')}: {where}: must be Linear, CosineDecay or WSD, got Cosine"
     )
     over["optimizer"]["learning_rate"] = [LINE]
     write_run(path, phases={"late": over})
