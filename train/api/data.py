@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.exports.export_rows import Arrangement, Exported, Format
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
     from crystalmix.mixtures.modelzoo.import_shards import Subset
+    from crystalmix.mixtures.modelzoo.token_files import Kind
 
 
 def plan(
@@ -141,6 +142,29 @@ def import_shards(
     paths = tuple(Path(path) for path in params)
     settings = importing.ImportSettings(paths, tuple(maps), subset, zeros, digests)
     importing.import_shards(existing(folder), Path(out), settings, workers=workers)
+    return Build(Path(out))
+
+
+def import_tokens(
+    folder: Place,
+    out: Place,
+    *,
+    kind: Kind,
+    msl: int = 2048,
+    batch: int = 8,
+    vocab: int | None = None,
+    column: str | None = None,
+    workers: int = 1,
+) -> Build:
+    """Pack token ids that another program made to rows; seal a phase `all` of each row once.
+
+    kind: megatron (`.bin` and `.idx`), parquet or arrow (as `datasets` saves). msl, batch: tokens
+    of a row, rows of a step. vocab: one above the highest id by default. column: of the ids.
+    """
+    from crystalmix.mixtures.modelzoo import import_tokens as importing
+
+    settings = importing.TokenSettings(kind, msl, batch, vocab, column)
+    importing.import_tokens(existing(folder), Path(out), settings, workers=workers)
     return Build(Path(out))
 
 

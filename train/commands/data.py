@@ -16,11 +16,14 @@ from crystalmix.train.commands.options import (
     WORKERS,
     Verb,
     bundled,
+    given,
     note,
+    refuse_without,
     show_answer,
     show_phases,
 )
 
+OF_TOKENS = ("msl", "batch", "vocab", "column")
 DATA = click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's).")
 
 
@@ -103,17 +106,39 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:  # noqa: ANN401
 @click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")
 @click.argument("folder", type=PATH)
 @OUT
-@click.option("--params", type=PATH, multiple=True, required=True, help="A phase's params.yaml.")
+@click.option("--params", type=PATH, multiple=True, help="Of Model Zoo's rows: a phase's params.")
 @click.option("--map", "maps", multiple=True, help="DATA_DIR=FOLDER[,FOLDER...], if names differ.")
 @click.option("--subset", default="2.0.3", help="Whose data_subset: 1.9.1 or 2.0.3 (2.0.3).")
 @click.option("--zeros", default="aligned", help="Weights of 0: aligned, or misaligned as in 1.9.")
 @click.option("--digests/--no-digests", default=True, help="Read all rows for digests (yes).")
+@click.option(
+    "--tokens",
+    type=click.Choice(["megatron", "parquet", "arrow"]),
+    help="Pack token ids of such files to rows instead.",
+)
+@click.option("--msl", type=click.IntRange(1), default=2048, help="Of tokens: a row's (2048).")
+@click.option("--batch", type=click.IntRange(1), default=8, help="Of tokens: rows of a step (8).")
+@click.option("--vocab", type=click.IntRange(1), help="Of tokens: ids lie below (highest + 1).")
+@click.option("--column", help="Of tokens: the column (input_ids, tokens or token_ids).")
 @WORKERS
-def import_(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
-    """Seal manifests over FOLDER's shards, which Model Zoo wrote; they are linked, not touched."""
+def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any) -> None:  # noqa: ANN401
+    """Seal manifests over FOLDER's shards, which Model Zoo wrote, or over rows of token ids."""
+    from crystalmix.prep.runtime.errors import UsageError
     from crystalmix.train.api import data
 
-    show_phases(data.import_shards(folder, out, **settings))
+    mine = {name: settings.pop(name) for name in OF_TOKENS}
+    if tokens is None:
+        refuse_without("--tokens", *OF_TOKENS)
+        if not settings["params"]:
+            raise UsageError("--params: name one file a phase, or --tokens for files of token ids")
+        show_phases(data.import_shards(folder, out, workers=workers, **settings))
+        return
+    for name in ("params", "maps", "subset", "zeros", "digests"):
+        if given(name):
+            raise UsageError(
+                f"--{name.removesuffix('s') if name == 'maps' else name}: not of tokens"
+            )
+    show_phases(data.import_tokens(folder, out, kind=tokens, workers=workers, **mine))
 
 
 @click.command(
