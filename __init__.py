@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
-    from crystalmix.train.api.answering import audit, check_evidence
+    from crystalmix.train.api.answering import audit, check_evidence, redact
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
         build,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
-    "train.api.answering": ("audit", "check_evidence"),
+    "train.api.answering": ("audit", "check_evidence", "redact"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
         "build",
@@ -103,6 +103,7 @@ __all__ = [
     "mix",
     "open",
     "plan",
+    "redact",
     "show",
     "sql",
     "trace",

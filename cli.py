@@ -127,6 +127,7 @@ for verb in (
     train.trace,
     train.sql,
     answering.audit,
+    answering.redact,
     ablate.ablate,
     csx.csx,
 ):

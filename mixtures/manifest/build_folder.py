@@ -102,9 +102,14 @@ class BuildFolder:
         return BuildFolder(self.path / MIXTURES / name)
 
     def places(self) -> list[Path]:
-        """Return the folders that hold its files: its own, and those of the build it is within."""
+        """Return the folders that hold its files: its own, and those of the build it is within.
+
+        Of a redacted build also those of the build that it is a view of.
+        """
         home = self.path.parent.parent
         inner = self.path.parent.name == MIXTURES
+        if not inner and (sources := self.path / SOURCES).is_symlink():
+            inner, home = True, sources.resolve().parent
         return [self.path, *(home / part for part in (DOMAINS, SOURCES) if inner)]
 
     def manifests(self) -> list[Path]:

@@ -118,6 +118,7 @@ class Manifest:
     imported: Json | None  # of shards that another program wrote: from what, how well known
     migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
     after: str | None = None  # the phase before, where it is built elsewhere; absent where None
+    redaction: Json | None = None  # what was taken out of its rows, and of which manifest
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
@@ -129,8 +130,9 @@ class Manifest:
             del value["migrated"]
             for part in value["parts"]:
                 del part["packed"]
-        if self.after is None:
-            del value["after"]
+        for key in ("after", "redaction"):
+            if value[key] is None:
+                del value[key]
         for part in value["parts"]:
             if part["sharing"] is None:
                 del part["sharing"]

@@ -34,8 +34,19 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
         f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
         f"  manifest {manifest.digest}",
+        *_redaction_lines(manifest),
         *_sharing_lines(manifest),
         *table(rows, head),
+    ]
+
+
+def _redaction_lines(manifest: Manifest) -> list[str]:
+    """Return what was taken out of a redacted phase."""
+    if (taken := manifest.redaction) is None:
+        return []
+    return [
+        f"  redacted: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
+        f"{taken['rows']:,} rows are padding; of manifest {taken['origin'][:16]}"
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.mixtures.redaction import find_documents
+    from crystalmix.mixtures.redaction import check, find_documents, redact
     from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
     from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
 

@@ -5,7 +5,7 @@ alone are read. A row's place after the shuffle follows from the shuffle's formu
 none (the original's shuffle), the origin tables are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,8 @@ class Pieces:
     """Pieces of documents in the packed rows of a folder, equally long arrays.
 
     number: of the row in the folder, counted on over its shards. start, stop: tokens of the row.
-    source: its index in `sources`. fim: 0 none, 1 PSM, 2 SPM.
+    source: its index in `sources`. offset: of the piece in the document. fim: 0 none, 1 PSM,
+    2 SPM.
     """
 
     sources: tuple[str, ...]
@@ -44,6 +45,7 @@ class Pieces:
     stop: Numbers
     source: Numbers
     document: Numbers
+    offset: Numbers
     fim: Numbers
 
 
@@ -83,9 +85,21 @@ class DomainRows:
         self.packed = [Folder(path) for path in inputs] if joined else [self.last]
         self.bases = np.cumsum([0, *(folder.rows for folder in self.packed)])
 
-    def pieces(self, lookups: Lookups, documents: Documents) -> Iterator[tuple[Folder, Pieces]]:
-        """Yield the pieces of documents in each packed folder."""
-        for folder in self.packed:
+    @cached_property
+    def behind(self) -> list[Folder]:
+        """The folders that row-level FIM was applied to, which no phase draws from."""
+        return [
+            Folder(folder.path.parent / name)
+            for folder in self.packed
+            if folder.receipt["stage"] == "fim"
+            for name in folder.receipt["inputs"]
+        ]
+
+    def pieces(
+        self, lookups: Lookups, documents: Documents, folders: Sequence[Folder] | None = None
+    ) -> Iterator[tuple[Folder, Pieces]]:
+        """Yield the pieces of documents in each packed folder, or in some folders."""
+        for folder in self.packed if folders is None else folders:
             ranges = lookups.ranges(folder.path)
             tables: list[pa.Table] = []
             numbers = [np.empty(0, np.int64)]
@@ -132,7 +146,7 @@ def _pieces(table: pa.Table, numbers: Numbers) -> Pieces:
     source: Any = table["source"].combine_chunks().dictionary_encode()
     columns = {
         name: table[name].to_numpy().astype(np.int64)
-        for name in ("start", "stop", "document", "fim")
+        for name in ("start", "stop", "document", "offset", "fim")
     }
     return Pieces(
         sources=tuple(source.dictionary.to_pylist()),

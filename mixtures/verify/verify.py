@@ -30,6 +30,7 @@ from crystalmix.mixtures.manifest.manifest import (
 )
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
+from crystalmix.mixtures.redaction import check, redact
 from crystalmix.mixtures.verify import accounts, shuffle_test
 from crystalmix.mixtures.verify.accounts import Check
 from crystalmix.mixtures.verify.shuffle_test import repeated
@@ -52,6 +53,9 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
 
     note: takes lines about what is no fault but worth knowing.
     """
+    if redact.is_redacted(out):
+        origin = redact.origin_of(out)
+        return [*check.faults(out, origin), *verify(origin, workers=workers, note=note)]
     folders = BuildFolder(out).sealed()
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")

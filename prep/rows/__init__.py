@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         shuffle,
         spans,
         token_blocks,
+        tombstones,
         turns,
     )
     from crystalmix.prep.rows.document_starts import DocumentStarts, whole
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
     from crystalmix.prep.rows.shards import Shard
     from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
+    from crystalmix.prep.rows.tombstones import Tombstones
 
 __getattr__, __dir__ = lazy_names(__name__)

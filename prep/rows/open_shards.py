@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows import hdf5_layout
+from crystalmix.prep.rows import hdf5_layout, tombstones
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.machine import machine_error
@@ -142,6 +142,58 @@ class Handle:
             flat[place : place + size] = inflated(self.packed(at, length), skipped, size)
 
 
+class BuriedHandle(Handle):
+    """An open shard with tombstones: its rows are those of the shard that it was, without them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stones, origin = tombstones.read(path)
+        self._origin = opened(origin)
+        self.identity = found(path)
+        self.rows, self.msl = self._origin.rows, self._origin.msl
+        self.row_bytes = self._origin.row_bytes
+        if len(self._stones.row) and not (
+            0 <= self._stones.rows[0] <= self._stones.rows[-1] < self.rows
+            and self._stones.start.min() >= 0
+            and (self._stones.start <= self._stones.stop).all()
+            and self._stones.stop.max() <= self.msl
+        ):
+            raise ValueError("its tombstones lie outside its rows")
+
+    @property
+    def weight(self) -> int:
+        """Return what the handle costs in the pool."""
+        return 1 + self._origin.weight
+
+    def locate(self, rows: NDArray[np.int64]) -> None:
+        """Return None: rows with tombstones lie nowhere as they are."""
+        del rows
+
+    def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
+        """Read rows, ascending, to the places out[places]."""
+        self._origin.into(out, places, rows)
+        for at in np.flatnonzero(np.isin(rows, self._stones.rows)).tolist():
+            self._stones.bury(out[places[at]], int(rows[at]))
+
+
+def opened(path: Path) -> Handle:
+    """Open a shard, or what stands for it in a redacted build."""
+    if not path.exists() and tombstones.path_of(path).exists():
+        return BuriedHandle(path)
+    return Handle(path)
+
+
+def found(path: Path) -> tuple[int, ...]:
+    """Return the identity of the file that has a shard's name now, or of its tombstones."""
+    try:
+        return identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
+    except FileNotFoundError:
+        side = tombstones.path_of(path)
+        if not side.exists():
+            raise
+        return identity(side.stat())
+
+
 def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Yield the bounds of runs of consecutive rows."""
     return pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)])
@@ -208,7 +260,7 @@ class Pool:
 
     def get(self, path: Path) -> Handle:
         """Return an open handle of the file that has this name now."""
-        now = identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
+        now = found(path)
         with self._lock:
             handle = self._handles.get(path)
             if handle is not None and handle.identity == now:
@@ -231,12 +283,12 @@ class Pool:
 
     def _open(self, path: Path) -> Handle:
         try:
-            return Handle(path)
+            return opened(path)
         except OSError as error:
             if error.errno not in SHORT_OF:
                 raise
             self.clear()  # others took the descriptors that were free
-            return Handle(path)
+            return opened(path)
 
     def _drop(self, path: Path) -> None:
         dropped = self._handles.pop(path, None)

@@ -1,4 +1,4 @@
-"""`cm.audit` and `cm.check_evidence`: answers to those who ask what a run consumed."""
+"""`cm.audit`, `cm.check_evidence` and `cm.redact`: answers to those who ask what a run consumed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.train.api.checks import Place, existing
 
 if TYPE_CHECKING:
+    from crystalmix.train.api.opened import Build
     from crystalmix.train.audit.audit import Audit
     from crystalmix.train.audit.evidence import Checked
 
@@ -55,3 +56,17 @@ def check_evidence(run: Place, evidence: Place, *, build: Place | None = None) -
 
     at, place = audits.build_of(existing(run), None if build is None else existing(build))
     return proofs.check(existing(evidence), place, at)
+
+
+def redact(build: Place, listed: Place, out: Place, *, copies: bool = False) -> Build:
+    """Write a view of a build in which the documents of a list are tombstones; return it.
+
+    Every other row, the order and the digests of shards stay; nothing is copied and nothing of the
+    build is changed. copies: other documents of equal text are taken, too. Raises InputError where
+    the list names no document or `out` holds something, RefusalError for imported rows.
+    """
+    from crystalmix.mixtures.redaction import redact as redaction
+    from crystalmix.train.api.opened import Build
+
+    redaction.redact(existing(build), existing(listed), Path(out), copies=copies)
+    return Build(Path(out))

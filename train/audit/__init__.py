@@ -9,6 +9,6 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.audit import audit, evidence, letter
+    from crystalmix.train.audit import audit, evidence, fork, letter
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -219,7 +219,7 @@ def _chain_faults(phase: PhaseFolder, manifest: Manifest, head: str) -> Iterator
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
     yield from run_folder.damages(phase.ledger, sealed.files)
     steps = ledger.read(phase.ledger, "steps", {entry.name for entry in sealed.files})
-    chain = ledger.first_chain(manifest.digest)
+    chain = ledger.first_chain(run_folder.chain_root(phase, manifest.digest))
     for digest in steps["digest"].to_pylist():
         chain = ledger.next_chain(chain, digest)
     if chain != head:

@@ -1,4 +1,4 @@
-"""The verbs that answer to those outside: audit.
+"""The verbs that answer to those outside: audit, redact.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -11,11 +11,13 @@ import click
 from crystalmix.train.commands.options import (
     JSON,
     MOVED,
+    OUT,
     PATH,
     Verb,
     note,
     refuse_without,
     show_answer,
+    show_phases,
 )
 
 LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one a line."
@@ -46,3 +48,15 @@ def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> Non
         if settings[kind]:
             note(f"{settings[kind]}: written")
     show_answer(answer, as_json)
+
+
+@click.command(cls=Verb, example="crystalmix redact build --list names.txt --out redacted")
+@click.argument("build", type=PATH)
+@click.option("--list", "listed", type=PATH, required=True, help=LIST)
+@OUT
+@click.option("--copies", is_flag=True, help="Take other documents of equal text, too.")
+def redact(build: Path, listed: Path, out: Path, copies: bool) -> None:
+    """Write a view of BUILD in which the documents of a list are padding; all else stays."""
+    from crystalmix.train.api import answering
+
+    show_phases(answering.redact(build, listed, out, copies=copies))

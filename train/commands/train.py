@@ -88,6 +88,9 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @click.option(
     "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
 )
+@click.option(
+    "--fork", type=PATH, help="BUILD is redacted: go on from this run, from before what was taken."
+)
 @click.option("--dry-run", is_flag=True, help="Only tell what it takes; BUILD may be a recipe.")
 @click.option("--ranks", type=int, envvar="WORLD_SIZE", default=1, help="With it: processes (1).")
 @click.option("--speed", type=float, help="With it: tokens a second, to tell the hours.")

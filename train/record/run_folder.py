@@ -9,6 +9,7 @@
     <phase>/evaluation.jsonl     held-out losses, a line per part and kind
     <phase>/samples.jsonl        greedy samples, a line per prompt
     <phase>/skips.json           steps that `--skip-steps` named
+    <phase>/fork.json            of a fork: which of its steps are of another run
     <phase>/seal.json            digests of all that stands in the phase's folder: `seal`
     <phase>/tensorboard/         the same numbers for tensorboard
 
@@ -128,6 +129,20 @@ class CheckpointState:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """Which steps of a phase are of another run: the first so many, under another manifest.
+
+    manifest: its digest, on which the chain of digests hangs. chain: its head after those steps.
+    parent: the name of that run.
+    """
+
+    manifest: str
+    steps: int
+    chain: str
+    parent: str
+
+
+@dataclass(frozen=True)
 class PhaseFolder:
     """The folder of one phase in a run, and the paths in it."""
 
@@ -181,6 +196,11 @@ class PhaseFolder:
     def skips(self) -> Path:
         """The steps to pass over."""
         return self.path / "skips.json"
+
+    @property
+    def fork(self) -> Path:
+        """Which of its steps are of another run."""
+        return self.path / "fork.json"
 
     @property
     def seal(self) -> Path:
@@ -252,6 +272,29 @@ def write_claim(phase: PhaseFolder, claim: Claim, otherwise: str, remedy: str) -
         write_atomic(path, canonical(content))
     elif lines := receipts.differences(read_json(path, remedy), content, "run"):
         raise StaleError(f"{path}: {otherwise.format('; '.join(lines[:3]))}")
+
+
+def write_fork(phase: PhaseFolder, fork: Fork) -> None:
+    """Write which steps of a phase are of another run."""
+    write_atomic(phase.fork, canonical(asdict(fork)))
+
+
+def read_fork(phase: PhaseFolder) -> Fork | None:
+    """Return which steps of a phase are of another run; None where it is no fork."""
+    return read_record(phase.fork, Fork, "fork again") if phase.fork.exists() else None
+
+
+def chain_root(phase: PhaseFolder, manifest: str) -> str:
+    """Return the digest of the manifest that a phase's chain hangs on; manifest: its own."""
+    fork = read_fork(phase)
+    return manifest if fork is None else fork.manifest
+
+
+def is_saved_under(phase: PhaseFolder, state: CheckpointState, manifest: str) -> bool:
+    """Tell whether a checkpoint is of a phase's manifest, or of the one that it was forked from."""
+    fork = read_fork(phase)
+    before = fork is not None and state.step <= fork.steps and state.manifest == fork.manifest
+    return before or state.manifest == manifest
 
 
 def read_claim(phase: PhaseFolder, remedy: str = "train this phase again") -> Claim:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
+from crystalmix.mixtures.redaction import redact
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
@@ -62,6 +63,7 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
     for folder in begun:
         try:
             manifest = read_manifest(BuildFolder(build).phase(folder.name))
+            lines += _fork_faults(build, folder)
             for line in islice(_phase(folder, manifest, build if batches else None), MOST):
                 lines.append(line)  # kept where a later check can't go on
         except CrystalmixError as error:
@@ -106,11 +108,27 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
         yield from _bytes(folder, manifest, root, steps)
 
 
+def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
+    """Yield where a fork does not go on from the manifest that its build was redacted from."""
+    fork = run_folder.read_fork(phase)
+    if fork is None:
+        return
+    origins = redact.read(build)["phases"] if redact.is_redacted(build) else {}
+    if origins.get(phase.name) != fork.manifest:
+        yield (
+            f"{phase.fork}: goes on from manifest {_brief(fork.manifest)}, of which this build's "
+            f"{phase.name} was not made"
+        )
+    steps = ledger.read(phase.ledger, "steps")["chain"]
+    if len(steps) < fork.steps or steps[fork.steps - 1].as_py() != fork.chain:
+        yield f"{phase.fork}: its chain does not end in step {fork.steps - 1} as it says"
+
+
 def _sealed_files(
     phase: PhaseFolder, manifest: Manifest, newest: Path, state: CheckpointState
 ) -> Iterator[str]:
     """Hold the ledger's files against the newest checkpoint, which sealed them."""
-    if state.manifest != manifest.digest:
+    if not run_folder.is_saved_under(phase, state, manifest.digest):
         yield (
             f"{newest}: was saved under manifest {_brief(state.manifest)}, "
             f"not under {_brief(manifest.digest)}"
@@ -128,7 +146,7 @@ def _unsealed(path: Path) -> str:
 
 
 def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
-    chain = ledger.first_chain(manifest.digest)
+    chain = ledger.first_chain(run_folder.chain_root(PhaseFolder(folder), manifest.digest))
     for step, digest, recorded in zip(
         *(steps[name].to_pylist() for name in ("step", "digest", "chain")), strict=True
     ):

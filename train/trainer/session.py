@@ -107,12 +107,12 @@ def _last_weights(out: Path, before: Manifest) -> Path:
             f"(newest checkpoint: {newest.name if newest else 'none'}, needed: {name}); "
             "train it first"
         )
-    trained = run_folder.read_state(newest).manifest
-    if trained != before.digest:
+    state = run_folder.read_state(newest)
+    if not run_folder.is_saved_under(PhaseFolder(out / before.phase), state, before.digest):
         raise StaleError(
-            f"{newest}: was trained on manifest {str(trained)[:12]}, this build's {before.phase} "
-            f"is {before.digest[:12]}; give the build it was trained on, or train into "
-            "another --out"
+            f"{newest}: was trained on manifest {str(state.manifest)[:12]}, this build's "
+            f"{before.phase} is {before.digest[:12]}; give the build it was trained on, or train "
+            "into another --out"
         )
     return newest
 

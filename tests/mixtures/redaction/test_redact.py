@@ -1,0 +1,146 @@
+"""Redaction: rows hold nothing of what was taken, and all else is as it was, bit for bit."""
+
+from functools import lru_cache
+from pathlib import Path
+from shutil import copytree
+
+import h5py
+import numpy as np
+import pytest
+
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.redaction.redact import redact
+from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.rows import shards
+from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.loader.batches import Share
+from crystalmix.train.record import views
+from helpers.audited import audited_build, loaded, marks, segments
+from helpers.runs import scratch
+
+TAKEN, LETTER = "seen/twice", "ж"
+
+
+@lru_cache(maxsize=1)
+def redacted_build() -> Path:
+    """Return a view without one repository; nobody may change it."""
+    folder = scratch()
+    (folder / "list").write_text(f"{TAKEN}\n", "utf-8")
+    redact(audited_build(), folder / "list", folder / "redacted")
+    return folder / "redacted"
+
+
+def every_row(build: Path, manifest: Manifest) -> np.ndarray:
+    """Return all rows of a phase in their order: (rows, 3, msl)."""
+    refs = manifest.rows(0, manifest.steps * manifest.batch)
+    return gather([build / path for path in manifest.paths], refs.shard, refs.row)
+
+
+def pairs() -> list[tuple[Manifest, Manifest]]:
+    return list(zip(read_manifests(audited_build()), read_manifests(redacted_build()), strict=True))
+
+
+def test_ids_of_what_was_taken_are_padding_and_all_others_stay() -> None:
+    cleared = 0
+    for old, new in pairs():
+        before, after = every_row(audited_build(), old), every_row(redacted_build(), new)
+        for was, now in zip(before, after, strict=True):
+            place = 0
+            for piece in segments(was[0].tolist()):
+                here = slice(place, place + len(piece))
+                if marks(LETTER) & set(piece):
+                    assert (now[0, here] == loaded().pad).all()
+                    assert (now[1, here] == 0).all()
+                    cleared += len(piece)
+                else:
+                    assert np.array_equal(now[0, here], was[0, here])
+                place += len(piece)
+    assert cleared
+
+
+def test_no_label_predicts_what_was_taken_and_all_others_stay() -> None:
+    gone = marks(LETTER)
+    for old, new in pairs():
+        before, after = every_row(audited_build(), old), every_row(redacted_build(), new)
+        assert not np.isin(after[:, 2], list(gone)).any()
+        changed = (before[:, 1:] != after[:, 1:]).any(axis=1)  # (rows, msl): mask or label
+        for was, now, marked in zip(before, after, changed, strict=True):
+            own = np.flatnonzero(was[0] != now[0])
+            predicted = {*own.tolist(), *(own - 1).tolist()}
+            others = set(np.flatnonzero(marked).tolist()) - predicted
+            # the label of a row's last id is the first of the row that was packed after it
+            assert others <= {was.shape[1] - 1}
+            assert all(now[1, place] == 0 for place in others)
+
+
+def test_last_labels_are_cleared_where_the_next_packed_row_begins_with_it() -> None:
+    folder = "domains/code/epoch-0"
+    names = [path.name for path in sorted((audited_build() / folder).glob("*.h5"))]
+    before = np.concatenate([shards.read(audited_build() / folder / name) for name in names])
+    after = np.concatenate([shards.read(redacted_build() / folder / name) for name in names])
+    begins = np.flatnonzero(before[:, 0, 0] != after[:, 0, 0])
+    assert len(begins)
+    rows = begins[begins > 0] - 1
+    assert (after[rows, 1, -1] == 0).all()
+    kept = np.setdiff1d(np.flatnonzero((before[:, 0] == after[:, 0]).all(axis=1)), rows)
+    assert np.array_equal(before[kept], after[kept])
+
+
+def test_the_order_and_the_digests_of_shards_stay() -> None:
+    names = {manifest.phase: manifest for manifest, _ in pairs()}
+    for old, new in pairs():
+        assert [part.shards for part in new.parts] == [part.shards for part in old.parts]
+        stop = old.steps * old.batch
+        assert np.array_equal(old.rows(0, stop).row, new.rows(0, stop).row)
+        assert (new.redaction is None) == (old.phase == "prose")
+        if new.redaction is not None:
+            assert new.redaction["origin"] == names[new.phase].digest
+    assert pairs()[0][0].digest == pairs()[0][1].digest  # nothing was taken of it
+
+
+def test_verify_finds_the_view_sound_and_any_change_of_it(tmp_path: Path) -> None:
+    assert verify(redacted_build()) == []
+    out = redacted_build().with_name("changed")
+    copytree(redacted_build(), out, symlinks=True)
+    [stones, *_] = sorted(out.rglob("*.tombstones.parquet"))
+    stones.unlink()
+    assert any("tombstones" in line or "data-" in line for line in verify(out))
+    link = next(path for path in sorted((out / "domains").rglob("*")) if path.is_symlink())
+    link.unlink()
+    assert any(str(link) in line for line in verify(out))
+
+
+def test_no_row_is_read_to_redact(tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    copytree(audited_build(), build)
+    for path in build.rglob("*.h5"):
+        path.write_bytes(b"no shard")
+    (tmp_path / "list").write_text(f"{TAKEN}\n", "utf-8")
+    phases = redact(build, tmp_path / "list", tmp_path / "out")
+    assert [phase.digest for phase in phases] == [new.digest for _, new in pairs()]
+
+
+def test_trace_and_the_loader_obey_the_view() -> None:
+    traced = views.connect(redacted_build())
+    [document] = views.find_documents(traced, f"{TAKEN}/src/a.py")[:1]
+    assert views.steps(traced, document.source, document.document) == []
+    _, new = pairs()[1]
+    gone = list(marks(LETTER))
+    for step in range(new.steps):
+        batch = Share(new, redacted_build()).read(step)
+        assert not np.isin(batch.ids, gone).any()
+
+
+def test_a_program_that_knows_no_tombstones_finds_no_shard() -> None:
+    [stones, *_] = sorted(redacted_build().rglob("*.tombstones.parquet"))
+    shard = stones.with_name(stones.name.replace(".tombstones.parquet", ".h5"))
+    with pytest.raises(OSError, match="No such file"):
+        h5py.File(shard)
+
+
+def test_a_list_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("not/there\n", "utf-8")
+    with pytest.raises(InputError, match="names no document"):
+        redact(audited_build(), tmp_path / "list", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

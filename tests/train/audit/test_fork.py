@@ -1,0 +1,84 @@
+"""Forks: what the parent recorded before what was taken, then the plan of the redacted build."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crystalmix as cm
+from crystalmix.mixtures.redaction.redact import redact
+from crystalmix.prep.filters.entries import parse
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.audit import audit as audits
+from crystalmix.train.record import run_folder
+from crystalmix.train.trace.findings import findings
+from helpers.audited import audited_build, audited_run, ledger_rows, loaded, marks, row_of
+from helpers.runs import run_file, scratch
+
+TAKEN, LETTER = "seen/twice", "ж"
+
+
+@lru_cache(maxsize=1)
+def forked() -> tuple[Path, Path, list[str]]:
+    """Return a redacted build, a fork over it, and what was said; nobody may change them."""
+    folder = scratch()
+    (folder / "list").write_text(f"{TAKEN}\n", "utf-8")
+    redact(audited_build(), folder / "list", folder / "redacted")
+    said: list[str] = []
+    cm.train(
+        folder / "redacted", run_file(), out=folder / "fork", fork=audited_run(), say=said.append
+    )
+    return folder / "redacted", folder / "fork", said
+
+
+def clean() -> tuple[str, int]:
+    """Return phase and step of the last checkpoint before anything of it, by decoded rows."""
+    for phase in ("prose", "mixed", "code"):
+        rows = [
+            step
+            for step, _, _, shard, row in ledger_rows(audited_run(), phase)
+            if np.isin(row_of(audited_build(), shard, row)[[0, 2]], list(marks(LETTER))).any()
+        ]
+        if rows:
+            kept = run_folder.checkpoints(audited_run() / phase / "checkpoints")
+            steps = [run_folder.step_of(path) for path in kept]
+            return phase, max([step for step in steps if step <= min(rows)], default=0)
+    raise AssertionError
+
+
+def test_a_fork_goes_on_from_the_last_clean_checkpoint_and_equals_its_plan() -> None:
+    build, fork, said = forked()
+    phase, step = clean()
+    assert "prose up to step 12" in said[0]
+    forks = {p.name: run_folder.read_fork(p) for p in run_folder.phases(fork)}
+    assert (forks[phase].steps if forks[phase] else 0) == step
+    assert findings(build, fork, batches=True) == []
+    assert cm.verify(build, run=fork).faults == ()
+
+
+def test_what_a_fork_consumed_holds_nothing_of_what_was_taken() -> None:
+    build, fork, _ = forked()
+    for phase in cm.open(build).phases.values():
+        for batch in phase.batches():
+            assert not np.isin(batch.ids, list(marks(LETTER))).any()
+    entry = parse(TAKEN, 1, "list")
+    assert entry is not None
+    answer = audits.audit(fork, build, [entry])
+    assert answer.entries[0].verdict == "not consumed"
+    assert loaded().vocab
+
+
+def test_a_fork_is_of_the_run_over_its_origin(tmp_path: Path) -> None:
+    build, fork, _ = forked()
+    with pytest.raises(UsageError, match="is no redacted build"):
+        cm.train(audited_build(), run_file(), out=tmp_path / "a", fork=audited_run())
+    with pytest.raises(Exception, match="was not trained on"):
+        cm.train(build, run_file(), out=tmp_path / "b", fork=fork)
+
+
+def test_a_run_without_a_clean_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("slimpajama/\n", "utf-8")
+    redact(audited_build(), tmp_path / "list", tmp_path / "redacted")
+    with pytest.raises(RefusalError, match="no checkpoint is kept from before step 0"):
+        cm.train(tmp_path / "redacted", run_file(), out=tmp_path / "run", fork=audited_run())
