@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
-    from crystalmix.train.api.answering import audit, check_evidence, redact
+    from crystalmix.train.api.answering import audit, check_evidence, fork, redact
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
         build,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _ROOMS = {
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
-    "train.api.answering": ("audit", "check_evidence", "redact"),
+    "train.api.answering": ("audit", "check_evidence", "fork", "redact"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
         "build",
@@ -93,6 +93,7 @@ __all__ = [
     "fed",
     "fit_laws",
     "forecast",
+    "fork",
     "harvest",
     "import_shards",
     "import_tokens",

@@ -1,4 +1,4 @@
-"""`cm.audit`, `cm.check_evidence` and `cm.redact`: answers to those who ask what a run consumed."""
+"""`cm.audit`, `cm.check_evidence`, `cm.redact`, `cm.fork`: answers on what a run consumed."""
 
 from __future__ import annotations
 
@@ -70,3 +70,15 @@ def redact(build: Place, listed: Place, out: Place, *, copies: bool = False) -> 
 
     redaction.redact(existing(build), existing(listed), Path(out), copies=copies)
     return Build(Path(out))
+
+
+def fork(run: Place, view: Place, out: Place) -> str:
+    """Begin a run over a redacted build with what `run` recorded before it consumed what was taken.
+
+    `cm.train(view, run_file, out=out)` goes on from there. Returns what is kept, in words; a fork
+    that is there stays. Raises UsageError for a build that is not redacted, StaleError where the
+    run is not over its origin, RefusalError where no checkpoint is kept from before.
+    """
+    from crystalmix.train.audit.fork import fork as begin
+
+    return begin(existing(run), existing(view), Path(out))

@@ -49,7 +49,6 @@ def train(  # noqa: PLR0913  what the command has
     phases: Sequence[str] = (),
     stop: int | None = None,
     init_from: Place | None = None,
-    fork: Place | None = None,
     skip: Sequence[str] = (),
     overrides: Sequence[str] = (),
     backend: str = "torch",
@@ -59,9 +58,7 @@ def train(  # noqa: PLR0913  what the command has
 
     Goes on from the newest checkpoint in `out`. run: a run file or a preset. phases: only these.
     stop: end a phase after this many steps; it is the last then. init_from: begin the first phase
-    with this checkpoint's weights. fork: a run
-    over the build that this redacted one is a view of; goes on from its last checkpoint before it
-    consumed what was taken. skip: [PHASE:]FIRST:LAST, steps to pass over. overrides:
+    with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. overrides:
     KEY=VALUE over the run file, as `runconfig.seed=2`. backend: torch, csx or cstorch-cpu. say:
     takes a line for each phase. Raises InputError, RecipeError, StaleError (`out` holds another
     run), DivergenceError (a step gave no numbers).
@@ -75,10 +72,6 @@ def train(  # noqa: PLR0913  what the command has
 
         more["make"] = maker(backend, str(run))
     first = None if init_from is None else existing(init_from)
-    if fork is not None:
-        from crystalmix.train.audit.fork import fork as begin
-
-        say(begin(existing(fork), place, Path(out)))
     session.train(
         place,
         str(run),

@@ -116,6 +116,7 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # 
     dry_run, ranks, speed, as_json = (
         settings.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
     )
+    fork = settings.pop("fork")
     if not given("run"):
         note(f"no --run: taking the preset {run}")
     if dry_run:
@@ -127,8 +128,10 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # 
     refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    from crystalmix.train.api import runs
+    from crystalmix.train.api import answering, runs
 
+    if fork is not None:
+        click.echo(answering.fork(fork, build, out))
     runs.train(build, run, out=out, say=click.echo, **settings)
 
 

@@ -26,9 +26,8 @@ def forked() -> tuple[Path, Path, list[str]]:
     (folder / "list").write_text(f"{TAKEN}\n", "utf-8")
     redact(audited_build(), folder / "list", folder / "redacted")
     said: list[str] = []
-    cm.train(
-        folder / "redacted", run_file(), out=folder / "fork", fork=audited_run(), say=said.append
-    )
+    said.append(cm.fork(audited_run(), folder / "redacted", folder / "fork"))
+    cm.train(folder / "redacted", run_file(), out=folder / "fork", say=said.append)
     return folder / "redacted", folder / "fork", said
 
 
@@ -72,13 +71,13 @@ def test_what_a_fork_consumed_holds_nothing_of_what_was_taken() -> None:
 def test_a_fork_is_of_the_run_over_its_origin(tmp_path: Path) -> None:
     build, fork, _ = forked()
     with pytest.raises(UsageError, match="is no redacted build"):
-        cm.train(audited_build(), run_file(), out=tmp_path / "a", fork=audited_run())
+        cm.fork(audited_run(), audited_build(), tmp_path / "a")
     with pytest.raises(Exception, match="was not trained on"):
-        cm.train(build, run_file(), out=tmp_path / "b", fork=fork)
+        cm.fork(fork, build, tmp_path / "b")
 
 
 def test_a_run_without_a_clean_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("slimpajama/\n", "utf-8")
     redact(audited_build(), tmp_path / "list", tmp_path / "redacted")
     with pytest.raises(RefusalError, match="no checkpoint is kept from before step 0"):
-        cm.train(tmp_path / "redacted", run_file(), out=tmp_path / "run", fork=audited_run())
+        cm.fork(audited_run(), tmp_path / "redacted", tmp_path / "run")
