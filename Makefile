@@ -9,6 +9,7 @@ WHEEL := .env-wheel
 NEWER_ENV := .env-newer
 HF := .env-transformers
 PEERS := .env-peers
+RAY := .env-ray
 DOCS := .env-docs
 # The newest Python above 3.11 that is on the path or among pyenv's; NEWER=... names another one.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
@@ -18,7 +19,7 @@ NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/py
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test tokenizers check format reference wheel newer transformers peers csx docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers peers csx ray docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -93,6 +94,15 @@ $(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
 	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming
 	touch $@
 
+# Builds on a Ray cluster of two nodes, with killed workers and a lost node.
+ray: $(RAY)/.ready
+	$(RAY)/bin/python -m pytest tests/prep/engines/test_ray.py
+
+$(RAY)/.ready: pyproject.toml constraints/modern.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install --quiet -c constraints/modern.txt -e '.[ray]' pytest hypothesis
+	touch $@
+
 # The site of docs/; a link that leads nowhere is an error.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
@@ -127,4 +137,5 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(DOCS) $(CSX) build dist demo site *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(DOCS) $(CSX) $(RAY) build dist demo site \
+	  *.egg-info

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.answering import audit, check_evidence, fork, redact
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _ROOMS = {
+    "prep.engines.engine": ("EngineSettings",),
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.answering": ("audit", "check_evidence", "fork", "redact"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
@@ -55,9 +57,7 @@ _ROOMS = {
         "import_tokens",
         "jsonl",
         "merge",
-        "merge",
         "migrate",
-        "mix",
         "mix",
         "plan",
     ),
@@ -73,6 +73,7 @@ __all__ = [
     "Ablation",
     "Build",
     "Differences",
+    "EngineSettings",
     "Forecast",
     "Ledger",
     "Phase",

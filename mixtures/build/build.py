@@ -28,12 +28,12 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.atomic_files import lock_folder, refuse_url, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
@@ -45,13 +45,14 @@ def build(
     root: Path,
     out: Path,
     *,
-    workers: int = 1,
+    workers: int | EngineSettings = 1,
     phases: Sequence[str] = (),
     dropped: Path | None = None,
 ) -> list[Manifest]:
     """Build phases (all, in order, by default) and return their manifests.
 
-    root: where the raw files are. dropped: a file for every record that was dropped.
+    root: where the raw files are. workers: processes, or who runs the work items. dropped: a file
+    for every record that was dropped.
     Raises StaleError where `out` holds something built otherwise, RefusalError where the data
     can't give the mixture.
     """
@@ -68,7 +69,8 @@ def build(
     domains = [name for name in recipe.domains if name in phase_domains]
     drawn = {source for name in domains for source in recipe.domains[name].sources}
     tokenizer = _tokenizer(recipe, domains)
-    with naming(out), alone(out), Fanout(workers) as pool:
+    engine = EngineSettings(workers) if isinstance(workers, int) else workers
+    with naming(out), alone(out), engine.start(out) as pool:
         context = Context(recipe, root, out, pool, tokenizer)
         scanned = scan.run(context, scan.needed(recipe, drawn))
         shared_texts.check(recipe, names, out)

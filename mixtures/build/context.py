@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ class Context:
     recipe: Recipe
     root: Path
     out: Path
-    pool: Fanout
+    pool: Engine
     tokenizer: Tokenizer
 
     @property

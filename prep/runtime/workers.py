@@ -72,7 +72,7 @@ class Fanout:
         What a killed worker had is tried again, at last one item at a time. Raises WorkerError with
         the item's name where it kills the worker that has it alone.
         """
-        yield from _shown(self._results(work, items, label), len(items), label, "it")
+        yield from shown(self._results(work, items, label), len(items), label, "it")
 
     def _results(
         self, work: Callable[[Item], Result], items: Sequence[Item], label: str
@@ -214,10 +214,10 @@ def _size() -> dict[str, Any]:
 
 def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[Item]:
     """Yield items one by one under a progress bar."""
-    return _shown(items, len(items), label, unit)
+    return shown(items, len(items), label, unit)
 
 
-def _shown(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+def shown(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
     """Yield items under a progress bar; where no terminal shows it, log a line now and then."""
     began = logged = monotonic()
     with progress(total, label, unit) as bar:

@@ -1,12 +1,16 @@
 """The examples run as they are."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 import crystalmix as cm
-from helpers import killed_script
+from crystalmix.mixtures.verify.verify import verify
+from helpers import corpora, killed_script
 from helpers.runs import recorded, small_build, undisturbed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -32,3 +36,54 @@ def test_a_loop_of_ones_own_is_killed_goes_on_and_is_proven(tmp_path: Path) -> N
     assert recorded(runs[0], "code") == recorded(runs[1], "code")  # rows, digests, losses
     assert recorded(runs[0], "code")[1] == recorded(undisturbed(), "code")[1]
     assert cm.verify(small_build(), run=runs[0]).faults == ()
+
+
+def test_the_slurm_script_builds_with_ranks_one_of_which_is_killed(tmp_path: Path) -> None:
+    path, tools = prepared(tmp_path)
+    # srun as far as ranks are concerned: every task with its number, the same command
+    (tools / "srun").write_text(
+        "#!/bin/bash\nshift\n"
+        'for rank in 0 1; do SLURM_PROCID=$rank SLURM_NTASKS=2 "$@" & pids+=($!); done\n'
+        "for pid in ${pids[@]}; do wait $pid || exit 1; done\n"
+    )
+    # rank 1 is killed at its first start
+    (tools / "crystalmix").write_text(
+        f"#!/bin/bash\nif [ $SLURM_PROCID = 1 ] && mkdir {tmp_path}/killed 2>/dev/null; "
+        f'then kill -9 $$; fi\nexec {sys.executable} -m crystalmix "$@"\n'
+    )
+    script = ["bash", str(EXAMPLES / "clusters" / "build.slurm"), str(path)]
+    done = ran([*script, str(tmp_path), str(tmp_path / "build")], tmp_path, tools)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert verify(tmp_path / "build") == []
+
+
+def test_the_pods_of_the_kubernetes_job_build_together(tmp_path: Path) -> None:
+    path, tools = prepared(tmp_path)
+    (tools / "crystalmix").write_text(f'#!/bin/sh\nexec {sys.executable} -m crystalmix "$@"\n')
+    job = YAML(typ="safe").load((EXAMPLES / "clusters" / "build-job.yaml").read_text("utf-8"))
+    spec = job["spec"]
+    [pod] = spec["template"]["spec"]["containers"]
+    ranks = {entry["name"]: entry["value"] for entry in pod["env"]}["RANKS"]
+    assert (spec["completions"], spec["parallelism"]) == (int(ranks), int(ranks))
+    assert path == tmp_path / "recipe.yaml"
+    (tmp_path / "raw").symlink_to(tmp_path)
+    script = 'for i in 0 1; do JOB_COMPLETION_INDEX=$i RANKS=2 WORKERS=1 "$@" & p+=($!); done; '
+    script += "for i in ${p[@]}; do wait $i || exit 1; done"
+    done = ran(["bash", "-c", script, "pods", *pod["command"], *pod["args"]], tmp_path, tools)
+    assert done.returncode == 0, done.stderr
+    assert verify(tmp_path / "build") == []
+
+
+def prepared(folder: Path) -> tuple[Path, Path]:
+    """Write a corpus and its recipe; return the recipe, and a folder of tools on the path."""
+    corpora.write_corpus(folder)
+    (folder / "tools").mkdir()
+    return corpora.write_recipe(folder), folder / "tools"
+
+
+def ran(words: list[str], folder: Path, tools: Path) -> "subprocess.CompletedProcess[str]":
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)

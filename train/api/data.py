@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
     from crystalmix.mixtures.modelzoo.import_shards import Subset
     from crystalmix.mixtures.modelzoo.token_files import Kind
+    from crystalmix.prep.engines.engine import EngineSettings
 
 
 def plan(
@@ -69,7 +70,7 @@ def build(  # noqa: PLR0913  what the command has
     dropped: Place | None = None,
     without: Place | None = None,
     overrides: Sequence[str] = (),
-    workers: int = 1,
+    workers: int | EngineSettings = 1,
 ) -> Build:
     """Build a recipe's phases from raw files; what is done is not done again.
 
@@ -77,18 +78,26 @@ def build(  # noqa: PLR0913  what the command has
     tokenizer.json instead of the recipe's. dropped: write every dropped record into this .parquet
     or .jsonl. without: a list of digests of texts that all sources leave out (`Run.drop_list`).
     overrides: KEY=VALUE over the recipe. workers: processes; the result does not depend on it.
+    `EngineSettings(kind="ray")` runs the work on a Ray cluster; `EngineSettings(rank=1, ranks=8)`
+    is one of the processes that a scheduler started: rank 0 builds, others run what it gives them.
     Raises RecipeError, InputError, RefusalError, StaleError (`out` was made by other settings).
     """
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
+    from crystalmix.prep.engines import ranks
+    from crystalmix.prep.engines.engine import EngineSettings
 
+    who = EngineSettings(workers) if isinstance(workers, int) else workers
+    if who.rank and who.ranks:
+        ranks.follow(Path(out), who.rank, who.ranks, who.workers)
+        return Build(Path(out))
     root = recipes.find(str(recipe)).parent if data is None else existing(data)
     settings = recipes.load(str(recipe), _path(tokenizer), overrides)
     if without is not None:
         from crystalmix.train.trace import forensics
 
         settings = forensics.without(settings, Path(without))
-    run(settings, root, Path(out), workers=workers, phases=phases, dropped=_path(dropped))
+    run(settings, root, Path(out), workers=who, phases=phases, dropped=_path(dropped))
     return Build(Path(out))
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from crystalmix.train.commands.options import (
+    ENGINE,
     JSON,
     OUT,
     PATH,
+    RANK,
+    RANKS,
     SET,
     WORKERS,
     Verb,
@@ -63,10 +66,16 @@ def jsonl(folder: Path, out: Path) -> None:
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
 @SET
 @WORKERS
+@ENGINE
+@RANK
+@RANKS
 def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
+    from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api import data
 
+    words = ("workers", "engine", "rank", "ranks")
+    settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
     show_phases(data.build(recipe, out, **settings), only=settings["phases"])
 
 

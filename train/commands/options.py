@@ -42,6 +42,18 @@ WORKERS = click.option(
     default=os.cpu_count() or 1,
     help="Worker processes (default: one per core). The result does not depend on it.",
 )
+ENGINE = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Who runs the work: this machine, or a Ray cluster (RAY_ADDRESS).",
+)
+RANK = click.option(
+    "--rank", type=click.IntRange(0), help="Of this process, where a scheduler starts several."
+)
+RANKS = click.option(
+    "--ranks", type=click.IntRange(1), help="How many processes share --out and the work."
+)
 SET = click.option(
     "--set",
     "overrides",

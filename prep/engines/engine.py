@@ -1,0 +1,75 @@
+"""What an engine is, and which one the command line chooses."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+from crystalmix.prep.runtime.errors import UsageError, WorkerError
+from crystalmix.prep.runtime.workers import Fanout
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Kind = Literal["local", "ray"]
+
+
+class Engine(Protocol):
+    """Whoever runs work items; `Fanout` is the one of a single machine."""
+
+    def map(
+        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]:
+        """Yield work(item) for each item, in order; an item's error is raised at its turn.
+
+        work: a function of a module. Raises WorkerError, with its name, for an item whose process
+        was lost each time.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Who runs the items of a command.
+
+    workers: processes of one machine, of each rank. kind: `ray` for a Ray cluster (the one that
+    RAY_ADDRESS names, else one of this machine). rank, ranks: this process among those that a
+    scheduler started of the same command, which share the output's folder.
+    """
+
+    workers: int = 1
+    kind: Kind = "local"
+    rank: int | None = None
+    ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) != (self.ranks is None):
+            missing = "--rank" if self.rank is None else "--ranks"
+            raise UsageError(f"{missing}: is missing; ranks need both, as --rank 0 --ranks 8")
+        if self.rank is not None and self.ranks is not None:
+            if not 0 <= self.rank < self.ranks:
+                raise UsageError(f"--rank: must lie in [0, {self.ranks}), got {self.rank}")
+            if self.kind != "local":
+                raise UsageError("--rank: goes with --engine local; Ray has its own processes")
+
+    def start(self, folder: Path) -> AbstractContextManager[Engine]:
+        """Return the engine; folder: what ranks share. UsageError where Ray is not installed."""
+        if self.kind == "ray":
+            from crystalmix.prep.engines.ray_cluster import RayCluster
+
+            return RayCluster()
+        if self.ranks is not None and self.ranks > 1:
+            from crystalmix.prep.engines.ranks import FirstRank
+
+            return FirstRank(folder, self.ranks, self.workers)
+        return Fanout(self.workers)
+
+
+def quarantined(label: str, items: Sequence[object], places: Sequence[int]) -> WorkerError:
+    """Return the error that names the items which were given up."""
+    names = [" ".join(repr(items[place]).split())[:200] for place in places]
+    return WorkerError(
+        f"{label}: {len(places)} of {len(items)} items lost their process each time (out of "
+        f"memory, or killed) and were given up, all others are done: {'; '.join(names)}; give "
+        "workers more memory and run the same command again"
+    )
