@@ -124,6 +124,7 @@ for verb in (
     train.train,
     weights.export,
     weights.import_weights,
+    weights.chat,
     train.trace,
     train.sql,
     answering.audit,

@@ -69,7 +69,17 @@ class Section:
 
 
 # Mappings whose keys another section has already.
-ELSEWHERE = {"domains.NAME.rows"}
+TURNS = (
+    "assistant",
+    "begin",
+    "document",
+    "end",
+    "system",
+    "tool",
+    "tool_call",
+    "user_after_system",
+)
+ELSEWHERE = {"domains.NAME.rows", *(f"domains.NAME.chat.template.{turn}" for turn in TURNS)}
 
 
 def reference() -> dict[str, str]:

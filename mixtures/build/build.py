@@ -28,6 +28,7 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.chat.render import Renderer
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.runtime import database
@@ -117,6 +118,9 @@ def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
         if recipe.domains[name].fim is not None:
             with _at(recipe, "domains", name, "fim"):
                 document_fim.sentinels(tokenizer)
+        if (chat := recipe.domains[name].chat) is not None:
+            with _at(recipe, "domains", name, "chat"):
+                Renderer(tokenizer, chat)
         for source in recipe.domains[name].sources:
             with _at(recipe, "sources", source, "metadata"):
                 if rows.cerebras is not None and recipe.sources[source].metadata:

@@ -58,7 +58,8 @@ class TokenBlock:
 
     controls: control ids among the tokens. permuted: documents that FIM permuted. literals:
     [documents, times] of each special token spelt in texts. held_out: documents of the other side
-    of a split; bytes: of the texts of this side, None without a split.
+    of a split; bytes: of the texts of this side, None without a split. chat: what became of
+    conversations (`ChatCounts`), None without any.
     """
 
     block: Block
@@ -68,6 +69,7 @@ class TokenBlock:
     literals: dict[str, list[int]]
     held_out: int
     bytes: int | None
+    chat: Json | None = None
 
     @classmethod
     def of(cls, path: Path, source: str, result: Json) -> "TokenBlock":
@@ -80,6 +82,7 @@ class TokenBlock:
             literals=result["literals"],
             held_out=result.get("held_out", 0),
             bytes=result.get("bytes"),
+            chat=result.get("chat"),
         )
 
 
@@ -129,9 +132,13 @@ class Folder:
         account = self.sealed["account"]
         return RowsAccount(**{key.name: account[key.name] for key in fields(RowsAccount)})
 
-    def seal(self, results: Sequence[Json], account: RowsAccount) -> None:
-        """Write the receipt: every shard's entry, the account, the digest of the content."""
-        self.seal_files([entry for result in results for entry in result["files"]], asdict(account))
+    def seal(self, results: Sequence[Json], account: RowsAccount, **more: Json) -> None:
+        """Write the receipt: every shard's entry, the account, the digest of the content.
+
+        more: what else belongs into the account.
+        """
+        files = [entry for result in results for entry in result["files"]]
+        self.seal_files(files, {**asdict(account), **more})
 
     def seal_files(self, files: list[Json], account: Json) -> None:
         """Write the receipt of these files, to whose account the number of rows is added."""

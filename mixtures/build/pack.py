@@ -15,6 +15,7 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
 )
 from crystalmix.mixtures.recipes.recipe import Domain
+from crystalmix.prep.chat import encode
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.packing import fitted_rows
@@ -109,7 +110,9 @@ def run(
         counts = statistics.by_source(stream, group, sizes, rows)
         left = [pack.left_out(one, rows) for one in stream]
         account = _account(group, shards, counts, left)
-        target.seal(shards, account if fit is None else _fitted_account(account, fit))
+        chat = [block.chat for block in group if block.chat is not None]
+        more = {"chat": encode.summed(chat)} if chat else {}
+        target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
 
 
 def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:

@@ -235,7 +235,7 @@ class _Work:
         """Describe what the blocks follow from; files by size and digest."""
         # Texts are repaired when they are tokenised: documents and digests are of the raw text.
         later = {"ftfy", "metadata"}
-        settings = {k: v for k, v in asdict(self.source).items() if k not in later}
+        settings = {k: v for k, v in self.source.content().items() if k not in later}
         select, local = self.source.select, self.source.hub is None
         lists = [opt_out.file for opt_out in select.opt_out]
         if select.decontaminate is not None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from crystalmix.mixtures.build.context import Context, Folder, TokenBlock, once, tokenizer_identity
 from crystalmix.mixtures.recipes.recipe import Domain
+from crystalmix.prep.chat import encode, templates
+from crystalmix.prep.chat.encode import ChatEncoder
+from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
 from crystalmix.prep.documents import scan
 from crystalmix.prep.documents.source import Document, Source
@@ -39,6 +42,7 @@ class Tokenise:
     draw: tuple[int, str, int]  # seed, domain, epoch
     split: Split | None
     out: Path
+    chat: ChatSettings | None = None
 
 
 def settings(context: Context, name: str, domain: Domain, epoch: int) -> Json:
@@ -54,7 +58,14 @@ def settings(context: Context, name: str, domain: Domain, epoch: int) -> Json:
         "tokenizer": tokenizer_identity(context.tokenizer),
         "split": asdict(split) if split else None,
         "held_out": domain.held_out,
+        **({} if domain.chat is None else {"chat": chat_identity(domain.chat)}),
     }
+
+
+def chat_identity(chat: ChatSettings) -> Json:
+    """Return what the ids of conversations follow from: the settings, and the template's pieces."""
+    pieces = asdict(templates.template_of(chat.template))
+    return {**asdict(chat), "template": pieces, "version": encode.VERSION}
 
 
 def run(
@@ -93,6 +104,7 @@ def _items(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[T
                     draw=(context.recipe.seed, folder.name, folder.epoch),
                     split=_split(context, folder.domain),
                     out=folder.path / TOKENS / f"block-{len(items):05d}.ids",
+                    chat=folder.domain.chat,
                 )
             )
             first = last
@@ -117,16 +129,32 @@ def _tokenise(item: Tokenise) -> Json:
     """Write a block's ids; the result is what `TokenBlock.of` reads."""
     tokenizer = load(item.tokenizer)
     literals = Literals(tokenizer.specials)
-    encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
-    controls = controls_of(tokenizer, item.settings)
     texts = scan.texts(item.source, item.root, item.block, item.documents, item.rows)
     side = None if item.split is None else Side(item.split)
     texts = texts if side is None else side.of(texts)
     documents = prepared(texts, item.source, item.block, tokenizer, literals)
-    framed = (pack.frame(encode(document), controls) for document in documents)
+    chat = None
+    if item.chat is None:
+        encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
+        controls = controls_of(tokenizer, item.settings)
+        framed = (pack.frame(encode(document), controls) for document in documents)
+    else:
+        chat = ChatEncoder(tokenizer, item.chat, most_of_conversation(item.settings))
+        place = f"source {item.source.name}: {item.block}: document"
+        framed = (
+            piece
+            for document in documents
+            for piece in chat.encode(document, f"{place} {document.number}")
+        )
     counts = token_blocks.write(item.out, framed, vocab=tokenizer.vocab)
     sides = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
-    return {**asdict(counts), "literals": literals.account(), **sides}
+    told = {} if chat is None else {"chat": asdict(chat.counts())}
+    return {**asdict(counts), "literals": literals.account(), **sides, **told}
+
+
+def most_of_conversation(rows: PackSettings) -> int | None:
+    """Return the ids above which a conversation is cut at turn ends, None where it is not."""
+    return rows.msl if rows.too_long == "split_turns" else None
 
 
 def encoder(

@@ -16,6 +16,7 @@ from pydantic import Field
 from crystalmix.mixtures.manifest.exact_order import LIMIT
 from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.phase import Phase
+from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.filters.exact_duplicates import Duplicates
@@ -44,7 +45,8 @@ class Domain:
     documents that the recipe's `valid` share holds out, or only the others. held_out: all of its
     documents are for validation, and no text of theirs may be trained on. tokens: how many
     tokens the domain is expected to hold, for `plan` before anything is built. rows: its own
-    settings of rows; in a recipe file those that differ from the recipe's `rows`.
+    settings of rows; in a recipe file those that differ from the recipe's `rows`. chat: how its
+    conversations are written, where its sources are of `format: chat`.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -56,6 +58,7 @@ class Domain:
     held_out: bool = False
     tokens: float | None = None
     rows: PackSettings | None = None
+    chat: ChatSettings | None = None
 
     def __post_init__(self) -> None:
         if self.epochs > 1 and self.fim is None:
@@ -67,6 +70,8 @@ class Domain:
             raise ValueError(
                 "held_out: a split says already which documents are held out; drop one of the two"
             )
+        if self.chat is not None and self.fim is not None:
+            raise ValueError("fim: has no meaning for conversations; drop fim or chat")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
 
@@ -108,6 +113,7 @@ class Recipe:
                     raise ValueError(f"{section}: {shown!r} can't name a folder; {NAME_RULE}")
         self._check_split()
         self._check_lengths()
+        self._check_chat()
         self._check_counts()
         for name, domain in self.domains.items():
             if self.rows_of(name).cerebras and domain.fim and domain.fim.level == "document":
@@ -119,6 +125,21 @@ class Recipe:
                 raise ValueError(
                     f"domains.{name}.fim.level: row moves ids over the ends of documents, which "
                     "rows.pack, documents or loss_across keep apart; set level: document"
+                )
+
+    def _check_chat(self) -> None:
+        """Refuse rows that can't hold conversations, and settings that only they have."""
+        for name, domain in self.domains.items():
+            rows = self.rows_of(name)
+            if domain.chat is None and rows.too_long == "split_turns":
+                raise ValueError(
+                    f"domains.{name}.rows.too_long: split_turns cuts conversations, and these are "
+                    "none; set it in the rows of domains of chat"
+                )
+            if domain.chat is not None and rows.cerebras:
+                raise ValueError(
+                    f"domains.{name}.chat: can't go with rows.cerebras; set cerebras: null in "
+                    "the domain's rows"
                 )
 
     def rows_of(self, domain: str) -> PackSettings:
@@ -177,6 +198,8 @@ class Recipe:
             del content["domains"][name]["rows"]
             if domain.rows is not None:
                 content["domains"][name]["rows"] = _rows_content(domain.rows)
+            if domain.chat is None:
+                del content["domains"][name]["chat"]
         del content["format"]  # it says no more than where parts begin
         for name, phase in self.phases.items():
             for part, entry in zip(phase.parts, content["phases"][name]["parts"], strict=True):
@@ -187,6 +210,7 @@ class Recipe:
         if self.tokenizer.verify_every == SAMPLED:
             content["tokenizer"]["verify_every"] = 0  # the default of folders made before
         for name, source in self.sources.items():
+            content["sources"][name] = source.content()
             if (settings := source.select.decontaminate) is not None:
                 content["sources"][name]["select"]["decontaminate"] = settings.content()
         return content
@@ -290,6 +314,15 @@ def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN
             if source not in recipe.sources:
                 steps = ("domains", name, "sources", i)
                 raise _unknown(path, content, steps, source, recipe.sources)
+            if recipe.sources[source].is_chat != (domain.chat is not None):
+                steps = ("domains", name, "sources", i)
+                what = "chat, so that the domain needs `chat` with a template"
+                if domain.chat is not None:
+                    what = "no chat; set its `format: chat`, or drop `chat` of the domain"
+                where = (
+                    f"{path}:{yaml_settings.line_of(content, steps)}: domains.{name}.sources.{i}"
+                )
+                raise RecipeError(f"{where}: source {source} is of {what}")
     for name, phase in recipe.phases.items():
         for i, part in enumerate(phase.parts):
             if part.domain not in recipe.domains:

@@ -205,6 +205,13 @@ def unbalanced(receipt: Json) -> list[str]:
         lines.append(
             f"controls {account['controls']} are not controls out {account['controls_out']}"
         )
+    if chat := account.get("chat"):
+        gone = sum(chat["dropped"].values())
+        if chat["conversations"] != chat["rendered"] + gone:
+            lines.append(
+                f"conversations {chat['conversations']} are not written {chat['rendered']} "
+                f"+ dropped {gone}"
+            )
     if receipt["stage"] == "fim" and account["sentinels"] != 3 * account["permuted"]:
         lines.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
     return lines
@@ -234,7 +241,9 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():
         total = sum(other[theirs] for other in known)
-        count = account[own] + (account["held_out"] if own == "documents" else 0)
+        count = account[own]
+        if own == "documents":  # of conversations those that were written or dropped
+            count = account.get("chat", {}).get("conversations", count) + account["held_out"]
         if count != total:
             lines.append(f"its account has {own} {count}, its inputs have {theirs} {total}")
     return lines

@@ -381,7 +381,10 @@ def _settings_faults(
 def _sharing(rows: Json) -> Json:
     """Return how documents share rows, from the settings of rows or what a manifest says of it."""
     keys = {"pack": "stream", "loss_across": True, "group_tokens": None, "too_long": None}
-    return {key: rows.get(key, usual) for key, usual in keys.items()}
+    sharing = {key: rows.get(key, usual) for key, usual in keys.items()}
+    if sharing["pack"] == "stream":  # conversations are cut before their tokens make a stream
+        sharing["too_long"] = None
+    return sharing
 
 
 def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:

@@ -12,6 +12,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.prep.documents import (
         choose,
+        conversation_text,
         dropped,
         expressions,
         lookup,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         source,
         source_sql,
     )
+    from crystalmix.prep.documents.conversation_text import Message
     from crystalmix.prep.documents.input_files import Seen
     from crystalmix.prep.documents.source import Document, Source
 

@@ -6,13 +6,14 @@ work. What is broken in it is counted and reported, or refused.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import orjson
 import xxhash
 
+from crystalmix.prep.documents.conversations import ConversationSettings, Reader
 from crystalmix.prep.filters.screen import Selection
 from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
 from crystalmix.prep.readers import files as rawfiles
@@ -22,6 +23,7 @@ from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
 from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 
+CHAT = "chat"
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
@@ -32,7 +34,8 @@ class Source:
     files: paths, folders (read to any depth), globs or urls, paths relative to the data root; or
     `hub`, a dataset that `datasets` loads (a hub id, or a builder such as `json` with
     `data_files`). format: one of FORMATS, where a file's suffix does not say it; `text` makes each
-    file a document. encoding: what to decode from, if not UTF-8.
+    file a document, `chat` each record a conversation (`chat.jsonl` and the like where the suffix
+    does not say more). encoding: what to decode from, if not UTF-8.
     text: the column of the text, dotted where nested. columns: our name -> theirs, dotted where
     nested; `text` may stand here too. where: SQL over the columns (DuckDB). identity: SQL for a
     document's name. keep: SQL columns to keep as text beside each document.
@@ -42,7 +45,7 @@ class Source:
     on_error: what a broken file does: stop the build, or be left out and counted.
     max_bad_records: broken records of a file to count before the file is broken.
     max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
-    select: which of its documents stay.
+    select: which of its documents stay. conversations: how records hold them, with `format: chat`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -68,14 +71,18 @@ class Source:
     max_record_bytes: int = 32 << 20
     max_window_log: int = 28
     select: Selection = field(default_factory=Selection)
+    conversations: ConversationSettings = field(default_factory=ConversationSettings)
 
     def __post_init__(self) -> None:
         if self.hub is not None and self.files:
             raise ValueError("files: stands beside hub; name one of the two")
         if self.hub is not None and self.half is not None:
             raise ValueError("half: goes by the numbers of files, but hub has none; drop it")
-        if self.format is not None and (self.format not in FORMATS or self.hub is not None):
-            raise ValueError(f"format: must be of {', '.join(FORMATS)}, of files: {self.format!r}")
+        form = self.file_format
+        if form is not None and (form not in FORMATS or self.hub is not None):
+            known = ", ".join((*FORMATS, CHAT))
+            raise ValueError(f"format: must be of {known}, of files: {self.format!r}")
+        self._check_chat()
         if self.format == "text" and self.half is not None:
             raise ValueError("half: goes by the numbers of files, not of texts; drop it")
         if self.format == "text" and self.identity is None:
@@ -93,6 +100,35 @@ class Source:
                 raise ValueError(f"{key}: must be {least} to {most}, got {getattr(self, key)}")
         if self.encoding is not None:
             _check_encoding(self.encoding)
+
+    def _check_chat(self) -> None:
+        """Refuse what can't go with conversations, and settings of them without any."""
+        if not self.is_chat:
+            if self.conversations != ConversationSettings():
+                raise ValueError("conversations: need `format: chat`; set it, or drop them")
+            return
+        if self.file_format == "text":
+            raise ValueError("format: files of chat hold records, not a text each; drop `.text`")
+        for key in ("ftfy", "metadata"):
+            if getattr(self, key):
+                raise ValueError(f"{key}: can't go with `format: chat`; drop one of the two")
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether its records are conversations."""
+        return self.format is not None and self.format.partition(".")[0] == CHAT
+
+    @property
+    def file_format(self) -> str | None:
+        """The format of its files, None where their suffixes say it."""
+        return (self.format or "").removeprefix(CHAT).removeprefix(".") or None
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings as JSON; those of conversations only where there are some."""
+        content = asdict(self)
+        if not self.is_chat:
+            del content["conversations"]
+        return content
 
     @property
     def metadata_entries(self) -> list[tuple[str, str]]:
@@ -136,7 +172,7 @@ def listing(source: Source, root: Path) -> Listing:
         return Listing(tuple(str(i) for i in range(_hub(source, root).num_shards)))
     if source.format == "text":
         return textfiles.blocks(source.name, source.files, root, "text")
-    matches = listed(source.name, source.files, root, source.format)
+    matches = listed(source.name, source.files, root, source.file_format)
     if source.half is None:
         return matches
     parity = 0 if source.half == "even" else 1
@@ -167,7 +203,7 @@ def read(
     first: Bad | None = None
     records = bad = 0
     try:
-        for batch in _batches(source, root, request(source, root, block, values), block):
+        for batch in _records(source, root, block, values):
             records += len(batch)
             bad += len(batch.bad)
             first = first or next(iter(batch.bad), None)
@@ -222,6 +258,17 @@ def request(
     )
 
 
+def _records(
+    source: Source, root: Path, block: str, values: tuple[tuple[str, ...], ...]
+) -> Iterator[Batch]:
+    """Yield a block's records, of chat with the text of each conversation."""
+    if not source.is_chat:
+        return _batches(source, root, request(source, root, block, values), block)
+    reader = Reader(source.name, block, source.conversations, source.text, values)
+    spec = request(source, root, block, (*values, *reader.paths))
+    return reader.batches(_batches(source, root, replace(spec, text="", hidden=""), block))
+
+
 def _batches(source: Source, root: Path, spec: Request, block: str) -> Iterator[Batch]:
     if source.hub is not None:
         yield from _read_hub(source, root, int(block), spec)
@@ -255,7 +302,7 @@ def _hub(source: Source, root: Path) -> Any:  # noqa: ANN401  datasets ships no 
 
 
 def _kind(source: Source, block: str) -> Kind:
-    match = kind(block, source.format)
+    match = kind(block, source.file_format)
     if match is None:
         raise InputError(f"source {source.name}: {block}: its name tells no format; set `format`")
     return match

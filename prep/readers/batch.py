@@ -136,8 +136,9 @@ class Drops(Counter[str]):
 class Request:
     """What a reader shall read.
 
-    place: the file, for messages. text: dotted path of the text. columns: our name -> dotted path.
-    paths: of the values that the SQL names. hidden: the name under which the SQL knows the text.
+    place: the file, for messages. text: dotted path of the text, "" for none. columns: our name ->
+    dotted path. paths: of the values that the SQL names. hidden: the name under which the SQL knows
+    the text.
     """
 
     source: str

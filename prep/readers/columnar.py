@@ -116,8 +116,9 @@ def _check_batches(file: Any, request: Request) -> None:  # noqa: ANN401  a pa.N
 
 def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
     """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
-    text = _column(table, request.text, request)
-    texts: Any = text.cast(options=LOOSE) if _is_text(text.type) else _nulls(len(table))
+    texts: Any = _nulls(len(table))
+    if request.text and _is_text((text := _column(table, request.text, request)).type):
+        texts = text.cast(options=LOOSE)
     chosen: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
     chosen[TEXT] = texts
     absent: set[Steps] = set()
@@ -135,7 +136,7 @@ def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
 def _chosen(names: list[str], request: Request) -> list[str]:
     """Return the columns to read; NoColumn where the text's is not there, or there twice."""
     roots: set[str] = set()
-    for path in (request.text, *request.columns.values()):
+    for path in filter(None, (request.text, *request.columns.values())):
         step = step_into(names, tuple(path.split(".")), any_case=False)
         if step is None or names.count(step[0]) != 1:
             raise request.no_column(path, names)

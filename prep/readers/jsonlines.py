@@ -136,7 +136,9 @@ class _Reader:
         text = record.get(self.key)
         if not isinstance(text, str) and len(self.path) > 1:
             text = _value(record, self.path, any_case=False)
-        if not isinstance(text, str):
+        if not self.request.text:
+            text = None
+        elif not isinstance(text, str):
             self._count_keyless(record)
             text = None
         self.total += 1

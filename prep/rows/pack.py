@@ -44,7 +44,7 @@ MOST_ROWS = 1 << 31  # of a shard
 LARGEST_GROUP = 1 << 28  # tokens; a worker holds a group's ids, 4 bytes each
 Numbers = NDArray[np.int64]
 LATER = {"window": "shared"}  # keys that receipts of older builds do not have, and their defaults
-LATER_OF_STREAMS = {"pack": "stream", "loss_across": True}
+LATER_OF_STREAMS = {"pack": "stream", "loss_across": True, "too_long": "split"}
 OF_FITS = ("group_tokens", "too_long")  # keys without a meaning where rows run on
 
 
@@ -77,7 +77,8 @@ class PackSettings:
     as CrystalChat's rows). pack: rows run on over documents (`stream`), or documents are kept whole
     where they fit, longest first: each put where the least room is left (`best_fit`), or as Model
     Zoo's VSL does (`next_fit`). group_tokens: documents in so many tokens are fitted together.
-    too_long: documents over a row are cut into pieces, lose what does not fit, or are left out.
+    too_long: documents over a row are cut into pieces, lose what does not fit, or are left out;
+    split_turns cuts conversations at ends of turns, the system text before each piece.
     documents: attention runs over the whole row, or is masked between documents, whose positions
     begin at 0. loss_across: whether the first id of a document is predicted from the one before it
     (default: not with best_fit).
@@ -93,7 +94,7 @@ class PackSettings:
     window: Literal["shared", "apart"] = "shared"
     pack: Literal["stream", "best_fit", "next_fit"] = "stream"
     group_tokens: Annotated[int, Field(gt=0, le=LARGEST_GROUP)] = 1_000_000
-    too_long: Literal["split", "truncate", "drop"] = "split"
+    too_long: Literal["split", "split_turns", "truncate", "drop"] = "split"
     documents: Literal["open", "masked"] = "open"
     loss_across: bool | None = None
 
@@ -114,7 +115,7 @@ class PackSettings:
             for name, value in own.items():
                 if getattr(self, name) != value:
                     raise ValueError(f"{name}: can't go with cerebras; drop one of the two")
-        if self.pack == "stream" and self.too_long != "split":
+        if self.pack == "stream" and self.too_long not in ("split", "split_turns"):
             raise ValueError(
                 f"too_long: {self.too_long} has no meaning in a stream; set pack: best_fit"
             )
@@ -133,7 +134,7 @@ class PackSettings:
         """
         later, unused = LATER, ["documents"]
         if self.pack == "stream":
-            later, unused = {**LATER, **LATER_OF_STREAMS}, ["documents", *OF_FITS]
+            later, unused = {**LATER, **LATER_OF_STREAMS}, ["documents", "group_tokens"]
         return {
             key: value
             for key, value in asdict(self).items()

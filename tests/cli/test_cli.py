@@ -189,7 +189,7 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     verbs = "demo plan jsonl build import export-rows migrate merge mix show "
-    verbs += "verify diff train export import-weights trace sql audit ablate csx"
+    verbs += "verify diff train export import-weights chat trace sql audit redact ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb

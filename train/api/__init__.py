@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api import (
         ablations,
         answering,
+        chat,
         checks,
         data,
         ledgers,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         runs,
     )
     from crystalmix.train.api.ablations import Ablation
+    from crystalmix.train.api.chat import Reply
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict
     from crystalmix.train.api.ledgers import Ledger
     from crystalmix.train.api.opened import Build, Phase, Run

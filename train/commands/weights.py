@@ -1,4 +1,4 @@
-"""The verbs that carry weights in and out: export, import-weights.
+"""The verbs that carry weights in and out, and ask a model: export, import-weights, chat.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from crystalmix.train.commands.options import MOVED, OUT, PATH, Verb, bundled, note
+from crystalmix.train.commands.options import (
+    JSON,
+    MOVED,
+    OUT,
+    PATH,
+    Verb,
+    bundled,
+    note,
+    show_answer,
+)
 
 
 @click.command(cls=Verb, example="crystalmix export run --out weights --dtype bfloat16")
@@ -57,3 +66,21 @@ def import_weights(source: Path, out: Path, run: str | None) -> None:
 
     weights = runs.import_weights(source, out, run=run)
     click.echo(f"{out}: weights {weights[:12]}, to begin a phase from")
+
+
+@click.command(cls=Verb, example='crystalmix chat run "Write a function that adds two numbers."')
+@click.argument("run", metavar="CHECKPOINT_OR_RUN", type=PATH)
+@click.argument("text")
+@click.option("--system", default=None, help="A system text in place of the recipe's.")
+@click.option("--phase", default=None, help="Of a run: the phase (the last one trained).")
+@click.option(
+    "--step", type=click.IntRange(0), help="Of a phase: the step (its newest checkpoint)."
+)
+@click.option("--new", type=click.IntRange(1), default=128, help="Tokens of the answer (128).")
+@MOVED
+@JSON
+def chat(run: Path, text: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+    """Ask a trained model one thing: its greedy answer to TEXT, in its phase's template."""
+    from crystalmix.train.api import chat as chats
+
+    show_answer(chats.chat(run, text, **settings), as_json)

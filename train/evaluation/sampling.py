@@ -49,28 +49,33 @@ def prompt_ids(
     return [*first, *arrange(Plan(PSM, 0, 0), pieces, marks).tolist()]
 
 
-def greedy(forward: Forward, prompts: Sequence[list[int]], new: int, eos: int) -> list[list[int]]:
-    """Return the most likely continuation of each prompt, at most `new` ids, EOS left out.
+def greedy(
+    forward: Forward, prompts: Sequence[list[int]], new: int, ends: int | Sequence[int]
+) -> list[list[int]]:
+    """Return the most likely continuation of each prompt, at most `new` ids, without the end.
+
+    ends: the ids that end one.
 
     All prompts go through one forward pass per id, in one shape: what is right of a prompt's end
     is padding, which a causal model does not look at. Of equal logits the lowest id is taken.
     """
     lengths = [len(prompt) for prompt in prompts]
-    ids = torch.full((len(prompts), max(lengths) + new), eos, dtype=torch.int64)
+    over = torch.tensor([ends] if isinstance(ends, int) else list(ends))
+    ids = torch.full((len(prompts), max(lengths) + new), int(over[0]), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = torch.tensor(prompt)
     rows = torch.arange(len(prompts))
-    ends = torch.tensor(lengths)
+    at = torch.tensor(lengths)
     going = torch.ones(len(prompts), dtype=torch.bool)
     for _ in range(new):
         logits = forward(ids)
-        chosen = logits[rows.to(logits.device), (ends - 1).to(logits.device)].argmax(-1).cpu()
-        going &= chosen != eos
+        chosen = logits[rows.to(logits.device), (at - 1).to(logits.device)].argmax(-1).cpu()
+        going &= ~torch.isin(chosen, over)
         if not bool(going.any()):
             break
-        ids[rows[going], ends[going]] = chosen[going]
-        ends += going
-    return [ids[row, length : int(ends[row])].tolist() for row, length in enumerate(lengths)]
+        ids[rows[going], at[going]] = chosen[going]
+        at += going
+    return [ids[row, length : int(at[row])].tolist() for row, length in enumerate(lengths)]
 
 
 def samples(

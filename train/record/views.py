@@ -3,6 +3,7 @@
 Views (`crystalmix sql` shows them): `parts`, `shards`, `documents`, `spans` (every document piece
 of every shard, shuffled ones through their origin), and with a run `steps`, `rows` (the ledger),
 `losses` (per step and part), `pieces` (which document piece stood in which slot of which step).
+A build of conversations has `turns` too: which message of which record each piece of a row is of.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
 from crystalmix.prep.runtime.database import Connection, explained, quoted, unglobbed
 from crystalmix.prep.runtime.database import connect as open_database
@@ -36,6 +38,14 @@ LOCATED = """
     SELECT o.shard, o."row", p.start, p.stop, p.source, p.document, p."offset",
            p.fim, p.cut1, p.cut2
     FROM origins o JOIN packed p
+      ON p.shard = o.domain || '/' || o.origin AND p."row" = o.origin_row
+"""
+TURNS = """
+    CREATE VIEW turns AS
+    SELECT shard, "row", start, stop, source, document, message, role FROM packed_turns
+    UNION ALL BY NAME
+    SELECT o.shard, o."row", p.start, p.stop, p.source, p.document, p.message, p.role
+    FROM origins o JOIN packed_turns p
       ON p.shard = o.domain || '/' || o.origin AND p."row" = o.origin_row
 """
 RUN_VIEWS = """
@@ -296,7 +306,9 @@ def _documents(connection: Connection, build: Path) -> None:
 def _spans(connection: Connection, build: Path) -> None:
     """Make `spans` of the spans of packed shards and the origins of shuffled ones."""
     start = len(build.as_posix()) + 2  # SQL counts from 1; past the slash
-    for view, kind, schema in (("packed", "spans", SPANS), ("origins", "origin", ORIGIN)):
+    sides = [("packed", "spans", SPANS), ("origins", "origin", ORIGIN)]
+    has_turns = bool(list(build.glob(f"{DOMAINS}/*/*/*.{turns.KIND}.parquet")))
+    for view, kind, schema in [*sides, *([("packed_turns", turns.KIND, turns.TURNS)] * has_turns)]:
         shard = f"replace(filename[{start}:], '.{kind}.parquet', '.h5') AS shard"
         domain = f"array_to_string(string_split(filename[{start}:], '/')[:2], '/') AS domain"
         if not list(build.glob(f"{DOMAINS}/*/*/*.{kind}.parquet")):
@@ -309,6 +321,8 @@ def _spans(connection: Connection, build: Path) -> None:
             f"FROM read_parquet({pattern}, filename=true)"
         )
     connection.execute(LOCATED)
+    if has_turns:
+        connection.execute(TURNS)
 
 
 def _run(connection: Connection, run: Path) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from crystalmix.mixtures.manifest.build_folder import TOKENIZER
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.prep.chat import jinja
 from crystalmix.prep.runtime.atomic_files import (
     canonical,
     refuse_taken,
@@ -31,6 +32,7 @@ from crystalmix.prep.runtime.atomic_files import (
 )
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.evaluation.chat_answer import chat_of
 from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_count
 from crystalmix.train.record import run_folder
 from crystalmix.train.trainer import checkpoint
@@ -91,9 +93,9 @@ def export(
     InputError where `out` holds something, DamageError for a checkpoint that is not what it was.
     """
     refuse_taken(out)
-    model = _loaded(source)
+    model = loaded(source)
     state = run_folder.read_state(source)
-    manifest, build, notes = _origin(source, state, build)
+    manifest, build, notes = origin(source, build)
     with replacing_folder(out) as place:
         weights = _write_weights(place, model.state_dict(), settings)
         special = {} if manifest is None else manifest.tokenizer["special"]
@@ -106,6 +108,7 @@ def export(
             copyfile(path, place / path.name)
         if build is not None and manifest is not None:
             _copy_tokenizer(build, place, manifest)
+            _add_chat_template(build, place, manifest)
         provenance = {
             "manifest": state.manifest,
             "phase": None if manifest is None else manifest.phase,
@@ -193,7 +196,8 @@ def _last_phase(run: Path, build: Path | None, held: Json) -> str:
     return trained[-1]
 
 
-def _loaded(source: Path) -> Crystal:
+def loaded(source: Path) -> Crystal:
+    """Return the model of a checkpoint, on the CPU."""
     state = run_folder.read_state(source)
     with torch.device("meta"):
         model = Crystal(ModelSettings(**(state.model or {})))
@@ -202,10 +206,9 @@ def _loaded(source: Path) -> Crystal:
     return model
 
 
-def _origin(
-    source: Path, state: run_folder.CheckpointState, build: Path | None
-) -> tuple[Manifest | None, Path | None, list[str]]:
+def origin(source: Path, build: Path | None) -> tuple[Manifest | None, Path | None, list[str]]:
     """Return the manifest a checkpoint was trained on and the build that holds it, if any."""
+    state = run_folder.read_state(source)
     try:
         build = run_folder.build_of(source.absolute().parents[2], build)
         manifests = [m for m in read_manifests(build) if m.digest == state.manifest]
@@ -288,6 +291,16 @@ def _copy_tokenizer(build: Path, place: Path, manifest: Manifest) -> None:
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": manifest.msl}
     _write_json(place / TOKENIZER_CONFIG, {**config, **tokens})
+
+
+def _add_chat_template(build: Path, place: Path, manifest: Manifest) -> None:
+    """Add the template of a phase of chat to the tokenizer's config, unless that has one."""
+    path, chat = place / TOKENIZER_CONFIG, chat_of(build, manifest)
+    if chat is None or not path.exists():
+        return
+    config = orjson.loads(path.read_bytes())
+    if "chat_template" not in config:
+        _write_json(path, {**config, "chat_template": jinja.jinja(chat)})
 
 
 def _write_json(path: Path, content: Json) -> None:

@@ -1,0 +1,141 @@
+"""Encoding: documents that are conversations to ids for packing, with an account of every case."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crystalmix.prep.chat.render import Rendered, Renderer
+from crystalmix.prep.chat.rules import Rules, Turn
+from crystalmix.prep.chat.settings import ChatSettings
+from crystalmix.prep.documents.conversation_text import messages_of
+from crystalmix.prep.documents.source import Document
+from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+
+VERSION = 1
+Turns = list[Turn]
+
+
+@dataclass(frozen=True)
+class ChatCounts:
+    """What became of conversations: conversations = rendered + dropped.
+
+    pieces: what they were written as; a long one may give several. turns: written, by role.
+    labels: ids that are learnt. cases: conversations by what is odd in them. dropped: by reason.
+    left_out: turns of long conversations that fit no row.
+    """
+
+    conversations: int
+    rendered: int
+    pieces: int
+    turns: dict[str, int]
+    labels: int
+    cases: dict[str, int]
+    dropped: dict[str, int]
+    left_out: int
+
+
+class ChatEncoder:
+    """Encode conversations; most: ids above which one is cut at turn ends, None for never.
+
+    A piece of a long conversation begins with its system text and holds as many whole exchanges
+    (turns from one of the user's on) as fit; an exchange that fits no row is left out and counted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: ChatSettings, most: int | None) -> None:
+        self.renderer = Renderer(tokenizer, settings)
+        self.rules = Rules(settings, self.renderer.template)
+        self.most = most
+        self.conversations = self.rendered = self.pieces = self.labels = self.left_out = 0
+        self.turns: Counter[str] = Counter()
+
+    def encode(self, document: Document, place: str) -> Iterator[Encoded]:
+        """Yield what a document is written as: one piece, several, or none."""
+        self.conversations += 1
+        turns = self.rules.apply(messages_of(document.text), place)
+        if turns is None:
+            return
+        parts = list(self._parts(turns))
+        kept = [(some, made) for some, made in parts if made.labels]
+        if not kept:
+            self.rules.dropped["no_label" if parts else "too_long"] += 1
+            return
+        self.rendered += 1
+        for some, made in kept:
+            self.pieces += 1
+            self.labels += made.labels
+            self.turns.update(turn.role for turn in some)
+            yield Encoded(
+                document.number,
+                made.ids,
+                made.controls,
+                masked=made.masked,
+                turns=made.turns,
+            )
+
+    def counts(self) -> ChatCounts:
+        """Return the account of what was encoded."""
+        return ChatCounts(
+            conversations=self.conversations,
+            rendered=self.rendered,
+            pieces=self.pieces,
+            turns=dict(sorted(self.turns.items())),
+            labels=self.labels,
+            cases=dict(sorted(self.rules.cases.items())),
+            dropped=dict(sorted(self.rules.dropped.items())),
+            left_out=self.left_out,
+        )
+
+    def _parts(self, turns: Turns) -> Iterator[tuple[Turns, Rendered]]:
+        """Yield the pieces of a conversation, each with its turns."""
+        whole = self.renderer.render(turns)
+        if self.most is None or len(whole.ids) <= self.most or turns[0].role == "text":
+            yield turns, whole
+            return
+        head, exchanges = _exchanges(turns)
+        waiting: list[Turns] = []
+        fitting: tuple[Turns, Rendered] | None = None
+        for exchange in exchanges:
+            longer = self._fit(head, [*waiting, exchange])
+            if longer is None and fitting is not None:
+                yield fitting
+                waiting, fitting = [], None
+                longer = self._fit(head, [exchange])
+            if longer is None:
+                self.left_out += len(exchange)
+                continue
+            waiting, fitting = [*waiting, exchange], longer
+        if fitting is not None:
+            yield fitting
+
+    def _fit(self, head: Turns, exchanges: list[Turns]) -> tuple[Turns, Rendered] | None:
+        turns = [*head, *(turn for exchange in exchanges for turn in exchange)]
+        made = self.renderer.render(turns)
+        return (turns, made) if self.most is None or len(made.ids) <= self.most else None
+
+
+def _exchanges(turns: Turns) -> tuple[Turns, list[Turns]]:
+    """Return the system text in front, and the exchanges: runs that begin with a user's turn."""
+    head = turns[:1] if turns[0].role == "system" else []
+    exchanges: list[Turns] = []
+    for turn in turns[len(head) :]:
+        before = exchanges[-1][-1].role if exchanges else ""
+        if not exchanges or (turn.role == "user" and before != "user"):
+            exchanges.append([])
+        exchanges[-1].append(turn)
+    return head, exchanges
+
+
+def summed(parts: list[Json]) -> Json:
+    """Add up accounts of `ChatCounts`, as JSON."""
+    total: Json = {}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                sums = Counter(total.get(key, {}))
+                sums.update(value)
+                total[key] = dict(sorted(sums.items()))
+            else:
+                total[key] = total.get(key, 0) + value
+    return total

@@ -1,0 +1,302 @@
+"""Conversations of records: the public layouts, told apart by their columns.
+
+`messages` as OpenAI has them, `conversations` as ShareGPT, columns as Alpaca, prompt and
+completion, flat rows of OASST's trees, and plain text. What can't be read for certain (two layouts
+that fit, an unknown role, a part that is no text) is an error with file and record.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import orjson
+import pyarrow as pa
+
+from crystalmix.prep.documents.conversation_text import ROLES, Message, as_text
+from crystalmix.prep.documents.reply_trees import best_paths, is_tree_row
+from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Steps, place, value_name
+from crystalmix.prep.runtime.errors import BrokenFile
+
+Layout = Literal["messages", "sharegpt", "alpaca", "completion", "tree", "text"]
+KNOWN_ROLES = {
+    **{role: role for role in ROLES if role != "text"},
+    **dict.fromkeys(("developer",), "system"),
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "model"), "assistant"),
+    **dict.fromkeys(("function", "observation"), "tool"),
+    "function_call": "tool_call",
+}
+# Of each layout the columns that tell it; a record fits where all of one group have a value.
+TOLD_BY: dict[Layout, tuple[tuple[str, ...], ...]] = {
+    "messages": (("messages",),),
+    "sharegpt": (("conversations",),),
+    "alpaca": (("instruction", "output"),),
+    "completion": (("prompt", "completion"), ("prompt", "response")),
+    "tree": (("message_id", "role", "text"),),
+}
+BESIDE = ("system", "input", "history", "parent_id", "rank", "deleted", "tree_state")
+COLUMNS = tuple(dict.fromkeys([c for g in TOLD_BY.values() for names in g for c in names])) + BESIDE
+LEARN = ("train", "weight")  # of a message: whether it is learnt
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ConversationSettings:
+    """How records hold conversations.
+
+    layout: by the columns, where it is auto. roles: names of roles -> system, user, assistant,
+    tool or tool_call, beside those that are known. replies: of a tree of replies, the path of the
+    lowest ranks or all paths.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    layout: Literal["auto", "messages", "sharegpt", "alpaca", "completion", "tree", "text"] = "auto"
+    roles: dict[str, str] = field(default_factory=dict[str, str])
+    replies: Literal["best", "all"] = "best"
+
+    def __post_init__(self) -> None:
+        for name, role in self.roles.items():
+            if role not in ROLES:
+                raise ValueError(f"roles.{name}: must be one of {', '.join(ROLES)}, got {role!r}")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the conversations of one block.
+
+    source, block: for messages. text: the column of plain text. named: the paths that the SQL
+    names, whose values come first in a batch; those of COLUMNS follow, then the text's.
+    """
+
+    source: str
+    block: str
+    settings: ConversationSettings
+    text: str
+    named: tuple[Steps, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Steps, ...]:
+        """The columns to read beside those of the SQL."""
+        return (*((name,) for name in COLUMNS), tuple(self.text.split(".")))
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the records of a block, the text of each its conversation (null: it has none).
+
+        Of trees the records are the last messages of the paths that are taken.
+        """
+        trees: list[tuple[Batch, list[Record]]] = []
+        fitting = False
+        for whole in batches:
+            batch = replace(whole, absent=whole.absent & {*self.named})
+            records = self._records(batch)
+            layouts: list[Layout | None] = [
+                self._layout(record, batch, row) for row, record in enumerate(records)
+            ]
+            fitting = fitting or any(layouts) or not records
+            if "tree" in layouts:
+                if set(layouts) - {"tree"}:
+                    raise self._fault(batch, layouts.index(None), "is no row of a tree", "layout")
+                trees.append((batch, records))
+                continue
+            texts = [
+                None if layout is None else self._text(layout, record, batch, row)
+                for row, (layout, record) in enumerate(zip(layouts, records, strict=True))
+            ]
+            yield _with_texts(batch, range(len(batch)), texts)
+        if not fitting:
+            known = "; ".join(" and ".join(names) for g in TOLD_BY.values() for names in g)
+            raise BrokenFile(
+                f"source {self.source}: {self.block} has no column of a conversation ({known}; "
+                f"{self.text}); name them by `columns`, or set `on_error: skip`",
+                "no_conversation",
+            )
+        yield from self._of_trees(trees)
+
+    def _records(self, batch: Batch) -> list[Record]:
+        names = [*COLUMNS, TEXT]
+        columns: list[list[Any]] = []
+        for number in range(len(names)):
+            values: Any = batch.columns[value_name(len(self.named) + number)]
+            columns.append(values.to_pylist() if isinstance(batch.columns, pa.Table) else values)
+        return [
+            {name: _plain(value) for name, value in zip(names, row, strict=True)}
+            for row in zip(*columns, strict=True)
+        ]
+
+    def _layout(self, record: Record, batch: Batch, row: int) -> Layout | None:
+        """Return the one layout that a record fits, None where it has no conversation."""
+        text: Layout = "text"
+        if self.settings.layout != "auto":
+            return self.settings.layout
+        fits: list[Layout] = [
+            layout
+            for layout, groups in TOLD_BY.items()
+            if any(all(record[name] is not None for name in names) for names in groups)
+        ]
+        if len(fits) > 1:
+            fault = f"fits the layouts {' and '.join(fits)}"
+            raise self._fault(batch, row, fault, "layout", "set `conversations.layout`")
+        return fits[0] if fits else text if record[TEXT] is not None else None
+
+    def _text(self, layout: Layout, record: Record, batch: Batch, row: int) -> str | None:
+        try:
+            messages = _MESSAGES[layout](record, self.settings)
+        except ValueError as error:
+            raise self._fault(batch, row, str(error), "conversation") from None
+        return as_text(messages) if messages else None
+
+    def _of_trees(self, trees: list[tuple[Batch, list[Record]]]) -> Iterator[Batch]:
+        """Yield the paths of the trees of a block, batch by batch, as records of their leaves."""
+        every = [record for _, records in trees for record in records]
+        if not every:
+            return
+        rows = [is_tree_row(record) for record in every]
+        if not all(rows):
+            place = rows.index(False)
+            for batch, records in trees:
+                if place < len(records):
+                    raise self._fault(batch, place, "is no row of a tree", "layout")
+                place -= len(records)
+        paths = best_paths(every, every_path=self.settings.replies == "all")
+        first = 0
+        for batch, records in trees:
+            leaves = [i for i in range(first, first + len(records)) if i in paths]
+            texts: list[str | None] = []
+            for leaf in leaves:
+                row = leaf - first
+                try:
+                    messages = [
+                        _message(every[i], self.settings, "role", "text") for i in paths[leaf]
+                    ]
+                except ValueError as error:
+                    raise self._fault(batch, row, str(error), "conversation") from None
+                texts.append(as_text([message for group in messages for message in group]))
+            yield _with_texts(batch, [leaf - first for leaf in leaves], texts)
+            first += len(records)
+
+    def _fault(
+        self, batch: Batch, row: int, fault: str, reason: str, remedy: str = ""
+    ) -> BrokenFile:
+        where = place(self.block, int(batch.records[row]))
+        remedy = remedy or "mend it, map roles by `conversations.roles`"
+        return BrokenFile(
+            f"{where}: {fault}; {remedy} of source {self.source}, or set `on_error: skip` to "
+            "leave such files out",
+            reason,
+        )
+
+
+def _with_texts(batch: Batch, rows: Sequence[int], texts: list[str | None]) -> Batch:
+    """Return some records of a batch with these texts."""
+    if isinstance(batch.columns, pa.Table):
+        table = batch.columns.take(pa.array(rows, pa.int64()))
+        at = table.column_names.index(TEXT)
+        return replace(
+            batch, columns=table.set_column(at, TEXT, pa.array(texts, pa.large_string()))
+        )
+    columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
+    return replace(batch, columns={**columns, TEXT: list(texts), RECORD: columns[RECORD]})
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  of JSON or Arrow
+    return orjson.loads(value) if isinstance(value, bytes) else value
+
+
+def _listed(messages: Any, settings: ConversationSettings) -> list[Message]:  # noqa: ANN401
+    """Return the messages of a list as OpenAI or ShareGPT has them."""
+    if not isinstance(messages, list):
+        raise ValueError(f"its messages are a {type(messages).__name__}, expected a list")
+    found: list[Message] = []
+    for number, entry in enumerate(messages, 1):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"message {number} is a {type(entry).__name__}, expected a mapping")
+        role, text = ("from", "value") if entry.get("role") is None else ("role", "content")
+        try:
+            found += _message(dict(entry), settings, role, text)
+        except ValueError as error:
+            raise ValueError(f"message {number}: {error}") from None
+    return found
+
+
+def _message(
+    entry: Record, settings: ConversationSettings, role_key: str, text_key: str
+) -> list[Message]:
+    """Return a message, and the calls of tools that it makes as one more."""
+    name = entry.get(role_key)
+    role = settings.roles.get(str(name)) or KNOWN_ROLES.get(str(name))
+    if role is None:
+        raise ValueError(f"role {name!r} is not known")
+    learn = next((entry[key] for key in LEARN if entry.get(key) is not None), None)
+    calls = entry.get("tool_calls")
+    text = _content(entry.get(text_key))
+    learnt = None if learn is None or text_key == "text" else bool(learn)
+    messages = [Message(role, text, learnt)] if text or not calls else []
+    if calls:
+        messages.append(Message("tool_call", orjson.dumps(calls).decode(), learnt))
+    return messages
+
+
+def _content(content: Any) -> str:  # noqa: ANN401
+    """Return a content as text: a string, null, or parts that are texts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError(f"its text is a {type(content).__name__}")
+    texts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f"it has a part of type {kind!r}, of which only text can be learnt")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _with_system(record: Record, messages: list[Message]) -> list[Message]:
+    system = record.get("system")
+    return [Message("system", _content(system)), *messages] if system else messages
+
+
+def _of_messages(record: Record, settings: ConversationSettings) -> list[Message]:
+    return _with_system(record, _listed(record["messages"], settings))
+
+
+def _of_sharegpt(record: Record, settings: ConversationSettings) -> list[Message]:
+    return _with_system(record, _listed(record["conversations"], settings))
+
+
+def _of_alpaca(record: Record, settings: ConversationSettings) -> list[Message]:
+    del settings
+    turns: list[Message] = []
+    for pair in record["history"] or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError("history must list pairs of question and answer")
+        turns += [Message("user", _content(pair[0])), Message("assistant", _content(pair[1]))]
+    asked = [_content(record[key]) for key in ("instruction", "input")]
+    turns.append(Message("user", "\n".join(text for text in asked if text)))
+    return _with_system(record, [*turns, Message("assistant", _content(record["output"]))])
+
+
+def _of_completion(record: Record, settings: ConversationSettings) -> list[Message]:
+    answer = record["completion"] if record["completion"] is not None else record["response"]
+    messages: list[Message] = []
+    for role, value in (("user", record["prompt"]), ("assistant", answer)):
+        listed = isinstance(value, list)
+        messages += _listed(value, settings) if listed else [Message(role, _content(value))]
+    return _with_system(record, messages)
+
+
+def _of_text(record: Record, settings: ConversationSettings) -> list[Message]:
+    del settings
+    text = record[TEXT]
+    return [Message("text", _content(text))] if text else []
+
+
+_MESSAGES = {
+    "messages": _of_messages,
+    "sharegpt": _of_sharegpt,
+    "alpaca": _of_alpaca,
+    "completion": _of_completion,
+    "text": _of_text,
+}
