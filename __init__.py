@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
     from crystalmix.train.api.answering import audit, check_evidence, fork, redact
-    from crystalmix.train.api.answering import audit, check_evidence
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
@@ -51,7 +50,6 @@ _ROOMS = {
     "prep.engines.engine": ("EngineSettings",),
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
     "train.api.answering": ("audit", "check_evidence", "fork", "redact"),
-    "train.api.answering": ("audit", "check_evidence"),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
