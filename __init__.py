@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
-    from crystalmix.train.api.answering import audit, check_evidence, fork, redact
+    from crystalmix.train.api.answering import audit, check_evidence, fork, rebuild_without, redact
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build, Phase, Run, open, show  # noqa: A004
     from crystalmix.train.api.runs import (
         Forecast,
+        drop_list,
         export,
         forecast,
         import_weights,
@@ -49,7 +50,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "prep.engines.engine": ("EngineSettings",),
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
-    "train.api.answering": ("audit", "check_evidence", "fork", "redact"),
+    "train.api.answering": ("audit", "check_evidence", "fork", "rebuild_without", "redact"),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
@@ -66,7 +67,15 @@ _ROOMS = {
     "train.api.ledgers": ("Ledger", "fed"),
     "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
-    "train.api.runs": ("Forecast", "export", "forecast", "import_weights", "sql", "trace"),
+    "train.api.runs": (
+        "Forecast",
+        "drop_list",
+        "export",
+        "forecast",
+        "import_weights",
+        "sql",
+        "trace",
+    ),
     "train.demo.demo": ("demo",),
     "train.trace.answers": ("Table",),
 }
@@ -93,6 +102,7 @@ __all__ = [
     "convert_checkpoint",
     "demo",
     "diff",
+    "drop_list",
     "export",
     "export_rows",
     "fed",
@@ -109,6 +119,7 @@ __all__ = [
     "mix",
     "open",
     "plan",
+    "rebuild_without",
     "redact",
     "show",
     "sql",

@@ -4,13 +4,14 @@
     owner/                 a prefix: every name below the owner, later ones too
     owner/repo             that name, and every name below it (owner/repo/src/a.py)
     https://host/page      that url, and every url below it
-    digest:5ab2feb2...     a text, by its xxh3-128 (32 hex digits)
+    digest:5ab2feb2...     a text, by its xxh3-128 (32 hex digits); the digits alone will do
     sql:licence = 'GPL'    documents for which an SQL expression over their columns is true
 
 Names are compared in lower case. A document without a name is called `file#record`. `audit`,
 `redact` and `purge` take these lists, and `opt_out` with `match: entries`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ from crystalmix.prep.runtime.errors import InputError, UsageError
 Kind = Literal["prefix", "name", "digest", "sql"]
 HEX_DIGITS = 32
 DIGEST, SQL = "digest:", "sql:"
+BARE_DIGEST = re.compile("[0-9a-f]{32}")  # as drop lists have them
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def parse(line: str, number: int, file: str) -> Entry | None:
     if not text or text.startswith("#"):
         return None
     lower = lowered(text)
-    if text.startswith(DIGEST):
+    if text.startswith(DIGEST) or BARE_DIGEST.fullmatch(text):
         digits = lower.removeprefix(DIGEST).strip()
         if len(digits) != HEX_DIGITS or set(digits) - set("0123456789abcdef"):
             raise InputError(
@@ -92,8 +94,11 @@ def lowered(name: str) -> str:
     return name.lower()
 
 
-def read(path: Path) -> list[Entry]:
-    """Read the entries of a list, in order; InputError where it is not there or has none."""
+def read(path: Path, *, empty: bool = False) -> list[Entry]:
+    """Read the entries of a list, in order; InputError where it is not there.
+
+    empty: whether it may hold none.
+    """
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -102,7 +107,7 @@ def read(path: Path) -> list[Entry]:
         raise InputError(f"{path}: {error.strerror}; check the path") from None
     numbered = enumerate(lines, start=1)
     entries = [e for number, line in numbered if (e := parse(line, number, str(path)))]
-    if not entries:
+    if not entries and not empty:
         raise InputError(f"{path}: has no entry; write one name, prefix or digest a line")
     return entries
 
@@ -161,7 +166,7 @@ class Matcher:
 @lru_cache(maxsize=8)
 def matcher(path: Path, _stamp: Any) -> Matcher:  # noqa: ANN401  size and time of the list
     """Read a list for `opt_out`; UsageError where it holds SQL, which goes into `match`."""
-    entries = read(path)
+    entries = read(path, empty=True)
     for entry in entries:
         if entry.kind == "sql":
             raise UsageError(

@@ -59,7 +59,9 @@ def source(out: Path, number: int) -> None:
     """Write the documents of a source, and their lookup."""
     build = BuildFolder(out)
     folder = build.source(f"s{number}")
-    folder.mkdir(parents=True)
+    if (build.lookup / folder.relative_to(out) / lookups.SEAL).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = np.arange(NAMED)
     names = [name_of(number, int(i)) for i in numbers]
     digests = [sha256(name.encode()).digest()[:16] for name in names]
@@ -79,32 +81,39 @@ def source(out: Path, number: int) -> None:
 
 def domain(out: Path, number: int) -> tuple[PartShard, ...]:
     build = BuildFolder(out)
-    packed, last = build.packed(f"d{number}"), build.shuffled(f"d{number}")
+    last = build.shuffled(f"d{number}")
     count = ROWS // SHARD
     entries = [
         {"name": f"data-{i:05d}.h5", "rows": SHARD, "msl": MSL, "digest": f"{number}-{i}"}
         | {"bytes": 0, "xxh3": "", "loss_tokens": SHARD * MSL, "rows_sum": 0}
         for i in range(count)
     ]
-    sides = [{"name": "data-00000.spans.parquet", "bytes": 0, "xxh3": ""}]
-    content = receipt(packed, "pack", [*entries, *sides], {})
-    receipt(last, "shuffle", entries, {packed.name: content})
-    inside = build.lookup / packed.relative_to(out)
-    inside.mkdir(parents=True)
-    per = NAMED / count
-    edges = [round(i * per) for i in range(count + 1)]
-    table = {
-        "shard": [entry["name"] for entry in entries], "source": [f"s{number}"] * count,
-        "first": edges[:-1], "last": [max(a, b - 1) for a, b in pairwise(edges)],
-    }  # fmt: skip
-    spans.write(inside / lookups.RANGES, pa.table(table, schema=document_ranges.SCHEMA))
-    sealed(out, build, packed, [lookups.RANGES])
-    write_spans(packed, number, edges)
+    if not (last / receipts.NAME).exists():
+        write_domain(out, number, entries)
     place = last.relative_to(out)
     return tuple(
         PartShard((place / e["name"]).as_posix(), SHARD, e["digest"], 0, SHARD, SHARD * MSL)
         for e in entries
     )
+
+
+def write_domain(out: Path, number: int, entries: list[dict]) -> None:
+    build = BuildFolder(out)
+    packed, last = build.packed(f"d{number}"), build.shuffled(f"d{number}")
+    sides = [{"name": "data-00000.spans.parquet", "bytes": 0, "xxh3": ""}]
+    content = receipt(packed, "pack", [*entries, *sides], {})
+    receipt(last, "shuffle", entries, {packed.name: content})
+    inside = build.lookup / packed.relative_to(out)
+    inside.mkdir(parents=True, exist_ok=True)
+    per = NAMED / len(entries)
+    edges = [round(i * per) for i in range(len(entries) + 1)]
+    table = {
+        "shard": [entry["name"] for entry in entries], "source": [f"s{number}"] * len(entries),
+        "first": edges[:-1], "last": [max(a, b - 1) for a, b in pairwise(edges)],
+    }  # fmt: skip
+    spans.write(inside / lookups.RANGES, pa.table(table, schema=document_ranges.SCHEMA))
+    sealed(out, build, packed, [lookups.RANGES])
+    write_spans(packed, number, edges)
 
 
 def asked(number: int) -> list[int]:
@@ -170,10 +179,10 @@ def record(run: Path, manifest: Manifest) -> None:
     }  # fmt: skip
     path = phase.ledger / f"steps-{0:08d}-{count - 1:08d}.parquet"
     spans.write(path, pa.table(columns, schema=ledger.STEPS))
-    entry = receipts.describe(path)
+    entry = receipts.FileEntry.of(path)
     phase.checkpoint(count).mkdir(parents=True)
-    seal = {"chain": chain, "steps": count, "files": [entry]}
-    state = {"step": count, "files": [], "manifest": manifest.digest, "ledger": seal}
+    seal = run_folder.SealedLedger(chain, count, (entry,))
+    state = run_folder.CheckpointState(count, (), manifest.digest, None, seal)
     run_folder.write_state(phase.checkpoint(count), state)
     write_atomic(phase.claim, canonical({"manifest": manifest.digest}))
 

@@ -10,6 +10,7 @@ from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.train.api.checks import Place, existing
 
 if TYPE_CHECKING:
+    from crystalmix.train.api.checks import Differences
     from crystalmix.train.api.opened import Build
     from crystalmix.train.audit.audit import Audit
     from crystalmix.train.audit.evidence import Checked
@@ -82,3 +83,30 @@ def fork(run: Place, view: Place, out: Place) -> str:
     from crystalmix.train.audit.fork import fork as begin
 
     return begin(existing(run), existing(view), Path(out))
+
+
+def rebuild_without(
+    build: Place,
+    listed: Place,
+    recipe: Place,
+    out: Place,
+    *,
+    data: Place | None = None,
+    workers: int = 1,
+) -> Differences:
+    """Build a recipe anew without the documents of a list; return what differs from a build.
+
+    The texts are left out of all sources by their digests, which lie in `OUT.without.txt`: copies
+    of equal text go with them. Rows move: this is another build, no view. Errors as of `cm.build`.
+    """
+    from crystalmix.mixtures.build.lookups import ensured
+    from crystalmix.mixtures.redaction import redact as redaction
+    from crystalmix.train.api import checks
+    from crystalmix.train.api.data import build as make
+
+    taken = redaction.take(ensured(existing(build)), existing(listed), copies=True)
+    file = Path(f"{out}.without.txt")
+    digests = sorted({document.digest for document in taken.documents})
+    write_atomic(file, "".join(f"{digest}\n" for digest in digests).encode())
+    make(recipe, out, data=data, without=file, workers=workers)
+    return checks.diff(build, out)

@@ -349,14 +349,21 @@ class Run(Answer):
         phase: str = "",
         steps: Sequence[int] = (),
     ) -> int:
-        """Write the digests of documents' texts, for `cm.build(..., without=)`; return how many.
+        """Write the digests of documents' texts, one a line; return how many.
 
+        `cm.build(..., without=)`, `cm.audit`, `cm.redact` and a recipe's `opt_out` take the list.
         documents: keys `source:document`, or else the three with most tokens in steps of a phase.
         """
         from crystalmix.train.trace import forensics
 
         keys = documents or forensics.documents_of(self._views, phase, steps)[:3]
         return forensics.drop_list(self._views, keys, Path(out))
+
+    def suspects(self, phase: str, steps: Sequence[int], share: float = 0.05) -> list[str]:
+        """Return documents (keys `source:document`) that are over-represented in some steps."""
+        from crystalmix.train.trace import forensics
+
+        return forensics.suspects(self._views, phase, steps, share)
 
     def plot(self, file: Place) -> str:
         """Draw losses and shares of parts into a file; return what was drawn, in words."""

@@ -135,6 +135,27 @@ def trace(
     )
 
 
+def drop_list(run: Place, spikes: Answer, out: Place, *, build: Place | None = None) -> int:
+    """Write the digests of texts that are over-represented in spikes of a run; return how many.
+
+    spikes: the answer of `cm.trace(run, spikes=...)`. Each phase is tested by itself (Fisher's
+    exact test, false findings held to 5 %). `cm.audit`, `cm.redact`, `cm.build(..., without=)`
+    and a recipe's `opt_out` take the list.
+    """
+    from crystalmix.train.trace import forensics
+    from crystalmix.train.trace.spikes import Spikes
+
+    assert isinstance(spikes, Spikes)
+    traced = views.connect(existing(run), None if build is None else existing(build))
+    by_phase: dict[str, list[int]] = {}
+    for spike in spikes.steps:
+        by_phase.setdefault(spike.phase, []).append(spike.step)
+    keys = [
+        key for phase, steps in by_phase.items() for key in forensics.suspects(traced, phase, steps)
+    ]
+    return forensics.drop_list(traced, sorted(set(keys)), Path(out))
+
+
 def sql(path: Place, query: str | None = None, *, build: Place | None = None) -> Table:
     """Run a SELECT over the views of a build, run or ablation; without one, list the views.
 

@@ -13,10 +13,12 @@ from crystalmix.train.commands.options import (
     MOVED,
     OUT,
     PATH,
+    WORKERS,
     Verb,
     note,
     refuse_without,
     show_answer,
+    show_lines,
     show_phases,
 )
 
@@ -55,8 +57,22 @@ def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> Non
 @click.option("--list", "listed", type=PATH, required=True, help=LIST)
 @OUT
 @click.option("--copies", is_flag=True, help="Take other documents of equal text, too.")
-def redact(build: Path, listed: Path, out: Path, copies: bool) -> None:
-    """Write a view of BUILD in which the documents of a list are padding; all else stays."""
+@click.option(
+    "--rebuild", metavar="RECIPE", help="Build this recipe without them, and tell what moves."
+)
+@click.option("--data", type=PATH, help="With --rebuild: folder of the raw files.")
+@WORKERS
+def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings: Any) -> None:  # noqa: ANN401
+    """Write a view of BUILD in which the documents of a list are padding; all else stays.
+
+    With --rebuild a build of its own, without the texts; what differs from BUILD is listed.
+    """
     from crystalmix.train.api import answering
 
-    show_phases(answering.redact(build, listed, out, copies=copies))
+    if rebuild is None:
+        refuse_without("--rebuild", "data", "workers")
+        show_phases(answering.redact(build, listed, out, copies=settings["copies"]))
+        return
+    more = {key: settings[key] for key in ("data", "workers")}
+    answer = answering.rebuild_without(build, listed, rebuild, out, **more)
+    show_lines(answer.lines())

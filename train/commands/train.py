@@ -153,6 +153,7 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # 
 )
 @click.option("--window", default=128, help="With --spikes: steps before that a step is held to.")
 @click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
+@click.option("--drop-list", type=PATH, help="With --spikes: write texts over-represented in them.")
 @JSON
 def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """From a step of RUN to its documents, from a document to its steps."""
@@ -160,11 +161,16 @@ def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     from crystalmix.train.trace.spikes import SpikeSettings
 
     measure = {name: settings.pop(name) for name in ("window", "threshold")}
+    file = settings.pop("drop_list")
     if settings["spikes"] is None:
-        refuse_without("--spikes", *measure)
+        refuse_without("--spikes", *measure, "drop_list")
     else:
         settings["spikes"] = SpikeSettings(phase=settings["spikes"] or None, **measure)
-    show_answer(runs.trace(run, **settings), as_json)
+    answer = runs.trace(run, **settings)
+    if file is not None:
+        count = runs.drop_list(run, answer, file, build=settings["build"])
+        note(f"{file}: {count:,} texts that are over-represented in these steps")
+    show_answer(answer, as_json)
 
 
 @click.command(

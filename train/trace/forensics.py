@@ -150,6 +150,12 @@ def documents_of(traced: Traced, phase: str, steps: Sequence[int]) -> list[str]:
     return [row["key"] for row in traced.rows(query, [phase])]
 
 
+def suspects(traced: Traced, phase: str, steps: Sequence[int], share: float = 0.05) -> list[str]:
+    """Return the documents (keys) that are in some steps more often than chance has it."""
+    rows = over_represented(traced, phase, steps, share).content()
+    return [row["value"] for row in rows if row["property"] == "document"]
+
+
 def drop_list(traced: Traced, keys: Sequence[str], out: Path) -> int:
     """Write the digests of documents (keys `source:document`), one a line; return how many."""
     digests: set[str] = set()

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+import crystalmix as cm
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.mixtures.verify.verify import verify
@@ -144,3 +145,17 @@ def test_a_list_that_names_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no document"):
         redact(audited_build(), tmp_path / "list", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rebuild_has_none_of_the_texts_and_says_what_moves(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"{TAKEN}\n", "utf-8")
+    recipe = audited_build().parent / "recipe.yaml"
+    differences = cm.rebuild_without(
+        audited_build(), tmp_path / "list", recipe, tmp_path / "out", data=audited_build().parent
+    )
+    assert any(line.startswith("mixed: parts.code") for line in differences.lines())
+    traced = views.connect(tmp_path / "out")
+    assert not list(views.find_documents(traced, "copy/cat/src/a.py"))
+    for manifest in read_manifests(tmp_path / "out"):
+        rows = every_row(tmp_path / "out", manifest)
+        assert not np.isin(rows[:, [0, 2]], list(marks(LETTER))).any()
