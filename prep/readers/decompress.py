@@ -22,6 +22,7 @@ from crystalmix.prep.runtime.machine import machine_error
 PIECE = 1 << 20
 # A zstd block of 4 bytes may stand for 128 KiB: this many bytes give 128 MiB at most.
 ZSTD_PIECE = 1 << 12
+READ_PIECES = 16  # pieces that are read at once
 BOM = codecs.BOM_UTF8
 # First bytes of a file: the `format` and the name of what it is.
 MAGIC = {
@@ -212,12 +213,20 @@ def _streams(
         raise _empty(where, what)
 
 
+def _cut_to(file: Reads, size: int) -> Iterator[bytes]:
+    """Yield a file in pieces of a size, a whole number of which is read at once."""
+    while block := file.read(READ_PIECES * size):
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
+
+
 def _zstd(where: str, file: Reads, window_log: int) -> Iterator[bytes]:
     # The stream reader of the library takes a truncated file for its end.
     library = zstandard.ZstdDecompressor(max_window_size=1 << window_log)
     decoder, fed, frames = library.decompressobj(), False, 0
     try:
-        while piece := file.read(ZSTD_PIECE):
+        for packed in _cut_to(file, ZSTD_PIECE):
+            piece = packed
             while piece:
                 fed = True
                 out = decoder.decompress(piece)

@@ -28,6 +28,11 @@ from crystalmix.prep.runtime.errors import WorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TUNABLES = "GLIBC_TUNABLES"
+MALLOC = (
+    "glibc.malloc.hugetlb=1",
+    f"glibc.malloc.mmap_threshold={32 << 20}",
+    f"glibc.malloc.trim_threshold={64 << 20}",
+)
 COLUMNS, LINES = 80, 24  # of a terminal that does not know its own
 LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
 PROGRESS = logging.getLogger("crystalmix.progress")
@@ -152,12 +157,14 @@ def _deadly(label: str, place: int, items: Sequence[object]) -> WorkerError:
 
 
 def tunables(settings: str | None = None) -> str:
-    """Return what a worker's `GLIBC_TUNABLES` is: the `settings` before, and huge pages for malloc.
+    """Return what a worker's `GLIBC_TUNABLES` is: the `settings` before, and those of malloc.
 
     An encoder looks words up all over its memory: in huge pages that costs a tenth to a fifth less
-    time (BENCHMARKS). Where the C library or the kernel knows no huge pages, nothing happens.
+    time (BENCHMARKS). Blocks of rows, which come and go, are kept for the next ones instead of
+    given back to the system, which would clear them again. Where the C library or the kernel
+    knows a name not, nothing happens.
     """
-    return ":".join([*filter(None, [settings]), "glibc.malloc.hugetlb=1"])
+    return ":".join([*filter(None, [settings]), *MALLOC])
 
 
 def without_pandas() -> None:

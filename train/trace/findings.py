@@ -20,6 +20,7 @@ from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
 
 MOST = 20  # findings reported per phase
+BRIEF = 12  # digits of a digest that are shown
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
     folder = phase.path
     begun = run_folder.read_claim(phase).manifest
     if begun != manifest.digest:
-        yield f"{folder}: was trained on manifest {_brief(begun)}, not on {_brief(manifest.digest)}"
+        size = BRIEF if _brief(begun) != _brief(manifest.digest) else None
+        named, here = str(begun)[:size], manifest.digest[:size]
+        yield f"{folder}: was trained on manifest {named}, not on {here}"
     newest = phase.newest
     if newest is None:
         # Begun, but stopped before its first checkpoint: nothing is recorded for good.
@@ -200,7 +203,7 @@ def _row(entry: Json) -> str:
 
 
 def _brief(digest: object) -> str:
-    return str(digest)[:12]
+    return str(digest)[:BRIEF]
 
 
 def _list(numbers: Iterable[object]) -> str:

@@ -25,7 +25,7 @@ import pytest
 from crystalmix.prep.runtime import workers
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, WorkerError
-from crystalmix.prep.runtime.workers import SELDOM, TUNABLES, Fanout, watched
+from crystalmix.prep.runtime.workers import MALLOC, SELDOM, TUNABLES, Fanout, watched
 
 ROOT = Path(__file__).parents[3]
 
@@ -172,11 +172,11 @@ def test_workers_have_huge_pages_and_what_was_asked_before(monkeypatch: pytest.M
     monkeypatch.setenv(TUNABLES, "glibc.malloc.check=1")
     with Fanout(2) as pool:
         told = set(pool.map(os.getenv, [TUNABLES] * 3, "tunables"))
-    assert told == {"glibc.malloc.check=1:glibc.malloc.hugetlb=1"}
+    assert told == {f"glibc.malloc.check=1:{':'.join(MALLOC)}"}
     assert os.environ[TUNABLES] == "glibc.malloc.check=1"
     monkeypatch.delenv(TUNABLES)
     with Fanout(2) as pool:
-        assert set(pool.map(os.getenv, [TUNABLES] * 2, "tunables")) == {"glibc.malloc.hugetlb=1"}
+        assert set(pool.map(os.getenv, [TUNABLES] * 2, "tunables")) == {":".join(MALLOC)}
     assert TUNABLES not in os.environ
 
 
