@@ -93,8 +93,9 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     """Read a build again and list every disagreement.
 
     run: compare this run's ledger with its plan too, its batches with the shards, and every file
-    of it with its seal. workers: processes. A path of HDF5 files that no build of ours made gives
-    a `ShardVerdict`. Raises InputError where there is nothing to check.
+    of it with its seal. workers: processes. A folder that was made from a run (an export, say) is
+    held against its receipt and the ledger of `run`. A path of HDF5 files that no build of ours
+    made gives a `ShardVerdict`. Raises InputError where there is nothing to check.
     """
     from dataclasses import asdict
 
@@ -103,6 +104,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     from crystalmix.mixtures.verify.verify import verify as check
 
     path = existing(path)
+    if (path / "bound.json").is_file():
+        return _bound(path, run)
     if run is None and (files := foreign_shards.verify(path, workers=workers)) is not None:
         return ShardVerdict(path, tuple(files.faults), tuple(files.lines()), asdict(files))
     notes: list[str] = []
@@ -121,6 +124,19 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
             read += [findings.checked(Path(run)), folder.read()]
             notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
     return Verdict(tuple(faults), tuple(read), tuple(notes))
+
+
+def _bound(path: Path, run: Place | None) -> Verdict:
+    """Check a folder that was made from a run."""
+    from crystalmix.train.record import later
+
+    receipt = later.read(path)
+    if run is None:
+        raise UsageError(f"{path}: was made from a run; give it as --run to check that too")
+    faults = later.check(path, existing(run))
+    what = f"{receipt.kind} of {receipt.phase}, step {receipt.step}: {len(receipt.files)} files"
+    read = () if faults else (f"{path}: {what}, and the ledger up to that step, agree",)
+    return Verdict(tuple(faults), read, ())
 
 
 def diff(old: Place, new: Place) -> Differences:

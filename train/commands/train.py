@@ -63,7 +63,8 @@ def show(
 def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     """Read everything again and tell every disagreement; exit code 1 if there is one.
 
-    PATH is a build, or an HDF5 file or a folder of them that no build of ours made.
+    PATH is a build, an HDF5 file or a folder of them that no build of ours made, or, with --run, a
+    folder that was made from that run: an export, an evaluation.
     """
     from crystalmix.train.api import checks
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.record import ledger, metrics, proof, run_folder, seal, skips, views
+    from crystalmix.train.record import (
+        later,
+        ledger,
+        metrics,
+        proof,
+        run_folder,
+        seal,
+        skips,
+        views,
+    )
     from crystalmix.train.record.ledger import Consumed, Ledger, PartLoss, Step
     from crystalmix.train.record.metrics import Metrics, MetricsSettings
     from crystalmix.train.record.run_folder import CheckpointState, Claim, PhaseFolder, SealedLedger

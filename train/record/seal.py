@@ -3,6 +3,7 @@
     <run>/phases.json        build.json, and the phases that were begun
     <run>/<phase>/seal.json  written after each checkpoint: the ledger's chain head, the checkpoints
                              that are kept, and the phase's other files
+    <run>/later/*/           what was made from the run afterwards, each with a receipt: `later`
 
 Files that grow are sealed up to the length that they had; what came later is named. Runs of
 versions before seals are checked as far as their checkpoints go, with a note.
@@ -21,7 +22,7 @@ from crystalmix.prep.runtime.atomic_files import file_digest, read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
-from crystalmix.train.record import run_folder
+from crystalmix.train.record import later, run_folder
 from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 
 RESUME = "resume the run to seal it again"
@@ -126,11 +127,23 @@ def check(run: Path) -> Check:
         with _errors_as_faults(result) if where.exists() else suppress(DamageError):
             read_json(where, "say where the build is with --build")
     known = {run_folder.WHERE, run_folder.PHASES, *(phase.name for phase in phases)}
+    _check_later(run, known, result)
     result.notes += _unread(run, known)
     for phase in phases:
         with _errors_as_faults(result):
             _check_phase(phase, result, sealed=sealed)
     return result
+
+
+def _check_later(run: Path, known: set[str], result: Check) -> None:
+    """Check what was made from a run and stands in it, with a receipt of its own."""
+    bound = later.of_run(run)
+    for folder in bound:
+        result.faults += later.check(folder, run)
+        result.files += sum(path.is_file() for path in folder.rglob("*"))
+    if bound:
+        known.add(later.LATER)
+        result.notes += _unread(run / later.LATER, {folder.name for folder in bound})
 
 
 def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:

@@ -34,7 +34,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageErr
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.chat_answer import chat_of
 from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_count
-from crystalmix.train.record import run_folder
+from crystalmix.train.record import later, run_folder
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config
 from crystalmix.train.weights.hf_names import LAYER, State, to_huggingface
@@ -119,6 +119,8 @@ def export(
         }
         write_atomic(place / PROVENANCE, canonical(provenance))
         (place / CARD).write_text(card(model.settings, provenance, manifest), "utf-8")
+        if state.ledger is not None:
+            later.bind(place, source, "export", {"dtype": settings.dtype})
     return Exported(provenance, tuple(weights), tuple(notes))
 
 
