@@ -145,13 +145,16 @@ def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
         origin = build.path / path.parent.relative_to(build.lookup)
         try:
             seal = _read(path)
+            files = [FileEntry.from_json(entry) for entry in seal["files"]]
+            yield from receipts.damages(path.parent, files)
+            is_of_it = origin not in sealed or seal["origin"] == origin_digest(sealed[origin])
         except DamageError as error:
             yield str(error)
-            continue
-        files = [FileEntry.from_json(entry) for entry in seal["files"]]
-        yield from receipts.damages(path.parent, files)
-        if origin in sealed and seal["origin"] != origin_digest(sealed[origin]):
-            yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield f"{path}: is no whole seal ({type(error).__name__}: {error}); {REMEDY}"
+        else:
+            if not is_of_it:
+                yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
 
 
 def origin_digest(receipt: Json) -> str:

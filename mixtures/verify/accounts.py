@@ -52,6 +52,11 @@ def check_whole(folder: Path, receipt: Json) -> None:
     for entry in receipt.get("files", [{}]):
         kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
         lacks += [f"files.{key}" for key in kind if key not in entry]
+        if not isinstance(entry.get("name"), str):
+            lacks.append("files.name")
+    if receipt.get("stage") == "documents":
+        names = {entry.get("name") for entry in receipt.get("files", [])}
+        lacks += [f"files.{name}" for name in (DOCUMENTS, dropped.NAME) if name not in names]
     if lacks:
         raise DamageError(
             f"{folder / receipts.NAME}: is no whole receipt (it lacks {lacks[0]}); build again"

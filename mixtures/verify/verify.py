@@ -69,6 +69,8 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
             receipts.read(folder)
         except DamageError as error:
             faults.append(str(error))
+        except MALFORMED as error:
+            faults.append(_unfit(folder / receipts.NAME, error))
     broken = _check_files(sealed, faults)
     faults += _check_contents(sealed, broken, workers, note)
     for folder, receipt in sealed.items():
@@ -85,7 +87,11 @@ def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
     try:
         yield from (f"{place}: {line}" for line in lines)
     except MALFORMED as error:
-        yield f"{place}: can't be checked ({type(error).__name__}: {error}); build again"
+        yield _unfit(place, error)
+
+
+def _unfit(place: Path, error: Exception) -> str:
+    return f"{place}: can't be checked ({type(error).__name__}: {error}); build again"
 
 
 def _check_unfinished(out: Path) -> Iterator[str]:
@@ -102,7 +108,10 @@ def _check_files(sealed: dict[Path, Json], faults: list[str]) -> set[Path]:
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
         for entry in receipt["files"]:
-            lines = accounts.damages(folder, entry)
+            try:
+                lines = accounts.damages(folder, entry)
+            except MALFORMED as error:
+                lines = [_unfit(folder / receipts.NAME, error)]
             faults += lines
             if lines:
                 broken.add(folder / entry["name"])
@@ -122,7 +131,11 @@ def _check_contents(
     damaged = {path.parent for path in broken}
     whole: list[tuple[Path, Check]] = []
     for folder, receipt in sealed.items():
-        checks = accounts.checks(folder, receipt)
+        try:
+            checks = accounts.checks(folder, receipt)
+        except MALFORMED as error:
+            yield _unfit(folder / receipts.NAME, error)
+            continue
         whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]
     counts: dict[Path, list[Json]] = {}
     with Fanout(workers) as pool:

@@ -298,6 +298,25 @@ def test_an_edited_receipt_is_told(out: Path) -> None:
     assert f"{path}: was edited (its digest does not match); build again" in verify(out)
 
 
+ODD: tuple[Any, ...] = (None, 7, "x", [], {}, [1])
+
+
+def test_a_receipt_that_is_sealed_with_odd_values_is_told(out: Path) -> None:
+    """Whoever forges a receipt and its digest gets a line, not a traceback."""
+    paths = files(out, "sources/web/receipt.json", "python/*/receipt.json", "lookup.json")
+    for path in paths:
+        for number, key in enumerate(("files", "account", "blocks", "stage", "origin")):
+            if key in orjson.loads(path.read_bytes()):
+                odd = ODD[number % len(ODD)]
+                data = sealed(path, lambda receipt, k=key, v=odd: receipt.update({k: v}))
+                assert any(line.startswith(str(path)) for line in verify(out)), (path, key)
+                path.write_bytes(data)
+    for path in paths:
+        data = sealed(path, lambda receipt: receipt["files"][0].update(name="other", bytes="x"))
+        assert any(line.startswith(str(path.parent)) for line in verify(out)), path
+        path.write_bytes(data)
+
+
 def test_a_receipt_that_lacks_something_is_told(out: Path) -> None:
     for path in files(out, "sources/web/receipt.json", "python/*/receipt.json"):
         for key in {*orjson.loads(path.read_bytes())} - {"digest", "seen"}:
