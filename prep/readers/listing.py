@@ -116,7 +116,11 @@ def _hint(skipped: list[str], others: list[str], form: str | None) -> str:
     if texts and form is None:
         return f"{hint}set `format: text` to read {texts[0]} and the like, a document each, or "
     if others:
-        hint += f"there are files of other kinds ({', '.join(others[:3])}): set `format`, or "
+        hint += f"there are files of other kinds ({', '.join(others[:3])}): "
+        first = PurePosixPath(others[0])
+        glob = (first.parent / f"*{first.suffix}").as_posix()
+        # A format is set, and a folder gives the files that fit it: a glob gives all it names.
+        hint += "set `format`, or " if form is None else f"name them by a glob (`{glob}`), or "
     return hint
 
 

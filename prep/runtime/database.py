@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import orjson
 
-from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
+from crystalmix.prep.runtime.errors import DamageError, MachineError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 
 Connection = duckdb.DuckDBPyConnection
@@ -70,23 +70,27 @@ def scratch(
     """
     place = folder / NAME
     rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    connection = connect(
-        place / "scratch.duckdb",
-        readable=readable,
-        **{
-            "memory_limit": memory,
-            "threads": 1,
-            "temp_directory": str(place / "spill"),
-            "preserve_insertion_order": False,
-            **config,
-        },
-    )
+    settings: dict[str, str | int] = {
+        "memory_limit": memory,
+        "threads": 1,
+        "temp_directory": str(place / "spill"),
+        "preserve_insertion_order": False,
+        **config,
+    }
+    try:
+        place.mkdir(parents=True)
+        connection = connect(place / "scratch.duckdb", readable=readable, **settings)
+    except (FileExistsError, duckdb.Error) as error:  # another one made it since, or holds it
+        if isinstance(error, FileExistsError) or "lock" in str(error):
+            raise RefusalError(
+                f"{place}: another process works in this folder; wait for it, then build again"
+            ) from None
+        raise MachineError(f"{place}: {brief(error)}; make room there and build again") from None
     try:
         yield connection
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        brief = " ".join(str(error).split())[:200]
-        raise RefusalError(f"{place}: {brief}; make room on that disk and build again") from None
+        told = " ".join(str(error).split())[:200]
+        raise RefusalError(f"{place}: {told}; make room on that disk and build again") from None
     finally:
         connection.close()
         rmtree(place, ignore_errors=True)

@@ -11,7 +11,8 @@ import pytest
 
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.source import Source
-from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
+from crystalmix.prep.readers.listing import listed
+from crystalmix.prep.runtime.errors import BrokenFile, InputError, RecipeError
 from helpers.lines import found
 from helpers.materials import raw, squeezed
 from helpers.scans import Scanned, arrow_file, texts
@@ -176,3 +177,11 @@ def test_a_scheme_that_can_t_be_opened_is_one_line(tmp_path: Path, url: str) -> 
     with pytest.raises(RecipeError, match="can't be opened") as met:
         sources.blocks(Source("s", files=(url,)), tmp_path)
     assert "\n" not in str(met.value)
+
+
+def test_files_that_a_set_format_does_not_fit_are_to_be_named_by_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.xyz").write_text("one", "utf-8")
+    with pytest.raises(InputError, match=r"name them by a glob \(`code/\*\.xyz`\)"):
+        listed("code", ("code",), tmp_path, "text")
+    assert listed("code", ("code/*.xyz",), tmp_path, "text").names == ("code/a.xyz",)

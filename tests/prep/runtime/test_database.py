@@ -11,7 +11,7 @@ import pytest
 
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.database import connect, one_reading_statement
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,33 @@ def test_one_select_is_let_through(sql: str) -> None:
 def test_anything_but_one_select_is_refused(sql: str) -> None:
     with pytest.raises(UsageError, match="sql: "):
         one_reading_statement(connect(), sql)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+import duckdb
+connection = duckdb.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_scratch_that_another_process_holds_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without locks of folders two builders may meet; the one that comes between is told so."""
+    place = tmp_path / database.NAME
+    place.mkdir()
+    words = [sys.executable, "-c", HOLDER, str(place / "scratch.duckdb")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        monkeypatch.setattr(database, "rmtree", lambda *_, **__: None)  # the other comes after it
+        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+        with (
+            pytest.raises(RefusalError, match="another process works in this folder; wait for it"),
+            database.scratch(tmp_path),
+        ):
+            pass
+        other.communicate()

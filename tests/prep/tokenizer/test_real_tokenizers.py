@@ -1,5 +1,10 @@
-"""Tokenizers that people use give the ids of their own unmodified files."""
+"""Tokenizers that people use give the ids of their own unmodified files.
 
+FUZZED=20000 SAMPLED=0 is the full size: that many fuzzed strings, and all documents of the
+development corpus, whole.
+"""
+
+import os
 import random
 from collections.abc import Iterator
 from functools import lru_cache
@@ -7,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
 import tokenizers
 import zstandard
@@ -23,8 +29,9 @@ from helpers.real_tokenizers import PACKAGES, real
 each = pytest.mark.parametrize("name", PACKAGES)
 FAST = [name for name in PACKAGES if name not in {"claude", "unigram", "bert"}]
 BLOCKS = 0x110000 >> 8
-FUZZED = 1000
-SAMPLED, MOST = 6, 6000  # documents of each file of the corpus, characters of each
+FUZZED = int(os.environ.get("FUZZED", "1000"))
+SAMPLED = int(os.environ.get("SAMPLED", "6"))  # documents of each file of the corpus, 0 for all
+MOST = 6000 if SAMPLED else None  # characters of each
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,10 +78,14 @@ def fuzzed(tokenizer: Tokenizer) -> Iterator[str]:
 def corpus() -> list[str]:
     """Return the first documents of every file of the development corpus."""
     samples: list[str] = []
-    for path in sorted((shared().parent / "corpora" / "dev").rglob("*.zst")):
+    folder = shared().parent / "corpora" / "dev"
+    for path in sorted(folder.rglob("*.zst")):
         with zstandard.open(path, "rt", encoding="utf-8", newline="\n") as file:
-            lines = [orjson.loads(line) for line in islice(file, SAMPLED)]
+            lines = [orjson.loads(line) for line in islice(file, SAMPLED or None)]
         samples += [(line.get("text") or line.get("content") or "")[:MOST] for line in lines]
+    for path in sorted(folder.rglob("*.parquet")):
+        table = pq.read_table(path, columns=["content"]).slice(0, SAMPLED or None)
+        samples += [(text or "")[:MOST] for text in table["content"].to_pylist()]
     assert len(samples) > 200
     return samples
 
