@@ -420,6 +420,8 @@ def campaign(seed: int, kills: int, flipped: int, hostile_inputs: int) -> Campai
         if flipped:
             flips(made, flipped)
         inputs(made, hostile_inputs)
+    except KeyboardInterrupt:
+        made.hold(False, "it was interrupted; the counts are of what was done")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return made
