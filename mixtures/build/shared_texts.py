@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.runtime.database import scratch
+from crystalmix.prep.runtime.database import Connection, scratch
 from crystalmix.prep.runtime.errors import RefusalError
 
 
@@ -67,7 +66,7 @@ class _DomainTexts:
         recipe: Recipe,
         phases: Sequence[str],
         files: dict[str, list[Path]],
-        connection: Any,  # noqa: ANN401  DuckDB's
+        connection: Connection,
     ) -> None:
         self.recipe, self.phases, self.files = recipe, phases, files
         self.connection = connection

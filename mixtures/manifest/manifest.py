@@ -249,7 +249,7 @@ def sealed(manifest: Manifest) -> Manifest:
     return replace(manifest, digest=receipts.digest(manifest.content()))
 
 
-def resealed(old: Manifest, **changes: Any) -> Manifest:  # noqa: ANN401  fields of a manifest
+def resealed(old: Manifest, **changes: Any) -> Manifest:
     """Return a manifest with changes that leave its order what it is, sealed anew."""
     new = sealed(replace(old, **changes, digest=""))
     vars(new)["order"] = old.order  # a long one takes minutes to draw

@@ -261,7 +261,7 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     return recipe
 
 
-def _tokenizer(path: Path, content: Any, recipe: Recipe, option: Path | None) -> Path | str:  # noqa: ANN401
+def _tokenizer(path: Path, content: object, recipe: Recipe, option: Path | None) -> Path | str:
     if option is not None:
         return option
     if is_url(recipe.tokenizer.path):
@@ -283,7 +283,7 @@ def _check_option(settings: TokenizerSettings) -> None:
             raise UsageError(f"--tokenizer: {error}") from None
 
 
-def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401
+def _name_entries(path: Path, content: object) -> None:
     """Give sources and phases the name of their key."""
     for section in ("sources", "phases"):
         entries = content.get(section) if isinstance(content, dict) else None
@@ -295,7 +295,7 @@ def _name_entries(path: Path, content: Any) -> None:  # noqa: ANN401
                 entry["name"] = str(name)
 
 
-def _spread_rows(content: Any) -> None:  # noqa: ANN401
+def _spread_rows(content: object) -> None:
     """Give the `rows` of domains what they leave to the recipe's."""
     if not isinstance(content, dict) or not isinstance(content.get("domains"), dict):
         return
@@ -307,7 +307,7 @@ def _spread_rows(content: Any) -> None:  # noqa: ANN401
                 rows.setdefault(key, value)
 
 
-def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN401
+def _check_names(path: Path, content: object, recipe: Recipe) -> None:
     """Refuse a domain of an unknown source and a part of an unknown domain."""
     for name, domain in recipe.domains.items():
         for i, source in enumerate(domain.sources):
@@ -332,7 +332,7 @@ def _check_names(path: Path, content: Any, recipe: Recipe) -> None:  # noqa: ANN
 
 def _unknown(
     path: Path,
-    content: Any,  # noqa: ANN401
+    content: object,
     steps: tuple[str | int, ...],
     name: str,
     known: dict[str, Any],

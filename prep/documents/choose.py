@@ -4,7 +4,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from crystalmix.prep.documents.schema import side
 from crystalmix.prep.filters import exact_duplicates, near_duplicates
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_duplicates import Stored
-from crystalmix.prep.runtime.database import scratch
+from crystalmix.prep.runtime.database import Connection, scratch
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)
@@ -57,7 +56,7 @@ def chosen(among: Among) -> Generator[Choice]:
 class _Exact:
     """Exact duplicates among the documents of a source."""
 
-    def __init__(self, among: Among, connection: Any) -> None:  # noqa: ANN401  a scratch DuckDB
+    def __init__(self, among: Among, connection: Connection) -> None:
         self.among, self.connection = among, connection
         across = among.duplicates.exact == "recipe"
         earlier = [*among.earlier.values()]
@@ -87,7 +86,7 @@ class _Exact:
 class _Alike:
     """Near-duplicates of earlier texts, exact duplicates left out."""
 
-    def __init__(self, among: Among, exact: _Exact, connection: Any) -> None:  # noqa: ANN401
+    def __init__(self, among: Among, exact: _Exact, connection: Connection) -> None:
         self.among, self.rows = among, NOTHING
         settings = among.duplicates.near
         if settings is None:

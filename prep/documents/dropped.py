@@ -12,6 +12,7 @@ import xxhash
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile
+from crystalmix.prep.runtime.types import Column
 
 NAME = "dropped.parquet"
 SCHEMA = pa.schema(
@@ -60,7 +61,7 @@ class DropList:
         self.file, self.write = file, write
         self.counts: Counter[str] = Counter()
 
-    def add(self, records: Any, reasons: Sequence[str], **columns: Any) -> None:  # noqa: ANN401
+    def add(self, records: object, reasons: Sequence[str], **columns: object) -> None:
         """Add records with a reason each; columns: digest, name, detail, where they are known."""
         count = len(reasons)
         if count == 0:
@@ -75,7 +76,7 @@ class DropList:
         self.add([None], [error.reason], detail=[str(error)])
 
 
-def _array(values: Any, kind: Any, count: int) -> Any:  # noqa: ANN401  columns and Arrow types
+def _array(values: Any, kind: Any, count: int) -> Column:  # noqa: ANN401  an Arrow type
     if values is None:
         return pa.nulls(count, kind)
     if pa.types.is_dictionary(kind):
@@ -83,8 +84,8 @@ def _array(values: Any, kind: Any, count: int) -> Any:  # noqa: ANN401  columns 
     return values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
 
 
-def digests(texts: Any) -> list[bytes | None]:  # noqa: ANN401  a column of large_string
-    """Return the digest of each text as it lies in the column, None where there is none."""
+def digests(texts: Column) -> list[bytes | None]:
+    """Return the digest of each text of a column of large_string, None where there is none."""
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     return [
         None if not text.is_valid else xxhash.xxh3_128_digest(text.as_buffer()) for text in array

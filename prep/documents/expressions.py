@@ -6,7 +6,7 @@ session, table or other record. DuckDB parses them; what it says of its function
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import Steps
@@ -79,7 +79,7 @@ def _tree(sql: str) -> Json:
     return top["children"][0]
 
 
-def _faults(node: Any, *, bound: frozenset[str], inner: bool) -> Iterator[str]:  # noqa: ANN401
+def _faults(node: object, *, bound: frozenset[str], inner: bool) -> Iterator[str]:
     """Yield what reaches beyond the record; inner: within a subquery, which may read lists."""
     if isinstance(node, list):
         for branch in node:
@@ -202,7 +202,7 @@ def named_values(several: tuple[str, ...]) -> tuple[Steps, ...]:
     return tuple(named.values())
 
 
-def _references(tree: Any) -> Iterator[Steps]:  # noqa: ANN401  a tree of JSON
+def _references(tree: object) -> Iterator[Steps]:
     if isinstance(tree, dict) and (path := _path(tree)):
         yield path
     elif isinstance(tree, dict):

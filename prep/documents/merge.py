@@ -79,7 +79,7 @@ class _Writer:
         choice: Choice,
         write: Write,
         drop: Write,
-        sign: Any,  # noqa: ANN401
+        sign: Callable[[bytes], object],
     ) -> None:
         self.columns, self.choice = columns, choice
         self.write, self.drop, self.sign = write, drop, sign

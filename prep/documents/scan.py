@@ -27,6 +27,7 @@ from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.types import Column
 
 VERSION = 3
 
@@ -81,7 +82,7 @@ class _Scan:
             self.signatures = enter(near.open("wb"))
         return self
 
-    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  as contextlib's
+    def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
     def add(self, batch: Batch) -> None:
@@ -198,7 +199,7 @@ class _Scan:
         return table.filter(~mask), records.filter(~mask)
 
 
-def _without(table: pa.Table, records: Any) -> pa.Table:  # noqa: ANN401  a column
+def _without(table: pa.Table, records: Column) -> pa.Table:
     """Return the rows of a batch that are not among some records."""
     if len(records) == len(table):
         return table.slice(0, 0)

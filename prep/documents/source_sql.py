@@ -194,7 +194,7 @@ def _structure(structure: str, *, exact: bool) -> str:
     return orjson.dumps(_typed(orjson.loads(structure), exact=exact, depth=0)).decode()
 
 
-def _typed(structure: Any, *, exact: bool, depth: int) -> Any:  # noqa: ANN401  a JSON structure
+def _typed(structure: object, *, exact: bool, depth: int) -> object:
     """Return a structure in which what has no type of its own is text.
 
     exact: whole numbers of more than 18 digits stay digits, with the doubles beside them.

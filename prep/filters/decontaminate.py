@@ -276,14 +276,14 @@ def _records(root: Path, name: str) -> Iterator[list[Any]]:
         raise InputError(f"{root / name}: can't be read as parquet ({brief})") from None
 
 
-def _parsed(place: str, line: bytes | None) -> Any:  # noqa: ANN401  JSON
+def _parsed(place: str, line: bytes | None) -> object:
     try:
         return orjson.loads(line or b"")
     except orjson.JSONDecodeError as error:
         raise InputError(f"{place}: is no JSON ({error}); mend the evaluation file") from None
 
 
-def _strings(value: Any, columns: tuple[str, ...]) -> Iterator[str]:  # noqa: ANN401
+def _strings(value: object, columns: tuple[str, ...]) -> Iterator[str]:
     """Yield the strings of a record: of some columns, or all of them."""
     if columns:
         for column in columns:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.prep.filters.near_duplicates import Near
+from crystalmix.prep.runtime.database import Connection
+from crystalmix.prep.runtime.types import Column
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
 BATCH_ROWS = 1 << 17
@@ -39,8 +41,8 @@ class Duplicates:
         return self.exact == "recipe" or (self.near is not None and self.near.scope == "recipe")
 
 
-def halves(digests: Any) -> NDArray[np.uint64]:  # noqa: ANN401  a column or array of binary(16)
-    """Return digests as (n, 2) uint64, the high half first."""
+def halves(digests: Column) -> NDArray[np.uint64]:
+    """Return digests, binary(16), as (n, 2) uint64, the high half first."""
     array = digests.combine_chunks() if isinstance(digests, pa.ChunkedArray) else digests
     if len(array) == 0:
         return np.empty((0, 2), np.uint64)
@@ -49,7 +51,7 @@ def halves(digests: Any) -> NDArray[np.uint64]:  # noqa: ANN401  a column or arr
     return raw[array.offset : array.offset + len(array)].astype(np.uint64)
 
 
-def find(connection: Any, earlier: Sequence[Path], parts: Sequence[Path]) -> None:  # noqa: ANN401
+def find(connection: Connection, earlier: Sequence[Path], parts: Sequence[Path]) -> None:
     """Fill the connection's table `repeated` (place, first): own documents with a text seen before.
 
     earlier: the documents.parquet of the sources before, in order. parts: this source's blocks.
@@ -72,7 +74,7 @@ def find(connection: Any, earlier: Sequence[Path], parts: Sequence[Path]) -> Non
     connection.execute("DROP TABLE digests")
 
 
-def repeated(connection: Any, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401
+def repeated(connection: Connection, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the records of a block that repeat a text, ascending, and where each stood first."""
     low = block * RECORDS
     rows = connection.execute(
@@ -82,7 +84,7 @@ def repeated(connection: Any, block: int) -> tuple[NDArray[np.int64], NDArray[np
     return np.asarray(rows["place"], np.int64) - low, np.asarray(rows["first"], np.int64)
 
 
-def owners(connection: Any, files: Sequence[Path]) -> dict[tuple[int, ...], int]:  # noqa: ANN401
+def owners(connection: Connection, files: Sequence[Path]) -> dict[tuple[int, ...], int]:
     """Return how many distinct texts there are by the documents.parquet files that have them.
 
     The keys are numbers of files, ascending: {(0,): 70, (0, 2): 3} is 70 texts that only the first
@@ -106,7 +108,7 @@ def owners(connection: Any, files: Sequence[Path]) -> dict[tuple[int, ...], int]
 
 
 def shared(
-    connection: Any,  # noqa: ANN401
+    connection: Connection,
     one: Sequence[Path],
     other: Sequence[Path],
 ) -> Iterator[NDArray[np.uint64]]:
@@ -119,7 +121,7 @@ def shared(
         yield halves(batch.column("digest").cast(pa.binary(16)))[:, 1]
 
 
-def _insert(connection: Any, batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:  # noqa: ANN401
+def _insert(connection: Connection, batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:
     both = halves(batch.column("digest"))
     columns: list[Any] = [both[:, 0], both[:, 1], place]
     connection.register("more", pa.table(columns, ["high", "low", "place"]))

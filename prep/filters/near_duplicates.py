@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
+from crystalmix.prep.runtime.database import Connection
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.randomness import mix
 
@@ -139,7 +140,7 @@ class Stored:
 
 
 def alike(
-    connection: Any,  # noqa: ANN401  a scratch DuckDB
+    connection: Connection,
     stored: Stored,
     skipped: Sequence[Places],
     settings: Near,
@@ -159,7 +160,7 @@ def alike(
     return _clusters(*_pairs(connection, stored, settings.threshold))
 
 
-def _insert(connection: Any, rows: Signatures, places: Places, settings: Near) -> None:  # noqa: ANN401
+def _insert(connection: Connection, rows: Signatures, places: Places, settings: Near) -> None:
     """Add the hash of every band of some signatures."""
     count, width = bands(settings.threshold, settings.permutations)
     parts = rows[:, : count * width].reshape(len(rows), count, width).astype(np.uint64)
@@ -173,7 +174,7 @@ def _insert(connection: Any, rows: Signatures, places: Places, settings: Near) -
     connection.unregister("more")
 
 
-def _pairs(connection: Any, stored: Stored, threshold: float) -> tuple[Places, Places]:  # noqa: ANN401
+def _pairs(connection: Connection, stored: Stored, threshold: float) -> tuple[Places, Places]:
     """Return (row, earlier row) of the pairs that share a band and are alike."""
     pairs = connection.sql(
         "SELECT DISTINCT i, first FROM bands JOIN (SELECT hash, min(i) AS first FROM bands "

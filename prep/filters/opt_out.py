@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import xxhash
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
 
+Hashes, Numbers = NDArray[np.uint64], NDArray[np.int64]
 NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
 ENTRIES = "entries"  # each line says by itself what it is matched with: `entries`
 
@@ -84,7 +85,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _entries(path: Path, ignore_case: bool, _stamp: Any) -> Any:  # noqa: ANN401
+def _entries(path: Path, ignore_case: bool, _stamp: object) -> tuple[Hashes, Numbers]:
     """Return the sorted hashes of a list's entries, and the number of each (its line)."""
     hashes, numbers = array("Q"), array("q")
     try:

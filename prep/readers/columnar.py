@@ -33,6 +33,7 @@ from crystalmix.prep.readers.files import HEAD, Reads, check_head
 from crystalmix.prep.readers.parquet_pages import largest_page
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError
 from crystalmix.prep.runtime.machine import machine_error
+from crystalmix.prep.runtime.types import Column
 
 # A dictionary may spell one long cell for every row: few rows at a time bound what that takes.
 STEP_ROWS = 4
@@ -118,7 +119,8 @@ def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
     """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
     texts: Any = _nulls(len(table))
     if request.text and _is_text((text := _column(table, request.text, request)).type):
-        texts = text.cast(options=LOOSE)
+        cast: Any = text.cast  # its stub lacks `options`
+        texts = cast(options=LOOSE)
     chosen: dict[str, Any] = {RECORD: pa.array(range(first, first + len(table)), pa.int64())}
     chosen[TEXT] = texts
     absent: set[Steps] = set()
@@ -148,7 +150,7 @@ def _chosen(names: list[str], request: Request) -> list[str]:
     return [name for name in names if name in roots]
 
 
-def _column(table: pa.Table, path: str, request: Request) -> Any:  # noqa: ANN401  a column
+def _column(table: pa.Table, path: str, request: Request) -> Column:
     value = _value(table, tuple(path.split(".")), any_case=False)
     if value is None:
         step = step_into(table.column_names, tuple(path.split(".")))
@@ -184,7 +186,7 @@ def _is_text(kind: Any) -> bool:  # noqa: ANN401  an Arrow type
     return any(is_kind(kind) for is_kind in TEXT_KINDS)
 
 
-def _nulls(rows: int) -> Any:  # noqa: ANN401  a column
+def _nulls(rows: int) -> Column:
     return pa.nulls(rows, pa.large_string())
 
 
@@ -215,7 +217,7 @@ def _step(file: pq.ParquetFile) -> int:
     return 1 if longest > LONG_ROW else max(STEP_ROWS, small)
 
 
-def _parts(batch: Any) -> Iterator[tuple[Any, int]]:  # noqa: ANN401  a pa.RecordBatch
+def _parts(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Yield a batch and its bytes; one of long rows row by row, for what follows copies them."""
     size = batch.nbytes
     if size > BATCH_BYTES:
@@ -249,7 +251,7 @@ def _without_bad(table: pa.Table, request: Request, first: int) -> Batch:
     return Batch(table.take(pa.array(good, pa.int64())), tuple(bad[row] for row in sorted(bad)))
 
 
-def _not_utf8(column: Any) -> list[int]:  # noqa: ANN401  a column
+def _not_utf8(column: Column) -> list[int]:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:

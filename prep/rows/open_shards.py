@@ -199,7 +199,7 @@ def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     return pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)])
 
 
-def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
+def _foreign(path: Path) -> h5py.Dataset:
     """Open a shard of another layout; ValueError for what is no whole (rows, 3, msl) int32."""
     file = h5py.File(path, "r", rdcc_nbytes=FOREIGN_CACHE)
     link: Any = file.get("data", getlink=True)
@@ -219,7 +219,7 @@ def _foreign(path: Path) -> Any:  # noqa: ANN401  h5py has no types
     return dataset
 
 
-def _check_stored(dataset: Any) -> None:  # noqa: ANN401
+def _check_stored(dataset: h5py.Dataset) -> None:
     """Raise ValueError where HDF5 would load a plugin, read other files, or invent rows."""
     settings = dataset.id.get_create_plist()
     filters = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import Column
 
 WAITING_TOKENS = 1 << 18
 NOTHING = np.empty(0, np.uint32)
@@ -118,7 +119,7 @@ def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> BlockCount
     return BlockCounts(len(rows), tokens, controls, permuted, wide, turns)
 
 
-def _lists(values: list[NDArray[np.int64]]) -> Any:  # noqa: ANN401  an Arrow array
+def _lists(values: list[NDArray[np.int64]]) -> Column:
     """Return lists of integers as a column."""
     ends = np.cumsum([0, *map(len, values)])
     flat = np.concatenate([NO_LIST, *values])

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 RULES = {
     **dict.fromkeys(("dataclass_type", "dict_type"), "must be a mapping"),
@@ -75,7 +75,7 @@ def enforce(settings: object) -> None:
                 raise ValueError(f"{name}: {rule_broken(fault)}") from None
 
 
-def rule_broken(fault: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, or a copy of it
+def rule_broken(fault: ErrorDetails) -> str:
     """Return the rule that a pydantic fault names, and the value that breaks it."""
     bounds = fault.get("ctx", {})
     value = plain(bounds.get("value", fault["input"]))

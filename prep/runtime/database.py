@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import duckdb
 import orjson
@@ -138,7 +137,7 @@ def parsed(connection: Connection, sql: str) -> list[Json]:
     return content["statements"]
 
 
-def nodes(tree: Any) -> Iterator[Json]:  # noqa: ANN401  a tree of JSON
+def nodes(tree: object) -> Iterator[Json]:
     """Yield every object of a tree, from the top."""
     if isinstance(tree, dict):
         yield tree

@@ -150,7 +150,7 @@ def differences(before: object, after: object, path: str) -> list[str]:
     return [f"{path}: {_brief(before)}, now {_brief(after)}"]
 
 
-def _files(value: Any) -> dict[str, Json] | None:  # noqa: ANN401  any JSON
+def _files(value: object) -> dict[str, Json] | None:
     """Return a list of entries of files by name; None if it is none."""
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         return None

@@ -1,5 +1,9 @@
 """Type aliases that every room may use."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Json = dict[str, Any]  # an object of free JSON: where the keys are known, write a dataclass instead
+Column: TypeAlias = "pa.Array[Any] | pa.ChunkedArray[Any]"  # of an Arrow table

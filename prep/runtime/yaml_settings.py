@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -43,7 +44,7 @@ def read(path: Path, shape: type[Shape], overrides: Sequence[str] = ()) -> Shape
     return check(path, override(load(path), overrides), shape)
 
 
-def load(path: Path) -> Any:  # noqa: ANN401  what a YAML file holds is not known before
+def load(path: Path) -> Any:  # noqa: ANN401  what YAML holds is not known before
     """Parse a YAML file; mappings and lists remember their lines."""
     text = ""
     try:
@@ -98,14 +99,14 @@ def _bad_line(text: str) -> int:
     return 1
 
 
-def _check_size(path: Path, content: Any) -> None:  # noqa: ANN401
+def _check_size(path: Path, content: object) -> None:
     """Refuse content that aliases make endless or too large, and characters that no text has.
 
     The time it takes grows with the text, not with what aliases stand for.
     """
     sizes: dict[int, int] = {}  # of each mapping or list by its id; 0 while it is being counted
 
-    def size(value: Any, line: int) -> int:  # noqa: ANN401
+    def size(value: object, line: int) -> int:
         if isinstance(value, str) and (bad := NO_TEXT.search(value)):
             raise RecipeError(f"{path}:{line}: holds {bad[0]!r}, which no text may hold")
         if not isinstance(value, (dict, list)):
@@ -169,7 +170,7 @@ def _assign(place: Any, step: str, value: Any, what: str, *, keep: bool) -> Any:
     return place[int(step)]
 
 
-def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN401
+def check(path: Path, content: object, shape: type[Shape]) -> Shape:
     """Check parsed YAML against a dataclass type."""
     try:
         return TypeAdapter(shape).validate_python(plain(content))
@@ -180,11 +181,11 @@ def check(path: Path, content: Any, shape: type[Shape]) -> Shape:  # noqa: ANN40
         raise _fault(path, content, faults[0], shape) from None
 
 
-def _place(content: Any, fault: Any) -> tuple[bool, int]:  # noqa: ANN401
+def _place(content: object, fault: ErrorDetails) -> tuple[bool, int]:
     return fault["type"] == "missing", line_of(content, fault["loc"])
 
 
-def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
+def line_of(content: object, steps: tuple[Step, ...]) -> int:
     """Return the line (from 1) at which a path stands, or the line of its nearest parent."""
     line = 1
     for step in steps:
@@ -195,24 +196,25 @@ def line_of(content: Any, steps: tuple[Step, ...]) -> int:  # noqa: ANN401
                 line = content.lc.key(key)[0] + 1
             elif isinstance(content, CommentedSeq):
                 line = content.lc.item(key)[0] + 1
-            content = content[key]
+            content = content[key]  # pyright: ignore[reportIndexIssue]
         except (KeyError, IndexError, TypeError, AttributeError, StopIteration):
             return line
     return line
 
 
-def _fault(path: Path, content: Any, fault: Any, shape: Any) -> RecipeError:  # noqa: ANN401
+def _fault(path: Path, content: object, fault: ErrorDetails, shape: object) -> RecipeError:
     steps: tuple[Step, ...] = fault["loc"]
     message = str(REMEDIES.get(fault["type"], fault["msg"]))
+    error = str(fault.get("ctx", {}).get("error"))
     if fault["type"] == "value_error":
         # Raised by a dataclass about one of its fields: `rate: must lie in [0, 1], got 1.9`, or
         # about a field of one of them: `parts.1.weight: ...`.
-        name, _, rest = str(fault["ctx"]["error"]).partition(": ")
+        name, _, rest = error.partition(": ")
         if rest and PLACE.fullmatch(name):
             inner = (int(step) if step.isdigit() else step for step in name.split("."))
             steps, message = (*steps, *inner), rest
         else:
-            message = str(fault["ctx"]["error"])
+            message = error
     elif fault["type"] in UNKNOWN:
         message += _others(content, steps, shape)
     elif fault["type"] not in REMEDIES:
@@ -235,7 +237,7 @@ def like(key: str, known: Sequence[str], shown: Sequence[str] | None = None) -> 
     return f" (there are {', '.join(listed)})" if listed else ""
 
 
-def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: ANN401
+def _others(content: object, steps: tuple[Step, ...], shape: object) -> str:
     """Return what may be meant by an unknown key: the known one like it, else all there are."""
     for step in steps[:-1]:
         shape, content = _below(shape, step), _value(content, step)
@@ -246,14 +248,14 @@ def _others(content: Any, steps: tuple[Step, ...], shape: Any) -> str:  # noqa: 
     return like(str(steps[-1]), keys)
 
 
-def _value(content: Any, step: Step) -> Any:  # noqa: ANN401
+def _value(content: object, step: Step) -> object:
     entries: Any = content.items() if isinstance(content, dict) else ()
     if isinstance(content, list):
         entries = enumerate(content)
     return next((value for key, value in entries if str(key) == str(step)), None)
 
 
-def _below(shape: Any, step: Step) -> Any:  # noqa: ANN401
+def _below(shape: object, step: Step) -> object:
     """Return the type of what stands at a step below a type, None where it has no steps."""
     if is_dataclass(shape):
         return get_type_hints(shape).get(str(step))
@@ -266,7 +268,7 @@ def _below(shape: Any, step: Step) -> Any:  # noqa: ANN401
     return member if step == getattr(member, "__name__", "") else _below(member, step)
 
 
-def _keyed(shape: Any) -> Any:  # noqa: ANN401
+def _keyed(shape: object) -> object:
     """Return the member of a union that has keys, else its first; any other type as it is."""
     if not isinstance(shape, UnionType):
         return shape

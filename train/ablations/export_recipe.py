@@ -6,7 +6,6 @@ comments: the digest of the tables, predicted losses with their intervals, and w
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -62,7 +61,7 @@ def _mixture(report: Report, name: str) -> tuple[dict[str, float], Predicted | N
     raise UsageError(f"--mixture: must be one of {', '.join(known)}, got {name}")
 
 
-def _phase(spec: Ablation, report: Report, shares: dict[str, float], content: Any) -> Json:  # noqa: ANN401  YAML
+def _phase(spec: Ablation, report: Report, shares: dict[str, float], content: Json) -> Json:
     """Return the phase: by weight where the real run's tokens were told, else by epochs.
 
     Without them tokens are those of the proxies' tokenizer, and only epochs stay what they are.
@@ -109,7 +108,7 @@ def _comments(
     return lines
 
 
-def _keep_tokenizer(content: Any, file: Path) -> None:  # noqa: ANN401  YAML
+def _keep_tokenizer(content: Json, file: Path) -> None:
     """Name a tokenizer that lies beside the old recipe by its whole path."""
     beside = file.parent / content["tokenizer"]["path"]
     if beside.exists():

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
@@ -31,12 +32,12 @@ def demand() -> None:
         raise InputError(MISSING)
 
 
-def cstorch() -> Any:  # noqa: ANN401  a module without types
+def cstorch() -> ModuleType:
     """Return the module `cerebras.pytorch`; InputError says what to install where it is missing."""
     return module("cerebras.pytorch")
 
 
-def module(name: str) -> Any:  # noqa: ANN401
+def module(name: str) -> ModuleType:
     """Return a module of Cerebras by its full name; InputError where the extra is missing."""
     try:
         return importlib.import_module(name)
@@ -52,7 +53,7 @@ def compiler_first() -> None:
     The script drops the exit code of what it starts, so that a step which can't be lowered would
     leave an empty file and look like a success.
     """
-    library = Path(module("cerebras.pytorch.lib").__file__).parent
+    library = Path(str(module("cerebras.pytorch.lib").__file__)).parent
     paths = [str(library), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     os.environ["PATH"] = os.pathsep.join(paths)
 

@@ -130,7 +130,7 @@ class CsxTrainer:
         )
 
         @api.step_closure
-        def record(**outputs: Any) -> None:  # noqa: ANN401
+        def record(**outputs: Any) -> None:
             arrays = {name: api.to_numpy(value) for name, value in outputs.items()}
             self.loss = self.follower.record(self.first + executor.iteration, arrays, metrics)
 

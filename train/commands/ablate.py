@@ -70,7 +70,7 @@ def _progress(line: str) -> None:
 @click.option("--out", type=PATH, required=True, help="Recipe to write.")
 @click.option("--mixture", default="recommended", help="Which of the checked ones (recommended).")
 @click.option("--anyway", is_flag=True, help="Write what the report does not recommend, too.")
-def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def export(folder: Path, out: Path, **settings: Any) -> None:
     """Write the recommended mixture of DIR's ablation as a recipe that `build` takes."""
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import existing
@@ -88,7 +88,7 @@ def export(folder: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
 @click.option("--aims", type=PATH, help="YAML of what the mixture is for: value, tokens, least ...")
 @SET
 @JSON
-def fit(table: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def fit(table: Path, as_json: bool, **settings: Any) -> None:
     """Fit laws to TABLE, a CSV of mixtures (`share:DOMAIN`) and their losses (`loss:DOMAIN`)."""
     from crystalmix.train.api import ablations
 

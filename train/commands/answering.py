@@ -34,7 +34,7 @@ LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one 
 @click.option("--check", type=PATH, help="Check this evidence from the files themselves.")
 @MOVED
 @JSON
-def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> None:
     """Say whether, when and how often RUN (or a build, as planned) consumed what a list names."""
     from crystalmix.train.api import answering
 

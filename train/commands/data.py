@@ -39,7 +39,7 @@ DATA = click.option("--data", type=PATH, help="Folder of the raw files (default:
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @SET
 @JSON
-def plan(recipe: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def plan(recipe: str, as_json: bool, **settings: Any) -> None:
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
     from crystalmix.train.api import data
 
@@ -69,7 +69,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @ENGINE
 @RANK
 @RANKS
-def build(recipe: str, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def build(recipe: str, out: Path, **settings: Any) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api import data
@@ -103,7 +103,7 @@ def merge(builds: tuple[Path, ...], out: Path) -> None:
 @click.option("--build", "build_", type=PATH, required=True, help="The build to draw from.")
 @click.option("--name", help="Of the mixture, in the build's `mixtures` (the recipe's name).")
 @SET
-def mix(recipe: str, build_: Path, **settings: Any) -> None:  # noqa: ANN401
+def mix(recipe: str, build_: Path, **settings: Any) -> None:
     """Seal RECIPE's phases over a build's domains, beside its own; no row is written."""
     from crystalmix.train.api import data
 
@@ -130,7 +130,7 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:  # noqa: ANN401
 @click.option("--vocab", type=click.IntRange(1), help="Of tokens: ids lie below (highest + 1).")
 @click.option("--column", help="Of tokens: the column (input_ids, tokens or token_ids).")
 @WORKERS
-def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any) -> None:  # noqa: ANN401
+def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any) -> None:
     """Seal manifests over FOLDER's shards, which Model Zoo wrote, or over rows of token ids."""
     from crystalmix.prep.runtime.errors import UsageError
     from crystalmix.train.api import data
@@ -165,7 +165,7 @@ def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any)
 @click.option("--rows-per-file", type=click.IntRange(1), default=16_384, help="Of a file (16384).")
 @click.option("--documents/--no-documents", default=True, help="Name each row's documents (yes).")
 @WORKERS
-def export_rows(build_: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def export_rows(build_: Path, out: Path, **settings: Any) -> None:
     """Write a phase's rows in a format of another trainer, in the order of consumption."""
     from crystalmix.train.api import data
 

@@ -22,7 +22,7 @@ from crystalmix.train.commands.options import OUT, PATH, Verb, bundled, note
 @click.option("--links", type=PATH, help="Make links here where a part takes some shards only.")
 @click.option("--reader", help="Whose data_subset is meant: 1.9.1, or 2.0.3 and later.")
 @click.option("--like", type=PATH, help="A params.yaml: list what differs in keys of both.")
-def params(run: str, manifest: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def params(run: str, manifest: Path, out: Path, **settings: Any) -> None:
     """Write the params.yaml with which Model Zoo consumes a manifest's rows in its order.
 
     The settings are those of a run file, a preset, or a run. Only a manifest in the order
@@ -63,7 +63,7 @@ def checkpoint(source: Path, out: Path, run: str | None) -> None:
 @click.option("--state", type=PATH, help="Of 1.9: its save_iter_state_path, if elsewhere.")
 @click.option("--digests/--no-digests", default=True, help="Read every row for batch digests.")
 @click.option("--assume", is_flag=True, help="Take a run without loader state on trust; marked.")
-def harvest(model_dir: Path, build: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def harvest(model_dir: Path, build: Path, out: Path, **settings: Any) -> None:
     """Turn a Model Zoo run, finished or running, into a ledger: trace, show and verify work on it.
 
     Its checkpoints must prove that its loader stood where the manifest says.

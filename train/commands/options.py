@@ -74,7 +74,7 @@ class Verb(click.Command):
     pandas: whether it needs pandas, which costs 0.4 s of each process that loads Arrow.
     """
 
-    def __init__(self, *args: Any, example: str, pandas: bool = False, **settings: Any) -> None:  # noqa: ANN401  as click's
+    def __init__(self, *args: Any, example: str, pandas: bool = False, **settings: Any) -> None:
         self.pandas = pandas
         settings["epilog"] = f"\b\nExample:\n  {example}"
         super().__init__(*args, **settings)
@@ -96,7 +96,7 @@ class Shown(Protocol):
         """Whether it names faults."""
         ...
 
-    def content(self) -> Any:  # noqa: ANN401  free JSON
+    def content(self) -> object:
         """Return it as JSON."""
         ...
 

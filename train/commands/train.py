@@ -109,7 +109,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     default="torch",
     help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
 )
-def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # noqa: ANN401
+def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
@@ -156,7 +156,7 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:  # 
 @click.option("--threshold", default=6.0, help="With --spikes: the robust z that stands out.")
 @click.option("--drop-list", type=PATH, help="With --spikes: write texts over-represented in them.")
 @JSON
-def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def trace(run: Path, as_json: bool, **settings: Any) -> None:
     """From a step of RUN to its documents, from a document to its steps."""
     from crystalmix.train.api import runs
     from crystalmix.train.trace.spikes import SpikeSettings
@@ -183,7 +183,7 @@ def trace(run: Path, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
 @click.option("--parquet", type=PATH, help="Write the rows into this file as parquet.")
 @MOVED
 @JSON
-def sql(path: Path, query: str | None, build: Path | None, as_json: bool, **files: Any) -> None:  # noqa: ANN401
+def sql(path: Path, query: str | None, build: Path | None, as_json: bool, **files: Any) -> None:
     """Run QUERY over a build or run; without one, list the views and their columns."""
     from crystalmix.train.api import runs
 

@@ -32,7 +32,7 @@ from crystalmix.train.commands.options import (
     "--shard-bytes", type=click.IntRange(1), default=5_000_000_000, help="Greatest file (5e9)."
 )
 @MOVED
-def export(source: Path, out: Path, **settings: Any) -> None:  # noqa: ANN401
+def export(source: Path, out: Path, **settings: Any) -> None:
     """Write a checkpoint in Hugging Face names, as safetensors for the public CrystalCoder code."""
     from crystalmix.train.api import runs
 

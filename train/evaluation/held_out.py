@@ -156,7 +156,7 @@ def check_apart(held: HeldOut, build: Path, trained: Sequence[Manifest]) -> None
         )
 
 
-def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> Any:  # noqa: ANN401
+def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> "pa.Array[Any]":
     """Return the digests of documents' texts: (n,) binary(16)."""
     numbers_of: dict[str, list[int]] = {}
     for source, document in documents:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.runtime.types import Json
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ def axes(
     height: float,
     rows: int = 1,
     columns: int = 1,
-    **more: Any,  # noqa: ANN401
+    **more: Any,
 ) -> tuple["Figure", list[Any]]:
     """Return a light figure and its axes, row by row."""
     figure = _shown()(figsize=(width, height), dpi=DOTS, layout="constrained")
@@ -90,7 +91,7 @@ def _shown() -> "type[Figure]":
     return Shown
 
 
-def label(axis: Any, x: str, y: str, title: str = "") -> None:  # noqa: ANN401  an Axes
+def label(axis: "Axes", x: str, y: str, title: str = "") -> None:
     """Name the axes, with their units, and the panel."""
     axis.set_xlabel(x, color=INK, fontsize=10)
     axis.set_ylabel(y, color=INK, fontsize=10)
@@ -276,7 +277,7 @@ def trace(steps: Floats, losses: Floats, spikes: Sequence[int]) -> "Figure":
 
 
 def _ribbons(
-    axis: Any,  # noqa: ANN401  an Axes
+    axis: "Axes",
     place: int,
     pairs: Sequence[tuple[str, str, float]],
     left: Json,

@@ -6,7 +6,7 @@ The phases stand one after the other; a part has one colour in all of them.
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -117,11 +120,11 @@ def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:
     return lines
 
 
-def _panel(axis: Any, label: str, lines: list[Line], colours: dict[str, Any]) -> None:  # noqa: ANN401
+def _panel(axis: "Axes", label: str, lines: list[Line], colours: dict[str, Any]) -> None:
     few = all(len(line.x) <= POINTS // 4 for line in lines)
     named: set[str] = set()
     for line in lines:
-        once = {} if line.label in named else {"label": line.label}
+        once: dict[str, Any] = {} if line.label in named else {"label": line.label}
         named.add(line.label)
         marker = "." if few else None
         axis.plot(line.x, line.y, color=colours[line.label], linewidth=1.2, marker=marker, **once)

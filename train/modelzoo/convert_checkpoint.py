@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def write_safetensors(path: Path, weights: Weights) -> None:
         safe.save_file(tensors, temporary, metadata={"format": "pt"})
 
 
-def _safetensors() -> Any:  # noqa: ANN401  a module that may not be there
+def _safetensors() -> ModuleType:
     try:
         import safetensors.torch
     except ModuleNotFoundError:

@@ -5,7 +5,7 @@ Event files hold them as they were (float32), logs to five places, so events win
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def _event_losses(path: Path) -> Iterator[tuple[int, float]]:
                 yield event.step, value.simple_value
 
 
-def _loader() -> Any:  # noqa: ANN401  a class of a module without types
+def _loader() -> Callable[[str], Any]:
     """Return tensorboard's reader of event files, which checks each record's checksum."""
     try:
         from tensorboard.backend.event_processing import event_file_loader

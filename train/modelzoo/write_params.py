@@ -221,7 +221,7 @@ def notes(manifest: Manifest, content: Json) -> list[str]:
     return lines
 
 
-def shared_differences(content: Any, published: Any, where: str = "") -> list[str]:  # noqa: ANN401
+def shared_differences(content: object, published: object, where: str = "") -> list[str]:
     """Return where two params.yaml differ in keys that both have, one line for each."""
     if isinstance(content, dict) and isinstance(published, dict):
         keys = [key for key in published if key in content]

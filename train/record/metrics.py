@@ -5,7 +5,7 @@ They are for display; the ledger is authoritative. A resume cuts the lines of st
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -247,7 +247,7 @@ def _step_of(line: bytes) -> int | None:
         return None
 
 
-def summary_writer() -> Any:  # noqa: ANN401
+def summary_writer() -> Callable[..., Any]:
     """Return tensorboard's writer; UsageError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

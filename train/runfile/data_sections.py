@@ -22,7 +22,7 @@ MIXTURE = ("mixture.data_dir", "mixture.weight")
 CLOSE = 1e-6  # greatest difference of two shares that are the same
 
 
-def unused(section: str, content: Any) -> list[str]:  # noqa: ANN401  what a file holds
+def unused(section: str, content: object) -> list[str]:
     """Return the keys of a section that are not used, nested ones with dots, as they stand.
 
     >>> unused("train_input", {"batch_size": 1, "shuffle": 0, "mixture": [{"weight": 1, "x": 2}]})
@@ -32,7 +32,7 @@ def unused(section: str, content: Any) -> list[str]:  # noqa: ANN401  what a fil
     return [key for key in dict.fromkeys(_keys(content)) if key not in held]
 
 
-def _keys(content: Any, before: str = "") -> Iterator[str]:  # noqa: ANN401
+def _keys(content: object, before: str = "") -> Iterator[str]:
     if isinstance(content, Mapping):
         for key, value in content.items():
             name = f"{before}.{key}" if before else str(key)

@@ -9,10 +9,10 @@ the data is compared with the manifest by `data_sections`. A `phases` section ma
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,6 +31,7 @@ from crystalmix.train.runfile.settings import Run, RunSettings
 
 PRESETS = Path(__file__).parents[1] / "presets"
 Steps = tuple[str | int, ...]
+Settings = TypeVar("Settings")
 
 # Model Zoo's keys whose only value here is the one given; another value is an error.
 FIXED: dict[str, Json] = {
@@ -118,6 +119,10 @@ def _warn_once(message: str) -> None:
     logging.getLogger("crystalmix").warning("%s", message)
 
 
+def _names(kind: Any) -> list[str]:  # noqa: ANN401  a dataclass
+    return [field.name for field in fields(kind)]
+
+
 class _Reader:
     """Reads one run file, remembering where things stand for its messages."""
 
@@ -187,7 +192,7 @@ class _Reader:
         }
         return self._make(("model",), ModelSettings, values)
 
-    def _std(self, key: str, initializer: Any) -> Any:  # noqa: ANN401
+    def _std(self, key: str, initializer: object) -> float:
         """Return an initialiser's std; all else that it may say is what we do anyway."""
         values = self._mapping(("model", key), initializer)
         std = values.pop("std", None)
@@ -219,7 +224,7 @@ class _Reader:
         settings = {**values, **factors, "learning_rate": lines}
         return self._make(("optimizer",), OptimSettings, settings)
 
-    def _pieces(self, steps: Steps, piece: Any) -> tuple[Linear, ...]:  # noqa: ANN401
+    def _pieces(self, steps: Steps, piece: object) -> tuple[Linear, ...]:
         """Return the pieces that an entry of `learning_rate` stands for."""
         values = self._mapping(steps, piece)
         name = values.pop("scheduler", "Linear")
@@ -272,7 +277,7 @@ class _Reader:
         if keys:
             _warn_once(f"{self.path}: {where}: {how}: {', '.join(keys)}")
 
-    def _mapping(self, steps: Steps, content: Any) -> Json:  # noqa: ANN401
+    def _mapping(self, steps: Steps, content: object) -> Json:
         """Return what a mapping holds, nothing for an empty one; a fault for anything else."""
         if content is not None and not isinstance(content, dict):
             raise self._fault(steps, f"must be a mapping, got {yaml_settings.plain(content)!r}")
@@ -285,11 +290,12 @@ class _Reader:
                 raise self._unknown(steps, key)
         return {names.get(key, key): value for key, value in values.items()}
 
-    def _make(self, steps: Steps, kind: Any, values: Json) -> Any:  # noqa: ANN401
+    def _make(self, steps: Steps, kind: type[Settings], values: Json) -> Settings:
         """Make a settings dataclass; its own faults and wrong types name their line."""
+        names = _names(kind)
         for key in values:
-            if key not in kind.__dataclass_fields__:
-                raise self._unknown(steps, key, kind)
+            if key not in names:
+                raise self._unknown(steps, key, names)
         try:
             return TypeAdapter(kind).validate_python(values)
         except ValidationError as error:
@@ -304,9 +310,8 @@ class _Reader:
             message = _missing([YAML_KEYS.get(name, name) for name in names])
         raise self._fault((*steps, YAML_KEYS.get(key, key)), message)
 
-    def _unknown(self, steps: Steps, key: str, kind: Any = None) -> RecipeError:  # noqa: ANN401
+    def _unknown(self, steps: Steps, key: str, names: Sequence[str] = ()) -> RecipeError:
         """Return the fault of an unknown key, with the known one that is like it."""
-        names: list[str] = [] if kind is None else list(kind.__dataclass_fields__)
         own = [YAML_KEYS.get(name, name) for name in names]
         section = str(steps[0]) if len(steps) == 1 else ""
         known = [*own, *FIXED.get(section, ()), *UNUSED.get(section, "").split()]

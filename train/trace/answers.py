@@ -33,7 +33,7 @@ class Answer:
         """Whether it names faults, so that a command that prints it exits with 1."""
         return False
 
-    def content(self) -> Any:  # noqa: ANN401  free JSON
+    def content(self) -> object:
         """The answer as JSON."""
         return asdict(self)  # pyright: ignore[reportArgumentType]  each answer is a dataclass
 
@@ -69,7 +69,7 @@ class Lines(Answer):
     text: tuple[str, ...]
     value: Any = None
 
-    def content(self) -> Any:  # noqa: ANN401  free JSON
+    def content(self) -> object:
         """The value."""
         return self.value
 

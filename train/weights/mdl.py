@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -231,7 +232,7 @@ def write(path: Path, tree: Tree) -> None:
         attributes["__SUCCESS__"] = True
 
 
-def _write_tensor(file: Any, name: str, tensor: Tensor, plugin: Any) -> Json:  # noqa: ANN401
+def _write_tensor(file: h5py.File, name: str, tensor: Tensor, plugin: ModuleType) -> Json:
     if tensor.dtype not in RTFX:
         raise ValueError(f"{name}: an .mdl holds no {tensor.dtype}")
     values = tensor.detach().cpu().contiguous()
@@ -270,11 +271,11 @@ def _tensor(data: Dataset, is_bfloat16: bool) -> Tensor:
     return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
 
 
-def _dtype(dtype: Any) -> torch.dtype:  # noqa: ANN401  as h5py has it
+def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def _filters() -> Any:  # noqa: ANN401  a module without types
+def _filters() -> ModuleType:
     """Return hdf5plugin, whose import makes h5py know LZ4."""
     try:
         import hdf5plugin
