@@ -15,7 +15,7 @@ from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import AtLeastOne, FromZero, Positive, Share, within
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 BUNDLED = Path(__file__).parent
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
@@ -225,7 +225,7 @@ class Ablation:
         """Return the domains of a kind."""
         return [name for name, group in self.domains.items() if group.kind == kind]
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Serialise the spec; keys that older folders do not name are omitted where unset."""
         content = asdict(self)
         if self.build is None:

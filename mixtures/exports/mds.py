@@ -15,7 +15,7 @@ import orjson
 from crystalmix.mixtures.exports.row_blocks import Block
 from crystalmix.prep.runtime.atomic_files import replacing, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 NUMBERS = {"epoch": np.int32, "row": np.int32, "slot": np.int32, "step": np.int64}
 TEXTS = ("documents", "part", "shard")
@@ -64,7 +64,7 @@ def write_index(folder: Path, files: Sequence[Path], rows: Sequence[int], msl: i
     write_atomic(folder / INDEX, content)
 
 
-def _columns(msl: int) -> Json:
+def _columns(msl: int) -> Content:
     kinds: dict[str, tuple[str, int | None]] = {
         "input_ids": (f"ndarray:int32:{msl}", 4 * msl),
         "labels": (f"ndarray:int32:{msl}", 4 * msl),

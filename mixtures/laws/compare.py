@@ -11,6 +11,7 @@ from crystalmix.mixtures.laws.distributions import regret, spearman
 from crystalmix.mixtures.laws.fit import DEFAULT, JOINT, KINDS, Fit, FitSettings, fit, number
 from crystalmix.mixtures.laws.loss_table import LossTable
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.types import Content
 
 Floats = NDArray[np.float64]
 HEAD = "law         target            error   sigma    seed    pure  misfit p  left-out rho"
@@ -50,7 +51,7 @@ class Comparison:
     fits: tuple[Fit, ...]
     judged: tuple[Judgement, ...]
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return fits and judgements as JSON has them."""
         laws: list[dict[str, Any]] = []
         for k, fitted in enumerate(self.fits):

@@ -1,7 +1,6 @@
 """Fit of a law to losses, with intervals, variance components, misfit and leave-one-out ranks."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from crystalmix.mixtures.laws.least_squares import Problems
 from crystalmix.mixtures.laws.noise import Ints, Noise, estimate, groups_of
 from crystalmix.mixtures.laws.scale import AtScale, Scaled, Scales
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Content
 
 Floats = NDArray[np.float64]
 DEFAULT = "concave"
@@ -162,7 +162,7 @@ class Fit:
         variance = np.einsum("tpp->tp", self.covariance)
         return np.sqrt(np.where(variance >= 0, variance, np.nan))
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return parameters with standard errors and diagnostics as JSON has them."""
         names, errors = self.law.names(self.domains), self.errors()
         return {

@@ -14,6 +14,7 @@ from crystalmix.mixtures.laws.fit import Fit, number
 from crystalmix.mixtures.laws.resample import draw
 from crystalmix.prep.runtime.constraints import enforce, within
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Content
 
 Floats = NDArray[np.float64]
 LEAST_FREEDOM = 2.0
@@ -72,7 +73,7 @@ class Recommendation:
         """Whether the optimum is better than the current mixture beyond its interval."""
         return not self.refusal
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return everything as JSON has it."""
         return {**asdict(self), "distinguishable": self.distinguishable}
 

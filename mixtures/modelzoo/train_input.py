@@ -16,7 +16,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
 from crystalmix.mixtures.modelzoo.read_params import PROCESSOR
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 Reader = Literal["1.9.1", "2.0.3"]
 PLACES = 17  # decimal places that tell any two floats below 1 apart
@@ -82,7 +82,7 @@ def train_input(manifest: Manifest, place: Place) -> Json:
     }
 
 
-def _line(manifest: Manifest, part: ManifestPart, place: Place, reader: Reader) -> Json:
+def _line(manifest: Manifest, part: ManifestPart, place: Place, reader: Reader) -> Content:
     """Return a part's line of `mixture`."""
     weight = part.budget.get("weight", part.asked)
     files = [_root(manifest) / shard.path for shard in part.shards]
@@ -98,7 +98,7 @@ def _line(manifest: Manifest, part: ManifestPart, place: Place, reader: Reader) 
         if subset is None:
             raise _untold(part, reader)
         folder = _linked(manifest, part, files, place)
-    line: Json = {"data_dir": place.there(folder), "weight": weight}
+    line: Content = {"data_dir": place.there(folder), "weight": weight}
     return {**line, "data_subset": subset} if subset else line
 
 

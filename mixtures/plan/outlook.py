@@ -14,7 +14,7 @@ from crystalmix.mixtures.recipes.recipe import Domain, Recipe, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.tables import format_hours, table
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
 
@@ -38,7 +38,7 @@ class Outlook:
         """Whether the recipe can't be built like this."""
         return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as JSON."""
         return asdict(self)
 

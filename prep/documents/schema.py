@@ -9,6 +9,7 @@ import xxhash
 
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.types import Content
 
 IDENTITY = [
     ("document", pa.int64()),  # dense number within the source
@@ -52,7 +53,7 @@ class Tally:
         digests: list[Any] = table["digest"].to_pylist()
         self.state.update(b"".join(digests))
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> Content:
         """Return the counts, and `text_digest` over the documents in order."""
         return {**self.counts, "text_digest": self.state.hexdigest()}
 

@@ -30,6 +30,7 @@ from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.machine import machine_error
+from crystalmix.prep.runtime.types import Content
 
 VERSION = 1
 TEXT = ".txt"
@@ -73,7 +74,7 @@ class Decontaminate:
         short = range(SHORT_WORDS, self.ngram) if self.short == "whole" else ()
         return (self.ngram, *short)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return the settings as receipts hold them; `short` is omitted at its default."""
         return {k: v for k, v in asdict(self).items() if (k, v) != ("short", "skip")}
 

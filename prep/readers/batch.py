@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
+from crystalmix.prep.runtime.types import Content
 
 Steps = tuple[str, ...]  # of a value in a record: its steps from the top
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
@@ -121,7 +122,7 @@ class Drops(Counter[str]):
         self.blank_lines += batch.blank_lines
         self.broken = batch.fault or self.broken
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> Content:
         """Return the counts as they stand in the block's account."""
         broken = self.broken
         return {

@@ -35,7 +35,7 @@ from crystalmix.prep.rows import shards, spans, turns
 from crystalmix.prep.rows.placed_rows import labels_of, masked, pieces_of, window_rows
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 VERSION = 1
 BLOCK_ROWS = 256
@@ -127,7 +127,7 @@ class PackSettings:
             name = "too_long" if self.too_long != "split" else "loss_across"
             raise ValueError(f"{name}: is fixed with next_fit, which packs as Model Zoo does")
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return the settings as JSON; keys that came later are left out at their defaults.
 
         So is `documents`, which changes no row: manifests have it.

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 Record = TypeVar("Record")
 
@@ -43,6 +43,6 @@ def read_sealed(path: Path, shape: type[Record], remedy: str, *, exact: bool = F
     return record(content, shape, path, remedy)
 
 
-def write_sealed(path: Path, content: Json) -> None:
+def write_sealed(path: Path, content: Content) -> None:
     """Write JSON with a digest of its own."""
     write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))

@@ -41,7 +41,7 @@ from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
 from crystalmix.prep.runtime.errors import StaleError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations import conclusions, tables
 from crystalmix.train.ablations.measure import Held
@@ -288,7 +288,7 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> 
     StaleError where the folder follows from something else.
     """
     content = {key: value for key, value in recipe.content().items() if key != "phases"}
-    claim: Json = {
+    claim: Content = {
         "spec": spec.content(),
         "recipe": content,
         "file": str(recipe.file.resolve()) if recipe.file else None,

@@ -6,7 +6,7 @@ from crystalmix.mixtures.ablations.pool_of_build import reuse
 from crystalmix.mixtures.ablations.spec import Ablation, find, load
 from crystalmix.mixtures.ablations.trials import CHECKED
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.ablations.proxies import proxy_device
 from crystalmix.train.ablations.proxy_sizes import seconds_a_step
 from crystalmix.train.model.processes import fast_dtype
@@ -38,7 +38,7 @@ class Cost:
         """Hours from the first run to the last."""
         return sum(line.hours for line in self.lines_) / self.workers
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as JSON."""
         return {
             "runs": [asdict(line) for line in self.lines_],

@@ -11,7 +11,7 @@ from crystalmix.mixtures.laws.recommend import Recommendation
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.receipts import read_json
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.ablations.conclusions import (
     Checks,
     Difference,
@@ -50,7 +50,7 @@ class Report:
     factors: tuple[Factor, ...]
     across: AcrossScales | None = None
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return the report as JSON has it."""
         content = {**asdict(self), "recommendation": self.recommendation.content()}
         if self.across is None:

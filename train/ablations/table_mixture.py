@@ -16,6 +16,7 @@ from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import Content
 
 ANY_EPOCHS = 4.0
 ONE_SCALE = (
@@ -73,7 +74,7 @@ class TableMixture:
     recommendation: Recommendation
     across: AcrossScales | None = None
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return everything as JSON has it."""
         return {
             "law": self.law,

@@ -23,7 +23,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.database import connect as open_database
 from crystalmix.prep.runtime.database import quoted
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.ablations.proxies import ProxyResult, RunEntry
 from crystalmix.train.record.views import Traced
 
@@ -130,7 +130,7 @@ def loss_matrix(results: Sequence[ProxyResult], domains: Sequence[str]) -> NDArr
     return np.array([[result.final(domain) for domain in domains] for result in results])
 
 
-def _run(trial: Trial, run: RunEntry) -> Json:
+def _run(trial: Trial, run: RunEntry) -> Content:
     total = sum(run.rows.values())
     columns = {**asdict(trial), **asdict(run)}
     return {

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.trace import sql
 from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
@@ -38,7 +39,7 @@ class Ablation(Answer):
 
         return read_report(self.path)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return the report as JSON."""
         return self.report.content()
 
@@ -199,7 +200,7 @@ class FittedTable(Answer):
     comparison: Comparison
     mixture: TableMixture | None
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return fits, predictions and the mixture as JSON has them."""
         content = self.comparison.content()
         return content if self.mixture is None else {**content, "mixture": self.mixture.content()}

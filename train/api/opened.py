@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Verdict, existing, verify
 from crystalmix.train.record import ledger
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
@@ -136,7 +137,7 @@ class Build(Answer):
     def _views(self) -> Traced:
         return sql.connect(self.path)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return its overview as JSON."""
         return self.overview.content()
 
@@ -246,7 +247,7 @@ class Phase(Answer):
             raise UsageError(f"phase {phase} has the steps 0 to {steps - 1}, got {named}")
         return last
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return its manifest as JSON."""
         return self.manifest.content()
 
@@ -382,7 +383,7 @@ class Run(Answer):
     def _views(self) -> Traced:
         return sql.connect(self.path, self.build.path)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Return its overview as JSON."""
         return self.overview.content()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build, Run
 from crystalmix.train.trace import questions
@@ -30,7 +31,7 @@ class Forecast(Answer):
         """Whether training would be refused."""
         return any(phase.refusals for phase in self.phases)
 
-    def content(self) -> list[dict[str, Any]]:
+    def content(self) -> list[Content]:
         """Return the phases as JSON."""
         return [asdict(phase) for phase in self.phases]
 
@@ -66,7 +67,7 @@ def train(  # noqa: PLR0913  what the command has
     from crystalmix.train.trainer import session
 
     place = build.path if isinstance(build, Build) else existing(build)
-    more: dict[str, Any] = {}
+    more: dict[str, Callable[..., object]] = {}
     if backend != "torch":
         from crystalmix.train.cerebras.phase import maker
 

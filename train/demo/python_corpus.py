@@ -32,7 +32,7 @@ from zstandard import ZstdCompressor
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
 from crystalmix.prep.runtime.receipts import differences
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 NAME = "gathered.json"
 VERSION = 1  # of the way documents are chosen
@@ -101,7 +101,7 @@ def gather(out: Path, settings: GatherSettings = DEFAULT, roots: Roots | None = 
     settings is reused as it is, even if packages have changed since. Raises StaleError where `out`
     was made otherwise, InputError where a domain has no document.
     """
-    recipe: Json = {"version": VERSION, "settings": asdict(settings)}
+    recipe: Content = {"version": VERSION, "settings": asdict(settings)}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _reuse(out, recipe)
     chosen = _choose(settings, roots or installation())
@@ -129,7 +129,7 @@ def installation() -> Roots:
     return (Path(paths["stdlib"]), *map(Path, dict.fromkeys(found)))
 
 
-def _reuse(out: Path, recipe: Json) -> Gathered:
+def _reuse(out: Path, recipe: Content) -> Gathered:
     found = read_json(out / NAME) if (out / NAME).exists() else {}
     if told := [line for key in recipe for line in differences(found.get(key), recipe[key], key)]:
         reason = f"was gathered otherwise ({'; '.join(told[:3])})" if found else f"holds no {NAME}"

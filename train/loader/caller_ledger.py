@@ -21,7 +21,7 @@ from crystalmix.prep.runtime.errors import (
     RefusalError,
     UsageError,
 )
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.loader.fed import Fed, fed, joined
 from crystalmix.train.loader.ranks import Alone, Ranks
 from crystalmix.train.record import ledger, run_folder, seal, skips
@@ -215,7 +215,7 @@ class CallerLedger:
                 f"batch is {self.manifest.batch}; feed all micro-batches of all ranks"
             )
 
-    def _described(self, checkpoint: Path) -> Json:
+    def _described(self, checkpoint: Path) -> Content:
         """Return where a checkpoint is, relative to the run, and its files."""
         if not checkpoint.exists():
             raise InputError(f"{checkpoint}: no such checkpoint; seal after it is written")

@@ -19,7 +19,7 @@ from torch import Tensor
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
 from crystalmix.train.modelzoo import parameter_names, write_params
@@ -135,7 +135,7 @@ def write_mdl(path: Path, weights: Weights, run: Run | None = None) -> None:
 
     run: the optimiser's settings, which its state is saved with.
     """
-    tree: Json = {"model": parameter_names.to_zoo(weights.state)}
+    tree: Content = {"model": parameter_names.to_zoo(weights.state)}
     if weights.moments:
         if run is None or weights.step is None:
             raise UsageError(f"{path}: an optimiser's state needs its settings: give --run")
@@ -267,7 +267,7 @@ def write_checkpoint(out: Path, weights: Weights, run: Run) -> None:
     for name, parameter in model.named_parameters():
         if name in weights.moments:
             m, v = (x.to(torch.float32).clone() for x in weights.moments[name])
-            own: Json = {"step": torch.tensor(float(step)), MOMENTS[0]: m, MOMENTS[1]: v}
+            own: Content = {"step": torch.tensor(float(step)), MOMENTS[0]: m, MOMENTS[1]: v}
             optimizer.state[parameter] = own
     for group in optimizer.param_groups:
         group["finished_steps"] = step if weights.moments else 0
@@ -285,7 +285,7 @@ def _model_and_optimizer(run: Run) -> tuple[Crystal, AdamW]:
     return model, AdamW(groups(model, run.optimizer), run.optimizer)
 
 
-def _listed(shapes: dict[str, tuple[int, ...]]) -> Json:
+def _listed(shapes: dict[str, tuple[int, ...]]) -> Content:
     return {name: list(shape) for name, shape in shapes.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, StaleError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.weights import mdl
 
 LONG = 60  # characters of a value in a message
@@ -122,14 +122,14 @@ def _check_manifest(saved: SavedCheckpoint, manifest: Manifest) -> None:
             "on"
         )
     weights = _mixture_values(state, "weight")
-    loader: Json = {
+    loader: Content = {
         "seed": state.get("seed", state.get("dataset.shuffle_seed")),
         "batch size": state.get("dataset.batch_size"),
         "shuffle": state.get("dataset.shuffle"),
         "weights": weights or None,
         "number of samples": state.get("dataset.num_samples"),
     }
-    planned: Json = {
+    planned: Content = {
         "seed": order["seed"],
         "batch size": manifest.batch,
         "shuffle": False,

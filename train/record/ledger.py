@@ -20,7 +20,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record.run_folder import SealedLedger, check_files
 
 SKIPPED = "skipped"  # the digest of a skipped step
@@ -101,7 +101,7 @@ class Ledger:
         self._paths = pa.array(manifest.paths, pa.string())
         self._files: list[FileEntry] = []  # the sealed segments, as they were
         self._rows: list[pa.Table] = []
-        self._steps: list[Json] = []
+        self._steps: list[Content] = []
 
     def truncate(self, sealed: SealedLedger | None = None) -> None:
         """Go back to what a checkpoint sealed (to nothing without one): all else is cut.

@@ -30,7 +30,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_js
 from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_record, read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 WHERE = "build.json"
 PHASES = "phases.json"
@@ -55,7 +55,7 @@ class Claim:
     caller: bool = False
     harvested: bool = False
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as run.json holds it: what a kind of run does not have is left out."""
         optional = {key: getattr(self, key) for key in ("checkpoints", "caller", "harvested")}
         content: Json = {"manifest": self.manifest, "run": self.run, "init": self.init}
@@ -103,7 +103,7 @@ class CheckpointState:
     loaders: Json | None = None
     imported: Json | None = None
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as state.json holds it, without its digest."""
         optional = ("moments", "proof", "harvested", "caller", "loaders", "imported")
         return {k: v for k, v in asdict(self).items() if v is not None or k not in optional}

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from crystalmix.prep.runtime.constraints import Count
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Cluster:
         """Return the kinds of systems that the run must not get."""
         return None if self.fabric is None else [x for x in ("cs2", "cs3") if x != self.fabric]
 
-    def job(self) -> Json:
+    def job(self) -> Content:
         """Return what names the cluster and the job, as cstorch's ClusterConfig takes it."""
         names = ("mgmt_address", "mgmt_namespace", "credentials_path", "job_priority")
         entries = {name: getattr(self, name) for name in (*names, "job_time_sec")}

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from crystalmix.prep.runtime.constraints import Count
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import ModelSettings
 from crystalmix.train.model.optimizer import OptimSettings
@@ -58,7 +58,7 @@ class Run:
     evaluation: EvaluationSettings | None = None
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return as JSON what the numbers follow from; how they are got may change on a resume."""
         settings = {key: getattr(self.settings, key) for key in DECISIVE}
         if self.settings.loss_scaling != "batch_size":  # what was always done

@@ -11,8 +11,9 @@ from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import metrics, proof, skips, views
+from crystalmix.train.record.metrics import HeldOutLoss, Line, SampledText
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Lines
 from crystalmix.train.trace.questions import Ratios, step_ratios
@@ -39,11 +40,13 @@ class BuildOverview(Answer):
 
     path: Path
     manifests: tuple[Manifest, ...]
-    accounts: tuple[Json, ...]
+    accounts: tuple[Content, ...]
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Manifests and accounts as JSON."""
-        content = {"manifests": [{**m.content(), "digest": m.digest} for m in self.manifests]}
+        content: Content = {
+            "manifests": [{**m.content(), "digest": m.digest} for m in self.manifests]
+        }
         if not self.accounts:
             return content
         return {**content, "reads": asdict(self.reads), "accounts": list(self.accounts)}
@@ -66,42 +69,69 @@ class BuildOverview(Answer):
 
 
 @dataclass(frozen=True)
+class PhaseLosses:
+    """The steps of a phase and their losses, None where none was recorded."""
+
+    phase: str
+    steps: int
+    skipped: int
+    first_loss: float | None
+    last_loss: float | None
+    worst_step: int | None
+
+
+@dataclass(frozen=True)
+class LastLoss:
+    """The last loss of a part of a phase."""
+
+    phase: str
+    part: str
+    last_loss: float | None
+
+
+@dataclass(frozen=True)
 class RunOverview(Answer):
     """A run: steps and losses by phase, asked and got shares, evaluations and samples.
 
-    steps: phase, steps, skipped, first_loss, last_loss, worst_step. losses: phase, part, last_loss.
     skipped: ranges of steps, by phase. proof: how it is known what steps consumed, a line each.
-    evaluations, samples: as the run's folder has them.
+    evaluations, samples: by phase.
     """
 
-    steps: tuple[Json, ...]
+    steps: tuple[PhaseLosses, ...]
     ratios: Ratios
-    losses: tuple[Json, ...]
+    losses: tuple[LastLoss, ...]
     skipped: dict[str, list[skips.Range]]
     proof: tuple[str, ...]
-    evaluations: tuple[Json, ...]
-    samples: tuple[Json, ...]
+    evaluations: dict[str, list[HeldOutLoss]]
+    samples: dict[str, list[SampledText]]
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """All of it as JSON."""
-        return {**vars(self), "ratios": self.ratios.content()}
+        lines = {"evaluations": _lines(self.evaluations), "samples": _lines(self.samples)}
+        return {**vars(self), "ratios": self.ratios.content(), **lines}
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield tables: steps, shares, the last evaluations and samples of each phase."""
-        keys = ("first_loss", "last_loss", "worst_step")
-        cells = [[s["phase"], s["steps"], *(_number(s[key]) for key in keys)] for s in self.steps]
+        numbers = ((s.first_loss, s.last_loss, s.worst_step) for s in self.steps)
+        cells = [
+            [losses.phase, losses.steps, *map(_number, three)]
+            for losses, three in zip(self.steps, numbers, strict=True)
+        ]
         yield Grid(cells, ["phase", "steps", "first loss", "last loss", "worst step"])
         yield from skips.lines(self.skipped)
         yield from self.proof
         yield ""
         yield from self.ratios.shown()
-        keys = ("phase", "step", "part", "kind", "rows", "tokens")
-        if cells := [[*(e[k] for k in keys), _number(e["loss"])] for e in _last(self.evaluations)]:
-            yield ""
-            yield Grid(cells, [*keys, "held-out loss"])
-        texts = ("prefix", "suffix", "text")
         if cells := [
-            [e["phase"], e["step"], *(_brief(e[key]) for key in texts)] for e in _last(self.samples)
+            [phase, e.step, e.part, e.kind, e.rows, e.tokens, _number(e.loss)]
+            for phase, e in _last(self.evaluations)
+        ]:
+            yield ""
+            head = ["phase", "step", "part", "kind", "rows", "tokens", "held-out loss"]
+            yield Grid(cells, head)
+        if cells := [
+            [phase, e.step, *map(_brief, (e.prefix, e.suffix, e.text))]
+            for phase, e in _last(self.samples)
         ]:
             yield ""
             yield Grid(cells, ["phase", "step", "prefix", "suffix", "sampled"])
@@ -125,36 +155,37 @@ def look_at_build(path: Path) -> BuildOverview:
     folders = BuildFolder(path).sealed()
     if not manifests and not folders:
         raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
-    accounts = (
+    accounts: list[Content] = [
         {"folder": f.relative_to(path).as_posix(), **receipts.read(f)["account"]} for f in folders
-    )
+    ]
     return BuildOverview(path, tuple(manifests), tuple(accounts))
 
 
 def look_at_run(run: Path, build: Path) -> RunOverview:
     """Return the overview of a run."""
     traced = views.connect(build, run)
-    steps = traced.rows(STEPS)
-    folders = [PhaseFolder(run / step["phase"]) for step in steps]
-    evaluations = ({"phase": f.name, **asdict(e)} for f in folders for e in metrics.evaluations(f))
-    samples = ({"phase": f.name, **asdict(e)} for f in folders for e in metrics.samples(f))
+    steps = traced.records(PhaseLosses, STEPS)
+    folders = [PhaseFolder(run / losses.phase) for losses in steps]
     return RunOverview(
         tuple(steps),
         step_ratios(traced),
-        tuple(traced.rows(LOSSES)),
+        tuple(traced.records(LastLoss, LOSSES)),
         skips.recorded(run),
         tuple(proof.lines(run, every=True)),
-        tuple(evaluations),
-        tuple(samples),
+        {folder.name: metrics.evaluations(folder) for folder in folders},
+        {folder.name: metrics.samples(folder) for folder in folders},
     )
 
 
-def _last(entries: tuple[Json, ...]) -> list[Json]:
-    """Return the entries of each phase's last step."""
-    last: dict[str, int] = {}
-    for entry in entries:
-        last[entry["phase"]] = max(entry["step"], last.get(entry["phase"], 0))
-    return [entry for entry in entries if entry["step"] == last[entry["phase"]]]
+def _lines(lines: dict[str, list[Line]]) -> list[Content]:
+    return [{"phase": phase, **asdict(e)} for phase, entries in lines.items() for e in entries]
+
+
+def _last(lines: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
+    """Yield the lines of each phase's last step, and the phase."""
+    for phase, entries in lines.items():
+        last = max((entry.step for entry in entries), default=0)
+        yield from ((phase, entry) for entry in entries if entry.step == last)
 
 
 def _brief(text: str | None) -> str:

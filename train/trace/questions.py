@@ -1,7 +1,7 @@
 """Questions to a run: a step's documents, a document's steps, asked and got shares of steps."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import build_of
 from crystalmix.train.record.views import MOST_DOCUMENTS, NamedDocument, Piece, Position, Traced
@@ -67,9 +67,9 @@ class DocumentSteps(Answer):
     documents: tuple[NamedDocument, ...]
     steps: tuple[Position, ...] | None
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Documents and steps as JSON."""
-        content = super().content()
+        content: Content = asdict(self)
         del content["name"]
         return content
 

@@ -7,7 +7,7 @@ the training down, and neither it nor the MAD is moved by the spikes themselves.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
@@ -114,9 +114,9 @@ class Spikes(Answer):
     settings: SpikeSettings
     steps: tuple[Spike, ...]
 
-    def content(self) -> list[Json]:
+    def content(self) -> list[Content]:
         """The steps as JSON."""
-        return list(super().content()["steps"])
+        return [asdict(spike) for spike in self.steps]
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield tables: the steps, and of each its parts and documents."""

@@ -4,7 +4,7 @@ Keys and values are those of LLM360's `configuration_crystalcoder.py`; the code 
 the published weights, and `auto_map` names its classes.
 """
 
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.model.crystal import ModelSettings
 
 CLASSES = {
@@ -24,7 +24,7 @@ KEYS = {  # ours -> theirs, for what is one to one
     "scale_qk_dot_by_d": "mup_scale_qk_dot_by_d",
     "layer_norm_epsilon": "layer_norm_epsilon",
 }
-FIXED: Json = {
+FIXED: Content = {
     "model_type": "crystalcoder",
     "activation_function": "swiglu",
     "position_embedding_type": "rotary",

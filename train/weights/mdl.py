@@ -25,7 +25,7 @@ from torch import Tensor
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 Tree = Any  # dicts, lists and tuples, nested, of values
 Value = Tensor | int | float | bool | str | None
@@ -94,7 +94,7 @@ class Mdl:
 
     def tree(self) -> Tree:
         """Read all values, nested as they were saved; of old formats there are only names."""
-        values: Json = {}
+        values: Content = {}
         for name in self.names:
             link = self._link(name)
             values[name] = values[link] if link in values else self.value(name)
@@ -214,7 +214,7 @@ def write(path: Path, tree: Tree) -> None:
         for name, value in flatten(tree):
             is_tensor = isinstance(value, Tensor)
             if is_tensor and id(value) in written:
-                meta: Json = {"key": written[id(value)], "__LINKED__": True}
+                meta: Content = {"key": written[id(value)], "__LINKED__": True}
                 meta |= {"__TYPE__": "LinkedObject", "__NONE__": True}
             elif is_tensor:
                 written[id(value)] = name
@@ -232,12 +232,12 @@ def write(path: Path, tree: Tree) -> None:
         attributes["__SUCCESS__"] = True
 
 
-def _write_tensor(file: h5py.File, name: str, tensor: Tensor, plugin: ModuleType) -> Json:
+def _write_tensor(file: h5py.File, name: str, tensor: Tensor, plugin: ModuleType) -> Content:
     if tensor.dtype not in RTFX:
         raise ValueError(f"{name}: an .mdl holds no {tensor.dtype}")
     values = tensor.detach().cpu().contiguous()
     array = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
-    meta: Json = {
+    meta: Content = {
         "__TORCH__": True,
         "shapes": [list(tensor.shape)],
         "dtypes": [str(tensor.dtype)],
@@ -253,9 +253,9 @@ def _write_tensor(file: h5py.File, name: str, tensor: Tensor, plugin: ModuleType
     return meta
 
 
-def _plain(name: str, value: object) -> Json:
+def _plain(name: str, value: object) -> Content:
     if isinstance(value, bool | int | float):
-        meta: Json = {"scalar_value": value, "__TYPE__": "ScalarSerializer"}
+        meta: Content = {"scalar_value": value, "__TYPE__": "ScalarSerializer"}
     elif isinstance(value, str):
         meta = {"string_value": value, "__TYPE__": "StringSerializer"}
     elif value is None:
