@@ -4,16 +4,16 @@ Each function takes receipts and returns one line for each disagreement. A line 
 the caller names the folder. `recount` reads the files and takes no number from a receipt.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files
 from crystalmix.mixtures.verify.shuffle_test import sampled
@@ -22,7 +22,7 @@ from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 IMPORT = "import"  # the stage of folders whose rows another program wrote
 FILE_KEYS = ("name", "bytes", "xxh3")
@@ -42,6 +42,53 @@ class Check:
     tokenizer: Json | None
     blocks: tuple[int, ...] = ()
     folder_rows: int = 0
+
+
+@dataclass(frozen=True)
+class SpanCounts:
+    """What the spans of a shard hold: tokens of its rows, padding, control ids, documents begun."""
+
+    tokens: int
+    padding: int
+    controls: int
+    documents: int
+    permuted: int
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What a shard holds; hashes: of the rows that are looked at for equal ones."""
+
+    rows: int
+    msl: int
+    digest: str
+    rows_sum: int
+    loss_tokens: int
+    hashes: NDArray[np.uint64]
+    spans: SpanCounts | None
+
+
+@dataclass(frozen=True)
+class DocumentCounts:
+    """What a source's documents hold; dense: numbered without gaps. repeated: equal texts."""
+
+    documents: int
+    characters: int
+    bytes: int
+    content: str
+    dense: bool
+    repeated: int
+
+
+@dataclass(frozen=True)
+class DropCounts:
+    """What a source dropped, and the files it left out, by reason."""
+
+    dropped: dict[str, int]
+    broken_files: dict[str, int]
+
+
+Counts = ShardCounts | DocumentCounts | DropCounts
 
 
 def check_whole(folder: Path, receipt: Json) -> None:
@@ -78,79 +125,87 @@ def checks(folder: Path, receipt: Json) -> list[Check]:
     return [Check(folder / entry["name"], entry, tokenizer, (), rows) for entry in known]
 
 
-def recount(check: Check) -> Json:
-    """Read a file again and count: rows, digests, tokens, control ids, documents."""
+def recount(check: Check) -> Counts:
+    """Read a file again and count."""
     if check.path.name == DOCUMENTS:
         return _recount_documents(check)
     if check.path.name == dropped.NAME:
-        records, files = dropped.counts(check.path)
-        return {"dropped": records, "broken_files": files}
+        return DropCounts(*dropped.counts(check.path))
     content = sha256()
     hashes: list[int] = []
     rows, msl = shards.shape(check.path)
-    tokens = controls = counted = 0
+    controls = counted = 0
     control_ids = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
         hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
         controls += int(np.isin(block[:, 0], control_ids).sum())
         counted += int(np.count_nonzero(block[:, 1]))
-    counts: Json = {"rows": rows, "msl": msl, "digest": content.hexdigest()}
-    counts |= {"rows_sum": sum(hashes), "loss_tokens": counted}
-    counts["hashes"] = sampled(np.array(hashes, np.uint64), check.folder_rows)
-    if check.tokenizer is None:
-        return counts
-    table = spans.read(spans.path_of(check.path))
+    return ShardCounts(
+        rows=rows,
+        msl=msl,
+        digest=content.hexdigest(),
+        rows_sum=sum(hashes),
+        loss_tokens=counted,
+        hashes=sampled(np.array(hashes, np.uint64), check.folder_rows),
+        spans=None if check.tokenizer is None else _of_spans(check, rows * msl, controls),
+    )
+
+
+def _of_spans(check: Check, size: int, controls: int) -> SpanCounts:
+    """Count the spans of a shard of so many ids, `controls` of them control ids."""
+    table, tokenizer = spans.read(spans.path_of(check.path)), check.tokenizer or {}
     first = table["offset"].to_numpy() == 0
     tokens = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
-    padding = rows * msl - tokens
-    return {
-        **counts,
-        "tokens": tokens,
-        "padding": padding,
-        "controls": controls - (padding if check.tokenizer["pad"] in control_ids else 0),
-        "documents": int(first.sum()),
-        "permuted": int((first & (table["fim"].to_numpy() > 0)).sum()),
-    }
+    padding = size - tokens
+    return SpanCounts(
+        tokens=tokens,
+        padding=padding,
+        controls=controls - (padding if tokenizer["pad"] in tokenizer["controls"] else 0),
+        documents=int(first.sum()),
+        permuted=int((first & (table["fim"].to_numpy() > 0)).sum()),
+    )
 
 
-def _recount_documents(check: Check) -> Json:
+def _recount_documents(check: Check) -> DocumentCounts:
     """Count a source's documents, and digest the texts' digests of each block."""
-    counted = {"documents": 0, "characters": 0, "bytes": 0}
-    blocks: list[list[Any]] = []
+    begun = 0
+    blocks: list[tuple[str, int]] = []
     rows = pq.read_table(check.path, columns=["document", "digest", "characters", "bytes"])
     for size in check.blocks:
-        first = counted["documents"]
-        block = rows.slice(first, size)
+        block = rows.slice(begun, size)
         digests = b"".join(digest or b"" for digest in block["digest"].to_pylist())
-        blocks.append([xxhash.xxh3_128_hexdigest(digests), block.num_rows])
-        counted["documents"] += block.num_rows
-    counted["documents"] = rows.num_rows
-    for key in ("characters", "bytes"):
-        counted[key] = int(rows[key].to_numpy().sum())
-    dense = np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows))
-    repeated = rows.num_rows - int(pc.count_distinct(rows["digest"]).as_py())
-    content = receipts.digest(blocks)
-    return {**counted, "content": content, "dense": dense, "repeated": repeated}
+        blocks.append((xxhash.xxh3_128_hexdigest(digests), block.num_rows))
+        begun += block.num_rows
+    return DocumentCounts(
+        documents=rows.num_rows,
+        characters=int(rows["characters"].to_numpy().sum()),
+        bytes=int(rows["bytes"].to_numpy().sum()),
+        content=receipts.digest(blocks),
+        dense=np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows)),
+        repeated=rows.num_rows - int(pc.count_distinct(rows["digest"]).as_py()),
+    )
 
 
-def changed(check: Check, counts: Json) -> list[str]:
-    """Return where a shard is not what its entry in the receipt says."""
+def changed(check: Check, counts: Counts) -> list[str]:
+    """Return where a file is not what its entry in the receipt says."""
     lines: list[str] = []
-    if "digest" not in counts:
-        return lines if counts.get("dense", True) else ["documents are not numbered 0, 1, 2, ..."]
+    if isinstance(counts, DocumentCounts) and not counts.dense:
+        return ["documents are not numbered 0, 1, 2, ..."]
+    if not isinstance(counts, ShardCounts):
+        return lines
     entry = check.entry
-    if counts["digest"] != entry["digest"]:
-        lines.append(f"its rows changed (sha256 {counts['digest']}, receipt has {entry['digest']})")
+    if counts.digest != entry["digest"]:
+        lines.append(f"its rows changed (sha256 {counts.digest}, receipt has {entry['digest']})")
     for key in ("rows", "msl", "loss_tokens"):
-        if counts[key] != entry[key]:
-            lines.append(f"has {key} {counts[key]}, its receipt says {entry[key]}")
-    if counts["rows_sum"] % 2**64 != entry["rows_sum"]:
+        if getattr(counts, key) != entry[key]:
+            lines.append(f"has {key} {getattr(counts, key)}, its receipt says {entry[key]}")
+    if counts.rows_sum % 2**64 != entry["rows_sum"]:
         lines.append("the sum over its rows is not what its receipt says")
     return lines
 
 
-def miscounted(receipt: Json, counts: list[Json]) -> list[str]:
+def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
     """Return where an account is not what its files hold; counts: `recount` of each file."""
     account = receipt["account"]
     if receipt["stage"] == "documents":
@@ -158,20 +213,26 @@ def miscounted(receipt: Json, counts: list[Json]) -> list[str]:
         claims |= {key: account[key] for key in ("dropped", "broken_files")}
         if receipt["settings"]["duplicates"]["exact"] != "none":
             claims["repeated"] = 0
-        return _unequal({**counts[0], **counts[1]}, {**claims, "content": receipt["content"]})
-    sums = {key: sum(file.get(key, 0) for file in counts) for key in ("rows", "padding")}
-    content = receipts.digest([[file["rows"], file["digest"]] for file in counts])
+        counted = {key: value for file in counts for key, value in vars(file).items()}
+        return _unequal(counted, {**claims, "content": receipt["content"]})
+    shards = [file for file in counts if isinstance(file, ShardCounts)]
+    spans = [file.spans for file in shards if file.spans is not None]
+    sums: Content = {"rows": sum(file.rows for file in shards)}
+    sums["content"] = receipts.digest([[file.rows, file.digest] for file in shards])
     claims = {"rows": account["rows"], "content": receipt["content"]}
-    if "tokens" in counts[0]:
-        sums |= {f"{key}_out": sum(file[key] for file in counts) for key in ("tokens", "controls")}
+    if spans:
+        sums["padding"] = sum(file.padding for file in spans)
+        sums["tokens_out"] = sum(file.tokens for file in spans)
+        sums["controls_out"] = sum(file.controls for file in spans)
         claims |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
     if receipt["stage"] == "pack" and not sum(account["dropped"].values()):
-        sums |= {key: sum(file[key] for file in counts) for key in ("documents", "permuted")}
-        claims |= {key: account[key] for key in ("documents", "permuted")}
-    return _unequal({**sums, "content": content}, claims)
+        for key in ("documents", "permuted"):
+            sums[key] = sum(getattr(file, key) for file in spans)
+            claims[key] = account[key]
+    return _unequal(sums, claims)
 
 
-def _unequal(counts: Json, claims: Json) -> list[str]:
+def _unequal(counts: Content, claims: Content) -> list[str]:
     return [
         f"holds {key} {counts[key]}, its account says {value}"
         for key, value in claims.items()

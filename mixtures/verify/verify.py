@@ -32,7 +32,7 @@ from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
 from crystalmix.mixtures.verify import accounts, shuffle_test
-from crystalmix.mixtures.verify.accounts import Check
+from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
@@ -137,40 +137,41 @@ def _check_contents(
             yield _unfit(folder / receipts.NAME, error)
             continue
         whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]
-    counts: dict[Path, list[Json]] = {}
+    counts: dict[Path, list[Counts]] = {}
     with Fanout(workers) as pool:
         results = pool.map(recount, [check for _, check in whole], "verify")
         for (folder, check), result in zip(whole, results, strict=True):
-            counts.setdefault(folder, []).append(result)
-            if "fault" in result:
-                yield result["fault"]
+            if isinstance(result, str):
+                damaged.add(folder)
+                yield result
             else:
+                counts.setdefault(folder, []).append(result)
                 yield from _guarded(check.path, _changed(check, result))
     for folder, results in counts.items():
-        if folder not in damaged and not any("fault" in result for result in results):
+        if folder not in damaged:
             yield from _guarded(folder, _miscounted(sealed[folder], results))
-            rows, again = repeated(result["hashes"] for result in results if "hashes" in result)
+            rows, again = repeated(c.hashes for c in results if isinstance(c, ShardCounts))
             if again:
                 note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
 
 
-def _changed(check: Check, result: Json) -> Iterator[str]:
-    yield from accounts.changed(check, result)
+def _changed(check: Check, counts: Counts) -> Iterator[str]:
+    yield from accounts.changed(check, counts)
 
 
-def _miscounted(receipt: Json, results: list[Json]) -> Iterator[str]:
+def _miscounted(receipt: Json, results: list[Counts]) -> Iterator[str]:
     # A generator, so that an error of a malformed receipt is raised inside `_guarded`.
     yield from accounts.miscounted(receipt, results)
 
 
-def recount(check: Check) -> Json:
-    """Read one file again: `fault`, or what it holds."""
+def recount(check: Check) -> Counts | str:
+    """Read one file again: what it holds, or a line of why it can't be read."""
     try:
         return accounts.recount(check)
     except DamageError as error:
-        return {"fault": str(error)}
+        return str(error)
     except (pa.ArrowException, OSError, *MALFORMED) as error:
-        return {"fault": f"{check.path}: can't be read ({error}); build again or restore it"}
+        return f"{check.path}: can't be read ({error}); build again or restore it"
 
 
 def _check_account(
