@@ -6,7 +6,7 @@ of the recipe's split (`valid`). What the proxies see as their build are links, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from os.path import relpath
@@ -180,7 +180,7 @@ class _Base:
         kinds: set[str] = set()
         for one in drawn:
             split = {**self.packed[one.part.domain]["split"], "side": None}
-            kinds.add(receipts.digest([one.manifest.seed, one.manifest.tokenizer, split]))
+            kinds.add(receipts.digest([one.manifest.seed, asdict(one.manifest.tokenizer), split]))
         if len(kinds) > 1:
             raise RefusalError(
                 f"{self.path}: its domains were built with several seeds, splits or tokenizers; "

@@ -20,7 +20,14 @@ from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identit
 from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Imported,
+    Manifest,
+    ManifestPart,
+    PackedAs,
+    PartShard,
+    TokenizerIdentity,
+)
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
@@ -50,9 +57,9 @@ class Basis:
     name: str
     seed: int
     msl: int
-    tokenizer: Json
+    tokenizer: TokenizerIdentity
     out: Path
-    imported: Json | None = None
+    imported: Imported | None = None
     sharing: dict[str, Json | None] = field(default_factory=dict[str, Json | None])
 
 
@@ -63,7 +70,8 @@ def draft(
 
     before: the manifests of earlier phases that are there.
     """
-    recipe, tokenizer = context.recipe, tokenizer_identity(context.tokenizer)
+    recipe = context.recipe
+    tokenizer = TokenizerIdentity(**tokenizer_identity(context.tokenizer))
     sharing = {part.domain: recipe.rows_of(part.domain).sharing() for part in phase.parts}
     msl = recipe.msl_of(phase)
     basis = Basis(recipe.name, recipe.seed, msl, tokenizer, context.out, sharing=sharing)
@@ -112,7 +120,7 @@ def compose(
         msl=basis.msl,
         seed=basis.seed,
         order_version=VERSION if phase.cerebras is None else cerebras_order.VERSION,
-        cerebras=None if phase.cerebras is None else asdict(phase.cerebras),
+        cerebras=phase.cerebras,
         tokenizer=basis.tokenizer,
         parts=tuple(parts),
         previous=previous,

@@ -183,7 +183,7 @@ def _write(item: Item) -> Json:
     paths, stream = _stream(item, manifest, rows)
     deque(stream, maxlen=0)
     if item.settings.to == "megatron":
-        dtype = plain_tokens.dtype_of(manifest.tokenizer["vocab"])
+        dtype = plain_tokens.dtype_of(manifest.tokenizer.vocab)
         index = _with(item.stem, ".idx")
         megatron.write_index(index, item.count, manifest.msl + 1, dtype)
         paths.append(index)
@@ -207,7 +207,7 @@ def _stream(
     if to == "arrow":
         path = _with(stem, ".arrow")
         return [path], columnar.write_arrow(path, rows, msl)
-    dtype = plain_tokens.dtype_of(manifest.tokenizer["vocab"])
+    dtype = plain_tokens.dtype_of(manifest.tokenizer.vocab)
     paths = [_with(stem, suffix) for suffix in (".bin", ".mask", ".parquet")]
     tokens = plain_tokens.write(stem, rows, dtype)
     return paths, columnar.write_references(paths[2], tokens)
@@ -232,7 +232,7 @@ def _finished(group: Sequence[Item], msl: int, out: Path, mark: str) -> list[Jso
 
 def _token_type(manifest: Manifest) -> str:
     """Return the numpy name of the type of tokens in plain and Megatron files."""
-    return np.dtype(plain_tokens.dtype_of(manifest.tokenizer["vocab"])).name
+    return np.dtype(plain_tokens.dtype_of(manifest.tokenizer.vocab)).name
 
 
 def _with(stem: Path, suffix: str) -> Path:

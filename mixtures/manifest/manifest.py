@@ -43,6 +43,33 @@ class PartShard:
 
 
 @dataclass(frozen=True)
+class TokenizerIdentity:
+    """What must stay the same of a tokenizer; of an import the size of its vocabulary is known.
+
+    controls: ids that no text can give. special: the ids of parts such as `bos`, None for those
+    that it lacks.
+    """
+
+    vocab: int
+    fingerprint: str | None = None
+    canary: str | None = None
+    controls: list[int] = field(default_factory=list[int])
+    special: dict[str, int | None] = field(default_factory=dict[str, int | None])
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What is known of shards that another program wrote.
+
+    params: name and sha256 of the params.yaml. digests: what of the shards was read.
+    """
+
+    params: dict[str, str]
+    digests: str
+
+
+@dataclass(frozen=True)
 class PackedAs:
     """What a trainer must know of a part's rows, so that it need not read the build's receipts.
 
@@ -69,7 +96,7 @@ class ManifestPart:
 
     name: str
     domain: str
-    budget: Json  # as written in the recipe: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
+    budget: dict[str, float]  # as written: {"weight": 0.5}, {"tokens": 1e9} or {"epochs": 2}
     asked: float  # the share of rows that it comes to
     weight: int
     rows: int  # budgeted: what the phase consumes
@@ -111,11 +138,11 @@ class Manifest:
     msl: int
     seed: int
     order_version: str
-    cerebras: Json | None  # the settings of Model Zoo's order, where it is set
-    tokenizer: Json
+    cerebras: ZooSettings | None  # the settings of Model Zoo's order, where it is set
+    tokenizer: TokenizerIdentity
     parts: tuple[ManifestPart, ...]
     previous: str | None
-    imported: Json | None  # of shards that another program wrote: from what, how well known
+    imported: Imported | None
     migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
     after: str | None = None  # the phase before, where it is built elsewhere; absent where None
     redaction: Json | None = None  # what was taken out of its rows, and of which manifest
@@ -157,7 +184,7 @@ class Manifest:
         # the weights as Model Zoo reads them: it normalises them in its own floats
         shares = tuple(part.budget.get("weight", part.asked) for part in self.parts)
         kept = None if self.folder is None else self.folder / KEPT
-        return ZooOrder(tuple(parts), shares, ZooSettings(**self.cerebras), kept)
+        return ZooOrder(tuple(parts), shares, self.cerebras, kept)
 
     @property
     def masked(self) -> tuple[bool, ...]:
@@ -279,6 +306,9 @@ def read(path: Path) -> Manifest:
         raise DamageError(f"{file}: has schema {schema}, not one of {SCHEMAS}; build again")
     try:
         content["parts"] = tuple(_part(part) for part in content["parts"])
+        content["tokenizer"] = TokenizerIdentity(**content["tokenizer"])
+        for key, shape in (("cerebras", ZooSettings), ("imported", Imported)):
+            content[key] = content[key] and shape(**content[key])
         manifest = Manifest(**content, digest=digest, folder=file.parent)
         if manifest.schema != schema:
             raise KeyError("packed")

@@ -21,7 +21,7 @@ from crystalmix.mixtures.build.context import Folder, naming
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
-from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.manifest import Imported, Manifest, TokenizerIdentity
 from crystalmix.mixtures.modelzoo import read_params
 from crystalmix.mixtures.modelzoo.read_params import TrainInput, ZooParams
 from crystalmix.mixtures.recipes.phase import Part, Phase
@@ -175,12 +175,9 @@ def _tell_subsets(phases: Sequence[Phase], settings: ImportSettings) -> None:
 def _basis(
     root: Path, out: Path, path: Path, section: TrainInput, settings: ImportSettings, msl: int
 ) -> Basis:
-    imported = {
-        "params": {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
-        "digests": ROWS if settings.digests else SIZES,
-    }
-    unknown = {"fingerprint": None, "canary": None, "controls": [], "special": {}, "pad": None}
-    tokenizer = {**unknown, "vocab": section.vocab_size}
+    params = {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+    imported = Imported(params, ROWS if settings.digests else SIZES)
+    tokenizer = TokenizerIdentity(section.vocab_size)
     return Basis(root.resolve().name, section.shuffle_seed, msl, tokenizer, out, imported)
 
 
@@ -269,8 +266,11 @@ def _measure(item: Measure) -> Json:
     if not item.digests:
         identity = receipts.digest([item.place, rows, msl, size])
         return {**entry, "digest": identity, "rows_sum": None, "xxh3": None, "loss_tokens": None}
-    counts = accounts.recount(Check(item.file, entry, None))
-    total = counts["rows_sum"] % 2**64
-    file_bytes = file_digest(item.file)
-    counted = {key: counts[key] for key in ("digest", "loss_tokens")}
-    return {**entry, **counted, "rows_sum": total, "xxh3": file_bytes}
+    counts = accounts.recount_shard(Check(item.file, entry, None))
+    return {
+        **entry,
+        "digest": counts.digest,
+        "loss_tokens": counts.loss_tokens,
+        "rows_sum": counts.rows_sum % 2**64,
+        "xxh3": file_digest(item.file),
+    }

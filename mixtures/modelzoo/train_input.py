@@ -16,7 +16,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
 from crystalmix.mixtures.modelzoo.read_params import PROCESSOR
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, RefusalError, UsageError
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content
 
 Reader = Literal["1.9.1", "2.0.3"]
 PLACES = 17  # decimal places that tell any two floats below 1 apart
@@ -55,7 +55,7 @@ class Place:
         return (mounts[here] / absolute.relative_to(here)).as_posix()
 
 
-def train_input(manifest: Manifest, place: Place) -> Json:
+def train_input(manifest: Manifest, place: Place) -> Content:
     """Return `train_input` of a manifest, without the keys that have no say in its rows.
 
     Raises RefusalError for a manifest in another order than Model Zoo's, or for rows that its
@@ -71,13 +71,13 @@ def train_input(manifest: Manifest, place: Place) -> Json:
             f"phase {manifest.phase}: masks attention between documents, which its shards do not "
             "say to Model Zoo; export its rows to vsl, or build it with rows.documents: open"
         )
-    reader: Reader = place.reader or manifest.cerebras["subset"]
+    reader: Reader = place.reader or manifest.cerebras.subset
     return {
         "data_processor": PROCESSOR,
         "batch_size": manifest.batch,
         "shuffle": False,
-        "shuffle_seed": manifest.cerebras["seed"],
-        "vocab_size": manifest.tokenizer["vocab"],
+        "shuffle_seed": manifest.cerebras.seed,
+        "vocab_size": manifest.tokenizer.vocab,
         "mixture": [_line(manifest, part, place, reader) for part in manifest.parts],
     }
 

@@ -131,6 +131,11 @@ def recount(check: Check) -> Counts:
         return _recount_documents(check)
     if check.path.name == dropped.NAME:
         return DropCounts(*dropped.counts(check.path))
+    return recount_shard(check)
+
+
+def recount_shard(check: Check) -> ShardCounts:
+    """Read a shard again and count, its spans too where there are any."""
     content = sha256()
     hashes: list[int] = []
     rows, msl = shards.shape(check.path)

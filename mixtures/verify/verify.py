@@ -388,7 +388,8 @@ def _settings_faults(
                 yield f"says sharing {says}, its rows were made with {made}"
         if receipt["seed"] not in {None, manifest.seed}:
             yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
-        if receipt["settings"].get("tokenizer", manifest.tokenizer) != manifest.tokenizer:
+        tokenizer = asdict(manifest.tokenizer)
+        if receipt["settings"].get("tokenizer", tokenizer) != tokenizer:
             yield "says another tokenizer than its rows were made with"
 
 
@@ -432,8 +433,8 @@ def _check_tokenizer(out: Path, manifests: dict[str, Manifest]) -> Iterator[str]
         return
     for name, manifest in manifests.items():
         for key in ("fingerprint", "canary", "vocab"):
-            if manifest.tokenizer[key] != identity[key]:
+            if (sealed := getattr(manifest.tokenizer, key)) != identity[key]:
                 yield (
                     f"{path}: has another {key} than phase {name} was built with "
-                    f"({identity[key]}, manifest has {manifest.tokenizer[key]})"
+                    f"({identity[key]}, manifest has {sealed})"
                 )

@@ -12,7 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PartShard,
+    TokenizerIdentity,
+)
 
 ROWS, BATCH, PARTS, SHARD = 680_000_000, 2112, 40, 50_000
 
@@ -36,7 +41,18 @@ def synthetic() -> Manifest:
             )
         )  # fmt: skip
     return Manifest(
-        "bench", "p", ROWS // BATCH, BATCH, 2048, 1, "exact-1", None, {}, tuple(parts), None, None
+        "bench",
+        "p",
+        ROWS // BATCH,
+        BATCH,
+        2048,
+        1,
+        "exact-1",
+        None,
+        TokenizerIdentity(0),
+        tuple(parts),
+        None,
+        None,
     )
 
 

@@ -30,6 +30,7 @@ from crystalmix.mixtures.manifest.manifest import (
     ManifestPart,
     PartShard,
     RowRefs,
+    TokenizerIdentity,
     part_digest,
     sealed,
 )
@@ -191,7 +192,7 @@ def manifest(paths: list[Path], root: Path, count: int, batch: int) -> Manifest:
         "part", "part", {"weight": 1}, 1.0, 1, count, count * MSL, None, 1.0, count, 1.0, None, 1,
         parts, part_digest(parts),
     )  # fmt: skip
-    tokenizer = {"vocab": 32032}
+    tokenizer = TokenizerIdentity(32032)
     draft = (
         Manifest("bench", "bench", count // batch, batch, MSL, 1, "exact-1", None, tokenizer,
                  (part,), None, None)
@@ -247,7 +248,20 @@ def bench_ledger(given: argparse.Namespace) -> None:
         for i in range(10)
     )  # fmt: skip
     plan = sealed(
-        Manifest("bench", "bench", steps, BATCH, MSL, 1, "exact-1", None, {}, parts, None, None)
+        Manifest(
+            "bench",
+            "bench",
+            steps,
+            BATCH,
+            MSL,
+            1,
+            "exact-1",
+            None,
+            TokenizerIdentity(0),
+            parts,
+            None,
+            None,
+        )
     )
     told = tuple(PartLoss(p.name, 211, 432_128, 2.0) for p in parts)
     part, shard, row = (rng.integers(0, top, BATCH) for top in (10, 400, 50_000))

@@ -19,7 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PackedAs, PartShard, read
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PackedAs,
+    PartShard,
+    TokenizerIdentity,
+    read,
+)
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime import randomness
@@ -94,8 +101,8 @@ def plan(root: Path, steps: int, batch: int, msl: int = 8, rows: int = 60) -> Ma
         PackedAs(held_out=False, split=None, packing={"msl": msl, "bos": True}, documents=""),
     )  # fmt: skip
     sealed = manifests.sealed(
-        Manifest("m", "plan", steps, batch, msl, 1, "exact-1", None, {"vocab": 99}, (part,), None,
-                 None)
+        Manifest("m", "plan", steps, batch, msl, 1, "exact-1", None, TokenizerIdentity(99),
+                 (part,), None, None)
     )  # fmt: skip
     manifests.write(root / "phases" / "plan" / "manifest.json", sealed)
     return manifests.read(root / "phases" / "plan")

@@ -40,7 +40,7 @@ def current(manifest: Manifest, step: int, **changes: Any) -> Json:
     ]
     dataset = {
         **{"use_worker_cache": False, "max_sequence_length": None, "shuffle": False},
-        **{"shuffle_seed": (manifest.cerebras or {})["seed"], "data_dir": None},
+        **{"shuffle_seed": manifest.cerebras.seed, "data_dir": None},
         **{"mixture_params": mixture, "batch_size": manifest.batch, "drop_last": True},
         **{"num_samples": None, "sort_files": True, "use_vsl": False, "pad_last": False},
         **changes,
@@ -50,7 +50,7 @@ def current(manifest: Manifest, step: int, **changes: Any) -> Json:
 
 def first(manifest: Manifest, step: int) -> Json:
     """Return the loader state of 2.0: rows streamed, and the seed."""
-    return {"samples_streamed": step * manifest.batch, "seed": (manifest.cerebras or {})["seed"]}
+    return {"samples_streamed": step * manifest.batch, "seed": manifest.cerebras.seed}
 
 
 def ours(manifest: Manifest, step: int) -> Json:

@@ -65,7 +65,7 @@ def cost(name: str, workers: int) -> Cost:
     spec, recipe = load(name)
     vocab = spec.proxy.vocab or VOCAB
     if spec.build is not None:
-        vocab = reuse(find(name), spec, recipe).pool.tokenizer["vocab"]
+        vocab = reuse(find(name), spec, recipe).pool.tokenizer.vocab
     seconds: dict[str, float] = {}
     lines: list[Line] = []
     dtype = fast_dtype(proxy_device())

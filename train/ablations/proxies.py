@@ -67,7 +67,7 @@ def _runs(proxy: ProxyRun, manifests: Sequence[Manifest]) -> list[Run]:
     """Return the run settings of each phase of a proxy."""
     total = sum(manifest.steps for manifest in manifests)
     first_phase = manifests[0]
-    model = model_settings(proxy.size, first_phase.tokenizer["vocab"], first_phase.msl)
+    model = model_settings(proxy.size, first_phase.tokenizer.vocab, first_phase.msl)
     pieces = decay(proxy.learning_rate, total, proxy.warmup)
     runs: list[Run] = []
     first = 0

@@ -132,7 +132,7 @@ def _job(
         return _Job(settings, held, None, [])
     tokenizer = load(TokenizerSettings(str(BuildFolder(root).tokenizer)))
     bos = held_out.begins_with_bos(root, held.manifest)
-    special = held.manifest.tokenizer["special"]
+    special = held.manifest.tokenizer.special
     ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.all_prompts]
     longest = max(map(len, ids)) + settings.new_tokens
     if longest > most:

@@ -130,7 +130,7 @@ def _check_manifest(saved: SavedCheckpoint, manifest: Manifest) -> None:
         "number of samples": state.get("dataset.num_samples"),
     }
     planned: Content = {
-        "seed": order["seed"],
+        "seed": order.seed,
         "batch size": manifest.batch,
         "shuffle": False,
         "weights": [part.budget.get("weight", part.asked) for part in manifest.parts],

@@ -213,7 +213,7 @@ def notes(manifest: Manifest, content: Json) -> list[str]:
         )
     mixture = [] if not old else content["train_input"]["mixture"]
     cut = [line for line in mixture if "data_subset" in line]
-    if cut and (manifest.cerebras or {}).get("subset") == "2.0.3":
+    if cut and manifest.cerebras is not None and manifest.cerebras.subset == "2.0.3":
         lines.append(
             "data_subset is written for 2.0.2 and later; the public 1.9.1 would take other rows: "
             "--reader 1.9.1 tells whether it can be told at all"

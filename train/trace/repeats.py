@@ -6,7 +6,7 @@ document is known again in another source, domain or FIM variant.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError, UsageError
@@ -63,7 +63,7 @@ class Repeats(Answer):
 
     def content(self) -> list[dict[str, object]]:
         """The parts as JSON."""
-        return list(super().content()["parts"])
+        return [asdict(part) for part in self.parts]
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the parts as a table, with a line for the whole phase."""

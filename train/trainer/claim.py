@@ -68,9 +68,9 @@ def _recorded_dtype(out: Path) -> Literal["float32", "bfloat16"] | None:
 
 def check_fit(run: Run, manifest: Manifest, processes: int) -> None:
     """Refuse a model too small for the manifest's rows or tokens, and batches that can't be cut."""
-    if manifest.tokenizer["vocab"] > run.model.vocab_size:
+    if manifest.tokenizer.vocab > run.model.vocab_size:
         raise RecipeError(
-            f"model.vocab_size: must be at least {manifest.tokenizer['vocab']} for phase "
+            f"model.vocab_size: must be at least {manifest.tokenizer.vocab} for phase "
             f"{manifest.phase}'s tokenizer, got {run.model.vocab_size}"
         )
     if manifest.msl > run.model.max_position_embeddings:

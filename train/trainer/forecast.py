@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, TokenizerIdentity, read_manifests
 from crystalmix.mixtures.plan.plan import PhasePlan, plan
 from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
@@ -202,7 +202,7 @@ def _manifest_of(phase: PhasePlan) -> Manifest:
         seed=0,
         order_version=phase.order,
         cerebras=None,
-        tokenizer={"vocab": 0},
+        tokenizer=TokenizerIdentity(0),
         parts=(),
         previous=None,
         imported=None,
@@ -222,7 +222,7 @@ def _notes(path: Path, run: Run, manifest: Manifest) -> Iterator[str]:
     """Yield what a user should know, though nothing is refused."""
     if manifest.parts:
         yield from data_sections.contradictions(path, manifest)
-    elif not manifest.tokenizer["vocab"]:
+    elif not manifest.tokenizer.vocab:
         yield "nothing is built: whether the vocabulary fits is not known"
     yield from _schedule_notes(run.optimizer.learning_rate, manifest.steps)
 

@@ -98,7 +98,7 @@ def export(
     manifest, build, notes = origin(source, build)
     with replacing_folder(out) as place:
         weights = _write_weights(place, model.state_dict(), settings)
-        special = {} if manifest is None else manifest.tokenizer["special"]
+        special = {} if manifest is None else manifest.tokenizer.special
         width = _width_scale(source)
         config = hf_config.config(model.settings, settings.dtype, special, width)
         _write_json(place / CONFIG, config)
@@ -285,7 +285,7 @@ def _copy_tokenizer(build: Path, place: Path, manifest: Manifest) -> None:
     content = orjson.loads((build / TOKENIZER).read_bytes())
     pieces = {number: piece for piece, number in dict(content["model"]["vocab"]).items()}
     pieces |= {token["id"]: token["content"] for token in content.get("added_tokens") or []}
-    special = manifest.tokenizer["special"]
+    special = manifest.tokenizer.special
     tokens = {
         f"{name}_token": pieces[special[name]]
         for name in ("bos", "eos", "pad")

@@ -301,5 +301,5 @@ def test_a_dry_run_takes_the_vocabulary_of_the_build(
     monkeypatch.setattr(costs, "seconds_a_step", lambda _, vocab, *rest: asked.append(vocab) or 1.0)
     told = ablate(over() / "spec.yaml", tmp_path / "out", "--dry-run", "--json")
     assert told.exit_code == 0, told.stderr
-    assert set(asked) == {manifests.read(over() / "built" / "phases" / "late").tokenizer["vocab"]}
+    assert set(asked) == {manifests.read(over() / "built" / "phases" / "late").tokenizer.vocab}
     assert not (tmp_path / "out").exists()

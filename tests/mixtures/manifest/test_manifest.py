@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PartShard,
+    TokenizerIdentity,
+)
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import DamageError, InputError
@@ -49,7 +54,18 @@ def sealed_manifests(draw: st.DrawFn) -> Manifest:
     steps, batch, seed = (draw(st.integers(1, 9)) for _ in range(3))
     return manifests.sealed(
         Manifest(
-            "m", "p", steps, batch, 8, seed, "exact-1", None, {"vocab": 3}, tuple(parts), None, None
+            "m",
+            "p",
+            steps,
+            batch,
+            8,
+            seed,
+            "exact-1",
+            None,
+            TokenizerIdentity(3),
+            tuple(parts),
+            None,
+            None,
         )
     )
 

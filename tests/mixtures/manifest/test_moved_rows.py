@@ -1,6 +1,6 @@
 """What became of an order between two manifests: a part's own rows move for no other's sake."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,12 @@ from crystalmix.mixtures.manifest import manifest
 from crystalmix.mixtures.manifest import moved_rows as differing
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
 from crystalmix.mixtures.manifest.exact_order import VERSION
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PartShard,
+    TokenizerIdentity,
+)
 from crystalmix.mixtures.manifest.moved_rows import order_lines
 
 SAME = "none of its rows moved: its own sequence is the same"
@@ -30,12 +35,14 @@ def part(name: str, weight: int, rows: int, content: str = "") -> ManifestPart:
 
 
 def sealed(*parts: ManifestPart, steps: int = 10, **changes: Any) -> Manifest:
-    made = Manifest("m", "p", steps, 6, 8, 7, VERSION, None, {"vocab": 3}, parts, None, None)
+    made = Manifest(
+        "m", "p", steps, 6, 8, 7, VERSION, None, TokenizerIdentity(3), parts, None, None
+    )
     return manifest.sealed(replace(made, **changes))
 
 
 def zoos(*parts: ManifestPart, seed: int = 1) -> Manifest:
-    return sealed(*parts, cerebras=asdict(ZooSettings(seed)), order_version=zoo.VERSION)
+    return sealed(*parts, cerebras=ZooSettings(seed), order_version=zoo.VERSION)
 
 
 def moved(old: Manifest, new: Manifest) -> int:

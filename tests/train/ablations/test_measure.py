@@ -22,7 +22,7 @@ def build() -> Path:
 
 def model(seed: int) -> Crystal:
     manifest = manifests.read(build() / "phases" / "held-out")
-    made = Crystal(model_settings("tiny", manifest.tokenizer["vocab"], manifest.msl))
+    made = Crystal(model_settings("tiny", manifest.tokenizer.vocab, manifest.msl))
     initialise(made, seed)
     return made
 
@@ -78,4 +78,4 @@ def test_no_more_rows_are_read_than_asked_and_the_same_ones_first() -> None:
     assert len(few) == 5
     assert np.array_equal(more[:5], few)
     manifest = manifests.read(build() / "phases" / "held-out")
-    assert sizes[list(manifest.tokenizer["controls"])].sum() == 0
+    assert sizes[list(manifest.tokenizer.controls)].sum() == 0

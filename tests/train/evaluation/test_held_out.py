@@ -45,7 +45,7 @@ def test_the_rows_are_the_first_of_the_order_and_no_others() -> None:
 def test_labels_of_permuted_documents_are_fims_and_no_others() -> None:
     """Held against the ids alone: a permuted document begins with the prefix's sentinel."""
     for one in (held(), held(phase="mixed"), held(phase="code", build=small_build())):
-        special = one.manifest.tokenizer["special"]
+        special = one.manifest.tokenizer.special
         seen = {LTR: 0, FIM: 0}
         for ids, kind in zip(row_ids(one)[:, 0], one.kind, strict=True):
             form = None  # of a document that began in another row nothing is known

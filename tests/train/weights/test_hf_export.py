@@ -147,7 +147,7 @@ def test_an_export_says_where_it_is_from_and_brings_its_tokenizer(tmp_path: Path
     raw = (small_build() / "tokenizer.json").read_bytes()
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == raw
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text("utf-8"))
-    tokenizer, special = Tokenizer.from_str(raw.decode()), manifest("code").tokenizer["special"]
+    tokenizer, special = Tokenizer.from_str(raw.decode()), manifest("code").tokenizer.special
     for name in ("bos", "eos", "pad"):
         assert tokenizer.token_to_id(config[f"{name}_token"]) == special[name]
     assert exported(tmp_path / "out")[0]["eos_token_id"] == special["eos"]
