@@ -19,6 +19,7 @@ from pydantic import Field
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
 from crystalmix.mixtures.manifest.exact_order import LIMIT, Interleave, integer_weights
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.constraints import Share
 from crystalmix.prep.runtime.errors import RefusalError
 
 Kind = Literal["weight", "tokens", "epochs"]
@@ -104,7 +105,7 @@ class Phase:
     steps: Count | None = None
     normalise: bool = False
     cerebras: ZooSettings | None = None
-    max_shared: Annotated[float, Field(ge=0, le=1)] = DEFAULT_MAX_SHARED
+    max_shared: Share = DEFAULT_MAX_SHARED
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ class Report:
 
     def content(self) -> Content:
         """Return the report as JSON has it."""
-        content = {**asdict(self), "recommendation": self.recommendation.content()}
+        content: Content = {**asdict(self), "recommendation": self.recommendation.content()}
         if self.across is None:
             del content["across"]
         return content

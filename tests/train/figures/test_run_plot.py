@@ -8,10 +8,9 @@ import pytest
 
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.figures import run_plot as plot
-from crystalmix.train.record import metrics
 from helpers import watched
 from helpers.corpora import crystalmix
-from helpers.runs import PHASES, manifest, recorded, small_build, undisturbed
+from helpers.runs import PHASES, json_lines, manifest, recorded, small_build, undisturbed
 
 
 def test_a_picture_is_drawn_with_all_panels(tmp_path: Path) -> None:
@@ -69,7 +68,7 @@ def test_lines_are_the_losses_and_shares_that_the_ledger_has() -> None:
 
 def test_held_out_lines_are_those_of_the_evaluations() -> None:
     starts, _ = plot._starts(watched.watched(), watched.split_build())
-    told = metrics.read(watched.watched() / "mixed" / "evaluation.jsonl")
+    told = json_lines(watched.watched() / "mixed" / "evaluation.jsonl")
     lines = plot._held_out(watched.watched(), starts)
     assert sorted(y for line in lines for y in line.y) == sorted(entry["loss"] for entry in told)
     assert {len(line.x) for line in lines} == {4}
