@@ -17,7 +17,7 @@ import crystalmix as cm
 
 build, name, out = cm.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 phase = build.phases[name]
-vocab = phase.manifest.tokenizer["vocab"]
+vocab = phase.manifest.tokenizer.vocab
 ledger = cm.Ledger(out / "run", phase)
 
 

@@ -63,7 +63,7 @@ if ledger.next_step < phase.manifest.steps:
         "tiny",
         Config(
             block_size=msl,
-            padded_vocab_size=phase.manifest.tokenizer["vocab"],
+            padded_vocab_size=phase.manifest.tokenizer.vocab,
             n_layer=1,
             n_head=2,
             n_embd=16,

@@ -17,7 +17,7 @@ import crystalmix as cm
 
 build, name, out = cm.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 phase = build.phases[name]
-batch, msl, vocab = phase.manifest.batch, phase.manifest.msl, phase.manifest.tokenizer["vocab"]
+batch, msl, vocab = phase.manifest.batch, phase.manifest.msl, phase.manifest.tokenizer.vocab
 files = sorted((out / "rows").glob("*.idx"))
 datasets = [IndexedDataset(str(file.with_suffix(""))) for file in files]
 masks = [np.fromfile(f.with_suffix(".mask"), np.uint8).reshape(-1, -(-msl // 8)) for f in files]

@@ -18,7 +18,7 @@ phase = build.phases[name]
 ledger = cm.Ledger(out / "run", phase)
 
 torch.manual_seed(0)
-vocab = phase.manifest.tokenizer["vocab"]
+vocab = phase.manifest.tokenizer.vocab
 model = nn.Sequential(nn.Embedding(vocab, 32), nn.Linear(32, vocab))  # yours
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 if ledger.checkpoint is not None:

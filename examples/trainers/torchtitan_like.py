@@ -24,7 +24,7 @@ dist.init_process_group("gloo")
 ledger = cm.Ledger(out / "run", phase, distributed=True)
 
 torch.manual_seed(0)
-vocab = phase.manifest.tokenizer["vocab"]
+vocab = phase.manifest.tokenizer.vocab
 model = DistributedDataParallel(nn.Sequential(nn.Embedding(vocab, 32), nn.Linear(32, vocab)))
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 rows = phase.dataset(rank=dist.get_rank(), world=dist.get_world_size())

@@ -272,7 +272,7 @@ def compare(given: argparse.Namespace) -> None:
         for name, out in builds.items():
             phase = manifests.read(out / "phases/train")
             run = load(
-                run_file(given, root / "run.yaml", phase.tokenizer["vocab"], seed, phase.steps)
+                run_file(given, root / "run.yaml", phase.tokenizer.vocab, seed, phase.steps)
             )
             place = root / f"run-{name}-{seed}"
             shutil.rmtree(place, ignore_errors=True)
