@@ -56,9 +56,7 @@ settings = TrainingArguments(
 )
 shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-model = LlamaForCausalLM(
-    LlamaConfig(vocab_size=phase.manifest.tokenizer.vocab, **shape, **heads)
-)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=phase.manifest.tokenizer.vocab, **shape, **heads))
 trainer = Rows(model, settings, callbacks=[Record()])
 trainer.train(resume_from_checkpoint=ledger.checkpoint and str(ledger.checkpoint))
 ledger.close()

@@ -21,7 +21,6 @@ from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import (
-    Imported,
     Manifest,
     ManifestPart,
     PackedAs,
@@ -59,7 +58,7 @@ class Basis:
     msl: int
     tokenizer: TokenizerIdentity
     out: Path
-    imported: Imported | None = None
+    imported: Json | None = None
     sharing: dict[str, Json | None] = field(default_factory=dict[str, Json | None])
 
 

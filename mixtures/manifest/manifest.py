@@ -59,17 +59,6 @@ class TokenizerIdentity:
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What is known of shards that another program wrote.
-
-    params: name and sha256 of the params.yaml. digests: what of the shards was read.
-    """
-
-    params: dict[str, str]
-    digests: str
-
-
-@dataclass(frozen=True)
 class PackedAs:
     """What a trainer must know of a part's rows, so that it need not read the build's receipts.
 
@@ -142,7 +131,7 @@ class Manifest:
     tokenizer: TokenizerIdentity
     parts: tuple[ManifestPart, ...]
     previous: str | None
-    imported: Imported | None
+    imported: Json | None  # of shards that another program wrote: from what, how well known
     migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
     after: str | None = None  # the phase before, where it is built elsewhere; absent where None
     redaction: Json | None = None  # what was taken out of its rows, and of which manifest
@@ -307,8 +296,7 @@ def read(path: Path) -> Manifest:
     try:
         content["parts"] = tuple(_part(part) for part in content["parts"])
         content["tokenizer"] = TokenizerIdentity(**content["tokenizer"])
-        for key, shape in (("cerebras", ZooSettings), ("imported", Imported)):
-            content[key] = content[key] and shape(**content[key])
+        content["cerebras"] = content["cerebras"] and ZooSettings(**content["cerebras"])
         manifest = Manifest(**content, digest=digest, folder=file.parent)
         if manifest.schema != schema:
             raise KeyError("packed")

@@ -21,7 +21,7 @@ from crystalmix.mixtures.build.context import Folder, naming
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
-from crystalmix.mixtures.manifest.manifest import Imported, Manifest, TokenizerIdentity
+from crystalmix.mixtures.manifest.manifest import Manifest, TokenizerIdentity
 from crystalmix.mixtures.modelzoo import read_params
 from crystalmix.mixtures.modelzoo.read_params import TrainInput, ZooParams
 from crystalmix.mixtures.recipes.phase import Part, Phase
@@ -176,7 +176,7 @@ def _basis(
     root: Path, out: Path, path: Path, section: TrainInput, settings: ImportSettings, msl: int
 ) -> Basis:
     params = {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-    imported = Imported(params, ROWS if settings.digests else SIZES)
+    imported: Json = {"params": params, "digests": ROWS if settings.digests else SIZES}
     tokenizer = TokenizerIdentity(section.vocab_size)
     return Basis(root.resolve().name, section.shuffle_seed, msl, tokenizer, out, imported)
 

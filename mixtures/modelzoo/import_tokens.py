@@ -23,7 +23,7 @@ from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
 from crystalmix.mixtures.build.context import Folder, naming, once, shard_entries
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.manifest import Manifest, TokenizerIdentity
 from crystalmix.mixtures.modelzoo.token_files import Counts, Ints, Kind, TokenFile, find
 from crystalmix.mixtures.recipes.phase import Part, Phase
 from crystalmix.mixtures.recipes.recipe import Domain
@@ -128,9 +128,8 @@ def _vocab(counts: dict[TokenFile, Counts], settings: TokenSettings) -> int:
 
 def _basis(root: Path, out: Path, settings: TokenSettings, vocab: int) -> Basis:
     imported: Json = {"tokens": settings.kind, "digests": "rows"}
-    unknown = {"fingerprint": None, "canary": None, "controls": [], "special": {}, "pad": None}
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", root.resolve().name) or "tokens"
-    return Basis(name, 0, settings.msl, {**unknown, "vocab": vocab}, out, imported)
+    return Basis(name, 0, settings.msl, TokenizerIdentity(vocab), out, imported)
 
 
 def _pack(

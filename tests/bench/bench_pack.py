@@ -271,9 +271,7 @@ def compare(given: argparse.Namespace) -> None:
     for seed in range(1, given.seeds + 1):
         for name, out in builds.items():
             phase = manifests.read(out / "phases/train")
-            run = load(
-                run_file(given, root / "run.yaml", phase.tokenizer.vocab, seed, phase.steps)
-            )
+            run = load(run_file(given, root / "run.yaml", phase.tokenizer.vocab, seed, phase.steps))
             place = root / f"run-{name}-{seed}"
             shutil.rmtree(place, ignore_errors=True)
             trainer = Trainer(run, phase, out, place / "train")

@@ -130,7 +130,7 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:
 @click.option("--vocab", type=click.IntRange(1), help="Of tokens: ids lie below (highest + 1).")
 @click.option("--column", help="Of tokens: the column (input_ids, tokens or token_ids).")
 @WORKERS
-def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any) -> None:
+def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any) -> None:  # noqa: ANN401
     """Seal manifests over FOLDER's shards, which Model Zoo wrote, or over rows of token ids."""
     from crystalmix.prep.runtime.errors import UsageError
     from crystalmix.train.api import data

@@ -123,7 +123,7 @@ def test_an_intact_import_is_sound_and_shown(out: Path) -> None:
     one, two = read_manifests(out)
     assert (one.phase, two.phase, two.previous) == ("one", "two", one.digest)
     assert one.imported is not None
-    assert one.imported.digests == "rows"
+    assert one.imported["digests"] == "rows"
     assert one.tokenizer.fingerprint is None
     told = crystalmix("show", out).stdout
     assert "domains/slim/imported" in told
@@ -159,7 +159,7 @@ def test_without_digests_names_and_sizes_are_checked_and_that_is_said(
     out = tmp_path / "out"
     (one, two) = import_shards(root, out, ImportSettings(params, digests=False))
     assert one.imported is not None
-    assert one.imported.digests == "names and sizes"
+    assert one.imported["digests"] == "names and sizes"
     notes: list[str] = []
     assert verify(out, note=notes.append) == []
     assert any("12 shards were imported without digests" in note for note in notes)

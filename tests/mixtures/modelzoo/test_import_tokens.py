@@ -99,9 +99,7 @@ def test_ids_become_rows_with_their_documents(kind: Any, tmp_path: Path) -> None
     rows = {name: -(-sum(map(len, docs)) // MSL) for name, docs in sets.items()}
     assert {part.name: part.available for part in manifest.parts} == rows
     assert manifest.steps == sum(rows.values()) // BATCH
-    assert manifest.tokenizer["vocab"] == 1 + int(
-        max(np.concatenate(d).max() for d in sets.values())
-    )
+    assert manifest.tokenizer.vocab == 1 + int(max(np.concatenate(d).max() for d in sets.values()))
     assert sum(1 for _ in build.phases["all"].batches()) == manifest.steps
 
 
