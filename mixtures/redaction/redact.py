@@ -91,7 +91,7 @@ def placed(lookups: Lookups, documents: Sequence[Found], copies: int = 0) -> Tak
     for document in documents:
         numbers[document.source].append(document.document)
     wanted = {source: np.array(sorted(own)) for source, own in numbers.items()}
-    pad = int(phases[0].tokenizer["pad"])
+    pad = int(phases[0].tokenizer.pad or 0)
     msl = phases[0].msl
     final: Stones = {}
     packed: Stones = {}
