@@ -62,7 +62,7 @@ def audit(run: Path, listed: Path | None, as_json: bool, **settings: Any) -> Non
 )
 @click.option("--data", type=PATH, help="With --rebuild: folder of the raw files.")
 @WORKERS
-def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings: Any) -> None:  # noqa: ANN401
+def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings: Any) -> None:
     """Write a view of BUILD in which the documents of a list are padding; all else stays.
 
     With --rebuild a build of its own, without the texts; what differs from BUILD is listed.

@@ -79,7 +79,7 @@ def import_weights(source: Path, out: Path, run: str | None) -> None:
 @click.option("--new", type=click.IntRange(1), default=128, help="Tokens of the answer (128).")
 @MOVED
 @JSON
-def chat(run: Path, text: str, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def chat(run: Path, text: str, as_json: bool, **settings: Any) -> None:
     """Ask a trained model one thing: its greedy answer to TEXT, in its phase's template."""
     from crystalmix.train.api import chat as chats
 
