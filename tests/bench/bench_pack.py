@@ -77,6 +77,9 @@ def recipe_of(given: argparse.Namespace, rows: Json, **changes: Any) -> Json:
             }
         },
     }
+    if given.what != "compare":  # the order of rows has no say
+        for domain in content["domains"].values():
+            domain["shuffle"] = False
     return {**content, **changes}
 
 

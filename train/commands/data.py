@@ -23,6 +23,7 @@ from crystalmix.train.commands.options import (
     note,
     refuse_without,
     show_answer,
+    show_lines,
     show_phases,
 )
 
@@ -71,12 +72,15 @@ def jsonl(folder: Path, out: Path) -> None:
 @RANKS
 def build(recipe: str, out: Path, **settings: Any) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
+    from crystalmix.mixtures.build.account_report import fitted_lines
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api import data
 
     words = ("workers", "engine", "rank", "ranks")
     settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
-    show_phases(data.build(recipe, out, **settings), only=settings["phases"])
+    made = data.build(recipe, out, **settings)
+    show_phases(made, only=settings["phases"])
+    show_lines(fitted_lines(made.path))
 
 
 @click.command(cls=Verb, example="crystalmix migrate build")

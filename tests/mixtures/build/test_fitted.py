@@ -123,3 +123,10 @@ def test_row_level_fim_is_refused_beside_fitted_rows(tmp_path: Path) -> None:
     corpora.write_recipe(tmp_path, rows=FITTED)
     with pytest.raises(RecipeError, match=r"domains.python.fim.level: row moves ids"):
         recipes.load(tmp_path / "recipe.yaml")
+
+
+def test_the_command_shows_padding_beside_a_stream(fitted: Path) -> None:
+    root = fitted.parent
+    told = corpora.crystalmix("build", root / "recipe.yaml", "--data", root, "--out", fitted)
+    assert told.exit_code == 0
+    assert "as a stream" in told.stdout

@@ -1,6 +1,5 @@
 """Training on rows whose attention is masked between documents: what each document alone gives."""
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -9,37 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from crystalmix.mixtures.manifest.manifest import Manifest, read
+from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.loader.datasets import RowDataset, StepDataset
 from crystalmix.train.model.crystal import batch_loss
-from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trace.findings import findings
 from crystalmix.train.trainer.batches import Batches
 from crystalmix.train.trainer.trainer import Trainer
-from helpers import corpora
-from helpers.runs import recorded, run_file, scratch, write_run
+from helpers.masked import alone, masked_build, phase, trainer
+from helpers.runs import recorded, run_file, write_run
 from helpers.worlds import SHARED_WORK, run_of, train_together
-
-ROWS = {"msl": 64, "pack": "best_fit", "group_tokens": 700, "documents": "masked"}
-
-
-@lru_cache(maxsize=1)
-def masked_build() -> Path:
-    """Return a build of fitted rows, made once per process; one domain does not mask."""
-    root = scratch() / "masked"
-    root.mkdir()
-    corpora.write_corpus(root)
-    domains = {"python": {"fim": None}, "web": {"rows": {"documents": "open"}}}
-    corpora.write_recipe(root, rows=ROWS, domains=domains)
-    return corpora.built(root)
-
-
-def phase(name: str = "prose") -> Manifest:
-    return read(masked_build() / "phases" / name)
 
 
 def expected(manifest: Manifest, step: int) -> list[list[int]]:
@@ -91,10 +72,6 @@ def test_datasets_hand_boundaries_on() -> None:
     assert "cu_seqlens" not in row
 
 
-def trainer(out: Path, run: Path, name: str = "prose") -> Trainer:
-    return Trainer(load(run, name), phase(name), masked_build(), out / name)
-
-
 def gradients(trainer: Trainer) -> list[Tensor]:
     return [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
 
@@ -118,13 +95,6 @@ def test_a_step_has_the_gradients_of_each_document_alone(micro: int | None, tmp_
     )
     for mine, wanted in zip(got, gradients(ours), strict=True):
         torch.testing.assert_close(mine, wanted, atol=1e-6, rtol=1e-5)
-
-
-@lru_cache(maxsize=1)
-def alone() -> Path:
-    out = scratch() / "masked-alone"
-    trainer(out, run_file()).train()
-    return out
 
 
 def test_a_run_on_masked_rows_is_proven_like_any_other() -> None:
