@@ -33,6 +33,14 @@ class Draws:
         """How many rows the walk goes through."""
         return sum(last - first for _, first, last in self.ranges)
 
+    @cached_property
+    def units(self) -> dict[str, list[tuple[int, int]]]:
+        """The ranges of each unit."""
+        units: dict[str, list[tuple[int, int]]] = {}
+        for unit, first, last in self.ranges:
+            units.setdefault(unit, []).append((first, last))
+        return units
+
     def by_epoch(self) -> list[tuple[int, int, int]]:
         """Return epoch, first and last draw within it, of each epoch that is drawn from."""
         stop = self.start + self.count
@@ -166,6 +174,11 @@ def _of_pieces(
             units.setdefault(unit, []).append((first, last, walk))
     rows, read = 0, 0.0
     for members in units.values():
+        if len(members) == 1:  # as most shards have it
+            [(first, last, walk)] = members
+            rows += last - first
+            read += (last - first) * shares[walk]
+            continue
         ends = sorted({end for first, last, _ in members for end in (first, last)})
         for first, last in pairwise(ends):
             unread = 1.0
@@ -229,12 +242,9 @@ def _share_of_others(draws: Draws, others: Sequence[Draws]) -> float:
 
 def _cut(draws: Draws, ranges: Sequence[Range]) -> tuple[Range, ...]:
     """Return what ranges have in common with those of a walk."""
-    units: dict[str, list[tuple[int, int]]] = {}
-    for unit, first, last in draws.ranges:
-        units.setdefault(unit, []).append((first, last))
     return tuple(
         (unit, max(first, low), min(last, high))
         for unit, first, last in ranges
-        for low, high in units.get(unit, ())
+        for low, high in draws.units.get(unit, ())
         if max(first, low) < min(last, high)
     )

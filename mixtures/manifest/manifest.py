@@ -246,12 +246,14 @@ def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
     Exact over whole epochs of whole shards, and wherever rows are alike; else as expected of rows
     in a random order, rounded down.
     """
-    available, counted = 0, Fraction(0)
+    available, by_size = 0, dict[int, int]()  # shards are of few sizes, fractions are slow
     for shard in shards:
         if shard.loss_tokens is None:
             return None
-        available += shard.last - shard.first
-        counted += Fraction(shard.loss_tokens * (shard.last - shard.first), shard.rows)
+        size = shard.last - shard.first
+        available += size
+        by_size[shard.rows] = by_size.get(shard.rows, 0) + shard.loss_tokens * size
+    counted = sum((Fraction(loss, size) for size, loss in by_size.items()), Fraction(0))
     return int(rows * counted / available)
 
 
