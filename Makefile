@@ -72,7 +72,7 @@ newer: $(VENV)/.dev
 
 # What transformers, unmodified and without crystalmix, loads of an export.
 transformers: $(VENV)/.dev $(HF)/.ready
-	$(BIN)/python -m pytest tests/train/weights/test_transformers.py
+	$(BIN)/python -m pytest tests/train/weights/test_transformers.py tests/train/weights/test_chat_template.py
 
 $(HF)/.ready: constraints/transformers.txt
 	$(PYTHON) -m venv $(HF)
