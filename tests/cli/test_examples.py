@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 import crystalmix as cm
 from crystalmix.mixtures.verify.verify import verify
 from helpers import corpora, killed_script
-from helpers.runs import recorded, small_build, undisturbed
+from helpers.runs import recorded, small_build, undisturbed, write_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -87,3 +87,19 @@ def ran(words: list[str], folder: Path, tools: Path) -> "subprocess.CompletedPro
         tool.chmod(0o755)
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_trained_phase_is_taught_to_answer_in_the_template_of_crystalchat(tmp_path: Path) -> None:
+    model = {"vocab_size": 440, "hidden_size": 32, "filter_size": 64}
+    run = write_run(tmp_path / "run.yaml", model=model)
+    cm.train(small_build(), run, out=tmp_path / "run", phases=["prose"], stop=3)
+    words = [small_build(), run, tmp_path / "run", "prose", tmp_path / "chat"]
+    command = [sys.executable, EXAMPLES / "crystalchat_mini.py", *words]
+    done = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *answers, last = done.stdout.splitlines()
+    assert len(answers) == 9
+    right = int(last.split()[0])
+    assert right >= 7, done.stdout
