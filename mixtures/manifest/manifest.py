@@ -135,6 +135,7 @@ class Manifest:
     migrated: str | None = None  # digest of the manifest of schema 3 that this one was made from
     after: str | None = None  # the phase before, where it is built elsewhere; absent where None
     redaction: Json | None = None  # what was taken out of its rows, and of which manifest
+    adapted: Json | None = None  # of a window: what its shares follow from; absent where None
     digest: str = ""
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
@@ -146,7 +147,7 @@ class Manifest:
             del value["migrated"]
             for part in value["parts"]:
                 del part["packed"]
-        for key in ("after", "redaction"):
+        for key in ("after", "redaction", "adapted"):
             if value[key] is None:
                 del value[key]
         for part in value["parts"]:
@@ -155,6 +156,11 @@ class Manifest:
             if not part["start"]:
                 del part["start"]
         return {"schema": self.schema, **value}
+
+    @property
+    def first_step(self) -> int:
+        """Steps of the same phase that earlier windows did; 0 where it is no window."""
+        return 0 if self.adapted is None else self.adapted["first_step"]
 
     @property
     def schema(self) -> int:

@@ -17,6 +17,7 @@ from crystalmix.cli import main
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.train.ablations.table_mixture import read_aims
+from crystalmix.train.adaptive.policy import read_policy
 from crystalmix.train.runfile import run_file as params
 from helpers.corpora import CODE, WORDS, merged, sentences, tokenizer
 from helpers.runs import small_build, undisturbed
@@ -130,10 +131,22 @@ def test_the_aims_of_a_mixture_load(text: str, tmp_path: Path) -> None:
     assert read_aims(tmp_path / "aims.yaml").value
 
 
+@pytest.mark.parametrize("text", yaml_blocks("policy.yaml"))
+def test_the_policy_of_an_adaptive_phase_loads(text: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(text, "utf-8")
+    assert read_policy(tmp_path / "policy.yaml").steps
+
+
 def test_every_block_of_yaml_says_what_file_it_is_of() -> None:
     for page in PAGES:
         titles = [said for kind, said, _ in BLOCK.findall(text_of(page)) if kind == "yaml"]
-        assert set(titles) <= {"recipe.yaml", "run.yaml", "spec.yaml", "aims.yaml"}, page
+        assert set(titles) <= {
+            "recipe.yaml",
+            "run.yaml",
+            "spec.yaml",
+            "aims.yaml",
+            "policy.yaml",
+        }, page
 
 
 def test_a_newcomer_gets_from_the_readme_to_verified_rows_and_a_traced_run(

@@ -112,16 +112,20 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     faults = check(path, workers=workers, note=notes.append)
     read = [] if faults else [checked(path)]
     if run is not None:
+        from crystalmix.train.adaptive import check as adaptive
         from crystalmix.train.record import proof, seal
         from crystalmix.train.record.skips import lines, recorded
         from crystalmix.train.trace import findings
 
         faults += findings.findings(path, existing(run), batches=True)
+        faults += adaptive.faults(path, Path(run))
         folder = seal.check(Path(run))
         faults += [line for line in folder.faults if line not in faults]
         notes += folder.notes
         if not faults:
             read += [findings.checked(Path(run)), folder.read()]
+            if number := adaptive.count(path):
+                read.append(f"{number} windows: their shares follow from the ledgers before them")
             notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
     return Verdict(tuple(faults), tuple(read), tuple(notes))
 

@@ -92,6 +92,9 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
 @click.option(
     "--fork", type=PATH, help="BUILD is redacted: go on from this run, from before what was taken."
 )
+@click.option(
+    "--adapt", type=PATH, help="Policy: train the phase in windows, shares by the ledger so far."
+)
 @click.option("--dry-run", is_flag=True, help="Only tell what it takes; BUILD may be a recipe.")
 @click.option("--ranks", type=int, envvar="WORLD_SIZE", default=1, help="With it: processes (1).")
 @click.option("--speed", type=float, help="With it: tokens a second, to tell the hours.")

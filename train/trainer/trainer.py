@@ -91,7 +91,9 @@ class Trainer:
         newest = self.world.on_first(lambda: self._claim(init_from))
         if newest is None:
             self.world.on_first(self.ledger.truncate)
-            if init_from is not None:
+            if init_from is not None and self.manifest.first_step:  # a window goes on
+                checkpoint.load(init_from, self.model, self.optimizer, self.world)
+            elif init_from is not None:
                 checkpoint.load_weights(init_from, self.model, self.world)
             return 0
         state = checkpoint.load(newest, self.model, self.optimizer, self.world)
@@ -146,7 +148,7 @@ class Trainer:
         Raises DivergenceError, before the weights are touched, where a loss or the norm of the
         gradients is no number.
         """
-        rate = schedule(self.run.optimizer.learning_rate, batch.step)
+        rate = schedule(self.run.optimizer.learning_rate, self.manifest.first_step + batch.step)
         losses = self.gradients(batch)
         norm = float(clip(self.model.parameters(), self.run.optimizer.max_gradient_norm))
         here = part_sums(batch, losses.cpu().numpy(), len(self.manifest.parts))

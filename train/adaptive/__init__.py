@@ -1,0 +1,14 @@
+"""Adaptive mixtures: windows of steps whose shares follow from the ledger so far.
+
+The policies (pure functions of what was recorded), the manifest of a window, the run of windows,
+the check that each follows. Never: a share that is not sealed before its window's first step.
+"""
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.train.adaptive import check, policy, run_windows
+
+__getattr__, __dir__ = lazy_names(__name__)

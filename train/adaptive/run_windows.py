@@ -1,0 +1,114 @@
+"""The run of windows: seal a window by the ledger so far, train it, and so on to the phase's end.
+
+The windows' manifests lie in the run's own `build`, a folder of links to the build and of phases.
+Each window begins with the weights and the optimiser's moments of the one before, and goes on in
+the phase's learning-rate schedule, so that a constant policy is the phase cut into windows.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from crystalmix.mixtures.ablations.pool_of_build import view
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
+from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
+from crystalmix.train.adaptive import windows
+from crystalmix.train.adaptive.policy import Policy, Window
+from crystalmix.train.model.processes import joined
+from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.runfile.run_file import find, load
+from crystalmix.train.trainer.trainer import Trainer
+
+VIEW = "build"
+
+
+def train_adaptive(  # noqa: PLR0913  what the command has
+    build: Path,
+    run_file: str,
+    out: Path,
+    policy: Policy,
+    *,
+    phase: str,
+    stop: int | None = None,
+    init_from: Path | None = None,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], object] = lambda _: None,
+) -> Path:
+    """Train a phase in windows; what is done is not done again. Return the run's own build.
+
+    stop: end after this many steps of the phase. init_from: a checkpoint whose weights the first
+    window begins with. Raises StaleError where the run holds windows of another policy or build.
+    """
+    with joined() as world:
+        base, before = world.on_first(lambda: _base(build, phase))
+        stem = windows.stem_of(base)
+        run = load(find(run_file), phase, [phase], overrides)
+        done: list[Manifest] = []
+        seen: list[Window] = []
+        own = out / VIEW
+        for number in range(stem.windows(policy)):
+            manifest = world.on_first(
+                lambda: _sealed(build, own, windows.compose(stem, policy, done, seen), before, done)
+            )
+            first_step = number * policy.steps
+            last = manifest.steps if stop is None else min(manifest.steps, stop - first_step)
+            if last <= 0:
+                break
+            start = init_from if number == 0 else _checkpoint(out, done[-1])
+            trainer = Trainer(run, manifest, own, out / manifest.phase, world)
+            outcome = trainer.train(start, last)
+            done.append(manifest)
+            if world.first:
+                shares = ", ".join(f"{part.name} {part.asked:.3f}" for part in manifest.parts)
+                steps = f"steps {first_step} to {first_step + outcome.steps}"
+                say(f"{manifest.phase}: {steps}, {shares}")
+            if outcome.steps < manifest.steps:
+                break
+            ledger = PhaseFolder(out / manifest.phase).ledger
+            seen.append(world.on_first(lambda: windows.recorded(manifest, ledger)))  # noqa: B023
+    return own
+
+
+def _base(build: Path, phase: str) -> tuple[Manifest, list[Manifest]]:
+    """Return the phase that is cut into windows, and the phases before it."""
+    every = read_manifests(build)
+    names = [manifest.phase for manifest in every]
+    if phase not in names:
+        raise UsageError(f"no phase is called {phase!r} in {build} (there are {', '.join(names)})")
+    base = every[names.index(phase)]
+    if base.cerebras is not None:
+        raise RefusalError(
+            f"phase {phase}: has Model Zoo's order, whose parts can't go on; it has no windows"
+        )
+    if base.redaction is not None:
+        raise RefusalError(
+            f"phase {phase}: is redacted, a view of another phase's rows; it has no windows"
+        )
+    chain: list[Manifest] = []
+    known = {manifest.digest: manifest for manifest in every}
+    previous = base.previous
+    while previous in known:
+        chain.insert(0, known[previous])
+        previous = chain[0].previous
+    return base, chain
+
+
+def _sealed(
+    build: Path, own: Path, manifest: Manifest, before: Sequence[Manifest], done: Sequence[Manifest]
+) -> Manifest:
+    """Seal a window, or compare it with what is sealed; return it as read."""
+    path = BuildFolder(own).manifest(manifest.phase)
+    if path.exists():
+        held = read(path)
+        if held.digest != manifest.digest:
+            raise StaleError(
+                f"{path}: is another window than the policy, the build and the ledger give; "
+                "train into another --out"
+            )
+        return held
+    view(build, [*before, *done, manifest], own)
+    return read(path)
+
+
+def _checkpoint(out: Path, window: Manifest) -> Path:
+    return PhaseFolder(out / window.phase).checkpoint(window.steps)
