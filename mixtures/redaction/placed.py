@@ -173,6 +173,15 @@ class Drawn:
         self.manifest = manifest
         self.stop = manifest.steps * manifest.batch
         self.places = {path: place for place, path in enumerate(manifest.paths)}
+        # of each folder and part: name of a shard, rows of the part before it, its first and last
+        self.parts: dict[str, dict[int, list[tuple[str, int, int, int]]]] = {}
+        for part, described in enumerate(manifest.parts):
+            before = 0
+            for shard in described.shards:
+                inside, _, name = shard.path.rpartition("/")  # a Path would cost minutes
+                own = self.parts.setdefault(inside, {}).setdefault(part, [])
+                own.append((name, before, shard.first, shard.last))
+                before += shard.last - shard.first
 
     def of(self, folder: Folder, inside: Path, which: Numbers, row: Numbers) -> Iterator[Draws]:
         """Yield the draws of rows of a folder, part by part.
@@ -180,16 +189,12 @@ class Drawn:
         inside: the folder's path below the build. which: the shard of each row, its place in the
         folder. row: in that shard.
         """
-        for part, described in enumerate(self.manifest.parts):
+        for part, shards in self.parts.get(inside.as_posix(), {}).items():
             shift = np.zeros(len(folder.names), np.int64)  # from a shard's row to the part's
-            first, last, before = shift.copy(), shift.copy(), 0
-            for shard in described.shards:
-                path = Path(shard.path)
-                if path.parent == inside:
-                    place = folder.place_of[path.name]
-                    shift[place] = before - shard.first
-                    first[place], last[place] = shard.first, shard.last
-                before += shard.last - shard.first
+            first, last = shift.copy(), shift.copy()
+            for name, before, low, high in shards:
+                place = folder.place_of[name]
+                shift[place], first[place], last[place] = before - low, low, high
             drawn = np.flatnonzero((row >= first[which]) & (row < last[which]))
             if len(drawn):
                 own, epoch, position = self._draws(part, row[drawn] + shift[which[drawn]])

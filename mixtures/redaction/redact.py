@@ -95,8 +95,8 @@ def placed(lookups: Lookups, documents: Sequence[Found], copies: int = 0) -> Tak
     msl = phases[0].msl
     final: Stones = {}
     packed: Stones = {}
-    folders = {Path(path).parent for manifest in phases for path in manifest.paths}
-    for inside in sorted(folders):
+    paths = {path.rpartition("/")[0] for manifest in phases for path in manifest.paths}
+    for inside in map(Path, sorted(paths)):
         rows = DomainRows(build.path / inside)
         for folder, pieces in rows.pieces(lookups, wanted):
             row, start, stop = _with_last_labels(folder, pieces, msl)

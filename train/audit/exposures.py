@@ -92,15 +92,16 @@ def exposures(
     index = {key: number for number, key in enumerate(keys)}
     drawn = [Drawn(manifest) for manifest in manifests]
     lines = [[np.empty(0, LINE)] for _ in manifests]
-    folders = {Path(path).parent for manifest in manifests for path in manifest.paths}
-    for inside in sorted(folders) if documents else []:
+    folders = {inside for phase in drawn for inside in phase.parts}
+    for inside in map(Path, sorted(folders) if documents else []):
         rows = DomainRows(lookups.build.path / inside)
         for packed, pieces in rows.pieces(lookups, documents):
             which, row = rows.last.located(rows.final(packed, pieces.number))
             numbers = zip(pieces.source.tolist(), pieces.document.tolist(), strict=True)
             own = np.array([index[pieces.sources[source], d] for source, d in numbers], np.int64)
             for phase, found in zip(drawn, lines, strict=True):
-                shards = [phase.places.get((inside / n).as_posix(), -1) for n in rows.last.names]
+                prefix = inside.as_posix() + "/"
+                shards = [phase.places.get(prefix + name, -1) for name in rows.last.names]
                 for draws in phase.of(rows.last, inside, which, row):
                     at = draws.which
                     columns = np.divmod(draws.position, phase.manifest.batch)
