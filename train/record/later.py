@@ -46,8 +46,11 @@ class BoundReceipt:
 def bind(folder: Path, checkpoint: Path, kind: str, settings: Json) -> BoundReceipt:
     """Seal a folder as made from a checkpoint of a run; call it when all files are written.
 
-    Raises DamageError for a checkpoint that seals no ledger: what is made from it hangs on nothing.
+    Raises DamageError for a checkpoint that seals no ledger, InputError for one outside a run: what
+    is made from it hangs on nothing.
     """
+    if not is_of_run(checkpoint):
+        raise InputError(f"{checkpoint}: is in no run; give a checkpoint below the run's folder")
     state = run_folder.read_state(checkpoint)
     receipt = BoundReceipt(
         kind=kind,
@@ -61,6 +64,11 @@ def bind(folder: Path, checkpoint: Path, kind: str, settings: Json) -> BoundRece
     )
     write_sealed(folder / NAME, asdict(receipt))
     return receipt
+
+
+def is_of_run(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint lies in a run, so that what is made from it can be bound."""
+    return PhaseFolder(checkpoint.resolve().parent.parent).claim.exists()
 
 
 def read(folder: Path) -> BoundReceipt:

@@ -119,7 +119,7 @@ def export(
         }
         write_atomic(place / PROVENANCE, canonical(provenance))
         (place / CARD).write_text(card(model.settings, provenance, manifest), "utf-8")
-        if state.ledger is not None:
+        if state.ledger is not None and later.is_of_run(source):
             later.bind(place, source, "export", {"dtype": settings.dtype})
     return Exported(provenance, tuple(weights), tuple(notes))
 

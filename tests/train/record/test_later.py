@@ -93,6 +93,8 @@ def test_an_export_is_verified_with_its_run(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_receipt_is_told(tmp_path: Path) -> None:
-    copytree(undisturbed() / "prose" / "ledger", tmp_path / "made")
+    copytree(undisturbed() / "prose" / "checkpoints", tmp_path / "made")
+    with pytest.raises(InputError, match="is in no run"):
+        later.bind(tmp_path / "made", checkpoints(tmp_path / "made")[0], "card", {})
     with pytest.raises(InputError, match="name a folder that was made from a run"):
         later.read(tmp_path / "made")
