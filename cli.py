@@ -125,6 +125,8 @@ for verb in (
     weights.export,
     weights.import_weights,
     weights.chat,
+    weights.release,
+    weights.push,
     train.trace,
     train.sql,
     answering.audit,

@@ -95,7 +95,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     run: compare this run's ledger with its plan too, its batches with the shards, and every file
     of it with its seal. workers: processes. A folder that was made from a run (an export, say) is
     held against its receipt and the ledger of `run`. A path of HDF5 files that no build of ours
-    made gives a `ShardVerdict`. Raises InputError where there is nothing to check.
+    made gives a `ShardVerdict`; of a release every file, the ledger and the weights are checked.
+    Raises InputError where there is nothing to check.
     """
     from dataclasses import asdict
 
@@ -106,6 +107,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     path = existing(path)
     if (path / "bound.json").is_file():
         return _bound(path, run)
+    if run is None and (path / "release.json").exists():
+        return _release(path)
     if run is None and (files := foreign_shards.verify(path, workers=workers)) is not None:
         return ShardVerdict(path, tuple(files.faults), tuple(files.lines()), asdict(files))
     notes: list[str] = []
@@ -141,6 +144,24 @@ def _bound(path: Path, run: Place | None) -> Verdict:
     what = f"{receipt.kind} of {receipt.phase}, step {receipt.step}: {len(receipt.files)} files"
     read = () if faults else (f"{path}: {what}, and the ledger up to that step, agree",)
     return Verdict(tuple(faults), read, ())
+
+
+def _release(path: Path) -> Verdict:
+    """Check a release: its files, its ledger against its manifests, its weights."""
+    from crystalmix.train.record import proof
+    from crystalmix.train.trace import findings
+    from crystalmix.train.weights import release
+
+    faults = release.faults(path)
+    faults += findings.findings(path / release.BUILD, path / release.RUN)
+    if faults:
+        return Verdict(tuple(faults), (), ())
+    content = release.read(path)
+    read = (
+        f"a release of {len(content.revisions)} revisions, {content.files} files",
+        findings.checked(path / release.RUN),
+    )
+    return Verdict((), read, tuple(proof.lines(path / release.RUN, every=True)))
 
 
 def diff(old: Place, new: Place) -> Differences:

@@ -19,6 +19,8 @@ from crystalmix.train.trace.spikes import SpikeSettings
 if TYPE_CHECKING:
     from crystalmix.train.trainer.forecast import PhaseForecast
     from crystalmix.train.weights.hf_export import Exported
+    from crystalmix.train.weights.hub_push import Upload
+    from crystalmix.train.weights.release import Released
 
 
 @dataclass(frozen=True)
@@ -222,3 +224,31 @@ def import_weights(source: Place, out: Place, *, run: Place | None = None) -> st
 
     state = hf_import.import_weights(existing(source), Path(out), None if run is None else str(run))
     return str(state.weights)
+
+
+def release(
+    run: Place, out: Place, *, dtype: str = "float32", build: Place | None = None
+) -> Released:
+    """Write every kept checkpoint of a run as a revision, with ledger, manifests and checksums.
+
+    dtype: of the weights. build: where the run's build is, if it was moved. `cm.verify(out)` holds
+    the release to itself. Raises InputError where `out` holds something.
+    """
+    from crystalmix.train.weights import hf_export
+    from crystalmix.train.weights import release as releasing
+
+    place = None if build is None else existing(build)
+    settings = hf_export.ExportSettings(dtype)
+    return releasing.release(existing(run), Path(out), place, settings)
+
+
+def push(release: Place, repo: str, *, dry_run: bool = False) -> list[Upload]:
+    """Send a release to a private repository of Hugging Face's hub; return what is sent.
+
+    dry_run: say it alone. The client takes its token from where `hf auth login` put it.
+    """
+    from crystalmix.train.weights import hub_push
+    from crystalmix.train.weights import release as releasing
+
+    released = releasing.read(existing(release))
+    return hub_push.uploads(released) if dry_run else hub_push.push(released, repo)

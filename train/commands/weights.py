@@ -1,4 +1,4 @@
-"""The verbs that carry weights in and out, and ask a model: export, import-weights, chat.
+"""The verbs that carry weights in and out, and ask a model: export, release, push, chat.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -84,3 +84,30 @@ def chat(run: Path, text: str, as_json: bool, **settings: Any) -> None:
     from crystalmix.train.api import chat as chats
 
     show_answer(chats.chat(run, text, **settings), as_json)
+
+
+@click.command(cls=Verb, example="crystalmix release run --out release")
+@click.argument("run", metavar="RUN", type=PATH)
+@OUT
+@click.option("--dtype", default="float32", help="Numbers of the weights: float32 or bfloat16.")
+@MOVED
+def release(run: Path, out: Path, **settings: Any) -> None:
+    """Write every kept checkpoint of RUN as a revision, with ledger, manifests and checksums."""
+    from crystalmix.train.api import runs
+
+    released = runs.release(run, out, **settings)
+    for revision in released.revisions:
+        click.echo(f"{revision.name}: {revision.tokens:,} tokens, position {revision.position:,}")
+    click.echo(f"{released.files} files; `crystalmix verify {out}` checks them")
+
+
+@click.command(cls=Verb, example="crystalmix push release --repo me/crystal --dry-run")
+@click.argument("release_", metavar="RELEASE", type=PATH)
+@click.option("--repo", required=True, help="The repository, as NAME/REPOSITORY; it is private.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+def push(release_: Path, repo: str, dry_run: bool) -> None:
+    """Send RELEASE to Hugging Face's hub: all of it, and a branch for each revision."""
+    from crystalmix.train.api import runs
+
+    for upload in runs.push(release_, repo, dry_run=dry_run):
+        click.echo(f"{repo}@{upload.branch}: {upload.files} files, {upload.message}")

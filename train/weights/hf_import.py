@@ -54,7 +54,7 @@ def import_weights(
     settings, origin = _settings(source, run_file)
     with torch.device("meta"):
         model = Crystal(settings)
-    state = _checked(source, _read(source), to_huggingface(model.state_dict()))
+    state = _checked(source, read_tensors(source), to_huggingface(model.state_dict()))
     model.load_state_dict(state, assign=True)
     with replacing_folder(out) as place:
         with warnings.catch_warnings():
@@ -99,7 +99,7 @@ def _made(path: Path, model: Json) -> ModelSettings:
         raise DamageError(f"{path}: model: {error}; give the run file with --run") from None
 
 
-def _read(source: Path) -> State:
+def read_tensors(source: Path) -> State:
     """Read every tensor of a file, of a folder's one file, or of the files in its index."""
     if not source.is_dir():
         return _file(source)
