@@ -88,7 +88,7 @@ peers: $(PEERS)/.ready
 $(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
-	$(PEERS)/bin/pip install --quiet -c constraints/peers.txt -c constraints/modern.txt -e '.[train,tensorboard]' \
+	$(PEERS)/bin/pip install --quiet -c constraints/peers.txt -c constraints/modern.txt -e '.[eval,tensorboard]' \
 	  pytest hypothesis torchdata transformers accelerate lightning megatron-core catalogue brotli \
 	  python-snappy zstd 'jsonargparse[signatures]'
 	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.runs import (
         Forecast,
         drop_list,
+        evaluate,
         export,
         forecast,
         import_weights,
@@ -72,6 +73,7 @@ _ROOMS = {
     "train.api.runs": (
         "Forecast",
         "drop_list",
+        "evaluate",
         "export",
         "forecast",
         "import_weights",
@@ -107,6 +109,7 @@ __all__ = [
     "demo",
     "diff",
     "drop_list",
+    "evaluate",
     "export",
     "export_rows",
     "fed",

@@ -122,6 +122,7 @@ for verb in (
     train.verify,
     data.diff,
     train.train,
+    train.evaluate,
     weights.export,
     weights.import_weights,
     weights.chat,

@@ -181,6 +181,35 @@ def drop_list(run: Place, spikes: Answer, out: Place, *, build: Place | None = N
     return forensics.drop_list(traced, sorted(set(keys)), Path(out))
 
 
+def evaluate(
+    run: Place,
+    tasks: Sequence[Place],
+    *,
+    phase: str | None = None,
+    every: int | None = None,
+    build: Place | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Table:
+    """Evaluate a run's kept checkpoints on task files of lm-evaluation-harness, in this process.
+
+    tasks: YAML files over local data. phase: only this. every: only checkpoints of so many steps,
+    and the newest. Columns: phase, step, task, metric, value, error, samples. What is evaluated
+    already is not evaluated again.
+    """
+    import pyarrow as pa
+
+    from crystalmix.train.evaluation import harness
+    from crystalmix.train.record.run_folder import build_of
+    from crystalmix.train.trainer import task_results
+
+    place = build_of(existing(run), None if build is None else existing(build))
+    read = [harness.read_task(existing(path)) for path in tasks]
+    results = task_results.evaluate_run(Path(run), place, read, phase=phase, every=every, say=say)
+    rows = [{"phase": name, **asdict(result)} for name, result in results]
+    columns = ("phase", "step", "task", "metric", "value", "error", "samples")
+    return Table(pa.table({name: [row[name] for row in rows] for name in columns}))
+
+
 def sql(path: Place, query: str | None = None, *, build: Place | None = None) -> Table:
     """Run a SELECT over the views of a build, run or ablation; without one, list the views.
 

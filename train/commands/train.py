@@ -1,4 +1,4 @@
-"""The verbs that train, look and prove: demo, show, verify, train, trace, sql.
+"""The verbs that train, look and prove: demo, show, verify, train, evaluate, trace, sql.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -53,6 +53,20 @@ def show(
 
         click.echo(draw(path, build, plot), err=True)
     show_answer(opened.show(path, build=build, step=step), as_json)
+
+
+@click.command(cls=Verb, example="crystalmix evaluate run --tasks arc.yaml --every 10000")
+@click.argument("run", metavar="RUN", type=PATH)
+@click.option("--tasks", type=PATH, multiple=True, required=True, help="A task file (repeatable).")
+@click.option("--phase", help="Only checkpoints of this phase.")
+@click.option("--every", type=click.IntRange(1), help="Only those of so many steps, and the last.")
+@MOVED
+@JSON
+def evaluate(run: Path, tasks: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Evaluate RUN's kept checkpoints on task files of lm-evaluation-harness, in this process."""
+    from crystalmix.train.api import runs
+
+    show_answer(runs.evaluate(run, tasks, say=note, **settings), as_json)
 
 
 @click.command(cls=Verb, example="crystalmix verify build --run run")

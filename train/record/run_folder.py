@@ -8,6 +8,7 @@
     <phase>/metrics.jsonl        one line per step, to watch it
     <phase>/evaluation.jsonl     held-out losses, a line per part and kind
     <phase>/samples.jsonl        greedy samples, a line per prompt
+    <phase>/tasks.jsonl          results of `evaluate`, a line per step, task and metric
     <phase>/skips.json           steps that `--skip-steps` named
     <phase>/fork.json            of a fork: which of its steps are of another run
     <phase>/seal.json            digests of all that stands in the phase's folder: `seal`
@@ -191,6 +192,11 @@ class PhaseFolder:
     def samples(self) -> Path:
         """Lines of JSON, one per evaluation and prompt."""
         return self.path / "samples.jsonl"
+
+    @property
+    def tasks(self) -> Path:
+        """Lines of JSON, one per evaluated step, task and metric."""
+        return self.path / "tasks.jsonl"
 
     @property
     def skips(self) -> Path:

@@ -225,7 +225,8 @@ def _changes(folder: Path, file: FileEntry, *, whole: bool) -> Iterator[str]:
 
 def _files(phase: PhaseFolder) -> list[Path]:
     """Return the files of a phase that are sealed by their bytes, sorted."""
-    lines = (phase.claim, phase.fork, phase.skips, phase.metrics, phase.evaluation, phase.samples)
+    lines = (phase.metrics, phase.evaluation, phase.samples, phase.tasks)
+    lines = (phase.claim, phase.fork, phase.skips, *lines)
     events = sorted(path for path in phase.tensorboard.rglob("*") if path.is_file())
     return [path for path in (*lines, *events) if path.exists()]
 

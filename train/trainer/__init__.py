@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.trainer import checkpoint, claim, forecast, gradients, session
+    from crystalmix.train.trainer import (
+        checkpoint,
+        claim,
+        forecast,
+        gradients,
+        session,
+        task_results,
+    )
     from crystalmix.train.trainer.batches import Batch, Batches
     from crystalmix.train.trainer.checkpoint import Checkpoints
     from crystalmix.train.trainer.forecast import PhaseForecast

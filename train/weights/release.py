@@ -157,7 +157,7 @@ def _revision(manifest: Manifest, source: Path, before: int, settings: ExportSet
 
 def _copy_phase(folder: PhaseFolder, out: Path, kept: list[Path]) -> None:
     """Copy what a phase recorded; of its checkpoints what they say, not what they hold."""
-    lines = (folder.metrics, folder.evaluation, folder.samples)
+    lines = (folder.metrics, folder.evaluation, folder.samples, folder.tasks)
     files = [folder.claim, folder.skips, folder.seal, *lines]
     files += [*folder.ledger.glob("*.parquet"), *(path / run_folder.STATE for path in kept)]
     for path in files:
