@@ -70,7 +70,7 @@ class ByHand:
         self.model = Crystal(ModelSettings(**state_of(place)["model"]))
         checkpoint.load_weights(place, self.model)
         self.tokenizer = Tokenizer.from_file(str(small_build() / "tokenizer.json"))
-        self.bos = manifest("code").tokenizer["special"]["bos"]
+        self.bos = manifest("code").tokenizer.special["bos"]
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids

@@ -105,7 +105,7 @@ def _once(
 
 def _texts(build: Path, manifest: Manifest) -> Texts:
     tokenizer = load(TokenizerSettings(str(BuildFolder(build).tokenizer)))
-    special = manifest.tokenizer["special"]
+    special = manifest.tokenizer.special
     begins = held_out.begins_with_bos(build, manifest) and special.get("bos") is not None
     prefix = special.get("bos") if begins else special.get("eos", special.get("bos"))
     if prefix is None:

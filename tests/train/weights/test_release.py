@@ -166,5 +166,5 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing() -> None:
     result = crystalmix("push", released(), "--repo", "me/crystal", "--dry-run")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("me/crystal@main: 106 files, Release ")
-    assert lines[-1] == f"me/crystal@{NEWEST}: 9 files, code step 10, 9728 tokens"
+    assert lines[0].startswith("me/crystal@main: 112 files, Release ")
+    assert lines[-1] == f"me/crystal@{NEWEST}: 10 files, code step 10, 9728 tokens"
