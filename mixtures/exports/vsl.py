@@ -9,19 +9,15 @@ with `use_vsl: True`.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import deflate
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.exports.row_blocks import Block
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.rows.feature_files import writing
 from crystalmix.prep.runtime.errors import RefusalError
 
 FEATURES = 5
-LEVEL = 1
 
 
 def write(path: Path, blocks: Iterable[Block], rows: int, msl: int) -> Iterator[Block]:
@@ -29,17 +25,10 @@ def write(path: Path, blocks: Iterable[Block], rows: int, msl: int) -> Iterator[
 
     Raises RefusalError for rows whose documents are not known.
     """
-    shape, chunk = (rows, FEATURES, msl), (1, FEATURES, msl)
-    how = {"dtype": "<i4", "compression": "gzip", "compression_opts": LEVEL}
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        data: Any = file.create_dataset("data", shape=shape, chunks=chunk, **how)
-        file.attrs["n_examples"] = rows
-        written = 0
+    with writing(path, rows, FEATURES, msl) as put:
         for block in blocks:
             for row in features(block):
-                packed = deflate.zlib_compress(row.astype("<i4").data.cast("B"), LEVEL)
-                data.id.write_direct_chunk((written, 0, 0), packed, filter_mask=0)
-                written += 1
+                put(row)
             yield block
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         turns,
     )
     from crystalmix.prep.rows.document_starts import DocumentStarts, whole
+    from crystalmix.prep.rows.feature_files import writing
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
     from crystalmix.prep.rows.shards import Shard
     from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
