@@ -1,12 +1,13 @@
 """Build: a recipe's phases from raw files to sealed manifests.
 
-What is fresh is skipped, what is unfinished goes on where it
-stopped, and what was built otherwise is refused.
+What a stage makes lies in the build's store under a key of what it follows from; what is there is
+taken, whatever recipe asked for it first, and what is unfinished goes on where it stopped. A recipe
+that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -21,24 +22,29 @@ from crystalmix.mixtures.build import (
     shared_texts,
     shuffle,
     tokenise,
+    view,
 )
-from crystalmix.mixtures.build.context import Context, Folder, naming
+from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer_identity
 from crystalmix.mixtures.manifest import manifest
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.build_folder import MIXTURES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.chat.render import Renderer
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.runtime import database
-from crystalmix.prep.runtime.atomic_files import lock_folder, refuse_url, write_atomic
+from crystalmix.prep.runtime import database, receipts
+from crystalmix.prep.runtime.atomic_files import (
+    is_abandoned,
+    lock_folder,
+    refuse_url,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
-
-LEFT = ("*.done", ".*.tmp", "block-*")
 
 
 def build(
@@ -49,13 +55,13 @@ def build(
     workers: int | EngineSettings = 1,
     phases: Sequence[str] = (),
     dropped: Path | None = None,
+    store: Path | None = None,
 ) -> list[Manifest]:
     """Build phases (all, in order, by default) and return their manifests.
 
     root: where the raw files are. workers: processes, or who runs the work items. dropped: a file
-    for every record that was dropped.
-    Raises StaleError where `out` holds something built otherwise, RefusalError where the data
-    can't give the mixture.
+    for every record that was dropped. store: where artifacts lie, if they are shared with other
+    builds. Raises RefusalError where the data can't give the mixture.
     """
     names = [name for name in recipe.phases if not phases or name in phases]
     unknown = sorted(set(phases) - set(names))
@@ -72,15 +78,20 @@ def build(
     tokenizer = _tokenizer(recipe, domains)
     engine = EngineSettings(workers) if isinstance(workers, int) else workers
     with naming(out), alone(out), engine.start(out) as pool:
+        artifacts = view.store_of(out, store)
         context = Context(recipe, root, out, pool, tokenizer)
         scanned = scan.run(context, scan.needed(recipe, drawn))
-        shared_texts.check(recipe, names, out)
+        documents = {name: context.documents(name) for name in scanned}
+        shared_texts.check(recipe, names, documents)
         if dropped is not None:
-            drop_report.write_list([context.folder.source(name) for name in scanned], dropped)
-        rows = row_fim.run(context, packed(context, domains, scanned))
+            drop_report.write_list(context.sources, dropped)
+        packs = packed(context, domains, scanned)
+        rows = row_fim.run(context, packs)
         folders = shuffle.run(context, rows)
-        sealed = _seal(context, names, folders)
+        sealed = _seal(context, names, folders, [*packs, *rows, *folders.values()])
         lookups.make(context.folder)
+        if store is not None:
+            artifacts.enter(out)
         sweep(out)
     return sealed
 
@@ -94,10 +105,11 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
             tokens = tokenise.settings(context, name, domain, epoch)
             folders.append(pack.folder(context, name, epoch, tokens, scanned))
     todo = [folder for folder in folders if folder.receipt is None]
+    todo = list({folder.path.resolve(): folder for folder in todo}.values())
     blocks = tokenise.run(context, todo, scanned)
     pack.run(context, todo, blocks, fit.run(context, todo, blocks), scanned)
-    for folder in todo:
-        rmtree(folder.path / tokenise.TOKENS, ignore_errors=True)
+    for folder in folders:
+        folder.look()  # epochs without FIM are one artifact
     return folders
 
 
@@ -150,33 +162,128 @@ def alone(out: Path) -> AbstractContextManager[None]:
 
 
 def sweep(out: Path) -> None:
-    """Remove what killed builds left in sealed folders: marks, blocks, temporary files."""
-    for folder in [out, *BuildFolder(out).folders()]:
-        for pattern in LEFT:
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        for left in (tokenise.TOKENS, database.NAME):
-            rmtree(folder / left, ignore_errors=True)
+    """Remove what killed builds left: temporary files, marks in sealed folders, old blocks."""
+    folder = BuildFolder(out)
+    folders = [path for path in folder.folders() if path.is_dir()]
+    left = [path for place in folders for path in place.glob("*.done")]
+    parents = {path.parent for path in folders}
+    for place in (out, folder.history, *parents, *folders):
+        left += [path for path in place.glob(".*.tmp") if is_abandoned(path)]
+    others = (*Store(folder.store).temporaries(), *folder.lookup.rglob(".*.tmp"))
+    left += [path for path in others if is_abandoned(path)]
+    for place in (path for path in folders if not path.is_symlink()):  # from before the store
+        others = (place / "tokens", place / database.NAME, *place.glob("block-*"))
+        left += [path for path in others if path.exists()]
+    for path in left:
+        if path.is_dir() and not path.is_symlink():
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _seal(context: Context, names: list[str], folders: dict[str, Folder]) -> list[Manifest]:
+def _seal(
+    context: Context, names: list[str], folders: dict[str, Folder], rows: list[Folder]
+) -> list[Manifest]:
     """Write the tokenizer and the manifests, each naming the one before it; none if one can't."""
     drafts: dict[str, Manifest] = {}
-    before = _sealed(context)
-    for name in names:
-        draft = seal.draft(context, context.recipe.phases[name], folders, before)
-        path = context.folder.manifest(name)
-        sealed = manifest.read(path) if path.exists() else None
-        if (seal.SCHEMA if sealed is None else sealed.schema) == 4:
-            draft = seal.migrated(draft, context.folder, sealed and sealed.migrated)
-        drafts[name] = before[name] = draft
-    places = {context.folder.manifest(name): drafts[name] for name in names}
-    unsealed(places)
+    before: dict[str, Manifest] = {}
+    sealed, moves = _sealed(context), _moves(context, rows)
+    last: str | None = None
+    for name in context.recipe.phases:
+        if name in names:
+            draft = seal.draft(context, context.recipe.phases[name], folders, before)
+            drafts[name] = before[name] = _as_sealed(context, draft, moves)
+        elif name in sealed and _holds(context, sealed[name], before.get(last or ""), moves):
+            before[name] = sealed[name]
+        last = name
+    stay = {name for name, new in before.items() if name in sealed and _same(sealed[name], new)}
+    _supersede(context, rows, moves, {name: before[name] for name in stay})
     tokenizer = context.folder.tokenizer
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         write_atomic(tokenizer, context.tokenizer.raw)
-    store(context.out, places)
+    store(context.out, {context.folder.manifest(name): drafts[name] for name in names})
     return list(drafts.values())
+
+
+def _moves(context: Context, rows: list[Folder]) -> dict[Path, Path]:
+    """Return the folders of the view that are to name what this build made, and what that is."""
+    sources = {context.folder.source(name): path for name, path in context.sources.items()}
+    paths = {**{each.place: each.path for each in rows}, **sources}
+    return {place: path for place, path in paths.items() if path != place}
+
+
+def _as_sealed(context: Context, draft: Manifest, moves: dict[Path, Path]) -> Manifest:
+    """Return a manifest in the schema that it is sealed in, if it is; a new one in today's."""
+    path = context.folder.manifest(draft.phase)
+    sealed = manifest.read(path) if path.exists() else None
+    if (seal.SCHEMA if sealed is None else sealed.schema) != 4:
+        return draft
+    if not _named(context.folder, [draft]).isdisjoint(moves):
+        return draft
+    same = seal.migrated(draft, context.folder, sealed and sealed.migrated)
+    return draft if sealed is not None and manifest.compare(sealed, same) else same
+
+
+def _supersede(
+    context: Context, rows: list[Folder], moves: dict[Path, Path], stay: dict[str, Manifest]
+) -> None:
+    """Let the view name what this build made; what else it named is kept in the history.
+
+    stay: the phases that are the same. A phase that is not built now stays as long as it is the
+    recipe's, the phase before it is the same, and so is all that it draws from.
+    """
+    folder = context.folder
+    sealed = {m.phase for m in manifest.read_manifests(context.out)}
+    if not moves and stay.keys() == sealed:
+        return
+    kept = {each.place for each in rows} | {folder.source(name) for name in context.sources}
+    kept |= _named(folder, stay.values())
+    gone: list[Path] = []
+    for mixture in (folder.path / MIXTURES).glob("*"):
+        places = _named(folder, manifest.read_manifests(mixture))
+        kept |= places if places.isdisjoint(moves) else set()
+        gone += [] if places.isdisjoint(moves) else [mixture]
+    view.supersede(folder, moves, sealed - stay.keys(), kept)
+    for mixture in gone:
+        rmtree(mixture)
+
+
+def _holds(context: Context, old: Manifest, last: Manifest | None, moves: dict[Path, Path]) -> bool:
+    """Return whether a phase that is not built now is still sealed over what the view names.
+
+    last: the phase before it, None where it is not there.
+    """
+    if old.after is None and old.previous != (None if last is None else last.digest):
+        return False
+    if asdict(old.tokenizer) != tokenizer_identity(context.tokenizer):
+        return False
+    return _named(context.folder, [old]).isdisjoint(moves)
+
+
+def _same(sealed: Manifest, draft: Manifest) -> bool:
+    """Return whether a phase is sealed already, or only the phase before it was missing."""
+    if sealed.after is not None and draft.after is None:
+        sealed = manifest.resealed(sealed, after=None, previous=draft.previous)
+    return not manifest.compare(sealed, draft)
+
+
+def _named(folder: BuildFolder, phases: Iterable[Manifest]) -> set[Path]:
+    """Return the folders that phases draw from: of their domains, and of the sources of these."""
+    places: set[Path] = set()
+    for domain in {part.domain for phase in phases for part in phase.parts}:
+        for place in folder.domain(domain).glob("*"):
+            places.add(place)
+            receipt = receipts.read(place) if (place / receipts.NAME).exists() else None
+            if receipt is not None and receipt["stage"] == "pack":
+                places |= {folder.source(source) for source in receipt["inputs"]}
+    waiting = [place for place in places if place.parent.name == "sources"]
+    while waiting:
+        place = waiting.pop()
+        if (place / receipts.NAME).exists():
+            earlier = {folder.source(name) for name in receipts.read(place)["inputs"]["earlier"]}
+            waiting += earlier - places
+            places |= earlier
+    return places
 
 
 def unsealed(places: dict[Path, Manifest]) -> dict[Path, Manifest]:

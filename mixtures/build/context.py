@@ -1,4 +1,8 @@
-"""Shared parts of the stages of a build: context, token blocks, accounts and folders of rows."""
+"""Shared parts of the stages of a build: context, token blocks, accounts and folders of rows.
+
+A folder has a place in the view of the build, which manifests, receipts and origins name, and a
+path where its files are: the place itself, or its artifact in the store (`view.home`).
+"""
 
 import os
 import re
@@ -8,14 +12,18 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
+from crystalmix.mixtures.build.view import home
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder, rows_files
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.documents.source import Source
 from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import store as artifacts
+from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
@@ -30,6 +38,16 @@ class Context:
     out: Path
     pool: Engine
     tokenizer: Tokenizer
+    sources: dict[str, Path] = field(default_factory=dict[str, Path])  # where documents lie
+
+    @property
+    def store(self) -> Store:
+        """The store of the build."""
+        return Store(self.folder.store)
+
+    def documents(self, source: str) -> Path:
+        """Return the documents of a source that was scanned."""
+        return self.sources[source] / DOCUMENTS
 
     @property
     def folder(self) -> BuildFolder:
@@ -72,10 +90,10 @@ class TokenBlock:
     chat: Json | None = None
 
     @classmethod
-    def of(cls, path: Path, source: str, result: Json) -> "TokenBlock":
-        """Return the block at a path from its work item's result."""
+    def of(cls, path: Path, source: str, first: int, result: Json) -> "TokenBlock":
+        """Return the block at a path from its work item's result; first: its first document."""
         return cls(
-            block=Block(path, source, result["tokens"], result["wide"], result["turns"]),
+            block=Block(path, source, result["tokens"], result["wide"], result["turns"], first),
             documents=result["documents"],
             controls=result["controls"],
             permuted=result["permuted"],
@@ -102,16 +120,27 @@ class RowsAccount:
 
 @dataclass
 class Folder:
-    """One folder of rows on its way through the stages: a domain, or one FIM epoch of it."""
+    """One folder of rows on its way through the stages: a domain, or one FIM epoch of it.
+
+    place: its folder in the view. store: None for an import, whose rows lie at its place.
+    """
 
     name: str
     domain: Domain
     epoch: int
-    path: Path
+    place: Path
     recipe: Json
+    store: Store | None = None
     receipt: Json | None = field(default=None)
 
     def __post_init__(self) -> None:
+        self.path = (
+            self.place if self.store is None else home(self.store, "rows", self.place, self.recipe)
+        )
+        self.look()
+
+    def look(self) -> None:
+        """Look whether the folder is finished."""
         self.receipt = receipts.fresh(self.path, self.recipe)
 
     @property
@@ -196,6 +225,16 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
         "special": tokenizer.special,
         "pad": tokenizer.pad,
     }
+
+
+def columns_of(source: Source, documents: Json) -> str | None:
+    """Return a digest of what the kept columns of documents follow from, where they become ids.
+
+    documents: the receipt of the source. None where texts alone become ids.
+    """
+    if not any(column for _, column in source.metadata_entries):
+        return None
+    return artifacts.key_of({key: documents[key] for key in ("version", "settings", "inputs")})
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -103,7 +103,7 @@ def check_list(path: Path | None) -> None:
         raise UsageError(f"--dropped {path}: must be a file in a folder that exists")
 
 
-def write_list(folders: Sequence[Path], path: Path) -> None:
+def write_list(folders: Mapping[str, Path], path: Path) -> None:
     """Write what sealed sources dropped, in their order: columns of SCHEMA, digests in hex in JSON.
 
     The file is there when it is whole; memory does not grow with it.
@@ -111,10 +111,10 @@ def write_list(folders: Sequence[Path], path: Path) -> None:
     parquet = path.suffix == ".parquet"
     with replacing(path) as temporary, temporary.open("wb") as file:
         writer = pq.ParquetWriter(file, SCHEMA, compression="zstd") if parquet else None
-        for folder in folders:
+        for name, folder in folders.items():
             with pq.ParquetFile(folder / drop_lists.NAME) as source:
                 for batch in source.iter_batches(BATCH_ROWS):
-                    names = pa.array([folder.name] * len(batch), pa.string()).dictionary_encode()
+                    names = pa.array([name] * len(batch), pa.string()).dictionary_encode()
                     table = pa.table([names, *batch.columns], schema=SCHEMA)
                     if writer is None:
                         file.writelines(_lines(table))

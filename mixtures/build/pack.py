@@ -11,6 +11,7 @@ from crystalmix.mixtures.build.context import (
     Folder,
     RowsAccount,
     TokenBlock,
+    columns_of,
     once,
     shard_entries,
 )
@@ -75,14 +76,16 @@ def folder(
 ) -> Folder:
     """Return the folder of one epoch of a domain; tokens: the settings of its token blocks."""
     domain: Domain = context.recipe.domains[name]
+    kept = [columns_of(context.recipe.sources[s], scanned[s]) for s in domain.sources]
+    columns = {"columns": kept} if any(kept) else {}  # of texts alone all else follows
     recipe = {
         "stage": "pack",
         "version": [pack.VERSION, document_fim.VERSION, lmdata.VERSION],
-        "settings": {"rows": context.recipe.rows_of(name).content(), **tokens},
+        "settings": {"rows": context.recipe.rows_of(name).content(), **tokens, **columns},
         "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},
     }
-    return Folder(name, domain, epoch, context.folder.packed(name, epoch), recipe)
+    return Folder(name, domain, epoch, context.folder.packed(name, epoch), recipe, context.store)
 
 
 def run(

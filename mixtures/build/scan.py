@@ -1,47 +1,61 @@
 """The first stage: sources to documents, with every drop counted under a reason.
 
-Blocks are read in parallel, each on its own. What depends on other documents (duplicates, `limit`)
-is chosen source by source, in the recipe's order: a source's documents follow from its raw files,
-its settings, and, where duplicates go across sources, from what the sources before it kept.
+Blocks are read in parallel, each once for all sources that read it alike; what each source finds in
+a block is an artifact of its own. What depends on other documents (duplicates, `limit`) is chosen
+source by source, in the recipe's order: a source's documents follow from its raw files, its
+settings, and, where duplicates go across sources, from what the sources before it kept.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from crystalmix.mixtures.build import drop_report, statistics
-from crystalmix.mixtures.build.context import Context, naming, once
+from crystalmix.mixtures.build.context import Context, naming
+from crystalmix.mixtures.build.view import home
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents import choose, dropped, expressions, merge, scan, source_sql
-from crystalmix.prep.documents.input_files import Seen
-from crystalmix.prep.documents.source import Source, listing
+from crystalmix.prep.documents import (
+    choose,
+    dropped,
+    expressions,
+    input_files,
+    merge,
+    scan,
+    source_sql,
+)
+from crystalmix.prep.documents.input_files import Reading, Seen
+from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
+from crystalmix.prep.documents.source import Source, Stamp, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.atomic_files import temporary_name
+from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import store
+from crystalmix.prep.store.digests import Remembered
 
 BLOCK_KEYS = ("documents", "text_digest")
+# Settings of a source that decide which blocks it has, or what of them stays in the end.
+BETWEEN = ("files", "half", "select", "duplicates")
 # An error of `documents` about a source's settings: `source web: where: <SQL>: <fault>`.
 FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep|select): )?(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Work item: read one block of a source and write its documents."""
+    """Work item: read one raw file and write the documents that each of its sources finds there."""
 
-    mark: str
-    source: Source
     root: Path
     block: str
-    out: Path
-    screen: Screen
+    wanted: tuple[Wanted, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +86,107 @@ class SourceAccount:
 
 
 def run(context: Context, names: list[str]) -> dict[str, Json]:
-    """Scan the sources that are not fresh; return the receipts of all of them, in order."""
+    """Scan the sources that are not there yet; return the receipts of all of them, in order."""
     if context.recipe.duplicates.near is not None:
         near_duplicates.check_installed()
     with _at(context):
         works = [_Work(context, context.recipe.sources[name]) for name in names]
+        digests = _digests(context, works)
+        known: dict[str, Json] = {}
+        for number, work in enumerate(works):
+            work.look(digests)
+            if not context.recipe.duplicates.across or len(known) == number:
+                work.locate(known)
+            if work.receipt is not None:
+                known[work.source.name] = work.receipt
         todo = [work for work in works if work.receipt is None]
         for work in todo:
             drop_report.tell_unread(context.recipe, context.root, work.source, work.listing)
-        groups = context.run(_scan_once, [work.items() for work in todo], "documents")
-        for work, group in zip(todo, groups, strict=True):
+        results = _blocks(context, todo)
+        for work, group in zip(todo, results, strict=True):
             source_sql.check_answers(work.source, group)
-    results = {work.source.name: group for work, group in zip(todo, groups, strict=True)}
+    by_name = {work.source.name: group for work, group in zip(todo, results, strict=True)}
     sealed: dict[str, Json] = {}
     for work in works:
-        sealed[work.source.name] = work.sealed(results.get(work.source.name, []), sealed)
+        name = work.source.name
+        sealed[name] = work.sealed(by_name.get(name, []), sealed)
+        context.sources[name] = work.folder
     return sealed
+
+
+def _digests(context: Context, works: Sequence["_Work"]) -> dict[str, tuple[Stamp, str]]:
+    """Return the digests of the files that nobody remembers, by place; each file is read once."""
+    items = {item.place: item for work in works for item in work.unread()}
+    remembered = works[0].seen.remembered if works else None
+    digests: dict[str, tuple[Stamp, str]] = {}
+    [results] = context.run(_digest_once, [list(items.values())], "raw files")
+    for item, result in zip(items.values(), results, strict=True):
+        digests[item.place] = item.stamp, result["xxh3"]
+        if remembered is not None:
+            remembered.keep(item.place, item.looks, result["xxh3"])
+    return digests
+
+
+def _digest_once(item: Reading) -> Json:
+    return {"xxh3": input_files.digest_of(item)}
+
+
+def _blocks(context: Context, works: Sequence["_Work"]) -> list[list[Json]]:
+    """Scan the blocks of sources that are not there; return their accounts, source by source."""
+    readings: dict[object, list[_Reading]] = {}
+    for work in works:
+        heads = {path[0].lower(): len(path) == 1 for path in expressions.paths(work.source)}
+        for block, wanted in zip(work.blocks, work.wanted(), strict=True):
+            if store.done(wanted.out) is None:
+                same = readings.setdefault((block, reading_of(work.source)), [])
+                place = next((each for each in same if each.takes(heads)), None)
+                if place is None:
+                    same.append(place := _Reading(block))
+                place.add(wanted, heads)
+    items = [
+        Scan(context.root, each.block, tuple(each.wanted.values()))
+        for same in readings.values()
+        for each in same
+    ]
+    context.run(_scan_once, [items], "documents")
+    return [[_result(path) for path in work.parts] for work in works]
+
+
+@dataclass
+class _Reading:
+    """One reading of a raw file, for sources that get of it what each would get alone.
+
+    heads: the columns that their SQL names, and whether it names each whole or a value in it.
+    """
+
+    block: str
+    wanted: dict[Path, Wanted] = field(default_factory=dict[Path, Wanted])
+    heads: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    def takes(self, heads: dict[str, bool]) -> bool:
+        """Return whether a source that names these columns can share the reading."""
+        return all(self.heads.get(head, whole) == whole for head, whole in heads.items())
+
+    def add(self, wanted: Wanted, heads: dict[str, bool]) -> None:
+        """Add a source."""
+        self.wanted[wanted.out] = wanted
+        self.heads |= heads
+
+
+def _scan_once(item: Scan) -> Json:
+    """Write the documents of a file's sources; their accounts are kept beside them."""
+    with naming(item.wanted[0].out):
+        accounts = scan_together(item.wanted, item.root, item.block)
+    for wanted, account in zip(item.wanted, accounts, strict=True):
+        store.finish(wanted.out, account)
+    return {}
+
+
+def _result(path: Path) -> Json:
+    result = store.done(path)
+    if result is None:
+        raise DamageError(f"{path}: was removed during the build; build again")
+    return result
 
 
 def needed(recipe: Recipe, drawn: Collection[str]) -> list[str]:
@@ -118,50 +217,67 @@ def _at(context: Context) -> Generator[None]:
         raise context.recipe.fault(match[3], "sources", *steps) from None
 
 
-def _scan_once(item: Scan) -> Json:
-    """Write a block's documents; the result is its account."""
-    return once(
-        item.mark,
-        item.out,
-        lambda: scan.scan(item.source, item.root, item.block, item.out, item.screen),
-    )
-
-
 class _Work:
-    """Scan of one source: its blocks, its recipe, and its receipt where it is fresh."""
+    """Scan of one source: its blocks, its recipe, and its receipt where it is there.
+
+    place: its folder in the view; folder: where its documents lie.
+    """
 
     def __init__(self, context: Context, source: Source) -> None:
         self.context, self.source, self.root = context, source, context.root
-        self.folder = context.folder.source(source.name)
+        self.place = self.folder = context.folder.source(source.name)
         self.listing = listing(source, context.root)
         self.blocks = list(self.listing.names)
-        self.seen = Seen(source, context.root, self.folder)
+        remembered = Remembered(context.store)
+        self.seen = Seen(source, context.root, remembered, self.place)
         self.evaluations: decontaminate.IndexCounts | None = None
-        self.recipe = self._recipe()
-        self.receipt = receipts.fresh(self.folder, self._as_before())
+        self.receipt: Json | None = None
+        self.recipe: Json = {}
+        self.parts: list[Path] = []
+        self.index: Path | None = None  # of evaluation files, while blocks are scanned
 
-    def items(self) -> list[Scan]:
-        """Return one work item for each block."""
-        mark = receipts.digest(self.recipe)
+    def unread(self) -> Iterator[Reading]:
+        """Yield the files whose digests are not known."""
+        if self.source.hub is None:
+            yield from self.seen.unread(self.blocks, raw=True)
+        yield from self.seen.unread(self._lists(), raw=False)
+
+    def look(self, digests: dict[str, tuple[Stamp, str]]) -> None:
+        """Describe what the documents follow from, now that all digests are known."""
+        self.recipe = self._recipe(digests)
+        self.parts = self._parts()
+
+    def locate(self, earlier: dict[str, Json]) -> Json:
+        """Return the recipe; find the folder of its documents, and the receipt if it is there.
+
+        earlier: the receipts of the sources before.
+        """
+        recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
+        self.folder = home(self.context.store, "documents", self.place, recipe)
+        self.receipt = receipts.fresh(self.folder, recipe)
+        return recipe
+
+    def wanted(self) -> list[Wanted]:
+        """Return what is wanted of each block."""
         expressions.check(self.source)
         screen = self._screen()
-        return [
-            Scan(mark, self.source, self.root, block, path, screen)
-            for block, path in zip(self.blocks, self._parts(), strict=True)
-        ]
+        return [Wanted(self.source, path, screen) for path in self.parts]
 
     def sealed(self, results: list[Json], earlier: dict[str, Json]) -> Json:
         """Choose among the documents of the blocks, join them and write the receipt.
 
-        earlier: the receipts of the sources before. A source that is sealed already is only
-        checked against them.
+        earlier: the receipts of the sources before.
         """
-        recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
+        recipe = self.locate(earlier)
         if self.receipt is not None:
-            return receipts.fresh(self.folder, recipe) or self.receipt
-        out = self.context.folder.documents(self.source.name)
-        with naming(out), choose.chosen(self._among(list(earlier))) as choice:
-            kept = merge.merge(self.source, self._parts(), out, choice)
+            return self.receipt
+        out = self.folder / DOCUMENTS
+        with (
+            naming(out),
+            self.context.store.scratch() as scratch,
+            choose.chosen(self._among(list(earlier), scratch)) as choice,
+        ):
+            kept = merge.merge(self.source, self.parts, out, choice)
         account = self._account(results, kept, statistics.of_documents(out))
         if account.documents == 0:
             broken = account.broken_files
@@ -183,9 +299,12 @@ class _Work:
         }
         names = [out.name, dropped.NAME, *([merge.NEAR] if choice.width else [])]
         files = [receipts.describe(self.folder / name) for name in names]
+        self.context.store.write_uses(
+            store.key_of(recipe), {"blocks": [p.stem for p in self.parts]}
+        )
         receipt = receipts.seal(self.folder, recipe, files, content)
-        for part in self.folder.glob("block-*"):
-            part.unlink()
+        if self.index is not None:
+            self.index.unlink(missing_ok=True)
         drop_report.tell_unprotected(self.source, self.evaluations)
         drop_report.tell_dropped(
             self.source,
@@ -198,14 +317,27 @@ class _Work:
         return receipt
 
     def _parts(self) -> list[Path]:
-        return [self.folder / f"block-{i:05d}.parquet" for i in range(len(self.blocks))]
+        """Return where the documents of each block lie, by what they follow from."""
+        settings, inputs = self.recipe["settings"], self.recipe["inputs"]
+        near = settings["duplicates"]["near"]
+        select = {key: value for key, value in settings["select"].items() if key != "limit"}
+        scanned = {
+            **{key: value for key, value in settings.items() if key not in BETWEEN},
+            **{"select": select, "near": near, "version": self.recipe["version"]},
+            **{"seed": self.recipe["seed"], "lists": inputs["lists"]},
+        }
+        common = receipts.digest(scanned)
+        return [
+            self.context.store.file("blocks", store.key_of([common, block, entry]), ".parquet")
+            for block, entry in zip(self.blocks, inputs["files"], strict=True)
+        ]
 
-    def _among(self, earlier: list[str]) -> choose.Among:
+    def _among(self, earlier: list[str], scratch: Path) -> choose.Among:
         return choose.Among(
-            folder=self.folder,
+            folder=scratch,
             blocks=tuple(self.blocks),
-            parts=tuple(self._parts()),
-            earlier={name: self.context.folder.documents(name) for name in earlier},
+            parts=tuple(self.parts),
+            earlier={name: self.context.documents(name) for name in earlier},
             duplicates=self.context.recipe.duplicates,
             limit=self.source.select.limit,
         )
@@ -216,10 +348,10 @@ class _Work:
         index, names, mark = None, (), ""
         if settings is not None:
             names = tuple(decontaminate.files(settings, self.root))
-            index = self.folder / ".evaluations.tmp"
+            mark = receipts.digest(self.recipe)
+            self.index = index = temporary_name(self.context.store.path / "evaluations")
             with naming(index):
                 self.evaluations = decontaminate.write_index(settings, self.root, index)
-            mark = receipts.digest(self.recipe)
         return Screen(
             source=self.source.name,
             selection=self.source.select,
@@ -231,24 +363,31 @@ class _Work:
             near=self.context.recipe.duplicates.near,
         )
 
-    def _recipe(self) -> Json:
+    def _lists(self) -> list[str]:
+        """Return the lists beside the source that decide what stays."""
+        select = self.source.select
+        lists = [opt_out.file for opt_out in select.opt_out]
+        if select.decontaminate is not None:
+            lists += decontaminate.files(select.decontaminate, self.root)
+        return list(dict.fromkeys(lists))
+
+    def _recipe(self, digests: dict[str, tuple[Stamp, str]]) -> Json:
         """Describe what the blocks follow from; files by size and digest."""
         # Texts are repaired when they are tokenised: documents and digests are of the raw text.
         later = {"ftfy", "metadata"}
         settings = {k: v for k, v in self.source.content().items() if k not in later}
         select, local = self.source.select, self.source.hub is None
-        lists = [opt_out.file for opt_out in select.opt_out]
         if select.decontaminate is not None:
             settings["select"]["decontaminate"] = select.decontaminate.content()
-            lists += decontaminate.files(select.decontaminate, self.root)
+        look, lists = self.seen.look, self._lists()
         return {
             "stage": "documents",
             "version": [scan.VERSION, decontaminate.VERSION, near_duplicates.VERSION],
             "settings": {**settings, "duplicates": asdict(self.context.recipe.duplicates)},
             "seed": None if select.sample is None else self.context.recipe.seed,
             "inputs": {
-                "files": self.seen.look(self.blocks, raw=True) if local else self.blocks,
-                "lists": self.seen.look(list(dict.fromkeys(lists)), raw=False),
+                "files": look(self.blocks, digests, raw=True) if local else self.blocks,
+                "lists": look(lists, digests, raw=False),
                 "earlier": {},
             },
         }
@@ -257,13 +396,6 @@ class _Work:
         """Return the recipe with the contents of the sources before, where they matter."""
         inputs = earlier if self.context.recipe.duplicates.across else {}
         return {**self.recipe, "inputs": {**self.recipe["inputs"], "earlier": inputs}}
-
-    def _as_before(self) -> Json:
-        """Return the recipe with the sources before as the receipt has them: not known yet."""
-        if not (self.folder / receipts.NAME).exists():
-            return self.recipe
-        inputs = receipts.read(self.folder)["inputs"]
-        return self._with(inputs.get("earlier", {}) if isinstance(inputs, dict) else {})
 
     def _account(self, results: list[Json], kept: list[Json], lengths: Json) -> SourceAccount:
         counts: Counter[str] = Counter()

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crystalmix.mixtures.build import begins
 from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
@@ -27,7 +26,10 @@ from crystalmix.mixtures.manifest.manifest import (
     PartShard,
     TokenizerIdentity,
 )
+from crystalmix.mixtures.recipes import continuing
+from crystalmix.mixtures.recipes.continuing import Reading
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
+from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -74,7 +76,7 @@ def draft(
     sharing = {part.domain: recipe.rows_of(part.domain).sharing() for part in phase.parts}
     msl = recipe.msl_of(phase)
     basis = Basis(recipe.name, recipe.seed, msl, tokenizer, context.out, sharing=sharing)
-    starts = begins.starts(recipe, phase, before)
+    starts = _starts(recipe, phase, before)
     every = [*recipe.phases]
     last = every[every.index(phase.name) - 1] if every[0] != phase.name else None
     previous = before[last].digest if last is not None and last in before else None
@@ -135,7 +137,7 @@ def compose(
 
 def _drawn(out: Path, part: Part, phase: Phase, folder: Folder) -> tuple[PartShard, ...]:
     version = "2.0.3" if phase.cerebras is None else phase.cerebras.subset
-    return choose(part, folder.sealed, folder.path.relative_to(out), version)
+    return choose(part, folder.sealed, folder.place.relative_to(out), version)
 
 
 def _part(
@@ -217,6 +219,57 @@ def _budgeted(spec: Part, part: ManifestPart, count: int, draft: Manifest) -> Ma
             f"lower its {spec.kind} or the steps, add data, or raise max_epochs",
         )
     return manifest.budgeted(part, count, rows, draft.msl)
+
+
+def _starts(recipe: Recipe, phase: Phase, sealed: Mapping[str, Manifest]) -> list[int]:
+    """Return the draw at which each part of a phase begins; sealed: manifests that are there.
+
+    Raises RefusalError, with file and line, where the phases before say how much only by data that
+    are not built.
+    """
+    before: list[Reading] = []
+    for name, earlier in recipe.phases.items():
+        if name == phase.name:
+            break
+        before += (
+            _taken(earlier, sealed[name]) if name in sealed else _asked(recipe, earlier, before)
+        )
+    return [_start(recipe, phase, place, before) for place in range(len(phase.parts))]
+
+
+def _start(recipe: Recipe, phase: Phase, place: int, before: list[Reading]) -> int:
+    part = phase.parts[place]
+    try:
+        return continuing.begin(phase, part, recipe.format, before)
+    except RefusalError as error:
+        steps = ("phases", phase.name, "parts", place)
+        raise RefusalError(str(recipe.fault(f"{part.name} {error}", *steps))) from None
+
+
+def _taken(phase: Phase, manifest: Manifest) -> list[Reading]:
+    parts = {part.name: part for part in manifest.parts}
+    return [
+        Reading(phase, part, parts[part.name].start, parts[part.name].rows)
+        for part in phase.parts
+        if part.name in parts
+    ]
+
+
+def _asked(recipe: Recipe, phase: Phase, before: list[Reading]) -> list[Reading]:
+    """Return what a phase that is not built takes by its weights or budgets, without any data."""
+    if phase.kind == "epochs" or phase.cerebras is not None:
+        return [Reading(phase, part, 0, None) for part in phase.parts]
+    nothing = [0] * len(phase.parts)
+    counts = phase.counts(phase.weights(nothing), phase.steps_of(nothing, recipe.msl_of(phase)))
+    readings: list[Reading] = []
+    for part, rows in zip(phase.parts, counts, strict=True):
+        try:
+            start = continuing.begin(phase, part, recipe.format, before)
+        except RefusalError:
+            readings.append(Reading(phase, part, 0, None))
+        else:
+            readings.append(Reading(phase, part, start, rows))
+    return readings
 
 
 def migrated(old: Manifest, build: BuildFolder, before: str | None) -> Manifest:

@@ -5,7 +5,7 @@ say; the loss on a text that is trained on and validated on means nothing. Texts
 digest, over the documents that are scanned; what is not scanned yet is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
@@ -30,26 +29,27 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def check(recipe: Recipe, phases: Sequence[str], out: Path) -> None:
+def check(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -> None:
     """Raise RefusalError where parts of a phase share too many texts, or validation shares any."""
-    for refusal in find(recipe, phases, out).refusals:
+    for refusal in find(recipe, phases, documents).refusals:
         raise RefusalError(refusal)
 
 
-def find(recipe: Recipe, phases: Sequence[str], out: Path) -> Findings:
-    """Look for texts that domains of these phases have in common; out: a build with documents."""
+def find(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -> Findings:
+    """Look for texts that domains of these phases have in common; documents: by source."""
     domains = {part.domain for name in phases for part in recipe.phases[name].parts}
-    files = {
-        name: [BuildFolder(out).documents(source) for source in domain.sources]
+    known = {source: path.resolve() for source, path in documents.items() if path.exists()}
+    scanned = {
+        name: [known[source] for source in domain.sources]
         for name, domain in recipe.domains.items()
-        if name in domains
+        if name in domains and known.keys() >= {*domain.sources}
     }
-    scanned = {name: paths for name, paths in files.items() if all(map(Path.exists, paths))}
     if len(scanned) < 2:
         return Findings()
+    folders = {path.parent for paths in scanned.values() for path in paths}
     with (
         TemporaryDirectory(prefix="crystalmix-") as folder,
-        scratch(Path(folder), readable=[out]) as connection,
+        scratch(Path(folder), readable=sorted(folders)) as connection,
     ):
         texts = _DomainTexts(recipe, phases, scanned, connection)
         lines = [*texts.within_phases()]

@@ -24,12 +24,12 @@ ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder 
 class Shuffle:
     """Work item: write the rows [first, last) of the shuffled order of a domain's packed folders.
 
-    order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
-    the order of their names then.
+    folders: name and path of each. order: a file of row numbers (.npy), where the order is no
+    formula; the folders' shards are in the order of their names then.
     """
 
     mark: str
-    folders: tuple[Path, ...]
+    folders: tuple[tuple[str, Path], ...]
     rows: tuple[int, int]
     seed: int | None
     domain: str
@@ -62,15 +62,15 @@ def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
         "version": shuffle.VERSION if zoo is None else modelzoo_shuffle.VERSION,
         "settings": settings if zoo is None else asdict(zoo),
         "seed": context.recipe.seed if domain.shuffle and zoo is None else None,
-        "inputs": {folder.path.name: folder.sealed["content"] for folder in epochs},
+        "inputs": {folder.place.name: folder.sealed["content"] for folder in epochs},
     }
     place = context.folder
     path = place.shuffled(name) if domain.shuffle else place.joined(name)
-    return Folder(name, domain, 0, path, recipe)
+    return Folder(name, domain, 0, path, recipe, context.store)
 
 
 def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuffle]:
-    folders = tuple(epoch.path for epoch in epochs)
+    folders = tuple((epoch.place.name, epoch.path) for epoch in epochs)
     order = _scattered(folder, folders)
     rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
     bounds = pack.shards_of(rows, context.recipe.rows_of(folder.name)) if order is None else order
@@ -89,7 +89,9 @@ def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuff
     ]
 
 
-def _scattered(folder: Folder, folders: tuple[Path, ...]) -> list[tuple[int, int]] | None:
+def _scattered(
+    folder: Folder, folders: tuple[tuple[str, Path], ...]
+) -> list[tuple[int, int]] | None:
     """Write the order of the original's shuffle, where it is set; return its shards' bounds."""
     if folder.domain.zoo_shuffle is None:
         return None
@@ -118,15 +120,15 @@ def _shuffle(item: Shuffle) -> Json:
 
 @lru_cache(maxsize=4)
 def _inputs(
-    folders: tuple[Path, ...], _mark: str, *, by_name: bool = False
+    folders: tuple[tuple[str, Path], ...], _mark: str, *, by_name: bool = False
 ) -> tuple[shuffle.Input, ...]:
     """Return the shards of sealed folders in order (or by name), read from their receipts.
 
     The mark names the folders' content: folders built anew under their names are read anew.
     """
     inputs = [
-        shuffle.Input(f"{folder.name}/{entry['name']}", folder / entry["name"], entry["rows"])
-        for folder in folders
+        shuffle.Input(f"{name}/{entry['name']}", folder / entry["name"], entry["rows"])
+        for name, folder in folders
         for entry in rows_files(receipts.read(folder))
     ]
     return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)

@@ -1,48 +1,72 @@
-"""The stage from documents to token blocks, with document-level FIM: one work item per block."""
+"""The stage from documents to token blocks, with document-level FIM: one work item per raw file.
+
+The tokens of a file's documents, encoded one way, are an artifact: its key has the documents'
+texts, the tokenizer, FIM and its draws, the side of a split. All that a build wants of a file is
+made in one reading of it; domains and epochs that want the same share it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from crystalmix.mixtures.build.context import Context, Folder, TokenBlock, once, tokenizer_identity
+from crystalmix.mixtures.build.context import (
+    Context,
+    Folder,
+    TokenBlock,
+    columns_of,
+    naming,
+    tokenizer_identity,
+)
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.chat import encode, templates
 from crystalmix.prep.chat.encode import ChatEncoder
 from crystalmix.prep.chat.settings import ChatSettings
+from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
-from crystalmix.prep.documents import scan
-from crystalmix.prep.documents.source import Document, Source
+from crystalmix.prep.documents.scan import Texts, reading_of
+from crystalmix.prep.documents.source import Document, Source, read
 from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
-from crystalmix.prep.rows import pack, token_blocks
+from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
-from crystalmix.prep.rows.token_blocks import Encoded
+from crystalmix.prep.rows.token_blocks import BlockWriter, Encoded
+from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import store
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
 from crystalmix.prep.tokenizer.special_spellings import Literals
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
 Encoder = Callable[[Document], Encoded]
-TOKENS = "tokens"  # the folder of tokenised blocks, removed when a folder is sealed
+VERSION = 1  # of the files in the store
 
 
 @dataclass(frozen=True)
-class Tokenise:
-    """Work item: encode the documents [first, last) of one block, for one domain and epoch."""
+class Encoding:
+    """One way to encode the documents [first, last) of a source, and where the ids go."""
 
-    mark: str
     source: Source
-    root: Path
-    block: str
     documents: Path
     rows: tuple[int, int]
-    tokenizer: TokenizerSettings
     settings: PackSettings
     fim: FimSettings | None
     draw: tuple[int, str, int]  # seed, domain, epoch
     split: Split | None
     out: Path
     chat: ChatSettings | None = None
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """Work item: read one raw file and encode its documents in some ways."""
+
+    root: Path
+    block: str
+    tokenizer: TokenizerSettings
+    encodings: tuple[Encoding, ...]
 
 
 def settings(context: Context, name: str, domain: Domain, epoch: int) -> Json:
@@ -72,43 +96,78 @@ def run(
     context: Context, folders: Sequence[Folder], scanned: dict[str, Json]
 ) -> list[list[TokenBlock]]:
     """Tokenise the blocks of folders; return each folder's blocks in the order of its stream."""
-    items = [_items(context, folder, scanned) for folder in folders]
-    results = context.run(_tokenise_once, items, "tokenise")
-    return [
-        [
-            TokenBlock.of(item.out, item.source.name, result)
-            for item, result in zip(group, outcomes, strict=True)
-        ]
-        for group, outcomes in zip(items, results, strict=True)
+    encodings = [_encodings(context, folder, scanned) for folder in folders]
+    missing: dict[tuple[object, ...], dict[Path, Encoding]] = {}
+    for block, encoding in (pair for group in encodings for pair in group):
+        if store.done(encoding.out) is None:
+            key = (block, reading_of(encoding.source))
+            missing.setdefault(key, {})[encoding.out] = encoding
+    items = [
+        Tokenise(context.root, str(key[0]), context.recipe.tokenizer, tuple(wanted.values()))
+        for key, wanted in missing.items()
     ]
+    context.run(_tokenise_once, [items], "tokenise")
+    for folder, group in zip(folders, encodings, strict=True):
+        keys = [encoding.out.stem for _, encoding in group]
+        context.store.write_uses(store.key_of(folder.recipe), {"tokens": keys})
+    return [[_token_block(encoding) for _, encoding in group] for group in encodings]
 
 
-def _items(context: Context, folder: Folder, scanned: dict[str, Json]) -> list[Tokenise]:
-    """Return the work items of a folder's blocks, in the order of its stream."""
-    items: list[Tokenise] = []
+def _token_block(encoding: Encoding) -> TokenBlock:
+    result = store.done(encoding.out)
+    if result is None:
+        raise DamageError(f"{encoding.out}: was removed during the build; build again")
+    return TokenBlock.of(encoding.out, encoding.source.name, encoding.rows[0], result)
+
+
+def _encodings(
+    context: Context, folder: Folder, scanned: dict[str, Json]
+) -> list[tuple[str, Encoding]]:
+    """Return the blocks of a folder in the order of its stream, each with its encoding."""
+    encodings: list[tuple[str, Encoding]] = []
+    inner, split = _document_fim(folder.domain), _split(context, folder.domain)
+    draw = (context.recipe.seed, folder.name, folder.epoch)
+    rows, chat = context.recipe.rows_of(folder.name), folder.domain.chat
+    talks = {} if chat is None else {"chat": [chat_identity(chat), most_of_conversation(rows)]}
+    common = {
+        "version": [VERSION, document_fim.VERSION, lmdata.VERSION],
+        "rows": _around(rows),
+        "fim": asdict(inner) if inner else None,
+        "draw": draw if inner else None,
+        "split": asdict(split) if split else None,
+        "tokenizer": tokenizer_identity(context.tokenizer),
+        **talks,
+    }
     for name in folder.domain.sources:
-        first = 0
+        source, first = context.recipe.sources[name], 0
+        kept = columns_of(source, scanned[name])
+        own = store.key_of(
+            {**common, "ftfy": source.ftfy, "metadata": source.metadata, "columns": kept}
+        )
         for entry in scanned[name]["blocks"]:
             last = first + entry["documents"]
-            items.append(
-                Tokenise(
-                    mark=folder.mark,
-                    source=context.recipe.sources[name],
-                    root=context.root,
-                    block=entry["block"],
-                    documents=context.folder.documents(name),
-                    rows=(first, last),
-                    tokenizer=context.recipe.tokenizer,
-                    settings=context.recipe.rows_of(folder.name),
-                    fim=_document_fim(folder.domain),
-                    draw=(context.recipe.seed, folder.name, folder.epoch),
-                    split=_split(context, folder.domain),
-                    out=folder.path / TOKENS / f"block-{len(items):05d}.ids",
-                    chat=folder.domain.chat,
-                )
+            key = store.key_of(
+                [own, entry["text_digest"], entry["documents"], bool(kept) and first]
             )
+            encoding = Encoding(
+                source=source,
+                documents=context.documents(name),
+                rows=(first, last),
+                settings=rows,
+                fim=inner,
+                draw=draw,
+                split=split,
+                out=context.store.file("tokens", key, ".ids"),
+                chat=chat,
+            )
+            encodings.append((entry["block"], encoding))
             first = last
-    return items
+    return encodings
+
+
+def _around(rows: PackSettings) -> Json:
+    """Return the settings of rows that decide the ids of a document."""
+    return {"bos": rows.bos, "eos": rows.eos, "cerebras": rows.cerebras and asdict(rows.cerebras)}
 
 
 def _document_fim(domain: Domain) -> FimSettings | None:
@@ -122,34 +181,78 @@ def _split(context: Context, domain: Domain) -> Split | None:
 
 
 def _tokenise_once(item: Tokenise) -> Json:
-    return once(item.mark, item.out, lambda: _tokenise(item))
-
-
-def _tokenise(item: Tokenise) -> Json:
-    """Write a block's ids; the result is what `TokenBlock.of` reads."""
+    """Write the ids of a file's documents, each way; the results are what `TokenBlock.of` reads."""
     tokenizer = load(item.tokenizer)
-    literals = Literals(tokenizer.specials)
-    texts = scan.texts(item.source, item.root, item.block, item.documents, item.rows)
-    side = None if item.split is None else Side(item.split)
-    texts = texts if side is None else side.of(texts)
-    documents = prepared(texts, item.source, item.block, tokenizer, literals)
-    chat = None
-    if item.chat is None:
-        encode = encoder(tokenizer, item.source, item.settings, item.fim, item.draw)
-        controls = controls_of(tokenizer, item.settings)
-        framed = (pack.frame(encode(document), controls) for document in documents)
-    else:
-        chat = ChatEncoder(tokenizer, item.chat, most_of_conversation(item.settings))
-        place = f"source {item.source.name}: {item.block}: document"
-        framed = (
-            piece
-            for document in documents
-            for piece in chat.encode(document, f"{place} {document.number}")
-        )
-    counts = token_blocks.write(item.out, framed, vocab=tokenizer.vocab)
-    sides = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
-    told = {} if chat is None else {"chat": asdict(chat.counts())}
-    return {**asdict(counts), "literals": literals.account(), **sides, **told}
+    works: dict[tuple[Path, tuple[int, int]], tuple[Texts, list[_Encode]]] = {}
+    with ExitStack() as stack:
+        for one in item.encodings:
+            place = one.documents, one.rows
+            if place not in works:
+                path = item.root / item.block
+                works[place] = Texts(one.source, path, one.documents, one.rows), []
+            work = stack.enter_context(_Encode(tokenizer, item.block, one))
+            works[place][1].append(work)
+        if not all(texts.done for texts, _ in works.values()):
+            for batch in read(item.encodings[0].source, item.root, item.block):
+                for texts, encodes in works.values():
+                    documents = list(texts.of(batch))
+                    for work in encodes:
+                        work.add(documents)
+                if all(texts.done for texts, _ in works.values()):
+                    break
+                del batch  # while the next one is read
+        for texts, _ in works.values():
+            texts.close()
+    for _, encodes in works.values():
+        for work in encodes:
+            store.finish(work.encoding.out, work.account())
+    return {}
+
+
+class _Encode:
+    """Encoding of a block one way; its files are there when it ends without an error."""
+
+    def __init__(self, tokenizer: Tokenizer, block: str, encoding: Encoding) -> None:
+        self.tokenizer, self.block, self.encoding = tokenizer, block, encoding
+        self.literals = Literals(tokenizer.specials)
+        self.chat = self.encode = self.controls = None
+        if encoding.chat is not None:
+            most = most_of_conversation(encoding.settings)
+            self.chat = ChatEncoder(tokenizer, encoding.chat, most)
+        else:
+            how = encoding.source, encoding.settings, encoding.fim, encoding.draw
+            self.encode = encoder(tokenizer, *how)
+            self.controls = controls_of(tokenizer, encoding.settings)
+        self.side = None if encoding.split is None else Side(encoding.split)
+        self.writer = BlockWriter(encoding.out, tokenizer.vocab, encoding.rows[0])
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "_Encode":
+        self.stack.enter_context(naming(self.encoding.out))
+        self.stack.enter_context(self.writer)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Encode more documents."""
+        texts = iter(documents) if self.side is None else self.side.of(iter(documents))
+        source = self.encoding.source
+        for document in prepared(texts, source, self.block, self.tokenizer, self.literals):
+            if self.chat is not None:
+                place = f"source {source.name}: {self.block}: document {document.number}"
+                for piece in self.chat.encode(document, place):
+                    self.writer.add(piece)
+            elif self.encode is not None and self.controls is not None:
+                self.writer.add(pack.frame(self.encode(document), self.controls))
+
+    def account(self) -> Json:
+        """Return what `TokenBlock.of` reads."""
+        side = self.side
+        sides = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
+        chat = {} if self.chat is None else {"chat": asdict(self.chat.counts())}
+        return {**asdict(self.writer.counts), "literals": self.literals.account(), **sides, **chat}
 
 
 def most_of_conversation(rows: PackSettings) -> int | None:

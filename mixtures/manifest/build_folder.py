@@ -12,8 +12,11 @@
     lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
     tokenizer.json                                   the tokenizer, byte for byte
     mixtures/<name>/...                              another mixture: a build of links and phases
+    store/...                                        what was made, by content (`prep/store`)
+    history/<state>/...                              what the build was before: a build of links
 
-Every folder below sources and domains is sealed by a receipt; lookups follow from these.
+Every folder below sources and domains is sealed by a receipt; it is a link to its place in the
+store, or the folder itself in builds from before there was one. Lookups follow from these.
 """
 
 from collections.abc import Iterator
@@ -33,6 +36,8 @@ TOKENIZER: Final = "tokenizer.json"
 IMPORTED: Final = "imported"
 LOOKUP: Final = "lookup"
 MIXTURES: Final = "mixtures"
+STORE: Final = "store"
+HISTORY: Final = "history"
 ALL_DOCUMENTS: Final = f"{SOURCES}/*/{DOCUMENTS}"  # a pattern below the build
 
 
@@ -106,11 +111,37 @@ class BuildFolder:
 
         Of a redacted build also those of the build that it is a view of.
         """
-        home = self.path.parent.parent
-        inner = self.path.parent.name == MIXTURES
-        if not inner and (sources := self.path / SOURCES).is_symlink():
-            inner, home = True, sources.resolve().parent
-        return [self.path, *(home / part for part in (DOMAINS, SOURCES) if inner)]
+        return [self.path, *self._linked()]
+
+    def _linked(self) -> list[Path]:
+        """Return where links of this folder lead: its store, and the build it is within."""
+        places = [self.store.resolve()] if self.store.exists() else []
+        home: BuildFolder | None = None
+        if self.path.parent.name in (MIXTURES, HISTORY):
+            home = BuildFolder(self.path.parent.parent)
+        elif (sources := self.path / SOURCES).is_symlink():
+            home = BuildFolder(sources.resolve().parent)
+        if home is not None:
+            places += [home.path / DOMAINS, home.path / SOURCES, *home._linked()]
+        return places
+
+    @property
+    def store(self) -> Path:
+        """The artifacts of this build, or a link to the store that it shares."""
+        return self.path / STORE
+
+    @property
+    def history(self) -> Path:
+        """The folder of what the build was before."""
+        return self.path / HISTORY
+
+    def states(self) -> list["BuildFolder"]:
+        """Return the builds that this one was before, by the time they were superseded."""
+        if self.path.parent.name == MIXTURES:
+            states = BuildFolder(self.path.parent.parent).states()
+            return [state.mixture(self.path.name) for state in states]
+        paths = [path for path in self.history.glob("*") if not path.name.startswith(".")]
+        return [BuildFolder(path) for path in sorted(paths, key=_age)]
 
     def manifests(self) -> list[Path]:
         """Return the manifests that exist, sorted by path."""
@@ -136,6 +167,10 @@ class BuildFolder:
     def _receipted(self) -> Iterator[Path]:
         yield from self.path.glob(f"{SOURCES}/*")
         yield from self.path.glob(f"{DOMAINS}/*/*")
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
 
 
 def rows_files(receipt: Json) -> list[Json]:

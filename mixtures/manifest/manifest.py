@@ -6,7 +6,7 @@ epochs, FIM settings, and every shard with its rows and the digest of its decode
 the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what a step consumes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -21,7 +21,7 @@ from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSetti
 from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
-from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 
 SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`
@@ -321,6 +321,15 @@ def write_phase_set(build: BuildFolder, phases: Sequence[Manifest]) -> None:
         write_atomic(build.phase_set, canonical(sealed))
 
 
+def drop_phases(build: BuildFolder, phases: Collection[str]) -> None:
+    """Take phases out of the set that a build has."""
+    content = {name: d for name, d in read_phase_set(build).items() if name not in phases}
+    build.phase_set.unlink(missing_ok=True)
+    if content:
+        sealed = {"phases": content, "digest": receipts.digest(content)}
+        write_atomic(build.phase_set, canonical(sealed))
+
+
 def read_phase_set(build: BuildFolder) -> dict[str, str]:
     """Return the digests of the manifests that a build sealed, by phase; none where it is older."""
     if not build.phase_set.exists():
@@ -348,6 +357,27 @@ def read_manifests(path: Path) -> list[Manifest]:
         return 1 + depth(before)
 
     return sorted(manifests, key=lambda manifest: (depth(manifest), manifest.phase))
+
+
+def state_with(build: Path, digests: Collection[str]) -> Path:
+    """Return a build, or what it was before, that has the manifests of these digests.
+
+    The build itself where it has them, or where no state of it does.
+    """
+    folder = BuildFolder(build)
+    wanted = set(digests)
+    for place in (folder, *reversed(folder.states())) if wanted else ():
+        try:
+            held = {*(read_phase_set(place) or _digests(place)).values()}
+        except (CrystalmixError, AttributeError):
+            continue  # `verify` tells what is wrong with it
+        if wanted <= held:
+            return place.path
+    return build
+
+
+def _digests(build: BuildFolder) -> dict[str, str]:
+    return {manifest.phase: manifest.digest for manifest in read_manifests(build.path)}
 
 
 def _part(content: Json) -> ManifestPart:

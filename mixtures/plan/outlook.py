@@ -79,7 +79,8 @@ def outlook(
     sampled = {} if data is None else sample_sources.sampled(recipe, data)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
-    shared = Findings() if out is None else shared_texts.find(recipe, list(recipe.phases), out)
+    documents = {} if out is None else {s: BuildFolder(out).documents(s) for s in recipe.sources}
+    shared = shared_texts.find(recipe, list(recipe.phases), documents)
     reads = Reads.of(draws(recipe, phases))
     return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared, reads)
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from crystalmix.mixtures.build.build import alone, store
 from crystalmix.mixtures.manifest import manifest
 from crystalmix.mixtures.manifest.build_folder import (
+    HISTORY,
     LOOKUP,
     MIXTURES,
     PHASES,
+    STORE,
     TOKENIZER,
     BuildFolder,
 )
@@ -25,8 +27,9 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest, refuse_url, replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
+from crystalmix.prep.store import store as artifacts
 
-OWN = (PHASES, TOKENIZER, LOOKUP, MIXTURES, "history")  # of a build alone, or made anew here
+OWN = (PHASES, TOKENIZER, LOOKUP, MIXTURES, STORE, HISTORY)  # of a build alone, or made anew here
 TIMES = ("seen", "digest")  # keys of receipts in which times of raw files count
 
 
@@ -45,6 +48,7 @@ def merge(builds: Sequence[Path], out: Path) -> list[Manifest]:
             for name in sorted(path.name for path in build.iterdir()):
                 if name not in OWN and not name.startswith("."):
                     _link(build / name, out / name)
+            _link_store(BuildFolder(build).store, target.store)
             _link(BuildFolder(build).tokenizer, target.tokenizer)
             for kept in sorted(build.glob(f"{PHASES}/*/{KEPT}")):
                 _link(kept, target.phase(kept.parent.name) / KEPT)
@@ -119,6 +123,19 @@ def _link(source: Path, target: Path) -> None:
                 shutil.copyfile(source, temporary)
     elif not target.samefile(source) and file_digest(target) != file_digest(source):
         raise RefusalError(f"{source}: differs from what another build has there ({target})")
+
+
+def _link_store(source: Path, target: Path) -> None:
+    """Let a build name what another's view does: the same shared store, or links to what is there.
+
+    What is kept for the next build alone (documents and tokens of raw files) is left behind.
+    """
+    if source.is_symlink() and not target.exists():
+        target.symlink_to(source.resolve())
+    elif source.exists() and source.resolve() != target.resolve():
+        for kind in artifacts.FOLDERS:
+            if (source / kind).is_dir():
+                _link(source / kind, target / kind)
 
 
 def _link_again(source: Path, target: Path) -> None:

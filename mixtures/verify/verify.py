@@ -40,6 +40,8 @@ from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
+from crystalmix.prep.store import store as artifacts
+from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 SHOWN = 3  # files in a note
@@ -77,6 +79,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
         faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     faults += _check_manifests(out, sealed, note)
     faults += lookups.faults(BuildFolder(out), sealed)
+    faults += _check_store(BuildFolder(out), workers, note)
     _note_unread(BuildFolder(out), sealed, note)
     accounts.tell_unread(out, sealed.values(), note)
     return faults
@@ -155,6 +158,25 @@ def _check_contents(
                 note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
 
 
+def _check_store(folder: BuildFolder, workers: int, note: Note) -> Iterator[str]:
+    """Check what a build keeps for the next: documents and tokens of raw files, by their marks."""
+    if folder.store.is_symlink():
+        note(f"{folder.store}: is shared with other builds; blocks and tokens in it are not read")
+        return
+    store = Store(folder.store)
+    marks = [path for _, _, path in store.files() if path.suffix == ".json"]
+    with Fanout(workers) as pool:
+        for lines in pool.map(_damages, marks, "store"):
+            yield from lines
+
+
+def _damages(mark: Path) -> list[str]:
+    try:
+        return artifacts.damages(mark)
+    except (DamageError, *MALFORMED) as error:
+        return [f"{mark}: can't be checked ({error}); remove it and build again"]
+
+
 def _changed(check: Check, counts: Counts) -> Iterator[str]:
     yield from accounts.changed(check, counts)
 
@@ -192,7 +214,13 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> N
     known |= set(folder.lookup.rglob("*"))
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
-    others = sorted(path for path in folder.path.rglob("*") if path not in known and path.is_file())
+    places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
+    kept = (folder.store, folder.history)  # what they hold is named by other builds, or to be freed
+    others = sorted(
+        path
+        for path in places - known
+        if path.is_file() and not any(path.is_relative_to(place) for place in kept)
+    )
     if others:
         more = ", ..." if len(others) > SHOWN else ""
         names = ", ".join(str(path.relative_to(folder.path)) for path in others[:SHOWN])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         conversation_text,
         dropped,
         expressions,
+        input_files,
         lookup,
         merge,
         repair_text,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         source_sql,
     )
     from crystalmix.prep.documents.conversation_text import Message
-    from crystalmix.prep.documents.input_files import Seen
+    from crystalmix.prep.documents.input_files import Reading, Seen
     from crystalmix.prep.documents.source import Document, Source
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,5 +1,7 @@
 """Input files of a source: their sizes and digests, and the check that they stay the same."""
 
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crystalmix.prep.documents.source import Source, Stamp, digest, identity
@@ -7,28 +9,72 @@ from crystalmix.prep.readers import files
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.runtime.workers import watched
+from crystalmix.prep.store import digests as remembering
+from crystalmix.prep.store.digests import Remembered
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Work item: read one file, or all files of a folder of texts, for its digest.
+
+    source: whose block it is, None for a list beside the sources. stamp: what it looks like.
+    """
+
+    source: Source | None
+    root: Path
+    name: str
+    stamp: Stamp
+
+    @property
+    def place(self) -> str:
+        """What its digest is remembered under."""
+        return remembering.place_of(self.root, self.name)
+
+    @property
+    def looks(self) -> Json:
+        """What must stay the same for the digest to be believed."""
+        return asdict(self.stamp)
+
+
+def digest_of(item: Reading) -> str:
+    """Do a Reading; return the xxh3-128 in hex."""
+    if item.source is None:
+        return files.digest(item.root, item.name)
+    return digest(item.source, item.root, item.name)
 
 
 class Seen:
     """The files of a source, and lists beside it, as they were when they were first looked at.
 
-    entries: what the receipt keeps of each, so that the next build need not read what looks
-    untouched. folder: of the source in a build.
+    entries: what the receipt keeps of each. remembered: the digests of files that were read before.
+    folder: of the source in a build, whose receipt knows digests where there was no store.
     """
 
-    def __init__(self, source: Source, root: Path, folder: Path) -> None:
-        self.source, self.root = source, root
+    def __init__(self, source: Source, root: Path, remembered: Remembered, folder: Path) -> None:
+        self.source, self.root, self.remembered = source, root, remembered
         self.entries: list[Json] = []
         self.previous: dict[str, Json] = {}
-        if (folder / receipts.NAME).exists():
+        if (folder / receipts.NAME).exists() and not folder.is_symlink():  # from before the store
             self.previous = {entry["file"]: entry for entry in receipts.read(folder)["seen"]}
 
-    def look(self, names: list[str], *, raw: bool) -> list[Json]:
-        """Return size and digest of each file; raw: of the source itself, else a list beside it."""
-        entries: list[Json] = []
-        for name in watched(names, f"{self.source.name}: raw files", "file"):
-            entries.append(self._entry(name, self.previous.get(name, {}), raw=raw))
+    def unread(self, names: list[str], *, raw: bool) -> Iterator[Reading]:
+        """Yield the files whose digests are not known; raw: of the source itself, else lists."""
+        for name in names:
+            try:
+                item = self._reading(name, raw=raw)
+            except BrokenFile:
+                continue  # `look` decides
+            if self._known(item) is None:
+                yield item
+
+    def look(
+        self, names: list[str], digests: dict[str, tuple[Stamp, str]], *, raw: bool
+    ) -> list[Json]:
+        """Return size and digest of each file.
+
+        digests: of those that were read, by place, each with what the file looked like before.
+        """
+        entries = [self._entry(name, digests, raw=raw) for name in names]
         self.entries += entries
         return [{k: v for k, v in file.items() if k not in ("modified", "raw")} for file in entries]
 
@@ -42,15 +88,25 @@ class Seen:
                 where = files.shown(self.root, entry["file"])
                 raise InputError(f"{where}: changed while it was read; build again")
 
-    def _entry(self, name: str, before: Json, *, raw: bool) -> Json:
+    def _reading(self, name: str, *, raw: bool) -> Reading:
+        return Reading(self.source if raw else None, self.root, name, self._stamp(name, raw=raw))
+
+    def _known(self, item: Reading) -> tuple[Stamp, str] | None:
+        before = self.previous.get(item.name, {})
+        looks = (item.stamp.bytes, item.stamp.modified)
+        if item.stamp.modified is not None and looks == (
+            before.get("bytes"),
+            before.get("modified"),
+        ):
+            return item.stamp, before["xxh3"]
+        xxh3 = self.remembered.digest(item.place, item.looks)
+        return None if xxh3 is None else (item.stamp, xxh3)
+
+    def _entry(self, name: str, digests: dict[str, tuple[Stamp, str]], *, raw: bool) -> Json:
         try:
-            stamp = self._stamp(name, raw=raw)
-            looks = (stamp.bytes, stamp.modified)
-            same = stamp.modified is not None and looks == (
-                before.get("bytes"),
-                before.get("modified"),
-            )
-            xxh3 = before["xxh3"] if same else self._digest(name, raw=raw)
+            item = self._reading(name, raw=raw)
+            known = self._known(item) or digests.get(item.place)
+            stamp, xxh3 = known or (item.stamp, digest_of(item))
         except BrokenFile:
             if not raw or self.source.on_error == "stop":
                 raise
@@ -62,8 +118,3 @@ class Seen:
         if raw:
             return identity(self.source, self.root, name)
         return files.stamp(self.root, name)
-
-    def _digest(self, name: str, *, raw: bool) -> str:
-        if raw:
-            return digest(self.source, self.root, name)
-        return files.digest(self.root, name)

@@ -1,13 +1,15 @@
 """Documents: the texts of a source that are kept, each with an identity, and what was dropped.
 
 `scan` reads one block of a source (a raw file), drops what is no document, fails the source's SQL
-`where` or is not selected, and counts every drop under a reason. `texts` reads a block's kept
-documents again, for tokenising, and refuses a file that changed in between. Between the two,
-`merge` joins the blocks to `documents.parquet`.
+`where` or is not selected, and counts every drop under a reason; `scan_together` does so for
+several sources in one reading. `Texts` finds a block's kept documents as it is read again, for
+tokenising, and refuses a file that changed in between. Between the two, `merge` joins the blocks to
+`documents.parquet`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,26 @@ from crystalmix.prep.documents.schema import Tally, schema, side
 from crystalmix.prep.documents.source import Document, Source, label, read
 from crystalmix.prep.documents.source_sql import NAME
 from crystalmix.prep.filters.screen import Screen
-from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Drops, is_blank
+from crystalmix.prep.readers.batch import (
+    RECORD,
+    TEXT,
+    Batch,
+    Drops,
+    Steps,
+    is_blank,
+    value_name,
+)
+from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.types import Column
 
 VERSION = 3
+# Settings of a source that its reader knows nothing of.
+OF_ONE_SOURCE = {
+    *("name", "files", "half", "where", "identity", "keep", "select"),
+    *("ftfy", "metadata", "blank"),
+}
 
 
 def scan(
@@ -58,6 +74,67 @@ def scan(
         with _Scan(source, block, out, screen) as work:
             work.leave_out(error)
     return work.account()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one source wants of a block: its documents at `out`, as judged by `screen`."""
+
+    source: Source
+    out: Path
+    screen: Screen | None = None
+
+
+class _ApartError(Exception):
+    """Sources of one file are to be scanned one by one: what is bad in it has a source's name."""
+
+
+def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[dict[str, Any]]:
+    """Scan a block for several sources in one reading; return their accounts, as `scan` does.
+
+    The sources must read alike (`reading_of`). Each source's files and account are those that
+    `scan` makes for it alone.
+    """
+    if len(wanted) > 1:
+        try:
+            return _scan_once(wanted, root, block)
+        except (BrokenFile, _ApartError):
+            pass  # each by itself, so that messages and counts are its own
+    return [scan(each.source, root, block, each.out, each.screen) for each in wanted]
+
+
+def _scan_once(wanted: Sequence[Wanted], root: Path, block: str) -> list[dict[str, Any]]:
+    named = [expressions.paths(each.source) for each in wanted]
+    every = tuple(dict.fromkeys(path for paths in named for path in paths))
+    with ExitStack() as stack:
+        works: list[_Scan] = []
+        for each in wanted:
+            expressions.check(each.source)
+            works.append(stack.enter_context(_Scan(each.source, block, each.out, each.screen)))
+        for batch in read(wanted[0].source, root, block, every):
+            if batch.fault is not None or any(bad.reason == "too_deep" for bad in batch.bad):
+                raise _ApartError
+            for work, paths in zip(works, named, strict=True):
+                work.add(_narrowed(batch, every, paths))
+            del batch  # while the next one is read
+    return [work.account() for work in works]
+
+
+def _narrowed(batch: Batch, every: tuple[Steps, ...], paths: tuple[Steps, ...]) -> Batch:
+    """Return a batch with the values of some of its paths alone, numbered anew."""
+    places = {value_name(new): value_name(every.index(path)) for new, path in enumerate(paths)}
+    names = {RECORD: RECORD, TEXT: TEXT, **places}
+    columns = batch.columns
+    if isinstance(columns, pa.Table):
+        chosen: Any = pa.table([columns[old] for old in names.values()], list(names))
+    else:
+        chosen = {new: columns[old] for new, old in names.items()}
+    return replace(batch, columns=chosen, absent=batch.absent & set(paths))
+
+
+def reading_of(source: Source) -> str:
+    """Return what a source's files are read by: sources of equal ones can share a reading."""
+    return receipts.digest({k: v for k, v in asdict(source).items() if k not in OF_ONE_SOURCE})
 
 
 class _Scan:
@@ -213,28 +290,57 @@ def texts(
 
     Raises InputError where the raw file no longer holds the text that was scanned.
     """
-    if rows[0] == rows[1]:
-        return  # of a file that was left out, too
-    named = [column for _, column in source.metadata_entries if column]
-    table = _rows(documents, rows, named)
-    numbers = table["record"].to_numpy()
-    digests = table["digest"].to_pylist()
-    columns = [tuple(row.values()) for row in table.select(named).to_pylist()]
-    done = 0
-    for batch in read(source, root, block):
-        if done == len(numbers):
+    work = Texts(source, root / block, documents, rows)
+    if not work.done:
+        for batch in read(source, root, block):
+            yield from work.of(batch)
+            if work.done:
+                break
+            del batch  # while the next one is read
+    work.close()
+
+
+class Texts:
+    """The kept documents of a block, found in its batches as they are read.
+
+    path: the raw file, for messages. rows: [first, stop) in the documents file.
+    """
+
+    def __init__(self, source: Source, path: Path, documents: Path, rows: tuple[int, int]) -> None:
+        self.path, self.first, self.count = path, rows[0], 0
+        named = [column for _, column in source.metadata_entries if column]
+        if rows[0] == rows[1]:  # of a file that was left out, too
+            self.numbers: NDArray[np.int64] = np.empty(0, np.int64)
             return
-        for place in _places(batch.records, numbers[done:]).tolist():
-            text = batch.texts[place] or ""
+        table = _rows(documents, rows, named)
+        self.numbers = table["record"].to_numpy()
+        self.digests: list[Any] = table["digest"].to_pylist()
+        values = [tuple(row.values()) for row in table.select(named).to_pylist()]
+        self.columns: list[tuple[Any, ...]] = values if named else []
+
+    @property
+    def done(self) -> bool:
+        """Whether all documents were found."""
+        return self.count == len(self.numbers)
+
+    def of(self, batch: Batch) -> Iterator[Document]:
+        """Yield the documents of the next batch; InputError for a text that was not scanned."""
+        if self.done:
+            return
+        for place in _places(batch.records, self.numbers[self.count :]).tolist():
+            text, done = batch.texts[place] or "", self.count
             digest = xxhash.xxh3_128_digest(text.encode())
-            if digest != digests[done]:
-                raise _changed(root / block, numbers[done])
+            if digest != self.digests[done]:
+                raise _changed(self.path, self.numbers[done])
+            self.count += 1
             draw = int.from_bytes(digest[8:], "big")
-            yield Document(rows[0] + done, draw, text, columns[done] if named else ())
-            done += 1
-        del batch  # while the next one is read
-    if done != len(numbers):
-        raise _changed(root / block, numbers[done])
+            columns = self.columns[done] if self.columns else ()
+            yield Document(self.first + done, draw, text, columns)
+
+    def close(self) -> None:
+        """Raise InputError for documents that were not found."""
+        if not self.done:
+            raise _changed(self.path, self.numbers[self.count])
 
 
 def _changed(path: Path, record: int) -> InputError:

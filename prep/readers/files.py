@@ -30,10 +30,11 @@ VERSIONS = ("etag", "last-modified", "lastmodified", "mtime", "created", "update
 
 @dataclass(frozen=True)
 class Stamp:
-    """Size in bytes of a file, and its time or version where known."""
+    """Size in bytes of a file, its time or version where known, and its inode where it has one."""
 
     bytes: int
     modified: int | str | None
+    inode: int | None = None
 
 
 def is_url(name: str) -> bool:
@@ -175,7 +176,7 @@ def stamp(root: Path, name: str) -> Stamp:
     with _ways(shown(root, name)):
         if not is_url(name):
             stat = path_of(root, name).stat()
-            return Stamp(stat.st_size, stat.st_mtime_ns)
+            return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
         file_system, path = remote(name)
         file_system.invalidate_cache()
         info = file_system.info(path)

@@ -1,12 +1,14 @@
 """Tokenised blocks: the ids of one block of documents, and where each document begins.
 
-The intermediate store between tokenising (parallel by block) and packing (parallel by shard). The
+What lies between tokenising (parallel by block) and packing (parallel by shard). The
 blocks of a folder, in order, are one stream of tokens; a row may begin in one block and end in the
 next, so nothing is lost at a block's end.
 """
 
 import os
+import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,13 +69,18 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """One written block: its source, size, and the file of its ids; turns: of conversations."""
+    """One written block: its source, size, and the file of its ids.
+
+    turns: of conversations. first: number of its first document in the source; its index counts
+    documents from 0.
+    """
 
     path: Path
     source: str
     tokens: int
     wide: bool
     turns: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,29 +101,64 @@ class BlockCounts:
 
 def write(path: Path, documents: Iterable[Encoded], *, vocab: int) -> BlockCounts:
     """Write a block's ids to `path` and its index beside it."""
-    wide = vocab > 1 << 16
-    rows: list[tuple[int, ...]] = []
-    lists: dict[str, list[NDArray[np.int64]]] = {name: [] for name in LISTS}
-    controls = 0
-    with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            writer = _Writer(file, np.dtype("<u4" if wide else "<u2"))
-            for document in documents:
-                size = writer.add(document)
-                cuts = (document.fim, *document.cuts, document.loss_from)
-                rows.append((document.number, size, *cuts))
-                for name, values in lists.items():
-                    values.append(getattr(document, name).reshape(-1))
-                controls += document.controls
-            writer.flush()
-        columns = np.array(rows, dtype=np.int64).reshape(-1, len(NUMBERS))
-        numbers = dict(zip(NUMBERS, columns.T, strict=True))
+    with BlockWriter(path, vocab) as writer:
+        for document in documents:
+            writer.add(document)
+    return writer.counts
+
+
+class BlockWriter:
+    """Writer of a block, document by document; its files are there when it ends without an error.
+
+    first: the number that its documents are counted from.
+    """
+
+    def __init__(self, path: Path, vocab: int, first: int = 0) -> None:
+        self.path, self.wide, self.first = path, vocab > 1 << 16, first
+        self.rows: list[tuple[int, ...]] = []
+        self.lists: dict[str, list[NDArray[np.int64]]] = {name: [] for name in LISTS}
+        self.controls = 0
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "BlockWriter":
+        temporary = self.stack.enter_context(replacing(self.path))
+        file = self.stack.enter_context(temporary.open("wb"))
+        self.ids = _Writer(file, np.dtype("<u4" if self.wide else "<u2"))
+        return self
+
+    def add(self, document: Encoded) -> None:
+        """Add a document."""
+        size = self.ids.add(document)
+        cuts = (document.fim, *document.cuts, document.loss_from)
+        self.rows.append((document.number - self.first, size, *cuts))
+        for name, values in self.lists.items():
+            values.append(getattr(document, name).reshape(-1))
+        self.controls += document.controls
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:  # noqa: ANN401  as contextlib's
+        try:
+            if error is None:
+                self._finish()
+        except BaseException:
+            self.stack.__exit__(*sys.exc_info())
+            raise
+        self.stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        """Write the ids that wait, and the index."""
+        self.ids.flush()
+        self.columns = np.array(self.rows, dtype=np.int64).reshape(-1, len(NUMBERS))
+        numbers = dict(zip(NUMBERS, self.columns.T, strict=True))
         arrays = [pa.array(numbers[name]).cast(INDEX.field(name).type) for name in NUMBERS]
-        arrays += [_lists(lists[name]) for name in LISTS]
-        write_table(path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
-    tokens, permuted = int(columns[:, 1].sum()), int((columns[:, 2] > 0).sum())
-    turns = sum(map(len, lists["turns"])) // TURN
-    return BlockCounts(len(rows), tokens, controls, permuted, wide, turns)
+        arrays += [_lists(self.lists[name]) for name in LISTS]
+        write_table(self.path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
+
+    @property
+    def counts(self) -> BlockCounts:
+        """The account of the block that was written."""
+        tokens, permuted = int(self.columns[:, 1].sum()), int((self.columns[:, 2] > 0).sum())
+        turns = sum(map(len, self.lists["turns"])) // TURN
+        return BlockCounts(len(self.rows), tokens, self.controls, permuted, self.wide, turns)
 
 
 def _lists(values: list[NDArray[np.int64]]) -> Column:
@@ -199,6 +241,8 @@ class Stream:
             first = ends - index["tokens"].to_numpy()
             touched = np.flatnonzero((ends > np.maximum(first, low)) & (first < high))
             table = index.append_column("first", pa.array(first)).take(touched)
+            numbers = pa.array(table["document"].to_numpy() + block.first)
+            table = table.set_column(0, "document", numbers)
             name = pa.array([block.source] * len(table), pa.string())
             tables.append(table.append_column("source", name))
         return pa.concat_tables(tables)

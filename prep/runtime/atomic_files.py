@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
 from socket import gethostname
+from time import time
 
 import orjson
 import xxhash
@@ -19,6 +20,8 @@ import xxhash
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 
+TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+DAY_SECONDS = 86_400
 URL = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
@@ -87,8 +90,33 @@ def replacing(path: Path) -> Generator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """Return a hidden name beside a path that no other process, of any host, uses."""
-    host = re.sub(r"\W", "-", gethostname())[:32]
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{token_hex(4)}.tmp")
+
+
+def _host() -> str:
+    return re.sub(r"\W", "-", gethostname())[:32]
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether a temporary file is of a process of this host that lives no more.
+
+    Of another host it is taken for abandoned when nobody wrote to it for a day.
+    """
+    match = TEMPORARY.search(path.name)
+    if match is None:
+        return False
+    if match["host"] != _host():
+        try:
+            return time() - path.lstat().st_mtime > DAY_SECONDS
+        except OSError:
+            return False
+    try:
+        os.kill(int(match["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(match["pid"]) == os.getpid()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

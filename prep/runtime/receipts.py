@@ -16,7 +16,13 @@ from typing import Any
 
 import orjson
 
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import (
+    canonical,
+    file_digest,
+    is_abandoned,
+    read_json,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import DamageError, StaleError
 from crystalmix.prep.runtime.types import Json
 
@@ -98,7 +104,8 @@ def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Js
     receipt = {**{key: recipe[key] for key in RECIPE_KEYS}, **content, "files": files}
     receipt["digest"] = digest(receipt)
     write_atomic(folder / NAME, canonical(receipt))
-    for path in [*folder.glob("*.done"), *folder.glob(".*.tmp")]:
+    left = [path for path in folder.glob(".*.tmp") if is_abandoned(path)]
+    for path in [*folder.glob("*.done"), *left]:
         path.unlink(missing_ok=True)
     return receipt
 

@@ -238,6 +238,7 @@ def test_a_build_that_dies_between_any_two_changes_of_files_ends_like_another(
     phases = {"prose": None, "mixed": None}
     path = corpora.write_recipe(tmp_path, rows={"rows_per_shard": 64}, phases=phases)
     recipe = recipes.load(path)
+    builds.build(recipe, tmp_path, tmp_path / "first")  # what a process keeps is there from now on
     reaper = Reaper(monkeypatch)
     builds.build(recipe, tmp_path, tmp_path / "whole")
     whole, changes = corpora.contents(tmp_path / "whole"), 10**9 - reaper.left

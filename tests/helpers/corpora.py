@@ -8,6 +8,7 @@ FIM, and a domain that is not shuffled. It builds in about a second.
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,23 @@ def crystalmix(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
 
 
+def remove(path: Path) -> None:
+    """Remove a folder of a build, and what lies in the store under its name."""
+    rmtree(path.resolve())
+    if path.is_symlink():
+        path.unlink()
+
+
 def contents(build: Path) -> Json:
     """Return what two builds of one recipe must have in common: every file, byte for byte.
 
-    Only of receipts what depends on the times of raw files is left out (`seen`, their digest).
+    Only of receipts what depends on the times of raw files is left out (`seen`, their digest), and
+    what a store remembers of them.
     """
-    found: Json = {"names": sorted(p.relative_to(build).as_posix() for p in build.rglob("*"))}
-    for path in (path for path in build.rglob("*") if path.is_file()):
+    remembered = build / "store" / "files"
+    paths = [path for path in build.rglob("*") if not path.is_relative_to(remembered)]
+    found: Json = {"names": sorted(path.relative_to(build).as_posix() for path in paths)}
+    for path in (path for path in paths if path.is_file()):
         name = path.relative_to(build).as_posix()
         if path.name != "receipt.json":
             found[name] = path.read_bytes()
@@ -165,6 +176,14 @@ def contents(build: Path) -> Json:
         receipt = orjson.loads(path.read_bytes())
         found[name] = {key: receipt[key] for key in receipt if key not in {"digest", "seen"}}
     return found
+
+
+def viewed(out: Path) -> dict[str, bytes]:
+    """Return the files that a build's view names; of receipts but what raw files' times change."""
+    paths = [path for name in ("sources/*/*", "domains/*/*/*") for path in out.glob(name)]
+    paths += [path for path in out.glob("phases/**/*") if path.is_file()]
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+    return {name: data for name, data in files.items() if not name.endswith("receipt.json")}
 
 
 def merged(old: Any, new: Any) -> Any:

@@ -117,11 +117,13 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     if run is not None:
         from crystalmix.train.adaptive import check as adaptive
         from crystalmix.train.record import proof, seal
+        from crystalmix.train.record.run_folder import build_of
         from crystalmix.train.record.skips import lines, recorded
         from crystalmix.train.trace import findings
 
-        faults += findings.findings(path, existing(run), batches=True)
-        faults += adaptive.faults(path, Path(run))
+        begun = build_of(existing(run), path)
+        faults += findings.findings(begun, Path(run), batches=True)
+        faults += adaptive.faults(begun, Path(run))
         folder = seal.check(Path(run))
         faults += [line for line in folder.faults if line not in faults]
         notes += folder.notes

@@ -69,18 +69,23 @@ def build(  # noqa: PLR0913  what the command has
     tokenizer: Place | None = None,
     dropped: Place | None = None,
     without: Place | None = None,
+    store: Place | None = None,
     overrides: Sequence[str] = (),
     workers: int | EngineSettings = 1,
 ) -> Build:
-    """Build a recipe's phases from raw files; what is done is not done again.
+    """Build a recipe's phases from raw files; what is there already is not made again.
+
+    A changed recipe may have the same `out`: its manifests take the place of those before, which
+    are kept in the build's history (`Build.history`), and runs that were begun with them go on.
 
     data: folder of the raw files (the recipe's by default). phases: only these. tokenizer: a
     tokenizer.json instead of the recipe's. dropped: write every dropped record into this .parquet
     or .jsonl. without: a list of digests of texts that all sources leave out (`Run.drop_list`).
-    overrides: KEY=VALUE over the recipe. workers: processes; the result does not depend on it.
+    store: a folder of what builds make, shared with others; one inside `out` by default. overrides:
+    KEY=VALUE over the recipe. workers: processes; the result does not depend on it.
     `EngineSettings(kind="ray")` runs the work on a Ray cluster; `EngineSettings(rank=1, ranks=8)`
     is one of the processes that a scheduler started: rank 0 builds, others run what it gives them.
-    Raises RecipeError, InputError, RefusalError, StaleError (`out` was made by other settings).
+    Raises RecipeError, InputError, RefusalError.
     """
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
@@ -97,7 +102,15 @@ def build(  # noqa: PLR0913  what the command has
         from crystalmix.train.trace import forensics
 
         settings = forensics.without(settings, Path(without))
-    run(settings, root, Path(out), workers=who, phases=phases, dropped=_path(dropped))
+    run(
+        settings,
+        root,
+        Path(out),
+        workers=who,
+        phases=phases,
+        dropped=_path(dropped),
+        store=_path(store),
+    )
     return Build(Path(out))
 
 

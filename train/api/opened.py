@@ -58,12 +58,17 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
     return Build(path)
 
 
-def show(path: Place, *, build: Place | None = None, step: str | None = None) -> Answer:
+def show(
+    path: Place, *, build: Place | None = None, step: str | None = None, history: bool = False
+) -> Answer:
     """Look at a build, a manifest or a run: what was asked, what came of it, what was dropped.
 
     step: PHASE:STEP for the rows that a step consumes, PHASE:FIRST:LAST for the parts of a range of
-    steps; both from the manifest alone. Raises InputError where there is none of them.
+    steps; both from the manifest alone. history: the manifests that a build had before. Raises
+    InputError where there is none of them.
     """
+    if history:
+        return overview.look_at_history(existing(path))
     return overview.look(existing(path), None if build is None else existing(build), step)
 
 
@@ -82,6 +87,11 @@ class Build(Answer):
     def overview(self) -> overview.BuildOverview:
         """What was asked, what came of it, what was dropped."""
         return overview.look_at_build(self.path)
+
+    @property
+    def history(self) -> overview.History:
+        """The manifests that it had before, and those that it has."""
+        return overview.look_at_history(self.path)
 
     def sql(self, query: str | None = None) -> Table:
         """Run a SELECT over its views; without one, list the views and their columns."""

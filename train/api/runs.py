@@ -70,6 +70,7 @@ def train(  # noqa: PLR0913  what the command has
     RecipeError, StaleError (`out` holds another run), DivergenceError (a step gave no numbers).
     """
     from crystalmix.train.adaptive import policy, run_windows
+    from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import session
 
     place = build.path if isinstance(build, Build) else existing(build)
@@ -109,7 +110,7 @@ def train(  # noqa: PLR0913  what the command has
         say=say,
         **more,
     )
-    return Run(Path(out), Build(place))
+    return Run(Path(out), Build(build_of(Path(out), place)))
 
 
 def forecast(

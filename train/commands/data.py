@@ -65,6 +65,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
+@click.option("--store", type=PATH, help="What builds make, shared by many (default: in --out).")
 @SET
 @WORKERS
 @ENGINE

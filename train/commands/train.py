@@ -40,10 +40,16 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 @click.argument("path", type=PATH)
 @click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
 @click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
+@click.option("--history", is_flag=True, help="The manifests that a build had before.")
 @MOVED
 @JSON
 def show(
-    path: Path, step: str | None, plot: Path | None, build: Path | None, as_json: bool
+    path: Path,
+    step: str | None,
+    plot: Path | None,
+    history: bool,
+    build: Path | None,
+    as_json: bool,
 ) -> None:
     """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
     from crystalmix.train.api import opened
@@ -52,7 +58,7 @@ def show(
         from crystalmix.train.figures.run_plot import draw
 
         click.echo(draw(path, build, plot), err=True)
-    show_answer(opened.show(path, build=build, step=step), as_json)
+    show_answer(opened.show(path, build=build, step=step, history=history), as_json)
 
 
 @click.command(cls=Verb, example="crystalmix evaluate run --tasks arc.yaml --every 10000")

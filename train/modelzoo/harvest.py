@@ -53,6 +53,7 @@ def harvest(
     the plan; the ledger says so for ever. Raises StaleError, RefusalError or DamageError, in one
     line, for a contradiction.
     """
+    build = run_folder.build_of(out, build)
     manifest = _manifest(build, phase)
     checkpoints = run_dir.checkpoints(model_dir, state)
     last = checkpoints[-1]

@@ -26,6 +26,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Literal
 
+from crystalmix.mixtures.manifest.manifest import state_with
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
@@ -228,7 +229,27 @@ def remember(run: Path, build: Path) -> None:
 
 
 def build_of(run: Path, build: Path | None) -> Path:
-    """Return a run's build: the one given, or the one it remembers."""
+    """Return a run's build: the one given, or the one it remembers.
+
+    Where that was superseded since, it is what the build was when the run's phases were begun.
+    """
+    return state_with(_build_of(run, build), claimed(run))
+
+
+def claimed(run: Path) -> set[str]:
+    """Return the digests of the manifests that a run's phases were begun with."""
+    digests: set[str] = set()
+    for phase in phases(run):
+        if phase.claim.exists():
+            try:
+                digest = read_json(phase.claim).get("manifest")
+            except DamageError:
+                continue  # whoever needs the claim tells
+            digests |= {digest} if isinstance(digest, str) else set()
+    return digests
+
+
+def _build_of(run: Path, build: Path | None) -> Path:
     if build is not None:
         return build
     path = run / WHERE

@@ -90,6 +90,52 @@ class LastLoss:
 
 
 @dataclass(frozen=True)
+class SealedPhase:
+    """A phase as a state of a build sealed it: steps, and the digest of its manifest."""
+
+    phase: str
+    steps: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What a build was: its folder below the build (empty for the present), and its phases."""
+
+    folder: str
+    phases: tuple[SealedPhase, ...]
+
+
+@dataclass(frozen=True)
+class History(Answer):
+    """What a build was before, oldest first, and what it is."""
+
+    states: tuple[State, ...]
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield a line for each manifest of each state."""
+        cells = [
+            [state.folder or "now", phase.phase, f"{phase.steps:,}", phase.digest[:12]]
+            for state in self.states
+            for phase in state.phases
+        ]
+        yield Grid(cells, ["state", "phase", "steps", "manifest"])
+
+
+def look_at_history(path: Path) -> History:
+    """Return what a build was before; InputError if it is no build."""
+    folder = BuildFolder(path)
+    if not folder.manifests():
+        raise InputError(f"{path}: is no build; give the --out of `crystalmix build`")
+    states: list[State] = []
+    for place in (*folder.states(), folder):
+        phases = [SealedPhase(m.phase, m.steps, m.digest) for m in read_manifests(place.path)]
+        name = "" if place is folder else place.path.relative_to(path).as_posix()
+        states.append(State(name, tuple(phases)))
+    return History(tuple(states))
+
+
+@dataclass(frozen=True)
 class RunOverview(Answer):
     """A run: steps and losses by phase, asked and got shares, evaluations and samples.
 

@@ -38,6 +38,7 @@ def train(  # noqa: PLR0913  what the command has
     ends early is the last. make: makes the trainer of a phase. Raises InputError where there is no
     build, or where a phase has neither a checkpoint of its own nor a predecessor that is trained.
     """
+    build = run_folder.build_of(out, build)
     with joined() as world:
         work = world.agree(lambda: _phase_runs(build, run_file, phases, init_from, overrides))
         world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))

@@ -68,10 +68,10 @@ def test_a_list_is_there_when_it_is_whole(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     path.write_text("from before")
     with pytest.raises(FileNotFoundError):
-        drop_report.write_list([folder / "build/sources/web", tmp_path / "none"], path)
+        drop_report.write_list({"web": folder / "build/sources/web", "x": tmp_path / "none"}, path)
     assert path.read_text() == "from before"
     assert [p.name for p in tmp_path.iterdir()] == ["all.jsonl"]
-    drop_report.write_list([], path)
+    drop_report.write_list({}, path)
     assert path.read_bytes() == b""
     with pytest.raises(UsageError, match=r"must end in .parquet or .jsonl"):
         drop_report.check_list(tmp_path / "x")

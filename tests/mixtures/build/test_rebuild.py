@@ -1,4 +1,4 @@
-"""Building again: what is fresh is skipped, what was built otherwise is refused and left alone."""
+"""Building again: what is fresh is skipped, what a change touches is made, what was stays."""
 
 import os
 import shutil
@@ -11,14 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest import manifest
 from crystalmix.mixtures.manifest.build_folder import MANIFEST
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.documents import source as sources
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.rows.shards import read as read_rows
 from crystalmix.prep.rows.shards import write as write_rows
-from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError, InputError
 from helpers import corpora
 
 PYTHON = "starcoderdata/python/train-00000-of-00002.parquet"
@@ -34,12 +37,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     """Return a copy of a corpus, its recipe and its build."""
-    return Path(shutil.copytree(made, tmp_path / "copy"))
+    return Path(shutil.copytree(made, tmp_path / "copy", symlinks=True))
 
 
 def times(out: Path) -> dict[str, int]:
-    """Return when each file of a build was written."""
-    return {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    """Return when each file of a build was written; digests of raw files are told apart."""
+    paths = (path for path in out.rglob("*") if not path.is_relative_to(out / "store" / "files"))
+    return {str(path): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def again(folder: Path, *phases: str, **changes: Any) -> list[Manifest]:
@@ -48,14 +52,34 @@ def again(folder: Path, *phases: str, **changes: Any) -> list[Manifest]:
     return build(recipes.load(path), folder, folder / "build", phases=phases)
 
 
-def stale(folder: Path, **changes: Any) -> str:
-    """Build with a changed recipe; return the refusal. No file may be touched."""
-    before = times(folder / "build")
-    with pytest.raises(StaleError) as caught:
-        again(folder, **changes)
-    assert times(folder / "build") == before
-    assert verify(folder / "build") == []
-    return str(caught.value).replace(f"{folder}/", "")
+def changed(folder: Path, **changes: Any) -> tuple[list[str], list[str]]:
+    """Build with a changed recipe; return what was made of documents and rows, and of tokens.
+
+    The result is that of a fresh build elsewhere, and what was before still verifies.
+    """
+    out, fresh = folder / "build", folder / "fresh"
+    before, old = times(out), corpora.contents(out)
+    made = again(folder, **changes)
+    after = times(out)
+    assert all(after.get(path, time) == time for path, time in before.items() if "/store/" in path)
+    assert made == build(recipes.load(folder / "recipe.yaml"), folder, fresh)
+    assert corpora.viewed(out) == corpora.viewed(fresh)
+    assert verify(out) == verify(fresh) == []
+    [state] = (out / "history").iterdir()
+    assert verify(state) == []
+    for path in state.glob("phases/*/manifest.json"):
+        assert old[path.relative_to(state).as_posix()] == path.read_bytes()
+    new = [
+        Path(path).relative_to(out / "store") for path in {*after} - {*before} if "/store/" in path
+    ]
+    folders = sorted(name_of(out, path.parent.name) for path in new if path.name == receipts.NAME)
+    return folders, sorted(path.suffix for path in new if path.parts[0] in ("blocks", "tokens"))
+
+
+def name_of(out: Path, key: str) -> str:
+    """Return the folder of the view that names an artifact."""
+    links = [*out.glob("sources/*"), *out.glob("domains/*/*")]
+    return next(path.relative_to(out).as_posix() for path in links if path.resolve().name == key)
 
 
 def test_what_is_fresh_is_not_written_again(folder: Path) -> None:
@@ -79,97 +103,157 @@ def rewritten(path: Path, change: Any) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def test_a_changed_raw_file_is_refused(folder: Path) -> None:
+def test_of_a_changed_raw_file_that_file_is_read_and_its_domains_are_made(folder: Path) -> None:
     rewritten(folder / PYTHON, lambda rows: rows[0].update(content="x = 1\n"))
-    told = stale(folder)
-    assert told.startswith(f"build/sources/code: was built otherwise (inputs.files: {PYTHON}: ")
-    assert told.endswith("build into another --out or remove this folder")
+    folders, files = changed(folder)
+    assert folders == sorted([*CODE, *PYTHONS, "sources/code", "sources/python"])
+    assert files.count(".ids") == 3  # of one file: two epochs of FIM, and without
+    assert files.count(".json") == 3 + 2  # and its documents, for two sources
 
 
-def test_a_raw_file_that_changed_and_kept_its_size_is_refused(folder: Path) -> None:
+def test_of_a_new_raw_file_that_file_alone_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pq.read_table(folder / PYTHON).slice(0, 5)
+    new = (folder / PYTHON).with_name("train-00009-of-00002.parquet")
+    pq.write_table(rows, new)
+    read: list[str] = []
+    path_of = rawfiles.path_of
+    for module in (rawfiles, sources):
+        monkeypatch.setattr(
+            module, "path_of", lambda root, name: (read.append(name), path_of(root, name))[1]
+        )
+    again(folder)
+    assert {Path(name).name for name in read if name.endswith(".parquet")} >= {new.name}
+    monkeypatch.undo()
+    out = folder / "build"
+    fresh = build(recipes.load(folder / "recipe.yaml"), folder, folder / "fresh")
+    assert again(folder) == fresh
+    assert corpora.viewed(out) == corpora.viewed(folder / "fresh")
+
+
+def test_a_raw_file_that_changed_and_kept_its_size_is_noticed(folder: Path) -> None:
     data = bytearray((folder / PYTHON).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / PYTHON).write_bytes(data)
-    assert "build/sources/code: was built otherwise (inputs.files: " in stale(folder)
+    folders, _ = changed(folder)
+    assert "sources/code" in folders
 
 
-BUILT = "was built otherwise"
-CHANGES: list[tuple[dict[str, Any], str]] = [
-    ({"rows": {"msl": 32}}, f"build/domains/wiki/epoch-0: {BUILT} (settings.rows.msl: 64, now 32)"),
-    ({"seed": 8}, f"build/domains/code/epoch-0: {BUILT} (seed: 7, now 8)"),
-    (
-        {"domains": {"code": {"fim": {"rate": 0.5}}}},
-        f"build/domains/code/epoch-0: {BUILT} (settings.fim.rate: 0.9, now 0.5)",
-    ),
-    (
-        {"domains": {"python": {"fim": {"rate": 0.6}}}},
-        f"build/domains/python/epoch-0-fim: {BUILT} (settings.fim.rate: 0.5, now 0.6)",
-    ),
-    (
-        {"sources": {"web": {"where": "meta.redpajama_set_name LIKE '%C4'"}}},
-        f"build/sources/web: {BUILT} (settings.where: \"meta.redpajama_set_name = 'RedPajamaC4'\", "
-        "now \"meta.redpajama_set_name LIKE '%C4'\")",
-    ),
-    (
-        {"sources": {"web": {"ftfy": True}}},
-        f"build/domains/web/epoch-0: {BUILT} (settings.ftfy: [false], now [true])",
-    ),
-    (
-        {"domains": {"web": {"sources": ["web", "wiki"]}}},
-        f"build/domains/web/epoch-0: {BUILT} (settings.ftfy: [false], now [false,false]; "
-        'settings.metadata: [[]], now [[],[]]; settings.sources: ["web"], now ["web","wiki"]); ',
-    ),
+CODE = ["domains/code/epoch-0", "domains/code/epoch-1", "domains/code/shuffled"]
+PYTHONS = ["domains/python/epoch-0", "domains/python/epoch-0-fim", "domains/python/shuffled"]
+WEB = ["domains/web/epoch-0", "domains/web/shuffled"]
+WIKI = ["domains/wiki/epoch-0", "domains/wiki/shuffled"]
+BOOK = ["domains/book/epoch-0"]
+LIKE = "meta.redpajama_set_name LIKE '%C4'"
+CHANGES: list[tuple[dict[str, Any], list[str], int]] = [
+    ({"domains": {"code": {"fim": {"rate": 0.5}}}}, CODE, 8),
+    ({"domains": {"python": {"fim": {"rate": 0.6}}}}, PYTHONS[1:], 0),
+    ({"sources": {"web": {"where": LIKE}}}, ["sources/web"], 0),
+    ({"sources": {"web": {"where": f"{LIKE} AND length(text) > 200"}}}, ["sources/web", *WEB], 3),
+    ({"sources": {"web": {"ftfy": True}}}, WEB[:1], 3),  # rows are the same
+    ({"domains": {"web": {"sources": ["web", "wiki"]}}}, WEB, 0),
+    ({"rows": {"msl": 32}}, [*BOOK, *CODE, *PYTHONS, *WEB, *WIKI], 0),
+    ({"domains": {"book": {"shuffle": True}}}, ["domains/book/shuffled"], 0),
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), CHANGES, ids=[told[:40] for _, told in CHANGES])
-def test_a_changed_setting_is_refused_and_shown(
-    folder: Path, changes: dict[str, Any], told: str
+@pytest.mark.parametrize(("changes", "folders", "ids"), CHANGES)
+def test_what_a_changed_setting_touches_is_made_and_nothing_else(
+    folder: Path, changes: dict[str, Any], folders: list[str], ids: int
 ) -> None:
-    assert stale(folder, **changes).startswith(told)
+    made, files = changed(folder, **changes)
+    assert made == sorted(folders)
+    assert files.count(".ids") == ids
 
 
-def test_the_order_of_a_domains_sources_is_a_setting(tmp_path: Path) -> None:
-    corpora.write_corpus(tmp_path)
-    domains = {"web": {"sources": ["web", "wiki"]}}
-    again(tmp_path, "prose", domains=domains)
-    with pytest.raises(StaleError, match=r'settings.sources: ..web","wiki".*'):
-        again(tmp_path, "prose", domains={"web": {"sources": ["wiki", "web"]}})
+def test_what_was_made_once_is_there_when_a_setting_goes_back(folder: Path) -> None:
+    whole = corpora.viewed(folder / "build")
+    again(folder, domains={"code": {"fim": {"rate": 0.5}}})
+    before = times(folder / "build" / "store")
+    again(folder)
+    assert times(folder / "build" / "store") == before
+    assert corpora.viewed(folder / "build") == whole
+    assert len(list((folder / "build" / "history").iterdir())) == 2
 
 
-def test_another_tokenizer_is_refused(folder: Path) -> None:
+def test_of_another_tokenizer_the_documents_stay(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_bytes(path.read_bytes() + b"\n")  # as JSON the same, but not the same file
-    told = stale(folder)
-    assert "build/domains/wiki/epoch-0: was built otherwise (settings.tokenizer.finger" in told
+    made, files = changed(folder)
+    packed = [*BOOK, *CODE[:2], *PYTHONS[:2], *WEB[:1], *WIKI[:1]]
+    assert made == packed  # and their rows come out the same
+    assert {".ids", ".json", ".parquet"} == {*files}
+    assert files.count(".ids") == files.count(".json")  # no block of documents
 
 
-SEALED = [
-    ({"steps": 13}, "steps: 12, now 13; parts.book.got: "),
-    ({"batch": 2}, "batch: 4, now 2; "),
-    ({"parts": corpora.RECIPE["phases"]["prose"]["parts"][::-1]}, "parts: listed as: ["),
-    ({"parts": corpora.RECIPE["phases"]["mixed"]["parts"]}, "parts.book: is gone; "),
-]  # fmt: skip
+SEALED: list[dict[str, Any]] = [
+    {"steps": 13},
+    {"batch": 2},
+    {"parts": corpora.RECIPE["phases"]["prose"]["parts"][::-1]},
+    {"parts": corpora.RECIPE["phases"]["mixed"]["parts"]},
+]
 
 
-@pytest.mark.parametrize(("change", "told"), SEALED, ids=[told[:20] for _, told in SEALED])
-def test_a_changed_sealed_phase_is_refused_with_the_remedy(
-    folder: Path, change: dict[str, Any], told: str
-) -> None:
-    line = stale(folder, phases={"prose": change})
-    assert line.startswith(f"build/phases/prose/manifest.json: was sealed otherwise ({told}")
-    assert line.endswith("); move it away or build into another --out")
+@pytest.mark.parametrize("change", SEALED)
+def test_a_changed_phase_writes_no_row(folder: Path, change: dict[str, Any]) -> None:
+    assert changed(folder, phases={"prose": change}) == ([], [])
 
 
-def test_a_phase_put_before_a_sealed_one_is_refused_and_nothing_is_sealed(folder: Path) -> None:
+def test_a_phase_put_before_others_seals_all_of_them_anew(folder: Path) -> None:
     old = recipes.load(folder / "recipe.yaml")
     first = replace(old.phases["prose"], name="first", steps=2)
     recipe = replace(old, phases={"first": first, **old.phases})
-    before = times(folder / "build")
-    with pytest.raises(StaleError, match="prose/manifest.json: was sealed otherwise .previous: n"):
-        build(recipe, folder, folder / "build")
-    assert times(folder / "build") == before
+    before = {m.digest for m in manifest.read_manifests(folder / "build")}
+    made = build(recipe, folder, folder / "build")
+    assert [m.phase for m in made] == ["first", "prose", "mixed", "code"]
+    assert before.isdisjoint(m.digest for m in made)
+    [state] = (folder / "build" / "history").iterdir()
+    assert before == {m.digest for m in manifest.read_manifests(state)}
+    assert verify(folder / "build") == verify(state) == []
+
+
+def test_a_phase_that_the_recipe_lost_is_in_the_history_alone(folder: Path) -> None:
+    again(folder, phases={"code": None})
+    assert not (folder / "build" / "phases" / "code").exists()
+    assert not (folder / "build" / "domains" / "python").exists()
+    [state] = (folder / "build" / "history").iterdir()
+    assert verify(folder / "build") == verify(state) == []
+
+
+def test_of_phases_built_alone_those_stay_that_nothing_touches(folder: Path) -> None:
+    again(folder, "mixed", phases={"mixed": {"steps": 15}})
+    phases = sorted(path.name for path in (folder / "build" / "phases").glob("*/"))
+    assert phases == ["mixed", "prose"]  # code followed the former one
     assert verify(folder / "build") == []
+    again(folder, phases={"mixed": {"steps": 15}})
+    assert verify(folder / "build") == []
+
+
+def test_a_build_can_be_moved_with_its_history(folder: Path, tmp_path: Path) -> None:
+    again(folder, domains={"code": {"fim": {"rate": 0.5}}})
+    (folder / "build").rename(tmp_path / "moved")
+    [state] = (tmp_path / "moved" / "history").iterdir()
+    assert verify(tmp_path / "moved") == verify(state) == []
+
+
+def plain(made: Path, out: Path) -> None:
+    """Copy a build as builds were before there was a store: folders in place of links."""
+    shutil.copytree(made, out, ignore=shutil.ignore_patterns("store"))
+
+
+def test_a_build_from_before_there_was_a_store_stays_and_may_be_changed(folder: Path) -> None:
+    out = folder / "old"
+    plain(folder / "build", out)
+    whole, before = corpora.viewed(out), times(out)
+    recipe = recipes.load(folder / "recipe.yaml")
+    build(recipe, folder, out)
+    assert {path: time for path, time in times(out).items() if path in before} == before
+    assert verify(out) == []
+    build(recipes.load(corpora.write_recipe(folder, domains={"code": {"epochs": 1}})), folder, out)
+    [state] = (out / "history").iterdir()
+    assert corpora.viewed(state) == whole
+    assert verify(state) == verify(out) == []
 
 
 def shards(out: Path) -> dict[str, int]:
@@ -222,11 +306,24 @@ def test_phases_built_one_by_one_are_those_built_at_once(folder: Path) -> None:
 def test_a_folder_that_was_removed_is_made_again(folder: Path) -> None:
     whole = corpora.contents(folder / "build")
     for name in ("sources/web", "domains/code/epoch-1", "domains/wiki/shuffled", "phases/mixed"):
-        shutil.rmtree(folder / "build" / name)
+        corpora.remove(folder / "build" / name)
         assert verify(folder / "build")
         again(folder)
         assert corpora.contents(folder / "build") == whole
         assert verify(folder / "build") == []
+
+
+def test_blocks_and_tokens_that_were_removed_are_made_again_when_needed(folder: Path) -> None:
+    whole = corpora.viewed(folder / "build")
+    for name in ("blocks", "tokens"):
+        shutil.rmtree(folder / "build" / "store" / name)
+    again(folder)
+    assert verify(folder / "build") == []
+    for name in ("sources/web", "domains/code/epoch-1"):
+        corpora.remove(folder / "build" / name)
+    again(folder)
+    assert corpora.viewed(folder / "build") == whole
+    assert verify(folder / "build") == []
 
 
 def test_a_sealed_file_that_is_gone_or_cut_short_is_told(folder: Path) -> None:
@@ -245,7 +342,7 @@ def test_rows_that_changed_since_they_were_packed_are_not_shuffled(folder: Path)
     rows[:] = 5
     write_rows(path, len(rows), [rows])
     path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # of the size that the receipt knows
-    shutil.rmtree(folder / "build" / "domains" / "wiki" / "shuffled")
+    corpora.remove(folder / "build" / "domains" / "wiki" / "shuffled")
     told = r"wiki/shuffled: shuffled rows are not the rows that went in .*: build again"
     with pytest.raises(DamageError, match=told):
         again(folder)
@@ -279,4 +376,4 @@ def test_a_raw_file_that_changes_while_it_is_read_is_refused(
     assert verify(tmp_path / "build") == []
     other = tmp_path / "other"
     build(recipes.load(tmp_path / "recipe.yaml"), tmp_path, other)
-    assert corpora.contents(other) == corpora.contents(tmp_path / "build")
+    assert corpora.viewed(other) == corpora.viewed(tmp_path / "build")

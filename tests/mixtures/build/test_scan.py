@@ -1,8 +1,9 @@
-"""The stage of documents: nothing is lost uncounted, fresh is skipped, stale is refused."""
+"""The stage of documents: nothing is lost uncounted, fresh is skipped, what changed is made."""
 
 import shutil
 from collections import Counter
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import orjson
@@ -21,7 +22,7 @@ from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
-from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError
+from crystalmix.prep.runtime.errors import InputError, RecipeError
 from helpers import corpora
 from helpers.selections import BASE, EVERYTHING, PLAIN, Json, corpus, dropped, kept, scan
 
@@ -32,7 +33,7 @@ def contents(build: Path) -> Json:
     return {
         path.relative_to(build).as_posix(): path.read_bytes()
         for path in sorted(build.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.is_relative_to(build / "store" / "files")
     }
 
 
@@ -48,7 +49,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_every_record_is_kept_or_listed_and_the_account_says_so(tmp_path: Path) -> None:
     told = scan(corpus(tmp_path), **EVERYTHING)
-    folders = [tmp_path / "build" / "sources" / name for name in told]
+    folders = {name: tmp_path / "build" / "sources" / name for name in told}
     drop_report.write_list(folders, tmp_path / "list.parquet")
     drop_report.write_list(folders, tmp_path / "list.jsonl")
     rows = pq.read_table(tmp_path / "list.parquet").to_pylist()
@@ -98,49 +99,53 @@ def test_what_is_fresh_is_not_written_again(tmp_path: Path) -> None:
     before = times(tmp_path / "build")
     assert digests(scan(tmp_path, **EVERYTHING)) == digests(first)
     assert times(tmp_path / "build") == before
-    shutil.rmtree(tmp_path / "build/sources/web")
+    corpora.remove(tmp_path / "build/sources/web")
     assert digests(scan(tmp_path, **EVERYTHING)) == digests(first)
     later = {k: v for k, v in times(tmp_path / "build").items() if "/book/" in k}
     assert later == {k: v for k, v in before.items() if "/book/" in k}
 
 
-CHANGES: list[tuple[Json, str, str]] = [
-    ({"duplicates": {"exact": "source"}}, "web", "settings.duplicates.exact"),
-    ({"duplicates": {"near": {"threshold": 0.7}}}, "web", "settings.duplicates.near.threshold"),
-    ({"seed": 8}, "web", "seed: 7, now 8"),
-    ({"sources": {"book": {"select": {"limit": 13}}}}, "book", "settings.select.limit: 12, now 13"),
-    ({"sources": {"web": {"select": {"limit": None}}}}, "web", "settings.select.limit: 12"),
+# Each with the blocks that are scanned for it.
+CHANGES: list[tuple[Json, int]] = [
+    ({"duplicates": {"exact": "source"}}, 0),
+    ({"duplicates": {"near": {"threshold": 0.7}}}, 4),
+    ({"seed": 8}, 4),
+    ({"sources": {"book": {"select": {"limit": 13}}}}, 0),
+    ({"sources": {"web": {"select": {"limit": None}}}}, 0),
+    ({"sources": {"web": {"where": "n <> 2"}}}, 2),
 ]
 
 
-@pytest.mark.parametrize(("change", "where", "told"), CHANGES, ids=[told for *_, told in CHANGES])
-def test_a_changed_setting_makes_a_source_stale(
-    tmp_path: Path, change: Json, where: str, told: str
+@pytest.mark.parametrize(("change", "blocks"), CHANGES)
+def test_of_a_changed_setting_come_the_documents_of_a_fresh_scan(
+    tmp_path: Path, change: Json, blocks: int
 ) -> None:
     scan(corpus(tmp_path), **EVERYTHING)
     before = times(tmp_path / "build")
-    with pytest.raises(StaleError) as caught:
-        scan(tmp_path, **corpora.merged(EVERYTHING, change))
-    assert f"sources/{where}: was built otherwise (" in str(caught.value)
-    assert told in str(caught.value)
-    assert times(tmp_path / "build") == before
+    changed = corpora.merged(EVERYTHING, change)
+    assert digests(scan(tmp_path, **changed)) == digests(scan(tmp_path, "fresh", **changed))
+    after = times(tmp_path / "build")
+    assert {path: after[path] for path in before} == before
+    made = [path for path in after if path not in before and "/blocks/" in path]
+    assert len([path for path in made if path.endswith(".json")]) == blocks
 
 
 @pytest.mark.parametrize("name", ["evals/gsm.jsonl", "out.txt"])
-def test_a_changed_list_or_evaluation_file_makes_a_source_stale(tmp_path: Path, name: str) -> None:
-    scan(corpus(tmp_path), **EVERYTHING)
+def test_a_changed_list_or_evaluation_file_changes_the_documents(tmp_path: Path, name: str) -> None:
+    first = scan(corpus(tmp_path), **EVERYTHING)
     with (tmp_path / name).open("a") as file:
         file.write('{"question": "another"}\n')
-    with pytest.raises(StaleError, match="sources/web: was built otherwise .inputs.lists"):
-        scan(tmp_path, **EVERYTHING)
+    second = scan(tmp_path, **EVERYTHING)
+    assert second["web"]["inputs"]["lists"] != first["web"]["inputs"]["lists"]
+    assert digests(second) == digests(scan(tmp_path, "fresh", **EVERYTHING))
 
 
 def test_a_source_follows_from_what_the_sources_before_it_kept(tmp_path: Path) -> None:
     scan(corpus(tmp_path), **EVERYTHING)
-    shutil.rmtree(tmp_path / "build/sources/web")
     other = corpora.merged(EVERYTHING, {"sources": {"web": {"select": {"limit": 3}}}})
-    with pytest.raises(StaleError, match=r"sources/book: was built otherwise .inputs.earlier.web"):
-        scan(tmp_path, **other)
+    second = scan(tmp_path, **other)
+    assert second["book"]["inputs"]["earlier"] == {"web": second["web"]["content"]}
+    assert digests(second) == digests(scan(tmp_path, "fresh", **other))
 
 
 def test_sources_before_are_scanned_whichever_phases_are_built(tmp_path: Path) -> None:
@@ -202,7 +207,7 @@ def test_verify_tells_a_source_made_from_another_one_than_is_here(tmp_path: Path
         "other",
         **corpora.merged(EVERYTHING, {"sources": {"web": {"select": {"limit": 3}}}}),
     )
-    shutil.rmtree(tmp_path / "build/sources/web")
+    corpora.remove(tmp_path / "build/sources/web")
     shutil.copytree(tmp_path / "other/sources/web", tmp_path / "build/sources/web")
     told = [line for line in verify(tmp_path / "build") if "/sources/" in line]
     assert any("was made from another web than the one here" in line for line in told)
@@ -227,8 +232,8 @@ def test_a_build_that_ended_in_the_middle_goes_on_to_the_same_bytes(
         patched.setattr(module, step, ends)
         with pytest.raises(KeyboardInterrupt):
             scan(tmp_path, **EVERYTHING)
-    left = tmp_path / "build" / "sources" / "book" / ".scratch"
-    left.mkdir(parents=True, exist_ok=True)
+    left = tmp_path / "build" / "store" / f".scratch.{gethostname()}-{1 << 24}-01234567.tmp"
+    left.mkdir()
     (left / "scratch.duckdb").write_bytes(b"of a process that was killed")
     scan(tmp_path, **EVERYTHING)
     sweep(tmp_path / "build")  # as a build does at its end

@@ -59,6 +59,10 @@ TEXTS = {
 }
 
 
+def documents(out: Path) -> dict[str, Path]:
+    return {name: out / "sources" / name / "documents.parquet" for name in ("a", "b", "c")}
+
+
 def refusal(folder: Path, recipe: recipes.Recipe) -> str:
     with pytest.raises(RefusalError) as caught:
         build(recipe, folder, folder / "out")
@@ -80,14 +84,17 @@ def test_a_few_texts_are_told_and_what_is_raised_is_built(tmp_path: Path) -> Non
     recipe = recipe_of(tmp_path, max_shared=1)
     (manifest,) = build(recipe, tmp_path, tmp_path / "out")
     assert len(manifest.parts) == 3
-    assert sharing.find(recipe, ["one"], tmp_path / "out").notes == (
+    assert sharing.find(recipe, ["one"], documents(tmp_path / "out")).notes == (
         "phase one: domains a and b have 1 texts in common, 1.0% of a's",
         "phase one: domains b and c have 10 texts in common, 100.0% of c's",
     )
 
 
 def test_what_is_not_scanned_yet_is_left_out(tmp_path: Path) -> None:
-    assert sharing.find(recipe_of(tmp_path), ["one"], tmp_path / "out") == sharing.Findings()
+    assert (
+        sharing.find(recipe_of(tmp_path), ["one"], documents(tmp_path / "out"))
+        == sharing.Findings()
+    )
 
 
 def test_no_text_that_is_validated_on_is_trained_on(tmp_path: Path) -> None:
@@ -131,7 +138,7 @@ def test_a_split_of_both_sides_shares_nothing(tmp_path: Path) -> None:
     YAML().dump(content, path)
     assert recipe.domains["c"].validates
     build(recipes.load(path), tmp_path, tmp_path / "out")
-    told = sharing.find(recipes.load(path), ["one"], tmp_path / "out")
+    told = sharing.find(recipes.load(path), ["one"], documents(tmp_path / "out"))
     assert [line for line in told.notes if " b and c " in line] == []
 
 
@@ -150,10 +157,10 @@ def test_texts_of_a_later_phase_and_of_one_side_of_a_split_are_looked_for(tmp_pa
     recipe = recipes.load(path)
     build(recipe, tmp_path, out)
     told = ("phase two: domains b and c have 10 texts in common, 100.0% of c's",)
-    assert sharing.find(recipe, ["one", "two"], out).notes == told
-    assert sharing.find(recipe, ["two"], out).notes == told
+    assert sharing.find(recipe, ["one", "two"], documents(out)).notes == told
+    assert sharing.find(recipe, ["two"], documents(out)).notes == told
     (out / "sources" / "a" / "documents.parquet").unlink()  # half of a domain is not scanned
-    assert sharing.find(recipe, ["one", "two"], out).notes == told
+    assert sharing.find(recipe, ["one", "two"], documents(out)).notes == told
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(made: Path, tmp_path: Path) -> Path:
-    """Return a copy of a build."""
-    return Path(shutil.copytree(made, tmp_path / "out"))
+    """Return a copy of a build, of folders as builds had them before there was a store."""
+    return Path(shutil.copytree(made, tmp_path / "out", ignore=shutil.ignore_patterns("store")))
 
 
 def files(out: Path, *patterns: str) -> list[Path]:
@@ -184,6 +184,21 @@ def test_a_flipped_bit_of_a_receipt_manifest_or_tokenizer_is_found(out: Path) ->
             data = flipped(path, int(rng.integers(8 * path.stat().st_size)))
             assert any(line.startswith(f"{path}: ") for line in verify(out)), path
             path.write_bytes(data)
+    assert verify(out) == []
+
+
+def test_a_flipped_bit_of_a_link_and_of_what_a_build_keeps_is_found(
+    made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "linked", symlinks=True))
+    kept = [*files(out, "tokens/*/*"), *files(out, "blocks/*/*")]
+    rng = np.random.default_rng(3)
+    for path in [*rng.choice(np.array(kept), 12), out / "domains/web/shuffled/data-00000.h5"]:
+        data = flipped(path, int(rng.integers(8 * path.stat().st_size)))
+        told = verify(out)
+        assert len(told) == 1, told
+        assert str(path.with_suffix("")).partition(".")[0] in told[0]
+        path.write_bytes(data)
     assert verify(out) == []
 
 

@@ -1,0 +1,38 @@
+"""Digests of raw files, remembered by path, size, time and inode, so that none is read twice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store.store import Store
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is remembered of raw files in a store; `gc --drop digests` forgets it."""
+
+    store: Store
+
+    def digest(self, name: str, looks: Json) -> str | None:
+        """Return the digest of a file that looks as it did, None where it is to be read.
+
+        name: its absolute path or url. looks: size, time and inode; an unknown time never matches.
+        """
+        path = self.store.remembered(name)
+        if looks.get("modified") is None or not path.exists():
+            return None
+        entry = read_json(path, "remove it")
+        return entry["xxh3"] if {key: entry.get(key) for key in looks} == looks else None
+
+    def keep(self, name: str, looks: Json, xxh3: str) -> None:
+        """Remember the digest of a file."""
+        if looks.get("modified") is not None:
+            write_atomic(
+                self.store.remembered(name), canonical({"file": name, **looks, "xxh3": xxh3})
+            )
+
+
+def place_of(root: Path, name: str) -> str:
+    """Return the absolute path of a file below a data root; of a url itself."""
+    return name if "://" in name else str((root / name).absolute())

@@ -1,0 +1,141 @@
+"""The store: a folder of artifacts by kind and key, inside a build or shared by many.
+
+documents/<key>/     the documents of a source, sealed by a receipt
+rows/<key>/          a folder of rows, sealed by a receipt
+blocks/<k>/<key>.*   the documents of one raw file
+tokens/<k>/<key>.*   the token ids of one raw file's documents
+files/<k>/<key>.json digests of raw files, by path, size, time and inode
+uses/<key>.json      the blocks and tokens that a folder was made from
+builds/<key>.json    the builds that use a shared store
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Literal
+
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, temporary_name, write_atomic
+from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.types import Json
+
+Folders = Literal["documents", "rows"]
+Files = Literal["blocks", "tokens"]
+FOLDERS: tuple[Folders, ...] = ("documents", "rows")
+FILES: tuple[Files, ...] = ("blocks", "tokens")
+KEY_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths of a store; nothing is made before it is written."""
+
+    path: Path
+
+    def folder(self, kind: Folders, key: str) -> Path:
+        """Return the folder of an artifact that a receipt seals."""
+        return self.path / kind / key
+
+    def file(self, kind: Files, key: str, suffix: str) -> Path:
+        """Return the main file of an artifact; what belongs to it has the same stem."""
+        return self.path / kind / key[:2] / f"{key}{suffix}"
+
+    def remembered(self, name: str) -> Path:
+        """Return where the digest of a raw file is remembered; name: its absolute path or url."""
+        key = key_of(name)
+        return self.path / "files" / key[:2] / f"{key}.json"
+
+    def write_uses(self, key: str, uses: Mapping[Files, Sequence[str]]) -> None:
+        """Note the blocks and tokens that a folder was made from, by key."""
+        path = self.path / "uses" / f"{key}.json"
+        content = canonical({kind: sorted(set(keys)) for kind, keys in uses.items()})
+        if not path.exists() or path.read_bytes() != content:
+            write_atomic(path, content)
+
+    def uses(self, key: str) -> Json:
+        """Return the keys of the blocks and tokens that a folder was made from, by kind."""
+        path = self.path / "uses" / f"{key}.json"
+        return read_json(path) if path.exists() else {}
+
+    def enter(self, build: Path) -> None:
+        """Note that a build uses this store."""
+        place = str(build.resolve())
+        path = self.path / "builds" / f"{key_of(place)}.json"
+        if not path.exists():
+            write_atomic(path, canonical({"build": place}))
+
+    def builds(self) -> list[Path]:
+        """Return the builds that use this store, as they were noted."""
+        paths = sorted((self.path / "builds").glob("*.json"))
+        return [Path(read_json(path)["build"]) for path in paths]
+
+    @contextmanager
+    def scratch(self) -> Generator[Path]:
+        """Give a folder for passing files, of this process alone; it is removed at the end."""
+        place = temporary_name(self.path / "scratch")
+        place.mkdir(parents=True)
+        try:
+            yield place
+        finally:
+            rmtree(place, ignore_errors=True)
+
+    def temporaries(self) -> Iterator[Path]:
+        """Yield the temporary files and folders that somebody writes, or left."""
+        for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+            yield from self.path.glob(pattern)
+
+    def folders(self) -> Iterator[tuple[Folders, str, Path]]:
+        """Yield kind, key and path of every folder, sealed or not."""
+        for kind in FOLDERS:
+            for path in sorted((self.path / kind).glob("*")):
+                if path.is_dir():
+                    yield kind, path.name, path
+
+    def files(self) -> Iterator[tuple[Files, str, Path]]:
+        """Yield kind, key and path of every file of blocks and tokens."""
+        for kind in FILES:
+            for path in sorted((self.path / kind).glob("*/*")):
+                yield kind, path.name.partition(".")[0], path
+
+
+def done(path: Path) -> Json | None:
+    """Return the result of making a file of blocks or tokens, None where it is not there whole."""
+    mark = _mark(path)
+    if not mark.exists():
+        return None
+    entry = read_json(mark, "remove it and build again")
+    for file in entry["files"]:
+        part = path.with_name(file["name"])
+        if not part.exists() or part.stat().st_size != file["bytes"]:
+            return None
+    return entry["result"]
+
+
+def finish(path: Path, result: Json) -> None:
+    """Keep the result of making a file, with digests of all that belongs to it: now it is there."""
+    mark = _mark(path)
+    parts = sorted(part for part in path.parent.glob(f"{path.stem}.*") if part != mark)
+    files = [receipts.describe(part) for part in parts]
+    write_atomic(mark, canonical({"result": result, "files": files}))
+
+
+def damages(mark: Path) -> list[str]:
+    """Return one line for every file of a mark that is missing or has other bytes."""
+    entries = read_json(mark, "remove it")["files"]
+    lines = receipts.damages(mark.parent, map(FileEntry.from_json, entries))
+    return [f"{line.partition('; ')[0]}; remove {mark} and build again" for line in lines]
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.json")
+
+
+def key_of(recipe: object) -> str:
+    """Return the key of an artifact: a digest of what it follows from.
+
+    >>> key_of({"a": 1}) == key_of({"a": 1}), len(key_of("x"))
+    (True, 32)
+    """
+    return receipts.digest(recipe)[:KEY_DIGITS]
