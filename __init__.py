@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build, Phase, Run, open, show  # noqa: A004
     from crystalmix.train.api.runs import (
         Forecast,
+        adapt,
         drop_list,
         evaluate,
         export,
@@ -72,6 +73,7 @@ _ROOMS = {
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
     "train.api.runs": (
         "Forecast",
+        "adapt",
         "drop_list",
         "evaluate",
         "export",
@@ -101,6 +103,7 @@ __all__ = [
     "Verdict",
     "ablate",
     "ablation_cost",
+    "adapt",
     "audit",
     "build",
     "chat",

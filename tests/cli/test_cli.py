@@ -189,7 +189,8 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     verbs = "demo plan jsonl build import export-rows migrate merge mix show "
-    verbs += "verify diff train export import-weights chat trace sql audit redact ablate csx"
+    verbs += "verify diff train evaluate export import-weights chat release push trace sql audit "
+    verbs += "redact ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb
@@ -228,10 +229,14 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "train": ["train", build, "--run", run_file(), "--dry-run"],
         "trace": ["trace", run, "--findings"],
         "sql": ["sql", run],
+        "audit": ["audit", run, "--list", tmp_path / "names.txt"],
+        "chat": None,  # tests/train/evaluation/test_chat_answer.py
+        "evaluate": None,  # tests/peers/test_harness.py
     }
+    (tmp_path / "names.txt").write_text("src/python/3.txt\n", "utf-8")
     with_json = {v for v, c in main.commands.items() if any(p.name == "as_json" for p in c.params)}
     assert set(reading) == with_json
-    for words in reading.values():
+    for words in filter(None, reading.values()):
         told(*words)
         assert call(*words).stdout.strip()
     for more in (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.adaptive import check, policy, run_windows
+    from crystalmix.train.adaptive import check
+    from crystalmix.train.adaptive.policy import read_policy
+    from crystalmix.train.adaptive.run_windows import train_adaptive
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build, Run
@@ -56,7 +55,6 @@ def train(  # noqa: PLR0913  what the command has
     skip: Sequence[str] = (),
     overrides: Sequence[str] = (),
     backend: str = "torch",
-    adapt: Place | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Run:
     """Train on a build's phases in order, each from the last weights of the one before.
@@ -64,12 +62,10 @@ def train(  # noqa: PLR0913  what the command has
     Goes on from the newest checkpoint in `out`. run: a run file or a preset. phases: only these.
     stop: end a phase after this many steps; it is the last then. init_from: begin the first phase
     with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. overrides:
-    KEY=VALUE over the run file, as `runconfig.seed=2`. backend: torch, csx or cstorch-cpu. adapt: a
-    policy file, by which the one phase of `phases` is trained in windows whose shares follow from
-    the ledger; `stop` counts its steps. say: takes a line for each phase. Raises InputError,
-    RecipeError, StaleError (`out` holds another run), DivergenceError (a step gave no numbers).
+    KEY=VALUE over the run file, as `runconfig.seed=2`. backend: torch, csx or cstorch-cpu. say:
+    takes a line for each phase. Raises InputError, RecipeError, StaleError (`out` holds another
+    run), DivergenceError (a step gave no numbers).
     """
-    from crystalmix.train.adaptive import policy, run_windows
     from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import session
 
@@ -80,24 +76,6 @@ def train(  # noqa: PLR0913  what the command has
 
         more["make"] = maker(backend, str(run))
     first = None if init_from is None else existing(init_from)
-    if adapt is not None:
-        if len(phases) != 1 or skip or backend != "torch":
-            raise UsageError(
-                "--adapt: trains one phase in torch; name it with --phase, and take neither "
-                "--skip-steps nor --backend"
-            )
-        own = run_windows.train_adaptive(
-            place,
-            str(run),
-            Path(out),
-            policy.read_policy(existing(adapt)),
-            phase=phases[0],
-            stop=stop,
-            init_from=first,
-            overrides=overrides,
-            say=say,
-        )
-        return Run(Path(out), Build(own))
     session.train(
         place,
         str(run),
@@ -111,6 +89,43 @@ def train(  # noqa: PLR0913  what the command has
         **more,
     )
     return Run(Path(out), Build(build_of(Path(out), place)))
+
+
+def adapt(  # noqa: PLR0913  what the command has
+    build: Place | Build,
+    policy: Place,
+    run: Place = "mini",
+    *,
+    phase: str,
+    out: Place,
+    stop: int | None = None,
+    init_from: Place | None = None,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], object] = lambda _: None,
+) -> Run:
+    """Train one phase in windows whose shares follow from the ledger so far.
+
+    policy: a YAML file (`train.adaptive.policy.Policy`). Each window is sealed as a manifest in the
+    run's own build before its first step. stop: end after this many steps of the phase. init_from:
+    begin with this checkpoint's weights. Raises as `train`, and RefusalError for a phase or bounds
+    that have no windows.
+    """
+    from crystalmix.train.adaptive.policy import read_policy
+    from crystalmix.train.adaptive.run_windows import train_adaptive
+
+    place = build.path if isinstance(build, Build) else existing(build)
+    own = train_adaptive(
+        place,
+        str(run),
+        Path(out),
+        read_policy(existing(policy)),
+        phase=phase,
+        stop=stop,
+        init_from=None if init_from is None else existing(init_from),
+        overrides=overrides,
+        say=say,
+    )
+    return Run(Path(out), Build(own))
 
 
 def forecast(

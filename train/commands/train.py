@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.commands.options import (
     JSON,
     MOVED,
@@ -69,7 +70,7 @@ def show(
 @MOVED
 @JSON
 def evaluate(run: Path, tasks: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Evaluate RUN's kept checkpoints on task files of lm-evaluation-harness, in this process."""
+    """Evaluate RUN's kept checkpoints on task files of lm-evaluation-harness."""
     from crystalmix.train.api import runs
 
     show_answer(runs.evaluate(run, tasks, say=note, **settings), as_json)
@@ -140,7 +141,7 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
     dry_run, ranks, speed, as_json = (
         settings.pop(key) for key in ("dry_run", "ranks", "speed", "as_json")
     )
-    fork = settings.pop("fork")
+    fork, adapt = settings.pop("fork"), settings.pop("adapt")
     if not given("run"):
         note(f"no --run: taking the preset {run}")
     if dry_run:
@@ -154,6 +155,14 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
         raise click.UsageError("Missing option '--out'.")
     from crystalmix.train.api import answering, runs
 
+    if adapt is not None:
+        phases = settings.pop("phases")
+        if len(phases) != 1 or fork is not None or settings.pop("backend") != "torch":
+            raise UsageError("--adapt: trains one phase in torch; name it with --phase")
+        if settings.pop("skip"):
+            raise UsageError("--skip-steps: windows have no steps to pass over; drop it or --adapt")
+        runs.adapt(build, adapt, run, phase=phases[0], out=out, say=click.echo, **settings)
+        return
     if fork is not None:
         click.echo(answering.fork(fork, build, out))
     runs.train(build, run, out=out, say=click.echo, **settings)

@@ -6,8 +6,10 @@ from pathlib import Path
 from shutil import copytree, rmtree
 
 import pytest
+from click.testing import CliRunner
 
 import crystalmix as cm
+from crystalmix.cli import main
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
 from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
@@ -28,7 +30,7 @@ def policy(folder: Path, text: str = GROUP) -> Path:
 
 def adapt(out: Path, text: str = GROUP, **settings: object) -> cm.Run:
     place = policy(out.parent / f"{out.name}-policy", text)
-    return cm.train(small_build(), run_file(), out=out, phases=[PHASE], adapt=place, **settings)
+    return cm.adapt(small_build(), place, run_file(), phase=PHASE, out=out, **settings)
 
 
 @lru_cache(maxsize=1)
@@ -210,8 +212,12 @@ def test_stop_counts_the_steps_of_the_phase(tmp_path: Path) -> None:
 
 
 def test_what_has_no_windows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="trains one phase"):
-        cm.train(small_build(), run_file(), out=tmp_path / "run", adapt=policy(tmp_path))
+    words = ["--run", run_file(), "--adapt", policy(tmp_path), "--out", tmp_path / "run"]
+    result = CliRunner().invoke(main, [str(word) for word in ["train", small_build(), *words]])
+    assert result.exit_code == 2
+    assert "name it with --phase" in str(result.exception) + result.output
+    with pytest.raises(UsageError, match="no phase is called 'mixd'"):
+        cm.adapt(small_build(), policy(tmp_path), phase="mixd", out=tmp_path / "run")
     with pytest.raises(RefusalError, match="no shares of"):
         adapt(tmp_path / "other", GROUP + "least: 0.9\n")
 
