@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
+        Collected,
         build,
         export_rows,
+        gc,
         import_shards,
         import_tokens,
         jsonl,
@@ -58,8 +60,10 @@ _ROOMS = {
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
+        "Collected",
         "build",
         "export_rows",
+        "gc",
         "import_shards",
         "import_tokens",
         "jsonl",
@@ -91,6 +95,7 @@ _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "Ablation",
     "Build",
+    "Collected",
     "Differences",
     "EngineSettings",
     "Forecast",
@@ -119,6 +124,7 @@ __all__ = [
     "fit_laws",
     "forecast",
     "fork",
+    "gc",
     "harvest",
     "import_shards",
     "import_tokens",

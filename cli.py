@@ -118,6 +118,7 @@ for verb in (
     data.migrate,
     data.merge,
     data.mix,
+    data.gc,
     train.show,
     train.verify,
     data.diff,

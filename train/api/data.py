@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,16 @@ import pyarrow as pa
 from crystalmix.mixtures.plan.outlook import Outlook, outlook
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
-from crystalmix.train.trace.answers import Table
+from crystalmix.train.trace.answers import Answer, Grid, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from crystalmix.mixtures.exports.export_rows import Arrangement, Exported, Format
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
     from crystalmix.mixtures.modelzoo.import_shards import Subset
     from crystalmix.mixtures.modelzoo.token_files import Kind
+    from crystalmix.mixtures.upkeep.collect import Garbage
     from crystalmix.prep.engines.engine import EngineSettings
 
 
@@ -140,6 +142,48 @@ def mix(
 
     settings = recipes.load(str(recipe), overrides=overrides)
     return Build(mixing.mix(settings, existing(build), name))
+
+
+@dataclass(frozen=True)
+class Collected(Answer):
+    """What a store held that nothing names, by kind, and whether it was freed."""
+
+    garbage: Garbage
+
+    def content(self) -> dict[str, object]:
+        """Return entries and bytes as JSON."""
+        return asdict(self.garbage)
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield a table of kinds, then what stays."""
+        garbage = self.garbage
+        if garbage.entries:
+            rows = [[each.kind, each.entries, f"{each.bytes:,}"] for each in garbage.entries]
+            yield Grid(rows, ["kind", "entries", "bytes"])
+            total = sum(each.bytes for each in garbage.entries)
+            verb = "freed" if garbage.freed else "would be freed (add --delete)"
+            yield f"{total:,} bytes {verb}, {garbage.kept:,} bytes stay"
+        else:
+            yield f"every artifact is named; {garbage.kept:,} bytes stay"
+        if garbage.fresh:
+            yield (
+                f"{garbage.fresh} unnamed artifacts younger than a day stay: another build of the "
+                "store may be making them"
+            )
+
+
+def gc(
+    build: Place, *, tokens: bool = False, superseded: bool = False, delete: bool = False
+) -> Collected:
+    """List what nothing names in a build's store, and free it with `delete`.
+
+    tokens: token ids, too, so that a change of the recipe tokenises again. superseded: the states
+    in the build's history, too, so that runs which began with them can't be verified. Raises
+    RefusalError while a build writes here.
+    """
+    from crystalmix.mixtures.upkeep.collect import collect
+
+    return Collected(collect(existing(build), tokens=tokens, superseded=superseded, delete=delete))
 
 
 def import_shards(

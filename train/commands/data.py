@@ -117,6 +117,21 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:
     note(f"the mixture is a build itself: {made.path}")
 
 
+@click.command(cls=Verb, example="crystalmix gc build --drop tokens --delete")
+@click.argument("build", type=PATH)
+@click.option(
+    "--drop", type=click.Choice(["tokens"]), help="Free token ids too: made anew if needed."
+)
+@click.option("--superseded", is_flag=True, help="Free the build's history too.")
+@click.option("--delete", is_flag=True, help="Free it; without this it is only listed.")
+@JSON
+def gc(build: Path, drop: str | None, as_json: bool, **settings: bool) -> None:
+    """List what no manifest of BUILD and its history names in its store; free it with --delete."""
+    from crystalmix.train.api import data
+
+    show_answer(data.gc(build, tokens=drop == "tokens", **settings), as_json)
+
+
 @click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")
 @click.argument("folder", type=PATH)
 @OUT

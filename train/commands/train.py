@@ -70,7 +70,7 @@ def show(
 @MOVED
 @JSON
 def evaluate(run: Path, tasks: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Evaluate RUN's kept checkpoints on task files of lm-evaluation-harness."""
+    """Evaluate RUN's kept checkpoints on local tasks, by lm_eval."""
     from crystalmix.train.api import runs
 
     show_answer(runs.evaluate(run, tasks, say=note, **settings), as_json)

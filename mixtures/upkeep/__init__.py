@@ -1,0 +1,13 @@
+"""Upkeep of a build's store: what is named, and what may be freed.
+
+Belongs here: removal of artifacts that nothing names. Never: how an artifact is made or named.
+"""
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.upkeep.collect import Garbage, collect
+
+__getattr__, __dir__ = lazy_names(__name__)
