@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
-    from crystalmix.train.api.answering import audit, check_evidence, fork, rebuild_without, redact
+    from crystalmix.train.api.answering import (
+        audit,
+        card,
+        check_evidence,
+        fork,
+        rebuild_without,
+        redact,
+    )
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
     from crystalmix.train.api.data import (
@@ -56,7 +63,14 @@ __version__ = "0.1.0"
 _ROOMS = {
     "prep.engines.engine": ("EngineSettings",),
     "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
-    "train.api.answering": ("audit", "check_evidence", "fork", "rebuild_without", "redact"),
+    "train.api.answering": (
+        "audit",
+        "card",
+        "check_evidence",
+        "fork",
+        "rebuild_without",
+        "redact",
+    ),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
     "train.api.data": (
@@ -111,6 +125,7 @@ __all__ = [
     "adapt",
     "audit",
     "build",
+    "card",
     "chat",
     "check_evidence",
     "convert_checkpoint",

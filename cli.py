@@ -133,6 +133,7 @@ for verb in (
     train.sql,
     answering.audit,
     answering.redact,
+    answering.card,
     ablate.ablate,
     csx.csx,
 ):

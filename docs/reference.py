@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: keys of recipes, run files, ablation specs, and commands.
+"""Write docs/reference/ from the code: keys of all files that people write, and commands.
 
     python docs/reference.py           writes the pages
     python docs/reference.py --check   says which of them are stale, and exits with 1
@@ -28,6 +28,7 @@ from crystalmix.train.evaluation.evaluate import EvaluationSettings
 from crystalmix.train.model.crystal import ModelSettings
 from crystalmix.train.model.optimizer import OptimSettings
 from crystalmix.train.record.metrics import MetricsSettings
+from crystalmix.train.report.card_file import CardFile
 from crystalmix.train.runfile.cluster import Cluster
 from crystalmix.train.runfile.run_file import YAML_KEYS
 from crystalmix.train.runfile.settings import RunSettings
@@ -97,7 +98,7 @@ def reference() -> dict[str, str]:
             "recipe.md",
             "Recipe keys",
             "What a recipe may say. See [Recipes](../recipes.md) and [Mixing](../mixing.md).",
-            [Section("", Recipe, {"begins": "from"})],
+            [Section("", Recipe, {"begins": "from", "since": "from"})],
         ),
         "run-file.md": page(
             "run-file.md",
@@ -111,6 +112,12 @@ def reference() -> dict[str, str]:
             "Ablation keys",
             "What the spec of an ablation may say. See [Ablations](../ablations.md).",
             [Section("", Ablation)],
+        ),
+        "card.md": page(
+            "card.md",
+            "Card-file keys",
+            "What `card --about` may say. See [Answering](../answering.md#cards).",
+            [Section("", CardFile)],
         ),
         "commands.md": commands_page(),
     }

@@ -31,6 +31,8 @@ from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.chat.render import Renderer
+from crystalmix.prep.documents import about
+from crystalmix.prep.documents.about import Described
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.runtime import database, receipts
@@ -90,6 +92,7 @@ def build(
         folders = shuffle.run(context, rows)
         sealed = _seal(context, names, folders, [*packs, *rows, *folders.values()])
         lookups.make(context.folder)
+        _describe(context)
         if store is not None:
             artifacts.enter(out)
         sweep(out)
@@ -203,6 +206,20 @@ def _seal(
         write_atomic(tokenizer, context.tokenizer.raw)
     store(context.out, {context.folder.manifest(name): drafts[name] for name in names})
     return list(drafts.values())
+
+
+def _describe(context: Context) -> None:
+    """Seal what the recipe says of its sources; those of earlier phases keep what was said."""
+    path = context.out / about.NAME
+    described = {
+        name: known
+        for name, known in about.read(path).items()
+        if name not in context.sources and context.folder.source(name).exists()
+    }
+    for name, folder in context.sources.items():
+        if (words := context.recipe.sources[name].about) is not None:
+            described[name] = Described(words, receipts.read(folder)["content"])
+    about.write(path, described)
 
 
 def _moves(context: Context, rows: list[Folder]) -> dict[Path, Path]:

@@ -10,6 +10,7 @@
     phases/sealed.json                               the set of phases, by digest
     lookup/sources/<source>/                         sorted names and digests of its documents
     lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
+    about.json                                       what the recipe says of sources, for cards
     tokenizer.json                                   the tokenizer, byte for byte
     mixtures/<name>/...                              another mixture: a build of links and phases
     store/...                                        what was made, by content (`prep/store`)

@@ -11,6 +11,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.prep.documents import (
+        about,
         choose,
         conversation_text,
         dropped,

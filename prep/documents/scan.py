@@ -44,7 +44,7 @@ VERSION = 3
 # Settings of a source that its reader knows nothing of.
 OF_ONE_SOURCE = {
     *("name", "files", "half", "where", "identity", "keep", "select"),
-    *("ftfy", "metadata", "blank"),
+    *("ftfy", "metadata", "blank", "about"),
 }
 
 

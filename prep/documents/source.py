@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import orjson
 import xxhash
 
+from crystalmix.prep.documents.about import About
 from crystalmix.prep.documents.conversations import ConversationSettings, Reader
 from crystalmix.prep.filters.screen import Selection
 from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
@@ -46,6 +47,7 @@ class Source:
     max_bad_records: broken records of a file to count before the file is broken.
     max_record_bytes: the longest line, cell or text file. max_window_log: of zstd, 28 is 256 MiB.
     select: which of its documents stay. conversations: how records hold them, with `format: chat`.
+    about: what it is, for cards; no digest holds it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -72,6 +74,7 @@ class Source:
     max_window_log: int = 28
     select: Selection = field(default_factory=Selection)
     conversations: ConversationSettings = field(default_factory=ConversationSettings)
+    about: About | None = None
 
     def __post_init__(self) -> None:
         if self.hub is not None and self.files:
@@ -126,6 +129,7 @@ class Source:
     def content(self) -> dict[str, Any]:
         """Return the settings as JSON; those of conversations only where there are some."""
         content = asdict(self)
+        del content["about"]
         if not self.is_chat:
             del content["conversations"]
         return content

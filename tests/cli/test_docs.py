@@ -18,6 +18,7 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.train.ablations.table_mixture import read_aims
 from crystalmix.train.adaptive.policy import read_policy
+from crystalmix.train.report import card_file
 from crystalmix.train.runfile import run_file as params
 from helpers.corpora import CODE, WORDS, merged, sentences, tokenizer
 from helpers.runs import small_build, undisturbed
@@ -137,6 +138,12 @@ def test_the_policy_of_an_adaptive_phase_loads(text: str, tmp_path: Path) -> Non
     assert read_policy(tmp_path / "policy.yaml").steps
 
 
+@pytest.mark.parametrize("text", yaml_blocks("card.yaml"))
+def test_a_card_file_loads(text: str, tmp_path: Path) -> None:
+    (tmp_path / "card.yaml").write_text(text, "utf-8")
+    assert card_file.read(tmp_path / "card.yaml").provider.name
+
+
 def test_every_block_of_yaml_says_what_file_it_is_of() -> None:
     for page in PAGES:
         titles = [said for kind, said, _ in BLOCK.findall(text_of(page)) if kind == "yaml"]
@@ -146,6 +153,7 @@ def test_every_block_of_yaml_says_what_file_it_is_of() -> None:
             "spec.yaml",
             "aims.yaml",
             "policy.yaml",
+            "card.yaml",
         }, page
 
 

@@ -1,4 +1,4 @@
-"""`cm.audit`, `cm.check_evidence`, `cm.redact`, `cm.fork`: answers on what a run consumed."""
+"""`cm.audit`, `cm.check_evidence`, `cm.redact`, `cm.fork`, `cm.card`: answers to those outside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build
     from crystalmix.train.audit.audit import Audit
     from crystalmix.train.audit.evidence import Checked
+    from crystalmix.train.report.cards import Card
 
 
 def audit(
@@ -110,3 +111,29 @@ def rebuild_without(
     write_atomic(file, "".join(f"{digest}\n" for digest in digests).encode())
     make(recipe, out, data=data, without=file, workers=workers)
     return checks.diff(build, out)
+
+
+def card(
+    path: Place,
+    form: str = "md",
+    *,
+    out: Place | None = None,
+    about: Place | None = None,
+    build: Place | None = None,
+) -> Card:
+    """Return what is published of a build or run, from its manifests, receipts and ledger.
+
+    form: `md`, `dataset-card`, `model-card` (of runs), `croissant` (reads all files, for their
+    sha256) or `aiact`. out: a file to write it into. about: a card file, for what belongs to no
+    source. `unstated` of the result lists what nothing answers. Raises UsageError for another
+    form, RecipeError for a fault of the card file, InputError where there is no build or run.
+    """
+    from crystalmix.train.report import cards
+
+    given = None if about is None else existing(about)
+    answer = cards.card(
+        existing(path), form, about=given, build=None if build is None else existing(build)
+    )
+    if out is not None:
+        write_atomic(Path(out), answer.text.encode())
+    return answer

@@ -1,8 +1,9 @@
-"""The verbs that answer to those outside: audit, redact.
+"""The verbs that answer to those outside: audit, redact, card.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from crystalmix.train.commands.options import (
     show_phases,
 )
 
+FORMS = ("md", "dataset-card", "model-card", "croissant", "aiact")
+SHOWN = 8  # fields that are not stated
 LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one a line."
 
 
@@ -76,3 +79,33 @@ def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings
     more = {key: settings[key] for key in ("data", "workers")}
     answer = answering.rebuild_without(build, listed, rebuild, out, **more)
     show_lines(answer.lines())
+
+
+@click.command(cls=Verb, example="crystalmix card build --as dataset-card --out README.md")
+@click.argument("path", metavar="BUILD|RUN", type=PATH)
+@click.option(
+    "--as", "form", type=click.Choice(FORMS), default="md", help="What to write (default: md)."
+)
+@click.option("--out", type=PATH, help="File to write into; without it the card is printed.")
+@click.option("--about", type=PATH, help="A YAML file of what belongs to no source.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where a field is not stated.")
+@MOVED
+def card(path: Path, form: str, strict: bool, **settings: Any) -> None:
+    """Write what is published of a BUILD or RUN: a card, Croissant, the EU's summary.
+
+    Facts are those of manifests, receipts and the ledger; what none of them answers, nor --about,
+    is named as not stated.
+    """
+    from crystalmix.train.api import answering
+
+    answer = answering.card(path, form, **settings)
+    if settings["out"] is None:
+        click.echo(answer.text, nl=False)
+    else:
+        note(f"{settings['out']}: written")
+    if answer.unstated:
+        shown = ", ".join(answer.unstated[:SHOWN])
+        more = ", ..." if len(answer.unstated) > SHOWN else ""
+        note(f"{len(answer.unstated)} fields are not stated: {shown}{more}")
+        if strict:
+            sys.exit(1)

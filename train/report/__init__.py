@@ -1,0 +1,15 @@
+"""Cards of builds and runs: dataset and model cards, Croissant, the EU's summary, plain text.
+
+Belongs here: what is published of a build or run, from its files and what its author states. Never:
+an invented value, writing into a build or run.
+"""
+
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crystalmix.train.report import cards
+    from crystalmix.train.report.cards import Card
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,0 +1,290 @@
+"""Facts of a build or run for cards: from manifests, receipts and the ledger, nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.prep.documents import about
+from crystalmix.prep.documents.about import About
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record import ledger, run_folder
+from crystalmix.train.record.run_folder import WHERE, CheckpointState, Claim, PhaseFolder
+from crystalmix.train.report.card_file import CardFile
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """A source as its receipt has it.
+
+    about: what the recipe said of these documents, nothing where it said nothing. place: the raw
+    files or the hub dataset as the recipe names them. files: file, bytes, xxh3 of each that was
+    read. lists: opt-out and drop lists. folder: relative to the build.
+    """
+
+    name: str
+    about: About
+    place: str
+    records: int
+    documents: int
+    bytes: int
+    characters: int
+    dropped: dict[str, int]
+    files: tuple[Json, ...]
+    lists: tuple[Json, ...]
+    digest: str
+    folder: str
+
+    @property
+    def title(self) -> str:
+        """Its title, else its name."""
+        return self.about.title or self.name
+
+
+@dataclass(frozen=True)
+class SourceTokens:
+    """What a domain holds of a source, once: documents, bytes of text, tokens (specials too)."""
+
+    domain: str
+    source: str
+    documents: int
+    bytes: int | None
+    tokens: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """A part: planned as its manifest says; in a run also what was consumed of it.
+
+    consumed: rows that the ledger has, None of a build. learnt: of their tokens those with loss.
+    """
+
+    phase: str
+    name: str
+    domain: str
+    asked: float
+    got: float
+    rows: int
+    tokens: int
+    loss_tokens: int | None
+    epochs: float
+    fim: Json | None
+    validates: bool
+    msl: int
+    consumed: int | None = None
+    learnt: int | None = None
+
+    @property
+    def consumed_tokens(self) -> int | None:
+        """Tokens of the rows consumed."""
+        return None if self.consumed is None else self.consumed * self.msl
+
+
+@dataclass(frozen=True)
+class PhaseFacts:
+    """A phase, and of a run what was recorded: steps done, head of the chain, last checkpoint."""
+
+    manifest: Manifest
+    parts: tuple[PartFacts, ...]
+    steps: int | None = None
+    skipped: int = 0
+    chain: str | None = None
+    claim: Claim | None = None
+    checkpoint: CheckpointState | None = None
+
+    @property
+    def name(self) -> str:
+        """The phase's name."""
+        return self.manifest.phase
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card may say. run: None of a build."""
+
+    build: BuildFolder
+    run: Path | None
+    phases: tuple[PhaseFacts, ...]
+    sources: tuple[SourceFacts, ...]
+    tokens: tuple[SourceTokens, ...]
+    card: CardFile
+
+    @property
+    def name(self) -> str:
+        """The name that the recipe has."""
+        return self.phases[-1].manifest.name
+
+    @property
+    def parts(self) -> list[PartFacts]:
+        """The parts of all phases that are trained on."""
+        held_out = {held.domain for held in self.tokens if held.held_out}
+        parts = (part for phase in self.phases for part in phase.parts)
+        return [part for part in parts if not part.validates and part.domain not in held_out]
+
+    @property
+    def planned(self) -> int:
+        """Tokens that all steps of all phases come to, epochs counted."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def consumed(self) -> int | None:
+        """Tokens of the rows that the ledger has, epochs counted; None of a build."""
+        if self.run is None:
+            return None
+        return sum(part.consumed_tokens or 0 for part in self.parts)
+
+    @property
+    def held(self) -> list[SourceTokens]:
+        """What the domains trained on hold of each source."""
+        drawn = {part.domain for part in self.parts}
+        return [held for held in self.tokens if held.domain in drawn]
+
+    @property
+    def unique(self) -> int | None:
+        """Tokens of the domains trained on, each once; None where one was imported."""
+        whole = {part.domain for part in self.parts} == {held.domain for held in self.held}
+        return sum(held.tokens for held in self.held) if whole else None
+
+    @property
+    def trained(self) -> list[SourceFacts]:
+        """The sources that are trained on."""
+        names = {held.source for held in self.held}
+        return [source for source in self.sources if source.name in names]
+
+    def tokens_of(self, source: str) -> int | None:
+        """Return the tokens that the domains trained on hold of a source, each domain once."""
+        held = [each.tokens for each in self.held if each.source == source]
+        return sum(held) if held else None
+
+    def about(self, kind: str | None) -> list[SourceFacts]:
+        """Return the sources trained on of a kind; None: those whose kind is not stated."""
+        return [source for source in self.trained if source.about.kind == kind]
+
+
+def gather(run: Path | None, path: Path, card: CardFile) -> Facts:
+    """Read what a build and a run of it hold; InputError where the build has no manifest.
+
+    run: None for a build alone. Damage is raised where a digest does not match.
+    """
+    build = BuildFolder(path)
+    manifests = read_manifests(path)
+    if not manifests or not (path / "phases").exists():
+        raise InputError(f"{path}: is no build and no run; give the --out of build or train")
+    domains = sorted({part.domain for manifest in manifests for part in manifest.parts})
+    tokens = tuple(held for domain in domains for held in _tokens(build, domain))
+    names = sorted({held.source for held in tokens})
+    described = _described(build)
+    sources = tuple(_source(build, name, described) for name in names)
+    phases = tuple(_phase(manifest, run) for manifest in manifests)
+    return Facts(build, run, phases, sources, tokens, card)
+
+
+def run_and_build(path: Path, build: Path | None) -> tuple[Path | None, Path]:
+    """Return the run (None where the path is a build) and its build."""
+    if (path / WHERE).exists():
+        return path, run_folder.build_of(path, build)
+    return None, path
+
+
+def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
+    folder = build.packed(domain)
+    if not (folder / receipts.NAME).exists():
+        return []  # imported: no documents are known
+    receipt = receipts.read(folder)
+    if receipt["stage"] != "pack":
+        return []
+    settings = receipt["settings"]
+    held_out = bool(settings["held_out"] or (settings["split"] or {}).get("side") == "valid")
+    return [
+        SourceTokens(domain, name, held["documents"], held.get("bytes"), held["tokens"], held_out)
+        for name, held in sorted(receipt["account"]["sources"].items())
+    ]
+
+
+def _described(build: BuildFolder) -> dict[str, about.Described]:
+    """Return the descriptions of a build, or of the build that it is a view or mixture of."""
+    places = [folder for place in build.places() for folder in (place, place.parent)]
+    for place in places:
+        if (place / about.NAME).exists():
+            return about.read(place / about.NAME)
+    return {}
+
+
+def _source(build: BuildFolder, name: str, described: dict[str, about.Described]) -> SourceFacts:
+    folder = build.source(name)
+    receipt = receipts.read(folder)
+    account, settings, inputs = receipt["account"], receipt["settings"], receipt["inputs"]
+    words = described.get(name)
+    if words is None or words.documents != receipt["content"]:
+        words = about.Described(About(), "")
+    hub = settings.get("hub")
+    place = f"hub: {hub} ({settings['split']})" if hub else ", ".join(settings["files"])
+    return SourceFacts(
+        name,
+        words.about,
+        place,
+        account["records"],
+        account["documents"],
+        account["bytes"],
+        account["characters"],
+        {reason: count for reason, count in sorted(account["dropped"].items()) if count},
+        tuple(inputs["files"]),
+        tuple(inputs["lists"]),
+        receipt["content"],
+        folder.relative_to(build.path).as_posix(),
+    )
+
+
+def _phase(manifest: Manifest, run: Path | None) -> PhaseFacts:
+    folder = None if run is None else PhaseFolder(run / manifest.phase)
+    if folder is None:
+        return PhaseFacts(manifest, _parts(manifest, None))
+    if not ledger.segments(folder.ledger, "steps"):
+        return PhaseFacts(manifest, _parts(manifest, {}), 0)
+    steps = ledger.read(folder.ledger, "steps")
+    counts: dict[str, tuple[int, int]] = {}
+    for parts in steps["parts"].to_pylist():
+        for part in parts or ():
+            rows, learnt = counts.get(part["part"], (0, 0))
+            counts[part["part"]] = rows + part["rows"], learnt + part["tokens"]
+    skipped = int(steps["skipped"].to_numpy().sum())
+    newest = folder.newest
+    return PhaseFacts(
+        manifest,
+        _parts(manifest, counts),
+        len(steps) - skipped,
+        skipped,
+        steps["chain"][-1].as_py(),
+        run_folder.read_claim(folder) if folder.claim.exists() else None,
+        None if newest is None else run_folder.read_state(newest),
+    )
+
+
+def _parts(manifest: Manifest, counts: dict[str, tuple[int, int]] | None) -> tuple[PartFacts, ...]:
+    """Return the parts of a manifest; counts: rows and tokens with loss that a ledger has."""
+    consumed: Sequence[tuple[int | None, int | None]] = [
+        (None, None) if counts is None else counts.get(part.name, (0, 0)) for part in manifest.parts
+    ]
+    return tuple(
+        PartFacts(
+            manifest.phase,
+            part.name,
+            part.domain,
+            part.asked,
+            part.got,
+            part.rows,
+            part.tokens,
+            part.loss_tokens,
+            part.epochs,
+            part.fim,
+            part.packed is not None and part.packed.validates,
+            manifest.msl,
+            rows,
+            learnt,
+        )
+        for part, (rows, learnt) in zip(manifest.parts, consumed, strict=True)
+    )

@@ -1,0 +1,178 @@
+"""Hub cards: README.md of a dataset or model with the YAML head that the Hugging Face hub reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.report import markdown
+from crystalmix.train.report.facts import Facts
+from crystalmix.train.report.words import Blanks, table, words, yaml_head
+
+# The hub's names of licences, by SPDX ids in lower case where these differ.
+RENAMED = {
+    "odc-by-1.0": "odc-by",
+    "odbl-1.0": "odbl",
+    "pddl-1.0": "pddl",
+    "gpl-2.0-only": "gpl-2.0",
+    "gpl-3.0-only": "gpl-3.0",
+    "agpl-3.0-only": "agpl-3.0",
+    "lgpl-3.0-only": "lgpl-3.0",
+}
+KNOWN = {
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-3.0"),
+    *("cc-by-sa-3.0", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "isc", "unlicense", "openrail"),
+    *("artistic-2.0", "zlib", "epl-2.0", *RENAMED.values()),
+}
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+HUB = "https://huggingface.co/datasets/"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence as a card's head has it."""
+
+    license: str | None
+    license_name: str | None = None
+    license_link: str | None = None
+
+
+def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
+    """Return the card of the build as a dataset of the hub: its rows and the documents in them."""
+    given = facts.card.dataset
+    title = given.title or facts.name
+    licence = _licence(given.licence)
+    rows = {
+        (shard.path, shard.rows)
+        for phase in facts.phases
+        for part in phase.manifest.parts
+        for shard in part.shards
+    }
+    configs = [
+        {"config_name": source.name, "data_files": f"{source.folder}/{DOCUMENTS}"}
+        for source in facts.sources
+    ]
+    head: dict[str, Any] = {
+        "pretty_name": title,
+        **_of_licence(licence),
+        "language": _languages(facts) or None,
+        "size_categories": [size_category(sum(rows for _, rows in rows))],
+        "source_datasets": _hub_ids(facts) or None,
+        "tags": ["crystalmix"],
+        "configs": configs or None,
+    }
+    return [
+        *yaml_head(head),
+        f"# {title}",
+        "",
+        f"- Description: {blanks.say('dataset.description', given.description)}",
+        f"- Version: {blanks.say('dataset.version', given.version)}",
+        f"- Licence: {blanks.say('dataset.licence', given.licence)}",
+        f"- Provider: {blanks.say('provider.name', facts.card.provider.name)}",
+        f"- Home: {blanks.say('dataset.url', given.url)}",
+        f"- Published: {blanks.say('dataset.published', given.published)}",
+        "",
+        *markdown.totals(facts, blanks),
+        *markdown.sources(facts, blanks),
+        *markdown.phases(facts),
+        *markdown.evidence(facts),
+        *blanks.section(),
+    ]
+
+
+def model_card(facts: Facts, blanks: Blanks) -> list[str]:
+    """Return the card of the model that a run trained; UsageError for a build."""
+    if facts.run is None:
+        raise UsageError(f"{facts.build.path}: is a build; a model card needs a run")
+    given = facts.card.model
+    title = ", ".join(given.names) or facts.name
+    head: dict[str, Any] = {
+        **_of_licence(_licence(given.licence)),
+        "language": _languages(facts) or None,
+        "base_model": given.base,
+        "datasets": _hub_ids(facts) or None,
+        "tags": ["crystalmix"],
+    }
+    return [
+        *yaml_head(head),
+        f"# {title}",
+        "",
+        f"- Provider: {blanks.say('provider.name', facts.card.provider.name)}",
+        f"- Licence: {blanks.say('model.licence', given.licence)}",
+        f"- Made from: {blanks.say('model.base', given.base)}",
+        f"- Home: {blanks.say('model.url', given.url)}",
+        f"- Meant for: {blanks.say('model.use', given.use)}",
+        f"- Limits: {blanks.say('model.limits', given.limits)}",
+        "",
+        *_training(facts),
+        *markdown.totals(facts, blanks),
+        *markdown.sources(facts, blanks),
+        *markdown.phases(facts),
+        *markdown.evidence(facts),
+        *blanks.section(),
+    ]
+
+
+def size_category(rows: int) -> str:
+    """Return the hub's category of a number of rows.
+
+    >>> size_category(999), size_category(1000), size_category(5_000_000), size_category(10**13)
+    ('n<1K', '1K<n<10K', '1M<n<10M', 'n>1T')
+    """
+    power = len(str(rows)) - 1 - 3
+    if power < 0:
+        return "n<1K"
+    return f"{SIZES[power]}<n<{SIZES[power + 1]}" if power + 1 < len(SIZES) else "n>1T"
+
+
+def _training(facts: Facts) -> list[str]:
+    """Return what each phase was trained with, as its claim and newest checkpoint have it."""
+    lines = ["## Training", ""]
+    for phase in facts.phases:
+        claim, checkpoint = phase.claim, phase.checkpoint
+        lines += [f"### Training of {phase.name}", ""]
+        if not phase.steps:
+            lines += ["No step is recorded.", ""]
+            continue
+        settings = (claim and claim.run) or {}
+        flat = [
+            [f"{section}.{key}", str(value)]
+            for section, keys in sorted(settings.items())
+            if isinstance(keys, dict)
+            for key, value in sorted(keys.items())
+        ]
+        init, weights = claim and claim.init, checkpoint and checkpoint.weights
+        lines += [
+            f"- digest of the weights it began with: {words(init) or 'none recorded'}",
+            f"- newest checkpoint: step {checkpoint.step:,}"
+            if checkpoint
+            else "- newest checkpoint: none is kept",
+            f"- digest of its weights: {words(weights) or 'none recorded'}",
+            "",
+            *(table(["setting", "value"], flat) if flat else ["Settings: not recorded.", ""]),
+        ]
+    return lines
+
+
+def _licence(stated: str | None) -> Licence:
+    if stated is None:
+        return Licence(None)
+    name = RENAMED.get(stated.lower(), stated.lower())
+    if name in KNOWN:
+        return Licence(name)
+    link = stated if stated.startswith(("http://", "https://")) else None
+    return Licence("other", stated, link)
+
+
+def _of_licence(licence: Licence) -> dict[str, Any]:
+    return vars(licence)
+
+
+def _languages(facts: Facts) -> list[str]:
+    return sorted({language for s in facts.sources for language in s.about.languages})
+
+
+def _hub_ids(facts: Facts) -> list[str]:
+    """Return the hub's datasets that sources name by `url`."""
+    urls = sorted({source.about.url or "" for source in facts.sources})
+    return [url.removeprefix(HUB).strip("/") for url in urls if url.startswith(HUB)]
