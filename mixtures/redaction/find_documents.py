@@ -123,20 +123,24 @@ def _of_digest(lookup_: lookup.Lookup, digest: str) -> list[int]:
 
 
 def _of_sql(build: BuildFolder, entry: Entry) -> Iterator[tuple[str, int]]:
-    """Yield the documents for which an expression is true."""
-    connection = connect(readable=[build.path])
-    for path in sorted(build.path.glob(f"{SOURCES}/*/{DOCUMENTS}")):
-        with explained():
-            connection.execute(
-                "CREATE OR REPLACE VIEW documents AS SELECT "
-                f"{quoted(path.parent.name)} AS source, * FROM read_parquet({quoted(str(path))})"
-            )
-            query = f"SELECT document FROM documents WHERE ({entry.key}\n) ORDER BY document"
-            try:
-                rows = connection.execute(one_reading_statement(connection, query)).fetchall()
-            except UsageError as error:
-                raise UsageError(f"line {entry.line}: {error}") from None
-        yield from ((path.parent.name, row[0]) for row in rows)
+    """Yield the documents for which an expression is true; a column that a source lacks is NULL."""
+    paths = sorted(build.path.glob(f"{SOURCES}/*/{DOCUMENTS}"))
+    if not paths:
+        return
+    # resolved, for sources may be links: into the store, or of a view or a mixture to its build
+    held = {path.parent.name: path.resolve() for path in paths}
+    connection = connect(readable=[path.parent for path in held.values()])
+    tables = (
+        f"SELECT {quoted(name)} AS source, * FROM read_parquet({quoted(str(path))})"
+        for name, path in held.items()
+    )
+    with explained():
+        connection.execute(f"CREATE VIEW documents AS {' UNION ALL BY NAME '.join(tables)}")
+        query = f"SELECT source, document FROM documents WHERE ({entry.key}\n) ORDER BY ALL"
+        try:
+            yield from connection.execute(one_reading_statement(connection, query)).fetchall()
+        except UsageError as error:
+            raise UsageError(f"line {entry.line}: {error}") from None
 
 
 def _read(lookups: Lookups, found: _Found, hits: list[Hits]) -> None:

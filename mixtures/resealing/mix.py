@@ -33,6 +33,11 @@ def mix(recipe: Recipe, build: Path, name: str | None = None) -> Path:
     if not NAME.fullmatch(name):
         raise UsageError(f"--name: {name!r} can't name a folder; {NAME_RULE}")
     home = BuildFolder(build)
+    if any(manifest.read(path).redaction is not None for path in home.manifests()):
+        raise RefusalError(
+            f"{build}: is redacted, a view of another build's rows; mix over that build, then "
+            "redact the mixture by the same list"
+        )
     out = home.mixture(name)
     settings = replace(recipe.tokenizer, path=str(home.tokenizer))
     with Fanout() as pool:

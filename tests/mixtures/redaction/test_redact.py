@@ -10,14 +10,17 @@ import pytest
 
 import crystalmix as cm
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.mixtures.redaction.redact import redact
+from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.scattered_rows import gather
-from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
 from helpers.audited import audited_build, loaded, marks, segments
+from helpers.corpora import write_corpus, write_recipe
 from helpers.runs import scratch
 
 TAKEN, LETTER = "seen/twice", "ж"
@@ -159,3 +162,10 @@ def test_a_rebuild_has_none_of_the_texts_and_says_what_moves(tmp_path: Path) -> 
     for manifest in read_manifests(tmp_path / "out"):
         rows = every_row(tmp_path / "out", manifest)
         assert not np.isin(rows[:, [0, 2]], list(marks(LETTER))).any()
+
+
+def test_a_mixture_over_a_view_is_refused_for_one_over_its_build(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    recipe = load_recipe(write_recipe(tmp_path, name="other", duplicates={"exact": "source"}))
+    with pytest.raises(RefusalError, match="is redacted, .*; mix over that build, then redact"):
+        mix(recipe, redacted_build())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.prep.filters import entries
 from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import InputError
@@ -99,6 +100,18 @@ def test_entries_by_digest_and_by_sql_give_the_same(tmp_path: Path) -> None:
     )
     for one in audits.audit(audited_run(), audited_build(), entries.read(listed)).entries:
         assert one.own == twice.own
+
+
+def test_sql_may_name_a_column_of_one_source_in_a_redacted_build_too(tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    listed.write_text("sql:max_stars_repo_name = 'seen/twice'\n", "utf-8")
+    found = audits.audit(audited_run(), audited_build(), entries.read(listed)).entries[0]
+    assert found.verdict == "consumed"
+    assert {one.key for one in found.documents} <= {o.key for o in entry("seen/twice").documents}
+    (tmp_path / "taken").write_text("owner/\n", "utf-8")
+    redact(audited_build(), tmp_path / "taken", tmp_path / "redacted")
+    planned = audits.audit(None, tmp_path / "redacted", entries.read(listed)).entries[0]
+    assert planned.documents == found.documents
 
 
 @pytest.mark.parametrize("line", ["digest:12", "sql:", "/"])
