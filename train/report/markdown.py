@@ -100,7 +100,10 @@ def evidence(facts: Facts) -> list[str]:
         if phase.chain:
             lines.append(f"- head of the ledger's chain of {phase.name}: `{phase.chain}`")
     taken = [phase for phase in facts.phases if phase.manifest.redaction is not None]
-    lines += [f"- {phase.name} is redacted; its manifest says of what" for phase in taken]
+    lines += [
+        f"- {phase.name} is redacted, its manifest says of what; numbers are those before it"
+        for phase in taken
+    ]
     command = (
         "crystalmix verify BUILD" if facts.run is None else "crystalmix verify BUILD --run RUN"
     )

@@ -15,7 +15,13 @@ from ruamel.yaml import YAML
 import crystalmix as cm
 from crystalmix.cli import main
 from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError, UsageError
+from crystalmix.prep.runtime.errors import (
+    DamageError,
+    InputError,
+    RecipeError,
+    RefusalError,
+    UsageError,
+)
 from crystalmix.train.commands.answering import FORMS
 from crystalmix.train.report import cards
 from helpers.corpora import built, write_corpus, write_recipe
@@ -306,3 +312,15 @@ def test_what_is_no_build_or_card_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "card.yaml").write_text("provider: {nme: X}\n")
     with pytest.raises(RecipeError, match=r"card\.yaml:1: provider\.nme: is no known key"):
         cm.card(described(), about=tmp_path / "card.yaml")
+
+
+def test_a_redacted_view_says_so_and_has_no_croissant(tmp_path: Path) -> None:
+    path = described() / "sources" / "wiki" / "documents.parquet"
+    digest = pq.read_table(path)["digest"].to_pylist()[0]
+    (tmp_path / "list.txt").write_text(f"digest:{digest.hex()}\n")
+    view = cm.redact(described(), tmp_path / "list.txt", tmp_path / "view")
+    text = cm.card(view.path).text
+    assert " is redacted, its manifest says of what; numbers are those before it\n" in text
+    assert "### Encyclopedia\n" in text
+    with pytest.raises(RefusalError, match="is a redacted view, whose rows no file holds"):
+        cm.card(view.path, "croissant")
