@@ -17,10 +17,11 @@ def faults(build: Path, run: Path) -> Iterator[str]:
     """Yield one line for each window that does not follow; none for a run without windows.
 
     build: the run's own. Shares, starts and steps are composed again from what the first window
-    records of the phase that it stems from, and from the ledgers in `run`.
+    records of the phase that it stems from, and from the ledgers in `run`. Windows of a redacted
+    build keep the shares of their origin, whatever a fork records: that run's ledgers gave them.
     """
     chain = [manifest for manifest in read_manifests(build) if manifest.adapted is not None]
-    if not chain:
+    if not chain or _kept(build):
         return
     chain.sort(key=lambda manifest: manifest.adapted["window"])  # type: ignore[index]
     stem, seen = windows.stem_recorded(chain[0]), list[Window]()
@@ -55,9 +56,18 @@ def faults(build: Path, run: Path) -> Iterator[str]:
                 return
 
 
-def count(build: Path) -> int:
-    """Return how many windows a run's own build holds."""
-    return sum(manifest.adapted is not None for manifest in read_manifests(build))
+def summary(build: Path) -> str | None:
+    """Return what was checked of a build's windows; None where it holds none."""
+    number = sum(manifest.adapted is not None for manifest in read_manifests(build))
+    if not number:
+        return None
+    if _kept(build):
+        return f"{number} windows: their shares are those of the run whose build was redacted"
+    return f"{number} windows: their shares follow from the ledgers before them"
+
+
+def _kept(build: Path) -> bool:
+    return any(manifest.redaction is not None for manifest in read_manifests(build))
 
 
 def _policy(content: Any) -> Policy | None:  # noqa: ANN401  a manifest's record

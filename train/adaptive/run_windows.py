@@ -6,17 +6,21 @@ the phase's learning-rate schedule, so that a constant policy is the phase cut i
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crystalmix.mixtures.ablations.pool_of_build import view
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
-from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
+from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.train.adaptive import windows
 from crystalmix.train.adaptive.policy import Policy, Window
+from crystalmix.train.evaluation import evaluate
+from crystalmix.train.evaluation.held_out import is_held_out
 from crystalmix.train.model.processes import joined
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import STATE, PhaseFolder
 from crystalmix.train.runfile.run_file import find, load
+from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.trainer import Trainer
 
 VIEW = "build"
@@ -37,12 +41,15 @@ def train_adaptive(  # noqa: PLR0913  what the command has
     """Train a phase in windows; what is done is not done again. Return the run's own build.
 
     stop: end after this many steps of the phase. init_from: a checkpoint whose weights the first
-    window begins with. Raises StaleError where the run holds windows of another policy or build.
+    window begins with, in place of the last ones of the phase before where the run has trained it.
+    Raises StaleError where the run holds windows of another policy or build.
     """
     with joined() as world:
         base, before = world.on_first(lambda: _base(build, phase))
+        start = init_from or world.on_first(lambda: _weights_before(build, out, before))
         stem = windows.stem_of(base)
-        run = load(find(run_file), phase, [phase], overrides)
+        run = _evaluated_on(build, load(find(run_file), phase, [phase], overrides))
+        evaluate.prepare(run.evaluation, [*before, base], build)
         done: list[Manifest] = []
         seen: list[Window] = []
         own = out / VIEW
@@ -54,7 +61,7 @@ def train_adaptive(  # noqa: PLR0913  what the command has
             last = manifest.steps if stop is None else min(manifest.steps, stop - first_step)
             if last <= 0:
                 break
-            start = init_from if number == 0 else _checkpoint(out, done[-1])
+            start = _checkpoint(out, done[-1]) if done else start
             trainer = Trainer(run, manifest, own, out / manifest.phase, world)
             outcome = trainer.train(start, last)
             done.append(manifest)
@@ -67,6 +74,13 @@ def train_adaptive(  # noqa: PLR0913  what the command has
             ledger = PhaseFolder(out / manifest.phase).ledger
             seen.append(world.on_first(lambda: windows.recorded(manifest, ledger)))  # noqa: B023
     return own
+
+
+def _evaluated_on(build: Path, run: Run) -> Run:
+    """Return a run whose held-out phase is the build's; the windows' own build holds none."""
+    if run.evaluation is None or run.evaluation.build is not None:
+        return run
+    return replace(run, evaluation=replace(run.evaluation, build=str(build)))
 
 
 def _base(build: Path, phase: str) -> tuple[Manifest, list[Manifest]]:
@@ -91,6 +105,20 @@ def _base(build: Path, phase: str) -> tuple[Manifest, list[Manifest]]:
         chain.insert(0, known[previous])
         previous = chain[0].previous
     return base, chain
+
+
+def _weights_before(build: Path, out: Path, before: Sequence[Manifest]) -> Path | None:
+    """Return the last weights of the phase before; None where the run has not begun with it."""
+    trained = [manifest for manifest in before if not is_held_out(build, manifest)]
+    if not trained or not PhaseFolder(out / trained[-1].phase).newest:
+        return None
+    last = _checkpoint(out, trained[-1])
+    if not (last / STATE).exists():
+        raise InputError(
+            f"{last}: is missing, for phase {trained[-1].phase} is not trained to its end; "
+            "train it first"
+        )
+    return last
 
 
 def _sealed(

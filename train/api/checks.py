@@ -129,8 +129,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
         notes += folder.notes
         if not faults:
             read += [findings.checked(Path(run)), folder.read()]
-            if number := adaptive.count(path):
-                read.append(f"{number} windows: their shares follow from the ledgers before them")
+            if line := adaptive.summary(path):
+                read.append(line)
             notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
     return Verdict(tuple(faults), tuple(read), tuple(notes))
 

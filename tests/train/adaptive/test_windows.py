@@ -12,11 +12,12 @@ import crystalmix as cm
 from crystalmix.cli import main
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
-from crystalmix.prep.runtime.errors import RefusalError, StaleError, UsageError
+from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer.trainer import Trainer
-from helpers.runs import run_file, scratch, small_build, train
+from helpers import watched
+from helpers.runs import run_file, scratch, small_build, train, write_run
 
 PHASE = "mixed"
 GROUP = "policy: group\nsteps: 4\nrate: 2.0\nmemory: 0.2\n"
@@ -225,3 +226,49 @@ def test_what_has_no_windows_is_refused(tmp_path: Path) -> None:
 def test_a_run_without_windows_is_checked_as_before(tmp_path: Path) -> None:
     train(tmp_path / "run", "prose")
     assert "windows" not in str(cm.verify(small_build(), run=tmp_path / "run"))
+
+
+def losses(run: Path) -> list[float]:
+    table = cm.open(run).sql("SELECT loss FROM steps WHERE phase = 'mixed.w0000' ORDER BY step")
+    return [row["loss"] for row in table.content()]
+
+
+def test_the_first_window_begins_with_the_weights_of_the_phase_before(tmp_path: Path) -> None:
+    run, other, fresh = (tmp_path / name for name in ("run", "other", "fresh"))
+    train(run, "prose")
+    adapt(run, stop=1)
+    adapt(other, stop=1, init_from=sorted((run / "prose/checkpoints").iterdir())[-1])
+    adapt(fresh, stop=1)
+    assert losses(run) == losses(other) != losses(fresh)
+
+
+def test_windows_after_half_a_phase_are_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", "prose", stop=2)
+    with pytest.raises(InputError, match="phase prose is not trained to its end"):
+        adapt(tmp_path / "run", stop=1)
+
+
+def test_a_fork_over_redacted_windows_keeps_their_shares(tmp_path: Path) -> None:
+    """Other losses than those that gave the shares are no fault of such a run."""
+    run, view, out = (tmp_path / name for name in ("run", "redacted", "fork"))
+    train(run, "prose")
+    adapt(run)
+    digests = cm.open(run).sql(
+        "SELECT min(lower(hex(d.digest))) AS digest FROM pieces p "
+        "JOIN documents d USING (source, document) WHERE p.phase = 'mixed.w0001'"
+    )
+    (tmp_path / "list").write_text(f"digest:{digests.content()[0]['digest']}\n", "utf-8")
+    cm.redact(run / "build", tmp_path / "list", out=view)
+    cm.fork(run, view, out)
+    cm.train(view, run=run_file(), out=out)
+    verdict = cm.verify(view, run=out)
+    assert not verdict.faulty, verdict
+    assert "their shares are those of the run whose build was redacted" in str(verdict)
+
+
+def test_windows_are_evaluated_on_the_held_out_phase_of_their_build(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.yaml", evaluation={"phase": "held", "rows": 4, "steps": 4})
+    place, out = policy(tmp_path), tmp_path / "run"
+    cm.adapt(watched.split_build(), place, run, phase="mixed", out=out, stop=4)
+    lines = (out / "mixed.w0000" / "evaluation.jsonl").read_text("utf-8")
+    assert '"step":4' in lines.replace(" ", "")
