@@ -251,7 +251,7 @@ def test_a_model_that_does_not_fit_is_told_with_the_number_it_needs(tmp_path: Pa
     ("run", "code", "wanted"),
     [
         ("absent.yaml", 2, "absent.yaml: no such file"),
-        ("maxi", 2, "maxi: no such run file, and no bundled preset (there are mini)"),
+        ("maxi", 2, "maxi: no such run file, and no bundled preset (there are crystalchat, mini)"),
     ],
 )
 def test_a_run_file_that_is_not_there_is_told(

@@ -96,7 +96,7 @@ def test_a_run_file_is_a_path_or_a_preset(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert params.find("mini") == params.PRESETS / "mini.yaml"
     assert params.find("settings") == Path("settings")
-    with pytest.raises(UsageError, match=r"no bundled preset \(there are mini\)"):
+    with pytest.raises(UsageError, match=r"no bundled preset \(there are crystalchat, mini\)"):
         params.find("maxi")
 
 
