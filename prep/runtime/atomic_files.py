@@ -22,6 +22,7 @@ from crystalmix.prep.runtime.types import Json
 
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
+_locks: set[int] = set()  # file descriptors of this process's locks
 URL = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
@@ -60,10 +61,12 @@ def lock_folder(folder: Path, refusal: str) -> Generator[None]:
     """Lock a folder while this process writes there; the lock ends with the process.
 
     Raises RefusalError with `refusal` while another process has the lock. A file system without
-    locks is not checked.
+    locks is not checked. Forked children (a DataLoader's workers) don't have it, so that it ends
+    with this process even where they outlive it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
+    _locks.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +76,18 @@ def lock_folder(folder: Path, refusal: str) -> Generator[None]:
             pass
         yield
     finally:
+        if handle in _locks:
+            _locks.remove(handle)
+            os.close(handle)
+
+
+def _leave_locks() -> None:
+    for handle in _locks:
         os.close(handle)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 @contextmanager

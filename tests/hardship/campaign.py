@@ -366,7 +366,7 @@ def _raw(given: World, rng: Random, out: Path) -> Hostile:
 
 
 def _rows(given: World, rng: Random, out: Path) -> Hostile:
-    path = rng.choice(sorted((given.folder / "build" / "domains").rglob("*.h5")))
+    path = rng.choice(sorted((given.folder / "build" / "store" / "rows").rglob("*.h5")))
     words: list[object] = rng.choice(
         [
             ["verify", path],

@@ -168,7 +168,7 @@ def test_labels_that_tokens_alone_can_not_hold_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"to": "csv"}, "--to: must be one of megatron, mds, parquet, bin, arrow, got 'csv'"),
+        ({"to": "csv"}, "--to: must be one of megatron, mds, parquet, bin, arrow, vsl, got 'csv'"),
         ({"phase": "none"}, r"no phase is called 'none' \(there are code, mixed, prose\)"),
         ({"order": "random"}, "--order: must be one of consumption, domain, got 'random'"),
         ({"rows_per_file": 0}, "--rows-per-file: must be positive, got 0"),

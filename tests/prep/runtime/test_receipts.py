@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, replacing, write_atomic
+from crystalmix.prep.runtime.atomic_files import (
+    canonical,
+    replacing,
+    temporary_name,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import DamageError, StaleError
 from crystalmix.prep.runtime.types import Json
 from helpers.materials import names
@@ -178,7 +183,7 @@ def test_a_broken_receipt_is_told(sealed: Path, content: bytes, told: str) -> No
 
 def test_sealing_removes_what_work_items_left(tmp_path: Path) -> None:
     receipts.once(tmp_path / "data-00000.h5.done", "item", lambda: {"rows": 1})
-    (tmp_path / ".data-00001.h5.77.tmp").write_bytes(b"half")
+    temporary_name(tmp_path / "data-00001.h5").write_bytes(b"half")
     (tmp_path / "kept.parquet").write_bytes(b"")
     receipts.seal(tmp_path, WANTED, [], {})
     assert names(tmp_path) == ["kept.parquet", receipts.NAME]

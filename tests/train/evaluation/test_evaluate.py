@@ -208,7 +208,7 @@ def test_rows_that_the_model_would_misread_are_refused() -> None:
     """Of another tokenizer, or one token longer than the model; and prompts that just fit."""
     run, settings = load(run_file()), EvaluationSettings(phase="held")
     sealed, build, out = watched.manifest(), watched.split_build(), Path("unused")
-    other = replace(sealed, tokenizer={**sealed.tokenizer, "fingerprint": "another"})
+    other = replace(sealed, tokenizer=replace(sealed.tokenizer, fingerprint="another"))
     with pytest.raises(RefusalError, match="held was made with another tokenizer than mixed"):
         Evaluator(settings, other, build, out, run.model)
     short = replace(run.model, max_position_embeddings=63)

@@ -77,7 +77,7 @@ def test_greedy_takes_the_most_likely_id_each_time_whatever_stands_beside() -> N
     made = model(40)
     prompts = [[1, 5, 9], [1], [3, 3, 3, 3, 7, 30, 31]]
     with torch.no_grad():
-        together = greedy(made, prompts, 8, eos=2)
+        together = greedy(made, prompts, 8, 2)
         for prompt, found in zip(prompts, together, strict=True):
             ids = list(prompt)
             while len(ids) < len(prompt) + 8:
@@ -86,7 +86,7 @@ def test_greedy_takes_the_most_likely_id_each_time_whatever_stands_beside() -> N
                     break
                 ids.append(chosen)
             assert found == ids[len(prompt) :]
-            assert greedy(made, [prompt], 8, eos=2) == [found]
+            assert greedy(made, [prompt], 8, 2) == [found]
     assert len({tuple(found) for found in together}) > 1
 
 
@@ -97,8 +97,8 @@ def test_eos_ends_a_sample_and_the_others_go_on() -> None:
         following = torch.where((ids == 12) & (ids[:, :1] == 10), 0, ids + 1)
         return logits.scatter(-1, following[..., None], 1.0)
 
-    assert greedy(forward, [[10], [20, 21]], 5, eos=0) == [[11, 12], [22, 23, 24, 25, 26]]
-    assert greedy(forward, [[10, 12]], 5, eos=0) == [[]]
+    assert greedy(forward, [[10], [20, 21]], 5, 0) == [[11, 12], [22, 23, 24, 25, 26]]
+    assert greedy(forward, [[10, 12]], 5, 0) == [[]]
 
 
 def test_samples_are_told_with_text_and_no_id_that_the_tokenizer_lacks() -> None:

@@ -1,0 +1,37 @@
+"""Locks of folders: they end with their process."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from crystalmix.prep.runtime.atomic_files import lock_folder
+
+
+def test_a_lock_ends_with_its_process_though_a_forked_child_lives_on(tmp_path: Path) -> None:
+    """A DataLoader's workers outlive a killed parent for seconds; they must not hold its lock."""
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from crystalmix.prep.runtime.atomic_files import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1]), 'held'):\n"
+        "    end, start = os.pipe()\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os.write(start, b'x')\n"
+        "        time.sleep(30)\n"
+        "    os.read(end, 1)\n"
+        "    print(child, flush=True)\n"
+        "    os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            assert holder.wait(60) == 9
+            with lock_folder(tmp_path, "held"):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
