@@ -27,7 +27,7 @@ GROUPS = {
 }
 
 
-def natural(tokens: Mapping[str, int]) -> dict[str, float]:
+def natural(tokens: Mapping[str, float]) -> dict[str, float]:
     """Return each domain's share of all tokens."""
     return _shares(tokens, dict(tokens))
 
@@ -103,6 +103,6 @@ def _published(phase: str) -> Mapping[str, float]:
     return {part.domain: float(part.weight or 0) for part in parts}
 
 
-def _shares(tokens: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:
+def _shares(tokens: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
     total = sum(weights.values())
     return {name: weights[name] / total for name in tokens}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from crystalmix.mixtures.manifest.exact_order import integer_weights
+from crystalmix.mixtures.manifest.exact_order import integer_weights, largest_remainders
 from crystalmix.mixtures.manifest.manifest import (
     Manifest,
     ManifestPart,
@@ -57,12 +57,7 @@ def whole_shares(shares: Mapping[str, float]) -> dict[str, int]:
     if not shares or min(shares.values()) < 0 or not total > 0:
         raise ValueError(f"shares: must not be negative, nor all 0, got {dict(shares)}")
     exact = {name: share / total * UNITS for name, share in shares.items()}
-    whole = {name: int(value) for name, value in exact.items()}
-    left = UNITS - sum(whole.values())
-    by_remainder = sorted(exact, key=lambda name: (whole[name] - exact[name], name))
-    for name in by_remainder[:left]:
-        whole[name] += 1
-    return whole
+    return largest_remainders(exact, UNITS)
 
 
 def remix(pool: Manifest, portion: Portion, previous: str | None = None) -> Manifest:

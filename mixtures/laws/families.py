@@ -33,34 +33,16 @@ TABLE, TARGET = 4.0, 0.4  # SD of logit g: of a table's mean about 0, of targets
 FLOOR = (np.log(0.5), 1.0)  # prior of log(c / least loss)
 
 
-class Law(Protocol):
-    """A family of curves."""
+class Curves(Protocol):
+    """A family of curves from shares to loss."""
 
     @property
     def convex(self) -> bool:
-        """Whether a sum of such laws has one least mixture."""
-        ...
-
-    @property
-    def falling(self) -> bool:
-        """Whether the loss falls with every share, so that concave shares keep it convex."""
-        ...
-
-    @property
-    def learns(self) -> bool:
-        """Whether a parameter g stands at RETURNS, whose prior is learnt over all targets."""
+        """Whether a sum of such curves has one least mixture."""
         ...
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
-        ...
-
-    def starts(self, shares: Floats, losses: Floats) -> Floats:
-        """Guess parameters: (starts, targets, parameters) from losses (runs, targets)."""
-        ...
-
-    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
-        """Return its mean (targets, parameters) and precision (targets, parameters, parameters)."""
         ...
 
     def value(self, theta: Floats, shares: Floats) -> Floats:
@@ -73,6 +55,28 @@ class Law(Protocol):
 
     def slope(self, theta: Floats, shares: Floats) -> Floats:
         """Return the derivative by shares: (..., runs, domains)."""
+        ...
+
+
+class Law(Curves, Protocol):
+    """A family of curves that can be fitted."""
+
+    @property
+    def falling(self) -> bool:
+        """Whether the loss falls with every share, so that concave shares keep it convex."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether a parameter g stands at RETURNS, whose prior is learnt over all targets."""
+        ...
+
+    def starts(self, shares: Floats, losses: Floats) -> Floats:
+        """Guess parameters: (starts, targets, parameters) from losses (runs, targets)."""
+        ...
+
+    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
+        """Return its mean (targets, parameters) and precision (targets, parameters, parameters)."""
         ...
 
 

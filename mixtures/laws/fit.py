@@ -83,7 +83,7 @@ class Fit:
     place: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def law(self) -> families.Law:
+    def law(self) -> families.Curves:
         """The family of curves; of a joint law, that at `place`."""
         law = self.problems.law
         return law if self.scales is None else AtScale(law, self.place)

@@ -152,7 +152,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class AtScale:
-    """A joint law at one size and one number of tokens: a law of shares alone.
+    """A joint law at one size and one number of tokens: curves of shares alone.
 
     place: logarithms of both, as `Scales.log` gives them.
     """
@@ -165,27 +165,9 @@ class AtScale:
         """Whether a sum of such laws has one least mixture."""
         return self.law.convex
 
-    @property
-    def falling(self) -> bool:
-        """Whether the loss falls with every share."""
-        return self.law.falling
-
-    @property
-    def learns(self) -> bool:
-        """Whether a parameter g stands at RETURNS."""
-        return self.law.learns
-
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
         return self.law.names(domains)
-
-    def starts(self, shares: Floats, losses: Floats) -> Floats:
-        """Guess parameters from runs at this scale."""
-        return self.law.starts(self._points(shares), losses)
-
-    def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
-        """Return the joint law's."""
-        return self.law.prior(self._points(shares), losses)
 
     def value(self, theta: Floats, shares: Floats) -> Floats:
         """Return losses (..., runs)."""

@@ -18,8 +18,9 @@ such as a step, is the difference of two prefixes: within twice the bound.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -266,6 +267,21 @@ def integer_weights(weights: Sequence[Fraction]) -> list[int]:
     common = gcd(*whole)
     whole = [weight // common for weight in whole]
     _check_sum(whole)
+    return whole
+
+
+def largest_remainders(
+    exact: Mapping[str, float] | Mapping[str, Fraction] | Mapping[str, Decimal], total: int
+) -> dict[str, int]:
+    """Round amounts to whole ones that sum to `total`; the largest remainders are rounded up.
+
+    >>> largest_remainders({"a": 3.5, "b": 3.25, "c": 3.25}, 10)
+    {'a': 4, 'b': 3, 'c': 3}
+    """
+    whole = {name: int(amount) for name, amount in exact.items()}
+    left = total - sum(whole.values())
+    for name in sorted(exact, key=lambda name: (whole[name] - exact[name], name))[:left]:
+        whole[name] += 1
     return whole
 
 

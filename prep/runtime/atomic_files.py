@@ -4,6 +4,7 @@ Temporary names carry the host and a unique id, so that two hosts never share on
 """
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Generator
@@ -131,6 +132,12 @@ def is_abandoned(path: Path) -> bool:
     except PermissionError:
         return False
     return int(match["pid"]) == os.getpid()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
 from time import monotonic
-from types import TracebackType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -55,12 +54,7 @@ class Fanout:
         gc.set_threshold(*SELDOM)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         gc.set_threshold(*self._thresholds)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

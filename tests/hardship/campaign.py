@@ -28,6 +28,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.train.record import seal
 from crystalmix.train.trace.findings import findings
 from helpers import corpora, hostile, kills, runs, watched
+from helpers.processes import all_end, members
 
 PATIENCE_SECONDS = 180
 CODES = {0, 1, 2}
@@ -72,29 +73,6 @@ def started(words: list[object], log: Path) -> BaseProcess:
     return kills.start(command, [str(word) for word in words], str(log))
 
 
-def members(group: int) -> list[int]:
-    """Return the living processes of a process group."""
-    found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text("utf-8").rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def all_end(group: int) -> bool:
-    """Wait until no process of a group lives; kill what does not end."""
-    deadline = time.monotonic() + 60
-    while members(group) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    left = members(group)
-    if left:
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-    return not left
-
-
 def ended(campaign: Campaign, process: BaseProcess, log: Path, what: str) -> int:
     """Wait for a command; hold its exit code, its output and the end of its processes."""
     process.join(PATIENCE_SECONDS)
@@ -103,7 +81,10 @@ def ended(campaign: Campaign, process: BaseProcess, log: Path, what: str) -> int
         campaign.hold(False, f"{what}: no end after {PATIENCE_SECONDS} s")
         os.killpg(pid, signal.SIGKILL)
         process.join()
-    campaign.hold(all_end(pid), f"{what}: processes were left")
+    if not (whole := all_end(pid)):
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    campaign.hold(whole, f"{what}: processes were left")
     text = log.read_text("utf-8", "replace") if log.exists() else ""
     campaign.hold("Traceback" not in text, f"{what}: a traceback: {text[-600:]}")
     code = process.exitcode

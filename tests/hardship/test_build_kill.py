@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime.errors import InputError
 from helpers import corpora
+from helpers.processes import all_end, members
 
 KILLS = 50  # at least, of each number of workers
 # The clock starts when everything is imported, so that the kills fall into the work.
@@ -41,8 +41,9 @@ def start(
     """
 
     def begin() -> None:
-        # a suite that runs in the background of a shell hands down that Ctrl-C is ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # a suite that runs in the background of a shell hands down that these are ignored
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         if ignored is not None:
             signal.signal(ignored, signal.SIG_IGN)
 
@@ -173,25 +174,6 @@ def test_a_build_that_was_started_to_ignore_hup_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGHUP)
     finish(process)
     assert verify(out) == []
-
-
-def members(group: int) -> list[int]:
-    """Return the living processes of a process group."""
-    found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text("utf-8").rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def all_end(group: int) -> bool:
-    """Wait until no process of a group lives; the tracker of resources ends last."""
-    deadline = time.monotonic() + 60
-    while members(group) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not members(group)
 
 
 def test_workers_end_with_a_build_that_is_killed_alone(tmp_path: Path) -> None:

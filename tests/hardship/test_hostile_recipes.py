@@ -16,11 +16,10 @@ from click.testing import Result
 
 from helpers import corpora
 from helpers.corpora import crystalmix
+from helpers.hostile import HUGE, ODD, paths
 
 SEED, FUZZED = 13, 120
 MOST_SECONDS = 1.0  # of CPU time
-HUGE: list[Any] = [2**62, 2**63, 2**64, -(2**70), 10**30, 1e300, 1e308, 5e-324, -1, 0, 10**8 + 1]
-ODD: list[Any] = [None, [], {}, "", True, "x" * 300, [[]], {"a": 1}, "\x00", "../../up", "s3://a/b"]
 BOMB = "x0: &x0 [a, a, a, a, a, a, a, a, a, a]\n" + "".join(
     f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]\n" for i in range(1, 12)
 )
@@ -112,17 +111,6 @@ def test_a_name_that_no_folder_can_bear_is_refused(section: str) -> None:
     line = refused(json.dumps(content))
     assert f"{section}: '{'n' * 40}...' can't name a folder" in line
     assert "at most 200 bytes" in line
-
-
-def paths(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every value."""
-    steps = content.items() if isinstance(content, dict) else enumerate(content)
-    every: list[tuple[Any, ...]] = []
-    for step, value in steps:
-        every.append((*above, step))
-        if isinstance(value, (dict, list)):
-            every += paths(value, (*above, step))
-    return every
 
 
 @pytest.mark.parametrize("number", range(FUZZED))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from crystalmix.mixtures.ablations import published_mixtures
 from crystalmix.mixtures.ablations.design import caps
 from crystalmix.mixtures.laws.across_scales import AcrossScales, across_scales, scale_lines
 from crystalmix.mixtures.laws.fit import Fit
@@ -111,15 +112,15 @@ def recommend_mixture(fits: Sequence[Fit], aims: Aims) -> TableMixture:
     chosen = _at_target(fitted, aims)
     _check_names(chosen, aims)
     high = dict.fromkeys(domains, 1.0)
-    natural: dict[str, float] | None = None
+    by_tokens: dict[str, float] | None = None  # the natural mixture
     epochs: dict[str, float] = {}
     if aims.tokens:
         tokens = {name: aims.tokens[name] for name in domains}
-        natural = {name: count / sum(tokens.values()) for name, count in tokens.items()}
+        by_tokens = published_mixtures.natural(tokens)
         if aims.target_tokens is not None:
             high = caps(tokens, aims.target_tokens, _max_epochs(aims, domains))
     high = {name: min(high[name], aims.most.get(name, 1.0)) for name in domains}
-    current = aims.current or natural or dict.fromkeys(domains, 1 / len(domains))
+    current = aims.current or by_tokens or dict.fromkeys(domains, 1 / len(domains))
     settings = RecommendSettings(
         standardise=aims.standardise,
         minimum=aims.minimum,
@@ -129,7 +130,7 @@ def recommend_mixture(fits: Sequence[Fit], aims: Aims) -> TableMixture:
         seed=aims.seed,
     )
     value = aims.value or dict.fromkeys(chosen.targets, 1.0)
-    best = recommend(chosen, value, high, current, settings, towards=natural)
+    best = recommend(chosen, value, high, current, settings, towards=by_tokens)
     if aims.target_tokens is not None and aims.tokens:
         epochs = {
             name: share * aims.target_tokens / aims.tokens[name]

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from crystalmix.mixtures.manifest.exact_order import largest_remainders
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import AtLeastOne, within
 from crystalmix.prep.runtime.errors import RefusalError
@@ -194,18 +195,9 @@ def _bounded(policy: Policy, wanted: Mapping[str, Decimal]) -> Shares:
             over = sum((value - most for value in scaled.values() if value > most), Decimal(0))
             under = sum((least - value for value in scaled.values() if value < least), Decimal(0))
             if not low and not high:
-                return _whole({**fixed, **scaled})
+                shares = sorted({**fixed, **scaled}.items())
+                return largest_remainders({part: s * UNITS for part, s in shares}, UNITS)
             fixed |= low if under >= over else high
-
-
-def _whole(shares: Mapping[str, Decimal]) -> Shares:
-    exact = {part: share * UNITS for part, share in sorted(shares.items())}
-    whole = {part: int(value) for part, value in exact.items()}
-    left = UNITS - sum(whole.values())
-    by_rest = sorted(exact, key=lambda part: (whole[part] - exact[part], part))
-    for part in by_rest[:left]:
-        whole[part] += 1
-    return whole
 
 
 def _normal(values: Mapping[str, Decimal]) -> dict[str, Decimal]:

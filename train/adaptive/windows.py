@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import fsum
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.exact_order import integer_weights
+from crystalmix.mixtures.manifest.exact_order import integer_weights, largest_remainders
 from crystalmix.mixtures.manifest.manifest import Manifest, budgeted, sealed
 from crystalmix.mixtures.recipes.phase import shares as asked_shares
 from crystalmix.prep.runtime.errors import RefusalError
@@ -50,11 +50,8 @@ class Stem:
 
 def stem_of(base: Manifest) -> Stem:
     """Return a sealed phase as what windows stem from; its shares rounded to millionths."""
-    exact = {part.name: Fraction(part.asked) * UNITS for part in base.parts}
-    whole = {name: int(value) for name, value in exact.items()}
-    left = UNITS - sum(whole.values())
-    for name in sorted(exact, key=lambda name: (whole[name] - exact[name], name))[:left]:
-        whole[name] += 1
+    shares = {part.name: Fraction(part.asked) * UNITS for part in base.parts}
+    whole = largest_remainders(shares, UNITS)
     return Stem(base.phase, base.digest, base.steps, whole, base, base.previous)
 
 

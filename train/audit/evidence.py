@@ -13,7 +13,6 @@ text.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import Entry, Names
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, file_sha256, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
@@ -129,15 +128,6 @@ def _folders(build: BuildFolder) -> Json:
         for path in build.sealed()
         if not _is_source(path)
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    state = sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
 
 
 def read(file: Path) -> Json:

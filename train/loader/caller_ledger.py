@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
-from types import TracebackType
 from typing import Any, Self
 
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -159,12 +158,7 @@ class CallerLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begin(self, folder: Path, build: Path, step: int | None) -> tuple[int, Path | None]:

@@ -1,7 +1,6 @@
 """Croissant 1.1: a build as JSON-LD, its files with sha256 and its documents as record sets."""
 
 from collections.abc import Iterator
-from hashlib import file_digest
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, TOKENIZER
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.report.facts import Facts
@@ -132,8 +132,6 @@ def _file_object(build: Path, name: str) -> Json:
     path = build / name
     if not path.exists():
         raise DamageError(f"{path}: is missing; restore it, or build again")
-    with path.open("rb") as file:
-        sha256 = file_digest(file, "sha256").hexdigest()
     return {
         "@type": "cr:FileObject",
         "@id": name,
@@ -141,7 +139,7 @@ def _file_object(build: Path, name: str) -> Json:
         "contentUrl": name,
         "contentSize": f"{path.stat().st_size} B",
         "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
-        "sha256": sha256,
+        "sha256": file_sha256(path),
     }
 
 

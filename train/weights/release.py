@@ -13,13 +13,17 @@ the manifests, and the weights to the checkpoints that the ledger was sealed wit
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from shutil import copy2
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, replacing_folder
+from crystalmix.prep.runtime.atomic_files import (
+    canonical,
+    file_sha256,
+    read_json,
+    replacing_folder,
+)
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
@@ -87,7 +91,7 @@ def release(run: Path, out: Path, build: Path | None, settings: ExportSettings) 
         (place / RELEASE).write_bytes(canonical(content))
         card = _card(run.resolve().name, revisions, [manifest for manifest, _ in phases])
         (place / CARD).write_text(card, "utf-8")
-        sums = {name: _sha256(place / name) for name in _names(place)}
+        sums = {name: file_sha256(place / name) for name in _names(place)}
         lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
         (place / SUMS).write_text("".join(lines), "utf-8")
     return read(out)
@@ -198,7 +202,7 @@ def _wrong_sums(path: Path) -> list[str]:
     lines += [
         f"{path / name}: its bytes changed since it was released; get it again"
         for name in sorted(names & sums.keys())
-        if _sha256(path / name) != sums[name]
+        if file_sha256(path / name) != sums[name]
     ]
     return lines
 
@@ -208,14 +212,6 @@ def _weights(folder: Path, origin: Json) -> str | None:
     model = Crystal(ModelSettings(**origin["model"]))
     model.load_state_dict(from_huggingface(hf_import.read_tensors(folder)))
     return checkpoint.weights_digest(model)
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _card(name: str, revisions: list[Revision], manifests: list[Manifest]) -> str:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import crystalmix as cm
+from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
@@ -42,7 +43,7 @@ def faults(path: Path) -> list[str]:
 def summed(path: Path) -> None:
     """Write the checksums anew, as one who changed a release would."""
     names = releasing._names(path)
-    lines = [f"{releasing._sha256(path / name)}  {name}\n" for name in names]
+    lines = [f"{file_sha256(path / name)}  {name}\n" for name in names]
     (path / releasing.SUMS).write_text("".join(lines), "utf-8")
 
 

@@ -1,0 +1,24 @@
+"""Processes of a group: which live, and when all have ended."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+def members(group: int) -> list[int]:
+    """Return the living processes of a process group."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text("utf-8").rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def all_end(group: int) -> bool:
+    """Wait until no process of a group lives; the tracker of resources ends last."""
+    deadline = time.monotonic() + 60
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not members(group)
