@@ -15,6 +15,7 @@ from pathlib import Path
 from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, Ablation
 from crystalmix.mixtures.build.build import store
 from crystalmix.mixtures.build.seal import settings_of
+from crystalmix.mixtures.build.view import lasting
 from crystalmix.mixtures.manifest.build_folder import (
     DOMAINS,
     SOURCES,
@@ -80,11 +81,12 @@ def reuse(file: Path, spec: Ablation, recipe: Recipe) -> Reused:
 
 
 def view(build: Path, sealed: Sequence[Manifest], place: Path) -> None:
-    """Make `place` a view of a build: links to its folders, and manifests of its own.
+    """Make `place` a view of a build as it is now: links to its folders, and manifests of its own.
 
     Raises StaleError where something else than such a view lies there.
     """
     place.mkdir(parents=True, exist_ok=True)
+    build = lasting(BuildFolder(build)).path
     for name in LINKED:
         link, target = place / name, build / name
         if link.is_symlink():

@@ -24,5 +24,6 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.build.lookups import Lookups
     from crystalmix.mixtures.build.seal import Basis
     from crystalmix.mixtures.build.shared_texts import Findings
+    from crystalmix.mixtures.build.view import lasting
 
 __getattr__, __dir__ = lazy_names(__name__)

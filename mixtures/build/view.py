@@ -114,6 +114,19 @@ def state_of(folder: BuildFolder) -> str:
     return receipts.digest(phases)[:STATE_DIGITS]
 
 
+def lasting(folder: BuildFolder) -> BuildFolder:
+    """Return a build that stays what this one is now, whatever is built into it later.
+
+    That is its present state below its history, for other builds to link to. Where its folders are
+    not all artifacts of a store (an older build, an imported one, a mixture), it is the build.
+    """
+    places = [*folder.path.glob("sources/*"), *folder.path.glob("domains/*/*")]
+    if not folder.store.exists() or not all(place.is_symlink() for place in places):
+        return folder
+    _remember(folder)
+    return BuildFolder(folder.history / state_of(folder))
+
+
 def supersede(
     folder: BuildFolder,
     moves: Mapping[Path, Path],

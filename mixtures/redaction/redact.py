@@ -23,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups, ensured
+from crystalmix.mixtures.build.view import lasting
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, LOOKUP, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT
@@ -184,7 +185,7 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
 
     Raises InputError where `out` holds something or the list names no document.
     """
-    origin = BuildFolder(build.resolve())
+    origin = lasting(BuildFolder(build.resolve()))
     lookups = ensured(origin.path)
     taken = take(lookups, listed, copies=copies)
     with replacing_folder(out) as temporary:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from crystalmix.mixtures.ablations.pool_of_build import view
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    read,
+    read_manifests,
+    state_with,
+)
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.train.adaptive import windows
 from crystalmix.train.adaptive.policy import Policy, Window
@@ -45,6 +50,8 @@ def train_adaptive(  # noqa: PLR0913  what the command has
     Raises StaleError where the run holds windows of another policy or build.
     """
     with joined() as world:
+        own = out / VIEW
+        build = world.on_first(lambda: _begun_with(build, own, phase))
         base, before = world.on_first(lambda: _base(build, phase))
         start = init_from or world.on_first(lambda: _weights_before(build, out, before))
         stem = windows.stem_of(base)
@@ -52,7 +59,6 @@ def train_adaptive(  # noqa: PLR0913  what the command has
         evaluate.prepare(run.evaluation, [*before, base], build)
         done: list[Manifest] = []
         seen: list[Window] = []
-        own = out / VIEW
         for number in range(stem.windows(policy)):
             manifest = world.on_first(
                 lambda: _sealed(build, own, windows.compose(stem, policy, done, seen), before, done)
@@ -81,6 +87,14 @@ def _evaluated_on(build: Path, run: Run) -> Run:
     if run.evaluation is None or run.evaluation.build is not None:
         return run
     return replace(run, evaluation=replace(run.evaluation, build=str(build)))
+
+
+def _begun_with(build: Path, own: Path, phase: str) -> Path:
+    """Return the build, or what it was when the first window was sealed."""
+    first = BuildFolder(own).manifest(windows.name_of(phase, 0))
+    return (
+        state_with(build, {windows.stem_recorded(read(first)).digest}) if first.exists() else build
+    )
 
 
 def _base(build: Path, phase: str) -> tuple[Manifest, list[Manifest]]:

@@ -127,12 +127,14 @@ def look_at_history(path: Path) -> History:
     folder = BuildFolder(path)
     if not folder.manifests():
         raise InputError(f"{path}: is no build; give the --out of `crystalmix build`")
-    states: list[State] = []
-    for place in (*folder.states(), folder):
-        phases = [SealedPhase(m.phase, m.steps, m.digest) for m in read_manifests(place.path)]
-        name = "" if place is folder else place.path.relative_to(path).as_posix()
-        states.append(State(name, tuple(phases)))
-    return History(tuple(states))
+    now = State("", _phases(folder))
+    states = [State(p.path.relative_to(path).as_posix(), _phases(p)) for p in folder.states()]
+    return History((*(state for state in states if state.phases != now.phases), now))
+
+
+def _phases(folder: BuildFolder) -> tuple[SealedPhase, ...]:
+    manifests = read_manifests(folder.path)
+    return tuple(SealedPhase(m.phase, m.steps, m.digest) for m in manifests)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
 from helpers.audited import audited_build, loaded, marks, segments
-from helpers.corpora import write_corpus, write_recipe
+from helpers.corpora import built, write_corpus, write_recipe
 from helpers.runs import scratch
 
 TAKEN, LETTER = "seen/twice", "ж"
@@ -169,3 +169,17 @@ def test_a_mixture_over_a_view_is_refused_for_one_over_its_build(tmp_path: Path)
     recipe = load_recipe(write_recipe(tmp_path, name="other", duplicates={"exact": "source"}))
     with pytest.raises(RefusalError, match="is redacted, .*; mix over that build, then redact"):
         mix(recipe, redacted_build())
+
+
+def test_a_view_stays_when_its_origin_is_changed(tmp_path: Path) -> None:
+    build = built(tmp_path)
+    [name, *_] = cm.open(build).sql("SELECT name FROM documents WHERE source = 'python'")["name"]
+    (tmp_path / "list").write_text(f"{name}\n", "utf-8")
+    out = tmp_path / "redacted"
+    redact(build, tmp_path / "list", out)
+    before = [every_row(out, manifest) for manifest in read_manifests(out)]
+    write_recipe(tmp_path, rows={"rows_per_shard": 16}, domains={"python": {"fim": None}})
+    cm.build(tmp_path / "recipe.yaml", build, data=tmp_path)
+    assert verify(out) == []
+    for rows, manifest in zip(before, read_manifests(out), strict=True):
+        assert (every_row(out, manifest) == rows).all()

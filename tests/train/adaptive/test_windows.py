@@ -16,7 +16,7 @@ from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError,
 from crystalmix.train.model.optimizer import schedule
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer.trainer import Trainer
-from helpers import watched
+from helpers import corpora, watched
 from helpers.runs import run_file, scratch, small_build, train, write_run
 
 PHASE = "mixed"
@@ -272,3 +272,15 @@ def test_windows_are_evaluated_on_the_held_out_phase_of_their_build(tmp_path: Pa
     cm.adapt(watched.split_build(), place, run, phase="mixed", out=out, stop=4)
     lines = (out / "mixed.w0000" / "evaluation.jsonl").read_text("utf-8")
     assert '"step":4' in lines.replace(" ", "")
+
+
+def test_a_run_in_windows_stays_and_goes_on_when_its_build_is_changed(tmp_path: Path) -> None:
+    build, run = corpora.built(tmp_path), tmp_path / "run"
+    settings = {"phase": PHASE, "out": run}
+    cm.adapt(build, policy(tmp_path), run_file(), **settings, stop=6)
+    corpora.write_recipe(tmp_path, rows={"rows_per_shard": 16})
+    cm.build(tmp_path / "recipe.yaml", build, data=tmp_path)
+    assert not cm.verify(run / "build", run=run).faulty
+    cm.adapt(build, policy(tmp_path), run_file(), **settings)
+    assert [window.digest for window in windows(run)] == [w.digest for w in windows(adapted())]
+    assert not cm.verify(run / "build", run=run).faulty
