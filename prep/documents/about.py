@@ -99,9 +99,11 @@ class Descriptions:
 
 
 def write(path: Path, sources: dict[str, Described]) -> None:
-    """Write `about.json`; without a description there is none."""
+    """Write `about.json` where it says something else; without a description there is none."""
+    if path.exists() == bool(sources) and read(path) == sources:
+        return  # also on a disk that is read-only
     if not sources:
-        path.unlink(missing_ok=True)
+        path.unlink()
         return
     content = {
         name: {"about": described.about.content(), "documents": described.documents}

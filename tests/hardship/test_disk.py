@@ -94,14 +94,17 @@ def test_a_full_disk_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path, disk
     assert corpora.contents(disk / "out") == corpora.contents(corpora.built(tmp_path))
 
 
+@pytest.mark.parametrize("described", [False, True])
 def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
-    tmp_path: Path, disk: Path
+    tmp_path: Path, disk: Path, described: bool
 ) -> None:
     corpora.write_corpus(tmp_path)
-    path = corpora.write_recipe(tmp_path, **CHANGES)
+    about = {"sources": {"prose": {"about": {"license": "CC0-1.0"}}}} if described else {}
+    path = corpora.write_recipe(tmp_path, **CHANGES, **about)
     words = ["build", path, "--workers", 1, "--out"]
     assert mount("-o", "remount,size=4m", disk)
     assert corpora.crystalmix(*words, disk / "out").exit_code == 0
+    assert (disk / "out/about.json").exists() == described
     fixed = tmp_path / "fixed"
     told = corpora.crystalmix(*words, fixed / "out")
     assert (told.exit_code, told.stderr) == (0, "")  # fresh: nothing to write

@@ -233,7 +233,11 @@ def build_of(run: Path, build: Path | None) -> Path:
 
     Where that was superseded since, it is what the build was when the run's phases were begun.
     """
-    return state_with(_build_of(run, build), claimed(run))
+    place = _build_of(run, build)
+    held = state_with(place, claimed(run))
+    if not held.is_dir() and build is None:
+        raise DamageError(f"{run}: its build is not at {place}; say where with --build")
+    return held
 
 
 def claimed(run: Path) -> set[str]:
@@ -258,8 +262,6 @@ def _build_of(run: Path, build: Path | None) -> Path:
     where = read_json(path, "say where the build is with --build").get("build")
     if not isinstance(where, str):
         raise DamageError(f"{path}: names no build; say where it is with --build")
-    if not (run / where).is_dir():
-        raise DamageError(f"{run}: its build is not at {run / where}; say where with --build")
     return (run / where).resolve()
 
 

@@ -20,7 +20,7 @@ from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
 from helpers.audited import audited_build, loaded, marks, segments
-from helpers.corpora import built, write_corpus, write_recipe
+from helpers.corpora import built, crystalmix, write_corpus, write_recipe
 from helpers.runs import scratch
 
 TAKEN, LETTER = "seen/twice", "ж"
@@ -183,3 +183,6 @@ def test_a_view_stays_when_its_origin_is_changed(tmp_path: Path) -> None:
     assert verify(out) == []
     for rows, manifest in zip(before, read_manifests(out), strict=True):
         assert (every_row(out, manifest) == rows).all()
+    assert crystalmix("show", build, "--history").stdout.count("history/") == 3
+    history = crystalmix("show", out, "--history").stdout
+    assert (history.count("now"), history.count("history/")) == (3, 0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import build_of
 from crystalmix.train.trainer import session
@@ -46,3 +47,22 @@ def test_show_tells_what_a_build_was(tmp_path: Path) -> None:
     assert (told.count("now"), told.count(f"history/{state.name}")) == (3, 3)
     for line in before.splitlines()[1:]:
         assert line.split()[-1] in told
+
+
+def test_a_run_over_a_mixture_goes_on_and_verifies_after_its_build_was_changed(
+    tmp_path: Path,
+) -> None:
+    out = corpora.built(tmp_path)
+    mix(recipes.load(corpora.write_recipe(tmp_path, name="other")), out)
+    run, path = tmp_path / "run", str(runs.run_file())
+    session.train(out / "mixtures" / "other", path, run, phases=["prose"], stop=5, say=str)
+    changed = corpora.write_recipe(tmp_path, rows={"rows_per_shard": 16})
+    build(recipes.load(changed), tmp_path, out)
+    assert not (out / "mixtures" / "other").exists()
+    place = build_of(run, None)
+    [state] = (out / "history").iterdir()
+    assert place == state / "mixtures" / "other"
+    session.train(out / "mixtures" / "other", path, run, phases=["prose"], say=str)
+    assert runs.weights(run, "prose") == runs.weights(runs.undisturbed(), "prose")
+    told = corpora.crystalmix("verify", place, "--run", run, "--workers", 1)
+    assert (told.exit_code, told.stderr) == (0, "")
