@@ -1,14 +1,14 @@
 """Tokenised blocks: the ids of one block of documents, and where each document begins.
 
-What lies between tokenising (parallel by block) and packing (parallel by shard). The
+What lies between tokenising (parallel by block) and packing (parallel by shard). Ids lie in frames
+(`prep/runtime/frames`), less than a byte each, so that any row is read without the rest. The
 blocks of a folder, in order, are one stream of tokens; a row may begin in one block and end in the
 next, so nothing is lost at a block's end.
 """
 
-import os
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.frames import Frames, FrameWriter
 from crystalmix.prep.runtime.types import Column
 
 WAITING_TOKENS = 1 << 18
@@ -146,7 +148,7 @@ class BlockWriter:
 
     def _finish(self) -> None:
         """Write the ids that wait, and the index."""
-        self.ids.flush()
+        self.ids.close()
         self.columns = np.array(self.rows, dtype=np.int64).reshape(-1, len(NUMBERS))
         numbers = dict(zip(NUMBERS, self.columns.T, strict=True))
         arrays = [pa.array(numbers[name]).cast(INDEX.field(name).type) for name in NUMBERS]
@@ -172,7 +174,7 @@ class _Writer:
     """Writer of ids, which converts and writes many documents at a time."""
 
     def __init__(self, file: BinaryIO, dtype: np.dtype[Any]) -> None:
-        self.file, self.dtype = file, dtype
+        self.frames, self.dtype = FrameWriter(file, dtype), dtype
         self.ids: list[NDArray[np.integer]] = []
         self.size = 0
 
@@ -189,9 +191,13 @@ class _Writer:
     def flush(self) -> None:
         """Write the ids that wait."""
         if self.ids:
-            joined = np.concatenate(self.ids, dtype=self.dtype, casting="unsafe")
-            self.file.write(joined.data if len(joined) else b"")
+            self.frames.add(np.concatenate(self.ids, dtype=self.dtype, casting="unsafe"))
             self.ids, self.size = [], 0
+
+    def close(self) -> None:
+        """Write all that is left."""
+        self.flush()
+        self.frames.close()
 
 
 class Stream:
@@ -267,15 +273,18 @@ def _lengths(block: Block) -> NDArray[np.int64]:
 
 
 def _ids(block: Block, start: int, stop: int) -> NDArray[np.integer]:
-    """Read the ids [start, stop) of a block; not mapped, for what is mapped counts as memory."""
-    dtype = np.dtype("<u4" if block.wide else "<u2")
+    """Read the ids [start, stop) of a block."""
+    with opened(block) as frames:
+        return frames.read(start, stop)
+
+
+@contextmanager
+def opened(block: Block) -> Generator[Frames]:
+    """Open the ids of a block; DamageError where they are not as they were written."""
     try:
-        with block.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != block.tokens * dtype.itemsize:
-                raise ValueError(f"{size} bytes for {block.tokens} tokens")
-            return np.fromfile(file, dtype, stop - start, offset=start * dtype.itemsize)
-    except (FileNotFoundError, ValueError) as error:
+        with Frames(block.path, np.dtype("<u4" if block.wide else "<u2"), block.tokens) as frames:
+            yield frames
+    except (FileNotFoundError, ValueError, zstandard.ZstdError) as error:
         raise DamageError(
             f"{block.path}: is not as it was written ({error}); "
             f"remove {block.path.parent} and build again"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         atomic_files,
         constraints,
         database,
+        frames,
         machine,
         permutation,
         randomness,
