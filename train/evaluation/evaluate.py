@@ -6,31 +6,28 @@ its share of the batches and all add up the same numbers, however many they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as checked_dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.constraints import Count
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.evaluation import held_out
-from crystalmix.train.evaluation.held_out import KINDS, HeldOut
+from crystalmix.train.evaluation.held_out import HeldOut
+from crystalmix.train.evaluation.losses import held_out_losses
 from crystalmix.train.evaluation.sampling import Forward, Prompt, prompt_ids, samples
-from crystalmix.train.model.crystal import ModelSettings, row_losses
-from crystalmix.train.model.documents import Documents
+from crystalmix.train.evaluation.spelling import Spelling
+from crystalmix.train.model.crystal import ModelSettings
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import metrics
 from crystalmix.train.record.metrics import HeldOutLoss, SampledText
 from crystalmix.train.record.run_folder import PhaseFolder
-
-ALONE = World()
 
 
 @checked_dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,7 @@ class Evaluator:
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
         ):
-            losses = held_out_losses(model, self.job.held, self.job.settings.batch, world, finished)
+            losses = self.job.losses(model, world, finished)
             texts = self.job.samples(lambda ids: model(ids.to(device)), finished)
         if world.first:
             folder = PhaseFolder(self.out)
@@ -107,15 +104,29 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is evaluated: rows, and prompts with their ids."""
+    """What is evaluated: rows, and prompts with their ids.
+
+    tokenizer: of the build, None where it has none.
+    """
 
     settings: EvaluationSettings
     held: HeldOut
     tokenizer: Tokenizer | None
     prompts: list[list[int]]
 
+    @cached_property
+    def spelling(self) -> Spelling | None:
+        """What ids spell; None without the tokenizer that the manifest names."""
+        named = self.held.manifest.tokenizer
+        if self.tokenizer is None or self.tokenizer.fingerprint != named.fingerprint:
+            return None
+        return Spelling(self.tokenizer, named.special)
+
+    def losses(self, model: nn.Module, world: World, step: int) -> list[HeldOutLoss]:
+        return held_out_losses(model, self.held, self.settings.batch, world, step, self.spelling)
+
     def samples(self, forward: Forward, step: int) -> list[SampledText]:
-        if self.tokenizer is None:
+        if self.tokenizer is None or not self.prompts:
             return []
         prompts, new = self.settings.all_prompts, self.settings.new_tokens
         return samples(forward, prompts, self.prompts, new, self.tokenizer, step)
@@ -128,9 +139,11 @@ def _job(
     root, most = settings.root(build), model.max_position_embeddings
     held = held_out.hold_out(root, settings.phase, settings.rows)
     _check_fit(held.manifest, trained, most)
+    file = BuildFolder(root).tokenizer
     if not settings.prompts:
-        return _Job(settings, held, None, [])
-    tokenizer = load(TokenizerSettings(str(BuildFolder(root).tokenizer)))
+        found = load(TokenizerSettings(str(file))) if file.exists() else None
+        return _Job(settings, held, found, [])
+    tokenizer = load(TokenizerSettings(str(file)))
     bos = held_out.begins_with_bos(root, held.manifest)
     special = held.manifest.tokenizer.special
     ids = [prompt_ids(prompt, tokenizer, special, bos=bos) for prompt in settings.all_prompts]
@@ -148,71 +161,6 @@ def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], bu
     if settings is not None:
         held = held_out.hold_out(settings.root(build), settings.phase, settings.rows)
         held_out.check_apart(held, build, trained)
-
-
-def held_out_losses(
-    model: nn.Module, held: HeldOut, batch: int, world: World = ALONE, step: int = 0
-) -> list[HeldOutLoss]:
-    """Return the losses on held-out rows after `step` steps, by part and kind.
-
-    A row counts for each kind that it has labels of; the mean is over tokens.
-    """
-    sums, counts = _by_row(model, held, batch, world)
-    losses: list[HeldOutLoss] = []
-    for number, part in enumerate(held.manifest.parts):
-        here = held.refs.part == number
-        for kind, name in enumerate(KINDS):
-            tokens = int(counts[here, kind].sum())
-            if tokens:
-                rows = int((counts[here, kind] > 0).sum())
-                loss = float(sums[here, kind].sum()) / tokens
-                losses.append(HeldOutLoss(step, part.name, name, rows, tokens, loss))
-    return losses
-
-
-def _by_row(
-    model: nn.Module, held: HeldOut, batch: int, world: World
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return nll and loss-carrying tokens of each row and kind: (rows, kinds) each.
-
-    Batch i is of process i modulo their number; those whose batches have run out go through the
-    last one again, so that all of them enter the same collectives.
-    """
-    rows, device = len(held.refs.row), _device(model)
-    totals = torch.zeros((2, rows, len(KINDS)), dtype=torch.float64)
-    batches = -(-rows // batch)
-    for turn in range(-(-batches // world.size)):
-        number = turn * world.size + world.rank
-        first = min(number, batches - 1) * batch
-        here = slice(first, min(first + batch, rows))
-        read, pieces = world.agree(lambda here=here: _read(held, here))
-        documents = None if pieces is None else Documents.of(pieces, device)
-        nll, mask = _nll(model, read, documents, device)
-        kind = torch.from_numpy(held.kind[here])
-        for value in range(len(KINDS)) if number < batches else ():
-            totals[0, here, value] = (nll * (kind == value)).sum(1)
-            totals[1, here, value] = (mask * (kind == value)).sum(1).double()
-    sums, counts = world.total(totals).numpy()
-    return sums, counts
-
-
-def _read(held: HeldOut, here: slice) -> tuple[Tensor, list[NDArray[np.int64]] | None]:
-    paths = [held.root / path for path in held.manifest.paths]
-    rows = torch.from_numpy(gather(paths, held.refs.shard[here], held.refs.row[here]))
-    return rows, held.pieces.of(held.refs, here)
-
-
-def _nll(
-    model: nn.Module, rows: Tensor, documents: Documents | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the nll of rows' labels, float64, and their mask, on the CPU: (rows, msl) each.
-
-    rows: ids, mask and labels, (rows, 3, msl) int32.
-    """
-    ids, mask, labels = rows.unbind(1)
-    logits = model(ids.to(device), documents=documents)
-    nll = row_losses(logits, labels.to(device), mask.to(device))
-    return nll.double().cpu(), mask
 
 
 def _check_fit(held: Manifest, trained: Manifest, positions: int) -> None:

@@ -6,7 +6,7 @@ that training draws from too is refused.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.train.evaluation.spelling import Piece
 from crystalmix.train.loader.row_pieces import RowPieces
 from crystalmix.train.record import views
 
@@ -45,7 +46,8 @@ class HeldOut:
     """The rows that an evaluation reads.
 
     kind: of each label, an index into KINDS: (rows, msl). documents: the pieces' (source,
-    document), None where rows have no spans. pieces: of rows, where attention is masked.
+    document), None where rows have no spans. pieces: of rows, where attention is masked. spans: of
+    each row, its documents' pieces; none where it has no spans.
     """
 
     manifest: Manifest
@@ -54,6 +56,7 @@ class HeldOut:
     kind: NDArray[np.int8]
     documents: frozenset[tuple[str, int]] | None
     pieces: RowPieces
+    spans: list[list[Piece]]
 
 
 def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
@@ -69,29 +72,45 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
     refs = manifest.rows(0, most if rows is None else rows)
     kind = np.full((len(refs.row), manifest.msl), KINDS.index("unknown"), np.int8)
     documents: set[tuple[str, int]] | None = set()
+    held: list[list[Piece]] = [[] for _ in refs.row]
     for shard in np.unique(refs.shard).tolist():
         places = np.flatnonzero(refs.shard == shard)
         table = spans.of_rows(root / manifest.paths[shard], refs.row[places])
         if table is None:
             documents = None
             continue
-        _mark(kind, places, refs.row[places], table)
+        in_tokens = _cuts_tokens(manifest, int(refs.part[places[0]]))
+        for row, piece in _spans(table, in_tokens=in_tokens):
+            for place in places[refs.row[places] == row].tolist():
+                held[place].append(piece)
+                _mark(kind[place], piece)
         if documents is not None:
             columns: list[list[Any]] = [table[c].to_pylist() for c in ("source", "document")]
             documents.update(zip(*columns, strict=True))
     known = None if documents is None else frozenset(documents)
-    return HeldOut(manifest, root, refs, kind, known, RowPieces(manifest, root))
+    return HeldOut(manifest, root, refs, kind, known, RowPieces(manifest, root), held)
 
 
-def _mark(kind: NDArray[np.int8], places: Ints, rows: Ints, table: pa.Table) -> None:
-    """Give each label the kind of the piece that it is of; of the last one, that of its input."""
-    columns = ("row", "start", "stop", "fim")
-    for row, start, stop, fim in zip(*(table[c].to_pylist() for c in columns), strict=True):
-        value = KINDS.index("fim" if fim else "left_to_right")
-        for place in places[rows == row].tolist():
-            kind[place, max(start - 1, 0) : stop - 1] = value
-            if stop == kind.shape[1]:
-                kind[place, -1] = value
+def _spans(table: pa.Table, *, in_tokens: bool) -> Iterator[tuple[int, Piece]]:
+    """Yield the pieces of a table of spans, each with its row."""
+    names = ("row", "start", "stop", "offset", "fim", "cut1", "cut2")
+    columns: list[list[Any]] = [table[name].to_pylist() for name in names]
+    for row, start, stop, offset, form, cut1, cut2 in zip(*columns, strict=True):
+        yield row, Piece(start, stop, offset == 0, form, cut1, cut2, in_tokens)
+
+
+def _cuts_tokens(manifest: Manifest, part: int) -> bool:
+    """Tell whether the cuts of a part's spans are counted in tokens."""
+    fim = manifest.parts[part].fim
+    return fim is not None and fim.get("cut") == "token"
+
+
+def _mark(kind: NDArray[np.int8], piece: Piece) -> None:
+    """Give a row's labels the kind of the piece that they are of; the last one, of its input."""
+    value = KINDS.index("fim" if piece.form else "left_to_right")
+    kind[max(piece.start - 1, 0) : piece.stop - 1] = value
+    if piece.stop == len(kind):
+        kind[-1] = value
 
 
 def is_held_out(build: Path, manifest: Manifest) -> bool:

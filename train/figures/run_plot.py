@@ -111,7 +111,8 @@ def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:
     """Return held-out losses, a line for each phase, part and kind."""
     lines: list[Line] = []
     for phase, start in starts.items():
-        entries = metrics.evaluations(PhaseFolder(run / phase))
+        every = metrics.evaluations(PhaseFolder(run / phase))
+        entries = [entry for entry in every if entry.loss is not None]
         for part, kind in dict.fromkeys((e.part, e.kind) for e in entries):
             own = [e for e in entries if (e.part, e.kind) == (part, kind)]
             x = np.array([entry.step for entry in own], np.float64) + start

@@ -24,6 +24,7 @@ from crystalmix.prep.runtime.yaml_settings import STRICT
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
 
+MIDDLE = "middle"  # the kind of lines on FIM's middles, whose labels are of the kind fim too
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
 
@@ -40,7 +41,12 @@ class HeldOutLoss:
     """A line of evaluation.jsonl: mean nll (nats) of the held-out labels of a part and kind.
 
     step: steps done. rows: those with labels of the kind. tokens: loss-carrying ones. loss: None
-    where it is no number.
+    where it is no number. bytes: of text that these labels spell, and bits_per_byte: of the nll of
+    those that spell some; None in lines of before, and where no tokenizer is there.
+
+    Of the kind `middle`, FIM's middles once more: rows: middles. whole: those that end in their
+    row. exact: those of them that greedy decoding gives, to the EOS. left_out: FIM documents whose
+    middle is in a row without what precedes it.
     """
 
     __pydantic_config__ = STRICT
@@ -51,6 +57,26 @@ class HeldOutLoss:
     rows: int
     tokens: int
     loss: float | None
+    bytes: int | None = None
+    bits_per_byte: float | None = None
+    whole: int | None = None
+    exact: int | None = None
+    left_out: int | None = None
+
+    @property
+    def exact_match(self) -> float | None:
+        """The share of whole middles that greedy decoding gives."""
+        return self.exact / self.whole if self.whole and self.exact is not None else None
+
+
+@dataclass(frozen=True)
+class PartBits:
+    """Bits per byte of all of a part's held-out labels, whichever their kind."""
+
+    step: int
+    part: str
+    bytes: int
+    bits_per_byte: float
 
 
 @dataclass(frozen=True)
@@ -141,9 +167,13 @@ class Metrics:
 
     def evaluation(self, losses: Iterable[HeldOutLoss]) -> None:
         """Pass on an evaluation."""
-        for held_out in losses:
-            name = f"held_out/{held_out.part}/{held_out.kind}"
-            self.scalars(held_out.step, {name: held_out.loss})
+        losses = list(losses)
+        for line in losses:
+            name = f"held_out/{line.part}/{line.kind}"
+            more = {f"{name}/{key}": getattr(line, key) for key in ("bits_per_byte", "exact_match")}
+            self.scalars(line.step, {name: line.loss, **more})
+        for part in bits_of_parts(losses):
+            self.scalars(part.step, {f"held_out/{part.part}/bits_per_byte": part.bits_per_byte})
 
     def _log(self, step: Step, tokens_per_second: float) -> None:
         """Log a line of progress every LOG_SECONDS, where no terminal shows the bar."""
@@ -173,7 +203,8 @@ class Metrics:
         if self.board is None:
             return
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            if value is not None:
+                self.board.add_scalar(name, value, step)
 
 
 def line_of(step: Step, tokens_per_second: float) -> StepLine | SkippedLine:
@@ -183,6 +214,17 @@ def line_of(step: Step, tokens_per_second: float) -> StepLine | SkippedLine:
     parts = {part.part: part.loss for part in step.parts}
     speed = round(tokens_per_second)
     return StepLine(step.step, step.loss, step.gradient_norm, step.learning_rate, speed, parts)
+
+
+def bits_of_parts(losses: Iterable[HeldOutLoss]) -> list[PartBits]:
+    """Return bits per byte of each step and part, kinds together, where bytes are known."""
+    sums: dict[tuple[int, str], tuple[float, int]] = {}
+    for each in losses:
+        if each.kind != MIDDLE and each.bits_per_byte is not None and each.bytes:
+            bits, size = sums.get((each.step, each.part), (0.0, 0))
+            bits += each.bits_per_byte * each.bytes
+            sums[each.step, each.part] = bits, size + each.bytes
+    return [PartBits(*key, size, bits / size) for key, (bits, size) in sums.items()]
 
 
 def append(path: Path, entries: Iterable[object], *, flush: bool = False) -> None:

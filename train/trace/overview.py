@@ -18,6 +18,8 @@ from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Lines
 from crystalmix.train.trace.questions import Ratios, step_ratios
 
+COUNTS = ["phase", "step", "part", "kind", "rows", "tokens"]
+HELD_OUT = [*COUNTS, "held-out loss", "bits/byte", "exact"]
 WIDTH = 48  # of a text in a table
 STEPS = """
     SELECT phase, count(*) AS steps, count(*) FILTER (skipped) AS skipped,
@@ -170,13 +172,10 @@ class RunOverview(Answer):
         yield from self.proof
         yield ""
         yield from self.ratios.shown()
-        if cells := [
-            [phase, e.step, e.part, e.kind, e.rows, e.tokens, _number(e.loss)]
-            for phase, e in _last(self.evaluations)
-        ]:
+        if last := list(_last(self.evaluations)):
             yield ""
-            head = ["phase", "step", "part", "kind", "rows", "tokens", "held-out loss"]
-            yield Grid(cells, head)
+            yield Grid([_held_out(*each) for each in last], HELD_OUT)
+        yield from _bits(self.evaluations)
         if cells := [
             [phase, e.step, *map(_brief, (e.prefix, e.suffix, e.text))]
             for phase, e in _last(self.samples)
@@ -234,6 +233,23 @@ def _last(lines: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
     for phase, entries in lines.items():
         last = max((entry.step for entry in entries), default=0)
         yield from ((phase, entry) for entry in entries if entry.step == last)
+
+
+def _held_out(phase: str, line: HeldOutLoss) -> list[object]:
+    """Return the cells of a held-out loss."""
+    exact = "-" if line.whole is None else f"{line.exact} of {line.whole}"
+    losses = (_number(line.loss), _number(line.bits_per_byte))
+    return [phase, line.step, line.part, line.kind, line.rows, line.tokens, *losses, exact]
+
+
+def _bits(evaluations: dict[str, list[HeldOutLoss]]) -> Iterator[str]:
+    """Yield a line for each phase that has bits per byte: those of whole parts."""
+    for phase, entries in evaluations.items():
+        last = max((entry.step for entry in entries), default=0)
+        parts = metrics.bits_of_parts(entry for entry in entries if entry.step == last)
+        if parts:
+            values = ", ".join(f"{each.part} {each.bits_per_byte:.4f}" for each in parts)
+            yield f"{phase}: bits per byte after {last:,} steps, all kinds: {values}"
 
 
 def _brief(text: str | None) -> str:

@@ -13,9 +13,9 @@ import torch
 from crystalmix.prep.rows import scattered_rows as scatter
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.evaluation import evaluate
 from crystalmix.train.evaluation.evaluate import EvaluationSettings, Evaluator
 from crystalmix.train.evaluation.held_out import KINDS
+from crystalmix.train.evaluation.losses import held_out_losses
 from crystalmix.train.record import run_folder as folder
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer import session
@@ -44,13 +44,14 @@ def job(trainer: Trainer) -> Any:
 def test_evaluations_are_of_every_few_steps_and_of_the_last() -> None:
     told = lines(watched.watched())
     assert [*dict.fromkeys(entry["step"] for entry in told)] == [5, 10, 15, 16]
-    groups = [("wiki-held", "left_to_right"), ("code-held", "left_to_right"), ("code-held", "fim")]
+    kinds = ("left_to_right", "fim", "middle")
+    groups = [("wiki-held", "left_to_right"), *(("code-held", kind) for kind in kinds)]
     for step in (5, 10, 15, 16):
         here = [entry for entry in told if entry["step"] == step]
         assert [(entry["part"], entry["kind"]) for entry in here] == groups
         counts = [(entry["rows"], entry["tokens"]) for entry in here]
-        assert counts == [(e["rows"], e["tokens"]) for e in told[:3]]
-    assert told[-1]["loss"] < told[2]["loss"]
+        assert counts == [(e["rows"], e["tokens"]) for e in told[:4]]
+    assert told[-2]["loss"] < told[2]["loss"]
 
 
 def test_the_loss_of_a_part_and_kind_is_the_mean_over_its_labels(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_the_loss_of_a_part_and_kind_is_the_mean_over_its_labels(tmp_path: Path)
     rows = torch.from_numpy(scatter.gather(paths, held.refs.shard, held.refs.row)).long()
     with torch.no_grad():
         logs = trainer.model(rows[:, 0]).double().log_softmax(-1)
-        told = evaluate.held_out_losses(trainer.model, held, 3)
+        told = held_out_losses(trainer.model, held, 3)
     nll = -logs.gather(-1, rows[:, 2][..., None])[..., 0].numpy()
     for entry in told:
         number = [part.name for part in held.manifest.parts].index(entry.part)
@@ -131,8 +132,13 @@ def test_samples_are_written_beside_and_show_tells_the_last_of_both() -> None:
     last = [entry for entry in lines(run) if entry["step"] == 16]
     for entry in last:
         words = [entry["part"], entry["kind"], str(entry["rows"]), str(entry["tokens"])]
-        wanted = ["mixed", "16", *words, f"{entry['loss']:.4f}"]
-        assert wanted in [line.split() for line in shown.stdout.splitlines()]
+        losses = [entry["loss"], entry["bits_per_byte"]]
+        words += ["-" if value is None else f"{value:.4f}" for value in losses]
+        words += (
+            ["-"] if entry["whole"] is None else [str(entry["exact"]), "of", str(entry["whole"])]
+        )
+        assert ["mixed", "16", *words] in [line.split() for line in shown.stdout.splitlines()]
+    assert "mixed: bits per byte after 16 steps, all kinds: wiki-held " in shown.stdout
     assert "  \\n    return grain\\n  " in shown.stdout
     assert "crystal lattice  -" in shown.stdout
 
@@ -140,9 +146,7 @@ def test_samples_are_written_beside_and_show_tells_the_last_of_both() -> None:
 def test_batches_of_any_size_give_the_same_losses(tmp_path: Path) -> None:
     trainer = watched.trainer(tmp_path)
     with torch.no_grad():
-        every = [
-            evaluate.held_out_losses(trainer.model, job(trainer).held, size) for size in (1, 4, 99)
-        ]
+        every = [held_out_losses(trainer.model, job(trainer).held, size) for size in (1, 4, 99)]
     for one, *others in zip(*every, strict=True):
         for other in others:
             assert replace(other, loss=0) == replace(one, loss=0)
@@ -227,11 +231,13 @@ def test_an_evaluation_computes_in_the_numbers_of_the_run(tmp_path: Path) -> Non
         for dtype in ("float32", "bfloat16")
     )
     with torch.no_grad():
-        plain = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+        plain = held_out_losses(trainer.model, job(trainer).held, 3)
         with torch.autocast("cpu", torch.bfloat16):
-            short = evaluate.held_out_losses(trainer.model, job(trainer).held, 3)
+            short = held_out_losses(trainer.model, job(trainer).held, 3)
+        assert all(line.bytes is None for line in plain)  # nothing tells what ids spell
     for told, wanted in ((whole, plain), (half, short)):
-        assert [entry.loss for entry in told] == [entry.loss for entry in wanted]
+        losses = [entry.loss for entry in told if entry.kind != "middle"]
+        assert losses == [entry.loss for entry in wanted]
     assert half != whole
 
 
@@ -267,8 +273,10 @@ def test_two_processes_evaluate_as_one_does(parallel: str, tmp_path: Path) -> No
     together(run, tmp_path / "run")
     wanted = [entry for entry in lines(watched.watched()) if entry["step"] <= 10]
     found = lines(tmp_path / "run")
-    assert [{**e, "loss": 0} for e in found] == [{**e, "loss": 0} for e in wanted]
-    losses = [[entry["loss"] for entry in told] for told in (found, wanted)]
+    near = ("loss", "bits_per_byte")
+    nothing = dict.fromkeys(near)
+    assert [{**e, **nothing} for e in found] == [{**e, **nothing} for e in wanted]
+    losses = [[[e[key] or 0.0 for key in near] for e in told] for told in (found, wanted)]
     assert np.allclose(*losses, rtol=1e-4)
     assert len(lines(tmp_path / "run", "samples.jsonl")) == 4
     if parallel == "fsdp":  # whose weights are gathered for each evaluation
