@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         fork,
         rebuild_without,
         redact,
+        report,
     )
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
@@ -70,6 +71,7 @@ _ROOMS = {
         "fork",
         "rebuild_without",
         "redact",
+        "report",
     ),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
@@ -154,6 +156,7 @@ __all__ = [
     "rebuild_without",
     "redact",
     "release",
+    "report",
     "show",
     "sql",
     "trace",

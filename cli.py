@@ -134,6 +134,7 @@ for verb in (
     answering.audit,
     answering.redact,
     answering.card,
+    answering.report,
     ablate.ablate,
     csx.csx,
 ):

@@ -190,7 +190,7 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 def test_every_verb_and_option_has_help() -> None:
     verbs = "demo plan jsonl build import export-rows migrate merge mix gc show "
     verbs += "verify diff train evaluate export import-weights chat release push trace sql audit "
-    verbs += "redact card ablate csx"
+    verbs += "redact card report ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb

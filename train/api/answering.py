@@ -1,4 +1,4 @@
-"""`cm.audit`, `cm.check_evidence`, `cm.redact`, `cm.fork`, `cm.card`: answers to those outside."""
+"""Answers to those outside: `cm.audit`, `cm.redact`, `cm.fork`, `cm.card`, `cm.report`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build
     from crystalmix.train.audit.audit import Audit
     from crystalmix.train.audit.evidence import Checked
+    from crystalmix.train.pages.evidence import Verified
+    from crystalmix.train.pages.report_page import Report
     from crystalmix.train.report.cards import Card
 
 
@@ -137,3 +139,52 @@ def card(
     if out is not None:
         write_atomic(Path(out), answer.text.encode())
     return answer
+
+
+def report(
+    path: Place,
+    html: Place | None = None,
+    *,
+    build: Place | None = None,
+    verify: bool | None = None,
+    workers: int = 1,
+) -> Report:
+    """Return the report of a build, a run or an ablation, and write it as one HTML file.
+
+    html: the file, which opens from disk and needs nothing else. build: where a run's build is, if
+    it was moved. verify: read every file again, with `workers` processes, and put the result on
+    the page; by default where the rows come to less than 1 GiB. Raises InputError where there is
+    nothing to report.
+    """
+    from crystalmix.train.pages import evidence, report_page
+    from crystalmix.train.report import facts
+
+    folder = existing(path)
+    if _is_ablation(folder):
+        made = report_page.Report(evidence.of_ablation(folder))
+    else:
+        run, place = facts.run_and_build(folder, None if build is None else existing(build))
+        if verify is None:
+            verify = report_page.is_small(place)
+        verdict = _verdict(run, place, workers) if verify else None
+        made = report_page.Report(evidence.of_build(run, place, verdict))
+    if html is not None:
+        made.write(Path(html))
+    return made
+
+
+def _is_ablation(folder: Path) -> bool:
+    from crystalmix.train.api.ablations import is_ablation
+    from crystalmix.train.record.run_folder import WHERE
+
+    built = (folder / WHERE).exists() or (folder / "phases").exists()
+    return not built and is_ablation(folder)
+
+
+def _verdict(run: Path | None, build: Path, workers: int) -> Verified:
+    from crystalmix.train.api import checks
+    from crystalmix.train.pages.evidence import Verified
+
+    verdict = checks.verify(build, run=run, workers=workers)
+    assert isinstance(verdict, checks.Verdict)
+    return Verified(verdict.faults, verdict.checked, verdict.notes)

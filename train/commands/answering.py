@@ -1,4 +1,4 @@
-"""The verbs that answer to those outside: audit, redact, card.
+"""The verbs that answer to those outside: audit, redact, card, report.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -109,3 +109,30 @@ def card(path: Path, form: str, strict: bool, **settings: Any) -> None:
         note(f"{len(answer.unstated)} fields are not stated: {shown}{more}")
         if strict:
             sys.exit(1)
+
+
+@click.command(cls=Verb, example="crystalmix report run --html report.html")
+@click.argument("path", metavar="BUILD|RUN|ABLATION", type=PATH)
+@click.option("--html", type=PATH, help="File to write the page into; it needs nothing else.")
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Put the result of verify on the page, or not (by default below 1 GiB of rows).",
+)
+@WORKERS
+@MOVED
+@JSON
+def report(path: Path, html: Path | None, as_json: bool, **settings: Any) -> None:
+    """Write a page to look at: records, mixture, flow, repeats, loss, rows, certificate.
+
+    One HTML file that opens from disk. Every number on it names its place in what --json prints.
+    Exit code 1 if verify finds a fault.
+    """
+    from crystalmix.train.api import answering
+
+    if html is None and not as_json:
+        raise click.UsageError("Missing option '--html' (or '--json').")
+    answer = answering.report(path, html, **settings)
+    if html is not None:
+        note(f"{html}: written, {html.stat().st_size:,} bytes")
+    show_answer(answer, as_json)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.report import cards
+    from crystalmix.train.report import cards, facts
+    from crystalmix.train.report.card_file import CardFile
     from crystalmix.train.report.cards import Card
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,0 +1,238 @@
+"""Pages: their numbers are those of `--json`, they need nothing else, they hide nothing."""
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import crystalmix as cm
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.pages.refs import Ref, shown, total
+from helpers.audited import audited_build, held
+from helpers.corpora import crystalmix
+from helpers.pages import Page, says, wrong
+from helpers.reported import REPORTED, redacted, strangers
+from helpers.runs import copied_build, small_build, undisturbed
+
+MEGABYTE = 1_000_000
+
+
+@lru_cache(maxsize=len(REPORTED))
+def reported(name: str) -> tuple[Page, Any]:
+    """Return a page, and what `--json` printed when it was written."""
+    path = cm.report(REPORTED[name](), verify=False)
+    result = crystalmix("report", REPORTED[name](), "--json", "--no-verify")
+    assert result.exit_code == 0, result.stderr
+    return Page(path.html), json.loads(result.stdout)
+
+
+def printed(*words: object) -> Any:
+    result = crystalmix(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_every_number_is_what_json_has_at_the_place_that_it_names(name: str) -> None:
+    page, content = reported(name)
+    assert len(page.numbers) >= 20
+    assert wrong(page.numbers, content) == []
+    for digest in page.digests:
+        assert re.fullmatch(r"[0-9a-f]{16,64}", digest.text)
+    assert wrong([], content) == []
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_a_page_is_one_small_file_that_asks_for_nothing(name: str) -> None:
+    page, _ = reported(name)
+    assert len(page.html.encode()) < 5 * MEGABYTE
+    assert [at for at in page.references if not at.startswith("#")] == ["data:,"]
+    assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttp", _markup(page.html))
+    assert len(page.ids) == len(set(page.ids))
+    assert {at[1:] for at in page.references if at.startswith("#")} <= set(page.ids)
+
+
+def _markup(html: str) -> str:
+    """Return the page without the texts of rows, in which anything may stand."""
+    html = re.sub(r'<article class="row".*?</article>', "", html, flags=re.DOTALL)
+    return re.sub(r'<td class="text">.*?</td>', "", html, flags=re.DOTALL)
+
+
+def test_what_it_holds_is_what_the_commands_print() -> None:
+    run = REPORTED["audited"]()
+    build = cm.open(run).build.path
+    _, content = reported("audited")
+    assert content["build"] == printed("show", build)
+    assert content["run"] == printed("show", run)
+    assert content["losses"]["spikes"] == printed("trace", run, "--spikes")
+    for phase, repeats in content["repeats"].items():
+        assert repeats == printed("trace", run, "--repeats", phase)
+    assert content["repeats"]
+    for interval in content["intervals"]:
+        steps = f"{interval['phase']}:{interval['first']}:{interval['last']}"
+        assert interval["parts"] == printed("show", build, "--step", steps)
+    assert len(content["intervals"]) > len(content["sealed"])
+    for one in content["losses"]["highest"]:
+        pieces = printed("trace", run, "--step", f"{one['phase']}:{one['step']}")
+        assert all(piece in pieces for piece in one["pieces"])
+
+
+def test_intervals_cover_all_steps_once() -> None:
+    _, content = reported("build")
+    for manifest in content["build"]["manifests"]:
+        own = [i for i in content["intervals"] if i["phase"] == manifest["phase"]]
+        steps = [step for i in own for step in range(i["first"], i["last"] + 1)]
+        assert steps == list(range(manifest["steps"]))
+        rows = sum(part["rows"] for i in own for part in i["parts"])
+        assert rows == manifest["steps"] * manifest["batch"]
+
+
+def test_the_points_of_a_curve_are_the_recorded_losses() -> None:
+    _, content = reported("run")
+    losses = content["losses"]
+    assert losses["width"] == 1
+    query = "SELECT phase, step, loss FROM steps WHERE NOT skipped ORDER BY phase, step"
+    whole = [p for p in losses["points"] if p["part"] is None]
+    wanted = printed("sql", REPORTED["run"](), query)
+    assert [(p["phase"], p["step"], p["loss"]) for p in whole] == [
+        (p["phase"], p["step"], p["loss"]) for p in wanted
+    ]
+
+
+def test_rows_are_shown_as_they_lie_in_their_shards() -> None:
+    _, content = reported("build")
+    parts = {(m["phase"], p["name"]) for m in content["build"]["manifests"] for p in m["parts"]}
+    assert {(row["phase"], row["part"]) for row in content["rows"]} == parts
+    specials = {s["special"] for row in content["rows"] for s in row["segments"]}
+    roles = {s["role"] for row in content["rows"] for s in row["segments"]}
+    assert {"", "bos", "eos", "fim_prefix", "fim_middle", "fim_suffix"} <= specials
+    assert roles & {"prefix", "middle", "suffix", "prefix and middle"}
+    build = cm.open(small_build())
+    assert isinstance(build, cm.Build)
+    for row in content["rows"]:
+        with h5py.File(small_build() / row["shard"]) as file:
+            data = np.asarray(file["data"][row["row"]])
+        assert sum(s["tokens"] for s in row["segments"]) == row["tokens"] == data.shape[1]
+        assert row["loss_tokens"] == np.count_nonzero(data[1])
+        assert sum(s["tokens"] for s in row["segments"] if s["loss"]) == row["loss_tokens"]
+        [planned] = [
+            r
+            for r in build.phases[row["phase"]].rows(row["step"]).content()
+            if r["slot"] == row["slot"]
+        ]
+        keys = ("part", "epoch", "shard", "row")
+        assert [row[key] for key in keys] == [planned[key] for key in keys]
+        edges = [(p["start"], p["stop"]) for p in row["pieces"]]
+        assert edges == sorted(edges)
+        assert all(piece["name"] for piece in row["pieces"])
+
+
+def test_no_row_is_read_but_those_that_are_shown(tmp_path: Path) -> None:
+    build = copied_build(tmp_path / "build")
+    kept = {(build / row["shard"]).resolve() for row in reported("build")[1]["rows"]}
+    others = [path for path in build.rglob("*.h5") if path.resolve() not in kept]
+    assert others
+    for path in others:
+        path.unlink()
+    assert (
+        cm.report(build, verify=False).evidence.rows
+        == cm.report(small_build(), verify=False).evidence.rows
+    )
+
+
+def test_a_redacted_document_is_padding_that_is_said_to_be_taken_out() -> None:
+    page, content = reported("redacted")
+    assert "is redacted" in page.text
+    for row in content["rows"]:
+        for number, piece in enumerate(row["pieces"]):
+            own = [s for s in row["segments"] if s["piece"] == number]
+            gone = bool(held(audited_build(), row["shard"], row["row"], "ж")) and not any(
+                s["special"] != "pad" for s in own
+            )
+            assert piece["taken"] == gone
+            assert not piece["taken"] or not any(s["loss"] for s in own)
+        assert "ж" not in "".join(s["text"] for s in row["segments"])
+
+
+def test_what_is_not_known_is_said(tmp_path: Path) -> None:
+    page, content = reported("imported")
+    assert "was imported" in page.text
+    assert "Nothing is known of records" in page.text
+    assert {piece["name"] for row in content["rows"] for piece in row["pieces"]} == {None}
+    assert all(re.fullmatch(r"[\d ]+", s["text"]) for s in content["rows"][0]["segments"])
+    page, _ = reported("strangers")
+    assert "No loss is recorded" in page.text
+    assert "recorded by a caller" in page.text
+    assert cm.report(strangers(), tmp_path / "page.html").evidence.verified is not None
+
+
+def test_verify_s_result_is_on_the_page_and_a_fault_ends_with_one(tmp_path: Path) -> None:
+    sound = Page(cm.report(undisturbed()).html)
+    assert "Every file, count, digest and order agrees" in sound.text
+    assert "not run" not in sound.text
+    build = copied_build(tmp_path / "build")
+    [path] = (build / "sources/web").glob("documents.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    result = crystalmix("report", build, "--html", tmp_path / "page.html", "--no-verify")
+    assert (result.exit_code, "not verified" in result.stdout) == (0, True)
+    result = crystalmix("report", build, "--html", tmp_path / "page.html")
+    assert result.exit_code == 1
+    faults = cm.verify(build).faults
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert faults
+    assert all(fault in page.text for fault in faults)
+
+
+def test_texts_and_names_are_never_markup() -> None:
+    from dataclasses import replace
+
+    evidence = cm.report(small_build(), verify=False).evidence
+    evil = "</style><script>alert(1)</script>\"'&"
+    row = evidence.rows[0]
+    segment = replace(row.segments[0], text=evil, special="")
+    piece = replace(row.pieces[0], name=evil, source=evil)
+    row = replace(row, part=evil, segments=(segment,), pieces=(piece,))
+    page = Page(
+        type(cm.report(small_build(), verify=False))(replace(evidence, rows=[row], name=evil)).html
+    )
+    assert page.html.count("<script>") == 1
+    assert page.text.count("alert(1)") >= 4
+
+
+def test_a_number_names_its_place_and_a_sum_all_of_them() -> None:
+    known = Ref({"a/b": [{"n": 1234}, {"n": None}, {"n": 6}]})
+    numbers = [one["n"] for one in known["a/b"]]
+    assert shown(numbers[0]) == '<data value="1234" data-at="/a~1b/0/n">1,234</data>'
+    assert shown(numbers[1]) == '<span class="unknown">–</span>'
+    assert total(numbers) == '<data value="1240" data-sum="/a~1b/0/n /a~1b/2/n">1,240</data>'
+    assert says("1,234", 1234)
+    assert not says("1,234", 1235)
+    assert says("12.35%", 0.12345)
+    assert not says("12.35%", 0.1244)
+
+
+def test_a_report_is_written_or_printed() -> None:
+    result = crystalmix("report", small_build())
+    assert result.exit_code == 2
+    assert "Missing option '--html' (or '--json')" in result.stderr
+    with pytest.raises(UsageError, match="no such file or folder"):
+        cm.report("nothing")
+
+
+def test_the_view_shares_no_number_with_what_it_was_made_of_but_those_before_it() -> None:
+    taken = {
+        piece["name"]
+        for row in reported("redacted")[1]["rows"]
+        for piece in row["pieces"]
+        if piece["taken"]
+    }
+    assert all(name.startswith("seen/twice") for name in taken)
+    assert redacted().exists()

@@ -1,0 +1,154 @@
+"""Parts of a page that templates can't say: groups of numbers, scales, segments, commands."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import log10
+
+from crystalmix.train.pages.refs import Ref
+
+COLOURS = 12  # that the style has
+SECTIONS = {
+    "summary": "Summary",
+    "records": "Records",
+    "mixture": "Mixture",
+    "flow": "Flow",
+    "repeats": "Repeats",
+    "losses": "Loss",
+    "evaluations": "Evaluations",
+    "rows": "Rows",
+    "certificate": "Certificate",
+    "reproduce": "Commands",
+}
+OF_ABLATION = {
+    "mixture": "Mixture",
+    "laws": "Laws",
+    "checks": "Checks",
+    "factors": "Factors",
+    "certificate": "Evidence",
+    "reproduce": "Commands",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A segment of a row as it is shown. edge: number of the piece that begins with it, else 0."""
+
+    text: str
+    tokens: int
+    special: str
+    role: str
+    style: str
+    edge: int
+    title: str
+
+
+class Accounts:
+    """The accounts of a build's folders: documents of sources, rows of domains."""
+
+    def __init__(self, build: Ref) -> None:
+        every = list(build["accounts"]) if build and "accounts" in build else []
+        self.sources = [one for one in every if "records" in one]
+        self.folders = [one for one in every if "records" not in one]
+        self.packed = [one for one in self.folders if "sources" in one]
+
+    @property
+    def reasons(self) -> list[tuple[str, list[Ref]]]:
+        """Why records were dropped, with the counts of each source, the greatest reason first."""
+        counts: dict[str, list[Ref]] = {}
+        for account in self.sources:
+            for reason, count in account["dropped"].members:
+                if count.it:
+                    counts.setdefault(reason, []).append(count)
+        return sorted(counts.items(), key=lambda pair: -sum_of(pair[1]))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        lengths = (s["lengths"] for one in self.packed for _, s in one["sources"].members)
+        return max((each["max"].it for each in lengths if each), default=1)
+
+
+class Colours:
+    """The colours of a page's parts and domains: a name has one colour all over the page."""
+
+    def __init__(self, known: Ref) -> None:
+        build = known["build"]
+        parts = [p for m in (build["manifests"] if build else ()) for p in m["parts"]]
+        names = [*(part["name"].it for part in parts), *(part["domain"].it for part in parts)]
+        self.numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+    def of(self, name: str) -> int:
+        """Return the number of a name's colour, of COLOURS; other names come after these."""
+        return self.numbers.setdefault(name, len(self.numbers)) % COLOURS
+
+
+def sum_of(refs: Iterable[Ref]) -> float:
+    """Return the sum of the numbers that are known."""
+    return sum(ref.it for ref in refs if ref.it is not None)
+
+
+def on_scale(value: float, longest: int) -> float:
+    """Return the place of a length on a logarithmic scale from 1, per cent.
+
+    >>> round(on_scale(10, 1000), 3)
+    33.333
+    """
+    return 100 * log10(max(value, 1)) / max(log10(max(longest, 2)), 1e-9)
+
+
+def sections(known: Ref, has_flow: bool) -> list[tuple[str, str]]:
+    """Return the id and title of each section of a page."""
+    if known["kind"].it == "ablation":
+        report = known["ablation"]
+        empty = {"checks": not report["checks"]["runs"], "factors": not report["factors"]}
+        return [(id_, title) for id_, title in OF_ABLATION.items() if not empty.get(id_)]
+    absent = set() if known["run"] else {"losses", "evaluations"}
+    absent |= set() if has_flow else {"flow"}
+    return [(id_, title) for id_, title in SECTIONS.items() if id_ not in absent]
+
+
+def segments(row: Ref) -> list[Shown]:
+    """Return the segments of a row; pieces are numbered, and FIM roles named, where they begin."""
+    shown: list[Shown] = []
+    piece, role = None, ""
+    for one in row["segments"].it:
+        new = one["piece"] is not None and one["piece"] != piece
+        begins = one["role"] if one["role"] != role or new else ""
+        style = "" if one["piece"] is None else f" p{one['piece'] % 2}"
+        held = None if one["piece"] is None else row["pieces"].it[one["piece"]]
+        style += " fim" * bool(held and held["fim"]) + " off" * (not one["loss"])
+        title = ""
+        if held and new:
+            title = str(held["name"] or f"{held['source']} document {held['document']}")
+        edge = one["piece"] + 1 if new else 0
+        shown.append(Shown(one["text"], one["tokens"], one["special"], begins, style, edge, title))
+        piece, role = one["piece"], one["role"] or ("" if not one["special"] else role)
+    return shown
+
+
+def commands(known: Ref) -> list[str]:
+    """Return the commands that make and check what a page is of."""
+    folder, build = known["folder"].it, known["build_folder"].it
+    if known["kind"].it == "ablation":
+        return [
+            f"crystalmix ablate SPEC --data RAW --out {folder}",
+            f"crystalmix ablate export {folder} --out recipe.yaml",
+            f"crystalmix report {folder} --html report.html",
+        ]
+    manifests = list(known["build"]["manifests"])
+    if any(manifest["imported"] for manifest in manifests):
+        made = f"crystalmix import FOLDER --out {build}  # with the --params or --tokens it had"
+    elif any("redaction" in manifest for manifest in manifests):
+        made = f"crystalmix redact ORIGIN --list LIST --out {build}"
+    else:
+        made = f"crystalmix build RECIPE --data RAW --out {build}  # the recipe {known['name'].it}"
+    if not known["run"]:
+        check = [f"crystalmix verify {build}", f"crystalmix report {build} --html report.html"]
+        return [made, *check]
+    return [
+        made,
+        f"crystalmix train {build} --run RUN_FILE --out {folder}",
+        f"crystalmix verify {build} --run {folder}",
+        f"crystalmix trace {folder} --findings",
+        f"crystalmix report {folder} --html report.html --verify",
+    ]
