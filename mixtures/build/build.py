@@ -44,6 +44,7 @@ from crystalmix.prep.runtime.atomic_files import (
 )
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import rates
 from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
@@ -77,11 +78,13 @@ def build(
     phase_domains = {part.domain for name in names for part in recipe.phases[name].parts}
     domains = [name for name in recipe.domains if name in phase_domains]
     drawn = {source for name in domains for source in recipe.domains[name].sources}
-    tokenizer = _tokenizer(recipe, domains)
+    tokenizer = opened_tokenizer(recipe, domains)
     engine = EngineSettings(workers) if isinstance(workers, int) else workers
     with naming(out), alone(out), engine.start(out) as pool:
         artifacts = view.store_of(out, store)
-        context = Context(recipe, root, out, pool, tokenizer)
+        begun = any(artifacts.path.glob("rows/*/*.done"))  # by a build that was killed
+        processes = engine.workers * (engine.ranks or 1)
+        context = Context(recipe, root, out, pool, tokenizer, processes=processes)
         scanned = scan.run(context, scan.needed(recipe, drawn))
         documents = {name: context.documents(name) for name in scanned}
         shared_texts.check(recipe, names, documents)
@@ -96,6 +99,8 @@ def build(
         if store is not None:
             artifacts.enter(out)
         sweep(out)
+        if engine.kind == "local" and not begun:
+            rates.keep(artifacts, context.pace)
     return sealed
 
 
@@ -116,7 +121,7 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
     return folders
 
 
-def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
+def opened_tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
     """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)
@@ -239,6 +244,15 @@ def _as_sealed(context: Context, draft: Manifest, moves: dict[Path, Path]) -> Ma
         return draft
     same = seal.migrated(draft, context.folder, sealed and sealed.migrated)
     return draft if sealed is not None and manifest.compare(sealed, same) else same
+
+
+def sealed_as(context: Context, draft: Manifest) -> Manifest | None:
+    """Return the manifest that a build has of a phase, None where it would be sealed anew."""
+    path = context.folder.manifest(draft.phase)
+    sealed = manifest.read(path) if path.exists() else None
+    if sealed is None or not _same(sealed, _as_sealed(context, draft, {})):
+        return None
+    return sealed
 
 
 def _supersede(

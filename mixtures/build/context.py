@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 from crystalmix.mixtures.build.view import home
@@ -23,6 +24,7 @@ from crystalmix.prep.rows.token_blocks import Block
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
+from crystalmix.prep.store.rates import Pace
 from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
@@ -31,7 +33,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Context:
-    """Context of one build: recipe, data root, output folder, workers and tokenizer."""
+    """Context of one build: recipe, data root, output folder, workers and tokenizer.
+
+    dry: whether it is a plan of a build, which makes nothing. processes: that run work
+    items. pace: what they did so far.
+    """
 
     recipe: Recipe
     root: Path
@@ -39,11 +45,14 @@ class Context:
     pool: Engine
     tokenizer: Tokenizer
     sources: dict[str, Path] = field(default_factory=dict[str, Path])  # where documents lie
+    dry: bool = False
+    processes: int = 1
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def store(self) -> Store:
         """The store of the build."""
-        return Store(self.folder.store)
+        return Store(self.folder.store, self.dry)
 
     def documents(self, source: str) -> Path:
         """Return the documents of a source that was scanned."""
@@ -62,12 +71,19 @@ class Context:
     def run(
         self, work: Callable[[Item], Json], groups: Sequence[Sequence[Item]], label: str
     ) -> list[list[Json]]:
-        """Run the items of all groups in one fan-out; return the results group by group."""
+        """Run the items of all groups in one fan-out; return the results group by group.
+
+        What they did is counted: an `amount` that a result names, or the tokens of its rows.
+        """
         flat = [item for group in groups for item in group]
-        results = self.pool.map(work, flat, label)
-        return (
-            [[next(results) for _ in group] for group in groups] if flat else [[] for _ in groups]
-        )
+        if not flat:
+            return [[] for _ in groups]
+        began = monotonic()
+        results = [*self.pool.map(work, flat, label)]
+        amount = sum(_amount(result) for result in results)
+        self.pace.add(label, amount, (monotonic() - began) * min(self.processes, len(flat)))
+        rest = iter(results)
+        return [[next(rest) for _ in group] for group in groups]
 
 
 @dataclass(frozen=True)
@@ -178,6 +194,11 @@ class Folder:
             "content": receipts.digest([[entry["rows"], entry["digest"]] for entry in shards]),
         }
         self.receipt = receipts.seal(self.path, self.recipe, files, content)
+
+
+def _amount(result: Json) -> int:
+    rows = [entry for entry in result.get("files", ()) if "rows" in entry]
+    return result.get("amount", 0) + sum(entry["rows"] * entry["msl"] for entry in rows)
 
 
 def once(mark: str, out: Path, work: Callable[[], Json]) -> Json:

@@ -50,7 +50,7 @@ class RowFimAccount(RowsAccount):
 
 def run(context: Context, packed: Sequence[Folder]) -> list[Folder]:
     """Return each folder, or its permuted successor."""
-    folders = [_successor(context, old) for old in packed]
+    folders = [successor(context, old) for old in packed]
     pairs = [
         (old, new)
         for old, new in zip(packed, folders, strict=True)
@@ -67,7 +67,8 @@ def _row_fim(folder: Folder) -> FimSettings | None:
     return settings if settings is not None and settings.level == "row" else None
 
 
-def _successor(context: Context, old: Folder) -> Folder:
+def successor(context: Context, old: Folder) -> Folder:
+    """Return the folder of the same rows after row-level FIM, or itself where there is none."""
     settings = _row_fim(old)
     if settings is None:
         return old

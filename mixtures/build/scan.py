@@ -31,7 +31,7 @@ from crystalmix.prep.documents import (
 )
 from crystalmix.prep.documents.input_files import Reading, Seen
 from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
-from crystalmix.prep.documents.source import Source, Stamp, listing
+from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
@@ -89,8 +89,8 @@ def run(context: Context, names: list[str]) -> dict[str, Json]:
     """Scan the sources that are not there yet; return the receipts of all of them, in order."""
     if context.recipe.duplicates.near is not None:
         near_duplicates.check_installed()
-    with _at(context):
-        works = [_Work(context, context.recipe.sources[name]) for name in names]
+    with in_recipe(context):
+        works = [Work(context, context.recipe.sources[name]) for name in names]
         digests = _digests(context, works)
         known: dict[str, Json] = {}
         for number, work in enumerate(works):
@@ -114,7 +114,7 @@ def run(context: Context, names: list[str]) -> dict[str, Json]:
     return sealed
 
 
-def _digests(context: Context, works: Sequence["_Work"]) -> dict[str, tuple[Stamp, str]]:
+def _digests(context: Context, works: Sequence["Work"]) -> dict[str, tuple[Stamp, str]]:
     """Return the digests of the files that nobody remembers, by place; each file is read once."""
     items = {item.place: item for work in works for item in work.unread()}
     remembered = works[0].seen.remembered if works else None
@@ -128,10 +128,10 @@ def _digests(context: Context, works: Sequence["_Work"]) -> dict[str, tuple[Stam
 
 
 def _digest_once(item: Reading) -> Json:
-    return {"xxh3": input_files.digest_of(item)}
+    return {"xxh3": input_files.digest_of(item), "amount": item.stamp.bytes}
 
 
-def _blocks(context: Context, works: Sequence["_Work"]) -> list[list[Json]]:
+def _blocks(context: Context, works: Sequence["Work"]) -> list[list[Json]]:
     """Scan the blocks of sources that are not there; return their accounts, source by source."""
     readings: dict[object, list[_Reading]] = {}
     for work in works:
@@ -179,7 +179,9 @@ def _scan_once(item: Scan) -> Json:
         accounts = scan_together(item.wanted, item.root, item.block)
     for wanted, account in zip(item.wanted, accounts, strict=True):
         store.finish(wanted.out, account)
-    return {}
+    source = item.wanted[0].source
+    size = 0 if source.hub else identity(source, item.root, item.block).bytes
+    return {"amount": size}
 
 
 def _result(path: Path) -> Json:
@@ -205,7 +207,7 @@ def needed(recipe: Recipe, drawn: Collection[str]) -> list[str]:
 
 
 @contextmanager
-def _at(context: Context) -> Generator[None]:
+def in_recipe(context: Context) -> Generator[None]:
     """Give an error about a source's settings its place in the recipe."""
     try:
         yield
@@ -217,7 +219,7 @@ def _at(context: Context) -> Generator[None]:
         raise context.recipe.fault(match[3], "sources", *steps) from None
 
 
-class _Work:
+class Work:
     """Scan of one source: its blocks, its recipe, and its receipt where it is there.
 
     place: its folder in the view; folder: where its documents lie.

@@ -42,7 +42,7 @@ def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
     epochs: dict[str, list[Folder]] = {}
     for folder in packed:
         epochs.setdefault(folder.name, []).append(folder)
-    last = {name: _folder(context, name, folders) for name, folders in epochs.items()}
+    last = {name: last_folder(context, name, folders) for name, folders in epochs.items()}
     todo = [name for name, folder in last.items() if folder.receipt is None]
     items = [_items(context, last[name], epochs[name]) for name in todo]
     for name, results in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
@@ -51,7 +51,8 @@ def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
     return last
 
 
-def _folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
+def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
+    """Return the folder that phases draw from: shuffled or joined, or the only epoch itself."""
     domain = epochs[0].domain
     if not domain.shuffle and len(epochs) == 1:
         return epochs[0]

@@ -96,9 +96,9 @@ def run(
     context: Context, folders: Sequence[Folder], scanned: dict[str, Json]
 ) -> list[list[TokenBlock]]:
     """Tokenise the blocks of folders; return each folder's blocks in the order of its stream."""
-    encodings = [_encodings(context, folder, scanned) for folder in folders]
+    groups = [encodings(context, folder, scanned) for folder in folders]
     missing: dict[tuple[object, ...], dict[Path, Encoding]] = {}
-    for block, encoding in (pair for group in encodings for pair in group):
+    for block, encoding in (pair for group in groups for pair in group):
         if store.done(encoding.out) is None:
             key = (block, reading_of(encoding.source))
             missing.setdefault(key, {})[encoding.out] = encoding
@@ -107,10 +107,10 @@ def run(
         for key, wanted in missing.items()
     ]
     context.run(_tokenise_once, [items], "tokenise")
-    for folder, group in zip(folders, encodings, strict=True):
+    for folder, group in zip(folders, groups, strict=True):
         keys = [encoding.out.stem for _, encoding in group]
         context.store.write_uses(store.key_of(folder.recipe), {"tokens": keys})
-    return [[_token_block(encoding) for _, encoding in group] for group in encodings]
+    return [[_token_block(encoding) for _, encoding in group] for group in groups]
 
 
 def _token_block(encoding: Encoding) -> TokenBlock:
@@ -120,11 +120,11 @@ def _token_block(encoding: Encoding) -> TokenBlock:
     return TokenBlock.of(encoding.out, encoding.source.name, encoding.rows[0], result)
 
 
-def _encodings(
+def encodings(
     context: Context, folder: Folder, scanned: dict[str, Json]
 ) -> list[tuple[str, Encoding]]:
     """Return the blocks of a folder in the order of its stream, each with its encoding."""
-    encodings: list[tuple[str, Encoding]] = []
+    found: list[tuple[str, Encoding]] = []
     inner, split = _document_fim(folder.domain), _split(context, folder.domain)
     draw = (context.recipe.seed, folder.name, folder.epoch)
     rows, chat = context.recipe.rows_of(folder.name), folder.domain.chat
@@ -160,9 +160,9 @@ def _encodings(
                 out=context.store.file("tokens", key, ".ids"),
                 chat=chat,
             )
-            encodings.append((entry["block"], encoding))
+            found.append((entry["block"], encoding))
             first = last
-    return encodings
+    return found
 
 
 def _around(rows: PackSettings) -> Json:
@@ -203,10 +203,12 @@ def _tokenise_once(item: Tokenise) -> Json:
                 del batch  # while the next one is read
         for texts, _ in works.values():
             texts.close()
+    tokens = 0
     for _, encodes in works.values():
         for work in encodes:
             store.finish(work.encoding.out, work.account())
-    return {}
+            tokens += work.writer.counts.tokens
+    return {"amount": tokens}
 
 
 class _Encode:

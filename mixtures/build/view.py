@@ -46,9 +46,12 @@ def home(store: Store, kind: Folders, place: Path, recipe: Json) -> Path:
     """Return where the artifact of a recipe lies or is made; place: its folder in the view.
 
     That is `place` itself, linked where need be, unless the view holds something else there that a
-    manifest may name.
+    manifest may name. In a dry store nothing is linked or made.
     """
     target = store.folder(kind, artifacts.key_of(recipe))
+    if store.dry:
+        before_stores = place.exists() and not place.is_symlink()
+        return place if before_stores and _is_of(place, recipe) else target
     if place.is_symlink():
         if place.resolve() == target.resolve():
             target.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,10 @@ from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows
 from crystalmix.mixtures.manifest.coverage import Reads
 from crystalmix.mixtures.plan import sample_sources
 from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe, load
+from crystalmix.mixtures.plan.reuse import Reuse, reuse
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe, find, load
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
 from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Content
 
@@ -25,6 +26,8 @@ class Outlook:
 
     hours: of training, phase by phase, at the tokens a second of `--speed`. shared: texts that
     domains have in common, where they are scanned. reads: what all phases read of each domain.
+    reuse: what a build into the folder would take and make, None without one; unknown: why that is
+    not known.
     """
 
     phases: tuple[PhasePlan, ...]
@@ -32,6 +35,8 @@ class Outlook:
     hours: tuple[float, ...]
     shared: Findings = field(default_factory=Findings)
     reads: Reads = field(default_factory=Reads)
+    reuse: Reuse | None = None
+    unknown: str = ""
 
     @property
     def faulty(self) -> bool:
@@ -49,6 +54,11 @@ class Outlook:
         if reads := self.reads.lines():
             lines += [*reads, ""]
         lines += [f"shards on disk, packed and shuffled: {size}"]
+        if self.reuse is not None:
+            lines += ["", *self.reuse.lines(), ""]
+        lines += [f"note: what a build would reuse is not known: {self.unknown}"] * bool(
+            self.unknown
+        )
         lines += [f"refused: {line}" for line in self.shared.refusals]
         lines += [f"note: {line}" for line in self.shared.notes]
         if self.hours:
@@ -69,20 +79,31 @@ def outlook(
 ) -> Outlook:
     """Plan a recipe by path or bundled name.
 
-    out: a build whose measured rows are taken. data: raw files, from a few of which the rest is
-    estimated. speed: tokens a second. overrides: `--set` assignments over the recipe.
-    Raises UsageError for a speed that is none.
+    out: a build, or where one will be: what it measured is taken, and what a build into it would
+    reuse is worked out. data: raw files (beside the recipe by default), from a few of which is
+    estimated what is not built. speed: tokens a second. overrides: `--set` assignments over the
+    recipe. Raises UsageError for a speed that is none.
     """
     if speed is not None and not speed > 0:
         raise UsageError(f"--speed: must be positive, got {speed:g}")
     recipe = load(name, overrides=overrides)
-    sampled = {} if data is None else sample_sources.sampled(recipe, data)
+    built = [] if out is None else [place.parent.name for place in BuildFolder(out).sealed()]
+    sampled = {} if data is None else sample_sources.sampled(recipe, data, built)
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
     documents = {} if out is None else {s: BuildFolder(out).documents(s) for s in recipe.sources}
     shared = shared_texts.find(recipe, list(recipe.phases), documents)
     reads = Reads.of(draws(recipe, phases))
-    return Outlook(tuple(phases), _disk(recipe, out, sampled), hours, shared, reads)
+    found, unknown = None, ""
+    if out is not None:
+        declared = {k: domain.tokens for k, domain in recipe.domains.items() if domain.tokens}
+        root = find(name).parent if data is None else data
+        try:
+            found = reuse(recipe, root, out, {**declared, **sampled})
+        except CrystalmixError as error:  # raw files or the tokenizer are elsewhere
+            unknown = str(error)
+    disk = _disk(recipe, out, sampled)
+    return Outlook(tuple(phases), disk, hours, shared, reads, found, unknown)
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:

@@ -5,6 +5,7 @@ stands for all files. The first megabytes of text are encoded: their bytes a tok
 Duplicates and lists are not looked for, so a domain may come out smaller.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,24 +22,27 @@ FILES = 2
 SAMPLE_CHARACTERS = 4_000_000
 
 
-def sampled(recipe: Recipe, root: Path) -> dict[str, int]:
+def sampled(recipe: Recipe, root: Path, known: Collection[str] = ()) -> dict[str, int]:
     """Return the tokens that each domain is estimated to have; hub datasets are left out.
+
+    known: domains that are left out, too.
 
     Raises InputError where raw files are missing or broken.
     """
     tokenizer = load(recipe.tokenizer)
     around = recipe.rows.bos + recipe.rows.eos
     local = {name: source for name, source in recipe.sources.items() if source.hub is None}
-    drawn = {name for domain in recipe.domains.values() for name in domain.sources}
-    known: dict[str, float] = {}
+    domains = {name: each for name, each in recipe.domains.items() if name not in known}
+    drawn = {name for domain in domains.values() for name in domain.sources}
+    found: dict[str, float] = {}
     for name in (name for name in local if name in drawn):
         drop_report.tell_unread(recipe, root, local[name], listing(local[name], root))
-        known[name] = _tokens(local[name], root, tokenizer, around)
+        found[name] = _tokens(local[name], root, tokenizer, around)
     estimates: dict[str, int] = {}
-    for name, domain in recipe.domains.items():
-        if all(source in known for source in domain.sources):
+    for name, domain in domains.items():
+        if all(source in found for source in domain.sources):
             side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
-            total = sum(known[source] for source in domain.sources)
+            total = sum(found[source] for source in domain.sources)
             estimates[name] = round(total * side * domain.epochs)
     return estimates
 

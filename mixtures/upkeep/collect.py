@@ -22,7 +22,10 @@ FRESH = 24 * 3600.0  # seconds: younger artifacts of a shared store may belong t
 
 @dataclass(frozen=True)
 class Entry:
-    """What may be freed: its kind (documents, rows, blocks, tokens, history), files and bytes."""
+    """What may be freed: its kind, files and bytes.
+
+    Kinds are documents, rows, blocks, tokens, digests (of raw files, as remembered) and history.
+    """
 
     kind: str
     entries: int
@@ -43,14 +46,20 @@ class Garbage:
 
 
 def collect(
-    build: Path, *, tokens: bool = False, superseded: bool = False, delete: bool = False
+    build: Path,
+    *,
+    tokens: bool = False,
+    digests: bool = False,
+    superseded: bool = False,
+    delete: bool = False,
 ) -> Garbage:
     """List the artifacts of a build's store that nothing names, and free them with `delete`.
 
-    tokens: count token ids as unnamed, too; a change of the recipe then tokenises again.
-    superseded: give up the states in the build's history, too; runs that began with them are no
-    longer verified or traced. Raises RefusalError while a build writes here, and where a build that
-    shares the store is not to be found.
+    tokens: count token ids as unnamed, too; a change of the recipe then tokenises again. digests:
+    forget the digests of raw files, so that the next build reads every one of them. superseded:
+    give up the states in the build's history, too; runs that began with them are no longer verified
+    or traced. Raises RefusalError while a build writes here, and where a build that shares the
+    store is not to be found.
     """
     folder = BuildFolder(build)
     if not folder.store.exists():
@@ -83,8 +92,10 @@ def collect(
         fresh = [path for _, path in unnamed if shared and time() - path.stat().st_mtime < FRESH]
         gone = [(kind, path) for kind, path in unnamed if path not in set(fresh)]
         gone += [("history", path) for path in states]
+        known = [*store.digests()] if digests else []
+        gone += [("digests", path) for path in known]
         sizes = {path: _bytes(path) for _, path, _ in every}
-        sizes |= {path: _bytes(path) for path in states}
+        sizes |= {path: _bytes(path) for path in (*states, *known)}
         if delete:
             for _, path in gone:
                 rmtree(path) if path.is_dir() else path.unlink()

@@ -1,6 +1,7 @@
 """Digests of raw files, remembered by path, size, time and inode, so that none is read twice."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
@@ -34,5 +35,10 @@ class Remembered:
 
 
 def place_of(root: Path, name: str) -> str:
-    """Return the absolute path of a file below a data root; of a url itself."""
-    return name if "://" in name else str((root / name).absolute())
+    """Return the absolute path of a file below a data root, be that a link; of a url itself."""
+    return name if "://" in name else str(_real(root) / name)
+
+
+@lru_cache(maxsize=8)
+def _real(root: Path) -> Path:
+    return root.resolve()

@@ -7,6 +7,7 @@ tokens/<k>/<key>.*   the token ids of one raw file's documents
 files/<k>/<key>.json digests of raw files, by path, size, time and inode
 uses/<key>.json      the blocks and tokens that a folder was made from
 builds/<key>.json    the builds that use a shared store
+files/rates.json     how long the stages took (`prep.store.rates`)
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -30,9 +31,13 @@ KEY_DIGITS = 32
 
 @dataclass(frozen=True)
 class Store:
-    """Paths of a store; nothing is made before it is written."""
+    """Paths of a store; nothing is made before it is written.
+
+    dry: whether it is only looked at, for a plan of a build.
+    """
 
     path: Path
+    dry: bool = False
 
     def folder(self, kind: Folders, key: str) -> Path:
         """Return the folder of an artifact that a receipt seals."""
@@ -46,6 +51,10 @@ class Store:
         """Return where the digest of a raw file is remembered; name: its absolute path or url."""
         key = key_of(name)
         return self.path / "files" / key[:2] / f"{key}.json"
+
+    def digests(self) -> Iterator[Path]:
+        """Yield the files that hold the digests of raw files."""
+        yield from sorted((self.path / "files").glob("*/*.json"))
 
     def write_uses(self, key: str, uses: Mapping[Files, Sequence[str]]) -> None:
         """Note the blocks and tokens that a folder was made from, by key."""
@@ -111,6 +120,13 @@ def done(path: Path) -> Json | None:
         if not part.exists() or part.stat().st_size != file["bytes"]:
             return None
     return entry["result"]
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file that is there whole, and of all that belongs to it."""
+    mark = _mark(path)
+    entries = read_json(mark, "remove it and build again")["files"]
+    return sum(entry["bytes"] for entry in entries) + mark.stat().st_size
 
 
 def finish(path: Path, result: Json) -> None:

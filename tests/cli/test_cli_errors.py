@@ -70,7 +70,6 @@ def test_a_path_that_holds_nothing_is_told(place: str, verb: int, tmp_path: Path
     [
         ["plan", "nowhere.yaml"],
         ["plan", "nothing"],
-        ["plan", "crystalcoder", "--out", "nowhere"],
         ["plan", "crystalcoder", "--data", "nowhere"],
         ["build", "nowhere.yaml", "--out", "out"],
         ["build", "crystalcoder-mini", "--data", "nowhere", "--out", "out"],

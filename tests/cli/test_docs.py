@@ -57,6 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the folder that the pages are about: a small `build`, and a `run` over it."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "build").symlink_to(small_build())
+    (folder / "raw").symlink_to(small_build().parent)
     (folder / "run").symlink_to(undisturbed())
     [names] = blocks(ROOT / "docs/answering.md", "text", "names.txt")
     (folder / "names.txt").write_text(names, "utf-8")

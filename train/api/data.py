@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 def plan(
     recipe: Place,
     *,
-    build: Place | None = None,
+    out: Place | None = None,
     data: Place | None = None,
     speed: float | None = None,
     overrides: Sequence[str] = (),
 ) -> Outlook:
     """Work out rows, tokens and epochs that a recipe (a file or a bundled name) asks.
 
-    build: a build whose measured rows replace declared ones. data: raw files, to estimate from a
-    few of them what is not built. speed: tokens a second, to give hours of training. overrides:
-    KEY=VALUE over the recipe, as `domains.code.epochs=2`. The result has
-    `phases` (with notes and refusals), `disk` (bytes of all shards, None if unknown), `hours`,
-    `lines()` and `content()`. Raises RecipeError for a recipe that breaks a rule.
+    out: a build, or where one will be: its measured rows replace declared ones, and `reuse` says
+    what `build` would take of it, make and write. data: raw files, to estimate from a few of them
+    what is not built. speed: tokens a second, to give hours of training. overrides: KEY=VALUE over
+    the recipe, as `domains.code.epochs=2`. The result has `phases` (with notes and refusals),
+    `disk` (bytes of all shards, None if unknown), `hours`, `reuse`, `lines()` and `content()`.
+    Raises RecipeError for a recipe that breaks a rule.
     """
     return outlook(
         str(recipe),
-        None if build is None else existing(build),
+        _path(out),
         None if data is None else existing(data),
         speed,
         overrides,
@@ -173,17 +174,24 @@ class Collected(Answer):
 
 
 def gc(
-    build: Place, *, tokens: bool = False, superseded: bool = False, delete: bool = False
+    build: Place,
+    *,
+    tokens: bool = False,
+    digests: bool = False,
+    superseded: bool = False,
+    delete: bool = False,
 ) -> Collected:
     """List what nothing names in a build's store, and free it with `delete`.
 
-    tokens: token ids, too, so that a change of the recipe tokenises again. superseded: the states
-    in the build's history, too, so that runs which began with them can't be verified. Raises
-    RefusalError while a build writes here.
+    tokens: token ids, too, so that a change of the recipe tokenises again. digests: those of raw
+    files, too, so that the next build reads each again, though size, time and inode are as they
+    were. superseded: the states in the build's history, too, so that runs which began with them
+    can't be verified. Raises RefusalError while a build writes here.
     """
     from crystalmix.mixtures.upkeep.collect import collect
 
-    return Collected(collect(existing(build), tokens=tokens, superseded=superseded, delete=delete))
+    what = {"tokens": tokens, "digests": digests, "superseded": superseded}
+    return Collected(collect(existing(build), delete=delete, **what))
 
 
 def import_shards(

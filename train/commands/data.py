@@ -33,15 +33,13 @@ DATA = click.option("--data", type=PATH, help="Folder of the raw files (default:
 
 @click.command(cls=Verb, example="crystalmix plan crystalcoder --speed 1e6")
 @click.argument("recipe", shell_complete=bundled("recipes"))
-@click.option(
-    "--out", "build", type=PATH, help="A build whose measured rows replace declared ones."
-)
+@click.option("--out", type=PATH, help="What a build into it would reuse, make and write.")
 @click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @SET
 @JSON
 def plan(recipe: str, as_json: bool, **settings: Any) -> None:
-    """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks, without data."""
+    """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks; write nothing."""
     from crystalmix.train.api import data
 
     show_answer(data.plan(recipe, **settings), as_json)
@@ -120,16 +118,20 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:
 @click.command(cls=Verb, example="crystalmix gc build --drop tokens --delete")
 @click.argument("build", type=PATH)
 @click.option(
-    "--drop", type=click.Choice(["tokens"]), help="Free token ids too: made anew if needed."
+    "--drop",
+    multiple=True,
+    type=click.Choice(["tokens", "digests"]),
+    help="Free token ids too, or digests of raw files (read again by the next build).",
 )
 @click.option("--superseded", is_flag=True, help="Free the build's history too.")
 @click.option("--delete", is_flag=True, help="Free it; without this it is only listed.")
 @JSON
-def gc(build: Path, drop: str | None, as_json: bool, **settings: bool) -> None:
+def gc(build: Path, drop: tuple[str, ...], as_json: bool, **settings: bool) -> None:
     """List what no manifest of BUILD and its history names in its store; free it with --delete."""
     from crystalmix.train.api import data
 
-    show_answer(data.gc(build, tokens=drop == "tokens", **settings), as_json)
+    dropped = {name: name in drop for name in ("tokens", "digests")}
+    show_answer(data.gc(build, **dropped, **settings), as_json)
 
 
 @click.command("import", cls=Verb, example="crystalmix import HUB --out build --params phase1.yaml")

@@ -1,11 +1,13 @@
 """What a store frees: never what a build, its history or another build of the store names."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -99,6 +101,25 @@ def test_token_ids_can_be_dropped_at_the_price_of_tokenising_again(folder: Path)
     assert not [path for path in files(out) if path.parent.parent.name == "tokens"]
     assert verify(out) == []
     again(folder, rows={"msl": 32})
+    assert verify(out) == []
+
+
+def test_digests_are_forgotten_on_request_so_that_an_old_time_hides_no_change(folder: Path) -> None:
+    path = folder / "slimpajama/train/chunk1/example_train_0.jsonl.zst"
+    out, stat, data = again(folder), path.stat(), path.read_bytes()
+    lines = zstandard.ZstdDecompressor().stream_reader(data).read()
+    words = [match.start() for match in re.finditer(b"stone|river|amber|grain|spoon", lines)]
+    others = (zstandard.compress(lines[:at] + b"ember" + lines[at + 5 :]) for at in words)
+    path.write_bytes(next(other for other in others if len(other) == len(data)))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_ino == stat.st_ino
+    whole = corpora.viewed(out)
+    again(folder)
+    believed = corpora.viewed(out)
+    freed = corpora.crystalmix("gc", out, "--drop", "digests", "--delete")
+    assert "digests" in freed.stdout
+    again(folder)
+    assert whole == believed != corpora.viewed(out)
     assert verify(out) == []
 
 

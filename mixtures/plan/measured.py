@@ -1,0 +1,128 @@
+"""Measured ratios of a build: bytes and tokens of what it holds, by what they follow from."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
+from crystalmix.mixtures.plan.prospects import Prospect
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import store as artifacts
+from crystalmix.prep.store.store import Store
+
+MOST_MARKS = 2000  # of token blocks, to know their bytes a token
+# Where nothing is built that tells, as measured on code and prose (BENCHMARKS).
+DOCUMENTS, BLOCKS = 0.045, 0.03  # bytes by raw byte
+ROWS = 1.25  # bytes by token of a row, 1.2 to 1.3 at 2,048 tokens
+IDS = 2.0  # bytes by token
+
+
+@dataclass
+class Ratio:
+    """Sums of one amount and of another that it follows from, by key and in all."""
+
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+
+    def add(self, amount: float, of: float, *keys: str) -> None:
+        """Count a pair of amounts under some keys, and among all."""
+        for key in ("", *keys):
+            before = self.sums.get(key, (0.0, 0.0))
+            self.sums[key] = before[0] + amount, before[1] + of
+
+    def known(self, *keys: str) -> float | None:
+        """Return the ratio of the first key that is known."""
+        for key in keys:
+            amount, of = self.sums.get(key, (0.0, 0.0))
+            if of:
+                return amount / of
+        return None
+
+    def of(self, *keys: str) -> float | None:
+        """Return the ratio of the first key that is known, else that of all; None without any.
+
+        >>> ratio = Ratio()
+        >>> ratio.add(30, 10, "web")
+        >>> ratio.add(10, 10, "code")
+        >>> ratio.of("web"), ratio.of("new", "code"), ratio.of("new"), Ratio().of("new")
+        (3.0, 1.0, 2.0, None)
+        """
+        return self.known(*keys, "")
+
+
+@dataclass
+class Measured:
+    """Ratios of a build, by source, domain and stage.
+
+    documents: bytes of a source's documents by raw byte; blocks: of those of one file. tokens: by
+    raw byte. ids: bytes of token blocks by token. filled: tokens of rows by token that comes in.
+    rows: bytes by token of rows.
+    """
+
+    documents: Ratio = field(default_factory=Ratio)
+    blocks: Ratio = field(default_factory=Ratio)
+    tokens: Ratio = field(default_factory=Ratio)
+    ids: Ratio = field(default_factory=Ratio)
+    filled: Ratio = field(default_factory=Ratio)
+    rows: Ratio = field(default_factory=Ratio)
+
+    @classmethod
+    def of(cls, build: BuildFolder, prospects: Iterable[Prospect]) -> "Measured":
+        """Read the receipts of a build, and what its store says of blocks."""
+        found, raw = cls(), dict[str, int]()
+        for prospect in prospects:
+            for block in (block for block in prospect.blocks if block.account is not None):
+                found.blocks.add(artifacts.size(block.part), block.bytes, prospect.source.name)
+        sealed = [(place, receipts.read(place)) for place in build.sealed()]
+        for place, receipt in sealed:
+            if receipt["stage"] == "documents":
+                files = [file for file in receipt["inputs"]["files"] if isinstance(file, dict)]
+                raw[place.name] = sum(file["bytes"] for file in files)
+                found.documents.add(_size(build, place, receipt), raw[place.name], place.name)
+        for place, receipt in sealed:
+            if receipt["stage"] not in ("documents", "import"):
+                found._add_rows(build, place, receipt, raw)
+        for size, tokens in islice(_blocks(build), MOST_MARKS):
+            found.ids.add(size, tokens)
+        return found
+
+    def estimate(self, domain: str, raw: dict[str, int], tokens: int) -> None:
+        """Take tokens of one epoch of a domain that nothing is measured of; raw: by source."""
+        keys = [(f"{domain}/{source}", source) for source in raw]
+        if all(self.tokens.known(*each) is None for each in keys):
+            total = sum(raw.values())
+            for (key, _), size in zip(keys, raw.values(), strict=True):
+                self.tokens.sums[key] = tokens * size / max(1, total), size
+
+    def _add_rows(
+        self, build: BuildFolder, place: Path, receipt: Json, raw: dict[str, int]
+    ) -> None:
+        domain, account = place.parent.name, receipt["account"]
+        tokens = sum(entry["rows"] * entry["msl"] for entry in rows_files(receipt))
+        stage = receipt["stage"]
+        self.rows.add(_size(build, place, receipt), tokens, stage, f"{stage}/{domain}")
+        if stage == "pack":
+            self.filled.add(tokens, account["tokens_in"], domain)
+            for source, counts in account["sources"].items():
+                keys = source, f"{domain}/{source}"
+                self.tokens.add(counts["tokens"], raw.get(source, 0), *keys)
+
+
+def _size(build: BuildFolder, place: Path, receipt: Json) -> int:
+    """Return the bytes of a sealed folder, and of what finds documents in it."""
+    beside = build.lookup / place.relative_to(build.path)
+    files = [place / receipts.NAME, *beside.glob("*")]
+    return sum(entry["bytes"] for entry in receipt["files"]) + sum(
+        path.stat().st_size for path in files if path.is_file()
+    )
+
+
+def _blocks(build: BuildFolder) -> Iterator[tuple[int, int]]:
+    """Yield bytes and tokens of the token blocks that the build's rows were made from."""
+    store = Store(build.store, dry=True)
+    for place in build.sealed():
+        for key in store.uses(place.resolve().name).get("tokens", ()):
+            path = store.file("tokens", key, ".ids")
+            if (result := artifacts.done(path)) is not None:
+                yield artifacts.size(path), result["tokens"]
