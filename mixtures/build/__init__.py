@@ -16,14 +16,19 @@ if TYPE_CHECKING:
         context,
         drop_report,
         lookups,
+        pack,
+        row_fim,
+        scan,
         seal,
         shared_texts,
+        shuffle,
         tokenise,
     )
-    from crystalmix.mixtures.build.context import Folder
+    from crystalmix.mixtures.build.context import Context, Folder
     from crystalmix.mixtures.build.lookups import Lookups
+    from crystalmix.mixtures.build.scan import Work
     from crystalmix.mixtures.build.seal import Basis
     from crystalmix.mixtures.build.shared_texts import Findings
-    from crystalmix.mixtures.build.view import lasting
+    from crystalmix.mixtures.build.view import lasting, state_of
 
 __getattr__, __dir__ = lazy_names(__name__)

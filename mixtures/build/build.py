@@ -87,7 +87,7 @@ def build(
         context = Context(recipe, root, out, pool, tokenizer, processes=processes)
         scanned = scan.run(context, scan.needed(recipe, drawn))
         documents = {name: context.documents(name) for name in scanned}
-        shared_texts.check(recipe, names, documents)
+        shared_texts.check(recipe, names, documents, context.store)
         if dropped is not None:
             drop_report.write_list(context.sources, dropped)
         packs = packed(context, domains, scanned)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,17 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.runtime.database import Connection, scratch
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
+from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store.store import Store, key_of
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
+
+VERSION = 1  # of what is refused
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,38 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def check(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -> None:
-    """Raise RefusalError where parts of a phase share too many texts, or validation shares any."""
+def check(
+    recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path], store: Store
+) -> None:
+    """Raise RefusalError where parts of a phase share too many texts, or validation shares any.
+
+    documents: by source, sealed. What was found to be right is remembered in the store.
+    """
+    contents = {name: receipts.read(path.parent)["content"] for name, path in documents.items()}
+    mark = store.checked(key_of(_question(recipe, phases, contents)))
+    if mark.exists():
+        return
     for refusal in find(recipe, phases, documents).refusals:
         raise RefusalError(refusal)
+    write_atomic(mark, canonical({"phases": sorted(phases), "documents": contents}))
+
+
+def _question(recipe: Recipe, phases: Sequence[str], contents: Mapping[str, str]) -> Json:
+    """Return all that refusals follow from; contents: digests of the documents of sources."""
+    parts = {name: {part.domain for part in recipe.phases[name].parts} for name in phases}
+    drawn = {name: recipe.domains[name] for domains in parts.values() for name in domains}
+    return {
+        "version": VERSION,
+        "phases": {
+            name: [sorted(domains), recipe.phases[name].max_shared]
+            for name, domains in parts.items()
+        },
+        "domains": {
+            name: [[contents.get(s) for s in domain.sources], domain.split, domain.validates]
+            for name, domain in drawn.items()
+        },
+        "split": [recipe.seed, recipe.valid],
+    }
 
 
 def find(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -> Findings:
@@ -66,7 +104,7 @@ class _DomainTexts:
         recipe: Recipe,
         phases: Sequence[str],
         files: dict[str, list[Path]],
-        connection: Connection,
+        connection: "Connection",
     ) -> None:
         self.recipe, self.phases, self.files = recipe, phases, files
         self.connection = connection

@@ -388,6 +388,8 @@ def _part(content: Json) -> ManifestPart:
 
 def compare(old: Manifest, new: Manifest) -> list[str]:
     """Return one line for each difference between two manifests; none if they are equal."""
+    if old == new:
+        return []
     before, after = old.content(), new.content()
     parts_before = {part["name"]: part for part in before.pop("parts")}
     parts_after = {part["name"]: part for part in after.pop("parts")}

@@ -96,7 +96,7 @@ def outlook(
     reads = Reads.of(draws(recipe, phases))
     found, unknown = None, ""
     if out is not None:
-        declared = {k: domain.tokens for k, domain in recipe.domains.items() if domain.tokens}
+        declared = {k: round(d.tokens) for k, d in recipe.domains.items() if d.tokens}
         root = find(name).parent if data is None else data
         try:
             found = reuse(recipe, root, out, {**declared, **sampled})

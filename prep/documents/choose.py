@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +15,10 @@ from crystalmix.prep.documents.schema import side
 from crystalmix.prep.filters import exact_duplicates, near_duplicates
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_duplicates import Stored
-from crystalmix.prep.runtime.database import Connection, scratch
+from crystalmix.prep.runtime.database import scratch
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)
@@ -56,7 +60,7 @@ def chosen(among: Among) -> Generator[Choice]:
 class _Exact:
     """Exact duplicates among the documents of a source."""
 
-    def __init__(self, among: Among, connection: Connection) -> None:
+    def __init__(self, among: Among, connection: "Connection") -> None:
         self.among, self.connection = among, connection
         across = among.duplicates.exact == "recipe"
         earlier = [*among.earlier.values()]
@@ -86,7 +90,7 @@ class _Exact:
 class _Alike:
     """Near-duplicates of earlier texts, exact duplicates left out."""
 
-    def __init__(self, among: Among, exact: _Exact, connection: Connection) -> None:
+    def __init__(self, among: Among, exact: _Exact, connection: "Connection") -> None:
         self.among, self.rows = among, NOTHING
         settings = among.duplicates.near
         if settings is None:

@@ -6,14 +6,17 @@ session, table or other record. DuckDB parses them; what it says of its function
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import Steps
 from crystalmix.prep.runtime import database
-from crystalmix.prep.runtime.database import Connection, nodes, parsed
+from crystalmix.prep.runtime.database import nodes, parsed
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 LISTS = {"unnest", "range", "generate_series"}  # a subquery may read these from the record
@@ -224,6 +227,6 @@ def _path(node: Json) -> Steps | None:
 
 
 @lru_cache(maxsize=1)
-def connection() -> Connection:
+def connection() -> "Connection":
     """Return the connection of this process, for one thread."""
     return database.connect(threads=1, preserve_insertion_order=True)

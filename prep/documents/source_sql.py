@@ -282,10 +282,10 @@ def _answer(
     """Query a group of records; halve it to find one that the SQL does not fit."""
     try:
         answers.append(_run(query, table))
-    except database.MISFITS as error:
+    except database.misfits() as error:
         if trouble := machine_error(error, f"source {source.name}"):
             raise trouble from None
-        if len(table) > 1 and not isinstance(error, database.BINDER):
+        if len(table) > 1 and not database.fits_no_value(error):
             middle = len(table) // 2
             _answer(source, query, table.slice(0, middle), answers, misfits)
             _answer(source, query, table.slice(middle), answers, misfits)

@@ -7,7 +7,7 @@ first is the one that comes first by source (in the recipe's order), block and r
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.prep.filters.near_duplicates import Near
-from crystalmix.prep.runtime.database import Connection
 from crystalmix.prep.runtime.types import Column
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
 BATCH_ROWS = 1 << 17
@@ -51,7 +53,7 @@ def halves(digests: Column) -> NDArray[np.uint64]:
     return raw[array.offset : array.offset + len(array)].astype(np.uint64)
 
 
-def find(connection: Connection, earlier: Sequence[Path], parts: Sequence[Path]) -> None:
+def find(connection: "Connection", earlier: Sequence[Path], parts: Sequence[Path]) -> None:
     """Fill the connection's table `repeated` (place, first): own documents with a text seen before.
 
     earlier: the documents.parquet of the sources before, in order. parts: this source's blocks.
@@ -74,7 +76,7 @@ def find(connection: Connection, earlier: Sequence[Path], parts: Sequence[Path])
     connection.execute("DROP TABLE digests")
 
 
-def repeated(connection: Connection, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def repeated(connection: "Connection", block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the records of a block that repeat a text, ascending, and where each stood first."""
     low = block * RECORDS
     rows = connection.execute(
@@ -84,7 +86,7 @@ def repeated(connection: Connection, block: int) -> tuple[NDArray[np.int64], NDA
     return np.asarray(rows["place"], np.int64) - low, np.asarray(rows["first"], np.int64)
 
 
-def owners(connection: Connection, files: Sequence[Path]) -> dict[tuple[int, ...], int]:
+def owners(connection: "Connection", files: Sequence[Path]) -> dict[tuple[int, ...], int]:
     """Return how many distinct texts there are by the documents.parquet files that have them.
 
     The keys are numbers of files, ascending: {(0,): 70, (0, 2): 3} is 70 texts that only the first
@@ -108,7 +110,7 @@ def owners(connection: Connection, files: Sequence[Path]) -> dict[tuple[int, ...
 
 
 def shared(
-    connection: Connection,
+    connection: "Connection",
     one: Sequence[Path],
     other: Sequence[Path],
 ) -> Iterator[NDArray[np.uint64]]:
@@ -121,7 +123,7 @@ def shared(
         yield halves(batch.column("digest").cast(pa.binary(16)))[:, 1]
 
 
-def _insert(connection: Connection, batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:
+def _insert(connection: "Connection", batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:
     both = halves(batch.column("digest"))
     columns: list[Any] = [both[:, 0], both[:, 1], place]
     connection.register("more", pa.table(columns, ["high", "low", "place"]))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
-from crystalmix.prep.runtime.database import Connection
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.randomness import mix
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 VERSION = 1
 REASON = "near_duplicate"
@@ -140,7 +142,7 @@ class Stored:
 
 
 def alike(
-    connection: Connection,
+    connection: "Connection",
     stored: Stored,
     skipped: Sequence[Places],
     settings: Near,
@@ -160,7 +162,7 @@ def alike(
     return _clusters(*_pairs(connection, stored, settings.threshold))
 
 
-def _insert(connection: Connection, rows: Signatures, places: Places, settings: Near) -> None:
+def _insert(connection: "Connection", rows: Signatures, places: Places, settings: Near) -> None:
     """Add the hash of every band of some signatures."""
     count, width = bands(settings.threshold, settings.permutations)
     parts = rows[:, : count * width].reshape(len(rows), count, width).astype(np.uint64)
@@ -174,7 +176,7 @@ def _insert(connection: Connection, rows: Signatures, places: Places, settings: 
     connection.unregister("more")
 
 
-def _pairs(connection: Connection, stored: Stored, threshold: float) -> tuple[Places, Places]:
+def _pairs(connection: "Connection", stored: Stored, threshold: float) -> tuple[Places, Places]:
     """Return (row, earlier row) of the pairs that share a band and are alike."""
     pairs = connection.sql(
         "SELECT DISTINCT i, first FROM bands JOIN (SELECT hash, min(i) AS first FROM bands "

@@ -2,6 +2,7 @@
 
 The time zone is UTC, no extension is loaded or fetched, no file is touched but those below the
 folders that the caller names, Python's variables are no tables, and the configuration is locked.
+The library is loaded when it is used: it is a tenth of what a command takes that has nothing to do.
 """
 
 import re
@@ -9,28 +10,21 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
-import duckdb
 import orjson
 
 from crystalmix.prep.runtime.errors import DamageError, MachineError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 
-Connection = duckdb.DuckDBPyConnection
-Error = duckdb.Error
+if TYPE_CHECKING:
+    import duckdb
+
+    Connection = duckdb.DuckDBPyConnection
+    Error = duckdb.Error
+
 NAME = ".scratch"
 MEMORY = "128MB"  # of a process that may hold 600 MB, beside Arrow and what spills late
-# What DuckDB raises for a value that does not fit the SQL; all else is the SQL's or the machine's.
-MISFITS = (
-    duckdb.DataError,
-    duckdb.BinderException,
-    duckdb.InvalidInputException,
-    duckdb.InvalidTypeException,
-    duckdb.NotSupportedError,
-)
-BINDER = duckdb.BinderException  # no value of such types fits
-# What it raises where a file or the machine fails.
-UNREADABLE = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
 FIXED = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -42,13 +36,48 @@ EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\s", re.IGNORECASE)
 TABLES = re.compile(r"unnest|range|generate_series|repeat|repeat_row|duckdb_(columns|tables|views)")
 
 
+def __getattr__(name: str) -> object:
+    """Return the class of connections, or of all errors, by the names that they have here."""
+    import duckdb
+
+    known: dict[str, object] = {"Connection": duckdb.DuckDBPyConnection, "Error": duckdb.Error}
+    if name not in known:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return known[name]
+
+
+def misfits() -> tuple[type[Exception], ...]:
+    """Return what is raised for a value that does not fit the SQL.
+
+    All else is the SQL's or the machine's.
+    """
+    import duckdb
+
+    return (
+        duckdb.DataError,
+        duckdb.BinderException,
+        duckdb.InvalidInputException,
+        duckdb.InvalidTypeException,
+        duckdb.NotSupportedError,
+    )
+
+
+def fits_no_value(error: Exception) -> bool:
+    """Return whether an error says that no value of such types fits."""
+    import duckdb
+
+    return isinstance(error, duckdb.BinderException)
+
+
 def connect(
     file: Path | None = None, *, readable: Sequence[Path] = (), **config: str | int | bool
-) -> Connection:
+) -> "Connection":
     """Open a hardened DuckDB, in memory or in a file.
 
     readable: the folders below which its SQL may read files. config: further settings of DuckDB.
     """
+    import duckdb
+
     connection = duckdb.connect(":memory:" if file is None else file, config={**FIXED, **config})
     places = [folder.resolve() for folder in readable]
     folders = [f"{name}/" for place in places for name in (place.as_posix(), unglobbed(place))]
@@ -61,12 +90,14 @@ def connect(
 @contextmanager
 def scratch(
     folder: Path, *, readable: Sequence[Path] = (), memory: str = MEMORY, **config: str | int
-) -> Generator[Connection]:
+) -> Generator["Connection"]:
     """Give a connection whose tables and spills lie in a folder of their own below `folder`.
 
     The folder is removed at the end, and what a killed process left of one at the beginning.
     Raises RefusalError where memory and disk don't suffice.
     """
+    import duckdb
+
     place = folder / NAME
     rmtree(place, ignore_errors=True)
     settings: dict[str, str | int] = {
@@ -98,17 +129,21 @@ def scratch(
 @contextmanager
 def explained() -> Generator[None]:
     """Turn DuckDB's errors into ours, without the picture of the query that it adds."""
+    import duckdb
+
+    # of these a file or the machine failed
+    unreadable = (duckdb.OperationalError, duckdb.InternalError, duckdb.InvalidInputException)
     try:
         yield
     except duckdb.Error as error:
         if isinstance(error, duckdb.PermissionException):
             raise UsageError("sql: may read no file; read the views that `sql` lists") from None
-        if isinstance(error, UNREADABLE):
+        if isinstance(error, unreadable):
             raise DamageError(f"sql: {brief(error)}; restore that file or make it again") from None
         raise UsageError(f"sql: {brief(error)}") from None
 
 
-def brief(error: Error) -> str:
+def brief(error: Exception) -> str:
     """Return DuckDB's error in one line, without the picture of the query."""
     return " ".join(str(error).split("\nLINE ")[0].split())
 
@@ -128,7 +163,7 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def parsed(connection: Connection, sql: str) -> list[Json]:
+def parsed(connection: "Connection", sql: str) -> list[Json]:
     """Return the statements of SQL as trees; UsageError where it is not all SELECT."""
     [(tree,)] = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
     content: Json = orjson.loads(tree)
@@ -147,7 +182,7 @@ def nodes(tree: object) -> Iterator[Json]:
             yield from nodes(branch)
 
 
-def one_reading_statement(connection: Connection, sql: str) -> str:
+def one_reading_statement(connection: "Connection", sql: str) -> str:
     """Return SQL that is exactly one SELECT, or EXPLAIN of one, and reads our views alone.
 
     Raises UsageError for anything else: what sets, writes, attaches, calls or reads files.

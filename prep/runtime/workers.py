@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
 from time import monotonic
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crystalmix.prep.runtime.errors import WorkerError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -189,6 +190,8 @@ class _Hidden(MetaPathFinder):
 
 def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
     """Return the progress bar, on stderr; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
     quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
         total=total,

@@ -7,6 +7,7 @@ tokens/<k>/<key>.*   the token ids of one raw file's documents
 files/<k>/<key>.json digests of raw files, by path, size, time and inode
 uses/<key>.json      the blocks and tokens that a folder was made from
 builds/<key>.json    the builds that use a shared store
+files/checked/       checks that found nothing, by what they looked at
 files/rates.json     how long the stages took (`prep.store.rates`)
 """
 
@@ -54,7 +55,11 @@ class Store:
 
     def digests(self) -> Iterator[Path]:
         """Yield the files that hold the digests of raw files."""
-        yield from sorted((self.path / "files").glob("*/*.json"))
+        yield from sorted((self.path / "files").glob("??/*.json"))
+
+    def checked(self, key: str) -> Path:
+        """Return the mark of a check that found nothing."""
+        return self.path / "files" / "checked" / f"{key}.json"
 
     def write_uses(self, key: str, uses: Mapping[Files, Sequence[str]]) -> None:
         """Note the blocks and tokens that a folder was made from, by key."""

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ sys.addaudithook(_hook)
 
 
 @contextmanager
-def opens() -> Iterator[list[str]]:
+def opens() -> Generator[list[str]]:
     """Collect the paths that this process opens; Arrow and zstandard get theirs from Python."""
     global _opened  # noqa: PLW0603  a hook stays for the life of a process
     _opened = found = []
@@ -201,8 +201,10 @@ def test_of_a_new_raw_file_its_bytes_alone_are_to_be_read(folder: Path) -> None:
 @pytest.mark.parametrize("other", [False, True])
 def test_of_another_tokenizer_documents_stay(folder: Path, other: bool) -> None:
     path = folder / "tokenizer.json"
-    texts = pq.read_table(folder / corpora_file(folder))["content"].to_pylist()
-    path.write_bytes(train_bpe.train(iter(texts), 400) if other else path.read_bytes() + b"\n")
+    column: Any = pq.read_table(folder / program(folder))["content"]
+    path.write_bytes(
+        train_bpe.train(iter(column.to_pylist()), 400) if other else path.read_bytes() + b"\n"
+    )
     plan = planned(folder)
     documents = [step.state for step in plan.steps if step.stage == "documents"]
     assert set(documents) == {"reused"}
@@ -211,7 +213,7 @@ def test_of_another_tokenizer_documents_stay(folder: Path, other: bool) -> None:
     held(folder, plan)
 
 
-def corpora_file(folder: Path) -> str:
+def program(folder: Path) -> str:
     """Return a file of programs."""
     return next(folder.glob("starcoderdata/python/*")).relative_to(folder).as_posix()
 
