@@ -38,12 +38,11 @@ TABLES = re.compile(r"unnest|range|generate_series|repeat|repeat_row|duckdb_(col
 
 def __getattr__(name: str) -> object:
     """Return the class of connections, or of all errors, by the names that they have here."""
+    if name not in ("Connection", "Error"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import duckdb
 
-    known: dict[str, object] = {"Connection": duckdb.DuckDBPyConnection, "Error": duckdb.Error}
-    if name not in known:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return known[name]
+    return duckdb.DuckDBPyConnection if name == "Connection" else duckdb.Error
 
 
 def misfits() -> tuple[type[Exception], ...]:
