@@ -9,7 +9,7 @@ A build of conversations has `turns` too: which message of which record each pie
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -20,10 +20,13 @@ from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
-from crystalmix.prep.runtime.database import Connection, explained, quoted, unglobbed
 from crystalmix.prep.runtime.database import connect as open_database
+from crystalmix.prep.runtime.database import explained, quoted, unglobbed
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 Parameters = list[Any] | Json | None
 Record = TypeVar("Record")
@@ -133,7 +136,7 @@ class Position:
 class Traced:
     """A connection with its views, and what they were made from."""
 
-    connection: Connection
+    connection: "Connection"
     build: Path
     run: Path | None
     manifests: dict[str, Manifest]
@@ -290,7 +293,7 @@ def _shards(manifests: dict[str, Manifest]) -> pa.Table:
     return pa.Table.from_pylist(entries)
 
 
-def _documents(connection: Connection, build: Path) -> None:
+def _documents(connection: "Connection", build: Path) -> None:
     source = "split_part(filename, '/', -2) AS source"
     if not list(build.glob(ALL_DOCUMENTS)):
         empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
@@ -303,7 +306,7 @@ def _documents(connection: Connection, build: Path) -> None:
     )
 
 
-def _spans(connection: Connection, build: Path) -> None:
+def _spans(connection: "Connection", build: Path) -> None:
     """Make `spans` of the spans of packed shards and the origins of shuffled ones."""
     start = len(build.as_posix()) + 2  # SQL counts from 1; past the slash
     sides = [("packed", "spans", SPANS), ("origins", "origin", ORIGIN)]
@@ -325,7 +328,7 @@ def _spans(connection: Connection, build: Path) -> None:
         connection.execute(TURNS)
 
 
-def _run(connection: Connection, run: Path) -> None:
+def _run(connection: "Connection", run: Path) -> None:
     if not list(run.glob("*/ledger/rows-*.parquet")):
         raise InputError(f"{run}: holds no sealed ledger; give the --out of `crystalmix train`")
     for view in ("rows", "steps"):
