@@ -80,8 +80,9 @@ $(HF)/.ready: constraints/transformers.txt
 	$(HF)/bin/pip install --quiet -c constraints/transformers.txt -c constraints/modern.txt transformers
 	touch $@
 
-# Other trainers and readers of rows: our loader, ledger and exports in the real ones. litgpt and
-# streaming pin what we have newer, and bring clients of clouds: they are installed alone.
+# Other trainers and readers of rows: our loader, ledger and exports in the real ones; cards in the
+# official validators. litgpt and streaming pin what we have newer, and bring clients of clouds: they
+# are installed alone.
 peers: $(PEERS)/.ready
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers
 
@@ -90,7 +91,8 @@ $(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
 	$(PEERS)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
 	$(PEERS)/bin/pip install --quiet -c constraints/peers.txt -c constraints/modern.txt -e '.[eval,tensorboard]' \
 	  pytest hypothesis torchdata transformers accelerate lightning megatron-core catalogue brotli \
-	  python-snappy zstd 'jsonargparse[signatures]'
+	  python-snappy zstd 'jsonargparse[signatures]' mlcroissant openlineage-python spdx-python-model \
+	  spdx3-validate
 	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming
 	touch $@
 

@@ -1,12 +1,16 @@
 """Tables of the accounts of a build's folders."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
+from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tallies import tally
+
+LARGEST = 5  # values of a tally to show
 
 
 def account_lines(build: Path) -> list[str]:
@@ -24,6 +28,7 @@ def account_lines(build: Path) -> list[str]:
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
             sources.append([place, *counts, dropped])
             notes += _notes(place, account)
+            notes += _tallied(place, BuildFolder(build).lookup / SOURCES / folder.name)
         else:
             keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
             counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
@@ -69,6 +74,18 @@ def _notes(place: str, account: Json) -> list[str]:
             for file in counts.get("files", [])  # folders made before have none
         ]
     return notes
+
+
+def _tallied(place: str, folder: Path) -> Iterator[str]:
+    """Yield notes on a source's tallies: how many values, and the largest of them."""
+    for kind in tally.KINDS:
+        if (known := tally.found(folder, kind)) is not None:
+            sealed, largest = known.sealed, known.largest(1.0, LARGEST)[:LARGEST]
+            shown = ", ".join(f"{value} {documents:,}" for value, documents, _ in largest)
+            yield (
+                f"{place}: {kind}: {sealed.values:,} ({sealed.by}); documents of the largest: "
+                f"{shown or 'none'}; without one: {sealed.missing_documents:,}"
+            )
 
 
 def statistics_lines(build: Path) -> list[str]:

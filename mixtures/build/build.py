@@ -5,7 +5,7 @@ taken, whatever recipe asked for it first, and what is unfinished goes on where 
 that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from crystalmix.mixtures.build import (
 )
 from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer_identity
 from crystalmix.mixtures.manifest import manifest
-from crystalmix.mixtures.manifest.build_folder import MIXTURES, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MIXTURES, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
@@ -46,6 +46,7 @@ from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, 
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import rates
 from crystalmix.prep.store.store import Store
+from crystalmix.prep.tallies import tally
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
@@ -225,6 +226,24 @@ def _describe(context: Context) -> None:
         if (words := context.recipe.sources[name].about) is not None:
             described[name] = Described(words, receipts.read(folder)["content"])
     about.write(path, described)
+    items = [
+        item
+        for name, folder in context.sources.items()
+        if (words := described.get(name)) is not None
+        for item in _tallies(context, name, folder, words)
+    ]
+    context.run(tally.write, [tally.due(items)], "tallies")
+
+
+def _tallies(
+    context: Context, name: str, folder: Path, described: Described
+) -> Iterator[tally.Tallying]:
+    """Yield the tallies that the description of a source asks for; no digest holds them."""
+    place, documents = context.folder.lookup / SOURCES / name, folder / DOCUMENTS
+    for kind in tally.KINDS:
+        sql: str | None = getattr(described.about, kind)
+        if sql is not None:
+            yield tally.Tallying(kind, name, sql, documents, described.documents, place)
 
 
 def _moves(context: Context, rows: list[Folder]) -> dict[Path, Path]:

@@ -30,6 +30,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tallies import tally
 
 REMEDY = "remove its folder, which is made again when it is needed"
 SEAL = "lookup.json"  # written last: what it was made from, and its files
@@ -155,6 +156,7 @@ def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
         else:
             if not is_of_it:
                 yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
+    yield from tally.faults(build.lookup / SOURCES)
 
 
 def origin_digest(receipt: Json) -> str:

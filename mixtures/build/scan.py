@@ -31,6 +31,7 @@ from crystalmix.prep.documents import (
 )
 from crystalmix.prep.documents.input_files import Reading, Seen
 from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
+from crystalmix.prep.documents.schema import schema
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.screen import Screen
@@ -46,7 +47,9 @@ BLOCK_KEYS = ("documents", "text_digest")
 # Settings of a source that decide which blocks it has, or what of them stays in the end.
 BETWEEN = ("files", "half", "select", "duplicates")
 # An error of `documents` about a source's settings: `source web: where: <SQL>: <fault>`.
-FAULT = re.compile(r"source ([^\s:]+): (?:(where|identity|keep|select): )?(.*)", re.DOTALL)
+FAULT = re.compile(
+    r"source ([^\s:]+): (?:(where|identity|keep|select|about\.\w+): )?(.*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def in_recipe(context: Context) -> Generator[None]:
         match = FAULT.fullmatch(str(error))
         if match is None:
             raise
-        steps = [step for step in match.groups()[:2] if step]
+        steps = [step for group in match.groups()[:2] if group for step in group.split(".")]
         raise context.recipe.fault(match[3], "sources", *steps) from None
 
 
@@ -226,6 +229,7 @@ class Work:
     """
 
     def __init__(self, context: Context, source: Source) -> None:
+        expressions.check_about(source, schema(source).names)
         self.context, self.source, self.root = context, source, context.root
         self.place = self.folder = context.folder.source(source.name)
         self.listing = listing(source, context.root)

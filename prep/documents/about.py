@@ -59,7 +59,9 @@ class About:
     licence: an SPDX id, or words. url: where it is. revision: its version or commit. collected:
     when its data were. languages: codes such as `en`. generator: models that wrote synthetic data.
     crawler: what fetched it. reservations: which opt-outs were honoured, and how. personal: whether
-    it holds personal data. text: what else is to be said.
+    it holds personal data. domains: SQL of a document's url over its columns (its `name`, what the
+    source keeps), to tally registrable domains. licences: SQL of its licence, to tally those. text:
+    what else is to be said.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -74,6 +76,8 @@ class About:
     crawler: Crawler = field(default_factory=Crawler)
     reservations: str | None = None
     personal: Literal["none", "possible", "yes"] | None = None
+    domains: str | None = None
+    licences: str | None = None
     text: str | None = None
 
     def content(self) -> Json:

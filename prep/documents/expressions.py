@@ -4,10 +4,11 @@
 session, table or other record. DuckDB parses them; what it says of its functions decides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from crystalmix.prep.documents.about import About
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers.batch import Steps
 from crystalmix.prep.runtime import database
@@ -47,6 +48,22 @@ def check(source: Source) -> None:
             fault, remedy = _fault(sql)
             if fault:
                 raise RecipeError(f"source {source.name}: {setting}: {sql}: {fault}; {remedy}")
+
+
+def check_about(source: Source, columns: Sequence[str]) -> None:
+    """Raise RecipeError for SQL of a description that is none over a document's columns."""
+    about = source.about or About()
+    for key, sql in (("domains", about.domains), ("licences", about.licences)):
+        if sql is None:
+            continue
+        fault, remedy = _fault(sql)
+        if not fault:
+            known = {column.lower() for column in columns}
+            named = [path[0] for path in named_values((sql,)) if path[0].lower() not in known]
+            fault = f"documents have no {named[0]!r}" if named else ""
+            remedy = f"add it to `keep`, or use what they have: {', '.join(columns)}"
+        if fault:
+            raise RecipeError(f"source {source.name}: about.{key}: {sql}: {fault}; {remedy}")
 
 
 @lru_cache(maxsize=256)

@@ -125,8 +125,8 @@ def card(
 ) -> Card:
     """Return what is published of a build or run, from its manifests, receipts and ledger.
 
-    form: `md`, `dataset-card`, `model-card` (of runs), `croissant` (reads all files, for their
-    sha256) or `aiact`. out: a file to write it into. about: a card file, for what belongs to no
+    form: `md`, `dataset-card`, `model-card` (of runs), `croissant` or `spdx` (which read all files,
+    for their sha256), `aiact` or `openlineage`. out: a file to write it into. about: a card file, for what belongs to no
     source. `unstated` of the result lists what nothing answers. Raises UsageError for another
     form, RecipeError for a fault of the card file, InputError where there is no build or run.
     """

@@ -23,7 +23,7 @@ from crystalmix.train.commands.options import (
     show_phases,
 )
 
-FORMS = ("md", "dataset-card", "model-card", "croissant", "aiact")
+FORMS = ("md", "dataset-card", "model-card", "croissant", "aiact", "spdx", "openlineage")
 SHOWN = 8  # fields that are not stated
 LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one a line."
 

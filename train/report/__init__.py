@@ -1,4 +1,4 @@
-"""Cards of builds and runs: dataset and model cards, Croissant, the EU's summary, plain text.
+"""Cards of builds and runs: plain text, hub cards, Croissant, SPDX, OpenLineage, the EU's summary.
 
 Belongs here: what is published of a build or run, from its files and what its author states. Never:
 an invented value, writing into a build or run.

@@ -12,6 +12,7 @@ CLASSES = ((10**9, "less than 1 billion"), (10**13, "1 billion to 10 trillion"))
 LARGEST = "more than 10 trillion"
 LICENSED = "Datasets commercially licensed by rightsholders or their representatives"
 RIGHTS = "Respect of reservation of rights from text and data mining exception or limitation"
+TOP, SME = 0.1, (0.05, 1000)  # share of domains to name, and at most how many
 # Sections of data by the `kind` of sources that belongs there.
 SECTIONS = (
     ("2.1", "Publicly available datasets", "public"),
@@ -140,9 +141,26 @@ def _source(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
             f"- crawler: {blanks.say(f'{name}.crawler.name', crawler.name)}",
             f"- its purpose: {blanks.say(f'{name}.crawler.purpose', crawler.purpose)}",
             f"- its behaviour: {blanks.say(f'{name}.crawler.behaviour', crawler.behaviour)}",
-            f"- domain names, the largest by content: {blanks.say(f'{name}.domains', None)}",
+            *_domains(facts, source, blanks),
         ]
     return lines
+
+
+def _domains(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
+    """Return the largest domains by size of content, as many as the template asks for."""
+    if source.domains is None:
+        name = f"sources.{source.name}.about.domains"
+        return [f"- domain names, the largest by size of content: {blanks.say(name, None)}"]
+    few = bool(facts.card.provider.sme)
+    rows = source.domains.largest(*(SME if few else (TOP, None)))
+    rule = "5 % or 1,000, as of an SME" if few else "10 %"
+    sealed = source.domains.sealed
+    return [
+        f"- domain names, the largest {rule} by bytes of text, with those of equal size: "
+        f"{len(rows):,} of {sealed.values:,} ({sealed.by})",
+        "",
+        *table(["domain", "documents", "bytes"], rows),
+    ]
 
 
 def _tokens(facts: Facts) -> list[str]:

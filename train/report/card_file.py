@@ -43,7 +43,11 @@ class ModelWords:
 
 @dataclass(frozen=True)
 class DatasetWords:
-    """The mixture as a dataset; version: MAJOR.MINOR.PATCH. licence: an SPDX id."""
+    """The mixture as a dataset.
+
+    version: MAJOR.MINOR.PATCH. licence: an SPDX id or expression. use: what it is for. bias: biases
+    that are known.
+    """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     title: str | None = None
@@ -52,6 +56,8 @@ class DatasetWords:
     version: str | None = None
     published: Day | None = None
     licence: str | None = None
+    use: str | None = None
+    bias: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.train.report import ai_act, card_file, croissant, facts, hub_cards, markdown
+from crystalmix.train.report import (
+    ai_act,
+    card_file,
+    croissant,
+    facts,
+    hub_cards,
+    markdown,
+    openlineage,
+    spdx,
+)
 from crystalmix.train.report.facts import Facts
 from crystalmix.train.report.words import Blanks
 from crystalmix.train.trace.answers import Answer, Grid
@@ -17,6 +26,8 @@ FORMS: Final[dict[str, Callable[[Facts, Blanks], list[str]]]] = {
     "model-card": hub_cards.model_card,
     "croissant": croissant.croissant,
     "aiact": ai_act.summary,
+    "spdx": spdx.spdx,
+    "openlineage": openlineage.events,
 }
 
 

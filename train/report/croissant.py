@@ -1,6 +1,5 @@
 """Croissant 1.1: a build as JSON-LD, its files with sha256 and its documents as record sets."""
 
-from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, TOKENIZER
-from crystalmix.prep.runtime import receipts
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.prep.runtime.atomic_files import file_sha256
-from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.report import build_files
 from crystalmix.train.report.facts import Facts
+from crystalmix.train.report.licences import of_source, spdx_expression
 from crystalmix.train.report.words import Blanks
 
 SCHEMA = "https://schema.org/"
@@ -56,7 +55,6 @@ FORMATS = {
 
 def croissant(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the description; every file of the build that it lists is read for its sha256."""
-    _refuse_views(facts)
     given, provider = facts.card.dataset, facts.card.provider
     stated = {
         "url": given.url,
@@ -79,59 +77,14 @@ def croissant(facts: Facts, blanks: Blanks) -> list[str]:
         "name": given.title or facts.name,
         **{key: value for key, value in stated.items() if value},
         **({"prov:wasDerivedFrom": derived} if derived else {}),
-        "distribution": [_file_object(facts.build.path, path) for path in files(facts)],
+        "distribution": [_file_object(facts.build.path, path) for path in build_files.files(facts)],
         "recordSet": [_records(facts.build.path, s.name, s.folder) for s in facts.sources],
     }
     return [dumps(content, indent=1, ensure_ascii=False)]
 
 
-def _refuse_views(facts: Facts) -> None:
-    for phase in facts.phases:
-        if phase.manifest.redaction is not None:
-            raise RefusalError(
-                f"{facts.build.path}: phase {phase.name} is a redacted view, whose rows no file "
-                "holds; write them with `crystalmix export-rows`, or use another --as"
-            )
-
-
-def files(facts: Facts) -> list[str]:
-    """Return the files of a build that its phases need, relative to it, sorted.
-
-    Manifests, the tokenizer, the documents of sources, shards and what lies beside them.
-    """
-    build = facts.build
-    names = {
-        build.manifest(phase.name).relative_to(build.path).as_posix() for phase in facts.phases
-    }
-    if build.tokenizer.exists():
-        names.add(TOKENIZER)
-    names |= {f"{source.folder}/{DOCUMENTS}" for source in facts.sources}
-    shards = {
-        shard.path for phase in facts.phases for p in phase.manifest.parts for shard in p.shards
-    }
-    names |= shards
-    folders = {Path(shard).parent for shard in shards}
-    domains = {part.domain for phase in facts.phases for part in phase.manifest.parts}
-    folders |= {
-        path.relative_to(build.path) for d in domains for path in build.domain(d).glob("epoch-*")
-    }
-    for folder in folders:
-        names |= set(_sides(build.path, folder))
-    return sorted(names)
-
-
-def _sides(build: Path, folder: Path) -> Iterator[str]:
-    """Yield the files of a folder of rows that say where its rows are from: spans and origins."""
-    if (build / folder / receipts.NAME).exists():
-        for entry in receipts.read(build / folder)["files"]:
-            if entry["name"].endswith(".parquet"):
-                yield (folder / entry["name"]).as_posix()
-
-
 def _file_object(build: Path, name: str) -> Json:
     path = build / name
-    if not path.exists():
-        raise DamageError(f"{path}: is missing; restore it, or build again")
     return {
         "@type": "cr:FileObject",
         "@id": name,
@@ -172,17 +125,19 @@ def _type(kind: Any) -> str | None:  # noqa: ANN401  a type of Arrow
 
 
 def _licences(facts: Facts) -> list[str]:
-    """Return the licence of the whole, else those that sources state; ids as urls."""
+    """Return the licence of the whole, else those of its sources, if each has one; ids as urls."""
     stated = [facts.card.dataset.licence] if facts.card.dataset.licence else []
-    licences = [source.about.licence for source in facts.sources]
-    if not stated and all(licences):
-        stated = sorted({each for each in licences if each})
-    return [_link(each) for each in stated]
+    if not stated:
+        each = [of_source(source) for source in facts.sources]
+        stated = sorted({name for own in each for name in own}) if all(each) else []
+    return [_link(name) for name in stated]
 
 
 def _link(licence: str) -> str:
-    is_id = all(letter.isalnum() or letter in "-.+" for letter in licence)
-    return f"https://spdx.org/licenses/{licence}.html" if is_id else licence
+    """Return the address of an SPDX licence; other words as they are."""
+    expression = spdx_expression(licence)
+    is_id = expression is not None and " " not in expression
+    return f"https://spdx.org/licenses/{expression}.html" if is_id else licence
 
 
 def _creator(facts: Facts) -> Json | None:

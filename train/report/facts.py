@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.documents import about
 from crystalmix.prep.documents.about import About
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tallies import tally
+from crystalmix.prep.tallies.tally import Tally
 from crystalmix.train.record import ledger, run_folder
 from crystalmix.train.record.run_folder import WHERE, CheckpointState, Claim, PhaseFolder
 from crystalmix.train.report.card_file import CardFile
@@ -22,7 +24,8 @@ class SourceFacts:
 
     about: what the recipe said of these documents, nothing where it said nothing. place: the raw
     files or the hub dataset as the recipe names them. files: file, bytes, xxh3 of each that was
-    read. lists: opt-out and drop lists. folder: relative to the build.
+    read. lists: opt-out and drop lists. folder: relative to the build. domains, licences: tallies
+    of its documents, where its description asks for them.
     """
 
     name: str
@@ -37,6 +40,8 @@ class SourceFacts:
     lists: tuple[Json, ...]
     digest: str
     folder: str
+    domains: Tally | None = None
+    licences: Tally | None = None
 
     @property
     def title(self) -> str:
@@ -177,8 +182,8 @@ def gather(run: Path | None, path: Path, card: CardFile) -> Facts:
     domains = sorted({part.domain for manifest in manifests for part in manifest.parts})
     tokens = tuple(held for domain in domains for held in _tokens(build, domain))
     names = sorted({held.source for held in tokens})
-    described = _described(build)
-    sources = tuple(_source(build, name, described) for name in names)
+    home = _home(build)
+    sources = tuple(_source(build, name, home) for name in names)
     phases = tuple(_phase(manifest, run) for manifest in manifests)
     return Facts(build, run, phases, sources, tokens, card)
 
@@ -188,6 +193,16 @@ def run_and_build(path: Path, build: Path | None) -> tuple[Path | None, Path]:
     if (path / WHERE).exists():
         return path, run_folder.build_of(path, build)
     return None, path
+
+
+def trained_with(claim: Claim) -> list[tuple[str, str]]:
+    """Return the settings that a phase was trained with, as `section.key` and value."""
+    return [
+        (f"{section}.{key}", str(value))
+        for section, keys in sorted((claim.run or {}).items())
+        if isinstance(keys, dict)
+        for key, value in sorted(keys.items())  # pyright: ignore[reportUnknownVariableType]
+    ]
 
 
 def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
@@ -205,27 +220,27 @@ def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
     ]
 
 
-def _described(build: BuildFolder) -> dict[str, about.Described]:
-    """Return the descriptions of a build, or of the build that it is a view or mixture of."""
+def _home(build: BuildFolder) -> Path:
+    """Return the folder with the descriptions of a build, or of what it is a view or mixture of."""
     places = [folder for place in build.places() for folder in (place, place.parent)]
-    for place in places:
-        if (place / about.NAME).exists():
-            return about.read(place / about.NAME)
-    return {}
+    return next((place for place in places if (place / about.NAME).exists()), build.path)
 
 
-def _source(build: BuildFolder, name: str, described: dict[str, about.Described]) -> SourceFacts:
+def _source(build: BuildFolder, name: str, home: Path) -> SourceFacts:
     folder = build.source(name)
     receipt = receipts.read(folder)
     account, settings, inputs = receipt["account"], receipt["settings"], receipt["inputs"]
-    words = described.get(name)
-    if words is None or words.documents != receipt["content"]:
-        words = about.Described(About(), "")
+    content = receipt["content"]
+    described = about.read(home / about.NAME).get(name)
+    if described is None or described.documents != content:
+        described = about.Described(About(), "")
+    tallies = BuildFolder(home).lookup / SOURCES / name
+    words = described.about
     hub = settings.get("hub")
     place = f"hub: {hub} ({settings['split']})" if hub else ", ".join(settings["files"])
     return SourceFacts(
         name,
-        words.about,
+        words,
         place,
         account["records"],
         account["documents"],
@@ -234,8 +249,10 @@ def _source(build: BuildFolder, name: str, described: dict[str, about.Described]
         {reason: count for reason, count in sorted(account["dropped"].items()) if count},
         tuple(inputs["files"]),
         tuple(inputs["lists"]),
-        receipt["content"],
+        content,
         folder.relative_to(build.path).as_posix(),
+        None if words.domains is None else tally.found(tallies, "domains", content),
+        None if words.licences is None else tally.found(tallies, "licences", content),
     )
 
 

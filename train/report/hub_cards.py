@@ -6,7 +6,7 @@ from typing import Any
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.report import markdown
-from crystalmix.train.report.facts import Facts
+from crystalmix.train.report.facts import Facts, trained_with
 from crystalmix.train.report.words import Blanks, table, words, yaml_head
 
 # The hub's names of licences, by SPDX ids in lower case where these differ.
@@ -134,13 +134,7 @@ def _training(facts: Facts) -> list[str]:
         if not phase.steps:
             lines += ["No step is recorded.", ""]
             continue
-        settings = (claim and claim.run) or {}
-        flat = [
-            [f"{section}.{key}", str(value)]
-            for section, keys in sorted(settings.items())
-            if isinstance(keys, dict)
-            for key, value in sorted(keys.items())
-        ]
+        flat = [] if claim is None else trained_with(claim)
         init, weights = claim and claim.init, checkpoint and checkpoint.weights
         lines += [
             f"- digest of the weights it began with: {words(init) or 'none recorded'}",

@@ -3,6 +3,8 @@
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
 
+SHOWN = 10  # values of a tally
+
 
 def card(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the plain card."""
@@ -77,9 +79,27 @@ def described(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
         f"- records: {source.records:,}; documents kept: {source.documents:,} "
         f"({source.bytes:,} bytes, {source.characters:,} characters of text)",
         f"- dropped, by reason: {dropped or 'none'}",
+        *tallied(source),
         f"- tokens in the domains trained on, each once: {_tokens(facts, source)}",
         f"- digest of the documents: `{source.digest}`",
     ]
+
+
+def tallied(source: SourceFacts) -> list[str]:
+    """Return the lines of a source's tallies: how many values, the largest, documents without."""
+    lines: list[str] = []
+    for what, tally in (("domains of urls", source.domains), ("licences", source.licences)):
+        if tally is None:
+            continue
+        sealed, largest = tally.sealed, tally.largest(1.0, SHOWN)[:SHOWN]
+        shown = ", ".join(f"{value} {documents:,}" for value, documents, _ in largest)
+        others = ", ..." if sealed.values > len(largest) else ""
+        lines.append(
+            f"- {what} of documents: {sealed.values:,} ({sealed.by}); documents of the largest: "
+            f"{shown or 'none'}{others}; without one: {sealed.missing_documents:,} documents, "
+            f"{sealed.missing_bytes:,} bytes"
+        )
+    return lines
 
 
 def phases(facts: Facts) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,58 +23,14 @@ from crystalmix.prep.runtime.errors import (
 )
 from crystalmix.train.commands.answering import FORMS
 from crystalmix.train.report import cards
-from helpers.corpora import built, write_corpus, write_recipe
-from helpers.runs import scratch, small_build, undisturbed
+from helpers.corpora import write_corpus, write_recipe
+from helpers.described import ABOUT, described, given
+from helpers.runs import small_build, undisturbed
 
-ABOUT = {
-    "title": "Encyclopedia",
-    "kind": "public",
-    "licence": "CC-BY-SA-3.0",
-    "url": "https://huggingface.co/datasets/example/wiki",
-    "revision": 1.0,
-    "collected": {"from": 2023, "to": "2023-03"},
-    "languages": ["en"],
-}
-OTHERS = {
-    "book": {"kind": "licensed", "languages": ["fr"]},
-    "web": {"kind": "crawled", "crawler": {"name": "webbot"}, "collected": {"to": "2024-02-03"}},
-    "code": {"kind": "synthetic", "generator": ["model-a", "model-b"]},
-    "python": {"kind": "user"},
-}
-CARD = """
-provider: {name: Example Lab, url: https://example.org}
-model: {names: [demo-1], licence: Apache-2.0}
-dataset:
-  title: "Small: a mixture"
-  url: https://example.org/small
-  version: 1.0.0
-  published: 2026-11-29
-  licence: ODC-By-1.0
-summary: {updated: 2026-11-29, signatory: false}
-"""
 HEADINGS = [
     *("1", "1.1", "1.2", "1.3", "2", "2.1", "2.2", "2.2.1", "2.2.2", "2.3", "2.4", "2.5", "2.6"),
     *("3", "3.1", "3.2", "3.3"),
 ]
-
-
-@lru_cache(maxsize=1)
-def described() -> Path:
-    """Return a build whose recipe describes its sources; nobody may change it."""
-    folder = scratch()
-    write_corpus(folder)
-    path = write_recipe(folder)
-    content = YAML(typ="safe").load(path)
-    for name, about in {"wiki": ABOUT, **OTHERS}.items():
-        content["sources"][name]["about"] = about
-    with path.open("w") as file:
-        YAML().dump(content, file)
-    (folder / "card.yaml").write_text(CARD)
-    return built(folder)
-
-
-def given() -> Path:
-    return described().parent / "card.yaml"
 
 
 def call(*words: object) -> Result:

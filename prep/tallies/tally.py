@@ -1,0 +1,249 @@
+"""Tally: documents and bytes of text by a value of each document, largest first, in a parquet.
+
+`domains.parquet` counts by the registrable domain of a url, `licences.parquet` by a licence as it
+is written; the value is SQL over the columns of documents.parquet. Memory is bounded, as DuckDB
+spills. The seal beside it says what it was made from; it is made again where that changed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from shutil import rmtree
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalmix.prep.runtime import database, receipts
+from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
+from crystalmix.prep.runtime.database import brief
+from crystalmix.prep.runtime.errors import DamageError, RecipeError
+from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.records import read_sealed, write_sealed
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.tallies.hosts import HOST_NAMES, domains_by, host_sql
+
+VERSION = 1
+Kind = Literal["domains", "licences"]
+KINDS: Final[tuple[Kind, ...]] = ("domains", "licences")
+AS_WRITTEN = "value as it is written"
+REMEDY = "remove it and run `crystalmix build` again, which makes it anew"
+MEMORY = "256MB"
+BATCH_ROWS = 1 << 16
+SCHEMA = pa.schema([("value", pa.string()), ("documents", pa.int64()), ("bytes", pa.int64())])
+Row = tuple[str, int, int]  # value, documents, bytes
+
+
+@dataclass(frozen=True)
+class Tallying:
+    """Work item: tally a source's documents into a folder.
+
+    source: its name. documents: the parquet; origin: digest of its documents. sql: the value.
+    """
+
+    kind: Kind
+    source: str
+    sql: str
+    documents: Path
+    origin: str
+    out: Path
+
+    @property
+    def seal(self) -> Path:
+        """The file that says what the tally was made from."""
+        return self.out / f"{self.kind}.json"
+
+    @property
+    def table(self) -> Path:
+        """The file of the tally's rows."""
+        return self.out / f"{self.kind}.parquet"
+
+
+@dataclass(frozen=True)
+class Tallied:
+    """A tally as its seal has it.
+
+    by: what counts as one value, in words. values: how many there are. missing_documents,
+    missing_bytes: of documents without one. files: the table.
+    """
+
+    version: int
+    kind: Kind
+    source: str
+    sql: str
+    origin: str
+    by: str
+    values: int
+    documents: int
+    bytes: int
+    missing_documents: int
+    missing_bytes: int
+    files: tuple[FileEntry, ...]
+
+
+def due(items: list[Tallying]) -> list[Tallying]:
+    """Return the tallies that are not there, or were made from something else."""
+    return [item for item in items if not _is_fresh(item)]
+
+
+def _is_fresh(item: Tallying) -> bool:
+    if not (item.seal.exists() and item.table.exists()):
+        return False
+    try:
+        known = read(item.seal)
+    except DamageError:
+        return False
+    if (known.version, known.sql, known.origin) != (VERSION, item.sql, item.origin):
+        return False
+    return _by(item.kind) in {known.by, HOST_NAMES}  # one by a list is better than one without
+
+
+def _by(kind: Kind) -> str:
+    return domains_by()[0] if kind == "domains" else AS_WRITTEN
+
+
+def write(item: Tallying) -> Json:
+    """Do a Tallying; RecipeError where the SQL does not fit a document."""
+    item.out.mkdir(parents=True, exist_ok=True)
+    place = item.documents.resolve()
+    work = temporary_name(item.table)
+    try:
+        with database.scratch(work, readable=[place.parent], memory=MEMORY) as connection:
+            _group(connection, item, place)
+            by = _name_domains(connection) if item.kind == "domains" else AS_WRITTEN
+            counts = _write_table(connection, item.table)
+    finally:
+        rmtree(work, ignore_errors=True)
+    tallied = Tallied(
+        version=VERSION,
+        kind=item.kind,
+        source=item.source,
+        sql=item.sql,
+        origin=item.origin,
+        by=by,
+        values=counts[0],
+        documents=counts[1],
+        bytes=counts[2],
+        missing_documents=counts[3],
+        missing_bytes=counts[4],
+        files=(FileEntry.of(item.table),),
+    )
+    write_sealed(item.seal, asdict(tallied))
+    return {}
+
+
+def _group(connection: database.Connection, item: Tallying, place: Path) -> None:
+    """Group documents by their value; hosts stand for urls, of which there are fewer."""
+    value = f"CAST((\n{item.sql}\n) AS VARCHAR)"
+    value = host_sql(value) if item.kind == "domains" else f"nullif(trim({value}), '')"
+    query = (
+        f"CREATE TABLE grouped AS SELECT {value} AS value, count(*) AS documents, "
+        "sum(bytes)::BIGINT AS bytes FROM read_parquet(?) GROUP BY 1"
+    )
+    try:
+        connection.execute(query, [str(place)])
+    except database.MISFITS as error:
+        raise RecipeError(
+            f"source {item.source}: about.{item.kind}: {item.sql}: {brief(error)}; mend the SQL "
+            "(TRY_CAST gives NULL for what does not fit)"
+        ) from None
+
+
+def _name_domains(connection: database.Connection) -> str:
+    """Replace hosts by their domains, a batch at a time; return by what they are counted."""
+    by, domain = domains_by()
+    connection.execute("ALTER TABLE grouped RENAME TO hosts")
+    connection.execute("CREATE TABLE named (value VARCHAR, documents BIGINT, bytes BIGINT)")
+    reader = connection.cursor().sql("SELECT * FROM hosts").to_arrow_reader(BATCH_ROWS)
+    for batch in reader:
+        names = [domain(host or "") for host in batch.column(0).to_pylist()]
+        table = pa.table([pa.array(names, pa.string()), *batch.columns[1:]], SCHEMA.names)
+        connection.register("batch", table)
+        connection.execute("INSERT INTO named SELECT * FROM batch")
+        connection.unregister("batch")
+    connection.execute(
+        "CREATE TABLE grouped AS SELECT value, sum(documents)::BIGINT AS documents, "
+        "sum(bytes)::BIGINT AS bytes FROM named GROUP BY value"
+    )
+    return by
+
+
+def _write_table(connection: database.Connection, out: Path) -> list[int]:
+    """Write the values, largest first.
+
+    Return their number, documents and bytes, then documents and bytes of documents without a value.
+    """
+    count = "count(*) FILTER (value IS NOT NULL)"
+    sums = [
+        f"coalesce(sum({column}) FILTER (value IS {state}), 0)::BIGINT"
+        for state in ("NOT NULL", "NULL")
+        for column in ("documents", "bytes")
+    ]
+    select = f"SELECT {', '.join([count, *sums])} FROM grouped"
+    [counts] = connection.execute(select).fetchall()
+    query = "SELECT * FROM grouped WHERE value IS NOT NULL ORDER BY bytes DESC, value"
+    reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        for batch in reader:
+            writer.write_table(pa.Table.from_batches([batch]).cast(SCHEMA))
+    return list(counts)
+
+
+def read(seal: Path) -> Tallied:
+    """Read the seal of a tally; DamageError where it was edited."""
+    return read_sealed(seal, Tallied, REMEDY)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A tally that is there: its folder, and its seal."""
+
+    folder: Path
+    sealed: Tallied
+
+    def rows(self) -> Iterator[Row]:
+        """Yield its rows, largest first; DamageError where the table is not as sealed."""
+        for line in _damages(self.folder, self.sealed):
+            raise DamageError(line)
+        with pq.ParquetFile(self.folder / f"{self.sealed.kind}.parquet") as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def largest(self, share: float, most: int | None = None) -> list[Row]:
+        """Return the largest values, that share of all, with those equal to the last of them.
+
+        most: that many at most, where ties don't add more.
+        """
+        count = ceil(share * self.sealed.values - 1e-9)
+        count = count if most is None else min(count, most)
+        taken: list[Row] = []
+        for row in self.rows():
+            if len(taken) >= count and (not taken or row[2] != taken[-1][2]):
+                break
+            taken.append(row)
+        return taken
+
+
+def found(folder: Path, kind: Kind, origin: str | None = None) -> Tally | None:
+    """Return a source's tally; None where there is none, or it is of other documents."""
+    seal = folder / f"{kind}.json"
+    sealed = read(seal) if seal.exists() else None
+    if sealed is None or origin not in {None, sealed.origin}:
+        return None
+    return Tally(folder, sealed)
+
+
+def faults(sources: Path) -> Iterator[str]:
+    """Yield where tallies below the folder of all sources' lookups are damaged."""
+    for kind in KINDS:
+        for seal in sorted(sources.glob(f"*/{kind}.json")):
+            try:
+                yield from _damages(seal.parent, read(seal))
+            except DamageError as error:
+                yield str(error)
+
+
+def _damages(folder: Path, tallied: Tallied) -> Iterator[str]:
+    for line in receipts.damages(folder, tallied.files):
+        yield f"{line.partition(';')[0]}; {REMEDY}"

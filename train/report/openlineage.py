@@ -1,0 +1,243 @@
+"""OpenLineage: what a build and a run made from what, an event on each line.
+
+One event for each source, domain and phase of a build, and for each checkpoint that a run keeps. No
+time is recorded of the work itself: `eventTime` is when the file that seals the output was last
+written, and START events, whose time nothing knows, are left out. Names are relative.
+"""
+
+from collections.abc import Iterator
+from json import dumps
+from pathlib import Path
+from typing import Final
+from uuid import NAMESPACE_URL, uuid5
+
+import pyarrow.parquet as pq
+
+from crystalmix import __version__
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record import run_folder
+from crystalmix.train.record.run_folder import STATE, PhaseFolder
+from crystalmix.train.report.build_files import public_name, written
+from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts, trained_with
+from crystalmix.train.report.words import Blanks
+
+SPEC = "https://openlineage.io/spec"
+PRODUCER: Final = f"urn:crystalmix:{__version__}"
+NAMESPACE = "crystalmix"
+FACETS = {  # our key, the version of the facet's schema, its name there
+    "version": ("1-0-1", "DatasetVersionDatasetFacet"),
+    "schema": ("1-2-0", "SchemaDatasetFacet"),
+    "documentation": ("1-1-0", "DocumentationDatasetFacet"),
+    "tags": ("1-0-0", "TagsDatasetFacet"),
+    "inputStatistics": ("1-0-0", "InputStatisticsInputDatasetFacet"),
+    "outputStatistics": ("1-0-2", "OutputStatisticsOutputDatasetFacet"),
+    "jobType": ("2-0-4", "JobTypeJobFacet"),
+    "processing_engine": ("1-1-1", "ProcessingEngineRunFacet"),
+    "executionParameters": ("1-0-0", "ExecutionParametersRunFacet"),
+}
+
+
+def events(facts: Facts, blanks: Blanks) -> list[str]:
+    """Return the events, one a line, in the order in which the outputs were made."""
+    lines = [_of_source(facts, source, blanks) for source in facts.sources]
+    lines += [_of_domain(facts, domain) for domain in _folders(facts)]
+    for phase in facts.phases:
+        lines.append(_of_phase(facts, phase))
+    for phase in facts.phases:
+        lines += _of_checkpoints(facts, phase)
+    return [dumps(line, ensure_ascii=False) for line in lines]
+
+
+def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Json:
+    """Return the event of a source: raw files and lists in, kept documents out."""
+    path = facts.build.path / source.folder / DOCUMENTS
+    place = f"sources.{source.name}.about"
+    stated = {"kind": source.about.kind, "licence": source.about.licence, "url": source.about.url}
+    tags = {key: blanks.say(f"{place}.{key}", value) for key, value in stated.items()}
+    fields = [{"name": f.name, "type": str(f.type)} for f in pq.read_schema(path)]
+    facets = [
+        _facet("version", datasetVersion=f"sha256:{source.digest}"),
+        _facet("schema", fields=fields),
+        _facet("tags", tags=_tags({k: v for k, v in tags.items() if stated[k]}, "USER")),
+    ]
+    if source.about.text:
+        facets.append(_facet("documentation", description=source.about.text))
+    made = _facet(
+        "outputStatistics", rowCount=source.documents, size=path.stat().st_size, fileCount=1
+    )
+    return _event(
+        path,
+        f"{facts.name}.source.{source.name}",
+        source.digest,
+        [_raw(entry) for entry in (*source.files, *source.lists)],
+        [_dataset(facts.name, f"{source.folder}/{DOCUMENTS}", facets, outputFacets=[made])],
+    )
+
+
+def _raw(entry: Json) -> Json:
+    """Return a raw file, list or shard of a hub dataset as a dataset, by its receipt's entry."""
+    facets = [_facet("version", datasetVersion=f"xxh3:{entry['xxh3']}")] if entry["xxh3"] else []
+    size = entry.get("bytes")
+    read = [_facet("inputStatistics", size=size, fileCount=1)] if size is not None else []
+    return {
+        "namespace": "file",
+        "name": public_name(str(entry.get("file", entry.get("name")))),
+        "facets": dict(facets),
+        "inputFacets": dict(read),
+    }
+
+
+def _folders(facts: Facts) -> dict[str, Path]:
+    """Return of each domain that phases draw from the folder of the rows that they draw."""
+    shards = {
+        part.domain: part.shards[0].path
+        for phase in facts.phases
+        for part in phase.manifest.parts
+        if part.shards
+    }
+    return {domain: Path(path).parent for domain, path in sorted(shards.items())}
+
+
+def _of_domain(facts: Facts, domain: str) -> Json:
+    """Return the event of a domain: documents in, rows out; of imported rows nothing goes in."""
+    folder = facts.build.path / _folders(facts)[domain]
+    receipt = receipts.read(folder)
+    held = {each.source: each for each in facts.tokens if each.domain == domain}
+    sources = [source for source in facts.sources if source.name in held]
+    inputs = [
+        _dataset(
+            facts.name,
+            f"{source.folder}/{DOCUMENTS}",
+            [_facet("version", datasetVersion=f"sha256:{source.digest}")],
+            inputFacets=[_facet("inputStatistics", rowCount=held[source.name].documents)],
+        )
+        for source in sources
+    ]
+    entries = rows_files(receipt)
+    made = _facet(
+        "outputStatistics",
+        rowCount=sum(entry["rows"] for entry in entries),
+        size=sum(entry["bytes"] for entry in entries),
+        fileCount=len(entries),
+    )
+    output = _rows(facts, domain, outputFacets=[made])
+    path = folder / receipts.NAME
+    return _event(path, f"{facts.name}.domain.{domain}", receipt["digest"], inputs, [output])
+
+
+def _rows(facts: Facts, domain: str, **more: list[tuple[str, Json]]) -> Json:
+    folder = _folders(facts)[domain]
+    digest = receipts.read(facts.build.path / folder)["digest"]
+    version = _facet("version", datasetVersion=f"sha256:{digest}")
+    return _dataset(facts.name, folder.as_posix(), [version], **more)
+
+
+def _of_phase(facts: Facts, phase: PhaseFacts) -> Json:
+    """Return the event of a phase: rows of domains in, a sealed manifest out."""
+    manifest, taken = phase.manifest, phase.manifest.redaction
+    drawn: dict[str, int] = {}
+    for part in manifest.parts:
+        drawn[part.domain] = drawn.get(part.domain, 0) + part.rows
+    inputs = [
+        _rows(facts, domain, inputFacets=[_facet("inputStatistics", rowCount=rows)])
+        for domain, rows in sorted(drawn.items())
+        if rows
+    ]
+    if taken is not None:
+        origin = _facet("version", datasetVersion=f"sha256:{taken['origin']}")
+        listed = _facet("version", datasetVersion=f"xxh3:{taken['list']}")
+        inputs += [
+            _dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [origin]),
+            _dataset(facts.name, "redaction list", [listed]),
+        ]
+    made = _facet("outputStatistics", rowCount=manifest.steps * manifest.batch)
+    output = _manifest(facts, phase, outputFacets=[made])
+    path = facts.build.manifest(phase.name)
+    return _event(path, f"{facts.name}.phase.{phase.name}", manifest.digest, inputs, [output])
+
+
+def _manifest(facts: Facts, phase: PhaseFacts, **more: list[tuple[str, Json]]) -> Json:
+    version = _facet("version", datasetVersion=f"sha256:{phase.manifest.digest}")
+    return _dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [version], **more)
+
+
+def _of_checkpoints(facts: Facts, phase: PhaseFacts) -> Iterator[Json]:
+    """Yield an event for each checkpoint that a run keeps: COMPLETE where the phase is done."""
+    if facts.run is None or phase.claim is None:
+        return
+    folder = PhaseFolder(facts.run / phase.name)
+    settings = [{"key": key, "value": value} for key, value in trained_with(phase.claim)]
+    identity = receipts.digest([phase.claim.content(), phase.manifest.digest])
+    for checkpoint in run_folder.checkpoints(folder.checkpoints):
+        state = run_folder.read_state(checkpoint)
+        version = [] if state.weights is None else [f"sha256:{state.weights}"]
+        output = _dataset(
+            facts.run.resolve().name,
+            f"{phase.name}/checkpoints/{checkpoint.name}",
+            [_facet("version", datasetVersion=each) for each in version],
+            outputFacets=[
+                _facet(
+                    "outputStatistics",
+                    size=sum(file.bytes for file in state.files),
+                    fileCount=len(state.files),
+                )
+            ],
+        )
+        event = _event(
+            checkpoint / STATE,
+            f"{facts.name}.train.{phase.name}",
+            identity,
+            [_manifest(facts, phase)],
+            [output],
+            "COMPLETE" if state.step == phase.manifest.steps else "RUNNING",
+        )
+        if settings:
+            name, facet = _facet("executionParameters", parameters=settings)
+            event["run"]["facets"][name] = facet
+        yield event
+
+
+def _event(
+    sealed: Path,
+    job: str,
+    identity: str,
+    inputs: list[Json],
+    outputs: list[Json],
+    kind: str = "COMPLETE",
+) -> Json:
+    """Return an event; sealed: the file whose time it has. identity: what its run's id is of."""
+    engine = _facet("processing_engine", version=__version__, name="crystalmix")
+    sort = _facet("jobType", processingType="BATCH", integration="CRYSTALMIX", jobType="COMMAND")
+    return {
+        "eventType": kind,
+        "eventTime": written(sealed),
+        "producer": PRODUCER,
+        "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+        "run": {
+            "runId": str(uuid5(NAMESPACE_URL, f"{job}:{identity}")),
+            "facets": dict([engine]),
+        },
+        "job": {"namespace": NAMESPACE, "name": job, "facets": dict([sort])},
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def _dataset(
+    root: str, name: str, facets: list[tuple[str, Json]], **more: list[tuple[str, Json]]
+) -> Json:
+    """Return a dataset of ours; root: the recipe's or the run's name, which its own begins with."""
+    own = {key: dict(pairs) for key, pairs in more.items()}
+    return {"namespace": NAMESPACE, "name": f"{root}/{name}", "facets": dict(facets), **own}
+
+
+def _facet(key: str, **values: object) -> tuple[str, Json]:
+    version, name = FACETS[key]
+    url = f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}"
+    return key, {"_producer": PRODUCER, "_schemaURL": url, **values}
+
+
+def _tags(values: dict[str, str], source: str) -> list[Json]:
+    return [{"key": key, "value": value, "source": source} for key, value in values.items()]
