@@ -126,9 +126,10 @@ def card(
     """Return what is published of a build or run, from its manifests, receipts and ledger.
 
     form: `md`, `dataset-card`, `model-card` (of runs), `croissant` or `spdx` (which read all files,
-    for their sha256), `aiact` or `openlineage`. out: a file to write it into. about: a card file, for what belongs to no
-    source. `unstated` of the result lists what nothing answers. Raises UsageError for another
-    form, RecipeError for a fault of the card file, InputError where there is no build or run.
+    for their sha256), `aiact` or `openlineage`. out: a file to write it into. about: a card
+    file, for what belongs to no source. `unstated` of the result lists what nothing answers. Raises
+    UsageError for another form, RecipeError for a fault of the card file, InputError where there is
+    no build or run.
     """
     from crystalmix.train.report import cards
 

@@ -13,7 +13,6 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pyarrow.parquet as pq
 
-from crystalmix import __version__
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -21,10 +20,10 @@ from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import STATE, PhaseFolder
 from crystalmix.train.report.build_files import public_name, written
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts, trained_with
-from crystalmix.train.report.words import Blanks
+from crystalmix.train.report.words import Blanks, program_version
 
 SPEC = "https://openlineage.io/spec"
-PRODUCER: Final = f"urn:crystalmix:{__version__}"
+PRODUCER: Final = f"urn:crystalmix:{program_version()}"
 NAMESPACE = "crystalmix"
 FACETS = {  # our key, the version of the facet's schema, its name there
     "version": ("1-0-1", "DatasetVersionDatasetFacet"),
@@ -208,7 +207,7 @@ def _event(
     kind: str = "COMPLETE",
 ) -> Json:
     """Return an event; sealed: the file whose time it has. identity: what its run's id is of."""
-    engine = _facet("processing_engine", version=__version__, name="crystalmix")
+    engine = _facet("processing_engine", version=program_version(), name="crystalmix")
     sort = _facet("jobType", processingType="BATCH", integration="CRYSTALMIX", jobType="COMMAND")
     return {
         "eventType": kind,

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from json import dumps
 from uuid import NAMESPACE_URL, uuid5
 
-from crystalmix import __version__
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.report import build_files
 from crystalmix.train.report.build_files import public_name, written
 from crystalmix.train.report.facts import Facts, SourceFacts, trained_with
 from crystalmix.train.report.licences import of_documents, spdx_expression
-from crystalmix.train.report.words import Blanks, words
+from crystalmix.train.report.words import Blanks, program_version, words
 
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 NO_LICENCE = "expandedlicensing_NoAssertionLicense"
@@ -78,7 +77,7 @@ def spdx(facts: Facts, blanks: Blanks) -> list[str]:
         graph.agent = graph.add("SoftwareAgent", "crystalmix-agent", name="crystalmix")
     else:
         graph.add("Organization", "provider", name=provider)
-    tool = graph.add("Tool", "crystalmix", name=f"crystalmix {__version__}")
+    tool = graph.add("Tool", "crystalmix", name=f"crystalmix {program_version()}")
     sources = [_source(graph, source, blanks) for source in facts.sources]
     dataset = _dataset(graph, facts, blanks)
     graph.relate(dataset, "descendantOf", sources)

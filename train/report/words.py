@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from json import dumps
 
 UNSTATED = "not stated"
@@ -46,6 +47,14 @@ def words(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return ", ".join(words(each) for each in value)  # pyright: ignore[reportUnknownVariableType]
     return str(value)
+
+
+def program_version() -> str:
+    """Return the version of this program as it is installed, `unknown` where it is not."""
+    try:
+        return version("crystalmix")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
