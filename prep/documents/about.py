@@ -58,7 +58,8 @@ class About:
     rightsholders, private of others, crawled by or for you, of users, synthetic, or other.
     licence: an SPDX id, or words. url: where it is. revision: its version or commit. collected:
     when its data were. languages: codes such as `en`. generator: models that wrote synthetic data.
-    crawler: what fetched it. reservations: which opt-outs were honoured, and how. personal: whether
+    crawler: what fetched it. users: of a kind user, whether of the model or of other services.
+    reservations: which opt-outs were honoured, and how. personal: whether
     it holds personal data. domains: SQL of a document's url over its columns (its `name`, what the
     source keeps), to tally registrable domains. licences: SQL of its licence, to tally those. text:
     what else is to be said.
@@ -74,6 +75,7 @@ class About:
     languages: tuple[str, ...] = ()
     generator: tuple[str, ...] = ()
     crawler: Crawler = field(default_factory=Crawler)
+    users: Literal["model", "services"] | None = None
     reservations: str | None = None
     personal: Literal["none", "possible", "yes"] | None = None
     domains: str | None = None

@@ -124,6 +124,11 @@ class Facts:
         return self.phases[-1].manifest.name
 
     @property
+    def redacted(self) -> bool:
+        """Whether a phase is a redacted view."""
+        return any(phase.manifest.redaction is not None for phase in self.phases)
+
+    @property
     def parts(self) -> list[PartFacts]:
         """The parts of all phases that are trained on."""
         held_out = {held.domain for held in self.tokens if held.held_out}

@@ -51,6 +51,7 @@ def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
     configs = [
         {"config_name": source.name, "data_files": f"{source.folder}/{DOCUMENTS}"}
         for source in facts.sources
+        if not facts.redacted  # these files name what was taken
     ]
     head: dict[str, Any] = {
         "pretty_name": title,

@@ -180,15 +180,14 @@ def _dataset(graph: _Graph, facts: Facts, blanks: Blanks) -> str:
     given, say = facts.card.dataset, blanks.say
     for key in ("description", "url", "version", "published", "licence", "use", "bias"):
         say(f"dataset.{key}", getattr(given, key))
-    redacted = any(phase.manifest.redaction is not None for phase in facts.phases)
-    names = [] if redacted else build_files.files(facts)
+    names = [] if facts.redacted else build_files.files(facts)
     personal = {source.about.personal for source in facts.sources}
     phases = [
         f"phase {phase.name}: {phase.manifest.steps:,} steps of {phase.manifest.batch:,} rows of "
         f"{phase.manifest.msl:,} tokens, manifest {phase.manifest.digest}"
         for phase in facts.phases
     ]
-    if redacted:
+    if facts.redacted:
         phases.append("a redacted view: no file holds its rows, so that none is listed")
     own = graph.add(
         "dataset_DatasetPackage",

@@ -126,6 +126,18 @@ def test_a_tally_is_made_again_where_what_it_is_of_changed(tmp_path: Path) -> No
     assert tally.due([work]) == [work]
 
 
+def test_a_newer_list_makes_domains_again_and_a_missing_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = item(tmp_path)
+    lists = iter(["list of 2025", "list of 2025", "list of 2026", hosts.HOST_NAMES])
+    monkeypatch.setattr(tally, "domains_by", lambda: (next(lists), hosts.known_host))
+    tally.write(work)
+    assert tally.due([work]) == []
+    assert tally.due([work]) == [work]
+    assert tally.due([work]) == []
+
+
 def test_sql_that_does_not_fit_a_document_names_its_source(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"source web: about\.domains: CAST\(url AS INT\): "):
         tally.write(item(tmp_path, "CAST(url AS INT)"))
