@@ -9,6 +9,7 @@ WHEEL := .env-wheel
 NEWER_ENV := .env-newer
 HF := .env-transformers
 PEERS := .env-peers
+OBJECTS := .env-objects
 RAY := .env-ray
 DOCS := .env-docs
 # The newest Python above 3.11 that is on the path or among pyenv's; NEWER=... names another one.
@@ -19,7 +20,7 @@ NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/py
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test tokenizers check format reference wheel newer transformers peers csx ray docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers peers objects csx ray docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -96,6 +97,18 @@ $(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
 	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming
 	touch $@
 
+# Builds and runs in an S3 server; its client wants an older dateutil than others have.
+objects: $(OBJECTS)/.ready
+	OMP_NUM_THREADS=1 $(OBJECTS)/bin/python -m pytest tests/objects
+
+$(OBJECTS)/.ready: pyproject.toml constraints/objects.txt constraints/modern.txt
+	$(PYTHON) -m venv $(OBJECTS)
+	grep -v '^python-dateutil' constraints/modern.txt > $(OBJECTS)/modern.txt
+	$(OBJECTS)/bin/pip install --quiet -c $(OBJECTS)/modern.txt "$(TORCH)"
+	$(OBJECTS)/bin/pip install --quiet -c constraints/objects.txt -c $(OBJECTS)/modern.txt \
+	  -e '.[s3,train]' pytest hypothesis 'moto[server]'
+	touch $@
+
 # Builds on a Ray cluster of two nodes, with killed workers and a lost node.
 ray: $(RAY)/.ready
 	$(RAY)/bin/python -m pytest tests/prep/engines/test_ray.py
@@ -139,5 +152,5 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(DOCS) $(CSX) $(RAY) build dist demo site \
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(OBJECTS) $(DOCS) $(CSX) $(RAY) build dist demo site \
 	  *.egg-info

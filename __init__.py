@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
+    from crystalmix.train.api.copies import Copy, copy
     from crystalmix.train.api.data import (
         Collected,
         build,
@@ -75,6 +76,7 @@ _ROOMS = {
     ),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
+    "train.api.copies": ("Copy", "copy"),
     "train.api.data": (
         "Collected",
         "build",
@@ -112,6 +114,7 @@ __all__ = [
     "Ablation",
     "Build",
     "Collected",
+    "Copy",
     "Differences",
     "EngineSettings",
     "Forecast",
@@ -131,6 +134,7 @@ __all__ = [
     "chat",
     "check_evidence",
     "convert_checkpoint",
+    "copy",
     "demo",
     "diff",
     "drop_list",

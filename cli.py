@@ -119,6 +119,7 @@ for verb in (
     data.merge,
     data.mix,
     data.gc,
+    data.copy,
     train.show,
     train.verify,
     data.diff,

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.prep.objects.mirror import bring
 from crystalmix.prep.rows import hdf5_layout, tombstones
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
@@ -189,9 +190,11 @@ def found(path: Path) -> tuple[int, ...]:
         return identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
     except FileNotFoundError:
         side = tombstones.path_of(path)
-        if not side.exists():
+        if side.exists():
+            return identity(side.stat())
+        if not bring(path):
             raise
-        return identity(side.stat())
+        return identity(path.stat())
 
 
 def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -285,6 +288,8 @@ class Pool:
         try:
             return opened(path)
         except OSError as error:
+            if error.errno == errno.ENOENT and bring(path):  # a bounded cache made room
+                return opened(path)
             if error.errno not in SHORT_OF:
                 raise
             self.clear()  # others took the descriptors that were free

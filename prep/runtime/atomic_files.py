@@ -50,11 +50,22 @@ def is_url(path: str | Path) -> bool:
     return URL.match(str(path)) is not None
 
 
+def as_url(path: str | Path) -> str:
+    """Return a url as it was written, also one that lost a slash on its way through `Path`.
+
+    >>> as_url(Path("s3://bucket/x")), as_url(Path("file:///x")), as_url("file:///x")
+    ('s3://bucket/x', 'file:///x', 'file:///x')
+    """
+    url = str(path)
+    if "://" in url:
+        return url
+    return URL.sub(r"\1:///" if url.startswith("file:") else r"\1://", url)
+
+
 def refuse_url(path: str | Path, what: str) -> None:
     """Raise UsageError for a url where only a local path will do."""
     if is_url(path):
-        url = URL.sub(r"\1://", str(path))
-        raise UsageError(f"{what} can't be a url, got {url}; give a path on this machine")
+        raise UsageError(f"{what} can't be a url, got {as_url(path)}; give a path on this machine")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         answering,
         chat,
         checks,
+        copies,
         data,
         ledgers,
         modelzoo,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.chat import Reply
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict
+    from crystalmix.train.api.copies import Copy
     from crystalmix.train.api.data import Collected
     from crystalmix.train.api.ledgers import Ledger
     from crystalmix.train.api.opened import Build, Phase, Run

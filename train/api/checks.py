@@ -4,14 +4,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmix.prep.objects.mirror import mirror
+from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.trace.answers import Answer, Grid
 
 Place = str | Path
 
 
-def existing(place: Place) -> Path:
-    """Return a path; UsageError where nothing is there."""
+def existing(place: Place, *, whole: bool = False) -> Path:
+    """Return a path, for a url that of its mirror; UsageError where nothing is there.
+
+    whole: bring every file behind the url, also shards, which wait else until they are read.
+    """
+    if is_url(place):
+        return mirror(as_url(place), whole=whole)
     path = Path(place)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
@@ -104,7 +111,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     from crystalmix.mixtures.verify import foreign_shards
     from crystalmix.mixtures.verify.verify import verify as check
 
-    path = existing(path)
+    path = existing(path, whole=True)
+    run = None if run is None else existing(run, whole=True)
     if (path / "bound.json").is_file():
         return _bound(path, run)
     if run is None and (path / "release.json").exists():
@@ -121,28 +129,28 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
         from crystalmix.train.record.skips import lines, recorded
         from crystalmix.train.trace import findings
 
-        begun = build_of(existing(run), path)
-        faults += findings.findings(begun, Path(run), batches=True)
-        faults += adaptive.faults(begun, Path(run))
-        folder = seal.check(Path(run))
+        begun = build_of(run, path)
+        faults += findings.findings(begun, run, batches=True)
+        faults += adaptive.faults(begun, run)
+        folder = seal.check(run)
         faults += [line for line in folder.faults if line not in faults]
         notes += folder.notes
         if not faults:
-            read += [findings.checked(Path(run)), folder.read()]
+            read += [findings.checked(run), folder.read()]
             if line := adaptive.summary(path):
                 read.append(line)
-            notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
+            notes += [*lines(recorded(run)), *proof.lines(run)]
     return Verdict(tuple(faults), tuple(read), tuple(notes))
 
 
-def _bound(path: Path, run: Place | None) -> Verdict:
+def _bound(path: Path, run: Path | None) -> Verdict:
     """Check a folder that was made from a run."""
     from crystalmix.train.record import later
 
     receipt = later.read(path)
     if run is None:
         raise UsageError(f"{path}: was made from a run; give it as --run to check that too")
-    faults = later.check(path, existing(run))
+    faults = later.check(path, run)
     what = f"{receipt.kind} of {receipt.phase}, step {receipt.step}: {len(receipt.files)} files"
     read = () if faults else (f"{path}: {what}, and the ledger up to that step, agree",)
     return Verdict(tuple(faults), read, ())

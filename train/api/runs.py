@@ -218,9 +218,10 @@ def evaluate(
     from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import task_results
 
-    place = build_of(existing(run), None if build is None else existing(build))
+    run = existing(run)
+    place = build_of(run, None if build is None else existing(build))
     read = [harness.read_task(existing(path)) for path in tasks]
-    results = task_results.evaluate_run(Path(run), place, read, phase=phase, every=every, say=say)
+    results = task_results.evaluate_run(run, place, read, phase=phase, every=every, say=say)
     rows = [{"phase": name, **asdict(result)} for name, result in results]
     columns = ("phase", "step", "task", "metric", "value", "error", "samples")
     return Table(pa.table({name: [row[name] for row in rows] for name in columns}))

@@ -14,6 +14,7 @@ from crystalmix.train.commands.options import (
     MOVED,
     OUT,
     PATH,
+    PLACE,
     WORKERS,
     Verb,
     note,
@@ -29,7 +30,7 @@ LIST = "A file of names, prefixes (owner/), urls, digest: and sql: entries, one 
 
 
 @click.command(cls=Verb, example="crystalmix audit run --list names.txt --evidence evidence.json")
-@click.argument("run", type=PATH)
+@click.argument("run", type=PLACE)
 @click.option("--list", "listed", type=PATH, help=LIST)
 @click.option("--evidence", type=PATH, help="Write what the answer rests on into this file.")
 @click.option("--letter", type=PATH, help="Write the answer as a text to send into this file.")
@@ -82,7 +83,7 @@ def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings
 
 
 @click.command(cls=Verb, example="crystalmix card build --as dataset-card --out README.md")
-@click.argument("path", metavar="BUILD|RUN", type=PATH)
+@click.argument("path", metavar="BUILD|RUN", type=PLACE)
 @click.option(
     "--as", "form", type=click.Choice(FORMS), default="md", help="What to write (default: md)."
 )

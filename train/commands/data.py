@@ -13,6 +13,7 @@ from crystalmix.train.commands.options import (
     JSON,
     OUT,
     PATH,
+    PLACE,
     RANK,
     RANKS,
     SET,
@@ -177,7 +178,7 @@ def import_(folder: Path, out: Path, tokens: Any, workers: int, **settings: Any)
     cls=Verb,
     example="crystalmix export-rows build --phase phase1 --to megatron --out rows",
 )
-@click.argument("build_", metavar="BUILD", type=PATH)
+@click.argument("build_", metavar="BUILD", type=PLACE)
 @click.option("--phase", required=True, help="The phase whose rows are written.")
 @click.option("--to", required=True, help="The format: megatron, mds, parquet, bin, arrow or vsl.")
 @OUT
@@ -198,11 +199,26 @@ def export_rows(build_: Path, out: Path, **settings: Any) -> None:
 
 
 @click.command(cls=Verb, example="crystalmix diff old-build new-build")
-@click.argument("old", type=PATH)
-@click.argument("new", type=PATH)
+@click.argument("old", type=PLACE)
+@click.argument("new", type=PLACE)
 @JSON
 def diff(old: Path, new: Path, as_json: bool) -> None:
     """Show what differs between two manifests (or two builds, phase by phase)."""
     from crystalmix.train.api import checks
 
     show_answer(checks.diff(old, new), as_json)
+
+
+@click.command(cls=Verb, example="crystalmix copy build s3://bucket/build")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@JSON
+def copy(source: str, target: str, as_json: bool) -> None:
+    """Copy a build or run to a url or back; one that was ended in the middle goes on.
+
+    A url is any that fsspec opens (s3://, gs://, abfs:// with their packages). `train`, `show`,
+    `trace`, `sql`, `verify` and `export-rows` take the url in place of a folder.
+    """
+    from crystalmix.train.api import copies
+
+    show_answer(copies.copy(source, target), as_json)

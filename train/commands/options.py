@@ -32,9 +32,35 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Place(LocalPath):
+    """A path of something to read; for a url that of its mirror, made where it is not there yet.
+
+    whole: bring every file, also shards, which wait else until they are read.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.whole = whole
+
+    def convert(  # noqa: D102  click's
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        from crystalmix.prep.runtime.atomic_files import is_url
+
+        if is_url(str(value)) and not (ctx and ctx.resilient_parsing):
+            from crystalmix.prep.objects.mirror import mirror
+
+            value = mirror(str(value), whole=self.whole)
+        return super().convert(value, param, ctx)
+
+
 PATH = LocalPath(path_type=Path)
+PLACE, WHOLE = Place(), Place(whole=True)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
-MOVED = click.option("--build", "build", type=PATH, help="A run's build, if it was moved.")
+MOVED = click.option("--build", "build", type=PLACE, help="A run's build, if it was moved.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 WORKERS = click.option(
     "--workers",

@@ -14,7 +14,9 @@ from crystalmix.train.commands.options import (
     JSON,
     MOVED,
     PATH,
+    PLACE,
     SET,
+    WHOLE,
     WORKERS,
     Verb,
     bundled,
@@ -38,7 +40,7 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 
 
 @click.command(cls=Verb, example="crystalmix show build --step phase3:27000")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
 @click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
 @click.option("--history", is_flag=True, help="The manifests that a build had before.")
@@ -77,8 +79,8 @@ def evaluate(run: Path, tasks: tuple[Path, ...], as_json: bool, **settings: Any)
 
 
 @click.command(cls=Verb, example="crystalmix verify build --run run")
-@click.argument("path", type=PATH)
-@click.option("--run", type=PATH, help="Check this run's ledger against its plan too.")
+@click.argument("path", type=WHOLE)
+@click.option("--run", type=WHOLE, help="Check this run's ledger against its plan too.")
 @WORKERS
 @JSON
 def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
@@ -96,7 +98,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
 
 
 @click.command(cls=Verb, example="crystalmix train build --run mini --out run")
-@click.argument("build", type=PATH)
+@click.argument("build", type=PLACE)
 @click.option(
     "--run",
     default="mini",
@@ -169,7 +171,7 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
 
 
 @click.command(cls=Verb, example="crystalmix trace run --step phase1:300")
-@click.argument("run", type=PATH)
+@click.argument("run", type=PLACE)
 @MOVED
 @click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
 @click.option("--document", default=None, help="A document's name: the steps that consumed it.")
@@ -209,7 +211,7 @@ def trace(run: Path, as_json: bool, **settings: Any) -> None:
 @click.command(
     cls=Verb, example='crystalmix sql run "SELECT part, avg(loss) FROM losses GROUP BY part"'
 )
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.argument("query", required=False)
 @click.option("--csv", type=PATH, help="Write the rows into this file as CSV.")
 @click.option("--parquet", type=PATH, help="Write the rows into this file as parquet.")

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.objects.ahead import Ahead
+from crystalmix.prep.objects.mirror import is_mirrored
 from crystalmix.prep.rows import document_starts
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
@@ -131,9 +133,18 @@ class Share:
     def _pieces(self) -> RowPieces:
         return RowPieces(self.manifest, self.build)
 
+    @cached_property
+    def _ahead(self) -> Ahead | None:
+        """Brings the shards that come next, where the build is a mirror."""
+        return Ahead() if is_mirrored(self.build) else None
+
     def at(self, position: int, count: int) -> Batch:
         """Read `count` rows of one step from a position of the phase on."""
         refs = self.manifest.rows(position, position + count)
+        if self._ahead is not None:
+            chosen = np.unique(refs.shard)
+            coming = np.unique(np.minimum(chosen + 1, len(self.paths) - 1))
+            self._ahead.want(self.paths[i] for i in (*chosen.tolist(), *coming.tolist()))
         data = gather(self.paths, refs.shard, refs.row)  # (count, 3, msl) int32
         ids, mask, labels = (np.ascontiguousarray(data[:, channel]) for channel in range(3))
         step, slot = divmod(position, self.manifest.batch)

@@ -1,0 +1,167 @@
+"""A folder behind a url: its objects read, listed, fetched and sent, with retries, all counted.
+
+Any file system of fsspec will do. Credentials come from where its client looks for them (the
+environment, a profile, the machine's role); a url that carries some is refused.
+"""
+
+import errno
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from crystalmix.prep.runtime.atomic_files import file_digest, replacing
+from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, UsageError
+from crystalmix.prep.runtime.machine import machine_error
+
+TRIES = 4
+FIRST_PAUSE = 0.2  # seconds, doubled after each failure
+LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}
+SECRETS = re.compile(r"(?i)[?&](key|token|secret|sig|signature|x-amz-[a-z-]+)=")
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Traffic:
+    """What went to and from a store: requests (tries that failed, too), and bytes of objects."""
+
+    requests: int = 0
+    sent: int = 0
+    received: int = 0
+    _lock: Any = field(default_factory=Lock, repr=False, compare=False)
+
+    def add(self, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        """Count; safe from any thread."""
+        with self._lock:
+            self.requests += requests
+            self.sent += sent
+            self.received += received
+
+
+class Remote:
+    """A folder in an object store."""
+
+    def __init__(self, url: str) -> None:
+        self.url = checked(url)
+        self.traffic = Traffic()
+
+    def read(self, name: str) -> bytes | None:
+        """Return an object's bytes, None where there is none of the name."""
+
+        def operation(system: Any, path: str) -> bytes | None:  # noqa: ANN401  fsspec's
+            try:
+                return system.cat_file(path)
+            except FileNotFoundError:
+                return None
+
+        content = self._try(operation, name, "read")
+        self.traffic.add(received=len(content or b""))
+        return content
+
+    def sizes(self) -> dict[str, int]:
+        """List all objects: names below the url, and sizes in bytes."""
+
+        def operation(system: Any, path: str) -> dict[str, int]:  # noqa: ANN401
+            system.invalidate_cache()
+            if not system.exists(path):
+                return {}
+            found = system.find(path, detail=True)
+            start = len(system._strip_protocol(path).rstrip("/")) + 1
+            return {name[start:]: int(info["size"] or 0) for name, info in found.items()}
+
+        return self._try(operation, "", "listed")
+
+    def fetch(self, name: str, to: Path, size: int, xxh3: str) -> None:
+        """Copy an object to a file, which is there whole or not at all.
+
+        What arrives with another size or digest is fetched again, and refused in the end.
+        """
+
+        def operation(system: Any, path: str) -> None:  # noqa: ANN401
+            with replacing(to) as temporary:
+                system.get_file(path, str(temporary))
+                got = temporary.stat().st_size
+                self.traffic.add(received=got)
+                if got != size:
+                    raise ConnectionError(f"{got} bytes arrived, expected {size}")
+                if file_digest(temporary) != xxh3:
+                    raise ConnectionError(f"its digest is not {xxh3[:12]}")
+
+        self._try(operation, name, "fetched")
+
+    def send(self, file: Path, name: str) -> None:
+        """Copy a file to an object, which is there whole or not at all."""
+
+        def operation(system: Any, path: str) -> None:  # noqa: ANN401
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(file), path)
+
+        self._try(operation, name, "sent")
+        self.traffic.add(sent=file.stat().st_size)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write an object."""
+
+        def operation(system: Any, path: str) -> None:  # noqa: ANN401
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            system.pipe_file(path, content)
+
+        self._try(operation, name, "written")
+        self.traffic.add(sent=len(content))
+
+    def remove(self, name: str) -> None:
+        """Take an object away, if it is there."""
+
+        def operation(system: Any, path: str) -> None:  # noqa: ANN401
+            try:
+                system.rm_file(path)
+            except FileNotFoundError:
+                return
+
+        self._try(operation, name, "removed")
+
+    def _try(self, operation: Callable[[Any, str], Result], name: str, what: str) -> Result:
+        """Carry out a request, again after a pause where it fails; MachineError in the end."""
+        place = f"{self.url}/{name}" if name else self.url
+        for attempt in range(TRIES):
+            self.traffic.add(requests=1)
+            try:
+                return operation(*_system(place))
+            except CrystalmixError:
+                raise
+            except Exception as error:  # noqa: BLE001  every file system raises its own kinds
+                if isinstance(error, OSError) and error.errno in LOCAL:
+                    raise machine_error(error, error.filename or "") or error from None
+                final = isinstance(error, FileNotFoundError | PermissionError)
+                if final or attempt == TRIES - 1:
+                    brief = (str(error).splitlines() or [""])[0].replace(place, "it")
+                    raise MachineError(
+                        f"{place}: can't be {what} ({brief or type(error).__name__}, "
+                        f"{attempt + 1} tries); run again when it can"
+                    ) from None
+            time.sleep(FIRST_PAUSE * 2**attempt)
+        raise AssertionError
+
+
+def checked(url: str) -> str:
+    """Return a url without a slash at its end; UsageError for one that carries credentials."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc or SECRETS.search(url):
+        shown = f"{parts.scheme}://...{parts.path}"
+        raise UsageError(f"{shown}: carries credentials; set them in the environment instead")
+    return url.rstrip("/")
+
+
+def _system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        brief = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{url}: can't be opened ({brief}); install its fsspec package") from None

@@ -1,0 +1,65 @@
+"""`cm.copy`: builds and runs to and from object stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.objects import copies
+from crystalmix.prep.runtime.atomic_files import as_url, is_url, lock_folder
+from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.train.api.checks import Place, existing
+from crystalmix.train.record.run_folder import WHERE
+from crystalmix.train.trace.answers import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Copy(Answer):
+    """What `copy` did.
+
+    files, bytes: of the whole. there: files that did not have to go. requests: to the store, tries
+    that failed too. sent, received: bytes of objects.
+    """
+
+    source: str
+    target: str
+    files: int
+    bytes: int
+    there: int
+    requests: int
+    sent: int
+    received: int
+
+    def shown(self) -> Iterator[str]:
+        """Yield it in a line."""
+        moved = f"sent {self.sent:,}" if is_url(self.target) else f"received {self.received:,}"
+        yield (
+            f"{self.target}: {self.files:,} files, {self.bytes:,} bytes; "
+            f"{self.there:,} were there, {moved} bytes in {self.requests:,} requests"
+        )
+
+
+def copy(source: Place, target: Place) -> Copy:
+    """Copy a build or run to a url that fsspec opens, or from one to a new folder.
+
+    What is there already of the same content does not go again; a copy that was ended in the middle
+    is not taken for whole, and goes on. Each file that arrives is checked by its digest. Raises
+    InputError where there is no build or run, MachineError where the way to the store fails.
+    """
+    if is_url(source) == is_url(target):
+        raise UsageError(f"{source} and {target}: one of them must be a url, the other a folder")
+    if is_url(source):
+        done = copies.download(as_url(source), Path(target))
+    else:
+        folder = existing(source)
+        if not (folder / WHERE).exists() and not (folder / "phases").is_dir():
+            raise InputError(f"{folder}: is no build and no run; give the --out of one")
+        with lock_folder(folder, f"{folder}: another process writes there; wait for its end"):
+            done = copies.upload(folder, as_url(target))
+    moved = done.traffic
+    counts = done.files, done.bytes, done.there, moved.requests, moved.sent, moved.received
+    return Copy(str(source), str(target), *counts)
