@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,10 +95,9 @@ def link(folder: Path, index: Index) -> None:
 
 def each(names: Iterable[str], work: Callable[[str], None]) -> None:
     """Do something for each name, some at a time; the first error ends it."""
-    pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="objects")
-    with closing(iter(pool.map(work, names))) as done:
+    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="objects") as pool:
         try:
-            for _ in done:
+            for _ in pool.map(work, names):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)

@@ -14,7 +14,7 @@ import pytest
 import crystalmix as cm
 from helpers import corpora, runs
 
-pytest.importorskip("s3fs", reason="needs `make objects`")
+s3fs = pytest.importorskip("s3fs", reason="needs `make objects`")
 pytest.importorskip("moto", reason="needs `make objects`")
 pytestmark = pytest.mark.filterwarnings("default")  # others' code warns
 SERVER = """
@@ -60,8 +60,6 @@ def bucket() -> Iterator[str]:
                 break
             except OSError:
                 sleep(0.1)
-        import s3fs
-
         for _ in range(3):  # it refuses some requests
             try:
                 s3fs.S3FileSystem().mkdir("kept")
@@ -95,8 +93,6 @@ def test_training_from_s3_is_training_from_the_folder(
 
 
 def test_rows_of_raw_files_in_a_bucket_are_those_of_the_files(bucket: str, tmp_path: Path) -> None:
-    import s3fs
-
     corpora.write_corpus(tmp_path)
     here = built(corpora.write_recipe(tmp_path), tmp_path / "here")
     for folder in ("slimpajama", "starcoderdata"):
