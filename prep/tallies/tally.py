@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from shutil import rmtree
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,9 @@ from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies.hosts import HOST_NAMES, domains_by, host_sql
+
+if TYPE_CHECKING:
+    from crystalmix.prep.runtime.database import Connection
 
 VERSION = 1
 Kind = Literal["domains", "licences"]
@@ -133,7 +136,7 @@ def write(item: Tallying) -> Json:
     return {}
 
 
-def _group(connection: database.Connection, item: Tallying, place: Path) -> None:
+def _group(connection: "Connection", item: Tallying, place: Path) -> None:
     """Group documents by their value; hosts stand for urls, of which there are fewer."""
     value = f"CAST((\n{item.sql}\n) AS VARCHAR)"
     value = host_sql(value) if item.kind == "domains" else f"nullif(trim({value}), '')"
@@ -143,14 +146,14 @@ def _group(connection: database.Connection, item: Tallying, place: Path) -> None
     )
     try:
         connection.execute(query, [str(place)])
-    except database.MISFITS as error:
+    except database.misfits() as error:
         raise RecipeError(
             f"source {item.source}: about.{item.kind}: {item.sql}: {brief(error)}; mend the SQL "
             "(TRY_CAST gives NULL for what does not fit)"
         ) from None
 
 
-def _name_domains(connection: database.Connection) -> str:
+def _name_domains(connection: "Connection") -> str:
     """Replace hosts by their domains, a batch at a time; return by what they are counted."""
     by, domain = domains_by()
     connection.execute("ALTER TABLE grouped RENAME TO hosts")
@@ -169,7 +172,7 @@ def _name_domains(connection: database.Connection) -> str:
     return by
 
 
-def _write_table(connection: database.Connection, out: Path) -> list[int]:
+def _write_table(connection: "Connection", out: Path) -> list[int]:
     """Write the values, largest first.
 
     Return their number, documents and bytes, then documents and bytes of documents without a value.
