@@ -8,7 +8,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -50,26 +49,28 @@ File = BinaryIO | Reads | str
 
 
 def parquet(file: File, request: Request) -> Iterator[Batch]:
-    """Yield a parquet file's rows; BrokenFile where it can't be read, NoColumn without a text."""
+    """Yield a parquet file's rows; BrokenFile where it can't be read, NoColumn without a text.
+
+    A path is opened once.
+    """
     try:
-        with Path(file).open("rb") if isinstance(file, str) else nullcontext(file) as opened:
-            check_head(request.place, opened.read(HEAD))
-            opened.seek(0)
-        with pq.ParquetFile(cast(Any, file), pre_buffer=False, buffer_size=1 << 20) as opened:
-            columns = _chosen(opened.schema_arrow.names, request)
-            _check_pages(file, opened, columns, request)
-            rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
-            yield from _batches(rows, request)
+        with pa.OSFile(file) if isinstance(file, str) else nullcontext(cast(Any, file)) as raw:
+            check_head(request.place, raw.read(HEAD))
+            raw.seek(0)
+            with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as opened:
+                columns = _chosen(opened.schema_arrow.names, request)
+                _check_pages(raw, opened, columns, request)
+                rows = opened.iter_batches(_step(opened), columns=columns, use_threads=False)
+                yield from _batches(rows, request)
     except (pa.ArrowException, OSError, RuntimeError) as error:
         raise _fault(request, "parquet", error) from None
 
 
-def _check_pages(file: File, opened: pq.ParquetFile, columns: list[str], request: Request) -> None:
+def _check_pages(raw: object, opened: pq.ParquetFile, columns: list[str], request: Request) -> None:
     """Raise BrokenFile where a page would take more memory than a worker may have."""
     most = PAGE_RECORDS * request.max_record_bytes
     try:
-        with Path(file).open("rb") if isinstance(file, str) else nullcontext(file) as raw:
-            size = largest_page(cast(Any, raw), opened.metadata, columns, most)
+        size = largest_page(cast(BinaryIO, raw), opened.metadata, columns, most)
     except (ValueError, IndexError) as error:
         raise _fault(request, "parquet", error) from None
     if size:

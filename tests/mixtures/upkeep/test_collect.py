@@ -45,7 +45,7 @@ def counts(garbage: Garbage) -> dict[str, int]:
     return {entry.kind: entry.entries for entry in garbage.entries}
 
 
-FIM = {"domains": {"python": {"fim": {"rate": 0.9}}}}
+FIM: dict[str, Any] = {"domains": {"python": {"fim": {"rate": 0.9}}}}
 
 
 def test_what_the_view_or_the_history_names_stays(folder: Path) -> None:
