@@ -54,7 +54,11 @@ def parquet(file: File, request: Request) -> Iterator[Batch]:
     A path is opened once.
     """
     try:
-        with pa.OSFile(file) if isinstance(file, str) else nullcontext(cast(Any, file)) as raw:
+        with (
+            pa.OSFile(file, mode="r")
+            if isinstance(file, str)
+            else nullcontext(cast(Any, file)) as raw
+        ):
             check_head(request.place, raw.read(HEAD))
             raw.seek(0)
             with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as opened:

@@ -42,6 +42,20 @@ RETRIES = 2  # of items whose worker was killed: together, then one at a time
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
 
+@contextmanager
+def collected_seldom() -> Generator[None]:
+    """Let Python look for cycles seldom: imports make many objects, and none of them goes.
+
+    That is a sixth of what the imports of a build take.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 class Fanout:
     """A pool of worker processes, kept for a whole build. With one worker, work runs here."""
 

@@ -91,7 +91,7 @@ def steps(recipe: Recipe, _: Path) -> None:
 
 def phase(recipe: Recipe, _: Path) -> None:
     """Add a phase over domains that are there."""
-    recipe["phases"]["phase4"] = {**deepcopy(recipe["phases"]["phase3"]), "steps": 3}
+    recipe["phases"]["phase4"] = {**deepcopy(recipe["phases"]["phase3"]), "steps": 20}
 
 
 def source(recipe: Recipe, _: Path) -> None:

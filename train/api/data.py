@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from crystalmix.mixtures.plan.outlook import Outlook, outlook
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
     from crystalmix.mixtures.modelzoo.import_shards import Subset
     from crystalmix.mixtures.modelzoo.token_files import Kind
+    from crystalmix.mixtures.plan.outlook import Outlook
     from crystalmix.mixtures.upkeep.collect import Garbage
     from crystalmix.prep.engines.engine import EngineSettings
 
@@ -41,6 +41,8 @@ def plan(
     `disk` (bytes of all shards, None if unknown), `hours`, `reuse`, `lines()` and `content()`.
     Raises RecipeError for a recipe that breaks a rule.
     """
+    from crystalmix.mixtures.plan.outlook import outlook
+
     return outlook(
         str(recipe),
         _path(out),

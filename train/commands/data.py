@@ -72,15 +72,18 @@ def jsonl(folder: Path, out: Path) -> None:
 @RANKS
 def build(recipe: str, out: Path, **settings: Any) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
-    from crystalmix.mixtures.build.account_report import fitted_lines
-    from crystalmix.prep.engines.engine import EngineSettings
-    from crystalmix.train.api import data
+    from crystalmix.prep.runtime.workers import collected_seldom
 
-    words = ("workers", "engine", "rank", "ranks")
-    settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
-    made = data.build(recipe, out, **settings)
-    show_phases(made, only=settings["phases"])
-    show_lines(fitted_lines(made.path))
+    with collected_seldom():
+        from crystalmix.mixtures.build.account_report import fitted_lines
+        from crystalmix.prep.engines.engine import EngineSettings
+        from crystalmix.train.api import data
+
+        words = ("workers", "engine", "rank", "ranks")
+        settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
+        made = data.build(recipe, out, **settings)
+        show_phases(made, only=settings["phases"])
+        show_lines(fitted_lines(made.path))
 
 
 @click.command(cls=Verb, example="crystalmix migrate build")
