@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         write_params,
     )
     from crystalmix.train.api.opened import Build, Phase, Run, open, show  # noqa: A004
+    from crystalmix.train.api.purges import purge
     from crystalmix.train.api.runs import (
         Forecast,
         adapt,
@@ -93,6 +94,7 @@ _ROOMS = {
     "train.api.ledgers": ("Ledger", "fed"),
     "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
     "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
+    "train.api.purges": ("purge",),
     "train.api.runs": (
         "Forecast",
         "adapt",
@@ -156,6 +158,7 @@ __all__ = [
     "mix",
     "open",
     "plan",
+    "purge",
     "push",
     "rebuild_without",
     "redact",

@@ -134,6 +134,7 @@ for verb in (
     train.sql,
     answering.audit,
     answering.redact,
+    answering.purge,
     answering.card,
     answering.report,
     ablate.ablate,

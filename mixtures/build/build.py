@@ -5,11 +5,17 @@ taken, whatever recipe asked for it first, and what is unfinished goes on where 
 that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
+<<<<<<< HEAD
 from collections.abc import Generator, Iterable, Iterator, Sequence
+=======
+from collections.abc import Collection, Generator, Iterable, Sequence
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import rmtree
+
+import pyarrow.parquet as pq
 
 from crystalmix.mixtures.build import (
     drop_report,
@@ -25,8 +31,13 @@ from crystalmix.mixtures.build import (
     view,
 )
 from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer_identity
+<<<<<<< HEAD
 from crystalmix.mixtures.manifest import manifest
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MIXTURES, SOURCES, BuildFolder
+=======
+from crystalmix.mixtures.manifest import manifest, purged
+from crystalmix.mixtures.manifest.build_folder import MIXTURES, BuildFolder
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
@@ -82,6 +93,7 @@ def build(
     tokenizer = opened_tokenizer(recipe, domains)
     engine = EngineSettings(workers) if isinstance(workers, int) else workers
     with naming(out), alone(out), engine.start(out) as pool:
+        purged.check_finished(BuildFolder(out))
         artifacts = view.store_of(out, store)
         begun = any(artifacts.path.glob("rows/*/*.done"))  # by a build that was killed
         processes = engine.workers * (engine.ranks or 1)
@@ -115,6 +127,7 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
             folders.append(pack.folder(context, name, epoch, tokens, scanned))
     todo = [folder for folder in folders if folder.receipt is None]
     todo = list({folder.path.resolve(): folder for folder in todo}.values())
+    _refuse_purged(context, {source for folder in todo for source in folder.domain.sources})
     blocks = tokenise.run(context, todo, scanned)
     pack.run(context, todo, blocks, fit.run(context, todo, blocks), scanned)
     for folder in folders:
@@ -122,7 +135,26 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
     return folders
 
 
+<<<<<<< HEAD
 def opened_tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
+=======
+def _refuse_purged(context: Context, sources: Collection[str]) -> None:
+    """Raise RefusalError where the texts that were purged would come back from raw files."""
+    texts = purged.texts(context.folder) if sources else set[bytes]()
+    for source in sorted(sources) if texts else ():
+        digests = pq.read_table(context.documents(source), columns=["digest"])["digest"]
+        known = texts.intersection(digests.to_pylist())
+        if known:
+            raise context.recipe.fault(
+                f"source {source} has {len(known)} texts that were purged of {context.out}: give "
+                f"texts.txt of {purged.log(context.folder)} as `opt_out`, or take them out of the "
+                "raw files",
+                *("sources", source),
+            )
+
+
+def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
     """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)
@@ -257,6 +289,7 @@ def _as_sealed(context: Context, draft: Manifest, moves: dict[Path, Path]) -> Ma
     """Return a manifest in the schema that it is sealed in, if it is; a new one in today's."""
     path = context.folder.manifest(draft.phase)
     sealed = manifest.read(path) if path.exists() else None
+    draft = purged.named(context.folder, draft, sealed, moves)
     if (seal.SCHEMA if sealed is None else sealed.schema) != 4:
         return draft
     if not _named(context.folder, [draft]).isdisjoint(moves):

@@ -14,6 +14,7 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     tokenizer_identity,
 )
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
 from crystalmix.prep.fim import document_fim
@@ -56,6 +57,8 @@ def run(context: Context, packed: Sequence[Folder]) -> list[Folder]:
         for old, new in zip(packed, folders, strict=True)
         if new is not old and new.receipt is None
     ]
+    for old, new in pairs:
+        purged.refuse_to_make(new.place, old.sealed)
     groups = context.run(_permute_once, [_items(context, *pair) for pair in pairs], "fim")
     for (old, new), results in zip(pairs, groups, strict=True):
         new.seal(results, _account(old.account, [result["account"] for result in results]))

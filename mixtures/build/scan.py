@@ -222,7 +222,26 @@ def in_recipe(context: Context) -> Generator[None]:
         raise context.recipe.fault(match[3], "sources", *steps) from None
 
 
+<<<<<<< HEAD
 class Work:
+=======
+def block_keys(recipe: Json, blocks: Sequence[str]) -> list[str]:
+    """Return the keys of the documents of a source's raw files; recipe: of the source's folder."""
+    settings, inputs = recipe["settings"], recipe["inputs"]
+    near = settings["duplicates"]["near"]
+    select = {key: value for key, value in settings["select"].items() if key != "limit"}
+    scanned = {
+        **{key: value for key, value in settings.items() if key not in BETWEEN},
+        **{"select": select, "near": near, "version": recipe["version"]},
+        **{"seed": recipe["seed"], "lists": inputs["lists"]},
+    }
+    common = receipts.digest(scanned)
+    pairs = zip(blocks, inputs["files"], strict=True)
+    return [store.key_of([common, block, entry]) for block, entry in pairs]
+
+
+class _Work:
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
     """Scan of one source: its blocks, its recipe, and its receipt where it is there.
 
     place: its folder in the view; folder: where its documents lie.
@@ -324,19 +343,8 @@ class Work:
 
     def _parts(self) -> list[Path]:
         """Return where the documents of each block lie, by what they follow from."""
-        settings, inputs = self.recipe["settings"], self.recipe["inputs"]
-        near = settings["duplicates"]["near"]
-        select = {key: value for key, value in settings["select"].items() if key != "limit"}
-        scanned = {
-            **{key: value for key, value in settings.items() if key not in BETWEEN},
-            **{"select": select, "near": near, "version": self.recipe["version"]},
-            **{"seed": self.recipe["seed"], "lists": inputs["lists"]},
-        }
-        common = receipts.digest(scanned)
-        return [
-            self.context.store.file("blocks", store.key_of([common, block, entry]), ".parquet")
-            for block, entry in zip(self.blocks, inputs["files"], strict=True)
-        ]
+        keys = block_keys(self.recipe, self.blocks)
+        return [self.context.store.file("blocks", key, ".parquet") for key in keys]
 
     def _among(self, earlier: list[str], scratch: Path) -> choose.Among:
         return choose.Among(

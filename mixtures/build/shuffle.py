@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from crystalmix.mixtures.build.context import Context, Folder, RowsAccount, once, shard_entries
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
 from crystalmix.prep.rows import pack, shards, shuffle
@@ -44,6 +45,8 @@ def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
         epochs.setdefault(folder.name, []).append(folder)
     last = {name: last_folder(context, name, folders) for name, folders in epochs.items()}
     todo = [name for name, folder in last.items() if folder.receipt is None]
+    for name in todo:
+        purged.refuse_to_make(last[name].place, *(epoch.sealed for epoch in epochs[name]))
     items = [_items(context, last[name], epochs[name]) for name in todo]
     for name, results in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
         last[name].seal(results, _account(last[name], epochs[name], results))

@@ -15,7 +15,6 @@ from crystalmix.mixtures.build.context import (
     Context,
     Folder,
     TokenBlock,
-    columns_of,
     naming,
     tokenizer_identity,
 )
@@ -23,12 +22,10 @@ from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.chat import encode, templates
 from crystalmix.prep.chat.encode import ChatEncoder
 from crystalmix.prep.chat.settings import ChatSettings
-from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
 from crystalmix.prep.documents.scan import Texts, reading_of
 from crystalmix.prep.documents.source import Document, Source, read
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
@@ -57,6 +54,19 @@ class Encoding:
     split: Split | None
     out: Path
     chat: ChatSettings | None = None
+
+
+@dataclass(frozen=True)
+class KeyedBlock:
+    """The documents [first, last) of a source that are of one raw file, and the key of their ids.
+
+    rows: first and last, in the source.
+    """
+
+    source: str
+    file: str
+    rows: tuple[int, int]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -124,28 +134,60 @@ def encodings(
     context: Context, folder: Folder, scanned: dict[str, Json]
 ) -> list[tuple[str, Encoding]]:
     """Return the blocks of a folder in the order of its stream, each with its encoding."""
+<<<<<<< HEAD
     found: list[tuple[str, Encoding]] = []
     inner, split = _document_fim(folder.domain), _split(context, folder.domain)
+=======
+    domain = folder.domain
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
     draw = (context.recipe.seed, folder.name, folder.epoch)
-    rows, chat = context.recipe.rows_of(folder.name), folder.domain.chat
-    talks = {} if chat is None else {"chat": [chat_identity(chat), most_of_conversation(rows)]}
-    common = {
-        "version": [VERSION, document_fim.VERSION, lmdata.VERSION],
-        "rows": _around(rows),
-        "fim": asdict(inner) if inner else None,
-        "draw": draw if inner else None,
-        "split": asdict(split) if split else None,
-        "tokenizer": tokenizer_identity(context.tokenizer),
-        **talks,
-    }
-    for name in folder.domain.sources:
-        source, first = context.recipe.sources[name], 0
-        kept = columns_of(source, scanned[name])
-        own = store.key_of(
-            {**common, "ftfy": source.ftfy, "metadata": source.metadata, "columns": kept}
+    rows = context.recipe.rows_of(folder.name)
+    return [
+        (
+            block.file,
+            Encoding(
+                source=context.recipe.sources[block.source],
+                documents=context.documents(block.source),
+                rows=block.rows,
+                settings=rows,
+                fim=_document_fim(domain),
+                draw=draw,
+                split=_split(context, domain),
+                out=context.store.file("tokens", block.key, ".ids"),
+                chat=domain.chat,
+            ),
         )
+        for block in blocks_of(folder.recipe, scanned)
+    ]
+
+
+def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
+    """Yield the blocks of a folder of packed rows in the order of its stream.
+
+    recipe: of the folder, or its receipt. scanned: the receipts of its sources.
+    """
+    settings, first_id = recipe["settings"], slice(1, None)
+    rows = settings["rows"]
+    chat = [settings["chat"], most_of_conversation(rows)] if "chat" in settings else None
+    common = {
+        "version": [VERSION, *recipe["version"][first_id]],
+        "rows": {key: rows[key] for key in ("bos", "eos", "cerebras")},
+        "fim": settings["fim"],
+        "draw": [recipe["seed"], *settings["draw"]] if settings["draw"] else None,
+        "split": settings["split"],
+        "tokenizer": settings["tokenizer"],
+        **({} if chat is None else {"chat": chat}),
+    }
+    names = settings["sources"]
+    columns = settings.get("columns", [None] * len(names))
+    for name, ftfy, metadata, kept in zip(
+        names, settings["ftfy"], settings["metadata"], columns, strict=True
+    ):
+        own = store.key_of({**common, "ftfy": ftfy, "metadata": metadata, "columns": kept})
+        first = 0
         for entry in scanned[name]["blocks"]:
             last = first + entry["documents"]
+<<<<<<< HEAD
             key = store.key_of(
                 [own, entry["text_digest"], entry["documents"], bool(kept) and first]
             )
@@ -168,6 +210,11 @@ def encodings(
 def _around(rows: PackSettings) -> Json:
     """Return the settings of rows that decide the ids of a document."""
     return {"bos": rows.bos, "eos": rows.eos, "cerebras": rows.cerebras and asdict(rows.cerebras)}
+=======
+            what = [own, entry["text_digest"], entry["documents"], bool(kept) and first]
+            yield KeyedBlock(name, entry["block"], (first, last), store.key_of(what))
+            first = last
+>>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
 
 
 def _document_fim(domain: Domain) -> FimSettings | None:
@@ -219,7 +266,7 @@ class _Encode:
         self.literals = Literals(tokenizer.specials)
         self.chat = self.encode = self.controls = None
         if encoding.chat is not None:
-            most = most_of_conversation(encoding.settings)
+            most = most_of_conversation(encoding.settings.content())
             self.chat = ChatEncoder(tokenizer, encoding.chat, most)
         else:
             how = encoding.source, encoding.settings, encoding.fim, encoding.draw
@@ -257,9 +304,9 @@ class _Encode:
         return {**asdict(self.writer.counts), "literals": self.literals.account(), **sides, **chat}
 
 
-def most_of_conversation(rows: PackSettings) -> int | None:
+def most_of_conversation(rows: Json) -> int | None:
     """Return the ids above which a conversation is cut at turn ends, None where it is not."""
-    return rows.msl if rows.too_long == "split_turns" else None
+    return rows["msl"] if rows.get("too_long") == "split_turns" else None
 
 
 def encoder(

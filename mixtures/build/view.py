@@ -110,6 +110,14 @@ def adopt(store: Store, kind: Folders, place: Path) -> None:
     link(place, target)
 
 
+def adopt_all(folder: BuildFolder) -> None:
+    """Move all folders of a build that were made before there was a store into it."""
+    store = Store(folder.store)
+    for place in _folders(folder):
+        if not place.is_symlink() and (place / receipts.NAME).exists():
+            adopt(store, "documents" if place.parent.name == "sources" else "rows", place)
+
+
 def state_of(folder: BuildFolder) -> str:
     """Return the name of a build's state: a digest of the manifests that it has."""
     sealed = read_phase_set(folder)
@@ -126,7 +134,7 @@ def lasting(folder: BuildFolder) -> BuildFolder:
     places = [*folder.path.glob("sources/*"), *folder.path.glob("domains/*/*")]
     if not folder.store.exists() or not all(place.is_symlink() for place in places):
         return folder
-    _remember(folder)
+    remember(folder)
     return BuildFolder(folder.history / state_of(folder))
 
 
@@ -141,11 +149,8 @@ def supersede(
     moves: folders of the view, and the artifacts that they are to name. dropped: phases whose
     manifests are sealed anew or go. kept: folders of the view that stay; all others go.
     """
-    store = Store(folder.store)
-    for place in _folders(folder):
-        if not place.is_symlink() and (place / receipts.NAME).exists():
-            adopt(store, "documents" if place.parent.name == "sources" else "rows", place)
-    _remember(folder)
+    adopt_all(folder)
+    remember(folder)
     drop_phases(folder, dropped)
     for phase in dropped:
         for path in folder.phase(phase).glob("*"):
@@ -167,7 +172,7 @@ def _folders(folder: BuildFolder) -> Iterator[Path]:
         yield from (path for path in sorted(folder.path.glob(pattern)) if path.name != IMPORTED)
 
 
-def _remember(folder: BuildFolder) -> None:
+def remember(folder: BuildFolder) -> None:
     """Write the present state of a build below its history, as a build of links."""
     place = folder.history / state_of(folder)
     if place.exists():

@@ -44,8 +44,11 @@ def _redaction_lines(manifest: Manifest) -> list[str]:
     """Return what was taken out of a redacted phase."""
     if (taken := manifest.redaction) is None:
         return []
+    word, by = "redacted", ""
+    if certificates := taken.get("certificates"):
+        word, by = "purged", f" by {', '.join(certificates)}"
     return [
-        f"  redacted: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
+        f"  {word}{by}: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
         f"{taken['rows']:,} rows are padding; of manifest {taken['origin'][:16]}"
     ]
 

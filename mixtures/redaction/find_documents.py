@@ -7,6 +7,7 @@ the same text are its copies, whatever they are called.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, SOURCES, BuildFolder
+from crystalmix.mixtures.redaction import erased_names
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.filters.entries import Entry
 from crystalmix.prep.runtime.database import connect, explained, one_reading_statement, quoted
@@ -86,7 +88,7 @@ def find(lookups: Lookups, entries: Sequence[Entry], *, copies: bool = True) -> 
     """
     hits = [Hits(entry) for entry in entries]
     found: _Found = {}
-    for number, key in _places(lookups, entries):
+    for number, key in places_of(lookups, entries):
         found.setdefault(key, []).append((number, "entry"))
     _read(lookups, found, hits)
     if copies:
@@ -100,8 +102,19 @@ def find(lookups: Lookups, entries: Sequence[Entry], *, copies: bool = True) -> 
     return hits
 
 
+def places_of(lookups: Lookups, entries: Sequence[Entry]) -> Iterator[tuple[int, tuple[str, int]]]:
+    """Yield the entry, and source and place of what entries name, each pair once.
+
+    A place is the number of a document, or -1 - n for line n of what was dropped.
+    """
+    seen: set[tuple[int, tuple[str, int]]] = set()
+    for pair in chain(_places(lookups, entries), erased_names.places(lookups.build, entries)):
+        if pair not in seen:
+            seen.add(pair)
+            yield pair
+
+
 def _places(lookups: Lookups, entries: Sequence[Entry]) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Yield the entry, and source and place (a document, a dropped line) of what entries name."""
     for number, entry in enumerate(entries):
         if entry.kind == "sql":
             yield from ((number, key) for key in _of_sql(lookups.build, entry))

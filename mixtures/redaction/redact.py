@@ -12,7 +12,7 @@ The cost grows with what is taken: spans of the shards that hold it are read, ro
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
@@ -25,11 +25,18 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.build.lookups import Lookups, ensured
 from crystalmix.mixtures.build.view import lasting
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import DOMAINS, LOOKUP, SOURCES, BuildFolder
+from crystalmix.mixtures.manifest import purged
+from crystalmix.mixtures.manifest.build_folder import (
+    DOMAINS,
+    LOOKUP,
+    SOURCES,
+    BuildFolder,
+    rows_files,
+)
 from crystalmix.mixtures.manifest.cerebras_order import KEPT
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction.find_documents import Found, find
-from crystalmix.mixtures.redaction.placed import DomainRows, Folder, Pieces
+from crystalmix.mixtures.redaction.placed import Documents, DomainRows, Folder, Pieces
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.rows import spans, tombstones
 from crystalmix.prep.rows.tombstones import Tombstones
@@ -92,24 +99,36 @@ def placed(lookups: Lookups, documents: Sequence[Found], copies: int = 0) -> Tak
     for document in documents:
         numbers[document.source].append(document.document)
     wanted = {source: np.array(sorted(own)) for source, own in numbers.items()}
+    paths = {path.rpartition("/")[0] for manifest in phases for path in manifest.paths}
     pad = int(phases[0].tokenizer.pad or 0)
-    msl = phases[0].msl
+    return Taken(
+        tuple(documents), copies, *stones_of(lookups, wanted, map(Path, sorted(paths)), pad)
+    )
+
+
+def stones_of(
+    lookups: Lookups, documents: Documents, folders: Iterable[Path], pad: int
+) -> tuple[Stones, Stones]:
+    """Return the tombstones of documents in folders of rows, and in the folders behind them.
+
+    folders: from which rows are drawn, by their path below the build.
+    """
+    build = lookups.build
     final: Stones = {}
     packed: Stones = {}
-    paths = {path.rpartition("/")[0] for manifest in phases for path in manifest.paths}
-    for inside in map(Path, sorted(paths)):
+    for inside in folders:
         rows = DomainRows(build.path / inside)
-        for folder, pieces in rows.pieces(lookups, wanted):
-            row, start, stop = _with_last_labels(folder, pieces, msl)
+        for folder, pieces in rows.pieces(lookups, documents):
+            row, start, stop = _with_last_labels(folder, pieces)
             packed |= _by_shard(build, folder, (row, start, stop), pad)
             moved = rows.final(folder, row)
             _merge(final, _by_shard(build, rows.last, (moved, start, stop), pad))
-        for folder, pieces in rows.pieces(lookups, wanted, rows.behind):
-            packed |= _by_shard(build, folder, _with_last_labels(folder, pieces, msl), pad)
-    return Taken(tuple(documents), copies, final, packed)
+        for folder, pieces in rows.pieces(lookups, documents, rows.behind):
+            packed |= _by_shard(build, folder, _with_last_labels(folder, pieces), pad)
+    return final, packed
 
 
-def _with_last_labels(folder: Folder, pieces: Pieces, msl: int) -> tuple[Numbers, Numbers, Numbers]:
+def _with_last_labels(folder: Folder, pieces: Pieces) -> tuple[Numbers, Numbers, Numbers]:
     """Add the rows whose last label is the first id of a row that begins with a taken piece.
 
     Rows that run on over documents have it: the label one past a row is the next row's first id.
@@ -127,7 +146,7 @@ def _with_last_labels(folder: Folder, pieces: Pieces, msl: int) -> tuple[Numbers
         first &= pieces.offset > 0  # else the label before is of another document
     begins = np.unique(pieces.number[first])
     before = _before(folder, begins)
-    ends = np.full(len(before), msl, np.int64)
+    ends = np.full(len(before), rows_files(folder.receipt)[0]["msl"], np.int64)
     columns = zip(own, (before, ends, ends), strict=True)
     number, start, stop = (np.concatenate(pair) for pair in columns)
     return number, start, stop
@@ -185,6 +204,7 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
 
     Raises InputError where `out` holds something or the list names no document.
     """
+    purged.check_finished(BuildFolder(build))
     origin = lasting(BuildFolder(build.resolve()))
     lookups = ensured(origin.path)
     taken = take(lookups, listed, copies=copies)

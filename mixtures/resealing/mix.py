@@ -10,10 +10,11 @@ from pathlib import Path
 from crystalmix.mixtures.build import seal, tokenise
 from crystalmix.mixtures.build.build import alone, store
 from crystalmix.mixtures.build.context import Context, Folder
-from crystalmix.mixtures.manifest import manifest
+from crystalmix.mixtures.manifest import manifest, purged
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import NAME, NAME_RULE, Domain, Recipe
+from crystalmix.mixtures.redaction import redact
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import refuse_url, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
@@ -33,7 +34,8 @@ def mix(recipe: Recipe, build: Path, name: str | None = None) -> Path:
     if not NAME.fullmatch(name):
         raise UsageError(f"--name: {name!r} can't name a folder; {NAME_RULE}")
     home = BuildFolder(build)
-    if any(manifest.read(path).redaction is not None for path in home.manifests()):
+    purged.check_finished(home)
+    if redact.is_redacted(build):
         raise RefusalError(
             f"{build}: is redacted, a view of another build's rows; mix over that build, then "
             "redact the mixture by the same list"
@@ -46,7 +48,7 @@ def mix(recipe: Recipe, build: Path, name: str | None = None) -> Path:
         folders = {domain: _folder(context, domain) for domain in names}
         drafts: dict[str, Manifest] = {}
         for phase in recipe.phases.values():
-            draft = seal.draft(context, phase, folders, drafts)
+            draft = purged.named(home, seal.draft(context, phase, folders, drafts))
             drafts[phase.name] = seal.migrated(draft, home, None) if _whole(home) else draft
     with alone(out.path):
         for part in (DOMAINS, SOURCES):

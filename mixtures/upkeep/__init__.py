@@ -1,6 +1,7 @@
-"""Upkeep of a build's store: what is named, and what may be freed.
+"""Upkeep of a build's store: what is named, what may be freed, what is erased on request.
 
-Belongs here: removal of artifacts that nothing names. Never: how an artifact is made or named.
+Belongs here: removal of artifacts that nothing names, and of documents from artifacts. Never: how
+an artifact is made or named.
 """
 
 from typing import TYPE_CHECKING

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files
 from crystalmix.mixtures.verify.shuffle_test import sampled
 from crystalmix.prep.documents import dropped
@@ -57,7 +58,10 @@ class SpanCounts:
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What a shard holds; hashes: of the rows that are looked at for equal ones."""
+    """What a shard holds; hashes: of the rows that are looked at for equal ones.
+
+    unerased: tokens that are no padding, or count, where the shard says that it was purged.
+    """
 
     rows: int
     msl: int
@@ -66,6 +70,7 @@ class ShardCounts:
     loss_tokens: int
     hashes: NDArray[np.uint64]
     spans: SpanCounts | None
+    unerased: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def checks(folder: Path, receipt: Json) -> list[Check]:
         ]
     tokenizer = receipt["settings"].get("tokenizer")
     rows = receipt["account"]["rows"]
-    known = [entry for entry in rows_files(receipt) if entry["xxh3"] is not None]  # else: imported
+    known = [entry for entry in purged.entries(receipt) if entry["xxh3"] is not None]  # or imported
     return [Check(folder / entry["name"], entry, tokenizer, (), rows) for entry in known]
 
 
@@ -154,7 +159,23 @@ def recount_shard(check: Check) -> ShardCounts:
         loss_tokens=counted,
         hashes=sampled(np.array(hashes, np.uint64), check.folder_rows),
         spans=None if check.tokenizer is None else _of_spans(check, rows * msl, controls),
+        unerased=_unerased(check.path),
     )
+
+
+def _unerased(path: Path) -> int:
+    """Count the tokens of purged pieces of a shard that count, or differ from each other."""
+    side = spans.path_of(path, purged.SIDE)
+    if not side.exists():
+        return 0
+    columns = [spans.read(side)[name].to_numpy() for name in ("row", "start", "stop")]
+    rows = np.unique(columns[0])
+    held = dict(zip(rows.tolist(), shards.take(path, rows), strict=True))
+    ids, counted = set[int](), 0
+    for row, start, stop in zip(*columns, strict=True):
+        ids.update(held[int(row)][0, start:stop].tolist())
+        counted += int(np.count_nonzero(held[int(row)][1, max(0, start - 1) : stop]))
+    return counted + max(0, len(ids) - 1)
 
 
 def _of_spans(check: Check, size: int, controls: int) -> SpanCounts:
@@ -205,6 +226,8 @@ def changed(check: Check, counts: Counts) -> list[str]:
     for key in ("rows", "msl", "loss_tokens"):
         if getattr(counts, key) != entry[key]:
             lines.append(f"has {key} {getattr(counts, key)}, its receipt says {entry[key]}")
+    if counts.unerased:
+        lines.append(f"holds {counts.unerased} tokens where it was purged; purge again")
     if counts.rows_sum % 2**64 != entry["rows_sum"]:
         lines.append("the sum over its rows is not what its receipt says")
     return lines
@@ -223,18 +246,29 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
     shards = [file for file in counts if isinstance(file, ShardCounts)]
     spans = [file.spans for file in shards if file.spans is not None]
     sums: Content = {"rows": sum(file.rows for file in shards)}
-    sums["content"] = receipts.digest([[file.rows, file.digest] for file in shards])
+    sums["content"] = receipts.digest(_as_built(receipt, shards))
     claims = {"rows": account["rows"], "content": receipt["content"]}
     if spans:
         sums["padding"] = sum(file.padding for file in spans)
         sums["tokens_out"] = sum(file.tokens for file in spans)
-        sums["controls_out"] = sum(file.controls for file in spans)
+        marks = receipt.get(purged.KEY, {}).get("shards", {}).values()
+        more = sum(mark["controls"] for mark in marks)  # since pieces are padding
+        sums["controls_out"] = sum(file.controls for file in spans) - more
         claims |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
     if receipt["stage"] == "pack" and not sum(account["dropped"].values()):
         for key in ("documents", "permuted"):
             sums[key] = sum(getattr(file, key) for file in spans)
             claims[key] = account[key]
     return _unequal(sums, claims)
+
+
+def _as_built(receipt: Json, counts: Sequence[ShardCounts]) -> list[list[int | str]]:
+    """Return rows and digest of shards; of those that were purged the digest that they had."""
+    pairs = zip(purged.entries(receipt), rows_files(receipt), counts, strict=True)
+    return [
+        [file.rows, built["digest"] if file.digest == now["digest"] else file.digest]
+        for now, built, file in pairs
+    ]
 
 
 def _unequal(counts: Content, claims: Content) -> list[str]:

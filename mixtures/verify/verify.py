@@ -16,7 +16,7 @@ import pyarrow as pa
 from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
 from crystalmix.mixtures.build.seal import packed_as
-from crystalmix.mixtures.manifest import cerebras_order
+from crystalmix.mixtures.manifest import cerebras_order, purged
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION, integer_weights
@@ -79,6 +79,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
         faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     faults += _check_manifests(out, sealed, note)
     faults += lookups.faults(BuildFolder(out), sealed)
+    faults += purged.faults(BuildFolder(out), sealed)
     faults += _check_store(BuildFolder(out), workers, note)
     _note_unread(BuildFolder(out), sealed, note)
     accounts.tell_unread(out, sealed.values(), note)
@@ -215,7 +216,8 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> N
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
     places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
-    kept = (folder.store, folder.history)  # what they hold is named by other builds, or to be freed
+    # what they hold is named by other builds, or to be freed, or checked with the log
+    kept = (folder.store, folder.history, purged.log(folder))
     others = sorted(
         path
         for path in places - known
@@ -278,6 +280,7 @@ def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterato
         place = folder.manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
         yield from _guarded(place, _packed_faults(manifest, packings))
+        yield from _guarded(place, _purge_faults(folder, manifest))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
         yield from (f"{place}: {line}" for line in _start_faults(manifest, digests))
@@ -318,6 +321,15 @@ def _manifest_faults(
     for part, count in zip(manifest.parts, counts, strict=True):
         if part.rows != count:
             yield f"part {part.name}: says {part.rows} rows, the order gives {count}"
+
+
+def _purge_faults(folder: BuildFolder, manifest: Manifest) -> Iterator[str]:
+    """Check that a manifest names all that was purged of its rows, and nothing else."""
+    now = purged.redaction(folder, manifest)
+    says = dict(manifest.redaction or {}) if purged.is_purged(manifest) else {}
+    says.pop("origin", None)
+    if (now or {}) != says:
+        yield "does not say what was purged of its rows, as receipts do; build again"
 
 
 def _start_faults(manifest: Manifest, digests: dict[str, Manifest]) -> Iterator[str]:

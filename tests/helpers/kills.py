@@ -60,6 +60,14 @@ def train_until_path(job: Job, operation: str, pattern: str, number: int) -> Non
     train(job)
 
 
+def purge_until_operation(build: str, listed: str, number: int) -> None:
+    """Purge a list from a build, and die by SIGKILL before the number-th change below the build."""
+    from crystalmix.mixtures.upkeep.purge import purge
+
+    _watch(build, lambda _operation, _path, before: before == number)
+    purge(Path(build), Path(listed))
+
+
 def count_operations(job: Job, told: str) -> None:
     """Train, and write to a file how many changes to the file system it took."""
     count = [0]

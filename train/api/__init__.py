@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ledgers,
         modelzoo,
         opened,
+        purges,
         runs,
     )
     from crystalmix.train.api.ablations import Ablation

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import ensured
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.mixtures.redaction import find_documents
+from crystalmix.mixtures.redaction import erased_names, find_documents
 from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
 from crystalmix.prep.filters.entries import Entry
 from crystalmix.prep.runtime.errors import InputError, RefusalError
@@ -87,7 +87,7 @@ class EntryAudit:
     stayed where it was dropped. own, as_copies: exposures by phase. rows: slots of
     recorded steps that held a piece of any of them. first, last: steps that
     consumed any of them. clean: the last checkpoint before the first exposure, None where none is
-    kept or it was never consumed.
+    kept or it was never consumed. purged: certificates by which some of it was erased since.
     """
 
     line: int
@@ -103,6 +103,7 @@ class EntryAudit:
     first: Moment | None
     last: Moment | None
     clean: str | None
+    purged: tuple[str, ...] = ()
 
     @property
     def seen(self) -> bool:
@@ -145,6 +146,9 @@ class Audit(Answer):
         """Yield a table of the entries, and one of their exposures by phase."""
         head = ["entry", "verdict", "documents", "copies", "dropped", "first", "last", "clean"]
         yield Grid([_entry_cells(entry) for entry in self.entries], head)
+        for entry in self.entries:
+            for number in entry.purged:
+                yield f"{entry.entry}: purged, certificate {number}"
         cells = [
             [entry.entry, kind, *_exposure_cells(seen)]
             for entry in self.entries
@@ -222,6 +226,7 @@ def _entry(
         tuple(one for one in several if one.pieces or _others(one)) for several in (own, copies)
     ]
     first, last = (moments[0], moments[-1]) if moments else (None, None)
+    names = [one.name for one in (*hit.documents, *hit.dropped)]
     return EntryAudit(
         line=hit.entry.line,
         entry=hit.entry.text,
@@ -239,6 +244,7 @@ def _entry(
         first=first,
         last=last,
         clean=None if first is None or run is None else clean(run, pairs, first),
+        purged=tuple(sorted({n for name in names if (n := erased_names.certificate_of(name))})),
     )
 
 

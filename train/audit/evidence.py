@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalmix.mixtures.build.lookups import IMPORT
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.redaction import erased_names
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import Entry, Names
@@ -76,6 +78,7 @@ def content(audit: Audit, by: str = "") -> Json:
         "sources": {path.name: _source(path) for path in build.sealed() if _is_source(path)},
         "folders": _folders(build),
         "phases": [asdict(phase) for phase in audit.phases],
+        "purges": {one["id"]: one["digest"] for one in purged.certificates(build)},
     }
     return {**body, "digest": receipts.digest(body)}
 
@@ -169,6 +172,12 @@ def check(file: Path, build: Path, run: Path | None) -> Checked:
 
 def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
     """Yield where documents, dropped records, spans and origins are not those of the evidence."""
+    later = [
+        c["id"] for c in purged.certificates(build) if c["id"] not in evidence.get("purges", {})
+    ]
+    if later:
+        yield f"{build.path}: was purged since ({', '.join(later)}): what was searched is gone"
+        return
     known = {path.name for path in build.sealed() if _is_source(path)}
     if known != evidence["sources"].keys():
         yield f"{build.path}: has the sources {sorted(known)}, the evidence others; {REMEDY}"
@@ -222,6 +231,11 @@ def _entry_faults(evidence: Json, build: Path, run: Path | None) -> Iterator[str
     entries = [lists.parse(one["entry"], one["line"], "evidence") for one in written]
     known = [entry for entry in entries if entry is not None]
     documents, drops = _scanned(BuildFolder(build), known)
+    for place, (source, number) in erased_names.places(BuildFolder(build), known):
+        if number >= 0:
+            documents[place].add((source, number))
+        else:
+            drops[place] += 1
     traced = views.connect(build, run)
     for entry, one, matched, gone in zip(known, written, documents, drops, strict=True):
         found = matched

@@ -1,4 +1,4 @@
-"""Forks: a run that goes on over a redacted build from before anything of it was consumed.
+"""Forks: a run that goes on over a redacted or purged build from before that was consumed.
 
 What the parent recorded before the first row that held something of what was taken is the fork's
 too: phases that were done, and of the phase in which it was consumed the newest checkpoint before
@@ -14,10 +14,12 @@ from pathlib import Path
 from shutil import copy2, copytree
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import ensured
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests, state_with
 from crystalmix.mixtures.redaction import check, redact
 from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
 from crystalmix.prep.runtime.atomic_files import canonical, replacing_folder, write_atomic
@@ -27,30 +29,31 @@ from crystalmix.train.audit.exposures import Recorded, recorded
 from crystalmix.train.record import run_folder, seal
 from crystalmix.train.record.run_folder import Fork, PhaseFolder
 
+Gone = dict[Path, NDArray[np.int64]]  # rows by a shard's path below the build
 GROWING = ("metrics", "evaluation", "samples", "skips")
 
 
 def fork(parent: Path, build: Path, out: Path) -> str:
-    """Begin a run over a redacted build with what a run recorded before it; say what, in words.
+    """Begin a run over a redacted or purged build with what a run recorded before; say it in words.
 
-    A fork that is there goes on. Raises UsageError for a build that is not redacted, StaleError
+    A fork that is there goes on. Raises UsageError for a build that is neither, StaleError
     where the run was not trained on its origin, RefusalError where nothing before is kept.
     """
-    if not redact.is_redacted(build):
-        raise UsageError(f"--fork: {build} is no redacted build; make one with `crystalmix redact`")
+    if not redact.is_redacted(build) and not any(map(purged.is_purged, read_manifests(build))):
+        raise UsageError(
+            f"--fork: {build} is no redacted build, and nothing was purged of it; make one with "
+            "`crystalmix redact`"
+        )
     if any(out.glob("*/fork.json")):
         return f"{out}: is a fork already; it goes on"
-    origin = redact.origin_of(build)
-    content = redact.read(build)
+    origin, stones = _of_view(build) if redact.is_redacted(build) else _of_purged(build, parent)
+    known = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
     old, new = trained(origin), {manifest.phase: manifest for manifest in trained(build)}
     for phase in run_folder.phases(parent):
-        if run_folder.read_claim(phase).manifest != content["phases"].get(phase.name):
+        if run_folder.read_claim(phase).manifest != known.get(phase.name):
             raise StaleError(f"{phase.path}: was not trained on {origin}; give a run that was")
     records = [recorded(parent, manifest) for manifest in old]
-    taken = redact.placed(
-        ensured(origin), check.documents(BuildFolder(origin), content), content["copies"]
-    )
-    at, first = _first(origin, taken.stones, old, records)
+    at, first = _first(origin, stones, old, records)
     pairs = list(zip(old, records, strict=True))[: at + 1]
     steps = [_kept(r, None if place < at else first) for place, (_, r) in enumerate(pairs)]
     plan = [(manifest, step) for (manifest, _), step in zip(pairs, steps, strict=True) if step]
@@ -73,8 +76,27 @@ def fork(parent: Path, build: Path, out: Path) -> str:
     return f"{out}: goes on from {parent}: {words}"
 
 
+def _of_view(build: Path) -> tuple[Path, Gone]:
+    """Return the origin of a redacted build, and the rows that hold something of what was taken."""
+    origin, content = redact.origin_of(build), redact.read(build)
+    taken = redact.placed(
+        ensured(origin), check.documents(BuildFolder(origin), content), content["copies"]
+    )
+    return origin, {path: stones.rows for path, stones in taken.stones.items()}
+
+
+def _of_purged(build: Path, parent: Path) -> tuple[Path, Gone]:
+    """Return what a build was when a run over it began, and the rows that were purged since."""
+    origin = state_with(build, run_folder.claimed(parent))
+    folder = BuildFolder(origin)
+    gone: Gone = {}
+    for manifest in trained(origin):
+        gone |= {Path(path): rows for path, rows in purged.since(folder, manifest).items()}
+    return origin, gone
+
+
 def _first(
-    origin: Path, stones: redact.Stones, phases: list[Manifest], records: list[Recorded]
+    origin: Path, stones: Gone, phases: list[Manifest], records: list[Recorded]
 ) -> tuple[int, int]:
     """Return the first phase (its place) and step that consumed a row with a tombstone.
 
@@ -85,7 +107,7 @@ def _first(
         drawn, steps = Drawn(manifest), list[int]()
         for inside, folder in rows.items():
             for path in (path for path in stones if path.parent == inside):
-                row = stones[path].rows
+                row = stones[path]
                 which = np.full(len(row), folder.place_of[path.name])
                 for draws in drawn.of(folder, inside, which, row):
                     steps += (draws.position // manifest.batch).tolist()

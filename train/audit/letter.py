@@ -55,6 +55,8 @@ def _entry(entry: EntryAudit) -> Iterator[str]:
     for reason in sorted({drop.reason for drop in entry.dropped}):
         count = sum(drop.reason == reason for drop in entry.dropped)
         yield f"  dropped before training: {count:,} ({reason})"
+    for number in entry.purged:
+        yield f"  purged from the build since: certificate {number}"
     for seen in entry.own:
         yield from _exposure(seen, "")
     for seen in entry.as_copies:

@@ -1,4 +1,4 @@
-"""The verbs that answer to those outside: audit, redact, card, report.
+"""The verbs that answer to those outside: audit, redact, purge, card, report.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -80,6 +80,25 @@ def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings
     more = {key: settings[key] for key in ("data", "workers")}
     answer = answering.rebuild_without(build, listed, rebuild, out, **more)
     show_lines(answer.lines())
+
+
+@click.command(cls=Verb, example="crystalmix purge build --list names.txt --erase")
+@click.argument("build", type=PATH)
+@click.option("--list", "listed", type=PATH, help=f"{LIST} Without it the log is shown.")
+@click.option("--erase", is_flag=True, help="Do it; without this it is only listed.")
+@click.option("--copies", is_flag=True, help="Take other documents of equal text, too.")
+@click.option("--keep-names", is_flag=True, help="Erase texts and metadata, and leave names.")
+@click.option("--by", default="", help="Who answers for it; the certificate says so.")
+@click.option("--resume", is_flag=True, help="Go on with a purge that was killed.")
+@JSON
+def purge(build: Path, listed: Path | None, as_json: bool, **settings: Any) -> None:
+    """Erase the documents of a list from the files of BUILD, and certify what was erased.
+
+    It can't be undone. Without --erase it is only listed what would be erased.
+    """
+    from crystalmix.train.api import purges
+
+    show_answer(purges.purge(build, listed, **settings), as_json)
 
 
 @click.command(cls=Verb, example="crystalmix card build --as dataset-card --out README.md")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, TOKENIZER
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
@@ -44,7 +45,7 @@ def files(facts: Facts) -> list[str]:
 def refuse_views(facts: Facts) -> None:
     """Raise RefusalError where a phase is a redacted view."""
     for phase in facts.phases:
-        if phase.manifest.redaction is not None:
+        if phase.manifest.redaction is not None and not purged.is_purged(phase.manifest):
             raise RefusalError(
                 f"{facts.build.path}: phase {phase.name} is a redacted view, whose rows no file "
                 "holds; write them with `crystalmix export-rows`, or use another --as"

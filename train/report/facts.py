@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.documents import about
@@ -126,7 +127,8 @@ class Facts:
     @property
     def redacted(self) -> bool:
         """Whether a phase is a redacted view."""
-        return any(phase.manifest.redaction is not None for phase in self.phases)
+        manifests = [phase.manifest for phase in self.phases]
+        return any(m.redaction is not None and not purged.is_purged(m) for m in manifests)
 
     @property
     def parts(self) -> list[PartFacts]:

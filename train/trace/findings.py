@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
@@ -30,6 +32,7 @@ class Findings(Answer):
     disagreements: tuple[str, ...]
     skipped: tuple[str, ...]
     proof: tuple[str, ...] = ()
+    purged: tuple[str, ...] = ()
 
     @property
     def faulty(self) -> bool:
@@ -42,14 +45,20 @@ class Findings(Answer):
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the disagreements, or that there are none and which steps were skipped."""
-        yield from self.disagreements or ("ledger equals plan: yes", *self.skipped, *self.proof)
+        yield from self.disagreements or (
+            "ledger equals plan: yes",
+            *self.skipped,
+            *self.proof,
+            *self.purged,
+        )
 
 
 def compare(build: Path, run: Path, *, batches: bool = False) -> Findings:
     """Compare a run's ledger with the manifests of its build; arguments as of `findings`."""
     disagreements = findings(build, run, batches=batches)
     skipped = () if disagreements else skips.lines(skips.recorded(run))
-    return Findings(tuple(disagreements), tuple(skipped), tuple(proof.lines(run)))
+    more = tuple(proof.lines(run)), tuple(purged_lines(build, run))
+    return Findings(tuple(disagreements), tuple(skipped), *more)
 
 
 def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
@@ -70,6 +79,31 @@ def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:
         except CrystalmixError as error:
             lines.append(str(error))
     return lines
+
+
+def purged_lines(build: Path, run: Path) -> Iterator[str]:
+    """Yield, by phase, how many steps consumed rows that were purged since, by which purges."""
+    folder = BuildFolder(build)
+    for phase in run_folder.phases(run):
+        manifest = read_manifest(folder.phase(phase.name))
+        gone = purged.since(folder, manifest)
+        if not gone:
+            continue
+        numbers = ledger.read(phase.ledger, "steps")["step"].to_numpy().tolist()
+        steps = [step for step in numbers if _holds(manifest, step, gone)]
+        ids = ", ".join((purged.redaction(folder, manifest) or {}).get("certificates", []))
+        yield (
+            f"{phase.name}: {len(steps):,} of {len(numbers):,} steps consumed rows that were "
+            f"purged since ({ids}): the bytes that they were fed can be worked out no more; which "
+            "rows, and the chain of digests, can"
+        )
+
+
+def _holds(manifest: Manifest, step: int, gone: dict[str, NDArray[np.int64]]) -> bool:
+    """Tell whether a step draws a row that is gone."""
+    refs = manifest.step(step)
+    places = ((manifest.paths[i], row) for i, row in zip(refs.shard, refs.row, strict=True))
+    return any(path in gone and row in gone[path] for path, row in places)
 
 
 def checked(run: Path) -> str:
@@ -116,8 +150,12 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
     fork = run_folder.read_fork(phase)
     if fork is None:
         return
-    origins = redact.read(build)["phases"] if redact.is_redacted(build) else {}
-    if origins.get(phase.name) != fork.manifest:
+    if redact.is_redacted(build):
+        origins = {redact.read(build)["phases"].get(phase.name)}
+    else:
+        place = BuildFolder(build)
+        origins = purged.before(place, read_manifest(place.phase(phase.name)).digest)
+    if fork.manifest not in origins:
         yield (
             f"{phase.fork}: goes on from manifest {_brief(fork.manifest)}, of which this build's "
             f"{phase.name} was not made"
@@ -215,7 +253,8 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
 
     batches = Batches(manifest, root)
     digests = steps["digest"].to_pylist()
+    gone = purged.since(BuildFolder(root), manifest)
     for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
         known = digest not in {None, ledger.SKIPPED}  # None: harvested without reading
-        if known and batches[step].digest != digest:
+        if known and not (gone and _holds(manifest, step, gone)) and batches[step].digest != digest:
             yield f"{folder}: step {step} was fed other bytes than the shards hold now"

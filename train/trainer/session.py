@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crystalmix.mixtures.manifest import purged
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.prep.runtime.errors import InputError, StaleError, UsageError
+from crystalmix.mixtures.redaction import redact
+from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.train.evaluation import evaluate, held_out
 from crystalmix.train.model.processes import joined
 from crystalmix.train.record import metrics, run_folder, skips
@@ -39,6 +42,7 @@ def train(  # noqa: PLR0913  what the command has
     build, or where a phase has neither a checkpoint of its own nor a predecessor that is trained.
     """
     build = run_folder.build_of(out, build)
+    _check_purged(build)
     with joined() as world:
         work = world.agree(lambda: _phase_runs(build, run_file, phases, init_from, overrides))
         world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
@@ -51,6 +55,19 @@ def train(  # noqa: PLR0913  what the command has
                 say(_line(manifest, outcome))
             if outcome.steps < manifest.steps:
                 return
+
+
+def _check_purged(build: Path) -> None:
+    """Raise RefusalError where rows of a build hold less than its manifests say."""
+    home = BuildFolder(redact.origin_of(build) if redact.is_redacted(build) else build)
+    purged.check_finished(home)
+    for manifest in read_manifests(home.path):
+        if purged.since(home, manifest):
+            raise RefusalError(
+                f"{build}: rows of phase {manifest.phase} were purged since it was sealed so; "
+                f"redact {purged.log(home).parent} anew, or go on over it from before they were "
+                "consumed: `crystalmix train BUILD --fork RUN --out OTHER`"
+            )
 
 
 def _phase_runs(

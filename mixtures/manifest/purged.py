@@ -1,0 +1,232 @@
+"""What was purged of a build: the log of requests, and what receipts and manifests say of it.
+
+    purge/<id>/request.json      what is to be erased; written before anything is
+    purge/<id>/texts.txt         digests of the texts, as a list for `opt_out` and `audit`
+    purge/<id>/certificate.json  what was erased where; written when all of it is
+
+A folder of rows keeps in its receipt the digests that its shards were built with, by which
+manifests and orders know them; `purged` beside them says what the shards hold now. The rows that
+hold something else than they were built with stand in `data-00007.purged.parquet`. A manifest over
+such rows says so in `redaction`, as one of a redacted view does, and names the certificates.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.build_folder import HISTORY, MIXTURES, BuildFolder, rows_files
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
+from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.types import Json
+
+PURGE: Final = "purge"
+REQUEST, CERTIFICATE, TEXTS = "request.json", "certificate.json", "texts.txt"
+SIDE: Final = "purged"  # of a shard: data-00007.purged.parquet
+KEY: Final = "purged"  # in receipts
+REMEDY = "restore it: without it nobody can say what was erased"
+NOWHERE: Final[Mapping[Path, Path]] = {}
+Numbers = NDArray[np.int64]
+
+
+def log(build: BuildFolder) -> Path:
+    """Return the folder of the requests of a build, of a mixture of it, or of what it was."""
+    path = build.path.absolute()
+    while path.parent.name in (MIXTURES, HISTORY):
+        path = path.parent.parent
+    return path / PURGE
+
+
+def requests(build: BuildFolder) -> list[Json]:
+    """Return the requests of a build, by time."""
+    return _all(build, REQUEST)
+
+
+def certificates(build: BuildFolder) -> list[Json]:
+    """Return the certificates of a build, by time."""
+    return _all(build, CERTIFICATE)
+
+
+def _all(build: BuildFolder, name: str) -> list[Json]:
+    contents = [read_sealed(path) for path in log(build).glob(f"[!.]*/{name}")]
+    return sorted(contents, key=lambda content: (content["time"], content["id"]))
+
+
+def read_sealed(path: Path) -> Json:
+    """Read a request or certificate, with its digest; DamageError where it was edited."""
+    content = read_json(path, REMEDY)
+    body = {key: value for key, value in content.items() if key != "digest"}
+    if receipts.digest(body) != content.get("digest"):
+        raise DamageError(f"{path}: was edited (its digest does not match); {REMEDY}")
+    return content
+
+
+def unfinished(build: BuildFolder) -> str | None:
+    """Return the id of a purge that was begun and not finished."""
+    for path in sorted(log(build).glob(f"[!.]*/{REQUEST}")):
+        if not path.with_name(CERTIFICATE).exists():
+            return path.parent.name
+    return None
+
+
+def check_finished(build: BuildFolder) -> None:
+    """Raise RefusalError while a purge of a build is not finished."""
+    if number := unfinished(build):
+        home = log(build).parent
+        raise RefusalError(
+            f"{home}: purge {number} is not finished; `crystalmix purge {home} --resume` goes on"
+        )
+
+
+def texts(build: BuildFolder) -> set[bytes]:
+    """Return the digests of the texts that were purged."""
+    lines = [line for request in requests(build) for line in request["documents"]]
+    return {bytes.fromhex(line[2]) for line in lines if line[2]}
+
+
+def refuse_to_make(folder: Path, *made_of: Json) -> None:
+    """Raise RefusalError where a folder of rows would be made of rows that were purged."""
+    if any(KEY in receipt for receipt in made_of):
+        raise RefusalError(
+            f"{folder}: would be made of rows that were purged, which hold padding for texts; "
+            "build into another --out, without the texts"
+        )
+
+
+def entries(receipt: Json) -> list[Json]:
+    """Return the entries of a receipt's shards with digests and sums of what they hold now."""
+    marks = receipt.get(KEY, {}).get("shards", {})
+    keys = ("digest", "rows_sum", "loss_tokens")
+    return [
+        {**entry, **{key: marks[entry["name"]][key] for key in keys}}
+        if entry["name"] in marks
+        else entry
+        for entry in rows_files(receipt)
+    ]
+
+
+def rows_of(shard: Path) -> tuple[Numbers, Numbers]:
+    """Return rows and tokens of each purged piece of a shard; none where it holds all."""
+    path = shard.with_suffix(f".{SIDE}.parquet")
+    if not path.exists():
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    table = pq.read_table(path, columns=["row", "start", "stop"])
+    row, start, stop = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+    return row, stop - start
+
+
+def redaction(
+    build: BuildFolder, manifest: Manifest, moves: Mapping[Path, Path] = NOWHERE
+) -> Json | None:
+    """Return what receipts say was purged of the rows of a manifest, None for nothing.
+
+    moves: folders of the build that are to be links, and where to.
+    """
+
+    @cache
+    def place(inside: str) -> Path:
+        return moves.get(build.path / inside, build.path / inside)
+
+    @cache
+    def mark(inside: str) -> Json:
+        known = (place(inside) / receipts.NAME).exists()
+        return receipts.read(place(inside)).get(KEY, {}) if known else {}
+
+    drawn: dict[str, set[int]] = {}
+    shards: dict[str, str] = {}
+    tokens, named = 0, set[str]()
+    for part in manifest.parts:
+        for shard in part.shards:
+            inside, _, name = shard.path.rpartition("/")
+            if name not in mark(inside).get("shards", {}):
+                continue
+            row, count = rows_of(place(inside) / name)
+            own = (row >= shard.first) & (row < shard.last)
+            new = own & ~np.isin(row, sorted(drawn.get(shard.path, ())))
+            if own.any():
+                drawn.setdefault(shard.path, set()).update(row[own].tolist())
+                shards[shard.path] = mark(inside)["shards"][name]["stones"]
+                tokens += int(count[new].sum())
+                named.update(mark(inside)["certificates"])
+    if not drawn:
+        return None
+    done = [one for request in requests(build) if request["id"] in named for one in _lines(request)]
+    return {
+        "certificates": sorted(named),
+        "documents": len(done),
+        "rows": sum(map(len, drawn.values())),
+        "tokens": tokens,
+        "shards": dict(sorted(shards.items())),
+    }
+
+
+def _lines(request: Json) -> list[Json]:
+    """Return the documents of a request, without records that were dropped."""
+    return [line for line in request["documents"] if line[1] >= 0]
+
+
+def is_purged(manifest: Manifest) -> bool:
+    """Tell whether a manifest is over rows that were purged, and says so."""
+    return manifest.redaction is not None and "certificates" in manifest.redaction
+
+
+def named(
+    build: BuildFolder,
+    old: Manifest,
+    sealed: Manifest | None = None,
+    moves: Mapping[Path, Path] = NOWHERE,
+) -> Manifest:
+    """Return a manifest that names what was purged of its rows; itself where nothing was.
+
+    sealed: the one in its place, which may know the digest that it had before. moves: as of
+    `redaction`.
+    """
+    taken = redaction(build, old, moves)
+    if taken is None:
+        return old
+    known = old if sealed is None else sealed
+    origin = known.redaction["origin"] if known.redaction and is_purged(known) else known.digest
+    return manifests.resealed(old, redaction={"origin": origin, **taken})
+
+
+def since(build: BuildFolder, manifest: Manifest) -> dict[str, Numbers]:
+    """Return the rows, by shard, that a manifest draws from and that were purged unknown to it."""
+    known = (manifest.redaction or {}).get("shards", {}) if is_purged(manifest) else {}
+    now = redaction(build, manifest) or {"shards": {}}
+    late = [path for path, digest in now["shards"].items() if known.get(path) != digest]
+    return {path: np.unique(rows_of(build.path / path)[0]) for path in late}
+
+
+def before(build: BuildFolder, digest: str) -> set[str]:
+    """Return the digests of the manifests that purges superseded on the way to a manifest."""
+    found: set[str] = set()
+    for certificate in reversed(certificates(build)):
+        for one in certificate["manifests"]:
+            if one["after"] in {digest, *found}:
+                found.add(one["before"])
+    return found - {digest}
+
+
+def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
+    """Yield where the log is not whole, or receipts name a certificate that is not there."""
+    try:
+        if number := unfinished(build):
+            yield f"{log(build) / number}: this purge is not finished; `crystalmix purge --resume`"
+        ids = {request["id"] for request in requests(build)}
+        for certificate in certificates(build):
+            path = log(build) / certificate["id"] / REQUEST
+            if read_sealed(path)["digest"] != certificate["request"]:
+                yield f"{path}: is not the request that was certified; {REMEDY}"
+        for folder, receipt in sealed.items():
+            for number in receipt.get(KEY, {}).get("certificates", []):
+                if number not in ids:
+                    yield f"{folder}: names purge {number}, which is not in {log(build)}; {REMEDY}"
+    except (DamageError, KeyError, TypeError) as error:
+        yield f"{log(build)}: can't be checked ({error}); {REMEDY}"

@@ -1,0 +1,66 @@
+"""Erased names: salted hashes of the names of purged documents, to answer for these later.
+
+A name is hashed as a whole and up to each of its slashes, with the slash and without, which is how
+entries of lists match names: so `owner/`, `owner/repo` and the name itself find what was purged,
+and nobody reads a name in the log of purges. Who guesses a name can check the guess.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+
+from crystalmix.mixtures.manifest import purged
+from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
+from crystalmix.prep.filters.entries import Entry, lowered
+
+DIGITS = 32
+PREFIX = "purged:"
+
+
+def hashes(name: str, salt: str) -> list[str]:
+    """Return the hashes of a name, sorted.
+
+    >>> len(hashes("owner/repo/a.py", "salt"))
+    5
+    """
+    name = lowered(name)
+    cuts = [at for at, letter in enumerate(name) if letter == "/"]
+    keys = {name, *(name[: at + 1] for at in cuts), *(name[:at] for at in cuts if at)}
+    return sorted(hashed(key, salt) for key in keys)
+
+
+def hashed(key: str, salt: str) -> str:
+    """Return the hash of a name, or of what an entry matches names by."""
+    return sha256(f"{salt} {key}".encode()).hexdigest()[:DIGITS]
+
+
+def places(build: BuildFolder, entries: Sequence[Entry]) -> Iterator[tuple[int, tuple[str, int]]]:
+    """Yield the entry, and source and place, of purged documents that entries name."""
+    sources = {path.resolve(): path.name for path in build.path.glob(f"{SOURCES}/*")}
+    wanted = [(i, entry.key) for i, entry in enumerate(entries) if entry.kind in ("name", "prefix")]
+    home = purged.log(build).parent
+    for request in purged.requests(build):
+        known: dict[str, list[tuple[str, int]]] = {}
+        for inside, place, _, keys in request["documents"]:
+            source = sources.get((home / inside).resolve())
+            if source is not None:
+                for key in keys:
+                    known.setdefault(key, []).append((source, place))
+        for number, key in wanted:
+            yield from ((number, found) for found in known.get(hashed(key, request["salt"]), ()))
+
+
+def certificate_of(name: str) -> str | None:
+    """Return the purge that a document's name tells of, None for a document that is there.
+
+    >>> certificate_of("purged:20261130-0123abcd"), certificate_of("owner/repo")
+    ('20261130-0123abcd', None)
+    """
+    before, _, number = name.rpartition(PREFIX)
+    return number if number and (not before or before.endswith("/")) and "/" not in number else None
+
+
+def renamed(name: str | None, number: str) -> str:
+    """Return the name of a purged document; name: what is to be kept of it, None for nothing."""
+    if name is None or certificate_of(name):
+        return name or f"{PREFIX}{number}"
+    return f"{name}/{PREFIX}{number}"

@@ -1,0 +1,103 @@
+"""Certificate of a purge: what was erased where, what stays, and what could not be reached.
+
+All of it is read from the receipts of the folders as they are now, and from the request: a purge
+that was killed and went on has the same certificate as one that was not, but for its time.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from crystalmix.mixtures.manifest import purged
+from crystalmix.mixtures.manifest.build_folder import HISTORY, LOOKUP, MIXTURES, BuildFolder
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store.store import Store
+
+OWN = {
+    *("sources", "domains", "phases", "store", "tokenizer.json", "about.json"),
+    *(LOOKUP, MIXTURES, HISTORY, purged.PURGE),
+}
+STAYS = (
+    "of each document: the xxh3-128 of its text, its length, its number, its file and record in "
+    "the raw data, its places in rows (spans), salted hashes of its name",
+    "as built: digests of shards that held it, in receipts and manifests, by which runs name them",
+)
+NOT_REACHED = (
+    "raw files: the records are named by file and record in documents.parquet and dropped.parquet",
+    "what was made of the build elsewhere: exports, merged builds, drop lists, evidence, letters",
+    "weights, optimiser states and samples of runs: `crystalmix audit RUN --list` with texts.txt "
+    "beside this says which steps consumed it, and the last checkpoint before",
+    "old blocks of the disk, snapshots and backups, which are the file system's",
+)
+NO_MORE = (
+    "the decoded rows of the shards above cannot be held against the digests that they were built "
+    "with; they are held against those of what they hold now",
+    "of steps that consumed these rows before, the digest of the batch cannot be worked out from "
+    "rows; which rows they were, and the chain of digests, still can",
+)
+
+
+def linked(files: Iterable[Path]) -> list[str]:
+    """Return the files that have another name, by which their old bytes stay reachable."""
+    return sorted({str(path) for path in files if path.stat().st_nlink > 1})
+
+
+def content(folder: BuildFolder, request: Json, changed: list[Json]) -> Json:
+    """Return the certificate of a request that was done; changed: manifests before and after."""
+    files = [*_files(folder, request["id"]), *_removed(request)]
+    shards = [one for one in files if "tokens" in one]
+    others = [f"{path}: has another name, which holds its old bytes" for path in request["links"]]
+    unknown = sorted(path.name for path in folder.path.iterdir() if path.name not in OWN)
+    places = [place for _, place, _, _ in request["documents"]]
+    body: Json = {
+        "schema": 1,
+        "id": request["id"],
+        "request": request["digest"],
+        "time": request["time"],
+        "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "by": request["by"],
+        "list": request["list"],
+        "names": request["names"],
+        "documents": sum(place >= 0 for place in places),
+        "dropped": sum(place < 0 for place in places),
+        "shards": len(shards),
+        "rows": sum(one["rows"] for one in shards),
+        "tokens": sum(one["tokens"] for one in shards),
+        "files": files,
+        "manifests": changed,
+        "stays": [*STAYS, *_kept(request)],
+        "not_reached": [*NOT_REACHED, *others],
+        "not_verified": list(NO_MORE),
+        "not_read": unknown,
+    }
+    return {**body, "digest": receipts.digest(body)}
+
+
+def _kept(request: Json) -> Iterator[str]:
+    if request["names"] == "kept":
+        yield "names of documents, as asked"
+    if request["copies_left"]:
+        yield f"{request['copies_left']} other documents of equal text, or near it (no --copies)"
+
+
+def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
+    """Yield the files that a purge wrote anew, by what receipts say of them."""
+    store = Store(folder.store)
+    for _, _, place in store.folders():
+        receipt = receipts.read(place) if (place / receipts.NAME).exists() else {}
+        mark: Json = receipt.get(purged.KEY, {})
+        now = {entry["name"]: entry["xxh3"] for entry in receipt.get("files", [])}
+        inside = Path(folder.store.name) / place.relative_to(store.path)
+        for kind in ("shards", "files"):
+            for name, one in mark.get(kind, {}).items():
+                if one["purge"] != number:
+                    continue
+                digests = {"before": one["was"], "after": now[name]}
+                more = {key: one[key] for key in ("rows", "tokens") if key in one}
+                yield {"file": (inside / name).as_posix(), "done": "rewritten", **digests, **more}
+
+
+def _removed(request: Json) -> Iterator[Json]:
+    for inside, digest in request["caches"]:
+        yield {"file": inside, "done": "removed", "before": digest, "after": None}

@@ -1,0 +1,274 @@
+"""Purges: nothing of the texts is left in any file below a build, and all else is as it was."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from shutil import copytree
+
+import h5py
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import crystalmix as cm
+from crystalmix.mixtures.build.build import build as make
+from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.upkeep import purge as purging
+from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.filters.entries import parse
+from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError, UsageError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.audit import audit as audits
+from helpers import kills
+from helpers.audited import WORD, audited_build, audited_run, marks, recounted
+from helpers.corpora import built, crystalmix, write_corpus, write_recipe
+from helpers.runs import run_file, scratch
+
+NAMES = ("seen/twice", "owner/")
+SPOTS = 6  # at which a purge is killed
+
+
+def listed(*names: str) -> Path:
+    path = scratch() / "list"
+    path.write_text("".join(f"{name}\n" for name in names), "utf-8")
+    return path
+
+
+def copied() -> Path:
+    out = scratch() / "build"
+    copytree(audited_build(), out, symlinks=True)
+    return out
+
+
+@lru_cache(maxsize=1)
+def purged_build() -> tuple[Path, Json]:
+    """Return a build that two repositories were purged of, and the certificate."""
+    out = copied()
+    return out, purging.purge(out, listed(*NAMES), by="A. Lead, 30 November")
+
+
+def holders(build: Path) -> Iterator[str]:
+    """Yield the files below a build that hold an id, a name or a letter of what was purged.
+
+    Shards are read by h5py, parquet by pyarrow, token files as integers, all else as bytes.
+    """
+    gone = list(marks("ж") | marks("щ"))
+    words = ("seen/twice", "owner/two", "Owner/One", WORD["ж"], WORD["щ"])
+    for path in sorted(p for p in build.rglob("*") if p.is_file() and not p.is_symlink()):
+        raw = path.read_bytes()
+        if path.name == "tokenizer.json":  # its vocabulary has the letters, as it should
+            continue
+        held = any(word.encode() in raw for word in words)
+        if path.suffix == ".h5":
+            with h5py.File(path) as file:
+                held |= bool(np.isin(file["data"][:][:, [0, 2]], gone).any())
+        elif path.suffix == ".ids":
+            held |= bool(np.isin(np.frombuffer(raw, "<u2"), gone).any())
+        elif path.suffix == ".parquet":
+            table = pq.read_table(path)
+            for column in table.columns:
+                if pa.types.is_dictionary(column.type):
+                    column = column.cast(pa.string())  # noqa: PLW2901
+                if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                    values = [value.lower() for value in column.to_pylist() if value]
+                    held |= any(word.lower() in value for value in values for word in words)
+        if held:
+            yield path.relative_to(build).as_posix()
+
+
+def test_a_scan_finds_the_texts_before_a_purge_and_nothing_after() -> None:
+    before = {Path(name).suffix for name in holders(audited_build())}
+    assert before >= {".h5", ".ids", ".parquet"}
+    build, _ = purged_build()
+    assert list(holders(build)) == []
+
+
+def test_a_purged_build_is_sound_and_other_shards_are_the_same_bytes() -> None:
+    build, certificate = purged_build()
+    assert verify(build) == []
+    done = {one["file"] for one in certificate["files"]}
+    same = 0
+    for path in sorted(audited_build().glob("store/rows/*/*.h5")):
+        name = path.relative_to(audited_build()).as_posix()
+        assert ((build / name).read_bytes() == path.read_bytes()) == (name not in done)
+        same += name not in done
+    assert same > len(done) / 2
+    assert all(one["before"] != one["after"] for one in certificate["files"])
+
+
+def test_manifests_name_the_purge_and_keep_their_order() -> None:
+    build, certificate = purged_build()
+    changed = {one["after"]: one["before"] for one in certificate["manifests"]}
+    pairs = zip(read_manifests(audited_build()), read_manifests(build), strict=True)
+    for old, new in pairs:
+        assert [part.shards for part in old.parts] == [part.shards for part in new.parts]
+        if old.phase == "prose":
+            assert new == old
+            continue
+        assert changed[new.digest] == old.digest
+        assert new.redaction is not None
+        assert new.redaction["certificates"] == [certificate["id"]]
+        assert new.redaction["origin"] == old.digest
+
+
+def test_changed_bytes_and_a_lost_certificate_are_faults(tmp_path: Path) -> None:
+    out = tmp_path / "build"
+    copytree(purged_build()[0], out, symlinks=True)
+    (out / "purge").rename(tmp_path / "log")
+    assert any("which is not in" in line for line in verify(out))
+    (tmp_path / "log").rename(out / "purge")
+    [text] = out.glob("purge/*/request.json")
+    certificate = text.with_name("certificate.json")
+    certificate.write_bytes(certificate.read_bytes().replace(b"A. Lead", b"B. Lead"))
+    assert any("was edited" in line for line in verify(out))
+    certificate.unlink()
+    assert any("is not finished" in line for line in verify(out))
+
+
+def test_an_audit_still_answers_by_name_and_names_the_certificate() -> None:
+    build, certificate = purged_build()
+    run = audited_run()
+    entries = [parse(name, line, "list") for line, name in enumerate((*NAMES, "owner/two", "no/"))]
+    begun = cm.open(run, build=build).build.path
+    assert begun.parent.name == "history"
+    for where in (begun, build):
+        answer = audits.audit(None, where, [entry for entry in entries if entry])
+        assert [one.purged for one in answer.entries] == [(certificate["id"],)] * 3 + [()]
+        assert answer.entries[3].verdict == "absent"
+    seen = audits.audit(run, begun, [entry for entry in entries if entry]).entries[0]
+    for phase in seen.own:
+        assert phase.rows == recounted(run, audited_build(), phase.phase, "ж")["rows"]
+    assert crystalmix("audit", build, "--list", listed(*NAMES)).stdout.count("purged, cert") == 2
+
+
+def test_evidence_checks_after_a_purge_and_that_from_before_says_why_not(tmp_path: Path) -> None:
+    build, certificate = purged_build()
+    entries = listed(*NAMES, "no/such")
+    cm.audit(build, entries, evidence=tmp_path / "new")
+    assert cm.check_evidence(build, tmp_path / "new").faults == ()
+    cm.audit(audited_build(), entries, evidence=tmp_path / "old")
+    fault, *_ = cm.check_evidence(build, tmp_path / "old").faults
+    assert certificate["id"] in fault
+
+
+def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a_fork() -> None:
+    build, certificate = purged_build()
+    run = scratch() / "run"
+    copytree(audited_run(), run)
+    verdict = cm.verify(build, run=run)
+    assert verdict.faults == ()
+    [line, *_] = [note for note in verdict.notes if certificate["id"] in note]
+    steps = recounted(run, audited_build(), "mixed", "ж")["steps"]
+    assert int(line.split()[1]) >= int(str(steps)) > 0
+    with pytest.raises(RefusalError, match="were purged since"):
+        cm.train(build, run_file(), out=run)
+    fork = scratch() / "fork"
+    cm.fork(run, build, fork)
+    cm.train(build, run_file(), out=fork)
+    assert cm.verify(build, run=fork).faults == ()
+
+
+def test_a_killed_purge_is_no_build_until_it_went_on() -> None:
+    whole, names = purged_build()[0], listed(*NAMES)
+    expected = {p.name: p.read_bytes() for p in sorted(whole.glob("store/rows/*/*.h5"))}
+    killed = unsealed = 0
+    for number in np.linspace(8, 190, SPOTS).astype(int).tolist():
+        build = copied()
+        killed += kills.run(kills.purge_until_operation, str(build), str(names), number) == -9
+        if not list(build.glob("purge/*/request.json")):
+            continue
+        if not list(build.glob("purge/*/certificate.json")):
+            unsealed += 1
+            assert verify(build) != []
+            for verb in (cm.purge, cm.redact):
+                with pytest.raises((RefusalError, InputError), match="not finished"):
+                    verb(build, names, scratch() / "out") if verb is cm.redact else verb(
+                        build, names
+                    )
+            cm.purge(build, resume=True)
+        assert verify(build) == []
+        assert list(holders(build)) == []
+        assert {p.name: p.read_bytes() for p in sorted(build.glob("store/rows/*/*.h5"))} == expected
+    assert killed == SPOTS
+    assert unsealed >= SPOTS / 2
+
+
+def test_the_same_recipe_builds_nothing_and_another_never_brings_texts_back() -> None:
+    folder = scratch()
+    write_corpus(folder)
+    write_recipe(folder)
+    build = built(folder)
+    name = pq.read_table(build / "sources/code/documents.parquet")["name"][0].as_py()
+    certificate = purging.purge(build, _list(folder, name))
+    before = [manifest.digest for manifest in read_manifests(build)]
+    assert [m.digest for m in make(recipes.load(folder / "recipe.yaml"), folder, build)] == before
+    write_recipe(folder, rows={"msl": 32})
+    with pytest.raises(RecipeError, match="were purged"):
+        make(recipes.load(folder / "recipe.yaml"), folder, build)
+    texts = (build / "purge" / certificate["id"] / "texts.txt").read_bytes()
+    (folder / "gone.txt").write_bytes(texts)
+    out = {"select": {"opt_out": [{"file": "gone.txt", "match": "digest"}]}}
+    write_recipe(folder, rows={"msl": 32}, sources={"code": out, "python": out})
+    make(recipes.load(folder / "recipe.yaml"), folder, build)
+    assert verify(build) == []
+
+
+def _list(folder: Path, *names: str) -> Path:
+    (folder / "list").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    return folder / "list"
+
+
+def test_names_stay_on_request_and_a_second_purge_adds_to_the_first() -> None:
+    build = copied()
+    first = purging.purge(build, listed("seen/twice"), keep_names=True)
+    second = purging.purge(build, listed("owner/"))
+    assert verify(build) == []
+    names = pq.read_table(build / "sources/code/documents.parquet")["name"].to_pylist()
+    assert f"seen/twice/src/a.py/purged:{first['id']}" in names
+    assert not [name for name in names if name.lower().startswith("owner/")]
+    [mixed] = [m for m in read_manifests(build) if m.phase == "mixed"]
+    assert mixed.redaction is not None
+    assert mixed.redaction["certificates"] == sorted([first["id"], second["id"]])
+    with pytest.raises(InputError, match="were purged before"):
+        purging.purge(build, listed("owner/"))
+
+
+def test_dropped_records_and_copies_go_where_they_are_asked_for() -> None:
+    build = copied()
+    certificate = purging.purge(build, listed("seen/twice"), copies=True)
+    assert certificate["dropped"] == 2  # copy/cat of both sources, dropped as a duplicate
+    for source in ("code", "python"):
+        table = pq.read_table(build / f"sources/{source}/dropped.parquet").to_pylist()
+        assert not [row for row in table if row["name"] and row["name"].startswith("copy/")]
+    assert verify(build) == []
+
+
+def test_shared_stores_views_and_lists_of_nothing_are_refused(tmp_path: Path) -> None:
+    folder = scratch()
+    write_corpus(folder)
+    write_recipe(folder)
+    recipe = recipes.load(folder / "recipe.yaml")
+    for name in ("one", "two"):
+        make(recipe, folder, folder / name, store=folder / "store")
+    with pytest.raises(RefusalError, match=str(folder / "two")):
+        purging.plan(folder / "one", listed("a/"))
+    with pytest.raises(InputError, match="names no document"):
+        purging.plan(audited_build(), listed("no/such"))
+    cm.redact(audited_build(), listed("seen/twice"), tmp_path / "view")
+    with pytest.raises(UsageError, match="is a view"):
+        purging.plan(tmp_path / "view", listed("seen/twice"))
+
+
+def test_the_command_lists_first_and_logs_what_it_did() -> None:
+    build, names = copied(), listed("seen/twice")
+    told = crystalmix("purge", build, "--list", names)
+    assert "nothing is erased" in told.stdout
+    assert not (build / "purge").exists()
+    done = orjson.loads(crystalmix("purge", build, "--list", names, "--erase", "--json").stdout)
+    [request] = orjson.loads(crystalmix("purge", build, "--json").stdout)
+    assert (request["id"], request["state_is"]) == (done["id"], "done")
+    assert crystalmix("purge", build, "--resume").exit_code == 1
+    assert crystalmix("purge", build, "--erase").exit_code == 2
