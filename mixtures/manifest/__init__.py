@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         coverage,
         exact_order,
         manifest,
+        purged,
         report,
         rows_of_steps,
     )

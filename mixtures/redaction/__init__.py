@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.mixtures.redaction import check, find_documents, redact
+    from crystalmix.mixtures.redaction import check, erased_names, find_documents, redact
     from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
-    from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
+    from crystalmix.mixtures.redaction.near_copies import NearSearch
+    from crystalmix.mixtures.redaction.placed import DomainRows, Drawn, Folder
 
 __getattr__, __dir__ = lazy_names(__name__)

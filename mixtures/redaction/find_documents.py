@@ -6,7 +6,7 @@ the same text are its copies, whatever they are called.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, SOURCES, BuildFolder
-from crystalmix.mixtures.redaction import erased_names
+from crystalmix.mixtures.redaction import erased_names, near_copies
+from crystalmix.mixtures.redaction.near_copies import NearSearch
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.filters.entries import Entry
 from crystalmix.prep.runtime.database import connect, explained, one_reading_statement, quoted
@@ -34,7 +35,10 @@ _Found = dict[tuple[str, int], list[tuple[int, Relation]]]  # place -> entries, 
 
 @dataclass(frozen=True)
 class Found:
-    """A document of an entry: how it is related, its identity, its text's digest in hex."""
+    """A document of an entry: how it is related, its identity, its text's digest in hex.
+
+    similarity: of a near copy that signatures found.
+    """
 
     relation: Relation
     source: str
@@ -43,6 +47,7 @@ class Found:
     digest: str
     characters: int
     bytes: int
+    similarity: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -78,6 +83,35 @@ class Hits:
     def copies(self) -> list[Found]:
         """Its copies under other names, and near copies."""
         return [document for document in self.documents if document.relation != "entry"]
+
+
+def find_near(lookups: Lookups, hits: Sequence[Hits]) -> NearSearch:
+    """Add near copies that signatures find to hits; return what was searched.
+
+    Their similarity is that to the most similar document of the entry.
+    """
+    wanted = {document.key for hit in hits for document in hit.documents}
+    search, alike = near_copies.find(lookups.build, sorted(wanted))
+    similar: dict[tuple[str, int], dict[tuple[str, int], float]] = {}
+    for copy in alike:
+        similar.setdefault(copy.of, {})[copy.key] = copy.similarity
+    more: _Found = {}
+    shares: dict[tuple[int, tuple[str, int]], float] = {}
+    for number, hit in enumerate(hits):
+        known = {document.key for document in hit.documents}
+        for of in known:
+            for key, share in similar.get(of, {}).items():
+                if key not in known:
+                    shares[number, key] = max(share, shares.get((number, key), 0.0))
+    for number, key in sorted(shares):
+        more.setdefault(key, []).append((number, "near copy"))
+    _read(lookups, more, list(hits))
+    for number, hit in enumerate(hits):
+        hit.documents = [
+            replace(one, similarity=shares[number, one.key]) if (number, one.key) in shares else one
+            for one in hit.documents
+        ]
+    return search
 
 
 def find(lookups: Lookups, entries: Sequence[Entry], *, copies: bool = True) -> list[Hits]:

@@ -87,7 +87,11 @@ def _places(
     more = {document.key for hit in hits for document in hit.copies}
     if copies:
         taken |= more
-        texts = {document.digest for hit in hits for document in hit.documents}
+    find_documents.find_near(lookups, hits)
+    more |= {document.key for hit in hits for document in hit.copies}
+    if copies:
+        alike = [one for hit in hits for one in hit.documents if one.similarity is None]
+        texts = {document.digest for document in alike}
         for source in lookups.sources:
             index = lookups.digests(source)
             for digest in sorted(texts):

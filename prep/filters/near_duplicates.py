@@ -162,13 +162,20 @@ def alike(
     return _clusters(*_pairs(connection, stored, settings.threshold))
 
 
-def _insert(connection: "Connection", rows: Signatures, places: Places, settings: Near) -> None:
-    """Add the hash of every band of some signatures."""
+def band_hashes(rows: Signatures, settings: Near) -> NDArray[np.uint64]:
+    """Return the hash of every band of signatures: (n, bands)."""
     count, width = bands(settings.threshold, settings.permutations)
     parts = rows[:, : count * width].reshape(len(rows), count, width).astype(np.uint64)
     hashes = np.broadcast_to(np.arange(count, dtype=np.uint64), (len(rows), count))
     for column in range(width):
         hashes = mix(hashes ^ parts[:, :, column])
+    return hashes
+
+
+def _insert(connection: "Connection", rows: Signatures, places: Places, settings: Near) -> None:
+    """Add the hash of every band of some signatures."""
+    hashes = band_hashes(rows, settings)
+    count = hashes.shape[1]
     columns: list[Any] = [hashes.ravel(), np.repeat(places, count)]
     table = pa.table(columns, ["hash", "i"])
     connection.register("more", table)

@@ -190,7 +190,7 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 def test_every_verb_and_option_has_help() -> None:
     verbs = "demo plan jsonl build import export-rows migrate merge mix gc show "
     verbs += "verify diff train evaluate export import-weights chat release push trace sql audit "
-    verbs += "redact card report ablate csx"
+    verbs += "redact purge card report ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb
@@ -231,6 +231,7 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "sql": ["sql", run],
         "gc": ["gc", build],
         "audit": ["audit", run, "--list", tmp_path / "names.txt"],
+        "purge": ["purge", build, "--list", tmp_path / "names.txt"],
         "chat": None,  # tests/train/evaluation/test_chat_answer.py
         "evaluate": None,  # tests/peers/test_harness.py
     }

@@ -17,6 +17,7 @@ from crystalmix.mixtures.build.lookups import ensured
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction import erased_names, find_documents
 from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
+from crystalmix.mixtures.redaction.near_copies import NearSearch
 from crystalmix.prep.filters.entries import Entry
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.prep.runtime.types import Json
@@ -83,9 +84,9 @@ class Moment:
 class EntryAudit:
     """The audit of one entry.
 
-    documents: named by the entry. copies: other documents of the same text, and near copies that
-    stayed where it was dropped. own, as_copies: exposures by phase. rows: slots of
-    recorded steps that held a piece of any of them. first, last: steps that
+    documents: named by the entry. copies: other documents of the same text, near copies that
+    stayed where it was dropped, and those that signatures find. own, as_copies: exposures by phase.
+    rows: slots of recorded steps that held a piece of any of them. first, last: steps that
     consumed any of them. clean: the last checkpoint before the first exposure, None where none is
     kept or it was never consumed. purged: certificates by which some of it was erased since.
     """
@@ -136,6 +137,7 @@ class Audit(Answer):
     run: Path | None
     phases: tuple[PhaseRecord, ...]
     entries: tuple[EntryAudit, ...]
+    near: NearSearch
 
     def content(self) -> Json:
         """Return it as JSON."""
@@ -149,6 +151,10 @@ class Audit(Answer):
         for entry in self.entries:
             for number in entry.purged:
                 yield f"{entry.entry}: purged, certificate {number}"
+        for entry in self.entries:
+            for copy in (one for one in entry.copies if one.similarity is not None):
+                yield f"{entry.entry}: near copy {copy.name}, similarity {copy.similarity:.2f}"
+        yield self.near.line()
         cells = [
             [entry.entry, kind, *_exposure_cells(seen)]
             for entry in self.entries
@@ -172,6 +178,7 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     manifests = trained(build)
     lookups = ensured(build)
     hits = find_documents.find(lookups, entries)
+    near = find_documents.find_near(lookups, hits)
     keys = sorted({document.key for hit in hits for document in hit.documents})
     seen = exposures(lookups, manifests, keys)
     records = [recorded(run, manifest) for manifest in manifests]
@@ -182,7 +189,7 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     places = {key: number for number, key in enumerate(keys)}
     pairs = list(zip(seen, records, strict=True))
     audits = tuple(_entry(hit, places, pairs, run) for hit in hits)
-    return Audit(build, run, tuple(phases), audits)
+    return Audit(build, run, tuple(phases), audits, near)
 
 
 def trained(build: Path) -> list[Manifest]:

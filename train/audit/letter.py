@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from crystalmix.mixtures.redaction.find_documents import Found
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
 
@@ -17,6 +18,7 @@ def letter(audit: Audit, evidence: Json, by: str = "") -> str:
         "",
         f"{len(audit.entries)} entries were looked up by name, prefix or digest among all records",
         "that were read for this build, kept or dropped, and among their copies of equal text.",
+        f"{audit.near.line()}.",
         "",
     ]
     for entry in audit.entries:
@@ -49,7 +51,7 @@ def _entry(entry: EntryAudit) -> Iterator[str]:
     if entry.documents:
         yield f"  documents: {len(entry.documents):,}"
     if entry.copies:
-        names = ", ".join(f"{copy.name} ({copy.relation})" for copy in entry.copies[:3])
+        names = ", ".join(f"{copy.name} ({_related(copy)})" for copy in entry.copies[:3])
         more = ", ..." if len(entry.copies) > 3 else ""
         yield f"  copies: {len(entry.copies):,}: {names}{more}"
     for reason in sorted({drop.reason for drop in entry.dropped}):
@@ -66,6 +68,11 @@ def _entry(entry: EntryAudit) -> Iterator[str]:
         yield f"  last in step {entry.last.step:,} of phase {entry.last.phase}"
         kept = entry.clean or "none is kept"
         yield f"  last checkpoint before the first exposure: {kept}"
+
+
+def _related(copy: Found) -> str:
+    share = "" if copy.similarity is None else f", similarity {copy.similarity:.2f}"
+    return f"{copy.relation}{share}"
 
 
 def _exposure(seen: PhaseExposure, kind: str) -> Iterator[str]:

@@ -113,7 +113,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     "--init-from", type=PATH, help="Begin the first phase with this checkpoint's weights."
 )
 @click.option(
-    "--fork", type=PATH, help="BUILD is redacted: go on from this run, from before what was taken."
+    "--fork", type=PATH, help="BUILD is redacted or purged: go on from this run, from before that."
 )
 @click.option(
     "--adapt", type=PATH, help="Policy: train the phase in windows, shares by the ledger so far."

@@ -154,7 +154,8 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
         origins = {redact.read(build)["phases"].get(phase.name)}
     else:
         place = BuildFolder(build)
-        origins = purged.before(place, read_manifest(place.phase(phase.name)).digest)
+        here = read_manifest(place.phase(phase.name)).digest
+        origins = {here, *purged.before(place, here)}
     if fork.manifest not in origins:
         yield (
             f"{phase.fork}: goes on from manifest {_brief(fork.manifest)}, of which this build's "
