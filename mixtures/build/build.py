@@ -5,11 +5,7 @@ taken, whatever recipe asked for it first, and what is unfinished goes on where 
 that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
-<<<<<<< HEAD
-from collections.abc import Generator, Iterable, Iterator, Sequence
-=======
-from collections.abc import Collection, Generator, Iterable, Sequence
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,13 +27,8 @@ from crystalmix.mixtures.build import (
     view,
 )
 from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer_identity
-<<<<<<< HEAD
-from crystalmix.mixtures.manifest import manifest
-from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MIXTURES, SOURCES, BuildFolder
-=======
 from crystalmix.mixtures.manifest import manifest, purged
-from crystalmix.mixtures.manifest.build_folder import MIXTURES, BuildFolder
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MIXTURES, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes.recipe import Recipe
@@ -135,9 +126,6 @@ def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -
     return folders
 
 
-<<<<<<< HEAD
-def opened_tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
-=======
 def _refuse_purged(context: Context, sources: Collection[str]) -> None:
     """Raise RefusalError where the texts that were purged would come back from raw files."""
     texts = purged.texts(context.folder) if sources else set[bytes]()
@@ -153,8 +141,7 @@ def _refuse_purged(context: Context, sources: Collection[str]) -> None:
             )
 
 
-def _tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
+def opened_tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
     """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)

@@ -222,9 +222,6 @@ def in_recipe(context: Context) -> Generator[None]:
         raise context.recipe.fault(match[3], "sources", *steps) from None
 
 
-<<<<<<< HEAD
-class Work:
-=======
 def block_keys(recipe: Json, blocks: Sequence[str]) -> list[str]:
     """Return the keys of the documents of a source's raw files; recipe: of the source's folder."""
     settings, inputs = recipe["settings"], recipe["inputs"]
@@ -240,8 +237,7 @@ def block_keys(recipe: Json, blocks: Sequence[str]) -> list[str]:
     return [store.key_of([common, block, entry]) for block, entry in pairs]
 
 
-class _Work:
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
+class Work:
     """Scan of one source: its blocks, its recipe, and its receipt where it is there.
 
     place: its folder in the view; folder: where its documents lie.

@@ -134,12 +134,7 @@ def encodings(
     context: Context, folder: Folder, scanned: dict[str, Json]
 ) -> list[tuple[str, Encoding]]:
     """Return the blocks of a folder in the order of its stream, each with its encoding."""
-<<<<<<< HEAD
-    found: list[tuple[str, Encoding]] = []
-    inner, split = _document_fim(folder.domain), _split(context, folder.domain)
-=======
     domain = folder.domain
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
     draw = (context.recipe.seed, folder.name, folder.epoch)
     rows = context.recipe.rows_of(folder.name)
     return [
@@ -187,34 +182,9 @@ def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
         first = 0
         for entry in scanned[name]["blocks"]:
             last = first + entry["documents"]
-<<<<<<< HEAD
-            key = store.key_of(
-                [own, entry["text_digest"], entry["documents"], bool(kept) and first]
-            )
-            encoding = Encoding(
-                source=source,
-                documents=context.documents(name),
-                rows=(first, last),
-                settings=rows,
-                fim=inner,
-                draw=draw,
-                split=split,
-                out=context.store.file("tokens", key, ".ids"),
-                chat=chat,
-            )
-            found.append((entry["block"], encoding))
-            first = last
-    return found
-
-
-def _around(rows: PackSettings) -> Json:
-    """Return the settings of rows that decide the ids of a document."""
-    return {"bos": rows.bos, "eos": rows.eos, "cerebras": rows.cerebras and asdict(rows.cerebras)}
-=======
             what = [own, entry["text_digest"], entry["documents"], bool(kept) and first]
             yield KeyedBlock(name, entry["block"], (first, last), store.key_of(what))
             first = last
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
 
 
 def _document_fim(domain: Domain) -> FimSettings | None:

@@ -139,12 +139,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
             read += [findings.checked(run), folder.read()]
             if line := adaptive.summary(path):
                 read.append(line)
-<<<<<<< HEAD
             notes += [*lines(recorded(run)), *proof.lines(run)]
-=======
-            notes += [*lines(recorded(Path(run))), *proof.lines(Path(run))]
-            notes += findings.purged_lines(begun, Path(run))
->>>>>>> fdc4110 (Erase documents from a build on request, with a certificate and a log)
+            notes += findings.purged_lines(begun, run)
     return Verdict(tuple(faults), tuple(read), tuple(notes))
 
 

@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 import crystalmix as cm
 from crystalmix.mixtures.build.build import build as make
@@ -50,10 +51,20 @@ def purged_build() -> tuple[Path, Json]:
     return out, purging.purge(out, listed(*NAMES), by="A. Lead, 30 November")
 
 
+def inflated(raw: bytes) -> bytes:
+    """Return what the zstd frames at the head of some bytes hold."""
+    held = b""
+    while raw.startswith(b"\x28\xb5\x2f\xfd"):
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        held += frame.decompress(raw)
+        raw = frame.unused_data
+    return held
+
+
 def holders(build: Path) -> Iterator[str]:
     """Yield the files below a build that hold an id, a name or a letter of what was purged.
 
-    Shards are read by h5py, parquet by pyarrow, token files as integers, all else as bytes.
+    Shards are read by h5py, parquet by pyarrow, token files as frames, all else as bytes.
     """
     gone = list(marks("ж") | marks("щ"))
     words = ("seen/twice", "owner/two", "Owner/One", WORD["ж"], WORD["щ"])
@@ -66,7 +77,7 @@ def holders(build: Path) -> Iterator[str]:
             with h5py.File(path) as file:
                 held |= bool(np.isin(file["data"][:][:, [0, 2]], gone).any())
         elif path.suffix == ".ids":
-            held |= bool(np.isin(np.frombuffer(raw, "<u2"), gone).any())
+            held |= bool(np.isin(np.frombuffer(inflated(raw), "<u2"), gone).any())
         elif path.suffix == ".parquet":
             table = pq.read_table(path)
             for column in table.columns:
