@@ -5,6 +5,7 @@ of the author answers is printed as not stated, and listed at the end.
 """
 
 from crystalmix.train.report import markdown
+from crystalmix.train.report.build_files import public_name
 from crystalmix.train.report.facts import Facts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
 
@@ -182,9 +183,9 @@ def _processing(facts: Facts, blanks: Blanks) -> list[str]:
     given, say = facts.card.summary, blanks.say
     opted = [[s.name, s.dropped.get("opt_out", 0), len(s.lists)] for s in facts.trained]
     lists = [
-        f"- list of {s.name}: {entry.get('file', entry.get('name'))}, xxh3 `{entry.get('xxh3')}`"
+        f"- list of {s.name}: {public_name(file.name)}, xxh3 `{file.xxh3}`"
         for s in facts.trained
-        for entry in s.lists
+        for file in s.lists
     ]
     dropped = [[s.name, reason, n] for s in facts.trained for reason, n in s.dropped.items()]
     return [

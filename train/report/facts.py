@@ -20,12 +20,32 @@ from crystalmix.train.report.card_file import CardFile
 
 
 @dataclass(frozen=True)
+class RawFile:
+    """A file that a source was read from, or a shard of a hub dataset, whose bytes nobody digests.
+
+    name: as the recipe names it. hub: the dataset of a shard.
+    """
+
+    name: str
+    bytes: int | None = None
+    xxh3: str | None = None
+    hub: str | None = None
+
+    @classmethod
+    def of(cls, entry: Json | str, hub: str | None) -> "RawFile":
+        """Take an entry of a receipt: a file, or the number of a shard."""
+        if isinstance(entry, str):
+            return cls(f"shard {entry}", hub=hub)
+        return cls(entry["file"], entry["bytes"], entry["xxh3"])
+
+
+@dataclass(frozen=True)
 class SourceFacts:
     """A source as its receipt has it.
 
     about: what the recipe said of these documents, nothing where it said nothing. place: the raw
-    files or the hub dataset as the recipe names them. files: file, bytes, xxh3 of each that was
-    read. lists: opt-out and drop lists. folder: relative to the build. domains, licences: tallies
+    files or the hub dataset as the recipe names them. files: those that were read. lists: opt-out
+    and drop lists, evaluation files. folder: relative to the build. domains, licences: tallies
     of its documents, where its description asks for them.
     """
 
@@ -37,8 +57,8 @@ class SourceFacts:
     bytes: int
     characters: int
     dropped: dict[str, int]
-    files: tuple[Json, ...]
-    lists: tuple[Json, ...]
+    files: tuple[RawFile, ...]
+    lists: tuple[RawFile, ...]
     digest: str
     folder: str
     domains: Tally | None = None
@@ -254,8 +274,8 @@ def _source(build: BuildFolder, name: str, home: Path) -> SourceFacts:
         account["bytes"],
         account["characters"],
         {reason: count for reason, count in sorted(account["dropped"].items()) if count},
-        tuple(inputs["files"]),
-        tuple(inputs["lists"]),
+        tuple(RawFile.of(entry, hub) for entry in inputs["files"]),
+        tuple(RawFile.of(entry, None) for entry in inputs["lists"]),
         content,
         folder.relative_to(build.path).as_posix(),
         None if words.domains is None else tally.found(tallies, "domains", content),

@@ -74,8 +74,7 @@ def described(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in source.dropped.items())
     return [
         *lines,
-        f"- read from: {source.place} ({len(source.files):,} files or shards, "
-        f"{sum(file.get('bytes') or 0 for file in source.files):,} bytes as stored)",
+        f"- read from: {source.place} ({len(source.files):,} files or shards, {_stored(source)})",
         f"- records: {source.records:,}; documents kept: {source.documents:,} "
         f"({source.bytes:,} bytes, {source.characters:,} characters of text)",
         f"- dropped, by reason: {dropped or 'none'}",
@@ -83,6 +82,13 @@ def described(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
         f"- tokens in the domains trained on, each once: {_tokens(facts, source)}",
         f"- digest of the documents: `{source.digest}`",
     ]
+
+
+def _stored(source: SourceFacts) -> str:
+    """Return the size of a source's files; nobody measures shards of a hub dataset."""
+    if any(file.bytes is None for file in source.files):
+        return "of a size that is not recorded"
+    return f"{sum(file.bytes or 0 for file in source.files):,} bytes as stored"
 
 
 def tallied(source: SourceFacts) -> list[str]:

@@ -19,7 +19,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import STATE, PhaseFolder
 from crystalmix.train.report.build_files import public_name, written
-from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts, trained_with
+from crystalmix.train.report.facts import Facts, PhaseFacts, RawFile, SourceFacts, trained_with
 from crystalmix.train.report.words import Blanks, program_version
 
 SPEC = "https://openlineage.io/spec"
@@ -75,15 +75,14 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Json:
     )
 
 
-def _raw(entry: Json) -> Json:
-    """Return a raw file, list or shard of a hub dataset as a dataset, by its receipt's entry."""
-    facets = [_facet("version", datasetVersion=f"xxh3:{entry['xxh3']}")] if entry["xxh3"] else []
-    size = entry.get("bytes")
-    read = [_facet("inputStatistics", size=size, fileCount=1)] if size is not None else []
+def _raw(file: RawFile) -> Json:
+    """Return a raw file, list or shard of a hub dataset as a dataset."""
+    version = [] if file.xxh3 is None else [_facet("version", datasetVersion=f"xxh3:{file.xxh3}")]
+    read = [] if file.bytes is None else [_facet("inputStatistics", size=file.bytes, fileCount=1)]
     return {
-        "namespace": "file",
-        "name": public_name(str(entry.get("file", entry.get("name")))),
-        "facets": dict(facets),
+        "namespace": "file" if file.hub is None else f"hub:{file.hub}",
+        "name": public_name(file.name),
+        "facets": dict(version),
         "inputFacets": dict(read),
     }
 

@@ -126,7 +126,7 @@ def _source(graph: _Graph, source: SourceFacts, blanks: Blanks) -> str:
         software_downloadLocation=about.url,
         software_packageVersion=about.revision,
         dataset_datasetType=["text"],
-        dataset_datasetSize=sum(file.get("bytes") or 0 for file in source.files),
+        dataset_datasetSize=sum(file.bytes or 0 for file in source.files) or None,
         dataset_dataCollectionProcess=_collection(source, blanks),
         dataset_dataPreprocessing=[
             f"records read {source.records:,}, documents kept {source.documents:,} of digest "
@@ -138,9 +138,9 @@ def _source(graph: _Graph, source: SourceFacts, blanks: Blanks) -> str:
         graph.add(
             "software_File",
             f"{place}-file-{number}",
-            name=public_name(str(file["file"])),
+            name=public_name(file.name),
             software_primaryPurpose="data",
-            verifiedUsing=_hash("other", file["xxh3"], "xxh3-128 of the bytes, in hex"),
+            verifiedUsing=_hash("other", file.xxh3, "xxh3-128 of the bytes, in hex"),
         )
         for number, file in enumerate(source.files)
     ]

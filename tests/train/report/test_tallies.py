@@ -128,6 +128,29 @@ def test_licences_of_documents_are_those_of_croissant_and_spdx() -> None:
     assert "3 values" in declared["comment"]
 
 
+def test_cards_of_a_hub_dataset_name_its_shards(tmp_path: Path) -> None:
+    path = write_pages(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((tallied().parent / "tokenizer.json").read_bytes())
+    recipe = YAML(typ="safe").load(path)
+    source = {"hub": "json", "data_files": ["pages-0.jsonl"], "identity": "url"}
+    recipe["sources"]["pages"] = source
+    dump(path, recipe)
+    build = cm.build(path, tmp_path / "build", data=tmp_path).path
+    text = cm.card(build).text
+    assert "(1 files or shards, of a size that is not recorded)" in text
+    assert cm.card(build, "aiact").text.count("of a size that is not recorded") == 1
+    first = json.loads(cm.card(build, "openlineage").text.splitlines()[0])
+    assert [(each["namespace"], each["name"]) for each in first["inputs"]] == [
+        ("hub:json", "shard 0")
+    ]
+    [file] = [
+        e
+        for e in json.loads(cm.card(build, "spdx").text)["@graph"]
+        if e["type"] == "software_File" and "source-pages-file" in e["spdxId"]
+    ]
+    assert (file["name"], "verifiedUsing" in file) == ("shard 0", False)
+
+
 def test_a_damaged_tally_is_found_by_verify(tmp_path: Path) -> None:
     folder = tallied().parent
     cm.build(folder / "recipe.yaml", tmp_path / "build", data=folder)
