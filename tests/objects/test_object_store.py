@@ -1,75 +1,23 @@
 """Builds and runs in an S3 server on loopback that is slow, refuses requests, cuts answers."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
-from urllib.request import urlopen
 
 import pytest
 
 import crystalmix as cm
-from helpers import corpora, runs
+from helpers import corpora, runs, s3_server
 
 s3fs = pytest.importorskip("s3fs", reason="needs `make objects`")
 pytest.importorskip("moto", reason="needs `make objects`")
 pytestmark = pytest.mark.filterwarnings("default")  # others' code warns
-SERVER = """
-import itertools, sys, time
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
-
-app = DomainDispatcherApplication(create_backend_app)
-count = itertools.count(1)
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
-
-def unsteady(environ, start):
-    number, is_shard = next(count), environ["PATH_INFO"].endswith(".h5")
-    if number % 7 == 0:
-        start("503 Slow Down", [("Content-Type", "application/xml")])
-        return [SLOW_DOWN]
-    body = app(environ, start)
-    if environ["REQUEST_METHOD"] != "GET" or not is_shard:
-        return body
-    whole = b"".join(body)
-    time.sleep(len(whole) / 8e6)
-    return [whole[: len(whole) // 2]] if number % 5 == 0 else [whole]
-
-run_simple("127.0.0.1", int(sys.argv[1]), unsteady, threaded=True)
-"""
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """Start the server and return the url of a bucket."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_REGION": "us-east-1"}
-    settings = {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    command = [sys.executable, "-c", SERVER, str(port)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        for _ in range(300):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                break
-            except OSError:
-                sleep(0.1)
-        for _ in range(3):  # it refuses some requests
-            try:
-                s3fs.S3FileSystem().mkdir("kept")
-                break
-            except OSError:
-                sleep(0.1)
-        yield "s3://kept"
-        server.terminate()
-    for key, value in before.items():
-        os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+    """Give the url of a bucket."""
+    with s3_server.bucket(refused=7, cut=5) as url:
+        yield url
 
 
 def test_training_from_s3_is_training_from_the_folder(
