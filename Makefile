@@ -12,6 +12,7 @@ PEERS := .env-peers
 OBJECTS := .env-objects
 RAY := .env-ray
 DOCS := .env-docs
+PAGES := .env-pages
 # The newest Python above 3.11 that is on the path or among pyenv's; NEWER=... names another one.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/python \
@@ -20,7 +21,7 @@ NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/py
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test tokenizers check format reference wheel newer transformers peers objects csx ray docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers peers objects csx ray pages docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -118,6 +119,19 @@ $(RAY)/.ready: pyproject.toml constraints/modern.txt
 	$(RAY)/bin/pip install --quiet -c constraints/modern.txt -e '.[ray]' pytest hypothesis
 	touch $@
 
+# Pages in a real browser, without network: numbers, console, keyboard, axe-core, print.
+pages: $(VENV)/.dev $(PAGES)/.ready
+	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m helpers.reported $(CURDIR)/$(PAGES)/reported
+	PAGES=$(CURDIR)/$(PAGES) CRYSTALMIX=$(CURDIR)/$(BIN)/crystalmix $(PAGES)/bin/python -m pytest tests/pages
+
+$(PAGES)/.ready: constraints/pages.txt
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || { echo "make pages needs chromium, and can't install it: install it and run again"; exit 1; }
+	$(PYTHON) -m venv $(PAGES)
+	$(PAGES)/bin/pip install --quiet -c constraints/pages.txt playwright pytest hypothesis
+	cd $(PAGES) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js
+	touch $@
+
 # The site of docs/; a link that leads nowhere is an error.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
@@ -152,5 +166,5 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(OBJECTS) $(DOCS) $(CSX) $(RAY) build dist demo site \
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(OBJECTS) $(DOCS) $(PAGES) $(CSX) $(RAY) build dist demo site \
 	  *.egg-info

@@ -13,6 +13,7 @@ import pytest
 import crystalmix as cm
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.pages.refs import Ref, shown, total
+from crystalmix.train.record.run_folder import build_of
 from helpers.audited import audited_build, held
 from helpers.corpora import crystalmix
 from helpers.pages import Page, says, wrong
@@ -65,7 +66,7 @@ def _markup(html: str) -> str:
 
 def test_what_it_holds_is_what_the_commands_print() -> None:
     run = REPORTED["audited"]()
-    build = cm.open(run).build.path
+    build = build_of(run, None)
     _, content = reported("audited")
     assert content["build"] == printed("show", build)
     assert content["run"] == printed("show", run)
@@ -116,7 +117,8 @@ def test_rows_are_shown_as_they_lie_in_their_shards() -> None:
     assert isinstance(build, cm.Build)
     for row in content["rows"]:
         with h5py.File(small_build() / row["shard"]) as file:
-            data = np.asarray(file["data"][row["row"]])
+            rows: Any = file["data"]
+            data = np.asarray(rows[row["row"]])
         assert sum(s["tokens"] for s in row["segments"]) == row["tokens"] == data.shape[1]
         assert row["loss_tokens"] == np.count_nonzero(data[1])
         assert sum(s["tokens"] for s in row["segments"] if s["loss"]) == row["loss_tokens"]
