@@ -18,7 +18,11 @@ from helpers.pages import Number, wrong
 if not os.environ.get("PAGES"):
     pytest.skip("no browser and no pages here: run `make pages`", allow_module_level=True)
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (  # pyright: ignore[reportMissingImports]
+    Browser,
+    Page,
+    sync_playwright,
+)
 
 FOLDER = Path(os.environ["PAGES"])
 NAMES = ("run", "audited", "build", "redacted", "imported", "strangers", "ablation")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ledgers,
         modelzoo,
         opened,
+        plots,
         purges,
         runs,
     )

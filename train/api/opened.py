@@ -17,7 +17,7 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.manifest.report import manifest_lines
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Verdict, existing, verify
 from crystalmix.train.record import ledger
@@ -61,7 +61,7 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
 def show(
     path: Place, *, build: Place | None = None, step: str | None = None, history: bool = False
 ) -> Answer:
-    """Look at a build, a manifest or a run: what was asked, what came of it, what was dropped.
+    """Look at a build, a manifest, a run or an ablation: what was asked, what came of it.
 
     step: PHASE:STEP for the rows that a step consumes, PHASE:FIRST:LAST for the parts of a range of
     steps; both from the manifest alone. history: the manifests that a build had before. Raises
@@ -69,7 +69,14 @@ def show(
     """
     if history:
         return overview.look_at_history(existing(path))
-    return overview.look(existing(path), None if build is None else existing(build), step)
+    try:
+        return overview.look(existing(path), None if build is None else existing(build), step)
+    except InputError:
+        from crystalmix.train.api.ablations import Ablation, is_ablation
+
+        if step is not None or not is_ablation(existing(path)):
+            raise
+        return Ablation(existing(path))
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,19 @@ DATA = click.option("--data", type=PATH, help="Folder of the raw files (default:
 @click.option("--out", type=PATH, help="What a build into it would reuse, make and write.")
 @click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
+@click.option("--plot", type=PATH, help="Draw the shares of each phase into this file.")
 @SET
 @JSON
-def plan(recipe: str, as_json: bool, **settings: Any) -> None:
+def plan(recipe: str, as_json: bool, plot: Path | None, **settings: Any) -> None:
     """Show rows, tokens and epochs that RECIPE (a file or a bundled name) asks; write nothing."""
     from crystalmix.train.api import data
 
-    show_answer(data.plan(recipe, **settings), as_json)
+    answer = data.plan(recipe, **settings)
+    if plot is not None:
+        from crystalmix.train.api.plots import plot_plan
+
+        click.echo(plot_plan(answer, Path(recipe).stem, plot), err=True)
+    show_answer(answer, as_json)
 
 
 @click.command(cls=Verb, example="crystalmix jsonl starcoder/python --out jsonl", pandas=True)

@@ -42,7 +42,9 @@ def demo(out: Path, tiny: bool, workers: int) -> None:
 @click.command(cls=Verb, example="crystalmix show build --step phase3:27000")
 @click.argument("path", type=PLACE)
 @click.option("--step", default=None, help="PHASE:STEP: its rows; PHASE:FIRST:LAST: its parts.")
-@click.option("--plot", type=PATH, help="Draw a run's losses and shares of parts into this file.")
+@click.option(
+    "--plot", type=PATH, help="Draw shares and lengths, losses, or a mixture into this file."
+)
 @click.option("--history", is_flag=True, help="The manifests that a build had before.")
 @MOVED
 @JSON
@@ -54,13 +56,13 @@ def show(
     build: Path | None,
     as_json: bool,
 ) -> None:
-    """Show a build, a manifest or a run: what was asked, what came of it, what was dropped."""
+    """Show a build, a manifest, a run or an ablation: what was asked, and what came of it."""
     from crystalmix.train.api import opened
 
     if plot is not None:
-        from crystalmix.train.figures.run_plot import draw
+        from crystalmix.train.api.plots import plot as draw
 
-        click.echo(draw(path, build, plot), err=True)
+        click.echo(draw(path, plot, build), err=True)
     show_answer(opened.show(path, build=build, step=step, history=history), as_json)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import read_manifests
-from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.figures.mixture_plot import checked, saved
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
-SUFFIXES = (".png", ".svg", ".pdf")
 POINTS = 200  # a line is a running mean over a POINTS-th of its steps
+WHOLE = "SELECT step, loss FROM steps WHERE phase = ? AND loss IS NOT NULL ORDER BY step"
 LOSSES = 'SELECT step, part, "rows", tokens, loss FROM losses WHERE phase = ? ORDER BY step'
 RECORDED = "SELECT phase, min(step) AS first, max(step) AS last FROM steps GROUP BY phase"
 WIDTH, HEIGHT, DOTS = 10.0, 3.2, 150
@@ -40,23 +41,24 @@ class Line:
 
 def draw(run: Path, build: Path | None, file: Path) -> str:
     """Draw a run into a file (PNG, SVG or PDF) and say so; UsageError without matplotlib."""
-    if file.suffix not in SUFFIXES:
-        raise UsageError(f"--plot: must end in {', '.join(SUFFIXES)}, got {file.name!r}")
+    checked(file)
     if not (run / WHERE).exists():
         raise InputError(f"{run}: is no run; give the --out of `crystalmix train` to --plot")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "--plot: matplotlib is not installed; install crystalmix with its extra `plot`"
-        ) from None
+    from matplotlib.figure import Figure
+
     place = build_of(run, build)
     starts, steps = _starts(run, place)
     losses, shares = _lines(run, place, starts)
-    panels = {"loss (nats per token)": losses, "share of rows so far": shares}
+    panels = {
+        "loss of all rows (nats per token)": _whole(run, place, starts),
+        "loss (nats per token)": losses,
+        "share of rows so far": shares,
+    }
     if held_out := _held_out(run, starts):
         panels["held-out loss (nats per token)"] = held_out
+    title = "Losses and shares of parts"
     figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), dpi=DOTS, layout="constrained")
+    figure.suptitle(f"{title}; a line is a mean over a {POINTS}-th of the steps")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     colours = _colours([line.label for lines in panels.values() for line in lines])
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):
@@ -67,9 +69,7 @@ def draw(run: Path, build: Path | None, file: Path) -> str:
                 axis.annotate(f" {phase}", (start, 1.01), xycoords=("data", "axes fraction"))
     axes[-1].set_xlabel("step (phases one after the other)")
     axes[-1].set_xlim(0, steps)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
-    return f"drew {file}"
+    return saved(figure, file)
 
 
 def _starts(run: Path, build: Path) -> tuple[dict[str, int], int]:
@@ -105,6 +105,19 @@ def _lines(run: Path, build: Path, starts: dict[str, int]) -> tuple[list[Line], 
             here &= tokens > 0
             losses.append(Line(part.name, step[here] + float(start), _smooth(loss[here])))
     return losses, shares
+
+
+def _whole(run: Path, build: Path, starts: dict[str, int]) -> list[Line]:
+    """Return the loss of all rows, a line for each phase: as recorded, and smoothed."""
+    traced = trace.connect(build, run)
+    lines: list[Line] = []
+    for phase, start in starts.items():
+        rows = traced.table(WHOLE, [phase])
+        x, loss = rows["step"].to_numpy() + float(start), rows["loss"].to_numpy()
+        smooth = _smooth(loss)
+        lines += [Line("each step", x, loss)] * (smooth is not loss)
+        lines.append(Line("all rows", x, smooth))
+    return lines
 
 
 def _held_out(run: Path, starts: dict[str, int]) -> list[Line]:

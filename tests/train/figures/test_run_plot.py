@@ -24,7 +24,7 @@ def test_a_picture_is_drawn_with_all_panels(tmp_path: Path) -> None:
     plot.draw(undisturbed(), None, tmp_path / "two.png")
     two = imread(tmp_path / "two.png")
     assert three.shape[1] == two.shape[1]
-    assert three.shape[0] == two.shape[0] * 3 // 2  # with held-out losses, and without
+    assert three.shape[0] == two.shape[0] * 4 // 3  # with held-out losses, and without
     for picture in (two, three):
         colours = (picture[..., :3] * 255).astype(np.int64) @ (1 << 16, 1 << 8, 1)
         assert len(np.unique(colours)) > 50
@@ -33,6 +33,8 @@ def test_a_picture_is_drawn_with_all_panels(tmp_path: Path) -> None:
 def test_labels_stand_on_the_axes(tmp_path: Path) -> None:
     plot.draw(watched.watched(), None, tmp_path / "run.svg")
     drawn = (tmp_path / "run.svg").read_text("utf-8")
+    for text in ("loss of all rows (nats per token)", "Losses and shares of parts"):
+        assert f"<!-- {text}" in drawn
     for text in ("loss (nats per token)", "share of rows so far", "held-out loss", "step (phases"):
         assert f"<!-- {text}" in drawn
     for text in ("mixed", "wiki", "code", "asked", "code-held, fim", "code-held, left to right"):
@@ -64,6 +66,23 @@ def test_lines_are_the_losses_and_shares_that_the_ledger_has() -> None:
             first = [row["part"] for row in rows if row["step"] == 0]
             assert share.y[0] == first.count(part.name) / len(first)
     assert place == len(losses) == len(shares)
+
+
+def test_the_line_of_all_rows_is_the_loss_of_each_step_and_smoothed_where_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts, _ = plot._starts(undisturbed(), small_build())
+    wanted = [
+        (entry["step"] + starts[phase], entry["loss"])
+        for phase in PHASES
+        for entry in recorded(undisturbed(), phase)[0]
+    ]
+    lines = plot._whole(undisturbed(), small_build(), starts)
+    assert [pair for line in lines for pair in zip(line.x, line.y, strict=True)] == wanted
+    monkeypatch.setattr(plot, "POINTS", 3)
+    lines = plot._whole(undisturbed(), small_build(), starts)
+    assert [line.label for line in lines] == ["each step", "all rows"] * len(PHASES)
+    assert np.array_equal(lines[1].y, plot._smooth(lines[0].y))
 
 
 def test_held_out_lines_are_those_of_the_evaluations() -> None:

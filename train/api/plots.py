@@ -1,0 +1,81 @@
+"""What `--plot` draws: of a plan, a build, a run, an ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.api.ablations import Ablation, is_ablation
+from crystalmix.train.figures import mixture_plot, run_plot
+from crystalmix.train.figures.mixture_plot import Lengths, PartShare, Recommended
+from crystalmix.train.record.run_folder import WHERE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from crystalmix.mixtures.plan.outlook import Outlook
+
+
+def plot(path: Path, file: Path, build: Path | None = None) -> str:
+    """Draw a build, a run or an ablation into a file; return what was drawn, in words.
+
+    A run: losses and shares of parts over steps; a build: shares asked and got, and lengths of
+    documents; an ablation: the mixture. Raises InputError where there is none of them.
+    """
+    mixture_plot.checked(file)
+    if (path / WHERE).exists():
+        return run_plot.draw(path, build, file)
+    if not (path / "phases").exists() and is_ablation(path):
+        return mixture_plot.saved(_mixture(Ablation(path)), file)
+    manifests = read_manifests(path) if path.exists() else []
+    if not manifests:
+        raise InputError(f"{path}: is no build, run or ablation; give the --out of one to --plot")
+    phases = {
+        manifest.phase: [PartShare(part.name, part.asked, part.got) for part in manifest.parts]
+        for manifest in manifests
+    }
+    title = f"{manifests[0].name}: shares of rows asked and got"
+    return mixture_plot.saved(mixture_plot.shares(title, phases, _lengths(path, manifests)), file)
+
+
+def plot_plan(outlook: Outlook, name: str, file: Path) -> str:
+    """Draw the shares that a plan's phases ask and get into a file; return so, in words."""
+    mixture_plot.checked(file)
+    phases = {
+        phase.name: [PartShare(part.name, part.asked, part.got) for part in phase.parts]
+        for phase in outlook.phases
+    }
+    title = f"{name}: shares of rows as planned"
+    return mixture_plot.saved(mixture_plot.shares(title, phases), file)
+
+
+def _mixture(ablation: Ablation) -> Figure:
+    report = ablation.report
+    best = report.recommendation
+    mixture = [
+        Recommended(name, share, *best.interval[name], best.current[name])
+        for name, share in best.shares.items()
+    ]
+    said = "refused" if best.refusal else "recommended"
+    return mixture_plot.recommended(f"{report.name}: best mixture, {said}", mixture)
+
+
+def _lengths(path: Path, manifests: list[Manifest]) -> list[Lengths]:
+    """Return the lengths of documents of each source in each domain, as receipts have them."""
+    folder = BuildFolder(path)
+    domains = dict.fromkeys(part.domain for manifest in manifests for part in manifest.parts)
+    found: list[Lengths] = []
+    for domain in domains:
+        packed = folder.packed(domain)
+        if not (packed / receipts.NAME).exists():
+            continue
+        sources = receipts.read(packed)["account"].get("sources", {})
+        for source, held in sources.items():
+            if lengths := held["lengths"]:
+                three = (lengths[key] for key in ("p10", "p50", "p90"))
+                found.append(Lengths(f"{domain} / {source}", *three))
+    return found

@@ -1,0 +1,151 @@
+"""Plots of plans, builds and ablations: shares asked and got, lengths, a recommended mixture.
+
+Each takes plain numbers, so that a plan is drawn like the build that comes of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.figures import charts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg", ".pdf")
+MOST_LENGTHS = 40  # of a picture, the first ones
+ROW, WIDTH, HEAD = 0.34, 9.0, 1.3  # inches: of a bar, of a picture, of a panel's title and axis
+
+
+@dataclass(frozen=True)
+class PartShare:
+    """A part of a phase; got: None where it has not been worked out."""
+
+    part: str
+    asked: float
+    got: float | None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the documents of a source in a domain, by percentile."""
+
+    label: str
+    p10: float
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A share of a mixture with its interval, and the share that the current mixture has."""
+
+    domain: str
+    share: float
+    low: float
+    high: float
+    current: float
+
+
+def checked(file: Path) -> Path:
+    """Return a file to draw into; UsageError where it is of another kind, or without matplotlib."""
+    if file.suffix not in SUFFIXES:
+        raise UsageError(f"--plot: must end in {', '.join(SUFFIXES)}, got {file.name!r}")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "--plot: matplotlib is not installed; install crystalmix with its extra `plot`"
+        ) from None
+    return file
+
+
+def saved(figure: "Figure", file: Path) -> str:
+    """Write a figure and say so."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    return f"drew {file}"
+
+
+def shares(
+    title: str, phases: Mapping[str, Sequence[PartShare]], lengths: Sequence[Lengths] = ()
+) -> "Figure":
+    """Draw what the parts of each phase ask and get, and the lengths of documents."""
+    shown = lengths[:MOST_LENGTHS]
+    rows = [len(parts) for parts in phases.values()] + [len(shown)] * bool(shown)
+    heights = [HEAD + ROW * count for count in rows]
+    figure, panels = charts.axes(WIDTH, sum(heights), len(rows), height_ratios=heights)
+    figure.suptitle(title, color=charts.INK, fontsize=12)
+    for axis, (name, parts) in zip(panels, phases.items(), strict=False):
+        _shares(axis, name, parts)
+    if shown:
+        left_out = len(lengths) - len(shown)
+        more = f" (the first {len(shown)}, {left_out} left out)" if left_out else ""
+        _lengths(panels[-1], f"lengths of documents, by domain and source{more}", shown)
+    return figure
+
+
+def recommended(title: str, mixture: Sequence[Recommended]) -> "Figure":
+    """Draw a recommended mixture with the intervals of its shares, and the current one."""
+    figure, [axis] = charts.axes(WIDTH, HEAD + 0.4 + ROW * len(mixture))
+    place = np.arange(len(mixture))[::-1]
+    best = np.array([one.share for one in mixture])
+    errors = np.array([[one.share - one.low, one.high - one.share] for one in mixture]).T
+    axis.errorbar(
+        best,
+        place,
+        xerr=np.maximum(errors, 0.0),
+        fmt="o",
+        capsize=3,
+        color=charts.COLOURS[0],
+        label="recommended, bars: its interval (bootstrap)",
+    )
+    current = [one.current for one in mixture]
+    axis.plot(current, place, "D", color=charts.COLOURS[1], label="current")
+    axis.set_yticks(place, [one.domain for one in mixture])
+    axis.set_xlim(0, 1)
+    charts.label(axis, "share of tokens", "", title)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _shares(axis: "Axes", name: str, parts: Sequence[PartShare]) -> None:
+    place = np.arange(len(parts))[::-1]
+    got = [part.asked if part.got is None else part.got for part in parts]
+    known = any(part.got is not None for part in parts)
+    colour = charts.COLOURS[0] if known else charts.COLOURS[-1]
+    axis.barh(place, got, height=0.66, color=colour, label="got" if known else "asked")
+    if known:
+        asked = [part.asked for part in parts]
+        axis.plot(asked, place, "|", color=charts.INK, markersize=13, label="asked")
+    for y, value in zip(place, got, strict=True):
+        axis.text(value, y, f"  {value:.2%}", va="center", color=charts.INK, size=8)
+    axis.set_yticks(place, [part.part for part in parts])
+    axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *(part.asked for part in parts)), default=1.0)))
+    charts.label(axis, "share of rows", "", name)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
+    place = np.arange(len(lengths))[::-1]
+    low, high = (np.array([getattr(one, key) for one in lengths]) for key in ("p10", "p90"))
+    axis.barh(
+        place,
+        np.maximum(high - low, 1e-9),
+        left=low,
+        height=0.5,
+        color=charts.COLOURS[0],
+        alpha=0.5,
+        label="10th to 90th percentile",
+    )
+    medians = [one.median for one in lengths]
+    axis.plot(medians, place, "|", color=charts.INK, markersize=11, label="median")
+    axis.set_yticks(place, [one.label for one in lengths])
+    axis.set_xscale("log")
+    charts.label(axis, "tokens of a document", "", title)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
