@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -
     parts = [PartShare("a", 0.7, 0.65), PartShare("b", 0.3, 0.35)]
     lengths = [Lengths("a / wiki", 10, 100, 1000)] * 50
     figure = mixture_plot.shares("mine", {"first": parts}, lengths)
-    first, second = figure.axes
+    axes: list[Any] = figure.axes
+    first, second = axes
     assert [bar.get_width() for bar in first.patches] == [0.65, 0.35]
     assert first.lines[0].get_xdata().tolist() == [0.7, 0.3]
     assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
@@ -29,12 +31,13 @@ def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -
     assert second.get_xlabel() == "tokens of a document"
     [bar, *_] = second.patches
     assert (bar.get_x(), bar.get_width()) == (10, 990)
-    assert figure._suptitle.get_text() == "mine"
+    assert figure.get_suptitle() == "mine"
 
 
 def test_a_mixture_has_its_intervals_by_name() -> None:
     figure = mixture_plot.recommended("best", [Recommended("wiki", 0.4, 0.3, 0.6, 0.5)])
-    [axis] = figure.axes
+    axes: list[Any] = figure.axes
+    [axis] = axes
     [segment] = axis.collections[0].get_segments()
     assert [point[0] for point in segment] == pytest.approx([0.3, 0.6])
     texts = [text.get_text() for text in axis.get_legend().get_texts()]

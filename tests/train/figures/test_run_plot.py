@@ -1,5 +1,7 @@
 """Plots: what they are drawn of, that a picture comes of it, and faults in one line."""
 
+# pyright: reportPrivateUsage=false
+
 import sys
 from pathlib import Path
 
