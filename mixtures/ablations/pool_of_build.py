@@ -192,7 +192,7 @@ class _Base:
     def notes(self, name: str, drawn: _Drawn, held: _Drawn) -> Iterator[str]:
         """Tell what of a domain is otherwise than where rows are packed for an ablation."""
         part = drawn.part
-        if part.variants > 1 or part.fim is not None:
+        if part.variants > 1 or part.fim is not None or part.upsampling is not None:
             yield f"domain {name}: its rows hold {_made(part)}; they are taken as they lie"
         if held.part.fim is not None:
             yield f"domain {name}: its held-out rows hold {_made(held.part)}"
@@ -218,6 +218,8 @@ def _largest(found: list[_Drawn]) -> _Drawn:
 
 def _made(part: ManifestPart) -> str:
     epochs = f"{part.variants} epochs" if part.variants > 1 else "one epoch"
+    if part.upsampling is not None:
+        epochs = f"documents up to {part.variants} times, by {part.upsampling['by']}"
     return epochs if part.fim is None else f"{epochs} with FIM at a rate of {part.fim['rate']:g}"
 
 

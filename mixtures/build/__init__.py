@@ -1,7 +1,7 @@
 """The stages that carry a recipe to sealed manifests.
 
-Scan, tokenise, pack, row-level FIM, shuffle, seal; one file a stage, which holds the stage's work
-item, its settings for the receipt, and its account. Belongs here: orchestration and receipts of a
+Scan, upsample, tokenise, pack, row-level FIM, shuffle, seal; one file a stage, which holds the
+stage's work item, its settings for the receipt, and its account. Belongs here: orchestration and receipts of a
 build. Never: the doing itself (that is `prep`), and no stage imports another stage.
 """
 
@@ -11,7 +11,6 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.mixtures.build import (
-        account_report,
         build,
         context,
         drop_report,

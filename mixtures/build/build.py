@@ -24,6 +24,7 @@ from crystalmix.mixtures.build import (
     shared_texts,
     shuffle,
     tokenise,
+    upsample,
     view,
 )
 from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer_identity
@@ -111,11 +112,12 @@ def build(
 def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -> list[Folder]:
     """Tokenise and pack every epoch of the domains; return their sealed folders in order."""
     folders: list[Folder] = []
+    upsampled = upsample.run(context, domains, scanned)
     for name in domains:
-        domain = context.recipe.domains[name]
-        for epoch in range(domain.epochs):
+        domain, copies = context.recipe.domains[name], upsampled.get(name)
+        for epoch in range(domain.epochs if copies is None else copies.epochs):
             tokens = tokenise.settings(context, name, domain, epoch)
-            folders.append(pack.folder(context, name, epoch, tokens, scanned))
+            folders.append(pack.folder(context, name, epoch, tokens, scanned, copies))
     todo = [folder for folder in folders if folder.receipt is None]
     todo = list({folder.path.resolve(): folder for folder in todo}.values())
     _refuse_purged(context, {source for folder in todo for source in folder.domain.sources})

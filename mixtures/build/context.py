@@ -18,6 +18,7 @@ from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder, ro
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.engines.engine import Engine
+from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block
@@ -63,6 +64,11 @@ class Context:
         """The layout of the build."""
         return BuildFolder(self.out)
 
+    def split_of(self, domain: str) -> Split | None:
+        """Return the side of the recipe's split that a domain has, None without one."""
+        side = self.recipe.domains[domain].split
+        return None if side is None else Split(self.recipe.seed, self.recipe.valid, side)
+
     @property
     def controls(self) -> tuple[int, ...]:
         """Every id that no text can give."""
@@ -87,13 +93,29 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """How often the documents of a domain's sources are taken, where that differs.
+
+    files: of each source, copies by document. counts: what they come to (`Upsampled`).
+    """
+
+    files: dict[str, Path]
+    counts: dict[str, Json]
+
+    @property
+    def epochs(self) -> int:
+        """The folders of rows: that of epoch e has the documents with more than e copies."""
+        return max((counts["most"] for counts in self.counts.values()), default=1)
+
+
+@dataclass(frozen=True)
 class TokenBlock:
     """The tokenised documents of one block of a source.
 
     controls: control ids among the tokens. permuted: documents that FIM permuted. literals:
     [documents, times] of each special token spelt in texts. held_out: documents of the other side
-    of a split; bytes: of the texts of this side, None without a split. chat: what became of
-    conversations (`ChatCounts`), None without any.
+    of a split; spent: those that have no further copies; bytes: of the texts of all others, None
+    where nothing is left out. chat: what became of conversations (`ChatCounts`), None without any.
     """
 
     block: Block
@@ -104,6 +126,7 @@ class TokenBlock:
     held_out: int
     bytes: int | None
     chat: Json | None = None
+    spent: int = 0
 
     @classmethod
     def of(cls, path: Path, source: str, first: int, result: Json) -> "TokenBlock":
@@ -117,6 +140,7 @@ class TokenBlock:
             held_out=result.get("held_out", 0),
             bytes=result.get("bytes"),
             chat=result.get("chat"),
+            spent=result.get("spent", 0),
         )
 
 
@@ -138,7 +162,8 @@ class RowsAccount:
 class Folder:
     """One folder of rows on its way through the stages: a domain, or one FIM epoch of it.
 
-    place: its folder in the view. store: None for an import, whose rows lie at its place.
+    place: its folder in the view. store: None for an import, whose rows lie at its place. copies:
+    where its documents are upsampled.
     """
 
     name: str
@@ -148,6 +173,7 @@ class Folder:
     recipe: Json
     store: Store | None = None
     receipt: Json | None = field(default=None)
+    copies: Copies | None = None
 
     def __post_init__(self) -> None:
         self.path = (
@@ -255,6 +281,11 @@ def columns_of(source: Source, documents: Json) -> str | None:
     """
     if not any(column for _, column in source.metadata_entries):
         return None
+    return origin_of(documents)
+
+
+def origin_of(documents: Json) -> str:
+    """Return a digest of what documents and their columns follow from, by the source's receipt."""
     return artifacts.key_of({key: documents[key] for key in ("version", "settings", "inputs")})
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from crystalmix.mixtures.build import statistics
 from crystalmix.mixtures.build.context import (
     Context,
+    Copies,
     Folder,
     RowsAccount,
     TokenBlock,
     columns_of,
     once,
+    origin_of,
     shard_entries,
 )
 from crystalmix.mixtures.recipes.recipe import Domain
@@ -51,7 +53,8 @@ class Pack:
 class PackAccount(RowsAccount):
     """Account of packed rows: tokens_in = text_tokens + controls = tokens_out + dropped.
 
-    documents, held_out: of this side and of the other side of a split. permuted: by FIM. literals:
+    documents, held_out: of this side and of the other side of a split. permuted: by FIM. upsampled
+    folders count those without a further copy as `spent`, and say what copies come to. literals:
     [documents, times] of each special token spelt in texts.
     """
 
@@ -72,11 +75,18 @@ class FittedAccount(PackAccount):
 
 
 def folder(
-    context: Context, name: str, epoch: int, tokens: Json, scanned: dict[str, Json]
+    context: Context,
+    name: str,
+    epoch: int,
+    tokens: Json,
+    scanned: dict[str, Json],
+    copies: Copies | None = None,
 ) -> Folder:
     """Return the folder of one epoch of a domain; tokens: the settings of its token blocks."""
     domain: Domain = context.recipe.domains[name]
     kept = [columns_of(context.recipe.sources[s], scanned[s]) for s in domain.sources]
+    if copies is not None:
+        kept = [origin_of(scanned[s]) for s in domain.sources]
     columns = {"columns": kept} if any(kept) else {}  # of texts alone all else follows
     recipe = {
         "stage": "pack",
@@ -85,7 +95,8 @@ def folder(
         "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
         "inputs": {source: scanned[source]["content"] for source in domain.sources},
     }
-    return Folder(name, domain, epoch, context.folder.packed(name, epoch), recipe, context.store)
+    place = context.folder.packed(name, epoch)
+    return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
 
 
 def run(
@@ -114,7 +125,10 @@ def run(
         left = [pack.left_out(one, rows) for one in stream]
         account = _account(group, shards, counts, left)
         chat = [block.chat for block in group if block.chat is not None]
-        more = {"chat": encode.summed(chat)} if chat else {}
+        more: Json = {"chat": encode.summed(chat)} if chat else {}
+        if target.copies is not None:
+            spent = sum(block.spent for block in group)
+            more |= {"spent": spent, "upsampled": target.copies.counts}
         target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
 
 
@@ -203,7 +217,7 @@ def _sizes(
     domain: Domain, scanned: dict[str, Json], blocks: Sequence[TokenBlock]
 ) -> dict[str, int]:
     """Return the bytes of each source's texts in a folder."""
-    if domain.split is None:
+    if domain.split is None and domain.upsample is None:
         return {name: scanned[name]["account"]["bytes"] for name in domain.sources}
     return {
         name: sum(block.bytes or 0 for block in blocks if block.block.source == name)

@@ -87,7 +87,7 @@ def successor(context: Context, old: Folder) -> Folder:
         "inputs": {old.place.name: old.sealed["content"]},
     }
     path = context.folder.row_fim(old.name, old.epoch)
-    return Folder(old.name, old.domain, old.epoch, path, recipe, context.store)
+    return Folder(old.name, old.domain, old.epoch, path, recipe, context.store, copies=old.copies)
 
 
 def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:

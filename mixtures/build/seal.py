@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crystalmix.mixtures.build.context import Context, Folder, tokenizer_identity
+from crystalmix.mixtures.build.context import Context, Copies, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order, manifest
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.exact_order import VERSION
@@ -29,7 +29,7 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.continuing import Reading
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
-from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -161,11 +161,18 @@ def _part(
         available=sum(shard.last - shard.first for shard in shards),
         epochs=0.0,
         fim=asdict(folder.domain.fim) if folder.domain.fim else None,
-        variants=folder.domain.epochs,
+        variants=folder.domain.epochs if folder.copies is None else folder.copies.epochs,
         shards=shards,
         digest=manifest.part_digest(shards),
         sharing=sharing,
+        upsampling=None if folder.copies is None else upsampling(folder.domain, folder.copies),
     )
+
+
+def upsampling(domain: Domain, copies: Copies) -> Json:
+    """Return what a manifest says of a domain's copies: the curve, and what it comes to."""
+    settings = {} if domain.upsample is None else domain.upsample.content()
+    return {**settings, "sources": copies.counts}
 
 
 def choose(
@@ -218,7 +225,22 @@ def _budgeted(spec: Part, part: ManifestPart, count: int, draft: Manifest) -> Ma
             f"({count} rows asked, {part.available} there), over max_epochs {most:g}{usual}; "
             f"lower its {spec.kind} or the steps, add data, or raise max_epochs",
         )
+    if part.upsampling is not None:
+        _check_copies(spec, part.upsampling, epochs, draft)
     return manifest.budgeted(part, count, rows, draft.msl)
+
+
+def _check_copies(spec: Part, upsampling: Json, epochs: float, draft: Manifest) -> None:
+    """Refuse to repeat a document more often than a part may be repeated."""
+    most = max(counts["most"] for counts in upsampling["sources"].values())
+    if max(1.0, epochs) * most > spec.max_epochs:
+        raise PartRefusalError(
+            spec.name,
+            f"phase {draft.phase}: part {spec.name} would repeat documents up to "
+            f"{max(1.0, epochs) * most:.2f} times ({most} copies, {epochs:.2f} epochs), over "
+            f"max_epochs {spec.max_epochs:g}; lower its {spec.kind}, the steps or the curve, or "
+            "raise max_epochs",
+        )
 
 
 def _starts(recipe: Recipe, phase: Phase, sealed: Mapping[str, Manifest]) -> list[int]:

@@ -57,7 +57,7 @@ def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
 def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     """Return the folder that phases draw from: shuffled or joined, or the only epoch itself."""
     domain = epochs[0].domain
-    if not domain.shuffle and len(epochs) == 1:
+    if not domain.shuffle and domain.epochs == 1:
         return epochs[0]
     zoo = domain.zoo_shuffle
     settings = {"domain": name, "rows_per_shard": context.recipe.rows_of(name).rows_per_shard}
@@ -70,7 +70,7 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     }
     place = context.folder
     path = place.shuffled(name) if domain.shuffle else place.joined(name)
-    return Folder(name, domain, 0, path, recipe, context.store)
+    return Folder(name, domain, 0, path, recipe, context.store, copies=epochs[0].copies)
 
 
 def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuffle]:

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
@@ -33,6 +36,7 @@ from crystalmix.prep.rows.token_blocks import BlockWriter, Encoded
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
+from crystalmix.prep.store.store import Files
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
 from crystalmix.prep.tokenizer.special_spellings import Literals
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
@@ -43,7 +47,11 @@ VERSION = 1  # of the files in the store
 
 @dataclass(frozen=True)
 class Encoding:
-    """One way to encode the documents [first, last) of a source, and where the ids go."""
+    """One way to encode the documents [first, last) of a source, and where the ids go.
+
+    copies: a file of how often each document of the source is taken; those with more copies than
+    the epoch's number are encoded.
+    """
 
     source: Source
     documents: Path
@@ -54,6 +62,7 @@ class Encoding:
     split: Split | None
     out: Path
     chat: ChatSettings | None = None
+    copies: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class Tokenise:
 def settings(context: Context, name: str, domain: Domain, epoch: int) -> Json:
     """Return what the token blocks of one epoch of a domain follow from, for the receipt."""
     recipe = context.recipe
-    inner, split = _document_fim(domain), _split(context, domain)
+    inner, split = _document_fim(domain), context.split_of(name)
+    upsample = {} if domain.upsample is None else {**domain.upsample.content(), "epoch": epoch}
     return {
         "fim": asdict(inner) if inner else None,
         "draw": [name, epoch] if inner else None,
@@ -93,6 +103,7 @@ def settings(context: Context, name: str, domain: Domain, epoch: int) -> Json:
         "split": asdict(split) if split else None,
         "held_out": domain.held_out,
         **({} if domain.chat is None else {"chat": chat_identity(domain.chat)}),
+        **({"upsample": upsample} if upsample else {}),
     }
 
 
@@ -119,7 +130,10 @@ def run(
     context.run(_tokenise_once, [items], "tokenise")
     for folder, group in zip(folders, groups, strict=True):
         keys = [encoding.out.stem for _, encoding in group]
-        context.store.write_uses(store.key_of(folder.recipe), {"tokens": keys})
+        uses: dict[Files, list[str]] = {"tokens": keys}
+        if folder.copies is not None:
+            uses["copies"] = [path.stem for path in folder.copies.files.values()]
+        context.store.write_uses(store.key_of(folder.recipe), uses)
     return [[_token_block(encoding) for _, encoding in group] for group in groups]
 
 
@@ -147,9 +161,10 @@ def encodings(
                 settings=rows,
                 fim=_document_fim(domain),
                 draw=draw,
-                split=_split(context, domain),
+                split=context.split_of(folder.name),
                 out=context.store.file("tokens", block.key, ".ids"),
                 chat=domain.chat,
+                copies=None if folder.copies is None else folder.copies.files[block.source],
             ),
         )
         for block in blocks_of(folder.recipe, scanned)
@@ -172,6 +187,7 @@ def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
         "split": settings["split"],
         "tokenizer": settings["tokenizer"],
         **({} if chat is None else {"chat": chat}),
+        **({"upsample": settings["upsample"]} if "upsample" in settings else {}),
     }
     names = settings["sources"]
     columns = settings.get("columns", [None] * len(names))
@@ -189,12 +205,6 @@ def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
 
 def _document_fim(domain: Domain) -> FimSettings | None:
     return domain.fim if domain.fim and domain.fim.level == "document" else None
-
-
-def _split(context: Context, domain: Domain) -> Split | None:
-    if domain.split is None:
-        return None
-    return Split(context.recipe.seed, context.recipe.valid, domain.split)
 
 
 def _tokenise_once(item: Tokenise) -> Json:
@@ -242,7 +252,7 @@ class _Encode:
             how = encoding.source, encoding.settings, encoding.fim, encoding.draw
             self.encode = encoder(tokenizer, *how)
             self.controls = controls_of(tokenizer, encoding.settings)
-        self.side = None if encoding.split is None else Side(encoding.split)
+        self.side = Side(encoding.split, _copies(encoding), encoding.rows[0], encoding.draw[2])
         self.writer = BlockWriter(encoding.out, tokenizer.vocab, encoding.rows[0])
         self.stack = ExitStack()
 
@@ -256,7 +266,7 @@ class _Encode:
 
     def add(self, documents: Sequence[Document]) -> None:
         """Encode more documents."""
-        texts = iter(documents) if self.side is None else self.side.of(iter(documents))
+        texts = self.side.of(iter(documents))
         source = self.encoding.source
         for document in prepared(texts, source, self.block, self.tokenizer, self.literals):
             if self.chat is not None:
@@ -268,10 +278,9 @@ class _Encode:
 
     def account(self) -> Json:
         """Return what `TokenBlock.of` reads."""
-        side = self.side
-        sides = {} if side is None else {"held_out": side.held_out, "bytes": side.bytes}
         chat = {} if self.chat is None else {"chat": asdict(self.chat.counts())}
-        return {**asdict(self.writer.counts), "literals": self.literals.account(), **sides, **chat}
+        counts = {**asdict(self.writer.counts), "literals": self.literals.account()}
+        return {**counts, **self.side.account(), **chat}
 
 
 def most_of_conversation(rows: Json) -> int | None:
@@ -307,20 +316,49 @@ def controls_of(tokenizer: Tokenizer, rows: PackSettings) -> Controls:
 
 
 class Side:
-    """The documents of one side of a split: counts those of the other, and the bytes of its own."""
+    """The documents that an epoch has: of one side of a split, and with copies left.
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
-        self.held_out = self.bytes = 0
+    copies: of each document from number `first` on, None where all are taken once. Counts what it
+    leaves out, and the bytes of what it takes.
+    """
+
+    def __init__(
+        self, split: Split | None, copies: NDArray[np.uint16] | None, first: int, epoch: int
+    ) -> None:
+        self.split, self.copies = split, copies
+        self.first, self.epoch = first, epoch
+        self.held_out = self.spent = self.bytes = 0
 
     def of(self, texts: Iterator[Document]) -> Iterator[Document]:
-        """Yield the documents that are on this side."""
+        """Yield the documents that are taken."""
+        if self.split is None and self.copies is None:
+            yield from texts
+            return
         for document in texts:
-            if self.split.takes(document.digest):
+            if self.split is not None and not self.split.takes(document.digest):
+                self.held_out += 1
+            elif (
+                self.copies is not None and self.copies[document.number - self.first] <= self.epoch
+            ):
+                self.spent += 1
+            else:
                 self.bytes += len(document.text.encode())
                 yield document
-            else:
-                self.held_out += 1
+
+    def account(self) -> dict[str, int]:
+        """Return the counts that there are; none where all documents are taken."""
+        held_out = {} if self.split is None else {"held_out": self.held_out}
+        spent = {} if self.copies is None else {"spent": self.spent}
+        sides = {**held_out, **spent}
+        return {**sides, "bytes": self.bytes} if sides else {}
+
+
+def _copies(encoding: Encoding) -> NDArray[np.uint16] | None:
+    """Return how often the documents of an encoding are taken: (documents,), None for once."""
+    if encoding.copies is None:
+        return None
+    every: NDArray[np.uint16] = np.load(encoding.copies, mmap_mode="r")
+    return np.array(every[slice(*encoding.rows)])
 
 
 def prepared(

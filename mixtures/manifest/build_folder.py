@@ -2,6 +2,7 @@
 
     sources/<source>/documents.parquet               what was kept of a source
     domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
+                                                     (of documents with over n copies)
     domains/<domain>/epoch-<n>-fim/...               row-level FIM, where the recipe has it
     domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
     domains/<domain>/joined/...                      epochs in their order, where no shuffle is set

@@ -95,11 +95,12 @@ class ManifestPart:
     available: int
     epochs: float
     fim: Json | None
-    variants: int  # FIM epochs that the domain's rows hold
+    variants: int  # epochs that the domain's rows hold: of FIM, or of documents with copies left
     shards: tuple[PartShard, ...]
     digest: str  # over the shards' digests and row ranges
     packed: PackedAs | None = None  # None in schema 3
     sharing: Json | None = None  # how documents share rows (`PackSettings.sharing`), None: run on
+    upsampling: Json | None = None  # a curve over documents, and the copies that it came to
     start: int = 0  # draws of the part's sequence that earlier phases took; absent where 0
 
 
@@ -151,8 +152,9 @@ class Manifest:
             if value[key] is None:
                 del value[key]
         for part in value["parts"]:
-            if part["sharing"] is None:
-                del part["sharing"]
+            for key in ("sharing", "upsampling"):
+                if part[key] is None:
+                    del part[key]
             if not part["start"]:
                 del part["start"]
         return {"schema": self.schema, **value}

@@ -24,7 +24,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
             "unknown" if part.loss_tokens is None else f"{part.loss_tokens:,}",
             f"{part.epochs:.3f}",
             _fim(part.fim),
-            "#" * round(BAR * part.got / most),
+            bar(part.got, most),
         ]
         for part in manifest.parts
     ]
@@ -36,8 +36,18 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         f"  manifest {manifest.digest}",
         *_redaction_lines(manifest),
         *_sharing_lines(manifest),
+        *_upsampling_lines(manifest),
         *table(rows, head),
     ]
+
+
+def bar(value: float, most: float) -> str:
+    """Return a bar whose length is a value's share of the greatest one.
+
+    >>> bar(1, 4)
+    '######'
+    """
+    return "#" * round(BAR * value / most) if most else ""
 
 
 def _redaction_lines(manifest: Manifest) -> list[str]:
@@ -66,6 +76,25 @@ def _sharing_lines(manifest: Manifest) -> list[str]:
         f"  rows: {way}{'' if len(names) == every else ' (' + ', '.join(names) + ')'}"
         for way, names in ways.items()
     ]
+
+
+def _upsampling_lines(manifest: Manifest) -> list[str]:
+    """Return how often the documents of a domain are taken, where that differs."""
+    lines: dict[str, str] = {}
+    for part in manifest.parts:
+        if (said := part.upsampling) is not None:
+            sources: Json = said["sources"]
+            missing = sum(counts["missing"] for counts in sources.values())
+            documents = sum(counts["documents"] for counts in sources.values())
+            copies = missing * said["missing"] + sum(
+                bucket["copies"] for counts in sources.values() for bucket in counts["buckets"]
+            )
+            most = max(counts["most"] for counts in sources.values())
+            lines[part.domain] = (
+                f"  upsampled: {part.domain} by {said['by']}, {copies:,} copies of {documents:,} "
+                f"documents, at most {most} of one"
+            )
+    return [*lines.values()]
 
 
 def _total(manifest: Manifest) -> list[str]:

@@ -9,6 +9,7 @@ from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.coverage import Reads
 from crystalmix.mixtures.plan import sample_sources
+from crystalmix.mixtures.plan.copies import CopiesPlan, copies
 from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
 from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe, find, load
@@ -27,7 +28,7 @@ class Outlook:
     hours: of training, phase by phase, at the tokens a second of `--speed`. shared: texts that
     domains have in common, where they are scanned. reads: what all phases read of each domain.
     reuse: what a build into the folder would take and make, None without one; unknown: why that is
-    not known.
+    not known. copies: of the documents of domains that upsample.
     """
 
     phases: tuple[PhasePlan, ...]
@@ -37,6 +38,7 @@ class Outlook:
     reads: Reads = field(default_factory=Reads)
     reuse: Reuse | None = None
     unknown: str = ""
+    copies: tuple[CopiesPlan, ...] = ()
 
     @property
     def faulty(self) -> bool:
@@ -44,8 +46,11 @@ class Outlook:
         return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
 
     def content(self) -> Content:
-        """Return it as JSON."""
-        return asdict(self)
+        """Return it as JSON; `copies` only where a domain upsamples."""
+        content = asdict(self)
+        if not self.copies:
+            del content["copies"]
+        return content
 
     def lines(self) -> list[str]:
         """Return it as tables."""
@@ -53,6 +58,8 @@ class Outlook:
         lines = [*plan_lines(self.phases), ""]
         if reads := self.reads.lines():
             lines += [*reads, ""]
+        for domain in self.copies:
+            lines += [*domain.lines(), ""]
         lines += [f"shards on disk, packed and shuffled: {size}"]
         if self.reuse is not None:
             lines += ["", *self.reuse.lines(), ""]
@@ -103,7 +110,7 @@ def outlook(
         except CrystalmixError as error:  # raw files or the tokenizer are elsewhere
             unknown = str(error)
     disk = _disk(recipe, out, sampled)
-    return Outlook(tuple(phases), disk, hours, shared, reads, found, unknown)
+    return Outlook(tuple(phases), disk, hours, shared, reads, found, unknown, copies(recipe, out))
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:

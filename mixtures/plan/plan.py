@@ -14,6 +14,7 @@ from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.continuing import Reading
 from crystalmix.mixtures.recipes.phase import Kind, Part, Phase, shares
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
@@ -87,7 +88,11 @@ class Planner:
         ]
         pairs = list(zip(phase.parts, plans, strict=True))
         if steps:
-            refusals += [line for part, take in pairs for line in _refusals(take, part)]
+            refusals += [
+                line
+                for part, take in pairs
+                for line in _refusals(take, part, self.recipe.domains[part.domain].upsample)
+            ]
         again = [
             line
             for part, take in pairs
@@ -303,7 +308,7 @@ def _notes(phase: Phase) -> list[str]:
     ]
 
 
-def _refusals(take: PartPlan, part: Part) -> list[str]:
+def _refusals(take: PartPlan, part: Part, upsample: Upsample | None) -> list[str]:
     lines: list[str] = []
     if take.rows == 0 and part.asked:
         lines.append(f"part {take.name} gets no row: raise its {part.kind} or the steps")
@@ -313,5 +318,12 @@ def _refusals(take: PartPlan, part: Part) -> list[str]:
         lines.append(
             f"part {take.name} would be repeated {take.epochs:.2f} times, over max_epochs "
             f"{part.max_epochs:g}: lower its {part.kind}, add data or raise max_epochs"
+        )
+    elif upsample and take.epochs and take.epochs * upsample.peak > part.max_epochs:
+        times = take.epochs * upsample.peak
+        lines.append(
+            f"part {take.name} would repeat documents up to {times:.2f} times "
+            f"({upsample.peak:g} copies, {take.epochs:.2f} epochs), over max_epochs "
+            f"{part.max_epochs:g}: lower its {part.kind} or the curve, or raise max_epochs"
         )
     return lines

@@ -43,7 +43,8 @@ def sampled(recipe: Recipe, root: Path, known: Collection[str] = ()) -> dict[str
         if all(source in found for source in domain.sources):
             side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
             total = sum(found[source] for source in domain.sources)
-            estimates[name] = round(total * side * domain.epochs)
+            copies = domain.epochs if domain.upsample is None else domain.upsample.mean
+            estimates[name] = round(total * side * copies)
     return estimates
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from crystalmix.mixtures.build import pack, row_fim, seal, shuffle, tokenise
+from crystalmix.mixtures.build import pack, row_fim, seal, shuffle, tokenise, upsample
 from crystalmix.mixtures.build.build import sealed_as
-from crystalmix.mixtures.build.context import Context, Folder
+from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.build.view import state_of
 from crystalmix.mixtures.manifest.build_folder import PHASES
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -98,7 +98,9 @@ class Walk:
     def domain(self, name: str) -> Made:
         """Note the token blocks and rows of a domain; return what phases draw from."""
         domain = self.context.recipe.domains[name]
-        packed = [self._packed(name, epoch) for epoch in range(domain.epochs)]
+        copies = self._copies(name)
+        epochs = domain.epochs if copies is None else copies.epochs
+        packed = [self._packed(name, epoch, copies) for epoch in range(epochs)]
         if domain.fim is not None and domain.fim.level == "row":
             packed = [self._permuted(name, epoch, made) for epoch, made in enumerate(packed)]
         if not domain.shuffle and domain.epochs == 1:
@@ -161,16 +163,25 @@ class Walk:
         sizes = [each.stat().st_size for each in self.context.folder.manifests()]
         return path.stat().st_size if path.exists() else max(sizes, default=0)
 
-    def _packed(self, name: str, epoch: int) -> Made:
+    def _copies(self, name: str) -> Copies | None:
+        """Return how often a domain's documents are taken; None for once, or where unknown."""
+        receipts_of = {s: p.receipt for s, p in self.prospects.items() if p.receipt is not None}
+        if not receipts_of.keys() >= {*self.context.recipe.domains[name].sources}:
+            return None
+        copies = upsample.known(self.context, name, receipts_of)
+        return copies if copies is None or copies.epochs else None
+
+    def _packed(self, name: str, epoch: int, copies: Copies | None) -> Made:
         domain, context = self.context.recipe.domains[name], self.context
         prospects = [self.prospects[source] for source in domain.sources]
         scanned = {p.source.name: p.receipt for p in prospects if p.receipt is not None}
         place, folder, blocks = context.folder.packed(name, epoch), None, _blocks(prospects)
         certain = all(prospect.certain for prospect in prospects)
         outs: Sequence[Path | None] = [None] * len(blocks)
-        if len(scanned) == len(prospects):
+        uncounted = domain.upsample is not None and copies is None
+        if len(scanned) == len(prospects) and not uncounted:
             settings = tokenise.settings(context, name, domain, epoch)
-            folder = pack.folder(context, name, epoch, settings, scanned)
+            folder = pack.folder(context, name, epoch, settings, scanned, copies)
             if folder.receipt is None or not certain:
                 outs = [one.out for _, one in tokenise.encodings(context, folder, scanned)]
         if folder is not None and folder.receipt is not None and certain:

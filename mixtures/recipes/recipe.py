@@ -4,6 +4,7 @@ A recipe says *what*: sources, domains (packed and shuffled folders of rows), an
 domains by weight. *Where* and *how fast* are flags.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,8 +19,9 @@ from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.phase import Phase
 from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
-from crystalmix.prep.documents.source import Source
+from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.filters.exact_duplicates import Duplicates
+from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
@@ -46,7 +48,8 @@ class Domain:
     documents are for validation, and no text of theirs may be trained on. tokens: how many
     tokens the domain is expected to hold, for `plan` before anything is built. rows: its own
     settings of rows; in a recipe file those that differ from the recipe's `rows`. chat: how its
-    conversations are written, where its sources are of `format: chat`.
+    conversations are written, where its sources are of `format: chat`. upsample: how often its
+    documents are taken, by a number that they have; the most times is the number of epochs.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -59,9 +62,12 @@ class Domain:
     tokens: float | None = None
     rows: PackSettings | None = None
     chat: ChatSettings | None = None
+    upsample: Upsample | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs > 1 and self.fim is None:
+        if self.upsample is not None:
+            self._check_upsample(self.upsample)
+        elif self.epochs > 1 and self.fim is None:
             raise ValueError(
                 "epochs: without fim every epoch would hold the same rows; "
                 "a part repeats by its weight: drop epochs or set fim"
@@ -74,6 +80,15 @@ class Domain:
             raise ValueError("fim: has no meaning for conversations; drop fim or chat")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources: names one source twice: {', '.join(self.sources)}")
+
+    def _check_upsample(self, upsample: Upsample) -> None:
+        """Refuse what can't go with copies of documents; take the epochs from the curve."""
+        epochs = max(1, math.ceil(upsample.peak))
+        if self.epochs not in (1, epochs):
+            raise ValueError("epochs: follow from the curve of upsample; drop them")
+        if self.validates:
+            raise ValueError("upsample: repeats what is there to validate on; drop it")
+        object.__setattr__(self, "epochs", epochs)
 
     @property
     def validates(self) -> bool:
@@ -114,6 +129,7 @@ class Recipe:
         self._check_split()
         self._check_lengths()
         self._check_chat()
+        self._check_upsamples()
         self._check_counts()
         for name, domain in self.domains.items():
             if self.rows_of(name).cerebras and domain.fim and domain.fim.level == "document":
@@ -141,6 +157,32 @@ class Recipe:
                     f"domains.{name}.chat: can't go with rows.cerebras; set cerebras: null in "
                     "the domain's rows"
                 )
+
+    def _check_upsamples(self) -> None:
+        """Refuse copies by a column that is not kept, and more of them than a part may repeat."""
+        for name, domain in self.domains.items():
+            if (upsample := domain.upsample) is None:
+                continue
+            if self.rows_of(name).cerebras:
+                raise ValueError(
+                    f"domains.{name}.upsample: can't go with rows.cerebras, which takes each "
+                    "document once; drop one of the two"
+                )
+            for source in (self.sources[s] for s in domain.sources if s in self.sources):
+                if upsample.by not in map(label, source.keep):
+                    raise ValueError(
+                        f"domains.{name}.upsample.by: source {source.name} keeps no column "
+                        f"{upsample.by!r}; add it to sources.{source.name}.keep"
+                    )
+        for name, phase in self.phases.items():
+            for i, part in enumerate(phase.parts):
+                domain = self.domains.get(part.domain)
+                if domain and domain.upsample and domain.upsample.peak > part.max_epochs:
+                    raise ValueError(
+                        f"phases.{name}.parts.{i}.max_epochs: documents of {part.domain} are "
+                        f"repeated up to {domain.upsample.peak:g} times by its upsample, over "
+                        f"{part.max_epochs:g}; lower the curve or raise max_epochs"
+                    )
 
     def rows_of(self, domain: str) -> PackSettings:
         """Return the settings of a domain's rows: its own, else the recipe's."""
@@ -198,8 +240,9 @@ class Recipe:
             del content["domains"][name]["rows"]
             if domain.rows is not None:
                 content["domains"][name]["rows"] = _rows_content(domain.rows)
-            if domain.chat is None:
-                del content["domains"][name]["chat"]
+            for key in ("chat", "upsample"):
+                if getattr(domain, key) is None:
+                    del content["domains"][name][key]
         del content["format"]  # it says no more than where parts begin
         for name, phase in self.phases.items():
             for part, entry in zip(phase.parts, content["phases"][name]["parts"], strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.build import seal, tokenise
 from crystalmix.mixtures.build.build import alone, store
-from crystalmix.mixtures.build.context import Context, Folder
+from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.manifest import manifest, purged
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -69,9 +69,13 @@ def _folder(context: Context, name: str) -> Folder:
     """Return the sealed folder that a domain's rows are drawn from."""
     recipe, build = context.recipe, context.folder
     domain = recipe.domains[name]
-    for epoch in range(domain.epochs):
+    copies = None
+    if domain.upsample is not None:
+        copies = Copies({}, _receipt(build.packed(name), name)["account"].get("upsampled", {}))
+    for epoch in range(domain.epochs if copies is None else copies.epochs):
         made = _receipt(build.packed(name, epoch), name)
         told: Json = {
+            "upsample": None,
             "rows": recipe.rows_of(name).content(),
             **tokenise.settings(context, name, domain, epoch),
         }
@@ -88,7 +92,8 @@ def _folder(context: Context, name: str) -> Folder:
     made = _receipt(path, name)
     if made["seed"] not in {None, recipe.seed}:
         _check(name, {"seed": made["seed"]}, {"seed": recipe.seed})
-    return Folder(name, domain, 0, path, {key: made[key] for key in receipts.RECIPE_KEYS})
+    settings = {key: made[key] for key in receipts.RECIPE_KEYS}
+    return Folder(name, domain, 0, path, settings, copies=copies)
 
 
 def _last(build: BuildFolder, name: str, domain: Domain) -> Path:

@@ -348,7 +348,8 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
         total = sum(other[theirs] for other in known)
         count = account[own]
         if own == "documents":  # of conversations those that were written or dropped
-            count = account.get("chat", {}).get("conversations", count) + account["held_out"]
+            count = account.get("chat", {}).get("conversations", count)
+            count += account["held_out"] + account.get("spent", 0)
         if count != total:
             lines.append(f"its account has {own} {count}, its inputs have {theirs} {total}")
     return lines

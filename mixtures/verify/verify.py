@@ -31,7 +31,7 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
-from crystalmix.mixtures.verify import accounts, shuffle_test
+from crystalmix.mixtures.verify import accounts, shuffle_test, upsampling
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.rows.spans import path_of
@@ -206,6 +206,7 @@ def _check_account(
     place = out / SOURCES if receipt["stage"] == "pack" else folder.parent
     inputs = {name: sealed.get(place / name) for name in accounts.inherited(receipt)}
     yield from accounts.disinherited(receipt, inputs)
+    yield from upsampling.faults(out, receipt)
 
 
 def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> None:
@@ -429,6 +430,8 @@ def _settings_faults(
             made, says = _sharing(receipt["settings"]["rows"]), _sharing(part.sharing or {})
             if made != says:
                 yield f"says sharing {says}, its rows were made with {made}"
+        if "rows" in receipt["settings"] and part.upsampling != upsampling.said(receipt):
+            yield "says other copies of documents than its rows were made with"
         if receipt["seed"] not in {None, manifest.seed}:
             yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
         tokenizer = asdict(manifest.tokenizer)

@@ -4,8 +4,9 @@ documents/<key>/     the documents of a source, sealed by a receipt
 rows/<key>/          a folder of rows, sealed by a receipt
 blocks/<k>/<key>.*   the documents of one raw file
 tokens/<k>/<key>.*   the token ids of one raw file's documents
+copies/<k>/<key>.*   how often a source's documents are taken, by a number that they have
 files/<k>/<key>.json digests of raw files, by path, size, time and inode
-uses/<key>.json      the blocks and tokens that a folder was made from
+uses/<key>.json      the blocks, tokens and copies that a folder was made from
 builds/<key>.json    the builds that use a shared store
 files/checked/       checks that found nothing, by what they looked at
 files/rates.json     how long the stages took (`prep.store.rates`)
@@ -24,9 +25,9 @@ from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 
 Folders = Literal["documents", "rows"]
-Files = Literal["blocks", "tokens"]
+Files = Literal["blocks", "tokens", "copies"]
 FOLDERS: tuple[Folders, ...] = ("documents", "rows")
-FILES: tuple[Files, ...] = ("blocks", "tokens")
+FILES: tuple[Files, ...] = ("blocks", "tokens", "copies")
 KEY_DIGITS = 32
 
 

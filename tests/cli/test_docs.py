@@ -61,6 +61,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run").symlink_to(undisturbed())
     [names] = blocks(ROOT / "docs/answering.md", "text", "names.txt")
     (folder / "names.txt").write_text(names, "utf-8")
+    [recipe] = blocks(ROOT / "docs/upsampling.md", "yaml", "recipe.yaml")
+    (folder / "upsampled.yaml").write_text(recipe, "utf-8")
     return folder
 
 

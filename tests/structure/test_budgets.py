@@ -39,7 +39,7 @@ GATES = {
     "matplotlib": {"train/figures", "train/api"},
     "click": {"train/commands", "cli.py"},
 }
-STAGES = {"scan", "shared_texts", "tokenise", "pack", "row_fim", "shuffle", "seal"}
+STAGES = {"scan", "shared_texts", "upsample", "tokenise", "pack", "row_fim", "shuffle", "seal"}
 
 
 def name_of(path: Path) -> str:

@@ -107,7 +107,7 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     """
     from dataclasses import asdict
 
-    from crystalmix.mixtures.build.account_report import checked
+    from crystalmix.mixtures.manifest.account_report import checked
     from crystalmix.mixtures.verify import foreign_shards
     from crystalmix.mixtures.verify.verify import verify as check
 

@@ -40,7 +40,8 @@ COLUMNS = """
 def domains(traced: Traced) -> Table:
     """Return domain, documents, tokens, bytes, variants of each domain that a phase draws from.
 
-    variants: FIM epochs that the domain's rows hold; tokens are those of one of them.
+    variants: FIM epochs that the domain's rows hold; tokens are those of one of them. Where
+    documents are upsampled, tokens are those of all copies.
     """
     variants, rows = _variants(traced), traced.rows(DOMAINS)
     for row in rows:
@@ -77,7 +78,7 @@ def links(traced: Traced) -> tuple[list[tuple[str, str, float]], list[tuple[str,
 
 def _variants(traced: Traced) -> dict[str, int]:
     every = (part for manifest in traced.manifests.values() for part in manifest.parts)
-    return {part.domain: part.variants for part in every}
+    return {part.domain: 1 if part.upsampling else part.variants for part in every}
 
 
 def compared(

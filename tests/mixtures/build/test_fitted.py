@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest import account_report, report
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest import report
 from crystalmix.mixtures.plan import plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify

@@ -8,8 +8,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build import account_report
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.manifest import account_report
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans

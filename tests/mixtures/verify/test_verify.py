@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 import pytest
 
-from crystalmix.mixtures.build.account_report import checked
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.account_report import checked
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import shard_faults, verify

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.manifest.report import bar
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
@@ -41,6 +42,7 @@ def account_lines(build: Path) -> list[str]:
         "",
         *statistics_lines(build),
         *fitted_lines(build),
+        *copies_lines(build),
     ]
 
 
@@ -136,6 +138,39 @@ def fitted_lines(build: Path) -> list[str]:
             )
     head = ["folder", "pack", "groups", "pieces", "rows", "at least", "padding", "cut"]
     return ["", *table(rows, [*head, "as a stream"])] if rows else []
+
+
+def copies_lines(build: Path) -> list[str]:
+    """Return how often the documents of each domain are taken, where that differs."""
+    lines: list[str] = []
+    for folder in BuildFolder(build).sealed():
+        receipt = receipts.read(folder)
+        settings = receipt.get("settings", {}).get("upsample")
+        if settings is not None and settings["epoch"] == 0:
+            place = folder.relative_to(build).as_posix()
+            lines += ["", f"{place}: copies of documents by {settings['by']}"]
+            lines += upsampled_lines(receipt["account"]["upsampled"])
+    return lines
+
+
+def upsampled_lines(sources: Json) -> list[str]:
+    """Return a table of the copies of each source's documents, with a bar for each bucket."""
+    rows: list[list[object]] = []
+    most = max((b["asked"] for counts in sources.values() for b in counts["buckets"]), default=0)
+    for name, counts in sources.items():
+        before, every = 0, counts["documents"] - counts["missing"]
+        for bucket in counts["buckets"]:
+            documents = bucket["documents"]
+            first, last = (100 * n / every for n in (before, before + documents))
+            before += documents
+            got = bucket["copies"] / documents
+            numbers = [f"{bucket['asked']:.3f}", f"{got:.3f}", f"{bucket['copies']:,}"]
+            sizes = [f"{bucket['low']:g}", f"{documents:,}", *numbers, f"{bucket['bytes']:,}"]
+            rows.append([f"  {name}", f"{first:.0f}-{last:.0f} %", *sizes, bar(got, most)])
+        if counts["missing"]:
+            rows.append([f"  {name}", "no number", "", f"{counts['missing']:,}", *[""] * 5])
+    head = ["  source", "percentile", "from", "documents", "asked", "got", "copies", "bytes", ""]
+    return table(rows, head)
 
 
 def padding_of(account: Json, msl: int) -> float:

@@ -1,0 +1,93 @@
+"""The stage that says how often documents are taken: one work item per source of a domain.
+
+The copies of a source's documents are an artifact: its key has what the documents and their columns
+follow from, the column and the curve, and the side of a split.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crystalmix.mixtures.build.context import Context, Copies, origin_of
+from crystalmix.prep.filters import upsample
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.filters.upsample import Upsample
+from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import store
+
+
+@dataclass(frozen=True)
+class Count:
+    """Work item: count the copies of a source's documents."""
+
+    source: str
+    documents: Path
+    settings: Upsample
+    split: Split | None
+    out: Path
+
+
+def run(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -> dict[str, Copies]:
+    """Return the copies of those domains that upsample.
+
+    Raises RefusalError where a curve gives no document of a domain a copy.
+    """
+    items = {name: _items(context, name, scanned) for name in domains}
+    every = {item.out: item for several in items.values() for item in several}
+    missing = [item for out, item in every.items() if store.done(out) is None]
+    context.run(_count_once, [missing], "upsample")
+    found: dict[str, Copies] = {}
+    for name in (name for name, several in items.items() if several):
+        copies = known(context, name, scanned)
+        if copies is None:
+            raise DamageError(f"{context.store.path}: lost copies during the build; build again")
+        if not copies.epochs:
+            raise RefusalError(
+                f"domain {name}: its curve gives none of its documents a copy; raise it or add data"
+            )
+        found[name] = copies
+    return found
+
+
+def known(context: Context, name: str, scanned: dict[str, Json]) -> Copies | None:
+    """Return the copies of a domain that are counted already, None where some are not."""
+    counts = {item: store.done(item.out) for item in _items(context, name, scanned)}
+    done = {item.source: count for item, count in counts.items() if count is not None}
+    if not counts or len(done) < len(counts):
+        return None
+    return Copies({item.source: item.out for item in counts}, done)
+
+
+def _items(context: Context, name: str, scanned: dict[str, Json]) -> list[Count]:
+    domain = context.recipe.domains[name]
+    if domain.upsample is None:
+        return []
+    settings = domain.upsample
+    return [_item(context, name, settings, s, scanned[s]) for s in domain.sources]
+
+
+def _item(context: Context, name: str, settings: Upsample, source: str, receipt: Json) -> Count:
+    split = context.split_of(name)
+    key = store.key_of(
+        [
+            upsample.VERSION,
+            origin_of(receipt),
+            settings.content(),
+            None if split is None else asdict(split),
+        ]
+    )
+    out = context.store.file("copies", key, ".npy")
+    return Count(source, context.documents(source), settings, split, out)
+
+
+def _count_once(item: Count) -> Json:
+    """Write the copies of a source's documents: (documents,) uint16, and what they come to."""
+    found = upsample.upsampled(item.documents, item.settings, item.split, item.source)
+    with replacing(item.out) as temporary, temporary.open("wb") as file:
+        np.save(file, found.copies)
+    store.finish(item.out, found.content())
+    return {}

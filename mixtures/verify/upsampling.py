@@ -1,0 +1,53 @@
+"""Checks of upsampled rows: the copies of documents, counted again from their numbers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.prep.filters import upsample
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.filters.upsample import Upsample
+from crystalmix.prep.runtime.types import Json
+
+
+def faults(build: Path, receipt: Json) -> Iterator[str]:
+    """Yield where a folder of packed rows has other copies than its documents ask for."""
+    if (settings := _settings(receipt)) is None:
+        return
+    split = receipt["settings"]["split"] and Split(**receipt["settings"]["split"])
+    account, epoch = receipt["account"], receipt["settings"]["upsample"]["epoch"]
+    taken = every = 0
+    for source in receipt["inputs"]:
+        documents = BuildFolder(build).documents(source)
+        if not documents.exists():
+            return  # said by whoever looks for the folder's inputs
+        found = upsample.upsampled(documents, settings, split, source)
+        if account["upsampled"].get(source) != found.content():
+            yield f"its copies of {source} are not those that its documents ask for"
+        taken += int(np.count_nonzero(found.copies > epoch))
+        every += found.documents
+    counts = {
+        "documents": (account.get("chat", {}).get("conversations", account["documents"]), taken),
+        "spent": (account["spent"], every - taken),
+    }
+    for key, (says, follows) in counts.items():
+        if says != follows:
+            yield f"its account has {key} {says}, the copies of epoch {epoch} give {follows}"
+
+
+def said(receipt: Json) -> Json | None:
+    """Return what a manifest is to say of the copies in a folder, None where there are none."""
+    settings = _settings(receipt)
+    if settings is None:
+        return None
+    return {**settings.content(), "sources": receipt["account"]["upsampled"]}
+
+
+def _settings(receipt: Json) -> Upsample | None:
+    settings = receipt["settings"].get("upsample")
+    if settings is None:
+        return None
+    curve = tuple((percentile, epochs) for percentile, epochs in settings["curve"])
+    return Upsample(settings["by"], curve, settings["missing"])
