@@ -92,7 +92,8 @@ def test_a_build_killed_at_random_moments_ends_like_an_undisturbed_one(
     tmp_path: Path, workers: int
 ) -> None:
     corpora.write_corpus(tmp_path)
-    corpora.write_recipe(tmp_path, rows={"rows_per_shard": 16}, phases={"prose": None})
+    changes = {"rows": {"rows_per_shard": 16}, "phases": {"prose": None}, **corpora.HARDER}
+    corpora.write_recipe(tmp_path, **changes)
     process = start(tmp_path, tmp_path / "whole", workers)
     begun = time.monotonic()
     finish(process)

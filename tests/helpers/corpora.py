@@ -103,6 +103,18 @@ RECIPE: Json = {
     },
 }
 
+# What makes RECIPE harder for engines and kills: documents fitted into rows, and upsampled.
+HARDER: Json = {
+    "sources": {"code": {"keep": ["max_stars_repo_name", "max_stars_count"]}},
+    "domains": {
+        "wiki": {"rows": {"pack": "best_fit", "group_tokens": 700, "documents": "masked"}},
+        "code": {
+            "epochs": 1,
+            "upsample": {"by": "max_stars_count", "curve": [[0, 0], [0.3, 0.5], [1, 3]]},
+        },
+    },
+}
+
 
 def write_corpus(folder: Path) -> None:
     """Write raw files and a tokenizer: `slimpajama/`, `starcoderdata/`, `tokenizer.json`."""

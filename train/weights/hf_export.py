@@ -296,13 +296,12 @@ def _copy_tokenizer(build: Path, place: Path, manifest: Manifest) -> None:
 
 
 def _add_chat_template(build: Path, place: Path, manifest: Manifest) -> None:
-    """Add the template of a phase of chat to the tokenizer's config, unless that has one."""
+    """Put the template that a phase of chat trained on into the tokenizer's config."""
     path, chat = place / TOKENIZER_CONFIG, chat_of(build, manifest)
     if chat is None or not path.exists():
         return
     config = orjson.loads(path.read_bytes())
-    if "chat_template" not in config:
-        _write_json(path, {**config, "chat_template": jinja.jinja(chat)})
+    _write_json(path, {**config, "chat_template": jinja.jinja(chat)})
 
 
 def _write_json(path: Path, content: Json) -> None:

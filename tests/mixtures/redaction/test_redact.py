@@ -6,7 +6,9 @@ from shutil import copytree
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 import crystalmix as cm
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
@@ -14,11 +16,12 @@ from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.verify.verify import verify
-from crystalmix.prep.rows import shards
+from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
+from helpers import graded
 from helpers.audited import audited_build, loaded, marks, segments
 from helpers.corpora import built, crystalmix, write_corpus, write_recipe
 from helpers.runs import scratch
@@ -186,3 +189,29 @@ def test_a_view_stays_when_its_origin_is_changed(tmp_path: Path) -> None:
     for rows, manifest in zip(before, read_manifests(out), strict=True):
         assert (every_row(out, manifest) == rows).all()
     assert crystalmix("show", build, "--history").stdout.count("history/") == 3
+
+
+def test_every_piece_of_every_copy_is_taken_from_fitted_rows(tmp_path: Path) -> None:
+    graded.written(tmp_path, rows={"pack": "best_fit", "documents": "masked"})
+    build, out = built(tmp_path), tmp_path / "redacted"
+    texts = pq.read_table(build / "sources/rated/documents.parquet").to_pylist()
+    often = {text for text, times in graded.wanted(graded.records()).items() if times > 2}
+    gone = {t["document"] for t in texts if t["digest"] in {_digest(text) for text in often}}
+    (tmp_path / "list").write_text("".join(f"digest:{_digest(t).hex()}\n" for t in often))
+    redact(build, tmp_path / "list", out)
+    assert verify(out) == []
+    pieces = 0
+    for path in sorted(build.glob("domains/rated/epoch-*/data-*.h5")):
+        before, after = shards.read(path), shards.read(out / path.relative_to(build))
+        expected = before.copy()
+        for span in pq.read_table(spans.path_of(path)).to_pylist():
+            if span["document"] in gone:
+                pieces += 1
+                here = slice(span["start"], span["stop"])
+                expected[span["row"], :, here] = np.array([[loaded().pad], [0], [loaded().pad]])
+        assert np.array_equal(after, expected)
+    assert pieces > 3 * len(gone)
+
+
+def _digest(text: str) -> bytes:
+    return xxhash.xxh3_128_digest(text.encode())

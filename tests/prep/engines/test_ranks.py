@@ -87,7 +87,7 @@ def test_three_ranks_one_killed_and_started_again_build_what_one_process_builds(
     tmp_path: Path,
 ) -> None:
     corpora.write_corpus(tmp_path)
-    path = corpora.write_recipe(tmp_path)
+    path = corpora.write_recipe(tmp_path, **corpora.HARDER)
     out, everyone = tmp_path / "ranks", list["subprocess.Popen[str]"]()
 
     def rank(number: int) -> "subprocess.Popen[str]":
