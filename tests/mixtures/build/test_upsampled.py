@@ -87,7 +87,7 @@ def test_manifest_receipts_and_views_say_what_was_asked_and_got(upsampled: Path)
 
 def test_plan_and_show_have_a_table_with_bars(upsampled: Path) -> None:
     recipe = upsampled.parent / "recipe.yaml"
-    before, after = cm.plan(recipe), cm.plan(recipe, build=upsampled)
+    before, after = cm.plan(recipe), cm.plan(recipe, out=upsampled, data=upsampled.parent)
     assert before.copies[0].asked[8] == 1.125
     assert before.copies[0].mean == 1.5
     lines = before.lines()
@@ -95,6 +95,9 @@ def test_plan_and_show_have_a_table_with_bars(upsampled: Path) -> None:
     assert any(line.split() == ["95-100", "%", "3.875", "#" * 24] for line in lines)
     assert not any("no number" in line for line in lines)
     assert any("no number" in line for line in after.lines())
+    assert after.reuse is not None
+    assert {step.state for step in after.reuse.steps} == {"reused"}
+    assert len(after.reuse.steps) == 1 + 4 + 1 + 1  # documents, epochs, shuffled rows, phase
     assert copies_lines(upsampled)[2:] == list(after.copies[0].lines())[1:]
     told = "\n".join(manifest_lines(manifests.read_manifests(upsampled)[0]))
     total = sum(wanted(records()).values())
