@@ -1,7 +1,7 @@
 """The sealed plan of a phase and the two orders that it can fix; from it every row of every step.
 
-Belongs here: code that needs manifests and receipts alone. Never: building, reading shards,
-training. It imports `prep/runtime` only, so that a loader on a cluster needs nothing else.
+Belongs here: code that needs a manifest alone. Never: building, reading shards, training. It
+imports `prep/runtime` only, so that a loader on a cluster needs nothing else.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +10,6 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.mixtures.manifest import (
-        account_report,
         build_folder,
         cerebras_order,
         coverage,

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.account_report import upsampled_lines
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.report import bar
+from crystalmix.mixtures.manifest.report import bar, upsampled_lines
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.filters.upsample import BUCKETS, Upsample
 from crystalmix.prep.runtime import receipts

@@ -107,8 +107,8 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     """
     from dataclasses import asdict
 
-    from crystalmix.mixtures.manifest.account_report import checked
     from crystalmix.mixtures.verify import foreign_shards
+    from crystalmix.mixtures.verify.account_report import checked
     from crystalmix.mixtures.verify.verify import verify as check
 
     path = existing(path, whole=True)

@@ -81,7 +81,7 @@ def build(recipe: str, out: Path, **settings: Any) -> None:
     from crystalmix.prep.runtime.workers import collected_seldom
 
     with collected_seldom():
-        from crystalmix.mixtures.manifest.account_report import fitted_lines
+        from crystalmix.mixtures.verify.account_report import fitted_lines
         from crystalmix.prep.engines.engine import EngineSettings
         from crystalmix.train.api import data
 

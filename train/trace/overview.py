@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest import account_report, report, rows_of_steps
+from crystalmix.mixtures.manifest import report, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.verify import account_report
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Content

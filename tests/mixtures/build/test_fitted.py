@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest import account_report, report
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest import report
 from crystalmix.mixtures.plan import plan
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify import account_report
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RecipeError

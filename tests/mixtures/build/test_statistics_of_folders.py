@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.manifest import account_report
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify import account_report
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans
 from crystalmix.prep.rows.spans import path_of

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 import crystalmix as cm
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.account_report import copies_lines
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.resealing.mix import mix
+from crystalmix.mixtures.verify.account_report import copies_lines
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts

@@ -13,9 +13,9 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.account_report import checked
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify.account_report import checked
 from crystalmix.mixtures.verify.verify import shard_faults, verify
 from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts

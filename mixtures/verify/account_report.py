@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
-from crystalmix.mixtures.manifest.report import bar
+from crystalmix.mixtures.manifest.report import upsampled_lines
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
@@ -151,26 +151,6 @@ def copies_lines(build: Path) -> list[str]:
             lines += ["", f"{place}: copies of documents by {settings['by']}"]
             lines += upsampled_lines(receipt["account"]["upsampled"])
     return lines
-
-
-def upsampled_lines(sources: Json) -> list[str]:
-    """Return a table of the copies of each source's documents, with a bar for each bucket."""
-    rows: list[list[object]] = []
-    most = max((b["asked"] for counts in sources.values() for b in counts["buckets"]), default=0)
-    for name, counts in sources.items():
-        before, every = 0, counts["documents"] - counts["missing"]
-        for bucket in counts["buckets"]:
-            documents = bucket["documents"]
-            first, last = (100 * n / every for n in (before, before + documents))
-            before += documents
-            got = bucket["copies"] / documents
-            numbers = [f"{bucket['asked']:.3f}", f"{got:.3f}", f"{bucket['copies']:,}"]
-            sizes = [f"{bucket['low']:g}", f"{documents:,}", *numbers, f"{bucket['bytes']:,}"]
-            rows.append([f"  {name}", f"{first:.0f}-{last:.0f} %", *sizes, bar(got, most)])
-        if counts["missing"]:
-            rows.append([f"  {name}", "no number", "", f"{counts['missing']:,}", *[""] * 5])
-    head = ["  source", "percentile", "from", "documents", "asked", "got", "copies", "bytes", ""]
-    return table(rows, head)
 
 
 def padding_of(account: Json, msl: int) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from crystalmix.mixtures.manifest import account_report
+from crystalmix.mixtures.verify import account_report
 from helpers import corpora
 
 
