@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         shared_texts,
         shuffle,
         tokenise,
+        upsample,
     )
     from crystalmix.mixtures.build.context import Context, Folder
     from crystalmix.mixtures.build.lookups import Lookups
