@@ -74,16 +74,16 @@ def test_a_run_without_chat_has_no_template_to_ask_in() -> None:
         cm.chat(undisturbed(), "quartz?")
 
 
-@pytest.mark.parametrize("config", [None, {"chat_template": "of another model", "own": 1}])
+@pytest.mark.parametrize("own", [None, {"chat_template": "of another model", "other": 1}])
 def test_an_export_carries_the_template_of_its_phase(
-    config: dict[str, object] | None, tmp_path: Path
+    own: dict[str, object] | None, tmp_path: Path
 ) -> None:
     build = trained() / "build"
-    if config is not None:
+    if own is not None:
         build = tmp_path / "build"
         shutil.copytree(trained() / "build", build, symlinks=True)
         special = {"bos_token": "<s>", "eos_token": "</s>"}
-        (build / "tokenizer_config.json").write_bytes(orjson.dumps({**config, **special}))
+        (build / "tokenizer_config.json").write_bytes(orjson.dumps({**own, **special}))
     cm.export(trained() / "run", tmp_path / "weights", build=build)
     config = orjson.loads((tmp_path / "weights" / "tokenizer_config.json").read_bytes())
     names = {"bos_token": config["bos_token"], "eos_token": config["eos_token"]}
