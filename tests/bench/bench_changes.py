@@ -5,9 +5,9 @@
 CORPUS holds `slimpajama/<set>` and `starcoderdata/<language>` (the corpus beside the checkout by
 default). The recipe is `crystalcoder-mini` without one language, which is the new small source.
 Each change begins with a copy of the full build, made of hard links. CPU-seconds are of the whole
-command with its children; written are all bytes that it gave to the system, kept those of files
-that were not there before. `--files`: so many files of each folder. `--fresh`: build each changed
-recipe elsewhere, too, and hold the results against each other.
+command, which has one worker (each further one costs its start). Written are all bytes that it gave
+to the system, kept those of files that were not there before. `--files`: so many files of each
+folder. `--fresh`: build each changed recipe elsewhere, too, and hold the results together.
 """
 
 import argparse
@@ -166,7 +166,7 @@ def built(recipe: Recipe, place: Path, out: Path) -> Cost:
     path = place / "recipe.yaml"
     recipe["tokenizer"]["path"] = "tokenizer.json"
     path.write_bytes(orjson.dumps(recipe))  # JSON is YAML
-    words = ["-m", "crystalmix", "build", path, "--data", place, "--out", out]
+    words = ["-m", "crystalmix", "build", path, "--data", place, "--out", out, "--workers", "1"]
     before, began, told = files(out), seconds(), written()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(

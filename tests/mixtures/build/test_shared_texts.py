@@ -70,6 +70,32 @@ def refusal(folder: Path, recipe: recipes.Recipe) -> str:
     return str(caught.value)
 
 
+def test_texts_are_compared_again_only_where_what_is_compared_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bool] = []
+    find = sharing.find
+    monkeypatch.setattr(sharing, "find", lambda *a: (compared.append(True), find(*a))[1])
+    out = tmp_path / "out"
+    phases: list[tuple[dict[str, Any], bool]] = [
+        ({"max_shared": 1}, True),
+        ({"max_shared": 1, "steps": 5}, False),
+        ({"max_shared": 1, "batch": 5}, False),
+        ({"max_shared": 0.999}, True),
+    ]
+    for phase, again in phases:
+        compared.clear()
+        refused = phase["max_shared"] < 1
+        recipe = recipe_of(tmp_path, **phase)
+        for _ in range(1 + refused):  # a refusal is not remembered
+            if refused:
+                with pytest.raises(RefusalError, match="over max_shared"):
+                    build(recipe, tmp_path, out)
+            else:
+                build(recipe, tmp_path, out)
+        assert len(compared) == again * (1 + refused)
+
+
 def test_parts_that_share_too_many_texts_are_refused_with_numbers(tmp_path: Path) -> None:
     assert refusal(tmp_path, recipe_of(tmp_path)) == (
         "phase one: domains b and c have 10 texts in common, 100.0% of c's, over max_shared 0.01; "
