@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.record import run_folder
 from crystalmix.train.trainer import checkpoint
-from helpers.runs import copied_run, manifest, small_build, state_of
+from helpers import watched
+from helpers.runs import copied_run, manifest, recorded, small_build, state_of, write_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # others' code warns
 ENDINGS = """\
@@ -147,3 +149,42 @@ def test_a_task_that_runs_code_or_reads_from_elsewhere_is_refused(
     task.write_text(ENDINGS.replace(*change, 1), "utf-8")
     with pytest.raises(error, match=message):
         cm.evaluate(copied_run(tmp_path / "run"), [task])
+
+
+def test_a_run_evaluates_its_checkpoints_itself_killed_or_not(tmp_path: Path) -> None:
+    """The numbers are those of `evaluate`, and the training is the same, bit for bit."""
+    pytest.importorskip("lm_eval", reason="needs `make peers`")
+    write_tasks(tmp_path)
+    tasks = {"files": ["endings.yaml", "texts.yaml"], "every": 6, "few_shot": 1, "limit": 2}
+    evaluation = {**watched.EVALUATION, "tasks": tasks}
+    keep = {"keep_checkpoints": 9}
+    run = write_run(tmp_path / "run.yaml", evaluation=evaluation, runconfig=keep)
+    plain = write_run(tmp_path / "plain.yaml", runconfig=keep)
+    for name, file, stop in (("one", run, None), ("two", run, 6), ("none", plain, None)):
+        watched.train(tmp_path / name, run=file, stop=stop)
+    lines = (tmp_path / "two" / "mixed" / "tasks.jsonl").read_bytes()
+    (tmp_path / "two" / "mixed" / "tasks.jsonl").unlink()  # as a kill leaves it
+    draws = random.getstate(), torch.get_rng_state()
+    watched.train(tmp_path / "two", run=run)
+    assert random.getstate() == draws[0]
+    assert torch.equal(torch.get_rng_state(), draws[1])
+    written = (tmp_path / "two" / "mixed" / "tasks.jsonl").read_bytes()
+    assert written.startswith(lines)
+    assert (tmp_path / "one" / "mixed" / "tasks.jsonl").read_bytes() == written
+    assert recorded(tmp_path / "one", "mixed") == recorded(tmp_path / "none", "mixed")
+    asked = cm.evaluate(
+        tmp_path / "none",
+        [tmp_path / "endings.yaml", tmp_path / "texts.yaml"],
+        every=6,
+        few_shot=1,
+        limit=2,
+    ).content()
+    told = [json.loads(line) for line in written.splitlines()]
+    assert {line["step"] for line in told} == {6, 12, 16}
+    assert all(line["samples"] == 2 for line in told)
+    keys = ("step", "task", "metric", "value")
+    assert [[line[key] for key in keys] for line in asked] == [
+        [pytest.approx(line[key]) if key == "value" else line[key] for key in keys] for line in told
+    ]
+    assert len(list((tmp_path / "one" / "later").glob("tasks-mixed-step-*/bound.json"))) == 3
+    assert cm.verify(watched.split_build(), run=tmp_path / "one").faults == ()

@@ -26,6 +26,7 @@ from crystalmix.train.model.processes import joined
 from crystalmix.train.record.run_folder import STATE, PhaseFolder
 from crystalmix.train.runfile.run_file import find, load
 from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer import task_results
 from crystalmix.train.trainer.trainer import Trainer
 
 VIEW = "build"
@@ -57,6 +58,7 @@ def train_adaptive(  # noqa: PLR0913  what the command has
         stem = windows.stem_of(base)
         run = _evaluated_on(build, load(find(run_file), phase, [phase], overrides))
         evaluate.prepare(run.evaluation, [*before, base], build)
+        task_results.prepare([run])
         done: list[Manifest] = []
         seen: list[Window] = []
         for number in range(stem.windows(policy)):

@@ -197,20 +197,25 @@ def drop_list(run: Place, spikes: Answer, out: Place, *, build: Place | None = N
     return forensics.drop_list(traced, sorted(set(keys)), Path(out))
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  what the command has
     run: Place,
-    tasks: Sequence[Place],
+    tasks: Sequence[Place] = (),
     *,
     phase: str | None = None,
     every: int | None = None,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    plot: Place | None = None,
     build: Place | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Table:
     """Evaluate a run's kept checkpoints on task files of lm-evaluation-harness, in this process.
 
-    tasks: YAML files over local data. phase: only this. every: only checkpoints of so many steps,
-    and the newest. Columns: phase, step, task, metric, value, error, samples. What is evaluated
-    already is not evaluated again.
+    tasks: YAML files over local data; without any, the results that the run has. phase: only this.
+    every: only checkpoints of so many steps, and the newest. few_shot: examples before each
+    question, in place of the files' own numbers. limit: the first so many questions of each task.
+    plot: draw all results over tokens, and what each phase changed, into this file. Columns: phase,
+    step, task, metric, value, error, samples. What is evaluated already is not evaluated again.
     """
     import pyarrow as pa
 
@@ -220,8 +225,12 @@ def evaluate(
 
     run = existing(run)
     place = build_of(run, None if build is None else existing(build))
-    read = [harness.read_task(existing(path)) for path in tasks]
+    read = [harness.read_task(existing(path), few_shot, limit) for path in tasks]
     results = task_results.evaluate_run(run, place, read, phase=phase, every=every, say=say)
+    if plot is not None:
+        from crystalmix.train.figures.results_plot import draw
+
+        say(draw(run, place, Path(plot)))
     rows = [{"phase": name, **asdict(result)} for name, result in results]
     columns = ("phase", "step", "task", "metric", "value", "error", "samples")
     return Table(pa.table({name: [row[name] for row in rows] for name in columns}))

@@ -68,13 +68,16 @@ def show(
 
 @click.command(cls=Verb, example="crystalmix evaluate run --tasks arc.yaml --every 10000")
 @click.argument("run", metavar="RUN", type=PATH)
-@click.option("--tasks", type=PATH, multiple=True, required=True, help="A task file (repeatable).")
+@click.option("--tasks", type=PATH, multiple=True, help="A task file (repeatable).")
 @click.option("--phase", help="Only checkpoints of this phase.")
 @click.option("--every", type=click.IntRange(1), help="Only those of so many steps, and the last.")
+@click.option("--few-shot", type=click.IntRange(0), help="Examples before each question.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many questions of each.")
+@click.option("--plot", type=PATH, help="Draw all results, over tokens and by phase, here.")
 @MOVED
 @JSON
 def evaluate(run: Path, tasks: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Evaluate RUN's kept checkpoints on local tasks, by lm_eval."""
+    """Evaluate RUN's kept checkpoints on local tasks, by lm_eval; without tasks, show results."""
     from crystalmix.train.api import runs
 
     show_answer(runs.evaluate(run, tasks, say=note, **settings), as_json)

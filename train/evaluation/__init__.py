@@ -10,6 +10,6 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.train.evaluation import chat_answer, evaluate, harness, held_out
     from crystalmix.train.evaluation.evaluate import EvaluationSettings, Evaluator
-    from crystalmix.train.evaluation.harness import Task, TaskResult, Texts
+    from crystalmix.train.evaluation.harness import Task, TaskSettings, Texts
 
 __getattr__, __dir__ = lazy_names(__name__)

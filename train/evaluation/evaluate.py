@@ -19,6 +19,7 @@ from crystalmix.prep.runtime.constraints import Count
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.evaluation import held_out
+from crystalmix.train.evaluation.harness import TaskSettings
 from crystalmix.train.evaluation.held_out import HeldOut
 from crystalmix.train.evaluation.losses import held_out_losses
 from crystalmix.train.evaluation.sampling import Forward, Prompt, prompt_ids, samples
@@ -37,7 +38,7 @@ class EvaluationSettings:
     phase: a phase of held-out documents, which is not trained on. build: another build that has
     it, beside the run file. rows: the first so many of its order (all of them if None). batch:
     rows per forward pass. prompts: texts to continue, `{prefix, suffix}` for FIM. new_tokens: of
-    each sample at most.
+    each sample at most. tasks: of lm-evaluation-harness, at checkpoints.
     """
 
     phase: str
@@ -47,6 +48,7 @@ class EvaluationSettings:
     batch: Count = 8
     prompts: tuple[str | Prompt, ...] = ()
     new_tokens: Count = 64
+    tasks: TaskSettings | None = None
 
     @property
     def all_prompts(self) -> tuple[Prompt, ...]:

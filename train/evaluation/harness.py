@@ -6,46 +6,59 @@ The files are read as plain YAML, so that none runs code (`!function` is refused
 
 # ruff: noqa: ANN401 -- the harness has no types
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from pydantic.dataclasses import dataclass as checked_dataclass
 from ruamel.yaml import YAML, YAMLError
 from torch import Tensor, nn
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest
+from crystalmix.prep.runtime.constraints import Count, FromZero
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.sampling import greedy
+from crystalmix.train.record.metrics import TaskResult
 
 Ids = list[int]
 Encode = Callable[[str], Ids]
 
 
+@checked_dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """Which tasks are evaluated while training, at checkpoints whose step `every` divides.
+
+    A phase's last checkpoint is evaluated in any case. files: task files, beside the run file.
+    few_shot: examples before each question, where it is not the task file's own number. limit: the
+    first so many questions of each task (all of them if None).
+    """
+
+    files: tuple[str, ...]
+    every: Count
+    few_shot: FromZero | None = None
+    limit: Count | None = None
+
+
 @dataclass(frozen=True)
 class Task:
-    """A task of the harness: its name, settings, and the digest of these and of its data."""
+    """A task of the harness: its name, settings, and the digest of these and of its data.
+
+    limit: the first so many questions, all of them if None.
+    """
 
     name: str
     settings: Json
     digest: str
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """A line of tasks.jsonl: one metric of a task after `step` steps; error: its standard error."""
-
-    step: int
-    task: str
-    metric: str
-    value: float
-    error: float | None
-    samples: int
-    digest: str
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,13 @@ class Texts:
     begins: bool
 
 
-def read_task(path: Path) -> Task:
-    """Read a task's file; paths of its data are relative to it."""
+def read_task(path: Path, few_shot: int | None = None, limit: int | None = None) -> Task:
+    """Read a task's file; paths of its data are relative to it.
+
+    few_shot: in place of the file's own number of examples. limit: the first so many questions.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a task file of lm-evaluation-harness")
     try:
         settings = YAML(typ="safe").load(path)
     except YAMLError as error:
@@ -76,9 +94,18 @@ def read_task(path: Path) -> Task:
     for file in files.values():
         if not file.is_file():
             raise InputError(f"{file}: no such file; {path} names it")
-    digest = receipts.digest([settings, [file_digest(file) for file in files.values()]])
+    if few_shot is not None:
+        settings["num_fewshot"] = few_shot
+    content: list[object] = [settings, [file_digest(file) for file in files.values()]]
+    digest = receipts.digest(content if limit is None else [*content, {"limit": limit}])
     settings["dataset_kwargs"]["data_files"] = {split: str(p) for split, p in files.items()}
-    return Task(settings["task"], settings, digest)
+    return Task(settings["task"], settings, digest, limit)
+
+
+def check_installed() -> None:
+    """Raise UsageError where the harness is not installed."""
+    if find_spec("lm_eval") is None:
+        raise UsageError("lm_eval is not installed; install crystalmix with its extra `eval`")
 
 
 def evaluate(
@@ -86,23 +113,38 @@ def evaluate(
 ) -> list[TaskResult]:
     """Return every metric of tasks; most: positions of the model.
 
-    Raises UsageError where the harness is not installed.
+    The draws of whoever calls are left as they were. Raises UsageError where the harness is not
+    installed.
     """
-    try:
+    check_installed()
+    with _draws_kept():
         evaluator: Any = import_module("lm_eval.evaluator")
         manager: Any = import_module("lm_eval.tasks").TaskManager(include_defaults=False)
-    except ModuleNotFoundError:
-        raise UsageError(
-            "lm_eval is not installed; install crystalmix with its extra `eval`"
-        ) from None
-    results: Json = evaluator.simple_evaluate(
-        model=_adapted(model, most, texts),
-        tasks=[dict(task.settings) for task in tasks],
-        task_manager=manager,
-        bootstrap_iters=0,
-        log_samples=False,
-    )
-    return [result for task in tasks for result in _results(results, task, step)]
+        adapted = _adapted(model, most, texts)
+        results: list[TaskResult] = []
+        for task in tasks:
+            scores: Json = evaluator.simple_evaluate(
+                model=adapted,
+                tasks=[dict(task.settings)],
+                task_manager=manager,
+                limit=task.limit,
+                bootstrap_iters=0,
+                log_samples=False,
+            )
+            results += _results(scores, task, step)
+    return results
+
+
+@contextmanager
+def _draws_kept() -> Generator[None]:
+    """Put the states of all generators back at the end: the harness seeds them."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  what it seeds
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _results(results: Json, task: Task, step: int) -> list[TaskResult]:
@@ -127,6 +169,7 @@ def log_likelihoods(
 
     Of a pair over `most` positions the beginning of its context is cut.
     """
+    device = next(model.parameters()).device
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
     for first in range(0, len(order), batch):
@@ -136,7 +179,7 @@ def log_likelihoods(
         for row, whole in zip(ids, rows, strict=True):
             row[: len(whole) - 1] = torch.tensor(whole[:-1])
         with torch.no_grad():
-            logs = model(ids).float().log_softmax(-1)  # (rows, T, V)
+            logs = model(ids.to(device)).float().log_softmax(-1).cpu()  # (rows, T, V)
         for row, (i, whole) in enumerate(zip(here, rows, strict=True)):
             count = min(len(pairs[i][1]), len(whole) - 1)
             scores: Tensor = logs[row, len(whole) - 1 - count : len(whole) - 1]
@@ -183,10 +226,11 @@ def _adapted(model: nn.Module, most: int, texts: Texts) -> Any:
 
 def _until(model: nn.Module, most: int, texts: Texts, context: str, settings: Json) -> str:
     """Continue a text greedily up to the first of the texts that end it."""
+    device = next(model.parameters()).device
     new = min(int(settings.get("max_gen_toks", 64)), most - 1)
     ids = [texts.prefix, *texts.encode(context)][-(most - new) :]
     with torch.no_grad():
-        [continued] = greedy(model, [ids], new, texts.prefix)
+        [continued] = greedy(lambda x: model(x.to(device)), [ids], new, texts.prefix)
     text = texts.decode(continued)
     until = settings.get("until", [])
     for end in [until] if isinstance(until, str) else until:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.figures import charts, mixture_plot, run_plot, ternary
+    from crystalmix.train.figures import charts, mixture_plot, results_plot, run_plot, ternary
     from crystalmix.train.figures.charts import FrontPoint, Mark, Panel
     from crystalmix.train.figures.mixture_plot import Lengths, PartShare, Recommended
 

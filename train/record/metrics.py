@@ -94,6 +94,21 @@ class SampledText:
 
 
 @dataclass(frozen=True)
+class TaskResult:
+    """A line of tasks.jsonl: one metric of a task after `step` steps; error: its standard error."""
+
+    __pydantic_config__ = STRICT
+
+    step: int
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    samples: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class StepLine:
     """A line of metrics.jsonl; parts: mean nll of each part of the step."""
 
@@ -113,7 +128,7 @@ class SkippedLine:
     skipped: bool = True
 
 
-Line = TypeVar("Line", HeldOutLoss, SampledText)
+Line = TypeVar("Line", HeldOutLoss, SampledText, TaskResult)
 
 
 class Metrics:
@@ -246,6 +261,11 @@ def samples(phase: PhaseFolder) -> list[SampledText]:
     return _records(phase.samples, SampledText)
 
 
+def tasks(phase: PhaseFolder) -> list[TaskResult]:
+    """Read the results of tasks of a phase; DamageError names a line that is none."""
+    return _records(phase.tasks, TaskResult)
+
+
 def _records(path: Path, shape: type[Line]) -> list[Line]:
     """Read whole lines as records; the last may be half-written, where a crash left it."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -267,6 +287,10 @@ def cut_all(out: Path, first: int) -> None:
     cut(folder.metrics, first)
     for path in (folder.evaluation, folder.samples):
         cut(path, first + 1)  # their steps are counted as finished
+    if folder.tasks.exists():  # its steps are in no order: `evaluate` goes back to earlier ones
+        lines = folder.tasks.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) in range(first + 1)]
+        write_atomic(folder.tasks, b"".join(kept))
 
 
 def cut(path: Path, stop: int) -> None:

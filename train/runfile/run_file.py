@@ -161,9 +161,15 @@ class _Reader:
         if "evaluation" not in self.content:
             return None
         settings = self._make(("evaluation",), EvaluationSettings, self._section("evaluation"))
-        if settings.build is None:
-            return settings
-        return replace(settings, build=str(self.path.parent / settings.build))
+        beside = self.path.parent
+        if (tasks := settings.tasks) is not None:
+            tasks = replace(tasks, files=tuple(str(beside / file) for file in tasks.files))
+            settings = replace(settings, tasks=tasks)
+        return (
+            settings
+            if settings.build is None
+            else replace(settings, build=str(beside / settings.build))
+        )
 
     def cluster(self) -> Cluster:
         """Return the cluster that runconfig describes."""

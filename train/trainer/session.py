@@ -16,6 +16,7 @@ from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.runfile import data_sections
 from crystalmix.train.runfile.run_file import find, load
 from crystalmix.train.runfile.settings import Run
+from crystalmix.train.trainer import task_results
 from crystalmix.train.trainer.trainer import Outcome, Trainer
 
 EXAMPLE = "run/phase1/checkpoints/step-00001500"
@@ -99,6 +100,7 @@ def _phase_runs(
     ]
     run, last, _ = work[-1]  # evaluation and metrics are the same for all phases
     evaluate.prepare(run.evaluation, manifests[: manifests.index(last) + 1], build)
+    task_results.prepare([run for run, _, _ in work])
     metrics.check(run.metrics)
     return work
 

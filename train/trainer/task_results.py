@@ -1,27 +1,43 @@
-"""Evaluate kept checkpoints of a run on tasks, and write the results beside the ledger.
+"""Evaluate checkpoints of a run on tasks, later or as they are written, beside the ledger.
 
 `<phase>/tasks.jsonl` has a line per step, task and metric; a checkpoint that has a task's results
-already, over the same settings and data, is not evaluated on it again.
+already, over the same settings and data, is not evaluated on it again. A checkpoint's lines stand
+in `<run>/later/tasks-<phase>-<checkpoint>/` too, bound to the head of the ledger's chain there.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shutil import rmtree
 
 import orjson
 import torch
-from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.atomic_files import replacing_folder, write_atomic
+from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 from crystalmix.train.evaluation import held_out
-from crystalmix.train.evaluation.harness import Task, TaskResult, Texts, evaluate
+from crystalmix.train.evaluation.evaluate import EvaluationSettings
+from crystalmix.train.evaluation.harness import (
+    Task,
+    TaskSettings,
+    Texts,
+    check_installed,
+    evaluate,
+    read_task,
+)
 from crystalmix.train.model.crystal import Crystal, ModelSettings
-from crystalmix.train.record import run_folder
+from crystalmix.train.model.processes import World
+from crystalmix.train.record import later, metrics, run_folder
+from crystalmix.train.record.metrics import TaskResult
 from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import checkpoint
+
+RESULTS = "results.jsonl"
 
 
 def evaluate_run(
@@ -35,13 +51,17 @@ def evaluate_run(
 ) -> list[tuple[str, TaskResult]]:
     """Evaluate the kept checkpoints of a run; return the results of all of them, by phase.
 
-    phase: only this. every: only checkpoints of so many steps, and the newest of each phase.
+    Without tasks nothing is evaluated, and all results that are there are returned. phase: only
+    this. every: only checkpoints of so many steps, and the newest of each phase.
     """
     known = {manifest.phase: manifest for manifest in read_manifests(build)}
     folders = [p for p in run_folder.phases(run) if phase in {None, p.name} and p.name in known]
     results: list[tuple[str, TaskResult]] = []
     evaluated = 0
-    for folder in sorted(folders, key=lambda each: list(known).index(each.name)):
+    folders.sort(key=lambda each: list(known).index(each.name))
+    if not tasks:
+        return [(folder.name, result) for folder in folders for result in metrics.tasks(folder)]
+    for folder in folders:
         for place in _chosen(folder, every):
             evaluated += 1
             say(f"{folder.name} {place.name}")
@@ -49,20 +69,6 @@ def evaluate_run(
     if not evaluated:
         raise InputError(f"{run}: holds no such checkpoint; train first, or name another phase")
     return results
-
-
-def read(folder: PhaseFolder) -> list[TaskResult]:
-    """Read the results of a phase."""
-    if not folder.tasks.exists():
-        return []
-    adapter = TypeAdapter(TaskResult)
-    try:
-        return [adapter.validate_json(line) for line in folder.tasks.read_bytes().splitlines()]
-    except ValidationError as error:
-        raise DamageError(
-            f"{folder.tasks}: is no list of results ({error.errors()[0]['msg']}); "
-            "remove it and evaluate again"
-        ) from None
 
 
 def _chosen(folder: PhaseFolder, every: int | None) -> list[Path]:
@@ -83,24 +89,112 @@ def _once(
 ) -> list[TaskResult]:
     """Return a checkpoint's results, evaluating it on tasks that it has none of."""
     step = run_folder.step_of(place)
+    missing = _missing(folder, step, tasks)
+    if missing:
+        state = run_folder.read_state(place)
+        if state.model is None:
+            raise InputError(f"{place}: has no weights of ours; evaluate a run that `train` wrote")
+        with torch.device("meta"):
+            model = Crystal(ModelSettings(**state.model))
+        model.to_empty(device="cpu")
+        checkpoint.load_weights(place, model)
+        most = model.settings.max_position_embeddings
+        texts = _texts(build, known[folder.name])
+        _append(folder, evaluate(model.eval(), most, texts, missing, step))
+    bind(folder, place)
     digests = {task.digest for task in tasks}
-    before = [r for r in read(folder) if r.step == step and r.digest in digests]
-    missing = [task for task in tasks if task.digest not in {result.digest for result in before}]
-    if not missing:
-        return before
-    state = run_folder.read_state(place)
-    if state.model is None:
-        raise InputError(f"{place}: has no weights of ours; evaluate a run that `train` wrote")
-    with torch.device("meta"):
-        model = Crystal(ModelSettings(**state.model))
-    model.to_empty(device="cpu")
-    checkpoint.load_weights(place, model)
-    most = model.settings.max_position_embeddings
-    texts = _texts(build, known[folder.name])
-    results = evaluate(model.eval(), most, texts, missing, step)
-    with folder.tasks.open("ab") as file:
-        file.write(b"".join(orjson.dumps(asdict(result)) + b"\n" for result in results))
-    return [*before, *results]
+    return [r for r in metrics.tasks(folder) if r.step == step and r.digest in digests]
+
+
+def _missing(folder: PhaseFolder, step: int, tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks that a step has no results of."""
+    there = {result.digest for result in metrics.tasks(folder) if result.step == step}
+    return [task for task in tasks if task.digest not in there]
+
+
+def _append(folder: PhaseFolder, results: Sequence[TaskResult]) -> None:
+    metrics.append(folder.tasks, map(asdict, results), flush=True)
+
+
+def bind(folder: PhaseFolder, place: Path) -> None:
+    """Write a checkpoint's results to `<run>/later`, bound to the ledger's chain head there.
+
+    A checkpoint that seals no ledger is left out.
+    """
+    step = run_folder.step_of(place)
+    own = [result for result in metrics.tasks(folder) if result.step == step]
+    lines = b"".join(orjson.dumps(result) + b"\n" for result in own)
+    bound = folder.path.parent / later.LATER / f"tasks-{folder.name}-{place.name}"
+    results = bound / RESULTS
+    done = (bound / later.NAME).exists() and results.exists() and results.read_bytes() == lines
+    if done or not later.is_of_run(place) or run_folder.read_state(place).ledger is None:
+        return
+    rmtree(bound, ignore_errors=True)
+    with replacing_folder(bound) as temporary:
+        write_atomic(temporary / RESULTS, lines)
+        later.bind(temporary, place, "tasks", {"tasks": sorted({r.digest for r in own})})
+
+
+class CheckpointTasks:
+    """The tasks of a run file on the checkpoints of a phase; without such settings none.
+
+    root: the build, out: the phase's folder in the run.
+    """
+
+    def __init__(
+        self, settings: EvaluationSettings | None, manifest: Manifest, root: Path, out: Path
+    ) -> None:
+        self.settings = None if settings is None else settings.tasks
+        self.manifest, self.folder = manifest, PhaseFolder(out)
+        self.tasks = [] if self.settings is None else read_tasks(self.settings)
+        self.texts = _texts(root, manifest) if self.tasks else None
+
+    def due(self, step: int) -> bool:
+        """Tell whether the checkpoint of a step is to be evaluated."""
+        if self.settings is None or step == 0:
+            return False
+        return step % self.settings.every == 0 or step == self.manifest.steps
+
+    def after(self, step: int, model: nn.Module, most: int, world: World) -> list[TaskResult]:
+        """Evaluate the model of a step's checkpoint where that is due and not done yet.
+
+        All processes must call it: each evaluates alike, the first writes. most: positions of the
+        model.
+        """
+        if not self.due(step) or self.texts is None:
+            return []
+        digests = world.on_first(
+            lambda: [task.digest for task in _missing(self.folder, step, self.tasks)]
+        )
+        missing = [task for task in self.tasks if task.digest in digests]
+        results = evaluate(model, most, self.texts, missing, step) if missing else []
+        if world.first:
+            _append(self.folder, results)
+            bind(self.folder, self.folder.checkpoint(step))
+        return results
+
+
+def read_tasks(settings: TaskSettings) -> list[Task]:
+    """Read the files of settings."""
+    return [read_task(Path(file), settings.few_shot, settings.limit) for file in settings.files]
+
+
+def prepare(runs: Sequence[Run]) -> None:
+    """Refuse tasks that can't be evaluated, before the first phase begins.
+
+    Raises UsageError without lm_eval, RecipeError where `every` is no step of a checkpoint.
+    """
+    for run in runs:
+        settings = None if run.evaluation is None else run.evaluation.tasks
+        if settings is None:
+            continue
+        check_installed()
+        read_tasks(settings)
+        if settings.every % run.settings.checkpoint_steps:
+            raise RecipeError(
+                "evaluation.tasks.every: must be a multiple of runconfig.checkpoint_steps "
+                f"({run.settings.checkpoint_steps}), got {settings.every}"
+            )
 
 
 def _texts(build: Path, manifest: Manifest) -> Texts:

@@ -36,6 +36,7 @@ from crystalmix.train.trainer.gradients import (
     strange_rows,
 )
 from crystalmix.train.trainer.placement import enough_memory, place
+from crystalmix.train.trainer.task_results import CheckpointTasks
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Trainer:
         self.evaluator = self.world.agree(
             lambda: Evaluator(run.evaluation, manifest, root, out, run.model)
         )
+        self.tasks = self.world.agree(lambda: CheckpointTasks(run.evaluation, manifest, root, out))
         self.tokens = manifest.batch * manifest.msl  # of a step
         self.checkpoints = Checkpoints(
             run_folder.PhaseFolder(out).checkpoints, run.settings, self.world
@@ -82,6 +84,7 @@ class Trainer:
         lock = run_folder.alone(self.out) if self.world.first else nullcontext()
         with enough_memory(self.manifest.phase), lock:
             first = self.begin(init_from)
+            self._tasks(first)  # what a kill left undone
             last = max(first, min(stop or self.manifest.steps, self.manifest.steps))
             loss = self._steps(first, last) if first < last else float("nan")
         return Outcome(first, last, loss, checkpoint.weights_digest(self.model, self.world))
@@ -129,7 +132,15 @@ class Trainer:
                     writer.evaluation(held_out)
                 if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
                     self._checkpoint(number + 1, writer)
+                    self._tasks(number + 1)
         return loss
+
+    def _tasks(self, finished: int) -> None:
+        """Evaluate a checkpoint on tasks where that is due."""
+        if self.tasks.due(finished):
+            self.checkpoints.wait()  # the receipt is bound to what its state seals
+            most = self.run.model.max_position_embeddings
+            self.tasks.after(finished, self.model, most, self.world)
 
     def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
         """Return this process's share of the next batch, and the digest of all shares."""
