@@ -95,6 +95,7 @@ $(PEERS)/.ready: pyproject.toml constraints/peers.txt constraints/modern.txt
 	  pytest hypothesis torchdata transformers accelerate lightning megatron-core catalogue brotli \
 	  python-snappy zstd 'jsonargparse[signatures]' mlcroissant openlineage-python spdx-python-model \
 	  spdx3-validate
+	$(PEERS)/bin/pip install --quiet -c constraints/peers.txt wandb mlflow-skinny
 	$(PEERS)/bin/pip install --quiet --no-deps -c constraints/peers.txt litgpt mosaicml-streaming
 	touch $@
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         run_folder,
         seal,
         skips,
+        trackers,
         views,
     )
     from crystalmix.train.record.ledger import Consumed, Ledger, PartLoss, Step

@@ -1,39 +1,70 @@
-"""Metrics of a training: lines of JSON, a progress bar or log lines, tensorboard.
+"""Metrics of a training: lines of JSON, a progress bar or log lines, trackers.
 
 `metrics.jsonl` has a line per step, `evaluation.jsonl` and `samples.jsonl` lines per evaluation.
 They are for display; the ledger is authoritative. A resume cuts the lines of steps done again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
-from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.records import fault
 from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, progress
 from crystalmix.prep.runtime.yaml_settings import STRICT
+from crystalmix.train.record import trackers as tracking
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.trackers import Name, Trackers
 
 MIDDLE = "middle"  # the kind of lines on FIM's middles, whose labels are of the kind fim too
 # What a narrow terminal cuts off stands last.
 BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}] {percentage:3.0f}% |{bar}|"
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass(frozen=True, kw_only=True)
 class MetricsSettings:
-    """Where metrics go beside their lines; tensorboard: into `<phase>/tensorboard` too."""
+    """Where metrics go beside their lines, and what the use of the device is held against.
 
+    trackers: tensorboard (into `<phase>/tensorboard`), wandb, mlflow. tensorboard: the same as its
+    name among them. project: of wandb, and the experiment of mlflow. peak_flops: of one device, a
+    second, in the run's dtype; by default that of a GPU that is known by its name.
+    """
+
+    trackers: tuple[Name, ...] = ()
     tensorboard: bool = False
+    project: str = "crystalmix"
+    peak_flops: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The trackers, each once."""
+        more: tuple[Name, ...] = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*more, *self.trackers)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step computes: floating-point operations a token, and what all devices can a second.
+
+    peak: None where it is not known.
+    """
+
+    flops_per_token: float
+    peak: float | None
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Return the model FLOPs utilisation: the share of the peak that the model's work takes."""
+        return None if self.peak is None else self.flops_per_token * tokens_per_second / self.peak
 
 
 @dataclass(frozen=True)
@@ -110,7 +141,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class StepLine:
-    """A line of metrics.jsonl; parts: mean nll of each part of the step."""
+    """A line of metrics.jsonl; parts: mean nll of each part of the step; mfu: as `Work` has it."""
 
     step: int
     loss: float
@@ -118,6 +149,7 @@ class StepLine:
     learning_rate: float
     tokens_per_second: int
     parts: dict[str, float | None]
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,17 +167,24 @@ class Metrics:
     """The metrics of one phase in one process, while it trains: use it as a context."""
 
     def __init__(
-        self, out: Path, settings: MetricsSettings, manifest: Manifest, first: int
+        self,
+        out: Path,
+        settings: MetricsSettings,
+        manifest: Manifest,
+        first: int,
+        work: Work | None = None,
     ) -> None:
+        """Take what the lines are of; work: what a step computes, for its utilisation."""
         self.folder, self.settings = PhaseFolder(out), settings
-        self.manifest, self.first = manifest, first
-        self.board: Any = None
+        self.manifest, self.first, self.work = manifest, first, work
+        self.trackers = Trackers({})
 
     def __enter__(self) -> Self:
         """Cut what steps from `first` on left behind, and begin the progress line."""
         cut_all(self.folder.path, self.first)
-        if self.settings.tensorboard:
-            self.board = summary_writer()(str(self.folder.tensorboard), purge_step=self.first)
+        self.trackers = tracking.begin(
+            self.settings.names, self.settings.project, self.folder.path, self.first
+        )
         self.bar: Any = progress(self.manifest.steps, self.manifest.phase, "step")
         self.bar.bar_format = BAR
         # Else tqdm asks its clock less often after fast steps, and is silent over slow ones.
@@ -156,14 +195,14 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-        if self.board is not None:
-            self.board.close()
+        self.trackers.close()
 
     def step(self, step: Step, tokens_per_second: float) -> None:
         """Write the line of a finished step."""
-        line = line_of(step, tokens_per_second)
+        mfu = None if self.work is None else self.work.mfu(tokens_per_second)
+        line = line_of(step, tokens_per_second, mfu)
         append(self.folder.metrics, [line])
-        self._log(step, tokens_per_second)
+        self._log(step, tokens_per_second, mfu)
         if isinstance(line, SkippedLine):
             self.bar.set_postfix_str("skipped", refresh=False)
             self.bar.update()
@@ -173,24 +212,35 @@ class Metrics:
             "lr": f"{step.learning_rate:.2e}",
             "tokens/s": f"{tokens_per_second:,.0f}",
         }
-        self.bar.set_postfix(shown, refresh=False)
+        self.bar.set_postfix(
+            shown if mfu is None else {**shown, "MFU": f"{mfu:.1%}"}, refresh=False
+        )
         self.bar.update()  # after its words, so that the line is of one step
-        if self.board is not None:
-            names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second")
-            self.scalars(step.step, {name: getattr(line, name) for name in names})
-            self.scalars(step.step, {f"loss/{name}": v for name, v in line.parts.items()})
+        names = ("loss", "gradient_norm", "learning_rate", "tokens_per_second", "mfu")
+        values = {name: getattr(line, name) for name in names}
+        values |= {f"loss/{name}": value for name, value in line.parts.items()}
+        self.trackers.scalars(step.step, values)
 
     def evaluation(self, losses: Iterable[HeldOutLoss]) -> None:
         """Pass on an evaluation."""
         losses = list(losses)
+        values: dict[str, float | None] = {}
         for line in losses:
             name = f"held_out/{line.part}/{line.kind}"
-            more = {f"{name}/{key}": getattr(line, key) for key in ("bits_per_byte", "exact_match")}
-            self.scalars(line.step, {name: line.loss, **more})
+            values[name] = line.loss
+            values[f"{name}/bits_per_byte"] = line.bits_per_byte
+            values[f"{name}/exact_match"] = line.exact_match
         for part in bits_of_parts(losses):
-            self.scalars(part.step, {f"held_out/{part.part}/bits_per_byte": part.bits_per_byte})
+            values[f"held_out/{part.part}/bits_per_byte"] = part.bits_per_byte
+        if losses:
+            self.trackers.scalars(losses[0].step, values)
 
-    def _log(self, step: Step, tokens_per_second: float) -> None:
+    def tasks(self, results: Iterable[TaskResult]) -> None:
+        """Pass on results of tasks."""
+        for each in results:
+            self.trackers.scalars(each.step, {f"tasks/{each.task}/{each.metric}": each.value})
+
+    def _log(self, step: Step, tokens_per_second: float, mfu: float | None) -> None:
         """Log a line of progress every LOG_SECONDS, where no terminal shows the bar."""
         now, done = monotonic(), step.step + 1
         if not self.bar.disable or now - self._logged < LOG_SECONDS:
@@ -199,36 +249,31 @@ class Metrics:
         left = (now - self._began) / (done - self.first) * (self.manifest.steps - done)
         loss = "skipped" if step.skipped else f"loss {step.loss:.4f}"
         PROGRESS.info(
-            "%s: step %s of %s, %s, %s tokens/s, ETA %s",
+            "%s: step %s of %s, %s, %s tokens/s, MFU %s, ETA %s",
             self.manifest.phase,
             f"{done:,}",
             f"{self.manifest.steps:,}",
             loss,
             f"{tokens_per_second:,.0f}",
+            "unknown" if mfu is None else f"{mfu:.1%}",
             timedelta(seconds=round(left)),
         )
 
     def flush(self) -> None:
-        """Flush tensorboard's events."""
-        if self.board is not None:
-            self.board.flush()
-
-    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Write numbers to tensorboard, where it is on."""
-        if self.board is None:
-            return
-        for name, value in values.items():
-            if value is not None:
-                self.board.add_scalar(name, value, step)
+        """Flush the trackers."""
+        self.trackers.flush()
 
 
-def line_of(step: Step, tokens_per_second: float) -> StepLine | SkippedLine:
+def line_of(
+    step: Step, tokens_per_second: float, mfu: float | None = None
+) -> StepLine | SkippedLine:
     """Return the line of a step: of a skipped one, that it was."""
     if step.skipped:
         return SkippedLine(step.step)
     parts = {part.part: part.loss for part in step.parts}
     speed = round(tokens_per_second)
-    return StepLine(step.step, step.loss, step.gradient_norm, step.learning_rate, speed, parts)
+    norm, rate = step.gradient_norm, step.learning_rate
+    return StepLine(step.step, step.loss, norm, rate, speed, parts, mfu)
 
 
 def bits_of_parts(losses: Iterable[HeldOutLoss]) -> list[PartBits]:
@@ -313,19 +358,6 @@ def _step_of(line: bytes) -> int | None:
         return None
 
 
-def summary_writer() -> Callable[..., Any]:
-    """Return tensorboard's writer; UsageError where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError(
-            "metrics.tensorboard: tensorboard is not installed; "
-            "install crystalmix with its extra `tensorboard`"
-        ) from None
-    return SummaryWriter
-
-
 def check(settings: MetricsSettings) -> None:
     """Raise UsageError before a training whose metrics could not be written."""
-    if settings.tensorboard:
-        summary_writer()
+    tracking.check(settings.names)

@@ -35,6 +35,7 @@ from crystalmix.train.trainer.gradients import (
     per_part,
     strange_rows,
 )
+from crystalmix.train.trainer.peaks import work
 from crystalmix.train.trainer.placement import enough_memory, place
 from crystalmix.train.trainer.task_results import CheckpointTasks
 
@@ -115,7 +116,8 @@ class Trainer:
         skipped = self.world.on_first(lambda: skips.read(self.out))
         done = (number for number in range(first, last) if number not in skipped)
         ahead = self.batches.ahead(done, settings.prefetch, settings.readers)
-        metrics = Metrics(self.out, self.run.metrics, self.manifest, first)
+        done_by = work(self.run, self.manifest.msl, self.world)
+        metrics = Metrics(self.out, self.run.metrics, self.manifest, first, done_by)
         with self.checkpoints, metrics if self.world.first else nullcontext() as writer:
             if writer is not None:
                 self._sealer(writer)()
@@ -132,15 +134,17 @@ class Trainer:
                     writer.evaluation(held_out)
                 if (number + 1) % settings.checkpoint_steps == 0 or number + 1 == last:
                     self._checkpoint(number + 1, writer)
-                    self._tasks(number + 1)
+                    self._tasks(number + 1, writer)
         return loss
 
-    def _tasks(self, finished: int) -> None:
+    def _tasks(self, finished: int, writer: Metrics | None = None) -> None:
         """Evaluate a checkpoint on tasks where that is due."""
         if self.tasks.due(finished):
             self.checkpoints.wait()  # the receipt is bound to what its state seals
             most = self.run.model.max_position_embeddings
-            self.tasks.after(finished, self.model, most, self.world)
+            results = self.tasks.after(finished, self.model, most, self.world)
+            if writer is not None:
+                writer.tasks(results)
 
     def _read(self, ahead: Iterator[Batch]) -> tuple[Batch, str]:
         """Return this process's share of the next batch, and the digest of all shares."""

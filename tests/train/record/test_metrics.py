@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from crystalmix.mixtures.manifest.manifest import RowRefs
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.train.record import metrics, skips
+from crystalmix.train.record import metrics, skips, trackers
 from crystalmix.train.record.ledger import PartLoss, Step
 from crystalmix.train.record.metrics import Metrics, MetricsSettings
 from crystalmix.train.runfile.run_file import load
@@ -42,6 +42,7 @@ def test_a_line_tells_the_step_and_its_parts() -> None:
         "learning_rate": 0.0125,
         "tokens_per_second": 1234,
         "parts": {"web": 2.5},
+        "mfu": None,
     }
     assert asdict(metrics.line_of(skips.skipped(4), 1.0)) == {"step": 4, "skipped": True}
 
@@ -60,7 +61,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
         shown.step(skips.skipped(2), 1.0)
     first, second = caplog.messages
     whole = f"{plan.steps:,}"
-    assert first.startswith(f"prose: step 2 of {whole}, loss 2.2500, 1,234 tokens/s, ETA 0:00:0")
+    assert first.startswith(f"prose: step 2 of {whole}, loss 2.2500, 1,234 tokens/s, MFU unknown, ")
     assert second.startswith(f"prose: step 3 of {whole}, skipped")
     assert {record.name for record in caplog.records} == {"crystalmix.progress"}
 
@@ -159,10 +160,40 @@ def test_tensorboard_has_the_scalars_of_a_run_and_of_its_resume(tmp_path: Path) 
     assert held == [5, 10, 15, 16]
 
 
+def test_the_use_of_the_device_is_told_where_its_peak_is_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3e6 operations a token at 2,000 tokens a second are 6e9 a second: 30 % of 2e10."""
+    monkeypatch.setattr(metrics, "LOG_SECONDS", 0.0)
+    work = metrics.Work(3e6, 2e10)
+    with Metrics(tmp_path, MetricsSettings(), manifest("prose"), 0, work) as shown:
+        shown.step(step(0), 2000.0)
+    assert ", 2,000 tokens/s, MFU 30.0%, ETA" in caplog.messages[-1]
+    assert json_lines(tmp_path / "metrics.jsonl")[0]["mfu"] == pytest.approx(0.3)
+    assert metrics.Work(3e6, None).mfu(2000.0) is None
+
+
+class Broken:
+    def scalars(self, step: int, values: object) -> None:
+        raise OSError("no network\nreally")
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_tracker_that_fails_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    several = trackers.Trackers({"wandb": Broken()})
+    several.scalars(1, {"loss": 1.0})
+    several.scalars(2, {"loss": 1.0})
+    [message] = caplog.messages
+    assert message.endswith("wandb failed and gets no more of this run: no network")
+
+
 def test_tensorboard_that_is_missing_is_one_line_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     run = write_run(tmp_path / "run.yaml", metrics={"tensorboard": True})
     with pytest.raises(UsageError, match="install crystalmix with its extra `tensorboard`"):
         watched.train(tmp_path / "out", run=run)
