@@ -35,9 +35,10 @@ Encode = Callable[[str], Ids]
 
 @checked_dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    """Which tasks are evaluated while training, at checkpoints whose step `every` divides.
+    """Which tasks are evaluated while training, at checkpoints.
 
-    A phase's last checkpoint is evaluated in any case. files: task files, beside the run file.
+    files: task files, beside the run file. every: the checkpoints whose step it divides, and each
+    phase's last; a multiple of `checkpoint_steps`.
     few_shot: examples before each question, where it is not the task file's own number. limit: the
     first so many questions of each task (all of them if None).
     """

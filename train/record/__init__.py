@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         run_folder,
         seal,
         skips,
-        trackers,
         views,
     )
     from crystalmix.train.record.ledger import Consumed, Ledger, PartLoss, Step
