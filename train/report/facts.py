@@ -14,7 +14,8 @@ from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies import tally
 from crystalmix.prep.tallies.tally import Tally
-from crystalmix.train.record import ledger, run_folder
+from crystalmix.train.record import ledger, metrics, run_folder
+from crystalmix.train.record.metrics import HeldOutLoss, Line, TaskResult
 from crystalmix.train.record.run_folder import WHERE, CheckpointState, Claim, PhaseFolder
 from crystalmix.train.report.card_file import CardFile
 
@@ -112,7 +113,10 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """A phase, and of a run what was recorded: steps done, head of the chain, last checkpoint."""
+    """A phase, and of a run what was recorded: steps done, head of the chain, last checkpoint.
+
+    losses, tasks: of its last evaluation, and of the last step that has results of tasks.
+    """
 
     manifest: Manifest
     parts: tuple[PartFacts, ...]
@@ -121,6 +125,8 @@ class PhaseFacts:
     chain: str | None = None
     claim: Claim | None = None
     checkpoint: CheckpointState | None = None
+    losses: tuple[HeldOutLoss, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
 
     @property
     def name(self) -> str:
@@ -305,7 +311,15 @@ def _phase(manifest: Manifest, run: Path | None) -> PhaseFacts:
         steps["chain"][-1].as_py(),
         run_folder.read_claim(folder) if folder.claim.exists() else None,
         None if newest is None else run_folder.read_state(newest),
+        _last(metrics.evaluations(folder)),
+        _last(metrics.tasks(folder)),
     )
+
+
+def _last(lines: list[Line]) -> tuple[Line, ...]:
+    """Return the lines of the last step that has some."""
+    step = max((line.step for line in lines), default=0)
+    return tuple(line for line in lines if line.step == step)
 
 
 def _parts(manifest: Manifest, counts: dict[str, tuple[int, int]] | None) -> tuple[PartFacts, ...]:

@@ -106,6 +106,7 @@ def model_card(facts: Facts, blanks: Blanks) -> list[str]:
         f"- Limits: {blanks.say('model.limits', given.limits)}",
         "",
         *_training(facts),
+        *markdown.results(facts),
         *markdown.totals(facts, blanks),
         *markdown.sources(facts, blanks),
         *markdown.phases(facts),

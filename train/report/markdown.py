@@ -1,5 +1,6 @@
 """Markdown: the sections that cards share, and the plain card of a build or run."""
 
+from crystalmix.train.record.metrics import HeldOutLoss
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
 
@@ -23,6 +24,7 @@ def card(facts: Facts, blanks: Blanks) -> list[str]:
         *totals(facts, blanks),
         *sources(facts, blanks),
         *phases(facts),
+        *results(facts),
         *evidence(facts),
         *blanks.section(),
     ]
@@ -116,6 +118,39 @@ def phases(facts: Facts) -> list[str]:
     held = [[t.domain, t.source, t.documents, t.tokens] for t in facts.tokens]
     head = ["domain", "source", "documents", "tokens, once"]
     return [*lines, "### Domains", "", *table(head, held)]
+
+
+def results(facts: Facts) -> list[str]:
+    """Return the last held-out losses and results of tasks of each phase, nothing without any."""
+    losses = [
+        [phase.name, f"{e.step:,}", e.part, e.kind, f"{e.tokens:,}", *_losses(e)]
+        for phase in facts.phases
+        for e in phase.losses
+    ]
+    tasks = [
+        [phase.name, f"{e.step:,}", e.task, e.metric, f"{e.value:.4f}", f"{e.samples:,}"]
+        for phase in facts.phases
+        for e in phase.tasks
+    ]
+    head = [
+        "phase",
+        "step",
+        "held-out part",
+        "labels",
+        "tokens",
+        "nats/token",
+        "bits/byte",
+        "exact",
+    ]
+    lines = table(head, losses) if losses else []
+    if tasks:
+        lines += table(["phase", "step", "task", "metric", "value", "questions"], tasks)
+    return ["## Results", "", *lines] if lines else []
+
+
+def _losses(line: HeldOutLoss) -> list[str]:
+    numbers = ["" if n is None else f"{n:.4f}" for n in (line.loss, line.bits_per_byte)]
+    return [*numbers, "" if line.whole is None else f"{line.exact} of {line.whole}"]
 
 
 def evidence(facts: Facts) -> list[str]:

@@ -22,10 +22,13 @@ from crystalmix.prep.runtime.errors import (
     UsageError,
 )
 from crystalmix.train.commands.answering import FORMS
+from crystalmix.train.record import metrics
+from crystalmix.train.record.metrics import HeldOutLoss, TaskResult
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.report import cards
 from helpers.corpora import write_corpus, write_recipe
 from helpers.described import ABOUT, described, given
-from helpers.runs import small_build, undisturbed
+from helpers.runs import copied_run, small_build, undisturbed
 
 # The template's sections, as filled summaries have them.
 SECTIONS = """
@@ -325,3 +328,22 @@ def test_a_redacted_view_says_so_and_has_no_croissant(tmp_path: Path) -> None:
     assert "### Encyclopedia\n" in text
     with pytest.raises(RefusalError, match="is a redacted view, whose rows no file holds"):
         cm.card(view.path, "croissant")
+
+
+@pytest.mark.parametrize("form", ["md", "model-card"])
+def test_cards_of_runs_have_the_last_results(form: str, tmp_path: Path) -> None:
+    run = copied_run(tmp_path / "run")
+    folder = PhaseFolder(run / "code")
+    early = HeldOutLoss(5, "early", "fim", 1, 2, 9.0, 3, 4.0)
+    last = [
+        HeldOutLoss(10, "held", "fim", 7, 1234, 1.5, 99, 0.8765),
+        HeldOutLoss(10, "held", "middle", 7, 55, None, 0, None, 6, 2, 1),
+    ]
+    metrics.append(folder.evaluation, [early, *last])
+    metrics.append(folder.tasks, [TaskResult(10, "arc", "acc", 0.25, None, 40, "d")])
+    lines = cm.card(run, form, build=small_build()).text.splitlines()
+    assert "| code | 10 | held | fim | 1,234 | 1.5000 | 0.8765 | - |" in lines
+    assert "| code | 10 | held | middle | 55 | - | - | 2 of 6 |" in lines
+    assert "| code | 10 | arc | acc | 0.2500 | 40 |" in lines
+    assert not any("early" in line for line in lines)
+    assert "## Results" not in cm.card(undisturbed(), form, build=small_build()).text
