@@ -205,6 +205,7 @@ def evaluate(  # noqa: PLR0913  what the command has
     every: int | None = None,
     few_shot: int | None = None,
     limit: int | None = None,
+    run_code: bool = False,
     plot: Place | None = None,
     build: Place | None = None,
     say: Callable[[str], object] = lambda _: None,
@@ -214,18 +215,19 @@ def evaluate(  # noqa: PLR0913  what the command has
     tasks: YAML files over local data; without any, the results that the run has. phase: only this.
     every: only checkpoints of so many steps, and the newest. few_shot: examples before each
     question, in place of the files' own numbers. limit: the first so many questions of each task.
+    run_code: allow tasks that run what the model writes (`problems` with unit tests).
     plot: draw all results over tokens, and what each phase changed, into this file. Columns: phase,
     step, task, metric, value, error, samples. What is evaluated already is not evaluated again.
     """
     import pyarrow as pa
 
-    from crystalmix.train.evaluation import harness
+    from crystalmix.train.evaluation import code_tasks
     from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import task_results
 
     run = existing(run)
     place = build_of(run, None if build is None else existing(build))
-    read = [harness.read_task(existing(path), few_shot, limit) for path in tasks]
+    read = [code_tasks.read(existing(path), few_shot, limit, run_code=run_code) for path in tasks]
     results = task_results.evaluate_run(run, place, read, phase=phase, every=every, say=say)
     if plot is not None:
         from crystalmix.train.figures.results_plot import draw

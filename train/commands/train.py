@@ -73,6 +73,7 @@ def show(
 @click.option("--every", type=click.IntRange(1), help="Only those of so many steps, and the last.")
 @click.option("--few-shot", type=click.IntRange(0), help="Examples before each question.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many questions of each.")
+@click.option("--run-code", is_flag=True, help="Allow tasks that run what the model writes.")
 @click.option("--plot", type=PATH, help="Draw all results, over tokens and by phase, here.")
 @MOVED
 @JSON

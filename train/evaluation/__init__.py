@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.evaluation import chat_answer, evaluate, harness, held_out
+    from crystalmix.train.evaluation import chat_answer, code_tasks, evaluate, harness, held_out
+    from crystalmix.train.evaluation.code_tasks import CodeTask
     from crystalmix.train.evaluation.evaluate import EvaluationSettings, Evaluator
     from crystalmix.train.evaluation.harness import Task, TaskSettings, Texts
 

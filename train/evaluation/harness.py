@@ -40,13 +40,15 @@ class TaskSettings:
     files: task files, beside the run file. every: the checkpoints whose step it divides, and each
     phase's last; a multiple of `checkpoint_steps`.
     few_shot: examples before each question, where it is not the task file's own number. limit: the
-    first so many questions of each task (all of them if None).
+    first so many questions of each task (all of them if None). run_code: allow tasks that run what
+    the model writes.
     """
 
     files: tuple[str, ...]
     every: Count
     few_shot: FromZero | None = None
     limit: Count | None = None
+    run_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,7 @@ def read_task(path: Path, few_shot: int | None = None, limit: int | None = None)
 
     few_shot: in place of the file's own number of examples. limit: the first so many questions.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; name a task file of lm-evaluation-harness")
-    try:
-        settings = YAML(typ="safe").load(path)
-    except YAMLError as error:
-        brief = str(error).replace("\n", " ")
-        raise InputError(f"{path}: can't be read as plain YAML ({brief})") from None
+    settings = load_yaml(path)
     if not isinstance(settings, dict) or not isinstance(settings.get("task"), str):
         raise InputError(f"{path}: names no task; give a task file of lm-evaluation-harness")
     if settings.get("unsafe_code"):
@@ -101,6 +97,17 @@ def read_task(path: Path, few_shot: int | None = None, limit: int | None = None)
     digest = receipts.digest(content if limit is None else [*content, {"limit": limit}])
     settings["dataset_kwargs"]["data_files"] = {split: str(p) for split, p in files.items()}
     return Task(settings["task"], settings, digest, limit)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a file as plain YAML, which runs nothing."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a task file")
+    try:
+        return YAML(typ="safe").load(path)
+    except YAMLError as error:
+        brief = str(error).replace("\n", " ")
+        raise InputError(f"{path}: can't be read as plain YAML ({brief})") from None
 
 
 def check_installed() -> None:
@@ -220,12 +227,12 @@ def _adapted(model: nn.Module, most: int, texts: Texts) -> Any:
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             del disable_tqdm
-            return [_until(model, most, texts, *request.args) for request in requests]
+            return [until(model, most, texts, *request.args) for request in requests]
 
     return Adapted()
 
 
-def _until(model: nn.Module, most: int, texts: Texts, context: str, settings: Json) -> str:
+def until(model: nn.Module, most: int, texts: Texts, context: str, settings: Json) -> str:
     """Continue a text greedily up to the first of the texts that end it."""
     device = next(model.parameters()).device
     new = min(int(settings.get("max_gen_toks", 64)), most - 1)
@@ -233,7 +240,7 @@ def _until(model: nn.Module, most: int, texts: Texts, context: str, settings: Js
     with torch.no_grad():
         [continued] = greedy(lambda x: model(x.to(device)), [ids], new, texts.prefix)
     text = texts.decode(continued)
-    until = settings.get("until", [])
-    for end in [until] if isinstance(until, str) else until:
+    ends = settings.get("until", [])
+    for end in [ends] if isinstance(ends, str) else ends:
         text = text.split(end)[0]
     return text

@@ -19,16 +19,10 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime.atomic_files import replacing_folder, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
-from crystalmix.train.evaluation import held_out
+from crystalmix.train.evaluation import code_tasks, harness, held_out
+from crystalmix.train.evaluation.code_tasks import CodeTask
 from crystalmix.train.evaluation.evaluate import EvaluationSettings
-from crystalmix.train.evaluation.harness import (
-    Task,
-    TaskSettings,
-    Texts,
-    check_installed,
-    evaluate,
-    read_task,
-)
+from crystalmix.train.evaluation.harness import Task, TaskSettings, Texts
 from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.model.processes import World
 from crystalmix.train.record import later, metrics, run_folder
@@ -38,12 +32,13 @@ from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer import checkpoint
 
 RESULTS = "results.jsonl"
+AnyTask = Task | CodeTask
 
 
 def evaluate_run(
     run: Path,
     build: Path,
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
     *,
     phase: str | None = None,
     every: int | None = None,
@@ -85,7 +80,7 @@ def _once(
     place: Path,
     build: Path,
     known: dict[str, Manifest],
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
 ) -> list[TaskResult]:
     """Return a checkpoint's results, evaluating it on tasks that it has none of."""
     step = run_folder.step_of(place)
@@ -106,7 +101,7 @@ def _once(
     return [r for r in metrics.tasks(folder) if r.step == step and r.digest in digests]
 
 
-def _missing(folder: PhaseFolder, step: int, tasks: Sequence[Task]) -> list[Task]:
+def _missing(folder: PhaseFolder, step: int, tasks: Sequence[AnyTask]) -> list[AnyTask]:
     """Return the tasks that a step has no results of."""
     there = {result.digest for result in metrics.tasks(folder) if result.step == step}
     return [task for task in tasks if task.digest not in there]
@@ -174,9 +169,20 @@ class CheckpointTasks:
         return results
 
 
-def read_tasks(settings: TaskSettings) -> list[Task]:
+def read_tasks(settings: TaskSettings) -> list[AnyTask]:
     """Read the files of settings."""
-    return [read_task(Path(file), settings.few_shot, settings.limit) for file in settings.files]
+    shots, limit, run_code = settings.few_shot, settings.limit, settings.run_code
+    return [code_tasks.read(Path(f), shots, limit, run_code=run_code) for f in settings.files]
+
+
+def evaluate(
+    model: nn.Module, most: int, texts: Texts, tasks: Sequence[AnyTask], step: int
+) -> list[TaskResult]:
+    """Return every metric of tasks of both kinds; most: positions of the model."""
+    harnessed = [task for task in tasks if isinstance(task, Task)]
+    results = harness.evaluate(model, most, texts, harnessed, step) if harnessed else []
+    coded = [task for task in tasks if not isinstance(task, Task)]
+    return results + [code_tasks.evaluate(model, most, texts, task, step) for task in coded]
 
 
 def prepare(runs: Sequence[Run]) -> None:
@@ -188,8 +194,8 @@ def prepare(runs: Sequence[Run]) -> None:
         settings = None if run.evaluation is None else run.evaluation.tasks
         if settings is None:
             continue
-        check_installed()
-        read_tasks(settings)
+        if any(isinstance(task, Task) for task in read_tasks(settings)):
+            harness.check_installed()
         if settings.every % run.settings.checkpoint_steps:
             raise RecipeError(
                 "evaluation.tasks.every: must be a multiple of runconfig.checkpoint_steps "
