@@ -15,7 +15,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.manifest.rows_of_steps import part_counts
 from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.pages.sampled_rows import SampledRow, sample
-from crystalmix.train.record import views
+from crystalmix.train.record import metrics, views
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.report import facts
@@ -217,14 +217,10 @@ def _repeats(
 
 def _tasks(run: Path, manifests: Sequence[Manifest]) -> list[Json]:
     folders = [PhaseFolder(run / manifest.phase) for manifest in manifests]
-    if not any(folder.tasks.exists() for folder in folders):
-        return []
-    from crystalmix.train.trainer import task_results  # with torch, which a reader may lack
-
     return [
         {"phase": folder.name, **asdict(result)}
         for folder in folders
-        for result in task_results.read(folder)
+        for result in metrics.tasks(folder)
     ]
 
 
