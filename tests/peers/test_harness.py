@@ -43,7 +43,7 @@ doc_to_target: "{{text}}"
 metric_list:
   - {metric: bits_per_byte}
 """
-ITEMS = [
+ITEMS: list[dict[str, Any]] = [
     {"text": "def river(stone):", "choices": [" return", " amber quartz", " import ledger"]},
     {"text": "the crystal lattice", "choices": [" grain", " harbour", " = {"]},
     {"text": "function meadow(", "choices": ["voyage) {", "x):", "!"]},
@@ -72,7 +72,7 @@ class ByHand:
         self.model = Crystal(ModelSettings(**state_of(place)["model"]))
         checkpoint.load_weights(place, self.model)
         self.tokenizer = Tokenizer.from_file(str(small_build() / "tokenizer.json"))
-        self.bos = manifest("code").tokenizer.special["bos"]
+        self.bos = manifest("code").tokenizer.special["bos"] or 0
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids

@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,10 @@ def test_wandb_offline_has_the_numbers_of_a_run_and_of_its_resume(
 
 def history(file: Path) -> list[dict[str, float]]:
     """Return what a file of W&B holds as logged."""
-    from wandb.proto import wandb_internal_pb2
-
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
     lines: list[dict[str, float]] = []
     for data in records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = messages.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             items = record.history.item

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.train.figures.mixture_plot import checked
+from crystalmix.train.figures.mixture_plot import checked, saved
 from crystalmix.train.record import metrics
 from crystalmix.train.record.metrics import MIDDLE
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
@@ -107,10 +107,7 @@ def draw(run: Path, build: Path | None, file: Path) -> str:
         raise InputError(
             f"{run}: has no results to draw; add `evaluation` to the run file, or name --tasks"
         )
-    drawn = figure(found)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(file)
-    return f"drew {file}"
+    return saved(figure(found), file)
 
 
 def _values(folder: PhaseFolder) -> list[tuple[str, str, int, float]]:

@@ -319,7 +319,7 @@ def test_what_is_no_build_or_card_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_redacted_view_says_so_and_has_no_croissant(tmp_path: Path) -> None:
     path = described() / "sources" / "wiki" / "documents.parquet"
-    digest = pq.read_table(path)["digest"].to_pylist()[0]
+    digest: bytes = pq.read_table(path).to_pylist()[0]["digest"]
     (tmp_path / "list.txt").write_text(f"digest:{digest.hex()}\n")
     view = cm.redact(described(), tmp_path / "list.txt", tmp_path / "view")
     text = cm.card(view.path).text
