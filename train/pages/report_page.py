@@ -146,7 +146,14 @@ def _loss_plot(evidence: Evidence, starts: dict[str, int]) -> Plot | None:
     if losses is None:
         return None
     whole = [point for point in losses.points if point.part is None]
-    curve = Curve("loss", [starts[p.phase] + p.step for p in whole], [p.loss for p in whole])
+    curves = [  # a line that goes on from one phase to the next would say what nobody measured
+        Curve(
+            "loss",
+            [starts[phase] + p.step for p in whole if p.phase == phase],
+            [p.loss for p in whole if p.phase == phase],
+        )
+        for phase in starts
+    ]
     stand: list[tuple[Any, Any, Any]] = [(s["phase"], s["step"], s["loss"]) for s in losses.spikes]
     stand += [(one.phase, one.step, one.loss) for one in losses.highest]
     points = [
@@ -154,7 +161,7 @@ def _loss_plot(evidence: Evidence, starts: dict[str, int]) -> Plot | None:
         for phase, step, loss in stand
         if loss is not None
     ]
-    return plot([curve], starts, points)
+    return plot(curves, starts, points)
 
 
 def _part_plot(evidence: Evidence, starts: dict[str, int]) -> Plot | None:

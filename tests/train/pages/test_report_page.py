@@ -93,6 +93,17 @@ def test_intervals_cover_all_steps_once() -> None:
         assert rows == manifest["steps"] * manifest["batch"]
 
 
+def test_curves_run_to_the_right_and_end_with_their_phase(tmp_path: Path) -> None:
+    told = crystalmix("report", undisturbed(), "--html", tmp_path / "page.html")
+    assert told.exit_code == 0, told.stderr
+    page = (tmp_path / "page.html").read_text("utf-8")
+    paths = re.findall(r'<path class="line [^"]*" d="M([^"]*)"', page)
+    assert len(paths) == 3 + 3 + 2 + 3  # of three phases all rows, and the parts of each
+    for path in paths:
+        across = [float(point.split(",")[0]) for point in path.split(" L")]
+        assert across == sorted(set(across))
+
+
 def test_the_points_of_a_curve_are_the_recorded_losses() -> None:
     _, content = reported("run")
     losses = content["losses"]
