@@ -9,6 +9,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.mixtures.plan import outlook, plan
+    from crystalmix.mixtures.plan.copies import CopiesPlan
     from crystalmix.mixtures.plan.outlook import Outlook
     from crystalmix.mixtures.plan.plan import PhasePlan
 

@@ -11,12 +11,13 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.api.ablations import Ablation, is_ablation
 from crystalmix.train.figures import mixture_plot, run_plot
-from crystalmix.train.figures.mixture_plot import Lengths, PartShare, Recommended
+from crystalmix.train.figures.mixture_plot import Copies, Lengths, PartShare, Recommended
 from crystalmix.train.record.run_folder import WHERE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from crystalmix.mixtures.plan.copies import CopiesPlan
     from crystalmix.mixtures.plan.outlook import Outlook
 
 
@@ -50,7 +51,24 @@ def plot_plan(outlook: Outlook, name: str, file: Path) -> str:
         for phase in outlook.phases
     }
     title = f"{name}: shares of rows as planned"
-    return mixture_plot.saved(mixture_plot.shares(title, phases), file)
+    copies = [bars for plan in outlook.copies for bars in _copies(plan)]
+    return mixture_plot.saved(mixture_plot.shares(title, phases, copies=copies), file)
+
+
+def _copies(plan: CopiesPlan) -> list[Copies]:
+    """Return the epochs of a domain's documents: asked by the curve, or of each source got."""
+    label = f"{plan.domain}: epochs by {plan.upsample.by}"
+    if plan.sources is None:
+        return [Copies(label, plan.asked, None)]
+    return [
+        Copies(
+            f"{label}, source {name}",
+            tuple(bucket["asked"] for bucket in counts["buckets"]),
+            tuple(bucket["copies"] / bucket["documents"] for bucket in counts["buckets"]),
+        )
+        for name, counts in plan.sources.items()
+        if counts["buckets"]
+    ]
 
 
 def _mixture(ablation: Ablation) -> Figure:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_LENGTHS = 40  # of a picture, the first ones
+COPIES_ROWS = 6  # bars that a panel of copies is as high as
 ROW, WIDTH, HEAD = 0.34, 9.0, 1.3  # inches: of a bar, of a picture, of a panel's title and axis
 
 
@@ -39,6 +40,15 @@ class Lengths:
     p10: float
     median: float
     p90: float
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Epochs of documents by equal buckets of their ranks; got: None where nothing is built."""
+
+    label: str
+    asked: tuple[float, ...]
+    got: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -73,16 +83,22 @@ def saved(figure: "Figure", file: Path) -> str:
 
 
 def shares(
-    title: str, phases: Mapping[str, Sequence[PartShare]], lengths: Sequence[Lengths] = ()
+    title: str,
+    phases: Mapping[str, Sequence[PartShare]],
+    lengths: Sequence[Lengths] = (),
+    copies: Sequence[Copies] = (),
 ) -> "Figure":
-    """Draw what the parts of each phase ask and get, and the lengths of documents."""
+    """Draw what the parts of each phase ask and get, copies and lengths of documents."""
     shown = lengths[:MOST_LENGTHS]
-    rows = [len(parts) for parts in phases.values()] + [len(shown)] * bool(shown)
+    rows = [len(parts) for parts in phases.values()]
+    rows += [COPIES_ROWS] * len(copies) + [len(shown)] * bool(shown)
     heights = [HEAD + ROW * count for count in rows]
     figure, panels = charts.axes(WIDTH, sum(heights), len(rows), height_ratios=heights)
     figure.suptitle(title, color=charts.INK, fontsize=12)
     for axis, (name, parts) in zip(panels, phases.items(), strict=False):
         _shares(axis, name, parts)
+    for axis, one in zip(panels[len(phases) :], copies, strict=False):
+        _copies(axis, one)
     if shown:
         left_out = len(lengths) - len(shown)
         more = f" (the first {len(shown)}, {left_out} left out)" if left_out else ""
@@ -129,6 +145,19 @@ def _shares(axis: "Axes", name: str, parts: Sequence[PartShare]) -> None:
     axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *(part.asked for part in parts)), default=1.0)))
     charts.label(axis, "share of rows", "", name)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _copies(axis: "Axes", copies: Copies) -> None:
+    count = len(copies.asked)
+    place = (np.arange(count) + 0.5) / count
+    got = copies.asked if copies.got is None else copies.got
+    colour = charts.COLOURS[-1] if copies.got is None else charts.COLOURS[0]
+    label = "asked" if copies.got is None else "got"
+    axis.bar(place, got, width=0.8 / count, color=colour, label=label)
+    if copies.got is not None:
+        axis.plot(place, copies.asked, "_", color=charts.INK, markersize=11, label="asked")
+    charts.label(axis, "percentile", "epochs", copies.label)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
 
 
 def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.api import plots
 from crystalmix.train.figures import mixture_plot
-from crystalmix.train.figures.mixture_plot import Lengths, PartShare, Recommended
+from crystalmix.train.figures.mixture_plot import Copies, Lengths, PartShare, Recommended
+from helpers import graded
 from helpers.ablations import tiny
 from helpers.corpora import crystalmix
 from helpers.runs import small_build
@@ -32,6 +33,23 @@ def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -
     [bar, *_] = second.patches
     assert (bar.get_x(), bar.get_width()) == (10, 990)
     assert figure.get_suptitle() == "mine"
+
+
+def test_copies_have_a_bar_for_each_bucket_of_ranks(tmp_path: Path) -> None:
+    built = Copies("web", (0.0, 1.0, 2.5, 4.0), (0.0, 1.5, 2.0, 4.0))
+    parts = {"first": [PartShare("a", 1.0, None)]}
+    figure = mixture_plot.shares("mine", parts, copies=[built, Copies("new", (1.0, 3.0), None)])
+    axes: list[Any] = figure.axes
+    _, first, second = axes
+    assert [bar.get_height() for bar in first.patches] == [0.0, 1.5, 2.0, 4.0]
+    assert first.lines[0].get_ydata().tolist() == [0.0, 1.0, 2.5, 4.0]
+    assert first.lines[0].get_xdata().tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert [bar.get_height() for bar in second.patches] == [1.0, 3.0]
+    assert not second.lines
+    assert (first.get_xlabel(), first.get_ylabel()) == ("percentile", "epochs")
+    recipe = graded.written(tmp_path)
+    assert crystalmix("plan", recipe, "--plot", tmp_path / "plan.svg").exit_code == 0
+    assert "rated: epochs by quality" in (tmp_path / "plan.svg").read_text("utf-8")
 
 
 def test_a_mixture_has_its_intervals_by_name() -> None:
