@@ -130,3 +130,20 @@ def test_only_longer_documents_are_cut_and_into_the_fewest_pieces(
 def test_settings_that_do_not_go_together_are_refused(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         PackSettings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("msl", "most"), [(2048, 0.003), (8192, 0.008)])
+def test_groups_of_a_million_tokens_are_padded_by_little(msl: int, most: float) -> None:
+    rng = np.random.Generator(np.random.Philox(4))  # lengths as of prose: median 300, a long tail
+    tokens = np.maximum(8, rng.lognormal(np.log(300), 1.1, 12_000)).astype(np.int64)
+    settings = PackSettings(msl=msl, pack="best_fit")
+    bounds, starts = pieces.groups([tokens], 0, settings), np.cumsum(tokens) - tokens
+    assert len(bounds) > 5
+    rows = 0
+    for first, last in pairwise(bounds):
+        near = slice(
+            np.searchsorted(starts + tokens, first, "right"), np.searchsorted(starts, last)
+        )
+        cut = pieces.of_group(starts[near], tokens[near], (first, last), settings)
+        rows += best_fit(cut.size, msl).rows
+    assert 0 <= 1 - int(tokens.sum()) / (rows * msl) <= most
