@@ -67,7 +67,9 @@ def write_slice(dev: Path, out: Path) -> list[str]:
         )
         rows = [{**row, "content": row["content"][:CHARACTERS]} for row in rows]
         if name == "python":
-            own = ["".join(LETTERS.get(c, c) for c in row["content"][:1500]) for row in rows[:3]]
+            own = [
+                "".join(LETTERS.get(c, c) for c in str(row["content"])[:1500]) for row in rows[:3]
+            ]
             for repository in (OWN, COPY):
                 rows += [
                     {"max_stars_repo_path": f"{i}.py", "max_stars_repo_name": repository}
@@ -207,8 +209,13 @@ def answer(dev: Path, tokenizer: Path, folder: Path) -> None:
     """Build, train, audit, redact, fork, purge; fail where anything is not as it should be."""
     own_texts = write_slice(dev, folder / "data")
     build, run = folder / "build", folder / "run"
-    more = {"data": folder / "data", "tokenizer": tokenizer, "overrides": SETTINGS}
-    timed("build", lambda: cm.build("crystalcoder-mini", build, **more))
+    data = folder / "data"
+    timed(
+        "build",
+        lambda: cm.build(
+            "crystalcoder-mini", build, data=data, tokenizer=tokenizer, overrides=SETTINGS
+        ),
+    )
     timed("train", lambda: cm.train(build, out=run, overrides=RUN))
     own = marks(own_texts, build, tokenizer)
     bos = orjson.loads((build / "phases/phase1/manifest.json").read_bytes())["tokenizer"]["special"]
