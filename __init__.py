@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         rebuild_without,
         redact,
         report,
+        serve,
     )
     from crystalmix.train.api.chat import Reply, chat
     from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
@@ -74,6 +75,7 @@ _ROOMS = {
         "rebuild_without",
         "redact",
         "report",
+        "serve",
     ),
     "train.api.chat": ("Reply", "chat"),
     "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
@@ -164,6 +166,7 @@ __all__ = [
     "redact",
     "release",
     "report",
+    "serve",
     "show",
     "sql",
     "trace",

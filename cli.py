@@ -137,6 +137,7 @@ for verb in (
     answering.purge,
     answering.card,
     answering.report,
+    answering.serve,
     ablate.ablate,
     csx.csx,
 ):

@@ -188,9 +188,9 @@ def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
 
 
 def test_every_verb_and_option_has_help() -> None:
-    verbs = "demo plan jsonl build import export-rows migrate merge mix gc show "
+    verbs = "demo plan jsonl build import export-rows migrate merge mix gc copy show "
     verbs += "verify diff train evaluate export import-weights chat release push trace sql audit "
-    verbs += "redact purge card report ablate csx"
+    verbs += "redact purge card report serve ablate csx"
     assert list(main.commands) == verbs.split()
     for verb, command in main.commands.items():
         assert command.help, verb
@@ -230,6 +230,8 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "trace": ["trace", run, "--findings"],
         "sql": ["sql", run],
         "gc": ["gc", build],
+        "report": ["report", build],
+        "copy": None,  # tests/prep/objects/test_copies.py
         "audit": ["audit", run, "--list", tmp_path / "names.txt"],
         "purge": ["purge", build, "--list", tmp_path / "names.txt"],
         "chat": None,  # tests/train/evaluation/test_chat_answer.py

@@ -1,12 +1,13 @@
 """What pages are made of: a run, builds of several kinds, a stranger's run, an ablation.
 
 `python -m helpers.reported FOLDER` writes each as NAME.html beside NAME.json, what `--json` prints
-of it, for the tests that open them in a browser.
+of it, for the tests that open them in a browser; `a-run` over `a-build` is there to be served.
 """
 
 import sys
 from functools import lru_cache
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import crystalmix as cm
 from helpers.ablations import tiny
 from helpers.audited import audited_build, audited_run
 from helpers.corpora import crystalmix
-from helpers.runs import scratch, small_build
+from helpers.runs import scratch, small_build, undisturbed
 from helpers.watched import watched
 
 TAKEN = "seen/twice"
@@ -72,7 +73,10 @@ REPORTED = {
 
 def main(folder: Path) -> None:
     """Write the pages and what `--json` prints of each."""
-    folder.mkdir(parents=True, exist_ok=True)
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    copytree(small_build(), folder / "a-build", symlinks=True)
+    copytree(undisturbed(), folder / "a-run", symlinks=True)
     for name, made in REPORTED.items():
         page = folder / f"{name}.html"
         result = crystalmix("report", made(), "--html", page, "--json")

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,3 +156,50 @@ def test_without_script_every_row_is_there(browser: Browser) -> None:
     page.goto((FOLDER / "reported" / "build.html").as_uri())
     rows = page.locator("article.row")
     assert rows.filter(visible=True).count() == rows.count() > 1
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    words = [os.environ["CRYSTALMIX"], "serve", FOLDER / "reported" / "a-run"]
+    words += ["--build", FOLDER / "reported" / "a-build", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_served_run_is_asked_by_keyboard(
+    width: int, theme: Any, served: str, browser: Browser
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    console: list[str] = []
+    page.on("console", lambda message: console.append(message.text))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(served)
+    page.locator("select[name=phase]").select_option("code")
+    page.locator("input[name=step]").fill("3")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/step?*")
+    name = page.locator("tbody tr").first.locator("td").nth(4).inner_text()
+    _is_accessible(page)
+    page.locator("input[name=name]").fill(name)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/document?*")
+    steps = page.locator("tbody tr").all_inner_texts()
+    assert any("code" in step.split() and "3" in step.split() for step in steps)
+    _is_accessible(page)
+    assert console == []
+    assert {request.split("/")[2] for request in requests if request != "data:,"} == {
+        served.split("/")[2]
+    }
+
+
+def _is_accessible(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate(AXE)
+    violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == []

@@ -1,7 +1,8 @@
-"""Answers to those outside: `cm.audit`, `cm.redact`, `cm.fork`, `cm.card`, `cm.report`."""
+"""Answers to those outside: `cm.audit`, `cm.redact`, `cm.fork`, `cm.card`, pages to look at."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,30 @@ def report(
     if html is not None:
         made.write(Path(html))
     return made
+
+
+def serve(
+    run: Place,
+    port: int = 8321,
+    *,
+    build: Place | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Serve a run's report on 127.0.0.1, with search of documents and steps, until interrupted.
+
+    port: 0 takes a free one. say: takes the address. Raises InputError where there is no run,
+    UsageError where the port is taken.
+    """
+    from crystalmix.prep.runtime.errors import InputError
+    from crystalmix.train.pages import serve as serving
+    from crystalmix.train.report import facts
+
+    at, place = facts.run_and_build(existing(run), None if build is None else existing(build))
+    if at is None:
+        raise InputError(f"{run}: is no run; give the --out of `crystalmix train`")
+    with serving.server(serving.Explorer(at, place), port) as server:
+        say(f"http://{serving.HOST}:{server.server_address[1]}/")
+        server.serve_forever()
 
 
 def _is_ablation(folder: Path) -> bool:

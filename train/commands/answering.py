@@ -1,4 +1,4 @@
-"""The verbs that answer to those outside: audit, redact, purge, card, report.
+"""The verbs that answer to those outside: audit, redact, purge, card, report, serve.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -156,3 +156,17 @@ def report(path: Path, html: Path | None, as_json: bool, **settings: Any) -> Non
     if html is not None:
         note(f"{html}: written, {html.stat().st_size:,} bytes")
     show_answer(answer, as_json)
+
+
+@click.command(cls=Verb, example="crystalmix serve run")
+@click.argument("run", metavar="RUN", type=PATH)
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Of 127.0.0.1 (8321).")
+@MOVED
+def serve(run: Path, port: int, build: Path | None) -> None:
+    """Serve RUN's report to browsers on this machine, with search of documents and steps.
+
+    It listens on 127.0.0.1 alone and writes nothing; Ctrl-C ends it.
+    """
+    from crystalmix.train.api import answering
+
+    answering.serve(run, port, build=build, say=click.echo)

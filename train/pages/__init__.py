@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.pages import evidence, report_page
+    from crystalmix.train.pages import evidence, report_page, serve
     from crystalmix.train.pages.evidence import Verified
     from crystalmix.train.pages.report_page import Report
 

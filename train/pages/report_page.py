@@ -79,6 +79,7 @@ def render(template: str, evidence: Evidence, **more: object) -> str:
     part_plot = _part_plot(evidence, starts)
     values: dict[str, object] = {
         "e": known,
+        "explore": False,
         "version": version("crystalmix"),
         "sections": page_parts.sections(known, drawn is not None),
         "records": [account["records"] for account in accounts.sources],

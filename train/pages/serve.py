@@ -1,0 +1,107 @@
+"""A page to explore: the report of a run with questions to it, served to this machine alone.
+
+It answers GET on the loopback address, to browsers that ask for that address, and writes nothing.
+"""
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.train.pages import evidence, report_page
+from crystalmix.train.pages.evidence import Evidence
+from crystalmix.train.record import views
+from crystalmix.train.trace import questions
+from crystalmix.train.trace.answers import Answer, Grid, cell
+
+HOST: Final = "127.0.0.1"
+NAMES: Final = ("127.0.0.1", "localhost")
+HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Explorer:
+    """Answers paths of a run's pages; one question at a time, as they share a database."""
+
+    def __init__(self, run: Path, build: Path) -> None:
+        self.traced = views.connect(build, run)
+        self.evidence: Evidence = evidence.of_build(run, build, None)
+        self.first = report_page.render("report.html", self.evidence, explore=True)
+        self.lock = Lock()
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Return status and HTML of a path: `/`, `/step?phase=&step=`, `/document?name=`."""
+        place = urlsplit(path)
+        asked = {key: values[0].strip() for key, values in parse_qs(place.query).items()}
+        if place.path == "/":
+            return 200, self.first
+        if place.path == "/step":
+            title = f"Step {asked.get('step', '')} of {asked.get('phase', '')}"
+            answer = self._step
+        elif place.path == "/document":
+            title = f"Document {asked.get('name', '')}"
+            answer = self._document
+        else:
+            return 404, self._answer("Not found", ["there is no such page"])
+        try:
+            with self.lock:
+                return 200, self._answer(title, list(answer(asked).shown()))
+        except (UsageError, InputError) as error:
+            return 404, self._answer(title, [str(error)])
+        except CrystalmixError as error:
+            return 500, self._answer(title, [str(error)])
+
+    def _step(self, asked: dict[str, str]) -> Answer:
+        if not asked.get("step", "").isdecimal():
+            raise UsageError(f"the step must be a number, got {asked.get('step', '')!r}")
+        return questions.step_documents(self.traced, asked.get("phase", ""), int(asked["step"]))
+
+    def _document(self, asked: dict[str, str]) -> Answer:
+        if not asked.get("name"):
+            raise UsageError("give a document's name, or a piece of it")
+        return questions.document_steps(self.traced, asked["name"])
+
+    def _answer(self, title: str, parts: list[str | Grid]) -> str:
+        shown = [
+            part
+            if isinstance(part, str)
+            else Grid([[cell(value) for value in row] for row in part.rows], part.head)
+            for part in parts
+        ]
+        return report_page.render(
+            "answer.html", self.evidence, title=title, answer=shown, explore=True
+        )
+
+
+def server(explorer: Explorer, port: int) -> ThreadingHTTPServer:
+    """Return a server of an explorer on the loopback address; port 0 takes a free one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host = (self.headers.get("Host") or "").rpartition(":")[0]
+            if host not in NAMES:  # another site's name that was made to lead here
+                self.send_error(403, "ask for 127.0.0.1")
+                return
+            status, html = explorer.page(self.path)
+            content = html.encode()
+            self.send_response(status)
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  its name there
+            """Say nothing of each request."""
+
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as error:
+        raise UsageError(f"--port: can't take {port}: {error}; give another, or 0") from None
