@@ -8,6 +8,7 @@ that gives other manifests than are sealed supersedes them: they are kept in the
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -97,7 +98,7 @@ def build(
             drop_report.write_list(context.sources, dropped)
         packs = packed(context, domains, scanned)
         rows = row_fim.run(context, packs)
-        folders = shuffle.run(context, rows)
+        folders = shuffle.run(context, rows, partial(tokenise.run, context, scanned=scanned))
         sealed = _seal(context, names, folders, [*packs, *rows, *folders.values()])
         lookups.make(context.folder)
         _describe(context)

@@ -16,12 +16,14 @@ from typing import TypeVar
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder, rows_files
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
-from crystalmix.prep.rows.token_blocks import Block
+from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
@@ -163,7 +165,7 @@ class Folder:
     """One folder of rows on its way through the stages: a domain, or one FIM epoch of it.
 
     place: its folder in the view. store: None for an import, whose rows lie at its place. copies:
-    where its documents are upsampled.
+    where its documents are upsampled. blocks: its token blocks, where this build looked at them.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Folder:
     store: Store | None = None
     receipt: Json | None = field(default=None)
     copies: Copies | None = None
+    blocks: Sequence[TokenBlock] = ()
 
     def __post_init__(self) -> None:
         self.path = (
@@ -189,6 +192,11 @@ class Folder:
     def mark(self) -> str:
         """The digest that this folder's work items carry."""
         return receipts.digest(self.recipe)
+
+    @property
+    def laid_out(self) -> bool:
+        """Whether its rows are counted only, and written where they are shuffled."""
+        return self.recipe["settings"].get("written") is False
 
     @property
     def sealed(self) -> Json:
@@ -212,14 +220,19 @@ class Folder:
         self.seal_files(files, {**asdict(account), **more})
 
     def seal_files(self, files: list[Json], account: Json) -> None:
-        """Write the receipt of these files, to whose account the number of rows is added."""
-        _remove_others(self.path, {entry["name"] for entry in files})
+        """Write the receipt of these files, to whose account the number of rows is added.
+
+        Entries without a size are of shards that were counted and not written.
+        """
+        written = [entry for entry in files if "bytes" in entry]
+        _remove_others(self.path, {entry["name"] for entry in written})
         shards = rows_files({"files": files})
         content = {
             "account": {"rows": sum(entry["rows"] for entry in shards), **account},
             "content": receipts.digest([[entry["rows"], entry["digest"]] for entry in shards]),
+            **({"shards": shards} if self.laid_out else {}),
         }
-        self.receipt = receipts.seal(self.path, self.recipe, files, content)
+        self.receipt = receipts.seal(self.path, self.recipe, written, content)
 
 
 def _amount(result: Json) -> int:
@@ -255,6 +268,13 @@ def naming(path: Path) -> Generator[None]:
         if number is None or getattr(error, "filename", None) is not None:
             raise
         raise OSError(int(number), os.strerror(int(number)), str(path)) from None
+
+
+def streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:
+    """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
+    processes = settings.cerebras.processes if settings.cerebras else 1
+    bounds = lmdata.slices(len(blocks), processes)
+    return [Stream(tuple(block.block for block in blocks[low:high])) for low, high in bounds]
 
 
 def shard_entries(shard: Shard, out: Path, *sides: str) -> list[Json]:

@@ -19,7 +19,7 @@ from crystalmix.mixtures.manifest.build_folder import (
     LOOKUP,
     SOURCES,
     BuildFolder,
-    rows_files,
+    shards_of,
 )
 from crystalmix.prep.documents import lookup
 from crystalmix.prep.documents.lookup import Lookup
@@ -171,6 +171,6 @@ def _of_source(folder: Path, inside: Path, _: Json) -> list[str]:
 
 
 def _of_rows(folder: Path, inside: Path, receipt: Json) -> list[str]:
-    names = [folder / entry["name"] for entry in rows_files(receipt)]
+    names = [folder / entry["name"] for entry in shards_of(receipt)]
     spans.write(inside / RANGES, document_ranges.of_shards(names))
     return [RANGES]

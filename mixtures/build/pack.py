@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.build import statistics
+from crystalmix.mixtures.build import statistics, view
 from crystalmix.mixtures.build.context import (
     Context,
     Copies,
@@ -16,8 +16,9 @@ from crystalmix.mixtures.build.context import (
     once,
     origin_of,
     shard_entries,
+    streams,
 )
-from crystalmix.mixtures.recipes.recipe import Domain
+from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.chat import encode
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
@@ -25,9 +26,14 @@ from crystalmix.prep.packing import fitted_rows
 from crystalmix.prep.packing.fitted import Fitted, FittedCounts
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.frames import FRAME
 from crystalmix.prep.runtime.types import Json
+
+MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
+SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less often than that
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Pack:
 
     stream: the blocks that hold those rows' tokens; base: the position of their first token.
     groups: where the groups of fitted rows begin and end; rows are counted from their first.
+    written: whether the shard is written, else its spans alone are.
     """
 
     mark: str
@@ -47,6 +54,7 @@ class Pack:
     controls: tuple[int, ...]
     out: Path
     groups: tuple[int, ...] = ()
+    written: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +90,60 @@ def folder(
     scanned: dict[str, Json],
     copies: Copies | None = None,
 ) -> Folder:
-    """Return the folder of one epoch of a domain; tokens: the settings of its token blocks."""
+    """Return the folder of one epoch of a domain; tokens: the settings of its token blocks.
+
+    Where its rows can be made from the token blocks as the shuffle wants them, they are laid out
+    only. A domain that an older build has packed to files is taken as it is.
+    """
     domain: Domain = context.recipe.domains[name]
-    kept = [columns_of(context.recipe.sources[s], scanned[s]) for s in domain.sources]
+    recipe = _recipe(context, name, tokens, scanned, copies)
+    accounts = [scanned[source].get("account", {}) for source in domain.sources]
+    size = sum(account.get("bytes", 0) for account in accounts)  # a plan may not know it
+    if copies is None and is_laid_out(context.recipe, name, size):
+        draws = [{"draw": [name, e]} if tokens["draw"] else {} for e in range(domain.epochs)]
+        every = [_recipe(context, name, {**tokens, **draw}, scanned) for draw in draws]
+        places = [context.folder.packed(name, e) for e in range(domain.epochs)]
+        pairs = zip(places, every, strict=True)
+        if not all(view.is_sealed(context.store, "rows", *pair) for pair in pairs):
+            recipe["settings"]["written"] = False
+    place = context.folder.packed(name, epoch)
+    return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
+
+
+def _recipe(
+    context: Context,
+    name: str,
+    tokens: Json,
+    scanned: dict[str, Json],
+    copies: Copies | None = None,
+) -> Json:
+    sources = context.recipe.domains[name].sources
+    kept = [columns_of(context.recipe.sources[s], scanned[s]) for s in sources]
     if copies is not None:
-        kept = [origin_of(scanned[s]) for s in domain.sources]
+        kept = [origin_of(scanned[s]) for s in sources]
     columns = {"columns": kept} if any(kept) else {}  # of texts alone all else follows
-    recipe = {
+    return {
         "stage": "pack",
         "version": [pack.VERSION, document_fim.VERSION, lmdata.VERSION],
         "settings": {"rows": context.recipe.rows_of(name).content(), **tokens, **columns},
         "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
-        "inputs": {source: scanned[source]["content"] for source in domain.sources},
+        "inputs": {source: scanned[source]["content"] for source in sources},
     }
-    place = context.folder.packed(name, epoch)
-    return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
+
+
+def is_laid_out(recipe: Recipe, name: str, size: int) -> bool:
+    """Return whether a domain's rows are made from its token blocks in the order of the shuffle.
+
+    Their masks must not depend on documents. A frame of ids is decoded for each shard that has a
+    row of it: of short rows it has many, which are worth it where there are few shards. size: bytes
+    of the domain's texts.
+    """
+    domain, rows = recipe.domains[name], recipe.rows_of(name)
+    if not rows.plain or domain.chat is not None or not (domain.shuffle or domain.epochs > 1):
+        return False
+    if domain.fim is not None and (domain.fim.level, domain.fim.loss) != ("document", "all"):
+        return False
+    return rows.msl * MOST_DECODED >= FRAME or size <= SMALL_BYTES
 
 
 def run(
@@ -111,14 +158,15 @@ def run(
     fits: of each folder, None where rows run on over documents.
     """
     settings = [context.recipe.rows_of(folder.name) for folder in folders]
-    streams = [_streams(*pair) for pair in zip(settings, blocks, strict=True)]
+    every = [streams(*pair) for pair in zip(settings, blocks, strict=True)]
     items = [
         _items(context, target, group) if fit is None else _fitted_items(context, target, fit)
-        for target, group, fit in zip(folders, streams, fits, strict=True)
+        for target, group, fit in zip(folders, every, fits, strict=True)
     ]
     results = context.run(_pack_once, items, "pack")
-    every = zip(folders, streams, blocks, fits, results, strict=True)
-    for target, stream, group, fit, shards in every:
+    made = zip(folders, every, blocks, fits, results, strict=True)
+    for target, stream, group, fit, shards in made:
+        target.blocks = group
         sizes = _sizes(target.domain, scanned, group)
         rows = context.recipe.rows_of(target.name)
         counts = statistics.by_source(stream, group, sizes, rows)
@@ -132,24 +180,17 @@ def run(
         target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
 
 
-def _streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream]:
-    """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
-    processes = settings.cerebras.processes if settings.cerebras else 1
-    bounds = lmdata.slices(len(blocks), processes)
-    return [Stream(tuple(block.block for block in blocks[low:high])) for low, high in bounds]
-
-
-def _items(context: Context, target: Folder, streams: list[Stream]) -> list[Pack]:
+def _items(context: Context, target: Folder, every: list[Stream]) -> list[Pack]:
     """Return the work items of a folder's shards; RefusalError if there is no row."""
     settings = context.recipe.rows_of(target.name)
     items = [
         _item(context, target, stream, rows, pack.name(settings, number, process))
-        for process, stream in enumerate(streams)
+        for process, stream in enumerate(every)
         for number, rows in enumerate(pack.ranges_of(stream, settings))
     ]
     if not items:
         raise RefusalError(
-            f"domain {target.name}: {sum(stream.tokens for stream in streams)} tokens give no "
+            f"domain {target.name}: {sum(stream.tokens for stream in every)} tokens give no "
             f"whole row of {settings.msl}; add data, lower rows.msl or set rows.tail to keep"
         )
     return items
@@ -169,6 +210,7 @@ def _item(
         pad=(tokenizer if settings.cerebras is None else tokenizer.base).pad,
         controls=context.controls,
         out=target.path / name,
+        written=not target.laid_out,
     )
 
 
@@ -201,14 +243,18 @@ def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
 
 
 def _pack_once(item: Pack) -> Json:
-    return once(item.mark, item.out, lambda: _pack(item))
+    out = item.out if item.written else path_of(item.out)
+    return once(item.mark, out, lambda: _pack(item))
 
 
 def _pack(item: Pack) -> Json:
     """Write a shard; the result is its entry, its spans' entry and its counts."""
     stream = Stream(item.stream, item.base)
     how = item.rows, item.settings, item.pad, item.controls, item.out
-    packed = fitted_rows.pack(stream, item.groups, *how) if item.groups else pack.pack(stream, *how)
+    if item.groups:
+        packed = fitted_rows.pack(stream, item.groups, *how)
+    else:
+        packed = pack.pack(stream, *how, written=item.written)
     counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
     return {"files": shard_entries(packed.shard, item.out, *packed.sides), "account": counts}
 

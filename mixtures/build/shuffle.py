@@ -1,57 +1,126 @@
-"""The stage that shuffles each domain's rows across shards and FIM epochs: an item per shard."""
+"""The stage that shuffles each domain's rows across shards and FIM epochs: an item per shard.
 
-from collections.abc import Sequence
+Rows that were packed to files are copied. Rows that were laid out only are made here, from the
+token blocks, so that they are written once; an item is some shards then, for which each frame of
+ids is decoded once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from crystalmix.mixtures.build.context import Context, Folder, RowsAccount, once, shard_entries
+from crystalmix.mixtures.build.context import (
+    Context,
+    Folder,
+    RowsAccount,
+    TokenBlock,
+    once,
+    shard_entries,
+    streams,
+)
 from crystalmix.mixtures.manifest import purged
-from crystalmix.mixtures.manifest.build_folder import rows_files
+from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
-from crystalmix.prep.rows import pack, shards, shuffle
+from crystalmix.prep.rows import pack, placed_rows, shards, shuffle
+from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 
-ORDER = "order.npy"  # of a shuffle that is no formula; removed when the folder is sealed
+ITEM_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
+FEWEST_ITEMS = 16  # of a domain, where there are shards enough
+Tokenised = Callable[[Sequence[Folder]], list[list[TokenBlock]]]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Work item: write the rows [first, last) of the shuffled order of a domain's packed folders.
+    """Work item: write shards of the shuffled order of a domain's packed folders.
 
-    folders: name and path of each. order: a file of row numbers (.npy), where the order is no
-    formula; the folders' shards are in the order of their names then.
+    folders: name and path of each. bounds: the rows [first, last) of each shard, outs: its file.
+    order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
+    the order of their names then. streams: a file of where the rows lie, if they lie in token
+    blocks (`_write_streams`). Both are of this build alone, in its scratch.
     """
 
     mark: str
     folders: tuple[tuple[str, Path], ...]
-    rows: tuple[int, int]
+    bounds: tuple[tuple[int, int], ...]
     seed: int | None
     domain: str
     order: Path | None
-    out: Path
+    outs: tuple[Path, ...]
+    streams: Path | None = None
 
 
-def run(context: Context, packed: Sequence[Folder]) -> dict[str, Folder]:
-    """Return each domain's last folder: shuffled, or packed where there is no shuffle."""
+@dataclass(frozen=True)
+class LaidOut:
+    """Rows of a domain that lie in token blocks: of each packed shard its stream and first row."""
+
+    streams: tuple[Stream, ...]
+    stream: Numbers
+    first: Numbers
+    msl: int
+    pad: int
+
+    def ids(self, which: Numbers, within: Numbers) -> tuple[placed_rows.Ids, Numbers]:
+        """Return the ids of rows and the one behind each, and how many are of the stream.
+
+        which: the packed shard of each row. within: its row there.
+        """
+        out = np.full((len(which), self.msl + 1), self.pad, np.uint32)
+        starts = (self.first[which] + within) * self.msl
+        sizes = np.zeros(len(which), np.int64)
+        for number, stream in enumerate(self.streams):
+            here = np.flatnonzero(self.stream[which] == number)
+            if len(here):
+                ids = placed_rows.scattered_ids(stream, starts[here], self.msl + 1, self.pad)
+                if len(here) == len(which):
+                    out = ids
+                else:
+                    out[here] = ids
+                sizes[here] = np.minimum(self.msl + 1, stream.tokens - starts[here])
+        return out, sizes
+
+
+def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dict[str, Folder]:
+    """Return each domain's last folder: shuffled, or packed where there is no shuffle.
+
+    tokenised: returns the token blocks of packed folders, which it makes where they are gone.
+    """
     epochs: dict[str, list[Folder]] = {}
     for folder in packed:
         epochs.setdefault(folder.name, []).append(folder)
     last = {name: last_folder(context, name, folders) for name, folders in epochs.items()}
     todo = [name for name, folder in last.items() if folder.receipt is None]
+    if not todo:
+        return last
     for name in todo:
         purged.refuse_to_make(last[name].place, *(epoch.sealed for epoch in epochs[name]))
-    items = [_items(context, last[name], epochs[name]) for name in todo]
-    for name, results in zip(todo, context.run(_shuffle_once, items, "shuffle"), strict=True):
-        last[name].seal(results, _account(last[name], epochs[name], results))
-        (last[name].path / ORDER).unlink(missing_ok=True)
+    _look_at_blocks([folder for name in todo for folder in epochs[name]], tokenised)
+    with context.store.scratch() as scratch:
+        items = [_items(context, last[name], epochs[name], scratch) for name in todo]
+        results = context.run(_shuffle_once, items, "shuffle")
+    for name, own in zip(todo, results, strict=True):
+        last[name].seal(own, _account(last[name], epochs[name], own))
     return last
+
+
+def _look_at_blocks(folders: Sequence[Folder], tokenised: Tokenised) -> None:
+    """Give folders whose rows are to be made their token blocks."""
+    known = {folder.path.resolve(): folder.blocks for folder in folders if folder.blocks}
+    wanted = {folder.path.resolve(): folder for folder in folders if folder.laid_out}
+    missing = {path: folder for path, folder in wanted.items() if path not in known}
+    if missing:
+        known |= dict(zip(missing, tokenised(list(missing.values())), strict=True))
+    for folder in folders:
+        folder.blocks = known.get(folder.path.resolve(), ())
 
 
 def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
@@ -73,53 +142,143 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     return Folder(name, domain, 0, path, recipe, context.store, copies=epochs[0].copies)
 
 
-def _items(context: Context, folder: Folder, epochs: list[Folder]) -> list[Shuffle]:
+def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path) -> list[Shuffle]:
     folders = tuple((epoch.place.name, epoch.path) for epoch in epochs)
-    order = _scattered(folder, folders)
+    order_file, streams_file = (scratch / f"{folder.name}.{kind}" for kind in ("npy", "json"))
+    order = _scattered(folder, folders, order_file)
+    settings = context.recipe.rows_of(folder.name)
     rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
-    bounds = pack.shards_of(rows, context.recipe.rows_of(folder.name)) if order is None else order
+    bounds = pack.shards_of(rows, settings) if order is None else order
+    outs = [folder.path / shards.name(number) for number in range(len(bounds))]
+    # the original's shards differ in size by chance, down to none
+    every = [pair for pair in zip(bounds, outs, strict=True) if pair[0][0] < pair[0][1]]
+    laid_out, size = epochs[0].laid_out, 1
+    if laid_out:
+        _write_streams(context, streams_file, epochs)
+        size = ITEM_TOKENS // (settings.rows_per_shard * settings.msl)
+        size = max(1, min(size, len(every) // FEWEST_ITEMS))
     return [
         Shuffle(
             mark=folder.mark,
             folders=folders,
-            rows=(first, last),
+            bounds=tuple(bounds for bounds, _ in every[first : first + size]),
             seed=context.recipe.seed if folder.domain.shuffle else None,
             domain=folder.name,
-            order=None if order is None else folder.path / ORDER,
-            out=folder.path / shards.name(number),
+            order=None if order is None else order_file,
+            outs=tuple(out for _, out in every[first : first + size]),
+            streams=streams_file if laid_out else None,
         )
-        for number, (first, last) in enumerate(bounds)
-        if first < last  # the original's shards differ in size by chance, down to none
+        for first in range(0, len(every), size)
     ]
 
 
 def _scattered(
-    folder: Folder, folders: tuple[tuple[str, Path], ...]
+    folder: Folder, folders: tuple[tuple[str, Path], ...], out: Path
 ) -> list[tuple[int, int]] | None:
     """Write the order of the original's shuffle, where it is set; return its shards' bounds."""
     if folder.domain.zoo_shuffle is None:
         return None
     inputs = _inputs(folders, folder.mark, by_name=True)
     parts = modelzoo_shuffle.order([item.rows for item in inputs], folder.domain.zoo_shuffle)
-    with replacing(folder.path / ORDER) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate(parts))
+    np.save(out, np.concatenate(parts))
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     return list(pairwise(ends))
 
 
+def _write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None:
+    """Write where the rows of packed shards lie: see `_laid_out`."""
+    settings, tokenizer = context.recipe.rows_of(epochs[0].name), context.tokenizer
+    every: list[list[list[str | int | bool]]] = []
+    places: dict[str, tuple[int, int]] = {}
+    for epoch in epochs:
+        names = iter(entry["name"] for entry in shards_of(epoch.sealed))
+        for stream in streams(settings, epoch.blocks):
+            rows = pack.shards_of(pack.all_rows(stream.tokens, settings), settings)
+            for first, _ in rows:
+                places[f"{epoch.place.name}/{next(names)}"] = len(every), first
+            every.append([[str(b.path), b.tokens, b.wide] for b in stream.blocks])
+    content = {
+        "streams": every,
+        "shards": places,
+        "msl": settings.msl,
+        "pad": (tokenizer if settings.cerebras is None else tokenizer.base).pad,
+    }
+    out.write_bytes(canonical(content))
+
+
+@lru_cache(maxsize=2)
+def _laid_out(path: Path, names: tuple[str, ...]) -> LaidOut:
+    """Read where the rows of packed shards lie; names: of the shards, in the order they count."""
+    content = read_json(path, "build again")
+    places = np.array([content["shards"][name] for name in names], np.int64)
+    every = [
+        Stream(tuple(Block(Path(name), "", tokens, wide) for name, tokens, wide in blocks))
+        for blocks in content["streams"]
+    ]
+    return LaidOut(tuple(every), places[:, 0], places[:, 1], content["msl"], content["pad"])
+
+
 def _shuffle_once(item: Shuffle) -> Json:
-    return once(item.mark, item.out, lambda: _shuffle(item))
+    work = _Work(item)
+    results = [
+        once(item.mark, out, lambda place=place: work.write(place))
+        for place, out in enumerate(item.outs)
+    ]
+    return {"files": [entry for result in results for entry in result["files"]]}
 
 
-def _shuffle(item: Shuffle) -> Json:
-    """Write a shard; the result is its entry and its origin's entry."""
-    inputs = _inputs(item.folders, item.mark, by_name=item.order is not None)
-    if item.order is None:
-        order = shuffle.order(inputs, item.rows, item.seed, item.domain)
-    else:
-        order = np.array(np.load(item.order, mmap_mode="r")[slice(*item.rows)])
-    shard = shuffle.shuffle(inputs, order, item.out)
-    return {"files": shard_entries(shard, item.out, "origin")}
+@dataclass(frozen=True)
+class _Work:
+    """The writing of an item's shards; what they have in common is made for the first of them."""
+
+    item: Shuffle
+
+    @cached_property
+    def inputs(self) -> tuple[shuffle.Input, ...]:
+        """The packed shards, in the order in which their rows are counted."""
+        item = self.item
+        return _inputs(item.folders, item.mark, by_name=item.order is not None)
+
+    def write(self, place: int) -> Json:
+        """Write a shard; the result is its entry and its origin's entry."""
+        (first, last), out = self.item.bounds[place], self.item.outs[place]
+        if self.item.streams is None:
+            shard = shuffle.shuffle(self.inputs, self._order(first, last), out)
+        else:
+            shard = shuffle.write(
+                self.inputs, self._order(first, last), out, self._rows(first, last)
+            )
+        return {"files": shard_entries(shard, out, "origin")}
+
+    def _order(self, first: int, last: int) -> Numbers:
+        if self.item.order is not None:
+            return np.array(np.load(self.item.order, mmap_mode="r")[first:last])
+        return shuffle.order(self.inputs, (first, last), self.item.seed, self.item.domain)
+
+    def _rows(self, first: int, last: int) -> Iterator[shards.Rows]:
+        """Yield the rows [first, last) of the order; ITEM_TOKENS of ids are held at once."""
+        begin, end = self.item.bounds[0][0], self.item.bounds[-1][1]
+        most = max(1, ITEM_TOKENS // self._laid_out.msl)
+        if end - begin <= most:
+            (ids, sizes), own = self._ids, slice(first - begin, last - begin)
+            yield from placed_rows.rows_of(ids[own], sizes[own])
+            return
+        for low in range(first, last, most):
+            yield from placed_rows.rows_of(*self._made(low, min(last, low + most)))
+
+    @cached_property
+    def _ids(self) -> tuple[placed_rows.Ids, Numbers]:
+        """The ids of the rows of all shards."""
+        return self._made(self.item.bounds[0][0], self.item.bounds[-1][1])
+
+    def _made(self, first: int, last: int) -> tuple[placed_rows.Ids, Numbers]:
+        return self._laid_out.ids(*shuffle.located(self.inputs, self._order(first, last)))
+
+    @property
+    def _laid_out(self) -> LaidOut:
+        path, names = self.item.streams, tuple(item.name for item in self.inputs)
+        assert path is not None
+        return _laid_out(path, names)
 
 
 @lru_cache(maxsize=4)
@@ -133,7 +292,7 @@ def _inputs(
     inputs = [
         shuffle.Input(f"{name}/{entry['name']}", folder / entry["name"], entry["rows"])
         for name, folder in folders
-        for entry in rows_files(receipts.read(folder))
+        for entry in shards_of(receipts.read(folder))
     ]
     return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)
 
@@ -141,8 +300,8 @@ def _inputs(
 def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsAccount:
     """Return the account; the rows in and out must be the same multiset."""
     accounts = [epoch.account for epoch in epochs]
-    before = sum(entry["rows_sum"] for epoch in epochs for entry in rows_files(epoch.sealed))
-    after = sum(entry["rows_sum"] for result in results for entry in rows_files(result))
+    before = sum(entry["rows_sum"] for epoch in epochs for entry in shards_of(epoch.sealed))
+    after = sum(entry["rows_sum"] for result in results for entry in shards_of(result))
     if before % 2**64 != after % 2**64:
         raise DamageError(
             f"{folder.path}: shuffled rows are not the rows that went in (checksum "

@@ -67,6 +67,13 @@ def home(store: Store, kind: Folders, place: Path, recipe: Json) -> Path:
     return place
 
 
+def is_sealed(store: Store, kind: Folders, place: Path, recipe: Json) -> bool:
+    """Return whether the artifact of a recipe is there, in the store or at its place."""
+    target = store.folder(kind, artifacts.key_of(recipe))
+    before = (place / receipts.NAME).exists() and not place.is_symlink()  # there was a store
+    return (target / receipts.NAME).exists() or (before and _is_of(place, recipe))
+
+
 def _root(place: Path) -> Path:
     """Return the build of a folder `sources/<name>` or `domains/<name>/<stage>`."""
     return place.parents[1] if place.parent.name == "sources" else place.parents[2]

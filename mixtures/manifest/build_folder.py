@@ -1,7 +1,7 @@
 """The folder layout of a build.
 
     sources/<source>/documents.parquet               what was kept of a source
-    domains/<domain>/epoch-<n>/data-*.h5 + spans     packed (and document-level FIM) rows
+    domains/<domain>/epoch-<n>/spans (+ data-*.h5)   packed (and document-level FIM) rows
                                                      (of documents with over n copies)
     domains/<domain>/epoch-<n>-fim/...               row-level FIM, where the recipe has it
     domains/<domain>/shuffled/data-*.h5 + origin     shuffled over all epochs
@@ -17,7 +17,9 @@
     store/...                                        what was made, by content (`prep/store`)
     history/<state>/...                              what the build was before: a build of links
 
-Every folder below sources and domains is sealed by a receipt; it is a link to its place in the
+Packed rows that are plain windows of the token stream are counted and digested, and written once,
+shuffled: their folder holds spans, and a receipt with an entry of each shard. Every folder below
+sources and domains is sealed by a receipt; it is a link to its place in the
 store, or the folder itself in builds from before there was one. Lookups follow from these.
 """
 
@@ -176,5 +178,10 @@ def _age(path: Path) -> tuple[int, str]:
 
 
 def rows_files(receipt: Json) -> list[Json]:
-    """Return the entries of a receipt's shards, in order."""
+    """Return the entries of a receipt's shards that are files, in order."""
     return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
+
+
+def shards_of(receipt: Json) -> list[Json]:
+    """Return the entries of a receipt's shards in order, of rows that are not written here too."""
+    return receipt.get("shards") or rows_files(receipt)

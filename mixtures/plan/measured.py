@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -16,7 +16,8 @@ MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 # Where nothing is built that tells, as measured on code and prose (BENCHMARKS).
 DOCUMENTS, BLOCKS = 0.045, 0.03  # bytes by raw byte
 ROWS = 1.25  # bytes by token of a row, 1.2 to 1.3 at 2,048 tokens
-IDS = 2.0  # bytes by token
+SPANS = 0.05  # bytes by token of a row that is laid out only
+IDS = 0.8  # bytes by token
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Measured:
         self, build: BuildFolder, place: Path, receipt: Json, raw: dict[str, int]
     ) -> None:
         domain, account = place.parent.name, receipt["account"]
-        tokens = sum(entry["rows"] * entry["msl"] for entry in rows_files(receipt))
+        tokens = sum(entry["rows"] * entry["msl"] for entry in shards_of(receipt))
         stage = receipt["stage"]
         self.rows.add(_size(build, place, receipt), tokens, stage, f"{stage}/{domain}")
         if stage == "pack":

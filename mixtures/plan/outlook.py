@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crystalmix.mixtures.build import shared_texts
+from crystalmix.mixtures.build.pack import is_laid_out
 from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.coverage import Reads
@@ -12,12 +13,13 @@ from crystalmix.mixtures.plan import sample_sources
 from crystalmix.mixtures.plan.copies import CopiesPlan, copies
 from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
 from crystalmix.mixtures.plan.reuse import Reuse, reuse
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe, find, load
+from crystalmix.mixtures.recipes.recipe import Recipe, find, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
 from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Content
 
+TEXT_BYTES_A_TOKEN = 4
 BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
 
 
@@ -60,7 +62,7 @@ class Outlook:
             lines += [*reads, ""]
         for domain in self.copies:
             lines += [*domain.lines(), ""]
-        lines += [f"shards on disk, packed and shuffled: {size}"]
+        lines += [f"shards on disk: {size}"]
         if self.reuse is not None:
             lines += ["", *self.reuse.lines(), ""]
         lines += [f"note: what a build would reuse is not known: {self.unknown}"] * bool(
@@ -180,12 +182,15 @@ def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int |
         elif tokens is None:
             return None
         else:
-            total += tokens * BYTES_A_TOKEN * _copies(domain)
+            total += tokens * BYTES_A_TOKEN * _copies(recipe, name, tokens)
     return round(total)
 
 
-def _copies(domain: Domain) -> int:
+def _copies(recipe: Recipe, name: str, tokens: float) -> int:
     """Return how often a domain's rows are written: packed, permuted, shuffled or joined."""
+    domain = recipe.domains[name]
+    if is_laid_out(recipe, name, round(tokens * TEXT_BYTES_A_TOKEN)):
+        return 1
     permuted = domain.fim is not None and domain.fim.level == "row"
     last = bool(domain.shuffle) or domain.epochs > 1
     return 1 + permuted + last

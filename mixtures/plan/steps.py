@@ -15,9 +15,9 @@ from crystalmix.mixtures.build import pack, row_fim, seal, shuffle, tokenise, up
 from crystalmix.mixtures.build.build import sealed_as
 from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.build.view import state_of
-from crystalmix.mixtures.manifest.build_folder import PHASES
+from crystalmix.mixtures.manifest.build_folder import PHASES, shards_of
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.plan.measured import BLOCKS, DOCUMENTS, IDS, ROWS, Measured
+from crystalmix.mixtures.plan.measured import BLOCKS, DOCUMENTS, IDS, ROWS, SPANS, Measured
 from crystalmix.mixtures.plan.prospects import Block, Prospect
 from crystalmix.prep.documents.scan import reading_of
 from crystalmix.prep.runtime import receipts
@@ -109,6 +109,9 @@ class Walk:
         last = None
         if len(folders) == len(packed) and all(folder.receipt is not None for folder in folders):
             last = shuffle.last_folder(self.context, name, folders)
+        if last is None or last.receipt is None:
+            for folder in folders:
+                self._tokens_of_laid_out(folder)
         build = self.context.folder
         place = build.shuffled(name) if domain.shuffle else build.joined(name)
         counts = _summed(m.tokens for m in packed), _summed(m.rows for m in packed)
@@ -229,6 +232,14 @@ class Walk:
             self.steps.append(Step("tokens", place, state, *counts, tokens, bytes=size))
         return _summed(total)
 
+    def _tokens_of_laid_out(self, folder: Folder) -> None:
+        """Note the token blocks that are gone of rows that are there, but laid out only."""
+        prospects = [self.prospects[source] for source in folder.domain.sources]
+        if folder.laid_out and folder.receipt is not None and all(p.certain for p in prospects):
+            scanned = {p.source.name: p.receipt for p in prospects if p.receipt is not None}
+            outs = [one.out for _, one in tokenise.encodings(self.context, folder, scanned)]
+            self._tokens(folder.name, folder.epoch, _blocks(prospects), outs, None)
+
     def _permuted(self, name: str, epoch: int, packed: Made) -> Made:
         folder = None
         if packed.folder is not None and packed.folder.receipt is not None:
@@ -259,6 +270,8 @@ class Walk:
             state = "reused" if certain else "depends"
         domain = place.parent.name
         rate = self.measured.rows.of(f"{stage}/{domain}", stage) or ROWS
+        if folder is not None and folder.laid_out:
+            rate = self.measured.rows.known(f"{stage}/{domain}") or SPANS
         size = None if tokens is None else round(tokens * rate)
         written = (tokens, rows, size)
         if state == "reused" or (folder is not None and folder.path.resolve() in self.seen):
@@ -282,4 +295,4 @@ def _summed(amounts: Iterable[int | None]) -> int | None:
 
 
 def _msl(receipt: Json) -> int:
-    return next((entry["msl"] for entry in receipt["files"] if "msl" in entry), 0)
+    return next((entry["msl"] for entry in shards_of(receipt)), 0)

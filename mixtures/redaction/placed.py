@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups
-from crystalmix.mixtures.manifest.build_folder import rows_files
+from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.mixtures.manifest.exact_order import Order
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows import document_ranges, shuffle, spans
@@ -55,7 +55,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.receipt: Json = receipts.read(path)
-        files = rows_files(self.receipt)
+        files = shards_of(self.receipt)
         self.names = [entry["name"] for entry in files]
         self.starts = np.cumsum([0, *(entry["rows"] for entry in files)])
 

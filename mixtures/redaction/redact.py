@@ -31,7 +31,7 @@ from crystalmix.mixtures.manifest.build_folder import (
     LOOKUP,
     SOURCES,
     BuildFolder,
-    rows_files,
+    shards_of,
 )
 from crystalmix.mixtures.manifest.cerebras_order import KEPT
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
@@ -146,7 +146,7 @@ def _with_last_labels(folder: Folder, pieces: Pieces) -> tuple[Numbers, Numbers,
         first &= pieces.offset > 0  # else the label before is of another document
     begins = np.unique(pieces.number[first])
     before = _before(folder, begins)
-    ends = np.full(len(before), rows_files(folder.receipt)[0]["msl"], np.int64)
+    ends = np.full(len(before), shards_of(folder.receipt)[0]["msl"], np.int64)
     columns = zip(own, (before, ends, ends), strict=True)
     number, start, stop = (np.concatenate(pair) for pair in columns)
     return number, start, stop

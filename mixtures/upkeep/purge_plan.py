@@ -119,7 +119,10 @@ def _read(folder: Path, places: set[int]) -> Iterator[Taken]:
 def stones(
     build: BuildFolder, taken: Sequence[Taken], state: BuildFolder
 ) -> dict[Path, dict[str, Tombstones]]:
-    """Return what is to be padding in the shards of a state, by folder and name."""
+    """Return what is to be padding in the shards of a state, by folder and name.
+
+    Folders whose rows are laid out only have no shards; a purge marks them all the same.
+    """
     wanted = _by_source(state, taken)
     if not wanted:
         return {}
@@ -135,7 +138,9 @@ def stones(
         for group in redact.stones_of(lookups, wanted, folders, pad):
             for path, gone in group.items():
                 folder = (state.path / path).parent.resolve()
-                found.setdefault(folder, {})[path.name] = gone
+                own = found.setdefault(folder, {})
+                if (folder / path.name).exists():  # else its rows are laid out only
+                    own[path.name] = gone
     return found
 
 

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import purged
-from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files, shards_of
 from crystalmix.mixtures.verify.shuffle_test import sampled
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
@@ -28,14 +28,16 @@ from crystalmix.prep.runtime.types import Content, Json
 IMPORT = "import"  # the stage of folders whose rows another program wrote
 FILE_KEYS = ("name", "bytes", "xxh3")
 SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
+LAID_OUT_KEYS = tuple(key for key in SHARD_KEYS if key not in FILE_KEYS[1:])
+JOINED = ("shuffle", "join")  # stages that move rows
 
 
 @dataclass(frozen=True)
 class Check:
-    """One file to read again: a shard, a source's documents, or what it dropped.
+    """One file to read again: a shard, its spans alone, a source's documents, or what it dropped.
 
-    tokenizer: whose control ids to count, None where there are no spans. blocks: documents in each
-    block of a source. folder_rows: rows of all shards of the folder.
+    tokenizer: whose control ids to count, None where it is not known. blocks: documents in each
+    block of a source. folder_rows: rows of all shards of the folder. spans: whether it has spans.
     """
 
     path: Path
@@ -43,23 +45,32 @@ class Check:
     tokenizer: Json | None
     blocks: tuple[int, ...] = ()
     folder_rows: int = 0
+    spans: bool = False
 
 
 @dataclass(frozen=True)
 class SpanCounts:
-    """What the spans of a shard hold: tokens of its rows, padding, control ids, documents begun."""
+    """What the spans of a shard hold: tokens of its rows, padding, documents begun."""
 
     tokens: int
     padding: int
-    controls: int
     documents: int
     permuted: int
+
+
+@dataclass(frozen=True)
+class LaidOutCounts:
+    """What the spans say of a shard whose rows are laid out only."""
+
+    rows: int
+    spans: SpanCounts
 
 
 @dataclass(frozen=True)
 class ShardCounts:
     """What a shard holds; hashes: of the rows that are looked at for equal ones.
 
+    controls: control ids, padding included where it is one (`pads`); None where nobody says which.
     unerased: tokens that are no padding, or count, where the shard says that it was purged.
     """
 
@@ -69,6 +80,8 @@ class ShardCounts:
     rows_sum: int
     loss_tokens: int
     hashes: NDArray[np.uint64]
+    controls: int | None
+    pads: bool
     spans: SpanCounts | None
     unerased: int = 0
 
@@ -93,7 +106,7 @@ class DropCounts:
     broken_files: dict[str, int]
 
 
-Counts = ShardCounts | DocumentCounts | DropCounts
+Counts = ShardCounts | LaidOutCounts | DocumentCounts | DropCounts
 
 
 def check_whole(folder: Path, receipt: Json) -> None:
@@ -106,6 +119,8 @@ def check_whole(folder: Path, receipt: Json) -> None:
         lacks += [f"files.{key}" for key in kind if key not in entry]
         if not isinstance(entry.get("name"), str):
             lacks.append("files.name")
+    for entry in receipt.get("shards", [{}] if _is_laid_out(receipt) else []):
+        lacks += [f"shards.{key}" for key in LAID_OUT_KEYS if key not in entry]
     if receipt.get("stage") == "documents":
         names = {entry.get("name") for entry in receipt.get("files", [])}
         lacks += [f"files.{name}" for name in (DOCUMENTS, dropped.NAME) if name not in names]
@@ -115,8 +130,12 @@ def check_whole(folder: Path, receipt: Json) -> None:
         )
 
 
-def checks(folder: Path, receipt: Json) -> list[Check]:
-    """Return the files of a folder that are to be read again."""
+def _is_laid_out(receipt: Json) -> bool:
+    return receipt.get("settings", {}).get("written") is False
+
+
+def checks(folder: Path, receipt: Json, inputs: Sequence[Json] = ()) -> list[Check]:
+    """Return the files of a folder that are to be read again; inputs: receipts it was made from."""
     if receipt["stage"] == "documents":
         blocks = tuple(block["documents"] for block in receipt["blocks"])
         entries = {entry["name"]: entry for entry in receipt["files"]}
@@ -124,10 +143,13 @@ def checks(folder: Path, receipt: Json) -> list[Check]:
             Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
             Check(folder / dropped.NAME, entries[dropped.NAME], None),
         ]
-    tokenizer = receipt["settings"].get("tokenizer")
-    rows = receipt["account"]["rows"]
-    known = [entry for entry in purged.entries(receipt) if entry["xxh3"] is not None]  # or imported
-    return [Check(folder / entry["name"], entry, tokenizer, (), rows) for entry in known]
+    tokenizer, rows = receipt["settings"].get("tokenizer"), receipt["account"]["rows"]
+    has_spans = tokenizer is not None
+    if receipt["stage"] in JOINED and inputs:
+        tokenizer = inputs[0]["settings"].get("tokenizer")
+    every = receipt.get("shards") or purged.entries(receipt)
+    known = [entry for entry in every if entry.get("xxh3", "") is not None]  # else: imported
+    return [Check(folder / entry["name"], entry, tokenizer, (), rows, has_spans) for entry in known]
 
 
 def recount(check: Check) -> Counts:
@@ -136,6 +158,8 @@ def recount(check: Check) -> Counts:
         return _recount_documents(check)
     if check.path.name == dropped.NAME:
         return DropCounts(*dropped.counts(check.path))
+    if "bytes" not in check.entry:
+        return LaidOutCounts(*_of_spans(check, check.entry["rows"] * check.entry["msl"]))
     return recount_shard(check)
 
 
@@ -145,7 +169,8 @@ def recount_shard(check: Check) -> ShardCounts:
     hashes: list[int] = []
     rows, msl = shards.shape(check.path)
     controls = counted = 0
-    control_ids = np.array([] if check.tokenizer is None else check.tokenizer["controls"], np.int32)
+    tokenizer = check.tokenizer or {"controls": [], "pad": None}
+    control_ids = np.array(tokenizer["controls"], np.int32)
     for block in shards.blocks(check.path):
         content.update(np.ascontiguousarray(block, dtype="<i4").data)
         hashes += [xxhash.xxh3_64_intdigest(row.tobytes()) for row in block]
@@ -158,7 +183,9 @@ def recount_shard(check: Check) -> ShardCounts:
         rows_sum=sum(hashes),
         loss_tokens=counted,
         hashes=sampled(np.array(hashes, np.uint64), check.folder_rows),
-        spans=None if check.tokenizer is None else _of_spans(check, rows * msl, controls),
+        controls=None if check.tokenizer is None else controls,
+        pads=tokenizer["pad"] in tokenizer["controls"],
+        spans=_of_spans(check, rows * msl)[1] if check.spans else None,
         unerased=_unerased(check.path),
     )
 
@@ -178,16 +205,14 @@ def _unerased(path: Path) -> int:
     return counted + max(0, len(ids) - 1)
 
 
-def _of_spans(check: Check, size: int, controls: int) -> SpanCounts:
-    """Count the spans of a shard of so many ids, `controls` of them control ids."""
-    table, tokenizer = spans.read(spans.path_of(check.path)), check.tokenizer or {}
+def _of_spans(check: Check, size: int) -> tuple[int, SpanCounts]:
+    """Count the rows and the spans of a shard of so many ids."""
+    table = spans.read(spans.path_of(check.path))
     first = table["offset"].to_numpy() == 0
     tokens = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
-    padding = size - tokens
-    return SpanCounts(
+    return len(pc.unique(table["row"])), SpanCounts(
         tokens=tokens,
-        padding=padding,
-        controls=controls - (padding if tokenizer["pad"] in tokenizer["controls"] else 0),
+        padding=size - tokens,
         documents=int(first.sum()),
         permuted=int((first & (table["fim"].to_numpy() > 0)).sum()),
     )
@@ -218,6 +243,8 @@ def changed(check: Check, counts: Counts) -> list[str]:
     lines: list[str] = []
     if isinstance(counts, DocumentCounts) and not counts.dense:
         return ["documents are not numbered 0, 1, 2, ..."]
+    if isinstance(counts, LaidOutCounts) and counts.rows != check.entry["rows"]:
+        return [f"its spans are of {counts.rows} rows, its receipt says {check.entry['rows']}"]
     if not isinstance(counts, ShardCounts):
         return lines
     entry = check.entry
@@ -243,7 +270,7 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
             claims["repeated"] = 0
         counted = {key: value for file in counts for key, value in vars(file).items()}
         return _unequal(counted, {**claims, "content": receipt["content"]})
-    shards = [file for file in counts if isinstance(file, ShardCounts)]
+    shards = [file for file in counts if isinstance(file, ShardCounts | LaidOutCounts)]
     spans = [file.spans for file in shards if file.spans is not None]
     sums: Content = {"rows": sum(file.rows for file in shards)}
     sums["content"] = receipts.digest(_as_built(receipt, shards))
@@ -251,10 +278,10 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
     if spans:
         sums["padding"] = sum(file.padding for file in spans)
         sums["tokens_out"] = sum(file.tokens for file in spans)
-        marks = receipt.get(purged.KEY, {}).get("shards", {}).values()
-        more = sum(mark["controls"] for mark in marks)  # since pieces are padding
-        sums["controls_out"] = sum(file.controls for file in spans) - more
-        claims |= {key: account[key] for key in ("tokens_out", "controls_out", "padding")}
+        claims |= {key: account[key] for key in ("tokens_out", "padding")}
+    controls = _controls(receipt, counts)
+    if controls is not None:
+        sums["controls_out"], claims["controls_out"] = controls, account["controls_out"]
     if receipt["stage"] == "pack" and not sum(account["dropped"].values()):
         for key in ("documents", "permuted"):
             sums[key] = sum(getattr(file, key) for file in spans)
@@ -262,13 +289,36 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
     return _unequal(sums, claims)
 
 
-def _as_built(receipt: Json, counts: Sequence[ShardCounts]) -> list[list[int | str]]:
-    """Return rows and digest of shards; of those that were purged the digest that they had."""
-    pairs = zip(purged.entries(receipt), rows_files(receipt), counts, strict=True)
+def _as_built(
+    receipt: Json, counts: Sequence[ShardCounts | LaidOutCounts]
+) -> list[list[int | str]]:
+    """Return rows and digest of shards; of those that were purged the digest that they had.
+
+    Of rows that are laid out only nothing is left to digest: what the receipt says stands.
+    """
+    if "shards" in receipt:
+        pairs = zip(counts, receipt["shards"], strict=True)
+        return [[file.rows, entry["digest"]] for file, entry in pairs]
+    whole = [file for file in counts if isinstance(file, ShardCounts)]
+    triples = zip(purged.entries(receipt), rows_files(receipt), whole, strict=True)
     return [
         [file.rows, built["digest"] if file.digest == now["digest"] else file.digest]
-        for now, built, file in pairs
+        for now, built, file in triples
     ]
+
+
+def _controls(receipt: Json, counts: Sequence[Counts]) -> int | None:
+    """Return how many control ids a folder's rows hold without padding, None where none says.
+
+    Of rows that were purged those are left out that they have since; shuffled ones don't say.
+    """
+    known = [f for f in counts if isinstance(f, ShardCounts) and f.controls is not None]
+    marks = receipt.get(purged.KEY, {}).get("shards", {}).values()
+    if not known or (marks and receipt["stage"] in JOINED):
+        return None
+    padding = receipt["account"]["padding"] if known[0].pads else 0
+    more = sum(mark["controls"] for mark in marks)  # since pieces are padding
+    return sum(file.controls or 0 for file in known) - padding - more
 
 
 def _unequal(counts: Content, claims: Content) -> list[str]:
@@ -340,6 +390,10 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
     known = [origin["account"] for origin in inputs.values() if origin is not None]
     if lines or not known or receipt["stage"] == "documents":
         return lines
+    if receipt["stage"] in JOINED:
+        sums = [_rows_sum(shards_of(one)) for one in inputs.values() if one is not None]
+        if _rows_sum(shards_of(receipt)) != sum(sums) % 2**64:
+            lines.append("its rows are not those of its inputs (the sums over them differ)")
     kept, account = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
     pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
     if receipt["stage"] != "pack":
@@ -353,6 +407,10 @@ def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
         if count != total:
             lines.append(f"its account has {own} {count}, its inputs have {theirs} {total}")
     return lines
+
+
+def _rows_sum(entries: Sequence[Json]) -> int:
+    return sum(entry["rows_sum"] for entry in entries) % 2**64
 
 
 def damages(folder: Path, entry: Json) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.manifest.build_folder import rows_files
+from crystalmix.mixtures.manifest.build_folder import rows_files, shards_of
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.types import Json
 
@@ -33,7 +33,7 @@ def unshuffled(folder: Path, receipt: Json, sealed: Mapping[Path, Json]) -> Iter
     inputs = [folder.parent / name for name in receipt["inputs"]]
     if any(path not in sealed for path in inputs):
         return  # reported by the check of a folder's inputs
-    files = [(path.name, entry["name"]) for path in inputs for entry in rows_files(sealed[path])]
+    files = [(path.name, entry["name"]) for path in inputs for entry in shards_of(sealed[path])]
     rank = {f"{epoch}/{name}": i for i, (epoch, name) in enumerate(files)}
     try:
         rows, up = ascents(_origins(folder, receipt, rank))

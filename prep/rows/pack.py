@@ -159,6 +159,12 @@ class PackSettings:
         """Whether rows run on over the ends of documents."""
         return self.cerebras is None or self.cerebras.join
 
+    @property
+    def plain(self) -> bool:
+        """Whether a row is the next msl tokens of the stream, the mask 0 past its end alone."""
+        usual = self.pack == "stream" and self.window == "shared" and bool(self.loss_across)
+        return self.joined and usual
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -297,10 +303,13 @@ def pack(
     pad: int,
     controls: tuple[int, ...],
     out: Path,
+    *,
+    written: bool = True,
 ) -> Packed:
     """Write the rows [first, last) of a stream as one shard with its spans.
 
-    Of conversations those rows that have a label.
+    Of conversations those rows that have a label. written: else of the rows nothing is written,
+    they are only counted, and `placed_rows.scattered_ids` makes them again.
     """
     first, last = rows
     counter = ControlCounter(controls)
@@ -322,23 +331,17 @@ def pack(
         blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
         blocks = masked(blocks, stream, places)
     spans.write(spans.path_of(out), table)
-    return _written(out, last - first, blocks, counter, used, pad, settings.msl)
+    make = shards.write if written else shards.count
+    shard = make(out, last - first, counter.over(blocks))
+    return _packed(shard, counter, used, pad)
 
 
-def _written(
-    out: Path,
-    rows: int,
-    blocks: Iterator[shards.Rows],
-    counter: "ControlCounter",
-    used: int,
-    pad: int,
-    msl: int,
-    sides: tuple[str, ...] = ("spans",),
+def _packed(
+    shard: shards.Shard, counter: "ControlCounter", used: int, pad: int, *sides: str
 ) -> Packed:
-    shard = shards.write(out, rows, counter.over(blocks))
-    padding = rows * msl - used
+    padding = shard.rows * shard.msl - used
     controls = counter.count - (padding if pad in counter.ids else 0)
-    return Packed(shard, sides, used, padding, controls)
+    return Packed(shard, ("spans", *sides), used, padding, controls)
 
 
 def _pack_chosen(
@@ -357,15 +360,14 @@ def _pack_chosen(
     sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
     pieces, owner = pieces_of(stream, places, inputs)
-    table, sides = span_table(owner, pieces), ("spans",)
+    table, sides = span_table(owner, pieces), [turns.KIND] * stream.has_turns
     if stream.has_turns:
         spans.write(spans.path_of(out, turns.KIND), turns.cut(table, owner["turns"]))
-        sides = ("spans", turns.KIND)
     spans.write(spans.path_of(out), table)
     windowed = window_rows(stream, places, sizes, inputs, msl, pad)
     blocks = masked(windowed, stream, places, across=across)
-    used = int(inputs.sum())
-    return _written(out, len(places), blocks, counter, used, pad, msl, sides)
+    shard = shards.write(out, len(places), counter.over(blocks))
+    return _packed(shard, counter, int(inputs.sum()), pad, *sides)
 
 
 class ControlCounter:

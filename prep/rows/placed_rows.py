@@ -2,6 +2,7 @@
 
 What packing does once it knows where rows begin: gather windows of ids, set the mask 0 where a
 label does not count for its document, count the labels that do, and name the document pieces.
+Rows in any order are made from the frames of ids that hold them, each decoded once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows import shards
-from crystalmix.prep.rows.token_blocks import Stream
+from crystalmix.prep.rows.token_blocks import Stream, opened
+from crystalmix.prep.runtime import frames
 
 BLOCK_ROWS = 256
 Numbers = NDArray[np.int64]
+Ids = NDArray[np.integer]
 
 
 def window_rows(
@@ -126,3 +130,75 @@ def pieces_of(
         "offset": begins - starts[owner],
     }
     return pieces, documents.take(owner)
+
+
+def scattered_ids(stream: Stream, starts: Numbers, size: int, fill: int) -> Ids:
+    """Return the ids [start, start + size) of a stream for starts in any order: (n, size).
+
+    fill: what stands past the end of the stream.
+    """
+    wide = any(block.wide for block in stream.blocks)
+    out = np.full((len(starts), size), fill, np.uint32 if wide else np.uint16)
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    ends = np.minimum(starts + size, stream.tokens)
+    first = np.searchsorted(stream.starts, starts, side="right") - 1
+    last = np.searchsorted(stream.starts, ends, side="left")
+    for place in _covered(first, last, len(stream.blocks)).tolist():
+        base, stop = stream.starts[place : place + 2].tolist()
+        some = slice(
+            int(np.searchsorted(starts, base - size, side="right")),
+            int(np.searchsorted(starts, stop, side="left")),
+        )
+        low = (starts[some].clip(min=base) - base) // frames.FRAME
+        high = -((base - ends[some].clip(max=stop)) // frames.FRAME)
+        wanted = _covered(low, high, -(-(stop - base) // frames.FRAME))
+        with opened(stream.blocks[place]) as block:
+            for frame, ids in zip(wanted.tolist(), block.frames(wanted), strict=True):
+                _put(out, order, starts, base + frame * frames.FRAME, ids)
+    return out
+
+
+def _covered(first: Numbers, last: Numbers, count: int) -> Numbers:
+    """Return which of `count` numbers are in one of the ranges [first, last).
+
+    >>> _covered(np.array([0, 0, 4]), np.array([2, 1, 5]), 6).tolist()
+    [0, 1, 4]
+    """
+    edges = np.zeros(count + 1, np.int64)
+    np.add.at(edges, first, 1)
+    np.add.at(edges, last, -1)
+    return np.flatnonzero(np.cumsum(edges)[:count])
+
+
+def _put(out: Ids, order: Numbers, starts: Numbers, low: int, ids: Ids) -> None:
+    """Put the ids that begin at a position where they belong in windows that begin at `starts`.
+
+    order: the place of each window in `out`, by their ascending starts.
+    """
+    size, high = out.shape[1], low + len(ids)
+    first, inside = np.searchsorted(starts, (low - size + 1, low)).tolist()
+    whole = max(inside, int(np.searchsorted(starts, high - size, side="right")))
+    last = int(np.searchsorted(starts, high))
+    if whole > inside:
+        windows = sliding_window_view(ids, size)
+        out[order[inside:whole]] = windows[starts[inside:whole] - low]
+    for row in (*range(first, inside), *range(whole, last)):
+        start = int(starts[row])
+        begin, end = max(start, low), min(start + size, high)
+        out[order[row], begin - start : end - start] = ids[begin - low : end - low]
+
+
+def rows_of(ids: Ids, sizes: Numbers) -> Iterator[shards.Rows]:
+    """Yield blocks of rows from the ids of each and the one behind it: (n, msl + 1).
+
+    sizes: how many of them are of the stream; what is filled is neither input nor label.
+    """
+    msl = ids.shape[1] - 1
+    step = shards.block_rows(msl)
+    for first in range(0, len(ids), step):
+        some = ids[first : first + step]
+        out = np.empty((len(some), shards.CHANNELS, msl), dtype=np.int32)
+        out[:, 0], out[:, 2] = some[:, :-1], some[:, 1:]
+        out[:, 1] = np.arange(1, msl + 1) < sizes[first : first + step, None]
+        yield out

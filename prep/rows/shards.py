@@ -35,11 +35,12 @@ Deflated = tuple[Buffer, list[Buffer]]  # plain bytes of one or more rows, defla
 
 @dataclass(frozen=True)
 class Shard:
-    """One written shard as its receipt lists it.
+    """One shard as its receipt lists it.
 
     digest: sha256 over the decoded array (little-endian int32), independent of compression.
     rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
-    loss_tokens: labels that count, those whose mask is not 0.
+    loss_tokens: labels that count, those whose mask is not 0. bytes, xxh3: of its file, None where
+    its rows were counted and not written.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Shard:
     digest: str
     rows_sum: int
     loss_tokens: int
-    bytes: int
-    xxh3: str
+    bytes: int | None
+    xxh3: str | None
 
     def entry(self) -> dict[str, str | int]:
-        """Return the shard as a receipt's file entry."""
-        return asdict(self)
+        """Return the shard as a receipt's entry."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def name(number: int) -> str:
@@ -83,40 +84,61 @@ def copy(
     return _write(path, len(rows), map(_repacked, packed(sources, which, rows)))
 
 
+def count(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
+    """Return the shard that `write` would write of blocks of rows, without writing it."""
+    content: _Content | None = None
+    for block in blocks:
+        content = content or _Content(block.shape[2])
+        content.add(np.ascontiguousarray(block, dtype="<i4").reshape(-1).data.cast("B"), len(block))
+    if content is None or content.rows != rows:
+        raise ValueError(f"{path}: got {content and content.rows} rows, expected {rows or 'some'}")
+    return content.shard(path.name, None, None)
+
+
+class _Content:
+    """Digest, sum and labels of rows of msl tokens, added up as they come."""
+
+    def __init__(self, msl: int) -> None:
+        self.msl, self.content = msl, sha256()
+        self.rows = self.rows_sum = self.loss_tokens = 0
+
+    def add(self, plain: Buffer, rows: int) -> None:
+        """Add the plain bytes of rows."""
+        size = self.msl * ROW_TOKEN_BYTES
+        self.content.update(plain)
+        starts = range(0, len(plain), size)
+        self.rows_sum += sum(xxhash.xxh3_64_intdigest(plain[i : i + size]) for i in starts)
+        values = np.frombuffer(plain, "<i4").reshape(rows, CHANNELS, -1)
+        self.loss_tokens += int(np.count_nonzero(values[:, 1]))
+        self.rows += rows
+
+    def shard(self, name: str, size: int | None, xxh3: str | None) -> Shard:
+        """Return the shard that holds them; size, xxh3: of its file."""
+        digest, rows_sum = self.content.hexdigest(), self.rows_sum % 2**64
+        return Shard(name, self.rows, self.msl, digest, rows_sum, self.loss_tokens, size, xxh3)
+
+
 def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
     """Write a shard from its rows, some at a time."""
-    content, rows_sum, loss_tokens, written, size = sha256(), 0, 0, 0, 0
+    content, size = _Content(0), 0
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             dataset: Any = None
             for plain, chunks in deflated:
                 if dataset is None:
                     size = len(plain) // len(chunks)
-                    dataset = _create(file, rows, size // ROW_TOKEN_BYTES)
+                    content = _Content(size // ROW_TOKEN_BYTES)
+                    dataset = _create(file, rows, content.msl)
                 elif len(plain) != size * len(chunks):
                     other = len(plain) // len(chunks)
                     raise ValueError(f"{path}: rows of {size} and of {other} bytes")
-                content.update(plain)
-                starts = range(0, len(plain), size)
-                rows_sum += sum(xxhash.xxh3_64_intdigest(plain[i : i + size]) for i in starts)
-                values = np.frombuffer(plain, "<i4").reshape(len(chunks), CHANNELS, -1)
-                loss_tokens += int(np.count_nonzero(values[:, 1]))
-                for row, chunk in enumerate(chunks, written):
+                for row, chunk in enumerate(chunks, content.rows):
                     if row < rows:
                         dataset.id.write_direct_chunk((row, 0, 0), chunk, 0)
-                written += len(chunks)
-            if written != rows or not rows:
-                raise ValueError(f"{path}: got {written} rows, expected {rows or 'some'}")
-        return Shard(
-            name=path.name,
-            rows=rows,
-            msl=size // ROW_TOKEN_BYTES,
-            digest=content.hexdigest(),
-            rows_sum=rows_sum % 2**64,
-            loss_tokens=loss_tokens,
-            bytes=temporary.stat().st_size,
-            xxh3=file_digest(temporary),
-        )
+                content.add(plain, len(chunks))
+            if content.rows != rows or not rows:
+                raise ValueError(f"{path}: got {content.rows} rows, expected {rows or 'some'}")
+        return content.shard(path.name, temporary.stat().st_size, file_digest(temporary))
 
 
 def _deflated(rows: Rows) -> Deflated | None:

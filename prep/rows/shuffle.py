@@ -5,6 +5,7 @@ is made on its own, in bounded memory, and the result is the same for any number
 shuffle of the original moves rows through temporary files and depends on its workers.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,35 @@ def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> s
 
     order: the numbers of the rows, which count on over all inputs.
     """
+    which, within = _write_origin(inputs, order, out)
+    return shards.copy(out, [item.path for item in inputs], which, within)
+
+
+def write(
+    inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path, rows: Iterable[shards.Rows]
+) -> shards.Shard:
+    """Write rows that are made from their tokens as one shard, with their origin."""
+    _write_origin(inputs, order, out)
+    return shards.write(out, len(order), rows)
+
+
+def located(
+    inputs: tuple[Input, ...], order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return of rows by their numbers which input each is of, and its row there."""
     starts = np.cumsum([0, *(item.rows for item in inputs)])
     which = np.searchsorted(starts, order, side="right") - 1
-    within = order - starts[which]
+    return which, order - starts[which]
+
+
+def _write_origin(
+    inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    which, within = located(inputs, order)
     names = pa.DictionaryArray.from_arrays(
         pa.array(which, pa.int32()), pa.array([item.name for item in inputs])
     )
     numbers = pa.array(np.arange(len(order)), pa.int32())
     table = pa.table([numbers, names, pa.array(within, pa.int32())], schema=spans.ORIGIN)
     spans.write(spans.path_of(out, "origin"), table)
-    return shards.copy(out, [item.path for item in inputs], which, within)
+    return which, within

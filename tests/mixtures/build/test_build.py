@@ -1,5 +1,6 @@
 """Builds: the same with any number of workers, nothing lost uncounted, and what is refused."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from crystalmix.mixtures.build import shuffle
 from crystalmix.mixtures.build.build import alone, build
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -17,7 +19,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
-from helpers import corpora
+from helpers import corpora, laid_out
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,9 @@ def test_every_text_can_be_read_again_from_the_rows(small: Path) -> None:
     """Of a domain without FIM: the tokens of its spans, joined, are the texts of its documents."""
     tokenizer = load(TokenizerSettings(str(small / "tokenizer.json")))
     found: dict[int, list[int]] = {}
-    for path in shards.folder(small / "domains" / "web" / "epoch-0"):
-        rows = shards.read(path)
-        for piece in spans.read(spans.path_of(path)).to_pylist():
+    folder = small / "domains" / "web" / "epoch-0"
+    for name, rows in laid_out.of_folder(folder).items():
+        for piece in spans.read(spans.path_of(folder / name)).to_pylist():
             ids = rows[piece["row"], 0, piece["start"] : piece["stop"]].tolist()
             found.setdefault(piece["document"], []).extend(ids)
     table = pq.read_table(small / "sources" / "web" / "documents.parquet")
@@ -111,16 +113,33 @@ def test_fim_cuts_every_epoch_anew_and_a_shuffle_keeps_every_row(small: Path) ->
     ]
     assert len(cuts[0] & cuts[1]) < 0.2 * len(cuts[0])
 
-    def rows(name: str) -> list[bytes]:
-        return [row.tobytes() for path in shards.folder(folder / name) for row in shards.read(path)]
+    packed = laid_out.packed(folder)  # each origin once: no row is lost, none is there twice
+    for name in ("epoch-0", "epoch-1"):
+        receipt = receipts.read(folder / name)
+        assert not [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
+        for entry in receipt["shards"]:
+            rows = packed.pop(f"{name}/{entry['name']}")
+            assert len(rows) == entry["rows"]
+            assert sha256(rows.tobytes()).hexdigest() == entry["digest"]
+    assert not packed
+    shuffled = [row for path in shards.folder(folder / "shuffled") for row in origins(path)]
+    assert shuffled != sorted(shuffled)
 
-    assert sorted(rows("shuffled")) == sorted(rows("epoch-0") + rows("epoch-1"))
-    assert rows("shuffled") != rows("epoch-0") + rows("epoch-1")
-    for path in shards.folder(folder / "shuffled"):
-        origin = spans.read(spans.path_of(path, "origin")).to_pylist()
-        for row, place in zip(shards.read(path), origin, strict=True):
-            source = shards.take(folder / place["origin"], np.array([place["origin_row"]]))[0]
-            assert np.array_equal(row, source)
+
+@pytest.mark.parametrize(("tokens", "items"), [(64 * 3, 16), (64 * 8 * 5, 2)])
+def test_rows_are_the_same_however_many_are_made_at_once(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, items: int
+) -> None:
+    monkeypatch.setattr(shuffle, "ITEM_TOKENS", tokens)  # parts of a shard, or five shards
+    monkeypatch.setattr(shuffle, "FEWEST_ITEMS", items)
+    root, out = small.parent, small.parent / f"by-{tokens}-tokens"
+    build(recipes.load(root / "recipe.yaml"), root, out)
+    assert corpora.contents(out) == corpora.contents(small)
+
+
+def origins(shard: Path) -> list[tuple[str, int]]:
+    table = spans.read(spans.path_of(shard, "origin")).to_pylist()
+    return [(line["origin"], line["origin_row"]) for line in table]
 
 
 def test_epochs_that_are_not_shuffled_are_joined_in_order(tmp_path: Path) -> None:
@@ -130,10 +149,9 @@ def test_epochs_that_are_not_shuffled_are_joined_in_order(tmp_path: Path) -> Non
     out = corpora.built(tmp_path, workers=2)
     folder = out / "domains" / "code"
 
-    def rows(name: str) -> list[bytes]:
-        return [row.tobytes() for path in shards.folder(folder / name) for row in shards.read(path)]
-
-    assert rows("joined") == rows("epoch-0") + rows("epoch-1")
+    joined = [origin for path in shards.folder(folder / "joined") for origin in origins(path)]
+    assert joined == sorted(joined)
+    assert {name.split("/")[0] for name, _ in joined} == {"epoch-0", "epoch-1"}
     assert not (out / "domains" / "python" / "shuffled").exists()
     assert phases(out)["code"].parts[0].shards[0].path.startswith("domains/python/epoch-0-fim/")
     assert verify(out) == []

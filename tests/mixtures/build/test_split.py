@@ -13,7 +13,7 @@ from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RecipeError
 from helpers import corpora
@@ -36,15 +36,16 @@ def held_out(folder: Path) -> dict[str, set[bytes]]:
     found: dict[str, set[bytes]] = {}
     for domain in ("code", "held", "python"):
         place = folder / "out" / "domains" / domain / "epoch-0"
-        for path in shards.folder(place):
-            for piece in spans.read(spans.path_of(path)).to_pylist():
+        for path in sorted(place.glob("*.spans.parquet")):
+            for piece in spans.read(path).to_pylist():
                 digests = texts(folder / "out" / "sources" / piece["source"])
                 found.setdefault(domain, set()).add(digests[piece["document"]])
     return found
 
 
 def texts(source: Path) -> list[bytes]:
-    return pq.read_table(source / "documents.parquet", columns=["digest"])["digest"].to_pylist()
+    digests = pq.read_table(source / "documents.parquet", columns=["digest"])["digest"]
+    return [digest for digest in digests.to_pylist() if digest is not None]
 
 
 def test_what_is_validated_on_was_not_trained_on_and_nothing_is_lost(tmp_path: Path) -> None:

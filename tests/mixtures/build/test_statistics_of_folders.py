@@ -13,7 +13,6 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify import account_report
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans
-from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.types import Json
@@ -75,8 +74,8 @@ def test_what_is_told_of_a_source_is_what_its_rows_hold(built: Path) -> None:
         [(source, counts)] = told["sources"].items()
         pieces = [
             piece
-            for path in sorted((built / "domains" / domain / "epoch-0").glob("data-*.h5"))
-            for piece in spans.read(path_of(path)).to_pylist()
+            for path in sorted((built / "domains" / domain / "epoch-0").glob("*.spans.parquet"))
+            for piece in spans.read(path).to_pylist()
         ]
         tokens: dict[int, int] = {}
         rows: dict[int, int] = {}
@@ -89,7 +88,7 @@ def test_what_is_told_of_a_source_is_what_its_rows_hold(built: Path) -> None:
         documents = pq.read_table(built / "sources" / source / "documents.parquet")
         assert counts["documents"] == len(tokens) == len(documents)
         assert counts["tokens"] == sum(tokens.values()) == told["tokens_in"]
-        assert counts["bytes"] == sum(documents["bytes"].to_pylist())
+        assert counts["bytes"] == sum(documents["bytes"].to_numpy())
         assert counts["bytes_per_token"] == round(counts["bytes"] / counts["text_tokens"], 4)
         assert counts["cut"] == sum(count > 1 for count in rows.values())
         assert counts["psm"] + counts["spm"] == told["permuted"]
@@ -103,8 +102,8 @@ def test_the_lengths_of_a_sources_documents_are_told(built: Path) -> None:
     receipt = receipts.read(built / "sources" / "web")
     documents = pq.read_table(built / "sources" / "web" / "documents.parquet")
     told = receipt["account"]["lengths"]
-    assert told["bytes"]["max"] == max(documents["bytes"].to_pylist())
-    assert told["characters"]["min"] == min(documents["characters"].to_pylist())
+    assert told["bytes"]["max"] == max(documents["bytes"].to_numpy())
+    assert told["characters"]["min"] == min(documents["characters"].to_numpy())
 
 
 def test_a_sampled_document_that_differs_stops_the_build_with_its_name(

@@ -19,6 +19,7 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.plan.outlook import outlook
 from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.upkeep.collect import collect
 from crystalmix.prep.tokenizer import train_bpe
 from helpers import corpora
 
@@ -120,6 +121,18 @@ def held(folder: Path, plan: Reuse) -> None:
 
 def states(plan: Reuse, state: str) -> list[str]:
     return sorted({step.place for step in plan.steps if step.state == state})
+
+
+def test_ids_that_were_freed_are_promised_where_rows_come_into_another_order(
+    folder: Path,
+) -> None:
+    joined = {"code": {"shuffle": False}}
+    plan = planned(folder, domains=joined)
+    assert [step for step in plan.steps if step.stage == "tokens"] == []
+    collect(folder / "build", tokens=True, delete=True)
+    plan = planned(folder, domains=joined)
+    assert sum(step.made for step in plan.steps if step.stage == "tokens") == 8
+    held(folder, plan)
 
 
 CODE = ["domains/code/epoch-0", "domains/code/epoch-1"]

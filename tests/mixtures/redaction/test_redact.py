@@ -21,7 +21,7 @@ from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
-from helpers import graded
+from helpers import graded, laid_out
 from helpers.audited import audited_build, loaded, marks, segments
 from helpers.corpora import built, crystalmix, write_corpus, write_recipe
 from helpers.runs import scratch
@@ -83,9 +83,10 @@ def test_no_label_predicts_what_was_taken_and_all_others_stay() -> None:
 
 def test_last_labels_are_cleared_where_the_next_packed_row_begins_with_it() -> None:
     folder = "domains/code/epoch-0"
-    names = [path.name for path in sorted((audited_build() / folder).glob("*.h5"))]
-    before = np.concatenate([shards.read(audited_build() / folder / name) for name in names])
-    after = np.concatenate([shards.read(redacted_build() / folder / name) for name in names])
+    before, after = (
+        np.concatenate([*laid_out.of_folder(build / folder).values()])
+        for build in (audited_build(), redacted_build())
+    )
     begins = np.flatnonzero(before[:, 0, 0] != after[:, 0, 0])
     assert len(begins)
     rows = begins[begins > 0] - 1

@@ -282,7 +282,9 @@ FALSE = {
 
 
 def test_a_falsified_account_is_found_though_it_balances(out: Path) -> None:
-    for path in files(out, "sources/web/receipt.json", "python/*/receipt.json"):
+    for path in files(
+        out, "sources/web/receipt.json", "python/*/receipt.json", "wiki/*/receipt.json"
+    ):
         for change in FALSE[orjson.loads(path.read_bytes())["stage"]]:
 
             def falsify(receipt: Json, change: dict[str, int] = change) -> None:
@@ -290,8 +292,26 @@ def test_a_falsified_account_is_found_though_it_balances(out: Path) -> None:
                     receipt["account"][key] += by
 
             data = sealed(path, falsify)
-            assert any(line.startswith(f"{path.parent}") for line in verify(out)), (path, change)
+            # controls of rows that are laid out only are counted where these rows are shuffled
+            place = path.parent if "wiki" not in path.parts else path.parents[1]
+            assert any(line.startswith(f"{place}") for line in verify(out)), (path, change)
             path.write_bytes(data)
+
+
+def test_what_a_receipt_says_of_rows_that_are_laid_out_is_held_against_the_shuffled_ones(
+    out: Path,
+) -> None:
+    path = files(out, "wiki/epoch-0/receipt.json")[0]
+    for key, told in (
+        ("rows_sum", "its rows are not those of its inputs"),
+        ("rows", "rows, its re"),
+    ):
+        data = sealed(path, lambda receipt, key=key: receipt["shards"][0].update({key: 5}))
+        assert any(told in line for line in verify(out)), key
+        path.write_bytes(data)
+    data = sealed(path, lambda receipt: receipt.pop("shards"))
+    assert any("is no whole receipt (it lacks shards" in line for line in verify(out))
+    path.write_bytes(data)
 
 
 def test_an_account_that_does_not_balance_is_told_with_its_numbers(out: Path) -> None:
