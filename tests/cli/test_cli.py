@@ -237,7 +237,8 @@ def test_every_reading_verb_has_json_that_parses(tmp_path: Path) -> None:
         "chat": None,  # tests/train/evaluation/test_chat_answer.py
         "evaluate": None,  # tests/peers/test_harness.py
     }
-    (tmp_path / "names.txt").write_text("src/python/3.txt\n", "utf-8")
+    [row] = told("sql", build, "SELECT name FROM documents WHERE source = 'python' LIMIT 1")
+    (tmp_path / "names.txt").write_text(f"{row['name']}\n", "utf-8")
     with_json = {v for v, c in main.commands.items() if any(p.name == "as_json" for p in c.params)}
     assert set(reading) == with_json
     for words in filter(None, reading.values()):
