@@ -56,6 +56,21 @@ def tell_dropped(
         _note(f"source {source.name}: {', '.join(losses)}{where}")
 
 
+def tell_conversations(domain: str, counts: Json, out: Path) -> None:
+    """Note the conversations of a domain that are not written, and turns of long ones left out.
+
+    counts: the fields of `ChatCounts`.
+    """
+    losses: list[str] = []
+    if lost := sum(counts["dropped"].values()):
+        all_of = f"{lost:,} of {counts['conversations']:,} conversations dropped"
+        losses.append(f"{all_of} ({_counts(counts['dropped'])})")
+    if counts["left_out"]:
+        losses.append(f"{counts['left_out']:,} turns left out of those that fit no row whole")
+    if losses:
+        _note(f"domain {domain}: {', '.join(losses)}; crystalmix show {out} tells more")
+
+
 def tell_unprotected(source: Source, counts: IndexCounts | None) -> None:
     """Note the evaluation files of which not every item is protected from being trained on."""
     if counts is None or (settings := source.select.decontaminate) is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.build import statistics, view
+from crystalmix.mixtures.build import drop_report, statistics, view
 from crystalmix.mixtures.build.context import (
     Context,
     Copies,
@@ -178,6 +178,8 @@ def run(
             spent = sum(block.spent for block in group)
             more |= {"spent": spent, "upsampled": target.copies.counts}
         target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
+        if chat:
+            drop_report.tell_conversations(target.name, more["chat"], context.out)
 
 
 def _items(context: Context, target: Folder, every: list[Stream]) -> list[Pack]:

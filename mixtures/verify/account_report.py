@@ -41,6 +41,7 @@ def account_lines(build: Path) -> list[str]:
         *table(rows, ["folder", "rows", "tokens in", "tokens out", "padding", "dropped"]),
         "",
         *statistics_lines(build),
+        *conversation_lines(build),
         *fitted_lines(build),
         *copies_lines(build),
     ]
@@ -111,6 +112,23 @@ def statistics_lines(build: Path) -> list[str]:
     if spelt:
         lines += ["", *table(spelt, ["folder", "special spelt in texts", "documents", "times"])]
     return lines
+
+
+def conversation_lines(build: Path) -> list[str]:
+    """Return what became of the conversations of each folder that has any."""
+    rows: list[list[object]] = []
+    for folder in BuildFolder(build).sealed():
+        counts = receipts.read(folder)["account"].get("chat")
+        if counts is not None:
+            keys = ("conversations", "rendered", "pieces", "labels", "left_out")
+            whys = [
+                ", ".join(f"{reason} {n:,}" for reason, n in counts[key].items() if n) or "-"
+                for key in ("cases", "dropped")
+            ]
+            place = folder.relative_to(build).as_posix()
+            rows.append([place, *(f"{counts[key]:,}" for key in keys), *whys])
+    head = ["folder", "conversations", "written", "pieces", "learnt ids", "turns left out"]
+    return ["", *table(rows, [*head, "odd", "dropped"])] if rows else []
 
 
 def fitted_lines(build: Path) -> list[str]:

@@ -165,6 +165,27 @@ def test_builds_are_alike_for_any_workers_and_verify(tmp_path: Path, number: int
     assert rows[:, 1].sum(1).all() or number == 1
 
 
+def test_conversations_that_are_dropped_are_told_by_build_and_show(tmp_path: Path) -> None:
+    long = [{"role": "user", "content": "quartz " * 90}, {"role": "assistant", "content": "amber"}]
+    short = [{"role": "user", "content": "quartz?"}, {"role": "assistant", "content": "amber."}]
+    records = [{"messages": m} for m in (long, short, [*short, *long], short[:1])]
+    raw(tmp_path / "talk.jsonl", records)
+    (tmp_path / "tokenizer.json").write_bytes(chatty_llama())
+    recipe = recipe_of(
+        tmp_path, chat={"template": "crystal"}, rows={"msl": 96, "too_long": "split_turns"}
+    )
+    told = corpora.crystalmix("build", recipe, "--out", tmp_path / "out", "--workers", 1)
+    assert (
+        "note: domain talk: 2 of 4 conversations dropped (no_turn 1, too_long 1), 4 turns left out "
+        f"of those that fit no row whole; crystalmix show {tmp_path / 'out'} tells more\n"
+    ) in told.stderr
+    shown = corpora.crystalmix("show", tmp_path / "out").stdout.splitlines()
+    [line] = [line for line in shown if "no_turn" in line]
+    assert line.split()[:2] == ["domains/talk/epoch-0", "4"]
+    assert line.split()[2:4] == ["2", "2"]
+    assert line.endswith("no_turn 1, too_long 1")
+
+
 @pytest.mark.parametrize(
     ("record", "told"),
     [
