@@ -19,6 +19,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, UsageE
 from crystalmix.prep.runtime.machine import machine_error
 
 TRIES = 4
+EXTRAS = ("s3", "gs", "abfs")
 FIRST_PAUSE = 0.2  # seconds, doubled after each failure
 LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}
 SECRETS = re.compile(r"(?i)[?&](key|token|secret|sig|signature|x-amz-[a-z-]+)=")
@@ -164,4 +165,6 @@ def _system(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         brief = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"{url}: can't be opened ({brief}); install its fsspec package") from None
+        scheme = urlsplit(url).scheme
+        package = f"'crystalmix[{scheme}]'" if scheme in EXTRAS else "what fsspec needs for it"
+        raise UsageError(f"{url}: can't be opened ({brief}); install {package}") from None

@@ -99,7 +99,7 @@ def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
     tmp_path: Path, disk: Path, described: bool
 ) -> None:
     corpora.write_corpus(tmp_path)
-    about = {"sources": {"prose": {"about": {"license": "CC0-1.0"}}}} if described else {}
+    about = {"sources": {"wiki": {"about": {"licence": "CC0-1.0"}}}} if described else {}
     path = corpora.write_recipe(tmp_path, **CHANGES, **about)
     words = ["build", path, "--workers", 1, "--out"]
     assert mount("-o", "remount,size=4m", disk)

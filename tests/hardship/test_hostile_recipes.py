@@ -139,8 +139,8 @@ def test_a_recipe_with_values_from_a_fuzzer_is_refused_or_harmless(number: int) 
         ("build", "recipe.yaml", "--out", "out", "--data", "gs://bucket/x"),
         ("build", "https://host/recipe.yaml", "--out", "out"),
         ("plan", "crystalcoder", "--data", "s3://bucket/x"),
-        ("verify", "s3://bucket/x"),
-        ("show", "s3://bucket/x"),
+        ("gc", "s3://bucket/x"),
+        ("mix", "recipe.yaml", "--build", "s3://bucket/x"),
     ],
 )
 def test_a_url_where_none_can_be_had_is_refused_by_name(

@@ -22,6 +22,8 @@ from helpers.described import described, given
 from helpers.hubs import ONE, golden_hub, write
 from helpers.runs import small_build, undisturbed
 
+for needed in ("mlcroissant", "spdx_python_model", "openlineage"):
+    pytest.importorskip(needed, reason="needs `make peers`")
 pytestmark = pytest.mark.filterwarnings("default")  # others' code warns
 CARDS = [(described, given), (small_build, lambda: None)]
 RUNS = [*CARDS, (undisturbed, given)]

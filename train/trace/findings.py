@@ -30,7 +30,7 @@ class Findings(Answer):
     """Disagreements between plan and ledger, one line each; the steps that were skipped."""
 
     disagreements: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
     proof: tuple[str, ...] = ()
     purged: tuple[str, ...] = ()
 
@@ -56,9 +56,10 @@ class Findings(Answer):
 def compare(build: Path, run: Path, *, batches: bool = False) -> Findings:
     """Compare a run's ledger with the manifests of its build; arguments as of `findings`."""
     disagreements = findings(build, run, batches=batches)
-    skipped = () if disagreements else skips.lines(skips.recorded(run))
-    more = tuple(proof.lines(run)), tuple(purged_lines(build, run))
-    return Findings(tuple(disagreements), tuple(skipped), *more)
+    if disagreements:
+        return Findings(tuple(disagreements))
+    skipped, proven = skips.lines(skips.recorded(run)), proof.lines(run)
+    return Findings((), tuple(skipped), tuple(proven), tuple(purged_lines(build, run)))
 
 
 def findings(build: Path, run: Path, *, batches: bool = False) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -260,3 +261,13 @@ def test_nothing_is_fetched_for_a_build_beside_what_looks_like_a_mirror(tmp_path
     assert not bring(tmp_path / "build" / "data-00000.h5")
     assert Unsteady.calls == []
     assert cache_root() != tmp_path
+
+
+def test_a_store_whose_client_is_not_installed_is_told_with_the_extra(tmp_path: Path) -> None:
+    if find_spec("s3fs") is not None:
+        pytest.skip("it is installed")
+    for words in (("show", "s3://bucket/x"), ("verify", "s3://bucket/x")):
+        told = corpora.crystalmix(*words)
+        assert told.exit_code == 2
+        assert told.stderr.endswith("(Install s3fs to access S3); install 'crystalmix[s3]'\n")
+    assert not list(tmp_path.glob("cache/*"))

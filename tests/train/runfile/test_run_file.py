@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model": {"loss_weigth": 1}},
         r"model.loss_weigth: is no known key; did you mean loss_weight\?",
     ),
-    "a key like none": ({"metrics": {"x": 1}}, r"metrics.x: is no known key \(there are tensor"),
+    "a key like none": ({"metrics": {"x": 1}}, r"metrics.x: is no known key \(there are trackers"),
     "nearly a section": ({"runconfg": {}}, r"runconfg: is no known section; did you mean runc"),
     "a million layers": (
         {"model": {"num_hidden_layers": 10**6}},

@@ -1,6 +1,6 @@
 """Measure how long a reader waits for rows of an S3 server that sends 8 MB a second.
 
-    PYTHONPATH=tests .env-objects/bin/python tests/bench/bench_objects.py [--rows 8192]
+    PYTHONPATH=tests .env-objects/bin/python tests/objects/bench_objects.py [--rows 8192]
         [--shards 16] [--batch 64] [--step 0.5] [--rate 8e6]
 
 Rows of 2,048 tokens (ids of a Zipf law) in an order that reads shard after shard, as a phase of one
