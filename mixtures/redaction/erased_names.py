@@ -5,7 +5,7 @@ entries of lists match names: so `owner/`, `owner/repo` and the name itself find
 and nobody reads a name in the log of purges. Who guesses a name can check the guess.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 
 from crystalmix.mixtures.manifest import purged
@@ -49,18 +49,27 @@ def places(build: BuildFolder, entries: Sequence[Entry]) -> Iterator[tuple[int, 
             yield from ((number, found) for found in known.get(hashed(key, request["salt"]), ()))
 
 
-def certificate_of(name: str) -> str | None:
+def numbers(build: BuildFolder) -> set[str]:
+    """Return the ids of a build's purges."""
+    return {request["id"] for request in purged.requests(build)}
+
+
+def certificate_of(name: str, known: Collection[str]) -> str | None:
     """Return the purge that a document's name tells of, None for a document that is there.
 
-    >>> certificate_of("purged:20261130-0123abcd"), certificate_of("owner/repo")
+    known: ids of the build's purges; a name of the user's own that looks like one is none.
+
+    >>> known = {"20261130-0123abcd"}
+    >>> certificate_of("owner/purged:20261130-0123abcd", known), certificate_of("d7", known)
     ('20261130-0123abcd', None)
     """
-    before, _, number = name.rpartition(PREFIX)
-    return number if number and (not before or before.endswith("/")) and "/" not in number else None
+    last = name.rpartition("/")[2]
+    number = last.removeprefix(PREFIX)
+    return number if number != last and number in known else None
 
 
 def renamed(name: str | None, number: str) -> str:
     """Return the name of a purged document; name: what is to be kept of it, None for nothing."""
-    if name is None or certificate_of(name):
-        return name or f"{PREFIX}{number}"
-    return f"{name}/{PREFIX}{number}"
+    if name is None:
+        return f"{PREFIX}{number}"
+    return name if certificate_of(name, {number}) else f"{name}/{PREFIX}{number}"

@@ -63,6 +63,7 @@ def find(build: BuildFolder, entries: Sequence[Entry], *, copies: bool) -> Found
     chosen: dict[tuple[Path, int], Taken] = {}
     others: set[tuple[Path, int]] = set()
     gone: set[tuple[Path, int]] = set()
+    known = erased_names.numbers(build)
     for state in states(build):
         lookups = ensured(state.path)
         for source, places, rest in _places(lookups, entries, copies):
@@ -70,7 +71,7 @@ def find(build: BuildFolder, entries: Sequence[Entry], *, copies: bool) -> Found
             others |= {(folder, place) for place in rest}
             for taken in _read(folder, places):
                 key = folder, taken.place
-                if erased_names.certificate_of(taken.name):
+                if erased_names.certificate_of(taken.name, known):
                     gone.add(key)
                 else:
                     chosen[key] = taken

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import ensured
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction import erased_names, find_documents
 from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
@@ -188,7 +189,8 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     ]
     places = {key: number for number, key in enumerate(keys)}
     pairs = list(zip(seen, records, strict=True))
-    audits = tuple(_entry(hit, places, pairs, run) for hit in hits)
+    purges = erased_names.numbers(BuildFolder(build))
+    audits = tuple(_entry(hit, places, pairs, run, purges) for hit in hits)
     return Audit(build, run, tuple(phases), audits, near)
 
 
@@ -220,6 +222,7 @@ def _entry(
     places: dict[tuple[str, int], int],
     pairs: list[tuple[Exposures, Recorded]],
     run: Path | None,
+    purges: set[str],
 ) -> EntryAudit:
     own, copies = (
         [_exposed(one, record, [places[d.key] for d in documents]) for one, record in pairs]
@@ -234,6 +237,7 @@ def _entry(
     ]
     first, last = (moments[0], moments[-1]) if moments else (None, None)
     names = [one.name for one in (*hit.documents, *hit.dropped)]
+    gone = {erased_names.certificate_of(name, purges) for name in names}
     return EntryAudit(
         line=hit.entry.line,
         entry=hit.entry.text,
@@ -251,7 +255,7 @@ def _entry(
         first=first,
         last=last,
         clean=None if first is None or run is None else clean(run, pairs, first),
-        purged=tuple(sorted({n for name in names if (n := erased_names.certificate_of(name))})),
+        purged=tuple(sorted(filter(None, gone))),
     )
 
 

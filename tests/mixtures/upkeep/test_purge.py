@@ -20,6 +20,7 @@ from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.upkeep import purge as purging
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
@@ -285,3 +286,19 @@ def test_the_command_lists_first_and_logs_what_it_did() -> None:
     assert (request["id"], request["state_is"]) == (done["id"], "done")
     assert crystalmix("purge", build, "--resume").exit_code == 1
     assert crystalmix("purge", build, "--erase").exit_code == 2
+
+
+def test_names_that_look_like_purged_ones_are_names(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    last = "'purged:20261130-0123abcd'"
+    cases = f"CASE length(content) % 3 WHEN 0 THEN {last} WHEN 1 THEN 'o/' || {last} ELSE 'd' END"
+    write_recipe(tmp_path, sources={"python": {"identity": f"{cases} || md5(content)"}})
+    out = built(tmp_path)
+    names = cm.open(out).sql("SELECT name FROM documents WHERE source = 'python'")["name"]
+    path = _list(tmp_path, *map(str, names))
+    answer = audits.audit(None, out, lists.read(path))
+    assert not any(entry.purged for entry in answer.entries)
+    told = crystalmix("purge", out, "--list", path, "--json")
+    assert told.exit_code == 0, told.stderr
+    seen = orjson.loads(told.stdout)
+    assert (seen["gone"], seen["documents"]) == (0, len(names))
