@@ -84,6 +84,8 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += purged.faults(BuildFolder(out), sealed)
     faults += _check_store(BuildFolder(out), workers, note)
     _note_unread(BuildFolder(out), sealed, note)
+    for line in upsampling.uncounted_lines(sealed):
+        note(line)
     accounts.tell_unread(out, sealed.values(), note)
     return faults
 
@@ -222,7 +224,7 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> N
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
     places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
     # what they hold is named by other builds, or to be freed, or checked with the log
-    kept = (folder.store, folder.history, purged.log(folder))
+    kept = (folder.store, folder.history, folder.path / purged.PURGE)
     others = sorted(
         path
         for path in places - known

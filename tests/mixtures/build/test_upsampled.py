@@ -131,6 +131,22 @@ def test_a_sound_build_verifies_and_a_forged_count_does_not(
     assert "epoch-1/receipt.json: its copies of rated are not those that its documents" in faults
 
 
+def test_copies_are_not_counted_again_once_a_document_was_purged(
+    upsampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(upsampled, tmp_path / "build", symlinks=True)
+    best = "ORDER BY CAST(quality AS DOUBLE) DESC NULLS LAST LIMIT 1"
+    best = f"SELECT lower(hex(digest)) AS text FROM documents {best}"
+    [text] = map(str, cm.Build(out).sql(best)["text"])
+    (tmp_path / "list").write_text(f"{text}\n", "utf-8")
+    cm.purge(out, tmp_path / "list", erase=True)
+    monkeypatch.chdir(tmp_path)  # a path that is no whole one
+    notes: list[str] = []
+    assert verify(Path("build"), note=notes.append) == []
+    assert [n for n in notes if "not counted again: documents of rated are purged" in n]
+    assert not [n for n in notes if "not read" in n]
+
+
 def test_no_row_of_best_fit_holds_a_document_twice_and_cuts_are_fresh(tmp_path: Path) -> None:
     rows = {"pack": "best_fit", "documents": "masked"}
     fim = {"fim": {"rate": 1.0}}
