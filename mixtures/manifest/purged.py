@@ -214,6 +214,17 @@ def before(build: BuildFolder, digest: str) -> set[str]:
     return found - {digest}
 
 
+def superseded_by(build: BuildFolder, digest: str) -> str | None:
+    """Return the purge that superseded a manifest, None where none did or the log is damaged."""
+    try:
+        for certificate in certificates(build):
+            if digest in {one["before"] for one in certificate["manifests"]}:
+                return certificate["id"]
+    except (DamageError, KeyError, TypeError):
+        pass  # `faults` tells
+    return None
+
+
 def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
     """Yield where the log is not whole, or receipts name a certificate that is not there."""
     try:

@@ -287,7 +287,10 @@ def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterato
         place = folder.manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
         yield from _guarded(place, _packed_faults(manifest, packings))
-        yield from _guarded(place, _purge_faults(folder, manifest))
+        if number := purged.superseded_by(folder, manifest.digest):
+            note(f"{place}: is from before purge {number}: rows are held to what they hold now")
+        else:
+            yield from _guarded(place, _purge_faults(folder, manifest))
         if manifest.previous is not None and manifest.previous not in digests:
             yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
         yield from (f"{place}: {line}" for line in _start_faults(manifest, digests))

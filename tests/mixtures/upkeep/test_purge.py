@@ -175,6 +175,9 @@ def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a
     copytree(audited_run(), run)
     verdict = cm.verify(build, run=run)
     assert verdict.faults == ()
+    for state in build.glob("history/*"):  # which the run's manifests are of
+        assert cm.verify(state).faults == ()
+        assert run_folder.build_of(run, build) in (state, build)
     [line, *_] = [note for note in verdict.notes if certificate["id"] in note]
     steps = recounted(run, audited_build(), "mixed", "ж")["steps"]
     assert int(line.split()[1]) >= int(str(steps)) > 0
@@ -184,6 +187,7 @@ def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a
     cm.fork(run, build, fork)
     cm.train(build, run_file(), out=fork)
     assert cm.verify(build, run=fork).faults == ()
+    assert list(build.glob("history/*"))
 
 
 def test_a_killed_purge_is_no_build_until_it_went_on() -> None:
