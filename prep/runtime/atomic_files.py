@@ -126,7 +126,8 @@ def _host() -> str:
 def is_abandoned(path: Path) -> bool:
     """Return whether a temporary file is of a process of this host that lives no more.
 
-    Of another host it is taken for abandoned when nobody wrote to it for a day.
+    A killed process whose parent has not asked for its exit status yet lives no more. Of another
+    host it is taken for abandoned when nobody wrote to it for a day.
     """
     match = TEMPORARY.search(path.name)
     if match is None:
@@ -142,7 +143,16 @@ def is_abandoned(path: Path) -> bool:
         return True
     except PermissionError:
         return False
-    return int(match["pid"]) == os.getpid()
+    return int(match["pid"]) == os.getpid() or _has_ended(match["pid"])
+
+
+def _has_ended(pid: str) -> bool:
+    """Return whether a process is only an entry of the table of processes, as Linux tells."""
+    try:
+        state = Path("/proc", pid, "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return state[0] in {"Z", "X"}
 
 
 def file_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Locks of folders: they end with their process."""
+"""Locks of folders end with their process; its temporary files are abandoned then."""
 
 import os
 import signal
@@ -6,7 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crystalmix.prep.runtime.atomic_files import lock_folder
+from crystalmix.prep.runtime.atomic_files import is_abandoned, lock_folder, temporary_name
+
+
+def test_a_killed_process_that_nobody_waited_for_has_abandoned_its_files(tmp_path: Path) -> None:
+    """Some inits ask seconds later for the exit status of workers whose parent was killed too."""
+    own = temporary_name(tmp_path / "data-00000.h5.done").name
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        path = tmp_path / own.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+        assert not is_abandoned(path)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(process.pid, 0)  # it is in the table of processes still
+        assert is_abandoned(path)
 
 
 def test_a_lock_ends_with_its_process_though_a_forked_child_lives_on(tmp_path: Path) -> None:
