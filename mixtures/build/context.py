@@ -39,7 +39,8 @@ class Context:
     """Context of one build: recipe, data root, output folder, workers and tokenizer.
 
     dry: whether it is a plan of a build, which makes nothing. processes: that run work
-    items. pace: what they did so far.
+    items. pace: what they did so far. laid_out: of each domain whose rows need no files before they
+    are shuffled, whether they have none.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Context:
     dry: bool = False
     processes: int = 1
     pace: Pace = field(default_factory=Pace)
+    laid_out: dict[str, bool] = field(default_factory=dict[str, bool])
 
     @property
     def store(self) -> Store:

@@ -93,21 +93,40 @@ def folder(
     """Return the folder of one epoch of a domain; tokens: the settings of its token blocks.
 
     Where its rows can be made from the token blocks as the shuffle wants them, they are laid out
-    only. A domain that an older build has packed to files is taken as it is.
+    only. A domain that another build has packed to files is taken as it is, unless this build has
+    it laid out.
     """
     domain: Domain = context.recipe.domains[name]
     recipe = _recipe(context, name, tokens, scanned, copies)
     accounts = [scanned[source].get("account", {}) for source in domain.sources]
     size = sum(account.get("bytes", 0) for account in accounts)  # a plan may not know it
     if copies is None and is_laid_out(context.recipe, name, size):
-        draws = [{"draw": [name, e]} if tokens["draw"] else {} for e in range(domain.epochs)]
-        every = [_recipe(context, name, {**tokens, **draw}, scanned) for draw in draws]
-        places = [context.folder.packed(name, e) for e in range(domain.epochs)]
-        pairs = zip(places, every, strict=True)
-        if not all(view.is_sealed(context.store, "rows", *pair) for pair in pairs):
-            recipe["settings"]["written"] = False
+        if name not in context.laid_out:  # another build may pack it between two epochs
+            context.laid_out[name] = not _is_in_files(context, name, tokens, scanned)
+        if context.laid_out[name]:
+            recipe = _laid_out(recipe)
     place = context.folder.packed(name, epoch)
     return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
+
+
+def _is_in_files(context: Context, name: str, tokens: Json, scanned: dict[str, Json]) -> bool:
+    """Return whether all epochs of a domain are packed to files that this build is to take.
+
+    A build that has them laid out keeps them, so that it stays as it is when it is run again.
+    """
+    epochs = range(context.recipe.domains[name].epochs)
+    draws = [{"draw": [name, epoch]} if tokens["draw"] else {} for epoch in epochs]
+    recipes = [_recipe(context, name, {**tokens, **draw}, scanned) for draw in draws]
+    places = [context.folder.packed(name, epoch) for epoch in epochs]
+    pairs = list(zip(places, recipes, strict=True))
+    if all(view.is_named(context.store, "rows", at, _laid_out(one)) for at, one in pairs):
+        return False
+    return all(view.is_sealed(context.store, "rows", at, one) for at, one in pairs)
+
+
+def _laid_out(recipe: Json) -> Json:
+    """Return the recipe of rows of which spans alone are written."""
+    return {**recipe, "settings": {**recipe["settings"], "written": False}}
 
 
 def _recipe(

@@ -74,6 +74,12 @@ def is_sealed(store: Store, kind: Folders, place: Path, recipe: Json) -> bool:
     return (target / receipts.NAME).exists() or (before and _is_of(place, recipe))
 
 
+def is_named(store: Store, kind: Folders, place: Path, recipe: Json) -> bool:
+    """Return whether a folder of the view is the sealed artifact of a recipe."""
+    target = store.folder(kind, artifacts.key_of(recipe))
+    return (target / receipts.NAME).exists() and place.resolve() == target.resolve()
+
+
 def _root(place: Path) -> Path:
     """Return the build of a folder `sources/<name>` or `domains/<name>/<stage>`."""
     return place.parents[1] if place.parent.name == "sources" else place.parents[2]

@@ -384,6 +384,47 @@ def test_a_build_whose_rows_were_packed_to_files_is_taken_as_it_is(
     assert verify(folder / "build") == []
 
 
+def test_a_build_stays_as_it_is_though_another_packs_its_rows_to_files(tmp_path: Path) -> None:
+    corpora.write_corpus(tmp_path)
+    plain, store = {"phases": {"prose": None, "mixed": None}}, tmp_path / "store"
+    drawn = recipes.load(corpora.write_recipe(tmp_path, **plain))  # book as it is packed
+    shuffled = {"domains": {"book": {"shuffle": True}}}
+    recipe = recipes.load(corpora.write_recipe(tmp_path, **plain, **shuffled))
+    made = build(recipe, tmp_path, tmp_path / "out", store=store)
+    whole = corpora.viewed(tmp_path / "out")
+    build(drawn, tmp_path, tmp_path / "other", store=store)
+    assert build(recipe, tmp_path, tmp_path / "out", store=store) == made
+    assert corpora.viewed(tmp_path / "out") == whole
+    assert not (tmp_path / "out" / "history").exists()
+    assert build(recipe, tmp_path, tmp_path / "later", store=store) == made  # takes the files
+    more = corpora.viewed(tmp_path / "later").keys() - whole.keys()
+    assert more == {
+        path
+        for path in corpora.viewed(tmp_path / "other")
+        if path.startswith("domains/book/epoch-0/") and path.endswith(".h5")
+    }
+
+
+def test_epochs_are_laid_out_alike_though_another_build_packs_them_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = corpora.viewed(folder / "build")
+    asked: list[Path] = []
+
+    def is_sealed(*args: Any) -> bool:
+        asked.append(args[2])
+        return len(asked) > 1  # files of all epochs come when the first was asked for
+
+    shutil.rmtree(folder / "build")
+    monkeypatch.setattr(pack.view, "is_sealed", is_sealed)
+    again(folder, "code")
+    assert [place.name for place in asked] == ["epoch-0"]
+    now = corpora.viewed(folder / "build")
+    assert {path: data for path, data in whole.items() if "domains/code" in path} == {
+        path: data for path, data in now.items() if "domains/code" in path
+    }
+
+
 def test_an_edited_manifest_is_told_before_anything_is_sealed(folder: Path) -> None:
     path = folder / "build" / "phases" / "prose" / MANIFEST
     path.write_bytes(path.read_bytes().replace(b'"seed": 7', b'"seed": 9'))
