@@ -15,6 +15,7 @@ CONTINUED = 0xFFFFFFFF
 HEADER_TYPE, HEADER, BODY_LENGTH = 1, 2, 3  # fields of a Message
 DICTIONARY, RECORDS = 2, 3  # types of header
 LONGEST_HEADER = 1 << 26  # bytes
+LAST = 1 << 62  # a place in a file is below
 DATA = 1  # field of a DictionaryBatch: its RecordBatch
 BUFFERS, COMPRESSION = 2, 3  # fields of a RecordBatch
 
@@ -31,7 +32,7 @@ def _sizes(file: BinaryIO) -> Iterator[list[int]]:
     """Yield the unpacked sizes of the buffers of each batch."""
     file.seek(0)
     at = len(MAGIC) if file.read(len(MAGIC)) == MAGIC else 0
-    while True:
+    while at < LAST:
         file.seek(at)
         prefix = file.read(8)
         if len(prefix) < 8:
@@ -69,6 +70,8 @@ def _compressed(header: bytes, batch: int) -> list[int]:
 
 def _unpacked(file: BinaryIO, at: int) -> int:
     """Return the unpacked size at the beginning of a buffer; one left as it is says -1."""
+    if not 0 <= at < LAST:
+        raise IndexError("a buffer outside its file")
     file.seek(at)
     return max(0, unpack_from("<q", file.read(8))[0])
 
