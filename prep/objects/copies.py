@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.prep.objects.index import NAME, STORE, File, Index, of_folder
+from crystalmix.prep.objects.index import NAME, PART, File, Index, of_folder
 from crystalmix.prep.objects.remote import Remote, Traffic
 from crystalmix.prep.runtime.atomic_files import file_digest
 from crystalmix.prep.runtime.errors import InputError
@@ -27,24 +27,30 @@ def upload(folder: Path, url: str) -> Copied:
     """Copy a folder to a url; what is there already, of the same content, is not sent again.
 
     The index is taken away first and written last: a copy that was ended in the middle is not taken
-    for whole, and goes on when it is called again. What a changed build no longer has is removed.
+    for whole, and goes on when it is called again. What an earlier copy had and this one has not is
+    removed. Raises InputError where the url holds objects that no copy of ours names.
     """
     remote, index = Remote(url), of_folder(folder)
-    raw = remote.read(NAME)
-    before = Index.parse(raw, f"{url}/{NAME}") if raw is not None else None
+    before = _index(remote, NAME)
     if before == index:
         return Copied(len(index.files), _bytes(index), len(index.files), remote.traffic)
     sizes = remote.sizes()
-    missing = [
-        name for name, file in index.files.items() if not _is_there(name, file, sizes, before)
-    ]
-    if before is not None:
-        remote.remove(NAME)
-    each(missing, lambda name: remote.send(folder / name, name))
-    gone = [name for name in sizes if name not in index.files and name != NAME]
-    each(gone, remote.remove)
+    before = before or _index(remote, PART)
+    if before is None and sizes:
+        raise InputError(f"{url}: holds other objects, as {min(sizes)}; give a place of its own")
+    known = before.files if before is not None else {}
+    there = {
+        name
+        for name, file in known.items()
+        if index.files.get(name) == file and sizes.get(name) == file.bytes
+    }
+    remote.remove(NAME)
+    each([name for name in known if name in sizes and name not in there], remote.remove)
+    remote.write(PART, index.raw())  # what lies here now is of it, or does not lie here
+    each([name for name in index.files if name not in there], lambda n: remote.send(folder / n, n))
     remote.write(NAME, index.raw())
-    return Copied(len(index.files), _bytes(index), len(index.files) - len(missing), remote.traffic)
+    remote.remove(PART)
+    return Copied(len(index.files), _bytes(index), len(there), remote.traffic)
 
 
 def download(url: str, folder: Path) -> Copied:
@@ -63,9 +69,7 @@ def download(url: str, folder: Path) -> Copied:
     there = {name for name, file in index.files.items() if _is_here(place / name, file)}
     each(
         [name for name in index.files if name not in there],
-        lambda name: remote.fetch(
-            name, place / name, index.files[name].bytes, index.files[name].xxh3
-        ),
+        lambda name: remote.fetch(name, place / name, index.files[name]),
     )
     link(place, index)
     place.rename(folder)
@@ -74,12 +78,12 @@ def download(url: str, folder: Path) -> Copied:
 
 def indexed(remote: Remote) -> Index:
     """Read the index of a url; InputError where no whole copy is there."""
-    raw = remote.read(NAME)
-    if raw is None:
+    index = _index(remote, NAME)
+    if index is None:
         raise InputError(
             f"{remote.url}: holds no whole build or run; run `crystalmix copy FOLDER {remote.url}`"
         )
-    return Index.parse(raw, f"{remote.url}/{NAME}")
+    return index
 
 
 def link(folder: Path, index: Index) -> None:
@@ -103,17 +107,9 @@ def each(names: Iterable[str], work: Callable[[str], None]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _is_there(name: str, file: File, sizes: dict[str, int], before: Index | None) -> bool:
-    """Return whether an object need not be sent.
-
-    Without an index, a size proves enough in the store alone, where a name stands for one content;
-    whoever reads it checks the digest.
-    """
-    if sizes.get(name) != file.bytes:
-        return False
-    if before is not None:
-        return before.files.get(name) == file
-    return name.startswith(f"{STORE}/") and not name.startswith(f"{STORE}/uses/")
+def _index(remote: Remote, name: str) -> Index | None:
+    raw = remote.read(name)
+    return None if raw is None else Index.parse(raw, f"{remote.url}/{name}")
 
 
 def _is_here(path: Path, file: File) -> bool:

@@ -17,6 +17,7 @@ from crystalmix.prep.runtime.atomic_files import TEMPORARY, canonical, file_dige
 from crystalmix.prep.runtime.errors import DamageError, InputError
 
 NAME = "crystalmix-objects.json"
+PART = "crystalmix-objects.part.json"  # of a copy that is not whole yet
 FORMAT = 1
 STORE = "store"
 RANKS = ".ranks"  # what processes tell each other while they build

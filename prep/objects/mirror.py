@@ -50,7 +50,7 @@ class Mirror:
                 return
             _make_room(self.folder, file.bytes)
             remote = Remote(self.url)
-            remote.fetch(name, path, file.bytes, file.xxh3)
+            remote.fetch(name, path, file)
         logger.debug(
             "%s/%s: %s bytes in %d requests",
             self.url,
@@ -85,7 +85,7 @@ def mirror(url: str, *, whole: bool = False) -> Path:
             write_atomic(home / MARK, canonical({"url": remote.url}))
             wanted = [n for n in index.files if whole or not _waits(n)]
             missing = [name for name in wanted if not (folder / name).exists()]
-            each(missing, lambda n: remote.fetch(n, folder / n, *vars(index.files[n]).values()))
+            each(missing, lambda n: remote.fetch(n, folder / n, index.files[n]))
             link(folder, index)
     logger.info(
         "%s: %d files, %s bytes brought in %d requests; %d shards wait until they are read (%s)",

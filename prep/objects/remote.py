@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from crystalmix.prep.objects.index import File
 from crystalmix.prep.runtime.atomic_files import file_digest, replacing
 from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, UsageError
 from crystalmix.prep.runtime.machine import machine_error
@@ -77,7 +78,7 @@ class Remote:
 
         return self._try(operation, "", "listed")
 
-    def fetch(self, name: str, to: Path, size: int, xxh3: str) -> None:
+    def fetch(self, name: str, to: Path, file: File) -> None:
         """Copy an object to a file, which is there whole or not at all.
 
         What arrives with another size or digest is fetched again, and refused in the end.
@@ -88,10 +89,10 @@ class Remote:
                 system.get_file(path, str(temporary))
                 got = temporary.stat().st_size
                 self.traffic.add(received=got)
-                if got != size:
-                    raise ConnectionError(f"{got} bytes arrived, expected {size}")
-                if file_digest(temporary) != xxh3:
-                    raise ConnectionError(f"its digest is not {xxh3[:12]}")
+                if got != file.bytes:
+                    raise ConnectionError(f"{got} bytes arrived, expected {file.bytes}")
+                if file_digest(temporary) != file.xxh3:
+                    raise ConnectionError(f"its digest is not {file.xxh3[:12]}")
 
         self._try(operation, name, "fetched")
 

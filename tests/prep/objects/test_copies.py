@@ -40,6 +40,10 @@ class Unsteady(LocalFileSystem):
         super().get_file(path1, path2, *args, **kwargs)
         self._count("get", path2 if type(self).fail is cut else path1)
 
+    def pipe_file(self, path: str, *args: Any, **kwargs: Any) -> None:
+        self._count("put" if path.endswith(NAME) else "pipe", path)
+        super().pipe_file(path, *args, **kwargs)
+
     def put_file(self, path1: str, path2: str, *args: Any, **kwargs: Any) -> None:
         self._count("put", path2)
         super().put_file(path1, path2, *args, **kwargs)
@@ -275,3 +279,38 @@ def test_a_store_whose_client_is_not_installed_is_told_with_the_extra(tmp_path: 
         assert told.exit_code == 2
         assert told.stderr.endswith("(Install s3fs to access S3); install 'crystalmix[s3]'\n")
     assert not list(tmp_path.glob("cache/*"))
+
+
+def test_objects_of_others_are_never_removed(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    (there / "raw").mkdir(parents=True)
+    (there / "raw" / "data.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"holds other objects, as raw/data.jsonl"):
+        cm.copy(runs.small_build(), url_of(there))
+    cm.copy(runs.small_build(), url_of(there / "build"))
+    (there / "build" / "README").write_text("notes of somebody")
+    (there / "build" / NAME).unlink()  # as if an update was ended
+    with pytest.raises(InputError, match="holds other objects"):
+        cm.copy(runs.small_build(), url_of(there / "build"))
+    assert (there / "build" / "README").exists()
+    assert (there / "raw" / "data.jsonl").exists()
+
+
+def test_a_file_that_changed_in_the_middle_of_a_copy_is_sent_anew(tmp_path: Path) -> None:
+    build, there = runs.copied_build(tmp_path / "build"), tmp_path / "there"
+    [shard, *_] = sorted(build.glob("store/rows/*/data-00000.h5"))
+
+    def end(operation: str, path: str) -> None:
+        if operation == "put" and path.endswith(NAME):
+            raise PermissionError("not any more")
+
+    Unsteady.fail = end
+    with pytest.raises(MachineError):
+        cm.copy(build, url_of(there))
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))  # of the same size, as a purge may leave it
+    Unsteady.fail, Unsteady.calls = None, []
+    cm.copy(build, url_of(there))
+    assert [name for operation, name in Unsteady.calls if operation == "put"] == [shard.name, NAME]
+    assert (there / shard.relative_to(build)).read_bytes() == shard.read_bytes()
+    assert not list(there.glob("*.part.json"))
