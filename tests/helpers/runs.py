@@ -106,6 +106,11 @@ def copied_run(out: Path) -> Path:
     return out
 
 
+def copied_corpus(folder: Path) -> Path:
+    """Copy the corpus of the small build, its recipe and the build to a folder; return that."""
+    return copytree(small_build().parent, folder, symlinks=True)
+
+
 def copied_build(out: Path) -> Path:
     """Copy the small build, to do something to it."""
     copytree(small_build(), out)

@@ -27,9 +27,13 @@ class LocalPath(click.Path):
     ) -> str | bytes | os.PathLike[str]:
         from crystalmix.prep.runtime.atomic_files import is_url
 
-        if is_url(str(value)):
-            self.fail(f"can't be a url, got {value}; give a path on this machine", param, ctx)
+        if is_url(str(value)) and not (ctx and ctx.resilient_parsing):
+            value = self.of_url(str(value), param, ctx)
         return super().convert(value, param, ctx)
+
+    def of_url(self, url: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path for a url, or fail."""
+        self.fail(f"can't be a url, got {url}; give a path on this machine", param, ctx)
 
 
 class Place(LocalPath):
@@ -42,19 +46,12 @@ class Place(LocalPath):
         super().__init__(path_type=Path)
         self.whole = whole
 
-    def convert(  # noqa: D102  click's
-        self,
-        value: str | os.PathLike[str],
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> str | bytes | os.PathLike[str]:
-        from crystalmix.prep.runtime.atomic_files import is_url
+    def of_url(self, url: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the mirror of a url."""
+        del param, ctx
+        from crystalmix.prep.objects.mirror import mirror
 
-        if is_url(str(value)) and not (ctx and ctx.resilient_parsing):
-            from crystalmix.prep.objects.mirror import mirror
-
-            value = mirror(str(value), whole=self.whole)
-        return super().convert(value, param, ctx)
+        return mirror(url, whole=self.whole)
 
 
 PATH = LocalPath(path_type=Path)

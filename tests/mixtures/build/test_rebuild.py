@@ -24,22 +24,15 @@ from crystalmix.prep.rows.shards import read as read_rows
 from crystalmix.prep.rows.shards import write as write_rows
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError, InputError
-from helpers import corpora
+from helpers import corpora, runs
 
 PYTHON = "starcoderdata/python/train-00000-of-00002.parquet"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    corpora.built(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Return a copy of a corpus, its recipe and its build."""
-    return Path(shutil.copytree(made, tmp_path / "copy", symlinks=True))
+    return runs.copied_corpus(tmp_path / "copy")
 
 
 def times(out: Path) -> dict[str, int]:

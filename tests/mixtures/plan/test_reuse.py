@@ -21,7 +21,7 @@ from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.upkeep.collect import collect
 from crystalmix.prep.tokenizer import train_bpe
-from helpers import corpora
+from helpers import corpora, runs
 
 RAW = ("slimpajama", "starcoderdata")
 LIKE = "meta.redpajama_set_name LIKE '%C4'"
@@ -48,17 +48,10 @@ def opens() -> Generator[list[str]]:
         _opened = None
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    corpora.built(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Return a copy of a corpus, its recipe and its build, which knows the copied files."""
-    copy = Path(shutil.copytree(made, tmp_path / "copy", symlinks=True))
+    copy = runs.copied_corpus(tmp_path / "copy")
     corpora.built(copy)
     return copy
 

@@ -14,20 +14,13 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.upkeep.collect import Garbage, collect
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime.errors import InputError, RefusalError
-from helpers import corpora
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    corpora.built(folder)
-    return folder
+from helpers import corpora, runs
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Return a copy of a corpus, its recipe and its build."""
-    return Path(shutil.copytree(made, tmp_path / "copy", symlinks=True))
+    return runs.copied_corpus(tmp_path / "copy")
 
 
 def again(folder: Path, out: str = "build", store: Path | None = None, **changes: Any) -> Path:
