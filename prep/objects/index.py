@@ -56,10 +56,12 @@ class Index:
             links = {str(name): str(target) for name, target in body["links"].items()}
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
             raise DamageError(
-                f"{place}: is no index of a build or run; copy it there again"
+                f"{place}: is no index of a build or run; remove what is there and copy again"
             ) from None
         if xxhash.xxh3_128_hexdigest(canonical(body)) != digest:
-            raise DamageError(f"{place}: does not match its digest; copy it there again")
+            raise DamageError(
+                f"{place}: does not match its digest; remove what is there and copy again"
+            )
         if form != FORMAT:
             raise DamageError(
                 f"{place}: has format {form}, expected {FORMAT}; use a newer crystalmix"
