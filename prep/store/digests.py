@@ -1,5 +1,6 @@
 """Digests of raw files, remembered by path, size, time and inode, so that none is read twice."""
 
+import errno
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,11 +28,14 @@ class Remembered:
         return entry["xxh3"] if {key: entry.get(key) for key in looks} == looks else None
 
     def keep(self, name: str, looks: Json, xxh3: str) -> None:
-        """Remember the digest of a file."""
+        """Remember the digest of a file, unless the store lies on a disk that is read-only."""
         if looks.get("modified") is not None:
-            write_atomic(
-                self.store.remembered(name), canonical({"file": name, **looks, "xxh3": xxh3})
-            )
+            content = canonical({"file": name, **looks, "xxh3": xxh3})
+            try:
+                write_atomic(self.store.remembered(name), content)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
 
 
 def place_of(root: Path, name: str) -> str:

@@ -108,6 +108,12 @@ def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
     fixed = tmp_path / "fixed"
     told = corpora.crystalmix(*words, fixed / "out")
     assert (told.exit_code, told.stderr) == (0, "")  # fresh: nothing to write
+    elsewhere = tmp_path / "elsewhere"  # the same files, whose digests nobody can remember
+    elsewhere.mkdir()
+    corpora.write_corpus(elsewhere)
+    again = corpora.write_recipe(elsewhere, **CHANGES, **about)
+    told = corpora.crystalmix("build", again, "--workers", 1, "--out", fixed / "out")
+    assert (told.exit_code, told.stderr) == (0, "")
     assert corpora.crystalmix("verify", fixed / "out", "--workers", 1).exit_code == 0
     told = corpora.crystalmix(*words, fixed / "new")
     assert told.stderr == f"crystalmix: {fixed / 'new'}: Read-only file system; " \
