@@ -92,7 +92,8 @@ def of_folder(folder: Path) -> Index:
             lexical = _led_to(name, target)
             if not _is_inside(lexical):
                 raise InputError(
-                    f"{path}: leads to {target}, out of the folder; put the file there"
+                    f"{path}: leads to {target}, out of the folder; of a mixture copy the whole "
+                    "build; a view can't be copied"
                 )
             links[name] = target
             found = [lexical]

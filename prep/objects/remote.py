@@ -133,7 +133,8 @@ class Remote:
         for attempt in range(TRIES):
             self.traffic.add(requests=1)
             try:
-                return operation(*_system(place))
+                system, root = _system(self.url)  # the same object each time
+                return operation(system, f"{root}/{name}" if name else root)
             except CrystalmixError:
                 raise
             except Exception as error:  # noqa: BLE001  every file system raises its own kinds

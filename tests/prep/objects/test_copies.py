@@ -314,3 +314,27 @@ def test_a_file_that_changed_in_the_middle_of_a_copy_is_sent_anew(tmp_path: Path
     assert [name for operation, name in Unsteady.calls if operation == "put"] == [shard.name, NAME]
     assert (there / shard.relative_to(build)).read_bytes() == shard.read_bytes()
     assert not list(there.glob("*.part.json"))
+
+
+@pytest.mark.parametrize("scheme", ["unsteady", "memory"])
+def test_names_are_never_read_as_parts_of_a_url(tmp_path: Path, scheme: str) -> None:
+    names = ["a#b", "a?b", "a::b", "a%20b", "\u00e4 b", "memory:", "a+b", "@b", "x{1}"]
+    folder = tmp_path / "folder"
+    (folder / "phases").mkdir(parents=True)
+    for name in names:
+        (folder / "phases" / name).write_text(name, "utf-8")
+    url = url_of(tmp_path / "there") if scheme == "unsteady" else f"memory://{tmp_path.name}"
+    cm.copy(folder, url)
+    cm.copy(url, tmp_path / "back")
+    assert files(tmp_path / "back") == files(folder)
+    assert cm.copy(folder, url).there == len(names)
+
+
+def test_a_mixture_goes_with_its_build_alone(tmp_path: Path) -> None:
+    build = corpora.built(tmp_path)
+    cm.mix(corpora.write_recipe(tmp_path, name="other"), build)
+    with pytest.raises(InputError, match="out of the folder; of a mixture copy the whole build"):
+        cm.copy(build / "mixtures" / "other", url_of(tmp_path / "alone"))
+    cm.copy(build, url_of(tmp_path / "there"))
+    cm.copy(url_of(tmp_path / "there"), tmp_path / "back")
+    assert cm.verify(tmp_path / "back" / "mixtures" / "other").faults == ()
