@@ -16,7 +16,9 @@ from crystalmix.prep.objects import mirror as mirrors
 from crystalmix.prep.objects import remote as remotes
 from crystalmix.prep.objects.index import NAME, File, Index
 from crystalmix.prep.objects.mirror import bring, cache_root
+from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, MachineError, UsageError
+from crystalmix.train.loader.batches import Share
 from helpers import corpora, runs
 
 
@@ -338,3 +340,29 @@ def test_a_mixture_goes_with_its_build_alone(tmp_path: Path) -> None:
     cm.copy(build, url_of(tmp_path / "there"))
     cm.copy(url_of(tmp_path / "there"), tmp_path / "back")
     assert cm.verify(tmp_path / "back" / "mixtures" / "other").faults == ()
+
+
+def test_the_next_shard_of_a_part_comes_while_one_is_read(tmp_path: Path) -> None:
+    url = url_of(tmp_path / "there")
+    cm.copy(runs.small_build(), url)
+    phase = opened(url).phases["prose"]
+    batch = Share(phase.manifest, phase.build).read(0)
+    read = set(batch.shard.tolist())
+    coming = {i + 1 for i in read} - read - {len(phase.manifest.paths)}
+    assert coming
+    for _ in range(200):
+        if all((phase.build / phase.manifest.paths[i]).exists() for i in coming):
+            return
+        sleep(0.05)
+    raise AssertionError(coming)
+
+
+def test_what_a_build_leaves_while_it_runs_is_not_copied(tmp_path: Path) -> None:
+    build = runs.copied_build(tmp_path / "build")
+    (build / ".ranks").mkdir()
+    (build / ".ranks" / "task").write_text("")
+    temporary_name(build / "tokenizer.json").write_text("half")
+    cm.copy(build, url_of(tmp_path / "there"))
+    names = {path.name for path in (tmp_path / "there").rglob("*")}
+    assert "tokenizer.json" in names
+    assert not [name for name in names if name.startswith(".")]
