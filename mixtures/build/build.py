@@ -5,10 +5,11 @@ taken, whatever recipe asked for it first, and what is unfinished goes on where 
 that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from shutil import rmtree
 
@@ -39,6 +40,7 @@ from crystalmix.prep.documents import about
 from crystalmix.prep.documents.about import Described
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
+from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import (
     is_abandoned,
@@ -53,6 +55,9 @@ from crystalmix.prep.store.store import Store
 from crystalmix.prep.tallies import tally
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
+
+# Steps to a place in the recipe, and what it makes of the tokenizer.
+Need = tuple[tuple[str, ...], Callable[[Tokenizer], object]]
 
 
 def build(
@@ -71,35 +76,29 @@ def build(
     for every record that was dropped. store: where artifacts lie, if they are shared with other
     builds. Raises RefusalError where the data can't give the mixture.
     """
-    names = [name for name in recipe.phases if not phases or name in phases]
-    unknown = sorted(set(phases) - set(names))
-    if unknown:
+    if unknown := sorted(set(phases) - set(recipe.phases)):
         raise UsageError(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
     refuse_url(out, "--out")
     refuse_url(root, "--data")
     drop_report.check_list(dropped)
-    phase_domains = {part.domain for name in names for part in recipe.phases[name].parts}
-    domains = [name for name in recipe.domains if name in phase_domains]
-    drawn = {source for name in domains for source in recipe.domains[name].sources}
-    tokenizer = opened_tokenizer(recipe, domains)
+    tokenizer = opened_tokenizer(recipe, phases)
     engine = EngineSettings(workers) if isinstance(workers, int) else workers
     with naming(out), alone(out), engine.start(out) as pool:
         purged.check_finished(BuildFolder(out))
         artifacts = view.store_of(out, store)
         begun = any(artifacts.path.glob("rows/*/*.done"))  # by a build that was killed
         processes = engine.workers * (engine.ranks or 1)
-        context = Context(recipe, root, out, pool, tokenizer, processes=processes)
-        scanned = scan.run(context, scan.needed(recipe, drawn))
-        documents = {name: context.documents(name) for name in scanned}
-        shared_texts.check(recipe, names, documents, context.store)
+        context = Context(recipe, root, out, pool, tokenizer, tuple(phases), processes=processes)
+        scanned = scan.run(context)
+        shared_texts.check(context)
         if dropped is not None:
             drop_report.write_list(context.sources, dropped)
-        packs = packed(context, domains, scanned)
+        packs = packed(context, scanned)
         rows = row_fim.run(context, packs)
         folders = shuffle.run(context, rows, partial(tokenise.run, context, scanned=scanned))
-        sealed = _seal(context, names, folders, [*packs, *rows, *folders.values()])
+        sealed = _seal(context, folders, [*packs, *rows, *folders.values()])
         lookups.make(context.folder)
         _describe(context)
         if store is not None:
@@ -110,11 +109,11 @@ def build(
     return sealed
 
 
-def packed(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -> list[Folder]:
+def packed(context: Context, scanned: dict[str, Json]) -> list[Folder]:
     """Tokenise and pack every epoch of the domains; return their sealed folders in order."""
     folders: list[Folder] = []
-    upsampled = upsample.run(context, domains, scanned)
-    for name in domains:
+    upsampled = upsample.run(context, scanned)
+    for name in context.domains:
         domain, copies = context.recipe.domains[name], upsampled.get(name)
         for epoch in range(domain.epochs if copies is None else copies.epochs):
             tokens = tokenise.settings(context, name, domain, epoch)
@@ -144,32 +143,37 @@ def _refuse_purged(context: Context, sources: Collection[str]) -> None:
             )
 
 
-def opened_tokenizer(recipe: Recipe, domains: Sequence[str]) -> Tokenizer:
-    """Load the tokenizer; RecipeError, with its place, where it lacks what the recipe needs."""
+def opened_tokenizer(recipe: Recipe, phases: Collection[str] = ()) -> Tokenizer:
+    """Load the tokenizer; RecipeError, with its place, where it lacks what phases need."""
     with _at(recipe, "tokenizer", "path"):
         tokenizer = load(recipe.tokenizer)
-    for part in ("bos", "eos"):
-        if getattr(recipe.rows, part):
-            with _at(recipe, "rows", part):
-                tokenizer.id_of(part)
-    for name in domains:
-        rows = recipe.rows_of(name)
-        for part in ("bos", "eos"):
-            if getattr(rows, part):
-                with _at(recipe, "domains", name, "rows", part):
-                    tokenizer.id_of(part)
-        if recipe.domains[name].fim is not None:
-            with _at(recipe, "domains", name, "fim"):
-                document_fim.sentinels(tokenizer)
-        if (chat := recipe.domains[name].chat) is not None:
-            with _at(recipe, "domains", name, "chat"):
-                Renderer(tokenizer, chat)
-        for source in recipe.domains[name].sources:
-            with _at(recipe, "sources", source, "metadata"):
-                if rows.cerebras is not None and recipe.sources[source].metadata:
-                    raise RecipeError("goes with rows.cerebras no more than FIM does: drop it")
-                Metadata(tokenizer, recipe.sources[source])
+    for steps, need in _needs(recipe, recipe.domains_of(phases)):
+        with _at(recipe, *steps):
+            need(tokenizer)
     return tokenizer
+
+
+def _needs(recipe: Recipe, domains: Sequence[str]) -> Iterator[Need]:
+    """Yield the places in the recipe that need something of the tokenizer, and what they need."""
+    yield from _controls(recipe.rows)
+    for name in domains:
+        domain, rows, place = recipe.domains[name], recipe.rows_of(name), ("domains", name)
+        yield from _controls(rows, *place)
+        if domain.fim is not None:
+            yield (*place, "fim"), document_fim.sentinels
+        if domain.chat is not None:
+            yield (*place, "chat"), partial(Renderer, settings=domain.chat)
+        for source in domain.sources:
+            steps = "sources", source, "metadata"
+            if rows.cerebras is not None and recipe.sources[source].metadata:
+                raise recipe.fault("goes with rows.cerebras no more than FIM does: drop it", *steps)
+            yield steps, partial(Metadata, source=recipe.sources[source])
+
+
+def _controls(rows: PackSettings, *steps: str) -> Iterator[Need]:
+    for part in ("bos", "eos"):
+        if getattr(rows, part):
+            yield (*steps, "rows", part), methodcaller("id_of", part)
 
 
 @contextmanager
@@ -212,16 +216,14 @@ def sweep(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _seal(
-    context: Context, names: list[str], folders: dict[str, Folder], rows: list[Folder]
-) -> list[Manifest]:
+def _seal(context: Context, folders: dict[str, Folder], rows: list[Folder]) -> list[Manifest]:
     """Write the tokenizer and the manifests, each naming the one before it; none if one can't."""
     drafts: dict[str, Manifest] = {}
     before: dict[str, Manifest] = {}
     sealed, moves = _sealed(context), _moves(context, rows)
     last: str | None = None
     for name in context.recipe.phases:
-        if name in names:
+        if name in context.names:
             draft = seal.draft(context, context.recipe.phases[name], folders, before)
             drafts[name] = before[name] = _as_sealed(context, draft, moves)
         elif name in sealed and _holds(context, sealed[name], before.get(last or ""), moves):
@@ -232,7 +234,7 @@ def _seal(
     tokenizer = context.folder.tokenizer
     if not tokenizer.exists() or tokenizer.read_bytes() != context.tokenizer.raw:
         write_atomic(tokenizer, context.tokenizer.raw)
-    store(context.out, {context.folder.manifest(name): drafts[name] for name in names})
+    store(context.out, {context.folder.manifest(name): drafts[name] for name in drafts})
     return list(drafts.values())
 
 

@@ -38,9 +38,9 @@ Item = TypeVar("Item")
 class Context:
     """Context of one build: recipe, data root, output folder, workers and tokenizer.
 
-    dry: whether it is a plan of a build, which makes nothing. processes: that run work
-    items. pace: what they did so far. laid_out: of each domain whose rows need no files before they
-    are shuffled, whether they have none.
+    phases: the phases to build, all of them if none is named. dry: whether it is a plan of a build,
+    which makes nothing. processes: that run work items. pace: what they did so far. laid_out: of
+    each domain whose rows need no files before they are shuffled, whether they have none.
     """
 
     recipe: Recipe
@@ -48,11 +48,22 @@ class Context:
     out: Path
     pool: Engine
     tokenizer: Tokenizer
+    phases: tuple[str, ...] = ()
     sources: dict[str, Path] = field(default_factory=dict[str, Path])  # where documents lie
     dry: bool = False
     processes: int = 1
     pace: Pace = field(default_factory=Pace)
     laid_out: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the phases to build, in order."""
+        return tuple(name for name in self.recipe.phases if name in (self.phases or (name,)))
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains that they draw from."""
+        return self.recipe.domains_of(self.phases)
 
     @property
     def store(self) -> Store:

@@ -8,7 +8,7 @@ settings, and, where duplicates go across sources, from what the sources before 
 
 import re
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from crystalmix.mixtures.build import drop_report, statistics
 from crystalmix.mixtures.build.context import Context, naming
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
-from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import (
     choose,
     dropped,
@@ -88,12 +87,12 @@ class SourceAccount:
         return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
-def run(context: Context, names: list[str]) -> dict[str, Json]:
-    """Scan the sources that are not there yet; return the receipts of all of them, in order."""
+def run(context: Context) -> dict[str, Json]:
+    """Scan the sources that the phases need; return the receipts of all of them, in order."""
     if context.recipe.duplicates.near is not None:
         near_duplicates.check_installed()
     with in_recipe(context):
-        works = [Work(context, context.recipe.sources[name]) for name in names]
+        works = [Work(context, context.recipe.sources[name]) for name in needed(context)]
         digests = _digests(context, works)
         known: dict[str, Json] = {}
         for number, work in enumerate(works):
@@ -194,18 +193,16 @@ def _result(path: Path) -> Json:
     return result
 
 
-def needed(recipe: Recipe, drawn: Collection[str]) -> list[str]:
-    """Return the sources to scan for those drawn from, in the recipe's order.
+def needed(context: Context) -> list[str]:
+    """Return the sources to scan for the phases, in the recipe's order.
 
     Where duplicates go across sources these are also those before them, as far as a phase draws
     from them, so that a source holds the same whichever phases are built.
     """
-    names = [name for name in recipe.sources if name in drawn]
-    if not recipe.duplicates.across:
+    names = context.recipe.sources_of(context.phases)
+    if not context.recipe.duplicates.across:
         return names
-    parts = [part for phase in recipe.phases.values() for part in phase.parts]
-    sources = {source for part in parts for source in recipe.domains[part.domain].sources}
-    every = [name for name in recipe.sources if name in sources]
+    every = context.recipe.sources_of()
     return every[: 1 + every.index(names[-1])]
 
 

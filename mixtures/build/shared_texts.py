@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.build.context import Context
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
@@ -23,7 +24,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
 from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.store.store import Store, key_of
+from crystalmix.prep.store.store import key_of
 
 if TYPE_CHECKING:
     from crystalmix.prep.runtime.database import Connection
@@ -39,15 +40,15 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def check(
-    recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path], store: Store
-) -> None:
+def check(context: Context) -> None:
     """Raise RefusalError where parts of a phase share too many texts, or validation shares any.
 
-    documents: by source, sealed. What was found to be right is remembered in the store.
+    The sources are sealed. What was found to be right is remembered in the store.
     """
-    contents = {name: receipts.read(path.parent)["content"] for name, path in documents.items()}
-    mark = store.checked(key_of(_question(recipe, phases, contents)))
+    recipe, phases = context.recipe, context.names
+    documents = {name: context.documents(name) for name in context.sources}
+    contents = {name: receipts.read(path)["content"] for name, path in context.sources.items()}
+    mark = context.store.checked(key_of(_question(recipe, phases, contents)))
     if mark.exists():
         return
     for refusal in find(recipe, phases, documents).refusals:

@@ -4,7 +4,6 @@ The copies of a source's documents are an artifact: its key has what the documen
 follow from, the column and the curve, and the side of a split.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,12 +30,12 @@ class Count:
     out: Path
 
 
-def run(context: Context, domains: Sequence[str], scanned: dict[str, Json]) -> dict[str, Copies]:
+def run(context: Context, scanned: dict[str, Json]) -> dict[str, Copies]:
     """Return the copies of those domains that upsample.
 
     Raises RefusalError where a curve gives no document of a domain a copy.
     """
-    items = {name: _items(context, name, scanned) for name in domains}
+    items = {name: _items(context, name, scanned) for name in context.domains}
     every = {item.out: item for several in items.values() for item in several}
     missing = [item for out, item in every.items() if store.done(out) is None]
     context.run(_count_once, [missing], "upsample")

@@ -47,7 +47,6 @@ class CopiesPlan:
 
 def copies(recipe: Recipe, out: Path | None) -> tuple[CopiesPlan, ...]:
     """Return the copies of each domain that upsamples and is drawn from; out: a build of it."""
-    drawn = {part.domain for phase in recipe.phases.values() for part in phase.parts}
     return tuple(
         CopiesPlan(
             name,
@@ -57,7 +56,7 @@ def copies(recipe: Recipe, out: Path | None) -> tuple[CopiesPlan, ...]:
             None if out is None else _built(BuildFolder(out), name, domain.upsample),
         )
         for name, domain in recipe.domains.items()
-        if domain.upsample is not None and name in drawn
+        if domain.upsample is not None and name in recipe.domains_of()
     )
 
 

@@ -6,12 +6,12 @@ unknown but for one case: every block is there and no document depends on anothe
 present documents stand for them, and what follows is uncertain.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build.context import Context
-from crystalmix.mixtures.build.scan import BLOCK_KEYS, Work, in_recipe
+from crystalmix.mixtures.build.scan import BLOCK_KEYS, Work, in_recipe, needed
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -58,11 +58,11 @@ class Prospect:
         return () if self.sealed else tuple(b for b in self.blocks if b.account is None)
 
 
-def prospects(context: Context, names: Sequence[str]) -> dict[str, Prospect]:
-    """Return the prospects of sources by name; a dry context's `sources` are filled in."""
+def prospects(context: Context) -> dict[str, Prospect]:
+    """Return the prospects of the sources by name; a dry context's `sources` are filled in."""
     found: dict[str, Prospect] = {}
     with in_recipe(context):
-        for name in names:
+        for name in needed(context):
             work = Work(context, context.recipe.sources[name])
             found[name] = _prospect(context, work, found)
             context.sources[name] = work.folder

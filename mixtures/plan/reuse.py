@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.build import scan
 from crystalmix.mixtures.build.build import opened_tokenizer
 from crystalmix.mixtures.build.context import Context
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -121,12 +120,8 @@ def reuse(recipe: Recipe, root: Path, out: Path, tokens: Mapping[str, int]) -> R
     tokens: of domains, as estimated or declared, for those that nothing in the build tells of.
     Raises what a build raises before it reads: InputError for missing raw files, RecipeError.
     """
-    drawn = {part.domain for phase in recipe.phases.values() for part in phase.parts}
-    domains = [name for name in recipe.domains if name in drawn]
-    sources = {source for name in domains for source in recipe.domains[name].sources}
-    tokenizer = opened_tokenizer(recipe, domains)
-    context = Context(recipe, root, out, Fanout(1), tokenizer, dry=True)
-    found = prospects(context, scan.needed(recipe, sources))
+    context = Context(recipe, root, out, Fanout(1), opened_tokenizer(recipe), dry=True)
+    found, domains = prospects(context), context.domains
     measured = Measured.of(context.folder, found.values())
     for name in (name for name in domains if name in tokens):
         raw = {s: sum(b.bytes for b in found[s].blocks) for s in recipe.domains[name].sources}

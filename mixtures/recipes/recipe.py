@@ -6,7 +6,7 @@ domains by weight. *Where* and *how fast* are flags.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -183,6 +183,17 @@ class Recipe:
                         f"repeated up to {domain.upsample.peak:g} times by its upsample, over "
                         f"{part.max_epochs:g}; lower the curve or raise max_epochs"
                     )
+
+    def domains_of(self, phases: Collection[str] = ()) -> list[str]:
+        """Return the domains that phases draw from, all phases by default, in order."""
+        every = [phase for name, phase in self.phases.items() if not phases or name in phases]
+        drawn = {part.domain for phase in every for part in phase.parts}
+        return [name for name in self.domains if name in drawn]
+
+    def sources_of(self, phases: Collection[str] = ()) -> list[str]:
+        """Return the sources that phases draw from, all phases by default, in order."""
+        drawn = {s for name in self.domains_of(phases) for s in self.domains[name].sources}
+        return [name for name in self.sources if name in drawn]
 
     def rows_of(self, domain: str) -> PackSettings:
         """Return the settings of a domain's rows: its own, else the recipe's."""

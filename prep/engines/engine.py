@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from crystalmix.prep.runtime.errors import UsageError, WorkerError
+from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.workers import Fanout
 
 Item = TypeVar("Item")
@@ -63,13 +63,3 @@ class EngineSettings:
 
             return FirstRank(folder, self.ranks, self.workers)
         return Fanout(self.workers)
-
-
-def quarantined(label: str, items: Sequence[object], places: Sequence[int]) -> WorkerError:
-    """Return the error that names the items which were given up."""
-    names = [" ".join(repr(items[place]).split())[:200] for place in places]
-    return WorkerError(
-        f"{label}: {len(places)} of {len(items)} items lost their process each time (out of "
-        f"memory, or killed) and were given up, all others are done: {'; '.join(names)}; give "
-        "workers more memory and run the same command again"
-    )

@@ -31,10 +31,9 @@ from shutil import rmtree
 from types import TracebackType
 from typing import Any, TypeVar
 
-from crystalmix.prep.engines.engine import quarantined
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, UsageError, WorkerError
-from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, Fanout, shown
+from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, Fanout, quarantined, shown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

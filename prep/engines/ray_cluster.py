@@ -8,9 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crystalmix.prep.engines.engine import quarantined
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.workers import SELDOM, shown, without_pandas
+from crystalmix.prep.runtime.workers import SELDOM, quarantined, shown, without_pandas
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

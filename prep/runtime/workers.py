@@ -291,3 +291,13 @@ def end_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def quarantined(label: str, items: Sequence[object], places: Sequence[int]) -> WorkerError:
+    """Return the error that names the items which were given up."""
+    names = [" ".join(repr(items[place]).split())[:200] for place in places]
+    return WorkerError(
+        f"{label}: {len(places)} of {len(items)} items lost their process each time (out of "
+        f"memory, or killed) and were given up, all others are done: {'; '.join(names)}; give "
+        "workers more memory and run the same command again"
+    )

@@ -66,10 +66,9 @@ def scan(folder: Path, out: str = "build", workers: int = 1, **changes: Any) -> 
     path = folder / "recipe.yaml"
     path.write_bytes(orjson.dumps(corpora.merged(BASE, changes)))  # JSON is YAML
     recipe = recipes.load(path)
-    names: set[str] = {name for domain in recipe.domains.values() for name in domain.sources}
     with Fanout(workers) as pool:
         context = Context(recipe, folder, folder / out, pool, tokenizer=None)  # type: ignore[arg-type]
-        return scan_stage.run(context, scan_stage.needed(recipe, names))
+        return scan_stage.run(context)
 
 
 def select(**asked: Any) -> Json:
