@@ -91,6 +91,7 @@ def faults(out: Path) -> list[str]:
 def test_a_build_killed_at_random_moments_ends_like_an_undisturbed_one(
     tmp_path: Path, workers: int
 ) -> None:
+    """Packing invariant 3, of a recipe with fitted documents."""
     corpora.write_corpus(tmp_path)
     changes = {"rows": {"rows_per_shard": 16}, "phases": {"prose": None}, **corpora.HARDER}
     corpora.write_recipe(tmp_path, **changes)

@@ -1,5 +1,6 @@
 """Builds whose documents are fitted into rows: the same for any workers, counted, provable."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +32,35 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpora.built(root)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3, 7])
 def test_any_number_of_workers_gives_the_same_rows(fitted: Path, workers: int) -> None:
+    """Packing invariant 3."""
     root, out = fitted.parent, fitted.parent / f"by-{workers}"
     build(recipes.load(root / "recipe.yaml"), root, out, workers=workers)
     assert corpora.contents(out) == corpora.contents(fitted)
 
 
+def test_the_order_in_which_a_disk_lists_files_changes_nothing(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packing invariant 3."""
+    listed = os.scandir
+
+    class Reversed(list["os.DirEntry[str]"]):
+        def __enter__(self) -> "Reversed":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", lambda *path: Reversed([*listed(*path)][::-1]))
+    root, out = fitted.parent, fitted.parent / "listed"
+    build(recipes.load(root / "recipe.yaml"), root, out, workers=1)
+    monkeypatch.undo()
+    assert corpora.contents(out) == corpora.contents(fitted)
+
+
 def test_a_sound_build_verifies(fitted: Path) -> None:
+    """Packing invariant 9."""
     assert verify(fitted) == []
 
 
@@ -47,6 +69,7 @@ def account(out: Path, domain: str) -> Json:
 
 
 def test_padding_and_cuts_are_counted_and_shown_beside_a_stream(fitted: Path) -> None:
+    """Packing invariant 9."""
     every = list(corpora.RECIPE["domains"])
     for name in every:
         counts = account(fitted, name)

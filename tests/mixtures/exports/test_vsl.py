@@ -27,6 +27,7 @@ WORKED = """
 
 
 def test_spans_give_the_features_of_model_zoo() -> None:
+    """Packing invariant 8."""
     lines = [
         [list(map(int, r.split())) for r in line.split("|")] for line in WORKED.strip().splitlines()
     ]
@@ -48,6 +49,7 @@ def test_spans_give_the_features_of_model_zoo() -> None:
 
 
 def test_a_phase_is_exported_with_spans_and_positions_of_its_documents(tmp_path: Path) -> None:
+    """Packing invariant 8."""
     corpora.write_corpus(tmp_path)
     rows = {"pack": "best_fit", "group_tokens": 700, "documents": "masked"}
     domains = {"python": {"fim": None}, "web": {"rows": {"documents": "open"}}}

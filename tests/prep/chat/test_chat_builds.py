@@ -28,6 +28,7 @@ def rows_of(out: Path, domain: str = "talk") -> shards.Rows:
 
 
 def test_raw_sharegpt_gives_the_published_rows(tmp_path: Path) -> None:
+    """Chat tests 1 and 5."""
     golden = np.load(shared("golden", "chat", "sharegpt_rows.npz"))
     records = orjson.loads(shared("golden", "chat", "sharegpt_raw.json").read_bytes())
     raw(tmp_path / "talk.jsonl", records)
@@ -138,6 +139,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("number", range(len(CHOICES)))
 def test_builds_are_alike_for_any_workers_and_verify(tmp_path: Path, number: int) -> None:
+    """Chat tests 3 (the counter) and 5."""
     records = talks(60)
     for i in range(3):
         raw(tmp_path / f"talk-{i}.jsonl", records[i::3])

@@ -23,6 +23,7 @@ def of_sharegpt(entries: list[dict[str, str]]) -> list[Message]:
 
 
 def test_published_conversations_render_to_their_places_with_their_masks() -> None:
+    """Chat test 2."""
     rows = np.load(shared("golden", "chat", "crystalchat_rows.npz"))
     lines = shared("golden", "chat", "crystalchat_conversations.jsonl").read_bytes().splitlines()
     settings = ChatSettings("crystal", **KEEP)
@@ -42,6 +43,7 @@ def test_published_conversations_render_to_their_places_with_their_masks() -> No
 
 
 def test_raw_conversations_give_the_published_rows(tmp_path: Path) -> None:
+    """Chat test 1."""
     golden = np.load(shared("golden", "chat", "sharegpt_rows.npz"))
     raw = orjson.loads(shared("golden", "chat", "sharegpt_raw.json").read_bytes())
     system = (

@@ -53,6 +53,7 @@ choices = st.sampled_from(
 def test_the_template_gives_the_ids_and_the_loss_of_the_renderer(
     talk: list[Message], chosen: ChatSettings
 ) -> None:
+    """Chat test 6."""
     renderer = Renderer(TOKENIZER, chosen)
     turns = Rules(chosen, renderer.template).apply(talk, "here")
     assert turns is not None

@@ -54,6 +54,7 @@ def slow_crystal(messages: list[Message]) -> Iterator[tuple[int, bool]]:
 def test_crystal_is_special_ids_between_texts_that_are_encoded_alone(
     messages: list[Message],
 ) -> None:
+    """Chat test 4: what is learnt is the responses' ids, and the end where it is learnt."""
     whole = Renderer(TOKENIZER, ChatSettings("crystal")).render(turns_of(messages))
     assert list(zip(whole.ids.tolist(), whole.learnt.tolist(), strict=True)) == list(
         slow_crystal(messages)
@@ -96,6 +97,7 @@ def test_chatml_runs_are_encoded_in_one_piece_and_end_tokens_are_learnt(
 def test_no_text_gives_a_special_id_and_every_text_comes_back(
     messages: list[Message], name: str
 ) -> None:
+    """Chat test 3."""
     renderer = Renderer(TOKENIZER, ChatSettings(name))
     whole = renderer.render(turns_of(messages))
     empty = renderer.render(turns_of([replace(message, text="") for message in messages]))
@@ -114,6 +116,7 @@ def test_no_text_gives_a_special_id_and_every_text_comes_back(
 @settings(max_examples=100, deadline=None)
 @given(messages=conversations, loss=st.sampled_from(["all", "last_response", ("user",)]))
 def test_loss_lies_where_the_settings_say(messages: list[Message], loss: str) -> None:
+    """Chat test 4."""
     bare = [replace(message, learn=None) for message in messages]
     whole = Renderer(TOKENIZER, ChatSettings("crystal", loss)).render(turns_of(bare))
     learnt = {
@@ -188,6 +191,7 @@ def test_a_conversation_comes_back_from_its_text(messages: list[Message]) -> Non
 @settings(max_examples=100, deadline=None)
 @given(messages=conversations, most=st.integers(4, 60))
 def test_long_conversations_are_cut_at_ends_of_turns(messages: list[Message], most: int) -> None:
+    """Chat test 5."""
     chosen = ChatSettings("crystal", **KEEP)
     encoder = ChatEncoder(TOKENIZER, chosen, most)
     pieces = list(encoder.encode(document(as_text(messages)), "here"))

@@ -86,6 +86,7 @@ def wait_for(path: Path, pattern: str) -> None:
 def test_three_ranks_one_killed_and_started_again_build_what_one_process_builds(
     tmp_path: Path,
 ) -> None:
+    """Packing invariant 3, of a recipe with fitted documents."""
     corpora.write_corpus(tmp_path)
     path = corpora.write_recipe(tmp_path, **corpora.HARDER)
     out, everyone = tmp_path / "ranks", list["subprocess.Popen[str]"]()

@@ -89,6 +89,7 @@ class Trouble(threading.Thread):
 
 
 def test_killed_workers_and_a_lost_node_change_no_digest(cluster: Any, tmp_path: Path) -> None:
+    """Packing invariant 3, of a recipe with fitted documents."""
     corpora.write_corpus(tmp_path)
     recipe = recipes.load(corpora.write_recipe(tmp_path, **corpora.HARDER))
     build(recipe, tmp_path, tmp_path / "one")

@@ -43,6 +43,7 @@ def listed(fit: Fit) -> list[list[int]]:
 
 @given(sized())
 def test_best_fit_gives_the_rows_of_a_slow_scan(case: tuple[list[int], int]) -> None:
+    """Packing invariant 5."""
     sizes, capacity = case
     fit = best_fit(np.array(sizes, np.int64), capacity)
     assert listed(fit) == scanned(sizes, capacity)
@@ -54,6 +55,7 @@ def test_best_fit_gives_the_rows_of_a_slow_scan(case: tuple[list[int], int]) -> 
 
 @given(sized())
 def test_no_two_rows_of_a_group_would_fit_into_one(case: tuple[list[int], int]) -> None:
+    """Packing invariant 4."""
     sizes, capacity = case
     used = [sum(sizes[piece] for piece in row) for row in scanned(sizes, capacity)]
     used_here = [
@@ -88,6 +90,7 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=40)
 def test_groups_follow_from_lengths_and_not_from_blocks(
     tokens: list[int], msl: int, size: int, too_long: str, data: st.DataObject
 ) -> None:
+    """Packing invariant 3."""
     settings = PackSettings(msl=msl, pack="best_fit", group_tokens=size, too_long=too_long)  # pyright: ignore[reportArgumentType]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=4)))
     blocks = np.split(np.array(tokens, np.int64), cuts)
@@ -107,6 +110,7 @@ def test_groups_follow_from_lengths_and_not_from_blocks(
 def test_only_longer_documents_are_cut_and_into_the_fewest_pieces(
     tokens: list[int], msl: int
 ) -> None:
+    """Packing invariant 2."""
     cut = pieces.pieces(np.array(tokens, np.int64), PackSettings(msl=msl, pack="best_fit"))
     for document, size in enumerate(tokens):
         here = cut.document == document
@@ -134,6 +138,7 @@ def test_settings_that_do_not_go_together_are_refused(wrong: dict[str, object], 
 
 @pytest.mark.parametrize(("msl", "most"), [(2048, 0.003), (8192, 0.008)])
 def test_groups_of_a_million_tokens_are_padded_by_little(msl: int, most: float) -> None:
+    """Packing invariant 5."""
     rng = np.random.Generator(np.random.Philox(4))  # lengths as of prose: median 300, a long tail
     tokens = np.maximum(8, rng.lognormal(np.log(300), 1.1, 12_000)).astype(np.int64)
     settings = PackSettings(msl=msl, pack="best_fit")

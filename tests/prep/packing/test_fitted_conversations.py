@@ -57,6 +57,7 @@ def packed(folder: Path, given: Talks, chosen: PackSettings) -> list[Path]:
 def test_each_learnt_id_is_a_label_once_and_no_other_is(
     tmp_path_factory: pytest.TempPathFactory, given: Talks, chosen: PackSettings
 ) -> None:
+    """Packing invariants 1 and 7, chat test 4."""
     owner, labels = owners(given), 0
     ends = np.cumsum([sum(size for size, _ in sizes) for sizes in given]) + FIRST
     for path in packed(tmp_path_factory.mktemp("rows"), given, chosen):

@@ -1,5 +1,6 @@
 """Fitted rows against the documents: every id once, labels of its own document, true spans."""
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, count, pairwise
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_rows_hold_every_id_once_with_labels_of_its_own(
     settings: PackSettings,
     loss_from: int,
 ) -> None:
+    """Packing invariants 1, 2 and 7."""
     case = Case(tmp_path_factory.mktemp("rows"), documents_of(drawn), settings, loss_from)
     data, lines = case.data(), case.spans()
     held = [kept(ids, settings) for ids in case.flat]
@@ -144,6 +146,37 @@ def test_rows_hold_every_id_once_with_labels_of_its_own(
         assert learnt == int(data[:, 1].sum()) == sum(max(0, len(ids) - 1) for ids in held)
 
 
+@given(drawn=sizes, settings=ways, cuts=st.lists(st.integers(0, 18), max_size=4))
+@hypothesis_settings(max_examples=60)
+def test_rows_are_the_same_for_any_blocks(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: list[list[int]],
+    settings: PackSettings,
+    cuts: list[int],
+) -> None:
+    """Packing invariant 3."""
+    documents = [ids for block in documents_of(drawn) for ids in block]
+    edges = [0, *sorted(cuts), len(documents)]
+    blocked = [documents[a:b] for a, b in pairwise(edges)]
+    whole, parts = (
+        Case(tmp_path_factory.mktemp("rows"), blocks, settings) for blocks in ([documents], blocked)
+    )
+    assert np.array_equal(whole.data(), parts.data())
+    kept = ("row", "start", "stop", "document", "offset")
+    assert [[line[key] for key in kept] for line in whole.spans()] == [
+        [line[key] for key in kept] for line in parts.spans()
+    ]
+
+
+def test_rows_are_those_of_any_numpy(tmp_path: Path) -> None:
+    """Packing invariant 3: many equal lengths, whose order a sort that is not stable changes."""
+    lengths = [[1 + (i * i + 3 * i) % 23 for i in range(1_000)]]
+    settings = PackSettings(msl=16, pack="best_fit", group_tokens=9_000, rows_per_shard=10_000)
+    case = Case(tmp_path, documents_of(lengths), settings)
+    digest = hashlib.sha256(case.data().astype("<i4").tobytes()).hexdigest()
+    assert digest == "3abd026f1a0ffd29bfa3c7dc196194535627977e092d4c6f8f3eebf349895572"
+
+
 @given(drawn=sizes, settings=ways)
 @hypothesis_settings(max_examples=40)
 def test_across_documents_the_label_is_the_next_input(
@@ -167,6 +200,7 @@ WORKED = """
 
 
 def test_next_fit_gives_the_rows_of_model_zoo(tmp_path: Path) -> None:
+    """Packing invariant 8."""
     documents = [[11, 12, 2], [21, 22, 23, 24, 2], [31, 2], [*range(41, 49), 2]]
     settings = PackSettings(msl=8, pack="next_fit")
     case = Case(tmp_path, [documents], settings, pad=0)

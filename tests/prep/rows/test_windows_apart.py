@@ -27,6 +27,7 @@ def test_rows_masks_and_turns_are_those_of_the_rule(
     chosen: PackSettings,
     split: int,
 ) -> None:
+    """Chat tests 4 and 5."""
     folder = tmp_path_factory.mktemp("rows")
     made, owner, first = [], owners(given), FIRST
     for number, sizes in enumerate(given):

@@ -98,6 +98,7 @@ def test_an_export_carries_the_template_of_its_phase(
 
 
 def test_the_turns_of_a_steps_rows_are_traced_to_records() -> None:
+    """Chat test 7."""
     folder = trained()
     tokenizer = made(chatty_small())
     table = cm.sql(

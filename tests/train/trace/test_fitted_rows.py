@@ -27,6 +27,7 @@ def opened() -> cm.Run:
 
 
 def test_a_steps_pieces_are_the_texts_that_its_rows_hold() -> None:
+    """Packing invariants 1 and 9."""
     tokenizer = load(TokenizerSettings(str(masked_build() / "tokenizer.json")))
     bos, eos = tokenizer.id_of("bos"), tokenizer.id_of("eos")
     whole = {key: [bos, *tokenizer.encode(text), eos] for key, text in texts().items()}
@@ -47,6 +48,7 @@ def test_a_steps_pieces_are_the_texts_that_its_rows_hold() -> None:
 
 
 def test_a_documents_steps_are_those_whose_rows_hold_it() -> None:
+    """Packing invariant 9."""
     run = opened()
     steps: dict[tuple[str, int], set[int]] = {}
     for step in range(phase().steps):

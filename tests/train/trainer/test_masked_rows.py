@@ -78,6 +78,7 @@ def gradients(trainer: Trainer) -> list[Tensor]:
 
 @pytest.mark.parametrize("micro", [None, 2, 1])
 def test_a_step_has_the_gradients_of_each_document_alone(micro: int | None, tmp_path: Path) -> None:
+    """Packing invariant 6."""
     ours = trainer(tmp_path, write_run(tmp_path / "run.yaml", runconfig={"micro_batch": micro}))
     batch = ours.batches[2]
     losses = ours.gradients(batch)
@@ -98,6 +99,7 @@ def test_a_step_has_the_gradients_of_each_document_alone(micro: int | None, tmp_
 
 
 def test_a_run_on_masked_rows_is_proven_like_any_other() -> None:
+    """Packing invariant 9."""
     steps, _ = recorded(alone(), "prose")
     assert len(steps) == phase().steps
     assert findings(masked_build(), alone(), batches=True) == []
@@ -105,6 +107,7 @@ def test_a_run_on_masked_rows_is_proven_like_any_other() -> None:
 
 @pytest.mark.parametrize("parallel", SHARED_WORK)
 def test_two_processes_lose_what_one_loses(parallel: str, tmp_path: Path) -> None:
+    """Packing invariant 6."""
     wanted = str(masked_build()), str(run_of(parallel)), str(tmp_path), ("prose",), 6
     train_together(2, wanted)
     pairs = zip(recorded(tmp_path, "prose")[0], recorded(alone(), "prose")[0], strict=False)

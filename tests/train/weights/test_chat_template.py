@@ -41,6 +41,7 @@ TALKS = [
     ids=["crystal", "crystal with a system text", "chatml", "llama-2", "llama-3"],
 )
 def test_transformers_gives_our_ids_and_our_mask(chosen: ChatSettings, tmp_path: Path) -> None:
+    """Chat test 6."""
     tokenizer = made(chatty_small())
     (tmp_path / "tokenizer.json").write_bytes(chatty_small())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
