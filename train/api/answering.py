@@ -176,25 +176,28 @@ def report(
 
 
 def serve(
-    run: Place,
+    path: Place,
     port: int = 8321,
     *,
     build: Place | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Serve a run's report on 127.0.0.1, with search of documents and steps, until interrupted.
+    """Serve the report of a build, a run or an ablation on 127.0.0.1 until interrupted.
 
-    port: 0 takes a free one. say: takes the address. Raises InputError where there is no run,
+    Of a run it has search of documents and of recorded steps, of a build of those planned. port: 0
+    takes a free one. say: takes the address. Raises InputError where there is none of the three,
     UsageError where the port is taken.
     """
-    from crystalmix.prep.runtime.errors import InputError
     from crystalmix.train.pages import serve as serving
     from crystalmix.train.report import facts
 
-    at, place = facts.run_and_build(existing(run), None if build is None else existing(build))
-    if at is None:
-        raise InputError(f"{run}: is no run; give the --out of `crystalmix train`")
-    with serving.server(serving.Explorer(at, place), port) as server:
+    folder = existing(path)
+    if _is_ablation(folder):
+        explorer = serving.Explorer.of_ablation(folder)
+    else:
+        given = None if build is None else existing(build)
+        explorer = serving.Explorer.of(*facts.run_and_build(folder, given))
+    with serving.server(explorer, port) as server:
         say(f"http://{serving.HOST}:{server.server_address[1]}/")
         server.serve_forever()
 

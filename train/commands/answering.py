@@ -159,14 +159,15 @@ def report(path: Path, html: Path | None, as_json: bool, **settings: Any) -> Non
 
 
 @click.command(cls=Verb, example="crystalmix serve run")
-@click.argument("run", metavar="RUN", type=PATH)
+@click.argument("path", metavar="BUILD|RUN|ABLATION", type=PATH)
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Of 127.0.0.1 (8321).")
 @MOVED
-def serve(run: Path, port: int, build: Path | None) -> None:
-    """Serve RUN's report to browsers on this machine, with search of documents and steps.
+def serve(path: Path, port: int, build: Path | None) -> None:
+    """Serve a report to browsers on this machine, with search of documents and steps.
 
-    It listens on 127.0.0.1 alone and writes nothing; Ctrl-C ends it.
+    Steps are those that a RUN recorded or that a BUILD plans. It listens on 127.0.0.1 alone and
+    writes nothing; Ctrl-C ends it.
     """
     from crystalmix.train.api import answering
 
-    answering.serve(run, port, build=build, say=click.echo)
+    answering.serve(path, port, build=build, say=click.echo)

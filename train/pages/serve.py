@@ -1,4 +1,4 @@
-"""A page to explore: the report of a run with questions to it, served to this machine alone.
+"""A page to explore: a report, of a run or build with questions, served to this machine alone.
 
 It answers GET on the loopback address, to browsers that ask for that address, and writes nothing.
 """
@@ -13,6 +13,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageErr
 from crystalmix.train.pages import evidence, report_page
 from crystalmix.train.pages.evidence import Evidence
 from crystalmix.train.record import views
+from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import questions
 from crystalmix.train.trace.answers import Answer, Grid, cell
 
@@ -28,13 +29,25 @@ HEADERS: Final = {
 
 
 class Explorer:
-    """Answers paths of a run's pages; one question at a time, as they share a database."""
+    """Answers paths of pages; one question at a time, as they share a database.
 
-    def __init__(self, run: Path, build: Path) -> None:
-        self.traced = views.connect(build, run)
-        self.evidence: Evidence = evidence.of_build(run, build, None)
-        self.first = report_page.render("report.html", self.evidence, explore=True)
+    traced: what questions are asked of; None of an ablation, which has no steps.
+    """
+
+    def __init__(self, known: Evidence, traced: Traced | None) -> None:
+        self.evidence, self.traced = known, traced
+        self.first = report_page.render("report.html", known, explore=traced is not None)
         self.lock = Lock()
+
+    @classmethod
+    def of(cls, run: Path | None, build: Path) -> "Explorer":
+        """Return the explorer of a run, or of a build, whose steps are those planned."""
+        return cls(evidence.of_build(run, build, None), views.connect(build, run))
+
+    @classmethod
+    def of_ablation(cls, folder: Path) -> "Explorer":
+        """Return the explorer of an ablation's report."""
+        return cls(evidence.of_ablation(folder), None)
 
     def page(self, path: str) -> tuple[int, str]:
         """Return status and HTML of a path: `/`, `/step?phase=&step=`, `/document?name=`."""
@@ -42,31 +55,21 @@ class Explorer:
         asked = {key: values[0].strip() for key, values in parse_qs(place.query).items()}
         if place.path == "/":
             return 200, self.first
+        if self.traced is None or place.path not in ("/step", "/document"):
+            return 404, self._answer("Not found", ["there is no such page"])
         if place.path == "/step":
             title = f"Step {asked.get('step', '')} of {asked.get('phase', '')}"
-            answer = self._step
-        elif place.path == "/document":
-            title = f"Document {asked.get('name', '')}"
-            answer = self._document
+            answer = _step
         else:
-            return 404, self._answer("Not found", ["there is no such page"])
+            title = f"Document {asked.get('name', '')}"
+            answer = _document
         try:
             with self.lock:
-                return 200, self._answer(title, list(answer(asked).shown()))
+                return 200, self._answer(title, list(answer(self.traced, asked).shown()))
         except (UsageError, InputError) as error:
             return 404, self._answer(title, [str(error)])
         except CrystalmixError as error:
             return 500, self._answer(title, [str(error)])
-
-    def _step(self, asked: dict[str, str]) -> Answer:
-        if not asked.get("step", "").isdecimal():
-            raise UsageError(f"the step must be a number, got {asked.get('step', '')!r}")
-        return questions.step_documents(self.traced, asked.get("phase", ""), int(asked["step"]))
-
-    def _document(self, asked: dict[str, str]) -> Answer:
-        if not asked.get("name"):
-            raise UsageError("give a document's name, or a piece of it")
-        return questions.document_steps(self.traced, asked["name"])
 
     def _answer(self, title: str, parts: list[str | Grid]) -> str:
         shown = [
@@ -76,8 +79,24 @@ class Explorer:
             for part in parts
         ]
         return report_page.render(
-            "answer.html", self.evidence, title=title, answer=shown, explore=True
+            "answer.html",
+            self.evidence,
+            title=title,
+            answer=shown,
+            explore=self.traced is not None,
         )
+
+
+def _step(traced: Traced, asked: dict[str, str]) -> Answer:
+    if not asked.get("step", "").isdecimal():
+        raise UsageError(f"the step must be a number, got {asked.get('step', '')!r}")
+    return questions.step_documents(traced, asked.get("phase", ""), int(asked["step"]))
+
+
+def _document(traced: Traced, asked: dict[str, str]) -> Answer:
+    if not asked.get("name"):
+        raise UsageError("give a document's name, or a piece of it")
+    return questions.document_steps(traced, asked["name"])
 
 
 def server(explorer: Explorer, port: int) -> ThreadingHTTPServer:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
-from crystalmix.mixtures.manifest.rows_of_steps import StepRow
+from crystalmix.mixtures.manifest.rows_of_steps import StepRow, step_rows
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
@@ -55,7 +55,9 @@ RUN_VIEWS = """
     CREATE VIEW losses AS
       SELECT phase, step, p.part AS part, p.rows AS "rows", p.tokens AS tokens, p.loss AS loss
       FROM (SELECT phase, step, unnest(parts) AS p FROM steps);
-    CREATE VIEW pieces AS
+"""
+PIECES = """
+    CREATE OR REPLACE VIEW pieces AS
       SELECT r.phase, r.step, r.slot, r.part, r.epoch, r.shard, r."row", s.start, s.stop,
              s.source, s.document, s."offset", s.fim
       FROM "rows" r JOIN spans s USING (shard, "row");
@@ -181,28 +183,47 @@ def connect(build: Path, run: Path | None = None) -> Traced:
 
 def documents(traced: Traced, phase: str, step: int) -> list[Piece]:
     """Return the document pieces of a step, slot by slot; errors as of `rows`."""
+    if traced.run is None:
+        planned = [{"phase": phase, "step": step, **vars(r)} for r in rows(traced, phase, step)]
+        traced.connection.register("rows", pa.Table.from_pylist(planned))
+        traced.connection.execute(PIECES)
+        return traced.records(Piece, DOCUMENTS, [phase, step])
     return _of_step(traced, Piece, DOCUMENTS, phase, step)
 
 
 def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
-    """Return the rows of a step as recorded, slot by slot.
+    """Return the rows of a step as recorded, slot by slot; without a run, as planned.
 
     Raises UsageError for a step that the phase does not have, InputError for one that is not
     recorded, DamageError where it is, but its rows are gone.
     """
+    if traced.run is None:
+        manifest = _phase(traced, phase)
+        if step >= manifest.steps:
+            raise _beyond(phase, step, manifest)
+        return step_rows(manifest, step)
     return _of_step(traced, StepRow, ROWS, phase, step)
+
+
+def _phase(traced: Traced, phase: str) -> Manifest:
+    if phase not in traced.manifests:
+        known = ", ".join(traced.manifests)
+        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
+    return traced.manifests[phase]
+
+
+def _beyond(phase: str, step: int, manifest: Manifest) -> UsageError:
+    return UsageError(f"--step: phase {phase} has the steps 0 to {manifest.steps - 1}, got {step}")
 
 
 def _of_step(
     traced: Traced, shape: type[Record], query: str, phase: str, step: int
 ) -> list[Record]:
-    if phase not in traced.manifests:
-        known = ", ".join(traced.manifests)
-        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
+    manifest = _phase(traced, phase)
     if records := traced.records(shape, query, [phase, step]):
         return records
-    if step >= (planned := traced.manifests[phase].steps):
-        raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
+    if step >= manifest.steps:
+        raise _beyond(phase, step, manifest)
     entries = traced.rows("SELECT step, skipped FROM steps WHERE phase = ?", [phase])
     skipped = {entry["step"]: entry["skipped"] for entry in entries}
     if step not in skipped:
@@ -337,7 +358,7 @@ def _run(connection: "Connection", run: Path) -> None:
             f"CREATE VIEW \"{view}\" AS SELECT split_part(filename, '/', -3) AS phase, "
             f"* EXCLUDE (filename) FROM read_parquet({pattern}, filename=true)"
         )
-    connection.execute(RUN_VIEWS)
+    connection.execute(RUN_VIEWS + PIECES)
 
 
 def _quoted(path: Path, pattern: str) -> str:

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.pages import serve
+from helpers.ablations import tiny
 from helpers.corpora import crystalmix
 from helpers.pages import Page
 from helpers.runs import small_build, undisturbed
@@ -17,7 +19,7 @@ from helpers.runs import small_build, undisturbed
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with serve.server(serve.Explorer(undisturbed(), small_build()), 0) as server:
+    with serve.server(serve.Explorer.of(undisturbed(), small_build()), 0) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         assert server.server_address[0] == "127.0.0.1"
         yield server.server_address[1]
@@ -81,8 +83,39 @@ def test_only_get_and_only_by_the_name_of_this_machine(port: int) -> None:
     assert asked(port, "/", host=f"localhost:{port}")[0] == 200
 
 
-def test_a_port_that_is_taken_and_a_build_are_refused(port: int) -> None:
+def test_a_build_answers_with_what_is_planned() -> None:
+    explorer = serve.Explorer.of(None, small_build())
+    status, html = explorer.page("/")
+    assert (status, "Ask the build" in html) == (200, True)
+    assert "<option>code</option>" in html
+    told = crystalmix("trace", undisturbed(), "--step", "code:3", "--json").stdout
+    pieces = json.loads(told)  # of a run, which fed what was planned
+    status, html = explorer.page("/step?phase=code&step=3")
+    assert status == 200
+    assert [row[4] for row in cells(html) if row] == [piece["name"] for piece in pieces]
+    status, html = explorer.page(f"/document?name={pieces[0]['name']}")
+    told = crystalmix("trace", undisturbed(), "--document", pieces[0]["name"], "--json").stdout
+    steps = json.loads(told)["steps"]
+    assert [row[1:4] for row in cells(html) if row] == [
+        [s["phase"], str(s["step"]), str(s["slot"])] for s in steps
+    ]
+    status, html = explorer.page("/step?phase=code&step=99999")
+    assert (status, "phase code has the steps 0 to" in html) == (404, True)
+    assert explorer.page("/step?phase=none&step=1")[0] == 404
+
+
+def test_an_ablation_is_served_without_questions() -> None:
+    explorer = serve.Explorer.of_ablation(tiny())
+    status, html = explorer.page("/")
+    assert (status, html.count("<form"), "report of the ablation" in html) == (200, 0, True)
+    status, html = explorer.page("/step?phase=code&step=3")
+    assert (status, html.count("<form")) == (404, 0)
+
+
+def test_a_port_that_is_taken_and_what_is_none_of_the_three_are_refused(
+    port: int, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="--port: can't take"):
-        serve.server(serve.Explorer(undisturbed(), small_build()), port)
-    result = crystalmix("serve", small_build())
-    assert (result.exit_code, "is no run" in result.stderr) == (1, True)
+        serve.server(serve.Explorer.of(undisturbed(), small_build()), port)
+    result = crystalmix("serve", tmp_path)
+    assert (result.exit_code, str(tmp_path) in result.stderr) == (1, True)
