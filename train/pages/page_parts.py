@@ -7,6 +7,7 @@ from math import log10
 from crystalmix.train.pages.refs import Ref
 
 COLOURS = 12  # that the style has
+MOST_RESULTS = 1_500  # of evaluations that are shown, about 1 MB
 SECTIONS = {
     "summary": "Summary",
     "records": "Records",
@@ -94,6 +95,27 @@ def on_scale(value: float, longest: int) -> float:
     33.333
     """
     return 100 * log10(max(value, 1)) / max(log10(max(longest, 2)), 1e-9)
+
+
+def evaluated(results: Iterable[Ref]) -> list[Ref]:
+    """Return results of each phase's first step, its last, and as many between as MOST_RESULTS has.
+
+    results: evaluations or tasks, each with its phase and step.
+    """
+    every = list(results)
+    if len(every) <= MOST_RESULTS:
+        return every
+    steps: dict[str, list[int]] = {}
+    for phase, step in sorted({(one["phase"].it, one["step"].it) for one in every}):
+        steps.setdefault(phase, []).append(step)
+    longest = max(map(len, steps.values()))
+    count = max(2, MOST_RESULTS * longest // len(every))  # steps of a phase
+    kept = {
+        (phase, seen[round(i * (len(seen) - 1) / (count - 1))])
+        for phase, seen in steps.items()
+        for i in range(count)
+    }
+    return [one for one in every if (one["phase"].it, one["step"].it) in kept]
 
 
 def sections(known: Ref, has_flow: bool) -> list[tuple[str, str]]:

@@ -99,6 +99,7 @@ def render(template: str, evidence: Evidence, **more: object) -> str:
         "row_keys": list(dict.fromkeys(f"{row.phase} / {row.part}" for row in evidence.rows)),
         "commands": page_parts.commands(known),
         "colour_of": page_parts.Colours(known).of,
+        "evaluated": page_parts.evaluated,
         "sum_of": page_parts.sum_of,
         "on_scale": page_parts.on_scale,
         "segments_of": page_parts.segments,

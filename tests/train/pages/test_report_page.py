@@ -2,23 +2,30 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import orjson
 import pytest
 
 import crystalmix as cm
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.pages import evidence, report_page
+from crystalmix.train.pages.page_parts import MOST_RESULTS
 from crystalmix.train.pages.refs import Ref, shown, total
+from crystalmix.train.pages.sampled_rows import MOST_TOKENS
 from crystalmix.train.record.run_folder import build_of
 from helpers.audited import audited_build, held
 from helpers.corpora import crystalmix
 from helpers.pages import Page, says, wrong
 from helpers.reported import REPORTED, redacted, strangers
 from helpers.runs import copied_build, small_build, undisturbed
+from helpers.watched import watched
 
 MEGABYTE = 1_000_000
 
@@ -56,6 +63,79 @@ def test_a_page_is_one_small_file_that_asks_for_nothing(name: str) -> None:
     assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttp", _markup(page.html))
     assert len(page.ids) == len(set(page.ids))
     assert {at[1:] for at in page.references if at.startswith("#")} <= set(page.ids)
+
+
+def long_run() -> evidence.Evidence:
+    """Return evidence of as many phases, parts, evaluations and rows as a large run has."""
+    known = evidence.of_build(watched(), build_of(watched(), None), None)
+    parts = [f"domain-of-a-long-name-{number}" for number in range(27)]
+    phases = ["mixed", "phase1", "phase2"]
+    build: Any = dict(known.build)
+    [manifest, *_] = build["manifests"]
+    [account] = [one for one in build["accounts"] if one["folder"] == "domains/code/epoch-0"]
+    [source] = [one for one in build["accounts"] if one["folder"] == "sources/code"]
+    build["manifests"] = [
+        {**manifest, "phase": phase, "parts": [{**manifest["parts"][0], "name": p} for p in parts]}
+        for phase in phases
+    ]
+    build["accounts"] = [
+        {**one, "folder": f"{floor}/{part}{below}"}
+        for part in parts
+        for floor, one, below in (("domains", account, "/epoch-0"), ("sources", source, ""))
+    ]
+    run: Any = dict(known.run or {})
+    run["evaluations"] = [
+        {**one, "phase": phase, "part": part, "step": step}
+        for phase in phases
+        for step in range(0, 200_000, 1_000)
+        for part in parts
+        for one in run["evaluations"][:4]
+    ]
+    [interval, *_] = known.intervals
+    asked = [{**interval.parts[0], "part": part} for part in parts]
+    assert known.losses is not None
+    points = [
+        evidence.LossPoint(phase, part, 700 * step, 2.345678901234)
+        for phase in phases
+        for step in range(evidence.POINTS // 3)
+        for part in (None, *parts)
+    ]
+    most = {"tokens": 2_048_000_000, "rows": 4_000, "share": 0.1234, "asked": 0.1234, "loss": 2.34}
+    mark = {"spikes": 2, "steps": 3, "lift": 12.34, "loss_z": 7.1, "loss_median": 2.345}
+    spiked = [{**most, **mark, "part": part, "source": "code", "document": 9} for part in parts]
+    documents = [{**one, "name": "a/long/name/of/a/file.py" * 4} for one in spiked[:10]]
+    norms = {f"gradient_norm{end}": 1.234567 for end in ("", "_z", "_median")}
+    spikes: list[Any] = [
+        {**most, **mark, **norms, "phase": phases[0], "step": step}
+        | {"parts": spiked, "documents": documents}
+        for step in range(evidence.MOST_SPIKES)
+    ]
+    times = MOST_TOKENS // (2 * 3 * 27) // 64
+    long = [replace(r, segments=r.segments * times, pieces=r.pieces * times) for r in known.rows]
+    rows = [one for one, _ in zip(cycle(long), range(2 * 3 * 27), strict=False)]
+    return replace(
+        known,
+        build=build,
+        run=run,
+        intervals=[replace(interval, phase=p, parts=asked) for p in phases for _ in range(8)],
+        losses=replace(known.losses, points=points, spikes=spikes),
+        rows=rows,
+        sealed=[replace(known.sealed[0], phase=p, recorded=200_000) for p in phases],
+    )
+
+
+def test_a_page_of_a_large_run_is_small_too() -> None:
+    known = long_run()
+    html = report_page.render("report.html", known)
+    assert html.count('<article class="row"') == len(known.rows) == 162
+    assert MEGABYTE < len(html.encode()) < 5 * MEGABYTE
+    table = html[html.index("Held-out losses") :]
+    shown = re.findall(r'data-at="/run/evaluations/(\d+)/step"', table)
+    assert 0.9 * MOST_RESULTS < len(shown) <= MOST_RESULTS
+    steps = {known.run["evaluations"][int(place)]["step"] for place in shown}  # pyright: ignore
+    assert {0, 199_000} <= steps
+    assert "the first and the last evaluated step and some between" in html
+    assert wrong(Page(html).numbers, json.loads(orjson.dumps(asdict(known)))) == []
 
 
 def _markup(html: str) -> str:
