@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import HISTORY, MIXTURES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.rows import tombstones
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
@@ -113,12 +115,22 @@ def entries(receipt: Json) -> list[Json]:
 
 
 def rows_of(shard: Path) -> tuple[Numbers, Numbers]:
-    """Return rows and tokens of each purged piece of a shard; none where it holds all."""
-    path = shard.with_suffix(f".{SIDE}.parquet")
+    """Return rows and tokens of each purged piece of a shard; none where it holds all.
+
+    Pieces that are padding in a redacted view anyway are not among those of its shards.
+    """
+    stones, place = None, shard.resolve()  # of a view: a link
+    if tombstones.path_of(shard).exists():
+        stones, place = tombstones.read(shard)
+    path = place.with_suffix(f".{SIDE}.parquet")
     if not path.exists():
         return np.empty(0, np.int64), np.empty(0, np.int64)
     table = pq.read_table(path, columns=["row", "start", "stop"])
     row, start, stop = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+    if stones is not None:
+        taken = set(zip(stones.row, stones.start, stones.stop, strict=True))
+        new = np.array([piece not in taken for piece in zip(row, start, stop, strict=True)], bool)
+        row, start, stop = row[new], start[new], stop[new]
     return row, stop - start
 
 
@@ -214,14 +226,19 @@ def before(build: BuildFolder, digest: str) -> set[str]:
     return found - {digest}
 
 
-def superseded_by(build: BuildFolder, digest: str) -> str | None:
-    """Return the purge that superseded a manifest, None where none did or the log is damaged."""
+def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
+    """Return the purges that a manifest is from before, None where there are none.
+
+    That is the one that superseded it, or those of the rows of what the build was before.
+    """
     try:
         for certificate in certificates(build):
-            if digest in {one["before"] for one in certificate["manifests"]}:
+            if manifest.digest in {one["before"] for one in certificate["manifests"]}:
                 return certificate["id"]
-    except (DamageError, KeyError, TypeError):
-        pass  # `faults` tells
+        if build.path.absolute().parent.name == HISTORY:
+            return ", ".join((redaction(build, manifest) or {}).get("certificates", [])) or None
+    except (DamageError, KeyError, TypeError, pa.ArrowException, OSError):
+        pass  # `faults` and the checks of receipts and files tell
     return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crystalmix.mixtures.build.lookups import ensured
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, LOOKUP, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import read_manifests, read_phase_set
 from crystalmix.mixtures.redaction import redact
@@ -76,7 +77,8 @@ def _file_faults(out: Path, build: BuildFolder, taken: redact.Taken) -> Iterator
     folders = [p.relative_to(build.path) for p in sorted(build.path.glob(f"{DOMAINS}/*/*"))]
     places += [inside for inside in folders if inside not in touched]
     for inside in touched:
-        names = {path.name for path in (build.path / inside).iterdir()}
+        since = f"*.{purged.SIDE}.parquet"  # of purges of the origin after the view was made
+        names = {p.name for p in (build.path / inside).iterdir() if not p.match(since)}
         gone = {path.name for path in stones if path.parent == inside}
         sides = {spans.path_of(Path(name)).name for name in gone}
         places += [inside / name for name in sorted(names - gone - sides)]

@@ -36,6 +36,7 @@ from crystalmix.mixtures.redaction import check, redact
 from crystalmix.mixtures.verify import accounts, shuffle_test, upsampling
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.shuffle_test import repeated
+from crystalmix.prep.documents import about
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
@@ -83,6 +84,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += lookups.faults(BuildFolder(out), sealed)
     faults += purged.faults(BuildFolder(out), sealed)
     faults += _check_store(BuildFolder(out), workers, note)
+    faults += about.faults(out / about.NAME, {place.name for place in sealed})
     _note_unread(BuildFolder(out), sealed, note)
     for line in upsampling.uncounted_lines(sealed):
         note(line)
@@ -219,7 +221,7 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> N
     """Note the files in a build's folder that no receipt, manifest or seal names."""
     known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
     known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
-    known |= set(folder.lookup.rglob("*"))
+    known |= {folder.path / about.NAME, *folder.lookup.rglob("*")}
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
     places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
@@ -287,7 +289,7 @@ def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterato
         place = folder.manifest(name)
         yield from _guarded(place, _manifest_faults(out, name, manifest, sealed, entries))
         yield from _guarded(place, _packed_faults(manifest, packings))
-        if number := purged.superseded_by(folder, manifest.digest):
+        if number := purged.superseded_by(folder, manifest):
             note(f"{place}: is from before purge {number}: rows are held to what they hold now")
         else:
             yield from _guarded(place, _purge_faults(folder, manifest))

@@ -4,12 +4,14 @@ No digest of documents, rows or manifests holds them: a better description rebui
 seals them in `about.json`, each beside the digest of the documents that it describes.
 """
 
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Json
 
@@ -121,3 +123,13 @@ def write(path: Path, sources: dict[str, Described]) -> None:
 def read(path: Path) -> dict[str, Described]:
     """Read `about.json`, no description where there is none; DamageError where it was edited."""
     return read_sealed(path, Descriptions, REMEDY).sources if path.exists() else {}
+
+
+def faults(path: Path, names: Collection[str]) -> Iterator[str]:
+    """Yield where `about.json` was edited, or describes a source of another name."""
+    try:
+        for source in read(path):
+            if source not in names:
+                yield f"{path}: describes source {source}, which is not here; {REMEDY}"
+    except DamageError as error:
+        yield str(error)

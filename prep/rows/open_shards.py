@@ -110,6 +110,10 @@ class Handle:
                 "build again or restore it"
             )
 
+    def is_of(self, now: tuple[int, ...]) -> bool:
+        """Tell whether the file of an identity is the one that was opened."""
+        return self.identity == now
+
     def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """Return the `hdf5_layout.ENTRY` of each row, ascending; None if HDF5 must read it."""
         return None if self._chunks is None else self._chunks.locate(self._fd, rows)
@@ -165,6 +169,10 @@ class BuriedHandle(Handle):
     def weight(self) -> int:
         """Return what the handle costs in the pool."""
         return 1 + self._origin.weight
+
+    def is_of(self, now: tuple[int, ...]) -> bool:
+        """Tell whether the tombstones and the shard that it was are the ones that were opened."""
+        return super().is_of(now) and self._origin.is_of(found(self._origin.path))
 
     def locate(self, rows: NDArray[np.int64]) -> None:
         """Return None: rows with tombstones lie nowhere as they are."""
@@ -266,7 +274,7 @@ class Pool:
         now = found(path)
         with self._lock:
             handle = self._handles.get(path)
-            if handle is not None and handle.identity == now:
+            if handle is not None and handle.is_of(now):
                 self._handles.move_to_end(path)
                 return handle
         handle = self._open(path)

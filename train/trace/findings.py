@@ -92,6 +92,8 @@ def purged_lines(build: Path, run: Path) -> Iterator[str]:
             continue
         numbers = ledger.read(phase.ledger, "steps")["step"].to_numpy().tolist()
         steps = [step for step in numbers if _holds(manifest, step, gone)]
+        if not steps:
+            continue
         ids = ", ".join((purged.redaction(folder, manifest) or {}).get("certificates", []))
         yield (
             f"{phase.name}: {len(steps):,} of {len(numbers):,} steps consumed rows that were "

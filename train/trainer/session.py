@@ -42,9 +42,11 @@ def train(  # noqa: PLR0913  what the command has
     ends early is the last. make: makes the trainer of a phase. Raises InputError where there is no
     build, or where a phase has neither a checkpoint of its own nor a predecessor that is trained.
     """
-    build = run_folder.build_of(out, build)
+    named, build = build, run_folder.build_of(out, build)
     _check_purged(build)
     with joined() as world:
+        if world.first and build != named:
+            say(f"{out}: is over {build}, which {named} was before it was changed; goes on over it")
         work = world.agree(lambda: _phase_runs(build, run_file, phases, init_from, overrides))
         world.on_first(lambda: skips.ask(out, [manifest for _, manifest, _ in work], skip))
         for place, (run, manifest, before) in enumerate(work):
@@ -62,8 +64,8 @@ def _check_purged(build: Path) -> None:
     """Raise RefusalError where rows of a build hold less than its manifests say."""
     home = BuildFolder(redact.origin_of(build) if redact.is_redacted(build) else build)
     purged.check_finished(home)
-    for manifest in read_manifests(home.path):
-        if purged.since(home, manifest):
+    for manifest in read_manifests(build):
+        if purged.since(BuildFolder(build), manifest):
             raise RefusalError(
                 f"{build}: rows of phase {manifest.phase} were purged since it was sealed so; "
                 f"redact {purged.log(home).parent} anew, or go on over it from before they were "

@@ -17,6 +17,8 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.account_report import checked
 from crystalmix.mixtures.verify.verify import shard_faults, verify
+from crystalmix.prep.documents import about
+from crystalmix.prep.documents.about import About, Described
 from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -131,6 +133,19 @@ def test_an_edited_set_of_phases_is_found(out: Path) -> None:
     path = BuildFolder(out).phase_set
     path.write_bytes(path.read_bytes().replace(b'"prose"', b'"verse"'))
     assert verify(out) == [f"{path}: was edited; restore it or build again"]
+
+
+def test_what_is_said_of_sources_is_checked(out: Path) -> None:
+    path = out / about.NAME
+    about.write(path, {"web": Described(About(licence="MIT"), "0" * 32)})
+    notes: list[str] = []
+    assert (verify(out, note=notes.append), notes) == ([], [])
+    path.write_bytes(path.read_bytes().replace(b"MIT", b"GPL"))
+    assert [str(path) in line for line in verify(out)] == [True]
+    about.write(path.with_name("new.json"), {"gone": Described(About(), "0" * 32)})
+    path.with_name("new.json").replace(path)
+    [fault] = verify(out)
+    assert "describes source gone, which is not here" in fault
 
 
 def test_files_that_no_receipt_names_are_noted(out: Path) -> None:

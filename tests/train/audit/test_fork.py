@@ -2,12 +2,14 @@
 
 from functools import lru_cache
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 
 import crystalmix as cm
-from crystalmix.mixtures.redaction.redact import redact
+from crystalmix.mixtures.redaction.redact import origin_of, redact
+from crystalmix.mixtures.upkeep.purge import purge
 from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.audit import audit as audits
@@ -81,3 +83,37 @@ def test_a_run_without_a_clean_checkpoint_is_refused(tmp_path: Path) -> None:
     redact(audited_build(), tmp_path / "list", tmp_path / "redacted")
     with pytest.raises(RefusalError, match="no checkpoint is kept from before step 0"):
         cm.fork(audited_run(), tmp_path / "redacted", tmp_path / "run")
+
+
+@pytest.mark.parametrize("more", [(), ("owner2/other",)])
+def test_a_view_and_its_fork_stay_sound_after_a_purge_of_the_build(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    build, run, view, fork = (tmp_path / n for n in ("build", "run", "redacted", "fork"))
+    copytree(audited_build(), build, symlinks=True)
+    copytree(audited_run(), run)
+    (tmp_path / "list").write_text(f"{TAKEN}\n", "utf-8")
+    (tmp_path / "purged").write_text("\n".join([TAKEN, *more]), "utf-8")
+    redact(build, tmp_path / "list", view)
+    cm.fork(run, view, fork)
+    cm.train(view, run_file(), out=fork)
+    before = {name: [b.ids for b in p.batches()] for name, p in cm.open(view).phases.items()}
+
+    number = purge(build, tmp_path / "purged")["id"]
+
+    for place in (build, view, origin_of(view)):
+        assert cm.verify(place).faults == (), place
+    verdict = cm.verify(view, run=fork)
+    assert verdict.faults == ()
+    gone = [note for note in verdict.notes if "steps consumed rows that were purged" in note]
+    letters = marks("ю") if more else frozenset()
+    steps = {n: sum(np.isin(ids, list(letters)).any() for ids in b) for n, b in before.items()}
+    assert {line.split(":")[0]: int(line.split()[1]) for line in gone} == {
+        name: count for name, count in steps.items() if count
+    }
+    assert all(number in line for line in gone)
+    for name, phase in cm.open(view).phases.items():
+        for was, batch in zip(before[name], phase.batches(), strict=True):
+            held = np.isin(was, list(letters)).any(axis=1)
+            assert np.array_equal(was[~held], batch.ids[~held])
+            assert not np.isin(batch.ids, list(letters)).any()

@@ -20,7 +20,11 @@ def test_a_run_goes_on_verifies_and_traces_over_what_the_build_was(tmp_path: Pat
     build(recipe, tmp_path, out)
     [state] = (out / "history").iterdir()
     assert build_of(run, None) == build_of(run, out) == state
-    session.train(out, path, run, phases=["prose"], say=str)
+    said: list[str] = []
+    session.train(out, path, run, phases=["prose"], say=said.append)
+    assert (
+        said[0] == f"{run}: is over {state}, which {out} was before it was changed; goes on over it"
+    )
     assert runs.recorded(run, "prose") == runs.recorded(runs.undisturbed(), "prose")
     assert runs.weights(run, "prose") == runs.weights(runs.undisturbed(), "prose")
     assert corpora.crystalmix("verify", out, "--run", run, "--workers", 1).exit_code == 0
