@@ -203,7 +203,7 @@ class _Base:
                 f"domain {name}: part {part.name} of phase {drawn.manifest.phase} has "
                 f"{part.available:,} of its {rows:,} rows; no others are read or counted"
             )
-        if receipt["stage"] != "shuffle":
+        if receipt.stage != "shuffle":
             yield f"domain {name}: its rows are not shuffled; proxies read the first ones"
 
     def _side(self, domain: str) -> str | None:

@@ -49,7 +49,7 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import rates
 from crystalmix.prep.store.store import Store
 from crystalmix.prep.tallies import tally
@@ -109,7 +109,7 @@ def build(
     return sealed
 
 
-def packed(context: Context, scanned: dict[str, Json]) -> list[Folder]:
+def packed(context: Context, scanned: dict[str, Receipt]) -> list[Folder]:
     """Tokenise and pack every epoch of the domains; return their sealed folders in order."""
     folders: list[Folder] = []
     upsampled = upsample.run(context, scanned)
@@ -248,7 +248,7 @@ def _describe(context: Context) -> None:
     }
     for name, folder in context.sources.items():
         if (words := context.recipe.sources[name].about) is not None:
-            described[name] = Described(words, receipts.read(folder)["content"])
+            described[name] = Described(words, receipts.read(folder).content)
     about.write(path, described)
     items = [
         item
@@ -349,13 +349,13 @@ def _named(folder: BuildFolder, phases: Iterable[Manifest]) -> set[Path]:
         for place in folder.domain(domain).glob("*"):
             places.add(place)
             receipt = receipts.read(place) if (place / receipts.NAME).exists() else None
-            if receipt is not None and receipt["stage"] == "pack":
-                places |= {folder.source(source) for source in receipt["inputs"]}
+            if receipt is not None and receipt.stage == "pack":
+                places |= {folder.source(source) for source in receipt.inputs}
     waiting = [place for place in places if place.parent.name == "sources"]
     while waiting:
         place = waiting.pop()
         if (place / receipts.NAME).exists():
-            earlier = {folder.source(name) for name in receipts.read(place)["inputs"]["earlier"]}
+            earlier = {folder.source(name) for name in receipts.read(place).inputs["earlier"]}
             waiting += earlier - places
             places |= earlier
     return places

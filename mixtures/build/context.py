@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TypeVar
 
 from crystalmix.mixtures.build.view import home
-from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder, rows_files
+from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.documents.source import Source
@@ -25,6 +25,7 @@ from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
@@ -187,7 +188,7 @@ class Folder:
     place: Path
     recipe: Json
     store: Store | None = None
-    receipt: Json | None = field(default=None)
+    receipt: Receipt | None = field(default=None)
     copies: Copies | None = None
     blocks: Sequence[TokenBlock] = ()
 
@@ -212,7 +213,7 @@ class Folder:
         return self.recipe["settings"].get("written") is False
 
     @property
-    def sealed(self) -> Json:
+    def sealed(self) -> Receipt:
         """The receipt of a finished folder."""
         if self.receipt is None:
             raise RuntimeError(f"{self.path} is not sealed yet")
@@ -221,7 +222,7 @@ class Folder:
     @property
     def account(self) -> RowsAccount:
         """The account of a finished folder."""
-        account = self.sealed["account"]
+        account = self.sealed.account
         return RowsAccount(**{key.name: account[key.name] for key in fields(RowsAccount)})
 
     def seal(self, results: Sequence[Json], account: RowsAccount, **more: Json) -> None:
@@ -239,7 +240,7 @@ class Folder:
         """
         written = [entry for entry in files if "bytes" in entry]
         _remove_others(self.path, {entry["name"] for entry in written})
-        shards = rows_files({"files": files})
+        shards = [entry for entry in files if entry["name"].endswith(".h5")]
         content = {
             "account": {"rows": sum(entry["rows"] for entry in shards), **account},
             "content": receipts.digest([[entry["rows"], entry["digest"]] for entry in shards]),
@@ -307,7 +308,7 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
     }
 
 
-def columns_of(source: Source, documents: Json) -> str | None:
+def columns_of(source: Source, documents: Receipt) -> str | None:
     """Return a digest of what the kept columns of documents follow from, where they become ids.
 
     documents: the receipt of the source. None where texts alone become ids.
@@ -317,9 +318,10 @@ def columns_of(source: Source, documents: Json) -> str | None:
     return origin_of(documents)
 
 
-def origin_of(documents: Json) -> str:
+def origin_of(documents: Receipt) -> str:
     """Return a digest of what documents and their columns follow from, by the source's receipt."""
-    return artifacts.key_of({key: documents[key] for key in ("version", "settings", "inputs")})
+    keys = "version", "settings", "inputs"
+    return artifacts.key_of({key: documents.recipe[key] for key in keys})
 
 
 def shard_files(folder: Path) -> list[Path]:

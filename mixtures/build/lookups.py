@@ -28,7 +28,7 @@ from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies import tally
 
@@ -94,20 +94,20 @@ def make(build: BuildFolder, place: Path | None = None) -> int:
     for folder in build.sealed():
         receipt = receipts.read(folder)
         inside = place / folder.relative_to(build.path)
-        if receipt["stage"] == "documents":
+        if receipt.stage == "documents":
             made += _sealed(inside, folder, receipt, _of_source)
-        elif receipt["stage"] != IMPORT and _has_spans(folder, receipt):
+        elif receipt.stage != IMPORT and _has_spans(folder, receipt):
             made += _sealed(inside, folder, receipt, _of_rows)
     return made
 
 
-def _has_spans(folder: Path, receipt: Json) -> bool:
-    names = [entry["name"] for entry in receipt["files"]]
+def _has_spans(folder: Path, receipt: Receipt) -> bool:
+    names = [entry["name"] for entry in receipt.files]
     return folder.parent.parent.name == DOMAINS and any(n.endswith(SPANS) for n in names)
 
 
 def _sealed(
-    inside: Path, folder: Path, receipt: Json, write: Callable[[Path, Path, Json], list[str]]
+    inside: Path, folder: Path, receipt: Receipt, write: Callable[[Path, Path, Receipt], list[str]]
 ) -> int:
     made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
     seal = inside / SEAL
@@ -140,7 +140,7 @@ def _read(seal: Path) -> Json:
     return content
 
 
-def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
+def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
     """Yield where lookups are damaged, or follow from other folders than those here."""
     for path in sorted(build.lookup.rglob(SEAL)):
         origin = build.path / path.parent.relative_to(build.lookup)
@@ -159,18 +159,17 @@ def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
     yield from tally.faults(build.lookup / SOURCES)
 
 
-def origin_digest(receipt: Json) -> str:
+def origin_digest(receipt: Receipt) -> str:
     """Return a digest of what a folder holds, by its receipt, that no time of a file is part of."""
-    keys = (*receipts.RECIPE_KEYS, "content", "files")
-    return receipts.digest({key: receipt.get(key) for key in keys})
+    return receipts.digest({**receipt.recipe, "content": receipt.content, "files": receipt.files})
 
 
-def _of_source(folder: Path, inside: Path, _: Json) -> list[str]:
+def _of_source(folder: Path, inside: Path, _: Receipt) -> list[str]:
     lookup.write(folder / "documents.parquet", inside)
     return [lookup.NAMES, lookup.DIGESTS]
 
 
-def _of_rows(folder: Path, inside: Path, receipt: Json) -> list[str]:
+def _of_rows(folder: Path, inside: Path, receipt: Receipt) -> list[str]:
     names = [folder / entry["name"] for entry in shards_of(receipt)]
     spans.write(inside / RANGES, document_ranges.of_shards(names))
     return [RANGES]

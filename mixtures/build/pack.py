@@ -30,6 +30,7 @@ from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.frames import FRAME
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
@@ -87,7 +88,7 @@ def folder(
     name: str,
     epoch: int,
     tokens: Json,
-    scanned: dict[str, Json],
+    scanned: dict[str, Receipt],
     copies: Copies | None = None,
 ) -> Folder:
     """Return the folder of one epoch of a domain; tokens: the settings of its token blocks.
@@ -98,7 +99,7 @@ def folder(
     """
     domain: Domain = context.recipe.domains[name]
     recipe = _recipe(context, name, tokens, scanned, copies)
-    accounts = [scanned[source].get("account", {}) for source in domain.sources]
+    accounts = [scanned[source].account for source in domain.sources]
     size = sum(account.get("bytes", 0) for account in accounts)  # a plan may not know it
     if copies is None and is_laid_out(context.recipe, name, size):
         if name not in context.laid_out:  # another build may pack it between two epochs
@@ -109,7 +110,7 @@ def folder(
     return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
 
 
-def _is_in_files(context: Context, name: str, tokens: Json, scanned: dict[str, Json]) -> bool:
+def _is_in_files(context: Context, name: str, tokens: Json, scanned: dict[str, Receipt]) -> bool:
     """Return whether all epochs of a domain are packed to files that this build is to take.
 
     A build that has them laid out keeps them, so that it stays as it is when it is run again.
@@ -133,7 +134,7 @@ def _recipe(
     context: Context,
     name: str,
     tokens: Json,
-    scanned: dict[str, Json],
+    scanned: dict[str, Receipt],
     copies: Copies | None = None,
 ) -> Json:
     sources = context.recipe.domains[name].sources
@@ -146,7 +147,7 @@ def _recipe(
         "version": [pack.VERSION, document_fim.VERSION, lmdata.VERSION],
         "settings": {"rows": context.recipe.rows_of(name).content(), **tokens, **columns},
         "seed": context.recipe.seed if tokens["fim"] or tokens["split"] else None,
-        "inputs": {source: scanned[source]["content"] for source in sources},
+        "inputs": {source: scanned[source].content for source in sources},
     }
 
 
@@ -170,7 +171,7 @@ def run(
     folders: Sequence[Folder],
     blocks: Sequence[Sequence[TokenBlock]],
     fits: Sequence[Fitted | None],
-    scanned: dict[str, Json],
+    scanned: dict[str, Receipt],
 ) -> None:
     """Pack the blocks of each folder to shards and seal the folders.
 
@@ -281,11 +282,11 @@ def _pack(item: Pack) -> Json:
 
 
 def _sizes(
-    domain: Domain, scanned: dict[str, Json], blocks: Sequence[TokenBlock]
+    domain: Domain, scanned: dict[str, Receipt], blocks: Sequence[TokenBlock]
 ) -> dict[str, int]:
     """Return the bytes of each source's texts in a folder."""
     if domain.split is None and domain.upsample is None:
-        return {name: scanned[name]["account"]["bytes"] for name in domain.sources}
+        return {name: scanned[name].account["bytes"] for name in domain.sources}
     return {
         name: sum(block.bytes or 0 for block in blocks if block.block.source == name)
         for name in domain.sources

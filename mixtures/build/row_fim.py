@@ -84,7 +84,7 @@ def successor(context: Context, old: Folder) -> Folder:
             "tokenizer": tokenizer_identity(context.tokenizer),
         },
         "seed": context.recipe.seed if settings.dialect == "exact" else None,
-        "inputs": {old.place.name: old.sealed["content"]},
+        "inputs": {old.place.name: old.sealed.content},
     }
     path = context.folder.row_fim(old.name, old.epoch)
     return Folder(old.name, old.domain, old.epoch, path, recipe, context.store, copies=old.copies)

@@ -8,7 +8,7 @@ settings, and, where duplicates go across sources, from what the sources before 
 
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from crystalmix.mixtures.build import drop_report, statistics
 from crystalmix.mixtures.build.context import Context, naming
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
+from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.documents import (
     choose,
     dropped,
@@ -38,6 +39,7 @@ from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.digests import Remembered
@@ -87,14 +89,15 @@ class SourceAccount:
         return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
-def run(context: Context) -> dict[str, Json]:
+def run(context: Context) -> dict[str, Receipt]:
     """Scan the sources that the phases need; return the receipts of all of them, in order."""
     if context.recipe.duplicates.near is not None:
         near_duplicates.check_installed()
+    names = needed(context.recipe, context.phases)
     with in_recipe(context):
-        works = [Work(context, context.recipe.sources[name]) for name in needed(context)]
+        works = [Work(context, context.recipe.sources[name]) for name in names]
         digests = _digests(context, works)
-        known: dict[str, Json] = {}
+        known: dict[str, Receipt] = {}
         for number, work in enumerate(works):
             work.look(digests)
             if not context.recipe.duplicates.across or len(known) == number:
@@ -108,7 +111,7 @@ def run(context: Context) -> dict[str, Json]:
         for work, group in zip(todo, results, strict=True):
             source_sql.check_answers(work.source, group)
     by_name = {work.source.name: group for work, group in zip(todo, results, strict=True)}
-    sealed: dict[str, Json] = {}
+    sealed: dict[str, Receipt] = {}
     for work in works:
         name = work.source.name
         sealed[name] = work.sealed(by_name.get(name, []), sealed)
@@ -193,16 +196,16 @@ def _result(path: Path) -> Json:
     return result
 
 
-def needed(context: Context) -> list[str]:
-    """Return the sources to scan for the phases, in the recipe's order.
+def needed(recipe: Recipe, phases: Collection[str]) -> list[str]:
+    """Return the sources to scan for phases, all by default, in the recipe's order.
 
     Where duplicates go across sources these are also those before them, as far as a phase draws
     from them, so that a source holds the same whichever phases are built.
     """
-    names = context.recipe.sources_of(context.phases)
-    if not context.recipe.duplicates.across:
+    names = recipe.sources_of(phases)
+    if not recipe.duplicates.across:
         return names
-    every = context.recipe.sources_of()
+    every = recipe.sources_of()
     return every[: 1 + every.index(names[-1])]
 
 
@@ -249,7 +252,7 @@ class Work:
         remembered = Remembered(context.store)
         self.seen = Seen(source, context.root, remembered, self.place)
         self.evaluations: decontaminate.IndexCounts | None = None
-        self.receipt: Json | None = None
+        self.receipt: Receipt | None = None
         self.recipe: Json = {}
         self.parts: list[Path] = []
         self.index: Path | None = None  # of evaluation files, while blocks are scanned
@@ -265,12 +268,12 @@ class Work:
         self.recipe = self._recipe(digests)
         self.parts = self._parts()
 
-    def locate(self, earlier: dict[str, Json]) -> Json:
+    def locate(self, earlier: dict[str, Receipt]) -> Json:
         """Return the recipe; find the folder of its documents, and the receipt if it is there.
 
         earlier: the receipts of the sources before.
         """
-        recipe = self._with({name: receipt["content"] for name, receipt in earlier.items()})
+        recipe = self._with({name: receipt.content for name, receipt in earlier.items()})
         self.folder = home(self.context.store, "documents", self.place, recipe)
         self.receipt = receipts.fresh(self.folder, recipe)
         return recipe
@@ -281,7 +284,7 @@ class Work:
         screen = self._screen()
         return [Wanted(self.source, path, screen) for path in self.parts]
 
-    def sealed(self, results: list[Json], earlier: dict[str, Json]) -> Json:
+    def sealed(self, results: list[Json], earlier: dict[str, Receipt]) -> Receipt:
         """Choose among the documents of the blocks, join them and write the receipt.
 
         earlier: the receipts of the sources before.

@@ -34,6 +34,7 @@ from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
 SCHEMA = 3  # of the manifests that builds write; `migrate` makes 4 of them
@@ -176,7 +177,7 @@ def upsampling(domain: Domain, copies: Copies) -> Json:
 
 
 def choose(
-    part: Part, receipt: Json, folder: Path, version: Literal["1.9.1", "2.0.3"] = "2.0.3"
+    part: Part, receipt: Receipt, folder: Path, version: Literal["1.9.1", "2.0.3"] = "2.0.3"
 ) -> tuple[PartShard, ...]:
     """Return the shards, and the rows of them, that a part draws from.
 
@@ -331,7 +332,7 @@ def settings_of(build: BuildFolder, domain: str) -> Json | None:
     place = build.packed(domain)
     if not (place / receipts.NAME).exists():
         return None
-    return receipts.read(place)["settings"]
+    return receipts.read(place).settings
 
 
 def documents_digest(path: Path) -> str:

@@ -47,7 +47,7 @@ def check(context: Context) -> None:
     """
     recipe, phases = context.recipe, context.names
     documents = {name: context.documents(name) for name in context.sources}
-    contents = {name: receipts.read(path)["content"] for name, path in context.sources.items()}
+    contents = {name: receipts.read(path).content for name, path in context.sources.items()}
     mark = context.store.checked(key_of(_question(recipe, phases, contents)))
     if mark.exists():
         return

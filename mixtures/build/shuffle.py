@@ -135,7 +135,7 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
         "version": shuffle.VERSION if zoo is None else modelzoo_shuffle.VERSION,
         "settings": settings if zoo is None else asdict(zoo),
         "seed": context.recipe.seed if domain.shuffle and zoo is None else None,
-        "inputs": {folder.place.name: folder.sealed["content"] for folder in epochs},
+        "inputs": {folder.place.name: folder.sealed.content for folder in epochs},
     }
     place = context.folder
     path = place.shuffled(name) if domain.shuffle else place.joined(name)
@@ -147,7 +147,7 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     order_file, streams_file = (scratch / f"{folder.name}.{kind}" for kind in ("npy", "json"))
     order = _scattered(folder, folders, order_file)
     settings = context.recipe.rows_of(folder.name)
-    rows = sum(epoch.sealed["account"]["rows"] for epoch in epochs)
+    rows = sum(epoch.sealed.account["rows"] for epoch in epochs)
     bounds = pack.shards_of(rows, settings) if order is None else order
     outs = [folder.path / shards.name(number) for number in range(len(bounds))]
     # the original's shards differ in size by chance, down to none
@@ -301,7 +301,9 @@ def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsA
     """Return the account; the rows in and out must be the same multiset."""
     accounts = [epoch.account for epoch in epochs]
     before = sum(entry["rows_sum"] for epoch in epochs for entry in shards_of(epoch.sealed))
-    after = sum(entry["rows_sum"] for result in results for entry in shards_of(result))
+    after = sum(
+        entry["rows_sum"] for result in results for entry in result["files"] if "rows_sum" in entry
+    )
     if before % 2**64 != after % 2**64:
         raise DamageError(
             f"{folder.path}: shuffled rows are not the rows that went in (checksum "

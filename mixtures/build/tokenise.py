@@ -34,6 +34,7 @@ from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.rows.token_blocks import BlockWriter, Encoded
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.store import Files
@@ -114,7 +115,7 @@ def chat_identity(chat: ChatSettings) -> Json:
 
 
 def run(
-    context: Context, folders: Sequence[Folder], scanned: dict[str, Json]
+    context: Context, folders: Sequence[Folder], scanned: dict[str, Receipt]
 ) -> list[list[TokenBlock]]:
     """Tokenise the blocks of folders; return each folder's blocks in the order of its stream."""
     groups = [encodings(context, folder, scanned) for folder in folders]
@@ -145,7 +146,7 @@ def _token_block(encoding: Encoding) -> TokenBlock:
 
 
 def encodings(
-    context: Context, folder: Folder, scanned: dict[str, Json]
+    context: Context, folder: Folder, scanned: dict[str, Receipt]
 ) -> list[tuple[str, Encoding]]:
     """Return the blocks of a folder in the order of its stream, each with its encoding."""
     domain = folder.domain
@@ -171,10 +172,10 @@ def encodings(
     ]
 
 
-def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
+def blocks_of(recipe: Json, scanned: dict[str, Receipt]) -> Iterator[KeyedBlock]:
     """Yield the blocks of a folder of packed rows in the order of its stream.
 
-    recipe: of the folder, or its receipt. scanned: the receipts of its sources.
+    recipe: of the folder. scanned: the receipts of its sources.
     """
     settings, first_id = recipe["settings"], slice(1, None)
     rows = settings["rows"]
@@ -196,7 +197,7 @@ def blocks_of(recipe: Json, scanned: dict[str, Json]) -> Iterator[KeyedBlock]:
     ):
         own = store.key_of({**common, "ftfy": ftfy, "metadata": metadata, "columns": kept})
         first = 0
-        for entry in scanned[name]["blocks"]:
+        for entry in scanned[name].blocks:
             last = first + entry["documents"]
             what = [own, entry["text_digest"], entry["documents"], bool(kept) and first]
             yield KeyedBlock(name, entry["block"], (first, last), store.key_of(what))

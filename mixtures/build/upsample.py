@@ -15,6 +15,7 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 
@@ -30,7 +31,7 @@ class Count:
     out: Path
 
 
-def run(context: Context, scanned: dict[str, Json]) -> dict[str, Copies]:
+def run(context: Context, scanned: dict[str, Receipt]) -> dict[str, Copies]:
     """Return the copies of those domains that upsample.
 
     Raises RefusalError where a curve gives no document of a domain a copy.
@@ -52,7 +53,7 @@ def run(context: Context, scanned: dict[str, Json]) -> dict[str, Copies]:
     return found
 
 
-def known(context: Context, name: str, scanned: dict[str, Json]) -> Copies | None:
+def known(context: Context, name: str, scanned: dict[str, Receipt]) -> Copies | None:
     """Return the copies of a domain that are counted already, None where some are not."""
     counts = {item: store.done(item.out) for item in _items(context, name, scanned)}
     done = {item.source: count for item, count in counts.items() if count is not None}
@@ -61,7 +62,7 @@ def known(context: Context, name: str, scanned: dict[str, Json]) -> Copies | Non
     return Copies({item.source: item.out for item in counts}, done)
 
 
-def _items(context: Context, name: str, scanned: dict[str, Json]) -> list[Count]:
+def _items(context: Context, name: str, scanned: dict[str, Receipt]) -> list[Count]:
     domain = context.recipe.domains[name]
     if domain.upsample is None:
         return []
@@ -69,7 +70,7 @@ def _items(context: Context, name: str, scanned: dict[str, Json]) -> list[Count]
     return [_item(context, name, settings, s, scanned[s]) for s in domain.sources]
 
 
-def _item(context: Context, name: str, settings: Upsample, source: str, receipt: Json) -> Count:
+def _item(context: Context, name: str, settings: Upsample, source: str, receipt: Receipt) -> Count:
     split = context.split_of(name)
     key = store.key_of(
         [

@@ -110,9 +110,7 @@ def _put_link(place: Path, target: str) -> None:
 def adopt(store: Store, kind: Folders, place: Path) -> None:
     """Move a folder that was made before there was a store into it, and link it."""
     receipt = receipts.read(place)
-    target = store.folder(
-        kind, artifacts.key_of({key: receipt[key] for key in receipts.RECIPE_KEYS})
-    )
+    target = store.folder(kind, artifacts.key_of(receipt.recipe))
     if (target / receipts.NAME).exists():
         rmtree(place)  # it is there already
     else:

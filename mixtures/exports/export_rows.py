@@ -24,6 +24,7 @@ from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import lock_folder
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 
@@ -105,14 +106,14 @@ def export_rows(build: Path, out: Path, settings: ExportSettings, *, workers: in
         receipt = receipts.fresh(out, recipe)
         if receipt is None:
             receipt = _export(manifest, build, out, settings, recipe, workers)
-    size = sum(entry["bytes"] for entry in receipt["files"])
-    rows = receipt["account"]["rows"]
-    return Exported(out, settings, rows, len(receipt["files"]), size)
+    size = sum(entry["bytes"] for entry in receipt.files)
+    rows = receipt.account["rows"]
+    return Exported(out, settings, rows, len(receipt.files), size)
 
 
 def _export(
     manifest: Manifest, build: Path, out: Path, settings: ExportSettings, recipe: Json, workers: int
-) -> Json:
+) -> Receipt:
     mark = receipts.digest(recipe)
     groups = _groups(manifest, build, out, settings, mark)
     items = [item for group in groups.values() for item in group]

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
 SOURCES: Final = "sources"
@@ -177,11 +178,11 @@ def _age(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.name
 
 
-def rows_files(receipt: Json) -> list[Json]:
+def rows_files(receipt: Receipt) -> list[Json]:
     """Return the entries of a receipt's shards that are files, in order."""
-    return [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
+    return [entry for entry in receipt.files if entry["name"].endswith(".h5")]
 
 
-def shards_of(receipt: Json) -> list[Json]:
+def shards_of(receipt: Receipt) -> list[Json]:
     """Return the entries of a receipt's shards in order, of rows that are not written here too."""
-    return receipt.get("shards") or rows_files(receipt)
+    return [*receipt.shards] or rows_files(receipt)

@@ -27,6 +27,7 @@ from crystalmix.prep.rows import tombstones
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
 PURGE: Final = "purge"
@@ -93,18 +94,18 @@ def texts(build: BuildFolder) -> set[bytes]:
     return {bytes.fromhex(line[2]) for line in lines if line[2]}
 
 
-def refuse_to_make(folder: Path, *made_of: Json) -> None:
+def refuse_to_make(folder: Path, *made_of: Receipt) -> None:
     """Raise RefusalError where a folder of rows would be made of rows that were purged."""
-    if any(KEY in receipt for receipt in made_of):
+    if any(receipt.purged for receipt in made_of):
         raise RefusalError(
             f"{folder}: would be made of rows that were purged, which hold padding for texts; "
             "build into another --out, without the texts"
         )
 
 
-def entries(receipt: Json) -> list[Json]:
+def entries(receipt: Receipt) -> list[Json]:
     """Return the entries of a receipt's shards with digests and sums of what they hold now."""
-    marks = receipt.get(KEY, {}).get("shards", {})
+    marks = receipt.purged.get("shards", {})
     keys = ("digest", "rows_sum", "loss_tokens")
     return [
         {**entry, **{key: marks[entry["name"]][key] for key in keys}}
@@ -149,7 +150,7 @@ def redaction(
     @cache
     def mark(inside: str) -> Json:
         known = (place(inside) / receipts.NAME).exists()
-        return receipts.read(place(inside)).get(KEY, {}) if known else {}
+        return receipts.read(place(inside)).purged if known else {}
 
     drawn: dict[str, set[int]] = {}
     shards: dict[str, str] = {}
@@ -242,7 +243,7 @@ def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
     return None
 
 
-def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
+def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
     """Yield where the log is not whole, or receipts name a certificate that is not there."""
     try:
         if number := unfinished(build):
@@ -253,7 +254,7 @@ def faults(build: BuildFolder, sealed: dict[Path, Json]) -> Iterator[str]:
             if read_sealed(path)["digest"] != certificate["request"]:
                 yield f"{path}: is not the request that was certified; {REMEDY}"
         for folder, receipt in sealed.items():
-            for number in receipt.get(KEY, {}).get("certificates", []):
+            for number in receipt.purged.get("certificates", []):
                 if number not in ids:
                     yield f"{folder}: names purge {number}, which is not in {log(build)}; {REMEDY}"
     except (DamageError, KeyError, TypeError) as error:

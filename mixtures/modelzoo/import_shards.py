@@ -186,7 +186,7 @@ def _msl(folders: dict[str, Folder]) -> int:
     lengths = {
         entry["msl"]: folder.path / entry["name"]
         for folder in folders.values()
-        for entry in folder.sealed["files"]
+        for entry in folder.sealed.files
     }
     if len(lengths) > 1:
         text = " and ".join(f"{msl} tokens ({path})" for msl, path in list(lengths.items())[:2])

@@ -66,7 +66,7 @@ def _built(build: BuildFolder, domain: str, upsample: Upsample) -> Json | None:
     if not (place / receipts.NAME).exists():
         return None
     receipt = receipts.read(place)
-    made = receipt["settings"].get("upsample")
+    made = receipt.settings.get("upsample")
     if made is None or {**made, "epoch": 0} != {**upsample.content(), "epoch": 0}:
         return None
-    return receipt["account"]["upsampled"]
+    return receipt.account["upsampled"]

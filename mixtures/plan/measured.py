@@ -8,7 +8,7 @@ from pathlib import Path
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import Store
 
@@ -77,12 +77,12 @@ class Measured:
                 found.blocks.add(artifacts.size(block.part), block.bytes, prospect.source.name)
         sealed = [(place, receipts.read(place)) for place in build.sealed()]
         for place, receipt in sealed:
-            if receipt["stage"] == "documents":
-                files = [file for file in receipt["inputs"]["files"] if isinstance(file, dict)]
+            if receipt.stage == "documents":
+                files = [file for file in receipt.inputs["files"] if isinstance(file, dict)]
                 raw[place.name] = sum(file["bytes"] for file in files)
                 found.documents.add(_size(build, place, receipt), raw[place.name], place.name)
         for place, receipt in sealed:
-            if receipt["stage"] not in ("documents", "import"):
+            if receipt.stage not in ("documents", "import"):
                 found._add_rows(build, place, receipt, raw)
         for size, tokens in islice(_blocks(build), MOST_MARKS):
             found.ids.add(size, tokens)
@@ -97,11 +97,11 @@ class Measured:
                 self.tokens.sums[key] = tokens * size / max(1, total), size
 
     def _add_rows(
-        self, build: BuildFolder, place: Path, receipt: Json, raw: dict[str, int]
+        self, build: BuildFolder, place: Path, receipt: Receipt, raw: dict[str, int]
     ) -> None:
-        domain, account = place.parent.name, receipt["account"]
+        domain, account = place.parent.name, receipt.account
         tokens = sum(entry["rows"] * entry["msl"] for entry in shards_of(receipt))
-        stage = receipt["stage"]
+        stage = receipt.stage
         self.rows.add(_size(build, place, receipt), tokens, stage, f"{stage}/{domain}")
         if stage == "pack":
             self.filled.add(tokens, account["tokens_in"], domain)
@@ -110,11 +110,11 @@ class Measured:
                 self.tokens.add(counts["tokens"], raw.get(source, 0), *keys)
 
 
-def _size(build: BuildFolder, place: Path, receipt: Json) -> int:
+def _size(build: BuildFolder, place: Path, receipt: Receipt) -> int:
     """Return the bytes of a sealed folder, and of what finds documents in it."""
     beside = build.lookup / place.relative_to(build.path)
     files = [place / receipts.NAME, *beside.glob("*")]
-    return sum(entry["bytes"] for entry in receipt["files"]) + sum(
+    return sum(entry["bytes"] for entry in receipt.files) + sum(
         path.stat().st_size for path in files if path.is_file()
     )
 

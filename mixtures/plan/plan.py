@@ -17,7 +17,7 @@ from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 
 Known = Literal["built", "sampled", "declared", "unknown"]
 
@@ -180,7 +180,7 @@ class Planner:
             if not (place / receipts.NAME).exists():
                 continue
             receipt = receipts.read(place)
-            account, settings = receipt["account"], receipt["settings"]["rows"]
+            account, settings = receipt.account, receipt.settings["rows"]
             if "fitted" in account:
                 counts, documents = account["fitted"], max(1, account["documents"])
                 padding = account["padding"] / (account["rows"] * settings["msl"])
@@ -275,7 +275,7 @@ def _slots(phase: Phase, available: Sequence[int]) -> list[int]:
     return cerebras_order.slots(available, shares, zeros)
 
 
-def _built(domain: Domain, out: Path, name: str) -> Json | None:
+def _built(domain: Domain, out: Path, name: str) -> Receipt | None:
     """Return the receipt of the folder that a build draws from, once it is sealed."""
     row_fim = domain.fim is not None and domain.fim.level == "row"
     place = BuildFolder(out)

@@ -14,6 +14,7 @@ from crystalmix.mixtures.build.context import Context
 from crystalmix.mixtures.build.scan import BLOCK_KEYS, Work, in_recipe, needed
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 
@@ -46,7 +47,7 @@ class Prospect:
     """
 
     source: Source
-    receipt: Json | None
+    receipt: Receipt | None
     sealed: bool
     certain: bool
     blocks: tuple[Block, ...]
@@ -62,7 +63,7 @@ def prospects(context: Context) -> dict[str, Prospect]:
     """Return the prospects of the sources by name; a dry context's `sources` are filled in."""
     found: dict[str, Prospect] = {}
     with in_recipe(context):
-        for name in needed(context):
+        for name in needed(context.recipe, context.phases):
             work = Work(context, context.recipe.sources[name])
             found[name] = _prospect(context, work, found)
             context.sources[name] = work.folder
@@ -105,12 +106,10 @@ def _is_as_scanned(context: Context, work: Work) -> bool:
 
 def _stand_in(
     context: Context, work: Work, recipe: Json, blocks: tuple[Block, ...], *, whole: bool
-) -> Json | None:
+) -> Receipt | None:
     """Return what stands for the receipt of documents; whole: whether all of them are known."""
-    now: Json | None = None
-    if (work.place / receipts.NAME).exists():
-        now = receipts.read(work.place)
-    known = {} if now is None else {entry["block"]: entry for entry in now["blocks"]}
+    now = receipts.read(work.place) if (work.place / receipts.NAME).exists() else None
+    known = {} if now is None else {entry["block"]: entry for entry in now.blocks}
     entries: list[Json] = []
     for block in blocks:
         entry = block.account if block.settled else known.get(block.name)
@@ -120,7 +119,7 @@ def _stand_in(
     if whole:
         content = receipts.digest([[e["text_digest"], e["documents"]] for e in entries])
     elif now is not None:
-        content = now["content"]
+        content = now.content
     else:
         return None
-    return {**recipe, "content": content, "blocks": entries}
+    return Receipt(**recipe, content=content, blocks=entries)

@@ -22,7 +22,7 @@ from crystalmix.mixtures.plan.prospects import Block, Prospect
 from crystalmix.prep.documents.scan import reading_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
 
 Stage = Literal["documents", "tokens", "pack", "fim", "shuffle", "phase", "history"]
@@ -263,7 +263,7 @@ class Walk:
         receipt = None if folder is None else folder.receipt
         sealed = receipt is not None
         if receipt is not None and certain:
-            rows = receipt["account"]["rows"]
+            rows = receipt.account["rows"]
             tokens = rows and rows * _msl(receipt)
         state: State = "made"
         if sealed:
@@ -294,5 +294,5 @@ def _summed(amounts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(amount or 0 for amount in known)
 
 
-def _msl(receipt: Json) -> int:
+def _msl(receipt: Receipt) -> int:
     return next((entry["msl"] for entry in shards_of(receipt)), 0)

@@ -80,7 +80,7 @@ def _settings(build: BuildFolder, source: str) -> Near | None:
     folder = build.source(source)
     if not (folder / NEAR).exists():
         return None
-    return Near(**receipts.read(folder)["settings"]["duplicates"]["near"])
+    return Near(**receipts.read(folder).settings["duplicates"]["near"])
 
 
 def _alike(

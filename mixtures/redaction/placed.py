@@ -24,7 +24,7 @@ from crystalmix.prep.rows import document_ranges, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.permutation import Permutation
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 
 Numbers = NDArray[np.int64]
 Documents = dict[str, Numbers]  # ascending numbers of documents, by source
@@ -54,7 +54,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.receipt: Json = receipts.read(path)
+        self.receipt: Receipt = receipts.read(path)
         files = shards_of(self.receipt)
         self.names = [entry["name"] for entry in files]
         self.starts = np.cumsum([0, *(entry["rows"] for entry in files)])
@@ -80,8 +80,8 @@ class DomainRows:
 
     def __init__(self, last: Path) -> None:
         self.last = Folder(last)
-        joined = self.last.receipt["stage"] in {"shuffle", "join"}
-        inputs = [last.parent / name for name in self.last.receipt["inputs"]] if joined else [last]
+        joined = self.last.receipt.stage in {"shuffle", "join"}
+        inputs = [last.parent / name for name in self.last.receipt.inputs] if joined else [last]
         self.packed = [Folder(path) for path in inputs] if joined else [self.last]
         self.bases = np.cumsum([0, *(folder.rows for folder in self.packed)])
 
@@ -91,8 +91,8 @@ class DomainRows:
         return [
             Folder(folder.path.parent / name)
             for folder in self.packed
-            if folder.receipt["stage"] == "fim"
-            for name in folder.receipt["inputs"]
+            if folder.receipt.stage == "fim"
+            for name in folder.receipt.inputs
         ]
 
     def pieces(
@@ -115,10 +115,10 @@ class DomainRows:
         """Return the numbers in the last folder of rows of a packed folder."""
         items = self.bases[self.packed.index(folder)] + numbers
         receipt = self.last.receipt
-        if receipt["stage"] != "shuffle":
+        if receipt.stage != "shuffle":
             return items
-        if receipt["seed"] is not None and receipt["version"] == shuffle.VERSION:
-            key = randomness.key(receipt["seed"], "shuffle", receipt["settings"]["domain"])
+        if receipt.seed is not None and receipt.version == shuffle.VERSION:
+            key = randomness.key(receipt.seed, "shuffle", receipt.settings["domain"])
             return Permutation(self.last.rows, key).inverse(items)
         return self._inverse[items]
 

@@ -134,10 +134,10 @@ def _with_last_labels(folder: Folder, pieces: Pieces) -> tuple[Numbers, Numbers,
     Rows that run on over documents have it: the label one past a row is the next row's first id.
     """
     own = (pieces.number, pieces.start, pieces.stop)
-    settings = folder.receipt["settings"].get("rows")
+    settings = folder.receipt.settings.get("rows")
     if settings is None:  # row-level FIM: what it was packed with says
-        name = next(iter(folder.receipt["inputs"]))
-        settings = receipts.read(folder.path.parent / name)["settings"]["rows"]
+        name = next(iter(folder.receipt.inputs))
+        settings = receipts.read(folder.path.parent / name).settings["rows"]
     zoo = settings.get("cerebras")
     if (zoo is not None and not zoo["join"]) or settings.get("pack", "stream") != "stream":
         return own

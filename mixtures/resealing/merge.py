@@ -160,10 +160,10 @@ def _last(folder: Path) -> Iterator[Path]:
 
 def _check_receipts(source: Path, target: Path) -> None:
     """Refuse a folder that was made otherwise than the one that is there."""
-    new, old = receipts.read(source), receipts.read(target)
-    for key in TIMES:
-        new.pop(key, None)
-        old.pop(key, None)
+    old, new = (
+        {key: value for key, value in vars(receipts.read(folder)).items() if key not in TIMES}
+        for folder in (target, source)
+    )
     if lines := receipts.differences(old, new, ""):
         raise RefusalError(
             f"{source}: was made otherwise than in another build "

@@ -18,6 +18,7 @@ from crystalmix.mixtures.redaction import redact
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import refuse_url, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.tokenizer.tokenizer import load
@@ -71,7 +72,7 @@ def _folder(context: Context, name: str) -> Folder:
     domain = recipe.domains[name]
     copies = None
     if domain.upsample is not None:
-        copies = Copies({}, _receipt(build.packed(name), name)["account"].get("upsampled", {}))
+        copies = Copies({}, _receipt(build.packed(name), name).account.get("upsampled", {}))
     for epoch in range(domain.epochs if copies is None else copies.epochs):
         made = _receipt(build.packed(name, epoch), name)
         told: Json = {
@@ -79,21 +80,20 @@ def _folder(context: Context, name: str) -> Folder:
             "rows": recipe.rows_of(name).content(),
             **tokenise.settings(context, name, domain, epoch),
         }
-        _check(name, {key: made["settings"].get(key) for key in told}, told)
+        _check(name, {key: made.settings.get(key) for key in told}, told)
     for source in domain.sources:
         made = _receipt(build.source(source), name)
         told = {**asdict(recipe.sources[source]), "duplicates": asdict(recipe.duplicates)}
-        known = [key for key in told if key in made["settings"]]
+        known = [key for key in told if key in made.settings]
         if (settings := recipe.sources[source].select.decontaminate) is not None:
             told["select"]["decontaminate"] = settings.content()
-        before = {key: made["settings"][key] for key in known}
+        before = {key: made.settings[key] for key in known}
         _check(name, before, {key: told[key] for key in known}, f"source {source}: ")
     path = _last(build, name, domain)
     made = _receipt(path, name)
-    if made["seed"] not in {None, recipe.seed}:
-        _check(name, {"seed": made["seed"]}, {"seed": recipe.seed})
-    settings = {key: made[key] for key in receipts.RECIPE_KEYS}
-    return Folder(name, domain, 0, path, settings, copies=copies)
+    if made.seed not in {None, recipe.seed}:
+        _check(name, {"seed": made.seed}, {"seed": recipe.seed})
+    return Folder(name, domain, 0, path, made.recipe, copies=copies)
 
 
 def _last(build: BuildFolder, name: str, domain: Domain) -> Path:
@@ -105,7 +105,7 @@ def _last(build: BuildFolder, name: str, domain: Domain) -> Path:
     return build.row_fim(name) if row_fim else build.packed(name)
 
 
-def _receipt(folder: Path, domain: str) -> Json:
+def _receipt(folder: Path, domain: str) -> Receipt:
     if not (folder / receipts.NAME).exists():
         raise RefusalError(
             f"domain {domain}: {folder} is not built; build the recipe into that folder first"

@@ -85,9 +85,10 @@ def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
     """Yield the files that a purge wrote anew, by what receipts say of them."""
     store = Store(folder.store)
     for _, _, place in store.folders():
-        receipt = receipts.read(place) if (place / receipts.NAME).exists() else {}
-        mark: Json = receipt.get(purged.KEY, {})
-        now = {entry["name"]: entry["xxh3"] for entry in receipt.get("files", [])}
+        if not (place / receipts.NAME).exists():
+            continue
+        receipt = receipts.read(place)
+        mark, now = receipt.purged, {entry["name"]: entry["xxh3"] for entry in receipt.files}
         inside = Path(folder.store.name) / place.relative_to(store.path)
         for kind in ("shards", "files"):
             for name, one in mark.get(kind, {}).items():

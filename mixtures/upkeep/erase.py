@@ -22,7 +22,9 @@ from crystalmix.prep.filters.near_duplicates import EMPTY
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.tombstones import Tombstones
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, replacing, write_atomic
+from crystalmix.prep.runtime.atomic_files import file_digest, read_json, replacing
+from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.records import write_sealed
 from crystalmix.prep.runtime.types import Json
 
 SIGNATURE_TYPE = np.dtype("<u4")
@@ -40,8 +42,8 @@ def rows(folder: Path, stones: Mapping[str, Tombstones], number: str) -> None:
     if mark is None:
         return
     known: Json = dict(mark.get("shards", {}))
-    entries = {entry["name"]: entry for entry in receipt["files"]}
-    ids = np.array((receipt["settings"].get("tokenizer") or {}).get("controls", []), np.int32)
+    entries = {entry["name"]: entry for entry in receipt.files}
+    ids = np.array((receipt.settings.get("tokenizer") or {}).get("controls", []), np.int32)
     for name, new in stones.items():
         path = folder / name
         gone = _joined(path, new)
@@ -63,7 +65,7 @@ def rows(folder: Path, stones: Mapping[str, Tombstones], number: str) -> None:
         entries[name] = {**entries[name], "bytes": shard.bytes, "xxh3": shard.xxh3}
         side = spans.path_of(path, purged.SIDE)
         entries[side.name] = receipts.describe(side)
-    _seal(folder, receipt, entries, {**mark, "shards": known})
+    _seal(folder, entries, {**mark, "shards": known})
 
 
 def _buried(path: Path, gone: Tombstones) -> Iterator[NDArray[np.int32]]:
@@ -117,7 +119,7 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
     mark = _mark(receipt, number)
     if mark is None:
         return
-    entries = {entry["name"]: entry for entry in receipt["files"]}
+    entries = {entry["name"]: entry for entry in receipt.files}
     own = {place: renamed(name, number) for place, name in places.items()}
     numbers = {place: name for place, name in own.items() if place >= 0}
     lines = {-1 - place: name for place, name in own.items() if place < 0}
@@ -131,12 +133,12 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
             _rename(folder / file, names, stay)
             was[file] = {"was": entries[file]["xxh3"], "purge": number}
     if numbers and merge.NEAR in entries:
-        documents = sum(block["documents"] for block in receipt["blocks"])
+        documents = sum(block["documents"] for block in receipt.blocks)
         _unsign(folder / merge.NEAR, sorted(numbers), documents)
         was[merge.NEAR] = {"was": entries[merge.NEAR]["xxh3"], "purge": number}
     for file in was:
         entries[file] = receipts.describe(folder / file)
-    _seal(folder, receipt, entries, {**mark, "files": {**mark.get("files", {}), **was}})
+    _seal(folder, entries, {**mark, "files": {**mark.get("files", {}), **was}})
 
 
 def _rename(path: Path, names: Mapping[int, str], stay: set[str]) -> None:
@@ -185,14 +187,14 @@ def _unsign(path: Path, numbers: list[int], documents: int) -> None:
                 file.write(empty)
 
 
-def _mark(receipt: Json, number: str) -> Json | None:
+def _mark(receipt: Receipt, number: str) -> Json | None:
     """Return what is to be said of purges in a receipt, None where this one is said already."""
-    mark: Json = receipt.get(purged.KEY, {})
+    mark = receipt.purged
     before = mark.get("certificates", [])
     return None if number in before else {**mark, "certificates": [*before, number]}
 
 
-def _seal(folder: Path, receipt: Json, entries: dict[str, Json], mark: Json) -> None:
-    content = {key: value for key, value in receipt.items() if key != "digest"}
-    content |= {"files": list(entries.values()), purged.KEY: mark}
-    write_atomic(folder / receipts.NAME, canonical({**content, "digest": receipts.digest(content)}))
+def _seal(folder: Path, entries: dict[str, Json], mark: Json) -> None:
+    path = folder / receipts.NAME
+    content = {key: value for key, value in read_json(path).items() if key != "digest"}
+    write_sealed(path, {**content, "files": list(entries.values()), purged.KEY: mark})

@@ -169,8 +169,8 @@ def _lasts(domain: Path) -> Iterator[Path]:
     inputs = {
         domain / name
         for receipt in sealed.values()
-        if receipt["stage"] in {"shuffle", "join", "fim"}
-        for name in receipt["inputs"]
+        if receipt.stage in {"shuffle", "join", "fim"}
+        for name in receipt.inputs
     }
     yield from (path for path in sealed if path not in inputs)
 
@@ -182,10 +182,10 @@ def _is_sealed(path: Path) -> bool:
 def _pad(folder: Path, rows: Folder) -> int:
     """Return the id of padding, by the receipt of the rows that a folder was packed as."""
     receipt = rows.receipt
-    while "tokenizer" not in receipt["settings"]:
-        folder = folder.parent / next(iter(receipt["inputs"]))
+    while "tokenizer" not in receipt.settings:
+        folder = folder.parent / next(iter(receipt.inputs))
         receipt = receipts.read(folder)
-    return int(receipt["settings"]["tokenizer"]["pad"] or 0)
+    return int(receipt.settings["tokenizer"]["pad"] or 0)
 
 
 def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
@@ -194,9 +194,9 @@ def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
     keys: set[tuple[Files, str]] = set()
     for folder in {one.folder for one in taken}:
         receipt = receipts.read(folder)
-        files = [block["block"] for block in receipt["blocks"]]
+        files = [block["block"] for block in receipt.blocks]
         own = {one.file for one in taken if one.folder == folder}
-        pairs = zip(files, scan.block_keys(receipt, files), strict=True)
+        pairs = zip(files, scan.block_keys(receipt.recipe, files), strict=True)
         keys |= {("blocks", key) for file, key in pairs if file in own}
     for state in states(build):
         keys |= {("tokens", key) for key in _token_keys(state, _by_source(state, taken))}
@@ -210,10 +210,10 @@ def _token_keys(state: BuildFolder, wanted: dict[str, Numbers]) -> Iterator[str]
         if not _is_sealed(folder):
             continue
         receipt = receipts.read(folder)
-        if receipt["stage"] != "pack" or wanted.keys().isdisjoint(receipt["inputs"]):
+        if receipt.stage != "pack" or wanted.keys().isdisjoint(receipt.inputs):
             continue
-        scanned = {name: receipts.read(state.source(name)) for name in receipt["inputs"]}
-        for block in tokenise.blocks_of(receipt, scanned):
+        scanned = {name: receipts.read(state.source(name)) for name in receipt.inputs}
+        for block in tokenise.blocks_of(receipt.recipe, scanned):
             own = wanted.get(block.source, np.empty(0, np.int64))
             low, high = np.searchsorted(own, block.rows).tolist()
             if low < high:

@@ -21,11 +21,11 @@ def account_lines(build: Path) -> list[str]:
     notes: list[str] = []
     for folder in BuildFolder(build).sealed():
         receipt = receipts.read(folder)
-        account, place = receipt["account"], folder.relative_to(build).as_posix()
+        account, place = receipt.account, folder.relative_to(build).as_posix()
         broken = {f"files {k}": v for k, v in account.get("broken_files", {}).items()}
         counted = {**account["dropped"], **broken}
         dropped = ", ".join(f"{k} {v:,}" for k, v in counted.items() if v) or "-"
-        if receipt["stage"] == "documents":
+        if receipt.stage == "documents":
             counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
             sources.append([place, *counts, dropped])
             notes += _notes(place, account)
@@ -97,15 +97,15 @@ def statistics_lines(build: Path) -> list[str]:
     spelt: list[list[object]] = []
     for folder in BuildFolder(build).sealed():
         receipt, place = receipts.read(folder), folder.relative_to(build).as_posix()
-        if receipt["stage"] != "pack":
+        if receipt.stage != "pack":
             continue
-        for name, source in receipt["account"]["sources"].items():
+        for name, source in receipt.account["sources"].items():
             lengths, cut = source["lengths"], source["cut"] / max(1, source["documents"])
             quantiles = [f"{lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
             ratio = f"{source['bytes_per_token'] or 0:.2f}"
             counts = [f"{source[key]:,}" for key in ("documents", "tokens")]
             rows.append([place, name, *counts, ratio, *quantiles, f"{cut:.1%}"])
-        for literal, (documents, times) in receipt["account"]["literals"].items():
+        for literal, (documents, times) in receipt.account["literals"].items():
             spelt.append([place, literal, f"{documents:,}", f"{times:,}"])
     head = ["folder", "source", "documents", "tokens", "bytes/token", "p10", "p50", "p90", "max"]
     lines = table(rows, [*head, "cut"])
@@ -118,7 +118,7 @@ def conversation_lines(build: Path) -> list[str]:
     """Return what became of the conversations of each folder that has any."""
     rows: list[list[object]] = []
     for folder in BuildFolder(build).sealed():
-        counts = receipts.read(folder)["account"].get("chat")
+        counts = receipts.read(folder).account.get("chat")
         if counts is not None:
             keys = ("conversations", "rendered", "pieces", "labels", "left_out")
             whys = [
@@ -136,9 +136,9 @@ def fitted_lines(build: Path) -> list[str]:
     rows: list[list[object]] = []
     for folder in BuildFolder(build).sealed():
         receipt = receipts.read(folder)
-        account = receipt["account"]
+        account = receipt.account
         if "fitted" in account:
-            settings, counts = receipt["settings"]["rows"], account["fitted"]
+            settings, counts = receipt.settings["rows"], account["fitted"]
             documents = max(1, account["documents"])
             least = -(-account["tokens_out"] // settings["msl"])
             shares = (counts["cut"] / documents, counts["stream_cut"] / documents)
@@ -163,11 +163,11 @@ def copies_lines(build: Path) -> list[str]:
     lines: list[str] = []
     for folder in BuildFolder(build).sealed():
         receipt = receipts.read(folder)
-        settings = receipt.get("settings", {}).get("upsample")
+        settings = receipt.settings.get("upsample")
         if settings is not None and settings["epoch"] == 0:
             place = folder.relative_to(build).as_posix()
             lines += ["", f"{place}: copies of documents by {settings['by']}"]
-            lines += upsampled_lines(receipt["account"]["upsampled"])
+            lines += upsampled_lines(receipt.account["upsampled"])
     return lines
 
 

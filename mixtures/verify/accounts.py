@@ -22,7 +22,7 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import FileEntry
+from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 from crystalmix.prep.runtime.types import Content, Json
 
 IMPORT = "import"  # the stage of folders whose rows another program wrote
@@ -134,20 +134,20 @@ def _is_laid_out(receipt: Json) -> bool:
     return receipt.get("settings", {}).get("written") is False
 
 
-def checks(folder: Path, receipt: Json, inputs: Sequence[Json] = ()) -> list[Check]:
+def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> list[Check]:
     """Return the files of a folder that are to be read again; inputs: receipts it was made from."""
-    if receipt["stage"] == "documents":
-        blocks = tuple(block["documents"] for block in receipt["blocks"])
-        entries = {entry["name"]: entry for entry in receipt["files"]}
+    if receipt.stage == "documents":
+        blocks = tuple(block["documents"] for block in receipt.blocks)
+        entries = {entry["name"]: entry for entry in receipt.files}
         return [
             Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
             Check(folder / dropped.NAME, entries[dropped.NAME], None),
         ]
-    tokenizer, rows = receipt["settings"].get("tokenizer"), receipt["account"]["rows"]
+    tokenizer, rows = receipt.settings.get("tokenizer"), receipt.account["rows"]
     has_spans = tokenizer is not None
-    if receipt["stage"] in JOINED and inputs:
-        tokenizer = inputs[0]["settings"].get("tokenizer")
-    every = receipt.get("shards") or purged.entries(receipt)
+    if receipt.stage in JOINED and inputs:
+        tokenizer = inputs[0].settings.get("tokenizer")
+    every = receipt.shards or purged.entries(receipt)
     known = [entry for entry in every if entry.get("xxh3", "") is not None]  # else: imported
     return [Check(folder / entry["name"], entry, tokenizer, (), rows, has_spans) for entry in known]
 
@@ -260,21 +260,21 @@ def changed(check: Check, counts: Counts) -> list[str]:
     return lines
 
 
-def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
+def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> list[str]:
     """Return where an account is not what its files hold; counts: `recount` of each file."""
-    account = receipt["account"]
-    if receipt["stage"] == "documents":
-        claims = {key: account[key] for key in ("documents", "characters", "bytes")}
+    account = receipt.account
+    if receipt.stage == "documents":
+        claims: Content = {key: account[key] for key in ("documents", "characters", "bytes")}
         claims |= {key: account[key] for key in ("dropped", "broken_files")}
-        if receipt["settings"]["duplicates"]["exact"] != "none":
+        if receipt.settings["duplicates"]["exact"] != "none":
             claims["repeated"] = 0
         counted = {key: value for file in counts for key, value in vars(file).items()}
-        return _unequal(counted, {**claims, "content": receipt["content"]})
+        return _unequal(counted, {**claims, "content": receipt.content})
     shards = [file for file in counts if isinstance(file, ShardCounts | LaidOutCounts)]
     spans = [file.spans for file in shards if file.spans is not None]
     sums: Content = {"rows": sum(file.rows for file in shards)}
     sums["content"] = receipts.digest(_as_built(receipt, shards))
-    claims = {"rows": account["rows"], "content": receipt["content"]}
+    claims = {"rows": account["rows"], "content": receipt.content}
     if spans:
         sums["padding"] = sum(file.padding for file in spans)
         sums["tokens_out"] = sum(file.tokens for file in spans)
@@ -282,7 +282,7 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
     controls = _controls(receipt, counts)
     if controls is not None:
         sums["controls_out"], claims["controls_out"] = controls, account["controls_out"]
-    if receipt["stage"] == "pack" and not sum(account["dropped"].values()):
+    if receipt.stage == "pack" and not sum(account["dropped"].values()):
         for key in ("documents", "permuted"):
             sums[key] = sum(getattr(file, key) for file in spans)
             claims[key] = account[key]
@@ -290,14 +290,14 @@ def miscounted(receipt: Json, counts: Sequence[Counts]) -> list[str]:
 
 
 def _as_built(
-    receipt: Json, counts: Sequence[ShardCounts | LaidOutCounts]
+    receipt: Receipt, counts: Sequence[ShardCounts | LaidOutCounts]
 ) -> list[list[int | str]]:
     """Return rows and digest of shards; of those that were purged the digest that they had.
 
     Of rows that are laid out only nothing is left to digest: what the receipt says stands.
     """
-    if "shards" in receipt:
-        pairs = zip(counts, receipt["shards"], strict=True)
+    if receipt.shards:
+        pairs = zip(counts, receipt.shards, strict=True)
         return [[file.rows, entry["digest"]] for file, entry in pairs]
     whole = [file for file in counts if isinstance(file, ShardCounts)]
     triples = zip(purged.entries(receipt), rows_files(receipt), whole, strict=True)
@@ -307,16 +307,16 @@ def _as_built(
     ]
 
 
-def _controls(receipt: Json, counts: Sequence[Counts]) -> int | None:
+def _controls(receipt: Receipt, counts: Sequence[Counts]) -> int | None:
     """Return how many control ids a folder's rows hold without padding, None where none says.
 
     Of rows that were purged those are left out that they have since; shuffled ones don't say.
     """
     known = [f for f in counts if isinstance(f, ShardCounts) and f.controls is not None]
-    marks = receipt.get(purged.KEY, {}).get("shards", {}).values()
-    if not known or (marks and receipt["stage"] in JOINED):
+    marks = receipt.purged.get("shards", {}).values()
+    if not known or (marks and receipt.stage in JOINED):
         return None
-    padding = receipt["account"]["padding"] if known[0].pads else 0
+    padding = receipt.account["padding"] if known[0].pads else 0
     more = sum(mark["controls"] for mark in marks)  # since pieces are padding
     return sum(file.controls or 0 for file in known) - padding - more
 
@@ -329,14 +329,14 @@ def _unequal(counts: Content, claims: Content) -> list[str]:
     ]
 
 
-def unbalanced(receipt: Json) -> list[str]:
+def unbalanced(receipt: Receipt) -> list[str]:
     """Return where a receipt's account breaks conservation."""
-    account = receipt["account"]
-    if receipt["stage"] == IMPORT:
+    account = receipt.account
+    if receipt.stage == IMPORT:
         rows = sum(entry["rows"] for entry in rows_files(receipt))
         return [] if rows == account["rows"] else [f"rows {account['rows']} are not the {rows}"]
     gone = sum(account["dropped"].values())
-    if receipt["stage"] == "documents":
+    if receipt.stage == "documents":
         if account["records"] != account["documents"] + gone:
             return [
                 f"records {account['records']} are not documents {account['documents']} "
@@ -349,14 +349,14 @@ def unbalanced(receipt: Json) -> list[str]:
         lines.append(
             f"tokens in {supply} are not tokens out {account['tokens_out']} + dropped {gone}"
         )
-    if receipt["stage"] == "pack" and account["tokens_in"] != (
+    if receipt.stage == "pack" and account["tokens_in"] != (
         account["text_tokens"] + account["controls"]
     ):
         lines.append(
             f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
             f"+ controls {account['controls']}"
         )
-    if receipt["stage"] == "pack" and not gone and account["controls"] != account["controls_out"]:
+    if receipt.stage == "pack" and not gone and account["controls"] != account["controls_out"]:
         lines.append(
             f"controls {account['controls']} are not controls out {account['controls_out']}"
         )
@@ -367,36 +367,36 @@ def unbalanced(receipt: Json) -> list[str]:
                 f"conversations {chat['conversations']} are not written {chat['rendered']} "
                 f"+ dropped {gone}"
             )
-    if receipt["stage"] == "fim" and account["sentinels"] != 3 * account["permuted"]:
+    if receipt.stage == "fim" and account["sentinels"] != 3 * account["permuted"]:
         lines.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
     return lines
 
 
-def inherited(receipt: Json) -> dict[str, str]:
+def inherited(receipt: Receipt) -> dict[str, str]:
     """Return the folders that a folder was made from, and the digests of their contents."""
-    inputs = receipt["inputs"]
-    return inputs["earlier"] if receipt["stage"] == "documents" else inputs
+    inputs = receipt.inputs
+    return inputs["earlier"] if receipt.stage == "documents" else inputs
 
 
-def disinherited(receipt: Json, inputs: dict[str, Json | None]) -> list[str]:
+def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[str]:
     """Return where a folder does not follow from the folders it names as its inputs."""
     lines: list[str] = []
     for name, content in inherited(receipt).items():
         origin = inputs[name]
         if origin is None:
             lines.append(f"was made from {name}, which is not here")
-        elif origin["content"] != content:
+        elif origin.content != content:
             lines.append(f"was made from another {name} than the one here; build again")
-    known = [origin["account"] for origin in inputs.values() if origin is not None]
-    if lines or not known or receipt["stage"] == "documents":
+    known = [origin.account for origin in inputs.values() if origin is not None]
+    if lines or not known or receipt.stage == "documents":
         return lines
-    if receipt["stage"] in JOINED:
+    if receipt.stage in JOINED:
         sums = [_rows_sum(shards_of(one)) for one in inputs.values() if one is not None]
         if _rows_sum(shards_of(receipt)) != sum(sums) % 2**64:
             lines.append("its rows are not those of its inputs (the sums over them differ)")
-    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt["stage"]), receipt["account"]
+    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt.stage), receipt.account
     pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
-    if receipt["stage"] != "pack":
+    if receipt.stage != "pack":
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():
         total = sum(other[theirs] for other in known)
@@ -432,9 +432,9 @@ def damages(folder: Path, entry: Json) -> list[str]:
     ]
 
 
-def tell_unread(out: Path, sealed: Collection[Json], note: Callable[[str], None]) -> None:
+def tell_unread(out: Path, sealed: Collection[Receipt], note: Callable[[str], None]) -> None:
     """Note how many shards of a build can't be checked, for they were imported without digests."""
-    entries = [e for receipt in sealed if receipt["stage"] == IMPORT for e in receipt["files"]]
+    entries = [e for receipt in sealed if receipt.stage == IMPORT for e in receipt.files]
     if count := sum(entry["xxh3"] is None for entry in entries):
         note(
             f"{out}: {count} shards were imported without digests: of them names, sizes and shapes "

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.build_folder import rows_files, shards_of
 from crystalmix.prep.rows import spans
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt
 
 FEWEST = 40  # rows that the test needs
 DEVIATIONS = 6.0  # one in 500 million correct shuffles exceeds it
 MOST_HASHES = 1 << 24  # kept at once to find equal rows; of more rows a share is looked at
 
 
-def unshuffled(folder: Path, receipt: Json, sealed: Mapping[Path, Json]) -> Iterator[str]:
+def unshuffled(folder: Path, receipt: Receipt, sealed: Mapping[Path, Receipt]) -> Iterator[str]:
     """Yield a line if a shuffled folder's rows are not in random order.
 
     sealed: the receipts of a build, those of the folders that were shuffled among them.
     """
-    if receipt["stage"] != "shuffle":
+    if receipt.stage != "shuffle":
         return
-    inputs = [folder.parent / name for name in receipt["inputs"]]
+    inputs = [folder.parent / name for name in receipt.inputs]
     if any(path not in sealed for path in inputs):
         return  # reported by the check of a folder's inputs
     files = [(path.name, entry["name"]) for path in inputs for entry in shards_of(sealed[path])]
@@ -61,7 +61,9 @@ def ascents(parts: Iterable[NDArray[np.int64]]) -> tuple[int, int]:
     return count, up
 
 
-def _origins(folder: Path, receipt: Json, rank: Mapping[str, int]) -> Iterator[NDArray[np.int64]]:
+def _origins(
+    folder: Path, receipt: Receipt, rank: Mapping[str, int]
+) -> Iterator[NDArray[np.int64]]:
     """Yield the origins of each shard's rows: numbers in the order of shards and rows."""
     for entry in rows_files(receipt):
         table = spans.read(spans.path_of(folder / entry["name"], "origin"))

@@ -41,6 +41,7 @@ from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.store import store as artifacts
@@ -65,12 +66,12 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     if not folders:
         raise InputError(f"{out}: holds no build (no {receipts.NAME} below it; is it for --run?)")
     faults = list(_check_unfinished(out))
-    sealed: dict[Path, Json] = {}
+    sealed: dict[Path, Receipt] = {}
     for folder in folders:
         try:
             receipt = read_json(folder / receipts.NAME)
             accounts.check_whole(folder, receipt)
-            sealed[folder] = receipt
+            sealed[folder] = Receipt.of(receipt)
             receipts.read(folder)
         except DamageError as error:
             faults.append(str(error))
@@ -113,11 +114,11 @@ def _check_unfinished(out: Path) -> Iterator[str]:
         )
 
 
-def _check_files(sealed: dict[Path, Json], faults: list[str]) -> set[Path]:
+def _check_files(sealed: dict[Path, Receipt], faults: list[str]) -> set[Path]:
     """Check size and bytes of every file; return those that are broken."""
     broken: set[Path] = set()
     for folder, receipt in watched(sealed.items(), "files", "folder"):
-        for entry in receipt["files"]:
+        for entry in receipt.files:
             try:
                 lines = accounts.damages(folder, entry)
             except MALFORMED as error:
@@ -125,7 +126,7 @@ def _check_files(sealed: dict[Path, Json], faults: list[str]) -> set[Path]:
             faults += lines
             if lines:
                 broken.add(folder / entry["name"])
-        known = {entry["name"] for entry in receipt["files"]}
+        known = {entry["name"] for entry in receipt.files}
         faults += [
             f"{path}: is in no receipt; remove it"
             for path in shard_files(folder)
@@ -135,14 +136,14 @@ def _check_files(sealed: dict[Path, Json], faults: list[str]) -> set[Path]:
 
 
 def _check_contents(
-    sealed: dict[Path, Json], broken: set[Path], workers: int, note: Note
+    sealed: dict[Path, Receipt], broken: set[Path], workers: int, note: Note
 ) -> Iterator[str]:
     """Count the files of every folder again and hold them against its receipt."""
     damaged = {path.parent for path in broken}
     whole: list[tuple[Path, Check]] = []
     for folder, receipt in sealed.items():
         try:
-            named = [sealed.get(folder.parent / str(name)) for name in receipt["inputs"]]
+            named = [sealed.get(folder.parent / str(name)) for name in receipt.inputs]
             inputs = [other for other in named if other is not None]
             checks = accounts.checks(folder, receipt, inputs)
         except MALFORMED as error:
@@ -190,7 +191,7 @@ def _changed(check: Check, counts: Counts) -> Iterator[str]:
     yield from accounts.changed(check, counts)
 
 
-def _miscounted(receipt: Json, results: list[Counts]) -> Iterator[str]:
+def _miscounted(receipt: Receipt, results: list[Counts]) -> Iterator[str]:
     # A generator, so that an error of a malformed receipt is raised inside `_guarded`.
     yield from accounts.miscounted(receipt, results)
 
@@ -206,24 +207,24 @@ def recount(check: Check) -> Counts | str:
 
 
 def _check_account(
-    out: Path, folder: Path, receipt: Json, sealed: dict[Path, Json]
+    out: Path, folder: Path, receipt: Receipt, sealed: dict[Path, Receipt]
 ) -> Iterator[str]:
     """Check a receipt against itself and against the folders it names as its inputs."""
     yield from accounts.unbalanced(receipt)
     yield from shuffle_test.unshuffled(folder, receipt, sealed)
-    place = out / SOURCES if receipt["stage"] == "pack" else folder.parent
+    place = out / SOURCES if receipt.stage == "pack" else folder.parent
     inputs = {name: sealed.get(place / name) for name in accounts.inherited(receipt)}
     yield from accounts.disinherited(receipt, inputs)
     yield from upsampling.faults(out, receipt)
 
 
-def _note_unread(folder: BuildFolder, sealed: dict[Path, Json], note: Note) -> None:
+def _note_unread(folder: BuildFolder, sealed: dict[Path, Receipt], note: Note) -> None:
     """Note the files in a build's folder that no receipt, manifest or seal names."""
     known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
     known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
     known |= {folder.path / about.NAME, *folder.lookup.rglob("*")}
     for place, receipt in sealed.items():
-        known |= {place / entry["name"] for entry in receipt["files"]} | {place / receipts.NAME}
+        known |= {place / entry["name"] for entry in receipt.files} | {place / receipts.NAME}
     places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
     # what they hold is named by other builds, or to be freed, or checked with the log
     kept = (folder.store, folder.history, folder.path / purged.PURGE)
@@ -259,7 +260,7 @@ def _check_phase_set(
         yield f"{folder.manifest(name)}: is not among the phases that the build sealed; build again"
 
 
-def _check_manifests(out: Path, sealed: dict[Path, Json], note: Note) -> Iterator[str]:
+def _check_manifests(out: Path, sealed: dict[Path, Receipt], note: Note) -> Iterator[str]:
     folder = BuildFolder(out)
     entries = {
         place / entry["name"]: entry
@@ -308,7 +309,7 @@ def _manifest_faults(
     out: Path,
     name: str,
     manifest: Manifest,
-    sealed: dict[Path, Json],
+    sealed: dict[Path, Receipt],
     entries: dict[Path, Json],
 ) -> Iterator[str]:
     """Check a manifest against the folders it draws from and against its own order."""
@@ -401,7 +402,7 @@ def shard_faults(
 
 
 def _folder_faults(
-    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Json]
+    out: Path, manifest: Manifest, part: ManifestPart, sealed: dict[Path, Receipt]
 ) -> Iterator[str]:
     """Check a part against the receipts of the folders it draws from, and against its documents."""
     for folder in sorted({(out / shard.path).parent for shard in part.shards}):
@@ -421,32 +422,32 @@ def _packed_faults(manifest: Manifest, packings: dict[str, PackedAs | None]) -> 
 
 
 def _settings_faults(
-    manifest: Manifest, part: ManifestPart, folder: Path, sealed: dict[Path, Json]
+    manifest: Manifest, part: ManifestPart, folder: Path, sealed: dict[Path, Receipt]
 ) -> Iterator[str]:
     """Check seed, tokenizer and FIM of a part against the receipts of its stages."""
     if folder not in sealed or folder.parent.name != part.domain:
         yield f"draws from {folder.name} of {folder.parent.name}, not of {part.domain}"
         return
     last = sealed[folder]
-    joined = last["stage"] in {"shuffle", "join"}
-    epochs = [sealed[folder.parent / n] for n in last["inputs"] if folder.parent / n in sealed]
+    joined = last.stage in {"shuffle", "join"}
+    epochs = [sealed[folder.parent / n] for n in last.inputs if folder.parent / n in sealed]
     chain = [last, *epochs] if joined else [last]
-    fim = next((step["settings"]["fim"] for step in chain if "fim" in step["settings"]), None)
-    settings: Json = {"variants": len(last["inputs"]) if joined else 1, "fim": fim}
+    fim = next((step.settings["fim"] for step in chain if "fim" in step.settings), None)
+    settings: Json = {"variants": len(last.inputs) if joined else 1, "fim": fim}
     for key, value in settings.items():
         if getattr(part, key) != value:
             yield f"says {key} {getattr(part, key)}, its rows were made with {value}"
     for receipt in chain:
-        if "rows" in receipt["settings"]:
-            made, says = _sharing(receipt["settings"]["rows"]), _sharing(part.sharing or {})
+        if "rows" in receipt.settings:
+            made, says = _sharing(receipt.settings["rows"]), _sharing(part.sharing or {})
             if made != says:
                 yield f"says sharing {says}, its rows were made with {made}"
-        if "rows" in receipt["settings"] and part.upsampling != upsampling.said(receipt):
+        if "rows" in receipt.settings and part.upsampling != upsampling.said(receipt):
             yield "says other copies of documents than its rows were made with"
-        if receipt["seed"] not in {None, manifest.seed}:
-            yield f"says seed {manifest.seed}, its rows were made with {receipt['seed']}"
+        if receipt.seed not in {None, manifest.seed}:
+            yield f"says seed {manifest.seed}, its rows were made with {receipt.seed}"
         tokenizer = asdict(manifest.tokenizer)
-        if receipt["settings"].get("tokenizer", tokenizer) != tokenizer:
+        if receipt.settings.get("tokenizer", tokenizer) != tokenizer:
             yield "says another tokenizer than its rows were made with"
 
 

@@ -55,7 +55,7 @@ class Seen:
         self.entries: list[Json] = []
         self.previous: dict[str, Json] = {}
         if (folder / receipts.NAME).exists() and not folder.is_symlink():  # from before the store
-            self.previous = {entry["file"]: entry for entry in receipts.read(folder)["seen"]}
+            self.previous = {entry["file"]: entry for entry in receipts.read(folder).seen}
 
     def unread(self, names: list[str], *, raw: bool) -> Iterator[Reading]:
         """Yield the files whose digests are not known; raw: of the source itself, else lists."""

@@ -8,8 +8,8 @@ Work items inside an unfinished folder leave `*.done` files, so that a killed bu
 it stopped; `seal` removes them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,44 @@ class FileEntry:
         return cls(entry["name"], entry["bytes"], entry["xxh3"])
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """Receipt of a folder: what made it, and what it holds.
+
+    stage, version, settings, seed, inputs: its recipe. files: entries of its files. account: what
+    came in, went out and was dropped. content: digest of what it holds, whatever its files' bytes.
+    blocks, broken, skipped, seen: raw files of a source, with their documents, left out as broken,
+    left out as no data, and as they were seen. shards: of rows that are only laid out. purged: what
+    was erased since. digest: of all of it.
+    """
+
+    stage: str
+    version: object
+    settings: Json
+    seed: int | None
+    inputs: Json
+    files: Sequence[Json] = ()
+    account: Json = field(default_factory=dict[str, Any])
+    content: str = ""
+    blocks: Sequence[Json] = ()
+    broken: Sequence[Json] = ()
+    skipped: Sequence[Json] = ()
+    seen: Sequence[Json] = ()
+    shards: Sequence[Json] = ()
+    purged: Json = field(default_factory=dict[str, Any])
+    digest: str = ""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Receipt":
+        """Take the keys of a receipt's JSON that are known."""
+        return cls(**{key.name: content[key.name] for key in fields(cls) if key.name in content})
+
+    @property
+    def recipe(self) -> Json:
+        """What the folder follows from, by RECIPE_KEYS."""
+        return {key: getattr(self, key) for key in RECIPE_KEYS}
+
+
 def digest(value: object) -> str:
     """Return the sha256 of the canonical JSON of a value, in hex."""
     return sha256(canonical(value)).hexdigest()
@@ -78,7 +116,7 @@ def done(path: Path, item: object) -> Json | None:
     return mark.get("result") if mark.get("item") == digest(item) else None
 
 
-def fresh(folder: Path, recipe: Mapping[str, Any]) -> Json | None:
+def fresh(folder: Path, recipe: Mapping[str, Any]) -> Receipt | None:
     """Return the receipt of a finished folder made by `recipe`, or None if there is none yet.
 
     recipe: the RECIPE_KEYS. Raises StaleError where the folder was made by another recipe, and
@@ -96,10 +134,10 @@ def fresh(folder: Path, recipe: Mapping[str, Any]) -> Json | None:
         )
     for entry in receipt["files"]:
         _check_size(folder / entry["name"], entry["bytes"])
-    return receipt
+    return Receipt.of(receipt)
 
 
-def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Json) -> Json:
+def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Json) -> Receipt:
     """Write the receipt of a finished folder and remove what the work items left."""
     receipt = {**{key: recipe[key] for key in RECIPE_KEYS}, **content, "files": files}
     receipt["digest"] = digest(receipt)
@@ -107,16 +145,16 @@ def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Js
     left = [path for path in folder.glob(".*.tmp") if is_abandoned(path)]
     for path in [*folder.glob("*.done"), *left]:
         path.unlink(missing_ok=True)
-    return receipt
+    return Receipt.of(receipt)
 
 
-def read(folder: Path) -> Json:
+def read(folder: Path) -> Receipt:
     """Read a folder's receipt and check its own digest."""
     receipt = read_json(folder / NAME)
     body = {key: value for key, value in receipt.items() if key != "digest"}
     if digest(body) != receipt.get("digest"):
         raise DamageError(f"{folder / NAME}: was edited (its digest does not match); build again")
-    return receipt
+    return Receipt.of(receipt)
 
 
 def damages(folder: Path, files: Iterable[FileEntry]) -> list[str]:

@@ -44,7 +44,7 @@ def receipt(folder: Path, stage: str, files: list[dict], inputs: dict, **more: o
     recipe |= {"seed": 1, "inputs": inputs}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"account": {"rows": ROWS, **more}, "content": folder.name}
-    return receipts.seal(folder, recipe, files, content)["content"]
+    return receipts.seal(folder, recipe, files, content).content
 
 
 def sealed(out: Path, build: BuildFolder, folder: Path, names: list[str]) -> None:

@@ -97,7 +97,7 @@ def counts(given: argparse.Namespace) -> None:
     out = built(given, f"counts-{given.msl}", recipe_of(given, rows))
     total: dict[str, int] = {"rows": 0, "padding": 0}
     for name in ("prose", "code"):
-        account = receipts.read(out / "domains" / name / "epoch-0")["account"]
+        account = receipts.read(out / "domains" / name / "epoch-0").account
         told, documents = account["fitted"], account["documents"]
         for key in total:
             total[key] += account[key]

@@ -135,7 +135,7 @@ def ours(folder: Path, tokenizer: str, rows: dict[str, Any], *, ftfy: bool) -> d
         context = Context(loaded, folder, Path(scratch) / "out", pool, opened)
         scanned, scan_s = measured(lambda: scan.run(context))
         folders, pack_s = measured(lambda: packed(context, scanned))
-        tokens = folders[0].sealed["account"]["tokens_out"]
+        tokens = folders[0].sealed.account["tokens_out"]
         return {"load": load_s, "documents": scan_s, "tokenise and pack": pack_s, "tokens": tokens}
 
 

@@ -216,11 +216,11 @@ def test_a_build_of_everything_leaves_out_what_is_hopeless_and_tells_it(
     receipt = receipts.read(out / "sources" / "prose")
     chosen = [c for c in manifest() if not c["path"].startswith(("parquet/", "jsonl/l"))]
     good = sum(c["good"] for c in chosen if c["file"] in ("ok", "partial"))
-    assert receipt["account"]["documents"] == good
+    assert receipt.account["documents"] == good
     rejected = {c["path"] for c in chosen if c["file"] in ("reject", "partial")}
-    assert {entry["file"] for entry in receipt["broken"]} == {p for p in rejected if "/." not in p}
-    assert receipt["account"]["broken_files"]["encoding"] == 4
-    assert {entry["file"] for entry in receipt["skipped"]} >= {"fs/self", "fs/dirlink"}
+    assert {entry["file"] for entry in receipt.broken} == {p for p in rejected if "/." not in p}
+    assert receipt.account["broken_files"]["encoding"] == 4
+    assert {entry["file"] for entry in receipt.skipped} >= {"fs/self", "fs/dirlink"}
     files = set(pq.read_table(out / "sources" / "prose" / "documents.parquet")["file"].to_pylist())
     assert {r"fs/not-utf8-\xff.jsonl", r"fs/new\x0aline.jsonl", "fs/*.jsonl"} <= files
     shown = crystalmix("show", out).output

@@ -68,7 +68,7 @@ def scan(folder: Path, out: str = "build", workers: int = 1, **changes: Any) -> 
     recipe = recipes.load(path)
     with Fanout(workers) as pool:
         context = Context(recipe, folder, folder / out, pool, tokenizer=None)  # type: ignore[arg-type]
-        return scan_stage.run(context)
+        return {name: vars(receipt) for name, receipt in scan_stage.run(context).items()}
 
 
 def select(**asked: Any) -> Json:

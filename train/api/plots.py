@@ -91,7 +91,7 @@ def _lengths(path: Path, manifests: list[Manifest]) -> list[Lengths]:
         packed = folder.packed(domain)
         if not (packed / receipts.NAME).exists():
             continue
-        sources = receipts.read(packed)["account"].get("sources", {})
+        sources = receipts.read(packed).account.get("sources", {})
         for source, held in sources.items():
             if lengths := held["lengths"]:
                 three = (lengths[key] for key in ("p10", "p50", "p90"))

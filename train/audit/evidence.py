@@ -121,13 +121,13 @@ def _source(folder: Path) -> Json:
         for name in SEARCHED
         if (folder / name).exists()
     ]
-    return {"receipt": receipt["digest"], "records": receipt["account"]["records"], "files": files}
+    return {"receipt": receipt.digest, "records": receipt.account["records"], "files": files}
 
 
 def _folders(build: BuildFolder) -> Json:
     """Return the digests of the receipts of all folders of rows: they list spans and origins."""
     return {
-        path.relative_to(build.path).as_posix(): receipts.read(path)["digest"]
+        path.relative_to(build.path).as_posix(): receipts.read(path).digest
         for path in build.sealed()
         if not _is_source(path)
     }
@@ -189,8 +189,8 @@ def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
         yield f"{build.path}: its folders of rows are not those of the evidence; {REMEDY}"
     for path in build.sealed():
         receipt = receipts.read(path)
-        if not _is_source(path) and receipt["stage"] != IMPORT:
-            sides = [entry for entry in receipt["files"] if entry["name"].endswith(".parquet")]
+        if not _is_source(path) and receipt.stage != IMPORT:
+            sides = [entry for entry in receipt.files if entry["name"].endswith(".parquet")]
             yield from receipts.damages(path, map(FileEntry.from_json, sides))
 
 

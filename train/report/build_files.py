@@ -69,6 +69,6 @@ def public_name(name: str) -> str:
 def _sides(build: Path, folder: Path) -> Iterator[str]:
     """Yield the files of a folder of rows that say where its rows are from: spans and origins."""
     if (build / folder / receipts.NAME).exists():
-        for entry in receipts.read(build / folder)["files"]:
+        for entry in receipts.read(build / folder).files:
             if entry["name"].endswith(".parquet"):
                 yield (folder / entry["name"]).as_posix()

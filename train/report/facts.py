@@ -243,13 +243,13 @@ def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
     if not (folder / receipts.NAME).exists():
         return []  # imported: no documents are known
     receipt = receipts.read(folder)
-    if receipt["stage"] != "pack":
+    if receipt.stage != "pack":
         return []
-    settings = receipt["settings"]
+    settings = receipt.settings
     held_out = bool(settings["held_out"] or (settings["split"] or {}).get("side") == "valid")
     return [
         SourceTokens(domain, name, held["documents"], held.get("bytes"), held["tokens"], held_out)
-        for name, held in sorted(receipt["account"]["sources"].items())
+        for name, held in sorted(receipt.account["sources"].items())
     ]
 
 
@@ -262,8 +262,8 @@ def _home(build: BuildFolder) -> Path:
 def _source(build: BuildFolder, name: str, home: Path) -> SourceFacts:
     folder = build.source(name)
     receipt = receipts.read(folder)
-    account, settings, inputs = receipt["account"], receipt["settings"], receipt["inputs"]
-    content = receipt["content"]
+    account, settings, inputs = receipt.account, receipt.settings, receipt.inputs
+    content = receipt.content
     described = about.read(home / about.NAME).get(name)
     if described is None or described.documents != content:
         described = about.Described(About(), "")

@@ -122,12 +122,12 @@ def _of_domain(facts: Facts, domain: str) -> Json:
     )
     output = _rows(facts, domain, outputFacets=[made])
     path = folder / receipts.NAME
-    return _event(path, f"{facts.name}.domain.{domain}", receipt["digest"], inputs, [output])
+    return _event(path, f"{facts.name}.domain.{domain}", receipt.digest, inputs, [output])
 
 
 def _rows(facts: Facts, domain: str, **more: list[tuple[str, Json]]) -> Json:
     folder = _folders(facts)[domain]
-    digest = receipts.read(facts.build.path / folder)["digest"]
+    digest = receipts.read(facts.build.path / folder).digest
     version = _facet("version", datasetVersion=f"sha256:{digest}")
     return _dataset(facts.name, folder.as_posix(), [version], **more)
 

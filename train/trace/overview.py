@@ -203,7 +203,7 @@ def look_at_build(path: Path) -> BuildOverview:
     if not manifests and not folders:
         raise InputError(f"{path}: is no build, manifest or run; give the --out of build or train")
     accounts: list[Content] = [
-        {"folder": f.relative_to(path).as_posix(), **receipts.read(f)["account"]} for f in folders
+        {"folder": f.relative_to(path).as_posix(), **receipts.read(f).account} for f in folders
     ]
     return BuildOverview(path, tuple(manifests), tuple(accounts))
 

@@ -27,7 +27,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpora.built(tmp_path_factory.mktemp("small"))
 
 
-def every(out: Path) -> dict[str, Json]:
+def every(out: Path) -> dict[str, receipts.Receipt]:
     """Return the receipts of a build by their folder."""
     found = sorted([*out.glob("sources/*/receipt.json"), *out.glob("domains/*/*/receipt.json")])
     return {path.parent.relative_to(out).as_posix(): receipts.read(path.parent) for path in found}
@@ -65,7 +65,7 @@ def phases(out: Path) -> dict[str, Manifest]:
 def test_every_receipt_conserves_what_went_in(small: Path) -> None:
     told = every(small)
     for name, receipt in told.items():
-        account, dropped = receipt["account"], sum(receipt["account"]["dropped"].values())
+        account, dropped = receipt.account, sum(receipt.account["dropped"].values())
         if name.startswith("sources/"):
             assert account["records"] == account["documents"] + dropped
             continue
@@ -74,12 +74,12 @@ def test_every_receipt_conserves_what_went_in(small: Path) -> None:
         msl = corpora.RECIPE["rows"]["msl"]
         assert account["rows"] * msl == account["tokens_out"] + account["padding"]
     for domain, recipe in corpora.RECIPE["domains"].items():
-        packed = told[f"domains/{domain}/epoch-0"]["account"]
-        texts = [told[f"sources/{source}"]["account"] for source in recipe["sources"]]
+        packed = told[f"domains/{domain}/epoch-0"].account
+        texts = [told[f"sources/{source}"].account for source in recipe["sources"]]
         assert packed["documents"] == sum(text["documents"] for text in texts)
         assert packed["controls"] == 2 * packed["documents"] + 3 * packed["permuted"]
         assert packed["text_tokens"] + packed["controls"] == packed["tokens_in"]
-    permuted = told["domains/python/epoch-0-fim"]["account"]
+    permuted = told["domains/python/epoch-0-fim"].account
     assert permuted["sentinels"] == 3 * permuted["permuted"] > 0
     assert permuted["dropped"]["fim_overflow"] > 0
 
@@ -116,8 +116,8 @@ def test_fim_cuts_every_epoch_anew_and_a_shuffle_keeps_every_row(small: Path) ->
     packed = laid_out.packed(folder)  # each origin once: no row is lost, none is there twice
     for name in ("epoch-0", "epoch-1"):
         receipt = receipts.read(folder / name)
-        assert not [entry for entry in receipt["files"] if entry["name"].endswith(".h5")]
-        for entry in receipt["shards"]:
+        assert not [entry for entry in receipt.files if entry["name"].endswith(".h5")]
+        for entry in receipt.shards:
             rows = packed.pop(f"{name}/{entry['name']}")
             assert len(rows) == entry["rows"]
             assert sha256(rows.tobytes()).hexdigest() == entry["digest"]

@@ -32,7 +32,7 @@ def test_build_writes_every_dropped_record_beside_the_build(folder: Path) -> Non
     for row in rows:
         counts.setdefault(row["source"], Counter())[row["reason"]] += 1
     for path in sorted((out / "sources").iterdir()):
-        assert receipts.read(path)["account"]["dropped"] == counts.get(path.name, {})
+        assert receipts.read(path).account["dropped"] == counts.get(path.name, {})
     assert counts["web"] == {"where": 84, "no_text": 3, "blank": 3, "limit": 6}
     assert corpora.crystalmix("verify", out).exit_code == 0
     told = corpora.crystalmix("show", out).stdout

@@ -65,7 +65,7 @@ def test_a_sound_build_verifies(fitted: Path) -> None:
 
 
 def account(out: Path, domain: str) -> Json:
-    return receipts.read(out / "domains" / domain / "epoch-0")["account"]
+    return receipts.read(out / "domains" / domain / "epoch-0").account
 
 
 def test_padding_and_cuts_are_counted_and_shown_beside_a_stream(fitted: Path) -> None:
@@ -137,7 +137,7 @@ def test_no_loss_across_in_a_stream_counts_each_id_but_a_documents_first(tmp_pat
     assert verify(out) == []
     for name in corpora.RECIPE["domains"]:
         place = out / "domains" / name / "epoch-0"
-        labels = sum(e.get("loss_tokens", 0) for e in receipts.read(place)["files"])
+        labels = sum(e.get("loss_tokens", 0) for e in receipts.read(place).files)
         counts = account(out, name)
         assert labels == counts["tokens_in"] - counts["documents"]
 

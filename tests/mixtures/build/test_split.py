@@ -55,12 +55,12 @@ def test_what_is_validated_on_was_not_trained_on_and_nothing_is_lost(tmp_path: P
     assert found["held"] | found["code"] == set(whole)
     assert 0.1 < len(found["held"]) / len(set(whole)) < 0.5
     accounts = [
-        receipts.read(tmp_path / "out" / "domains" / domain / "epoch-0")["account"]
+        receipts.read(tmp_path / "out" / "domains" / domain / "epoch-0").account
         for domain in ("code", "held")
     ]
     assert [account["documents"] + account["held_out"] for account in accounts] == [len(whole)] * 2
     sizes = [account["sources"]["code"]["bytes"] for account in accounts]
-    source = receipts.read(tmp_path / "out" / "sources" / "code")["account"]
+    source = receipts.read(tmp_path / "out" / "sources" / "code").account
     assert sum(sizes) == source["bytes"]
 
 

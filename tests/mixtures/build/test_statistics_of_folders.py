@@ -55,7 +55,7 @@ def made(folder: Path, workers: int = 1, **changes: Json) -> Path:
 
 
 def account(out: Path, domain: str = "all") -> Json:
-    return receipts.read(out / "domains" / domain / "epoch-0")["account"]
+    return receipts.read(out / "domains" / domain / "epoch-0").account
 
 
 def test_literals_are_counted_and_stay_text(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_is_told_of_a_source_is_what_its_rows_hold(built: Path) -> None:
 def test_the_lengths_of_a_sources_documents_are_told(built: Path) -> None:
     receipt = receipts.read(built / "sources" / "web")
     documents = pq.read_table(built / "sources" / "web" / "documents.parquet")
-    told = receipt["account"]["lengths"]
+    told = receipt.account["lengths"]
     assert told["bytes"]["max"] == max(documents["bytes"].to_numpy())
     assert told["characters"]["min"] == min(documents["characters"].to_numpy())
 
@@ -138,7 +138,7 @@ def test_the_library_that_encodes_changes_no_digest(tmp_path: Path, backend: str
     first = made(tmp_path / "auto")
     second = made(tmp_path / backend, tokenizer={"backend": backend, "verify_every": 3})
     told = [receipts.read(out / "domains" / "all" / "epoch-0") for out in (first, second)]
-    assert told[0]["digest"] == told[1]["digest"]
+    assert told[0].digest == told[1].digest
     manifests = [(out / "phases" / "one" / "manifest.json").read_bytes() for out in (first, second)]
     assert manifests[0] == manifests[1]
 

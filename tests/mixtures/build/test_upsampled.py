@@ -20,6 +20,7 @@ from crystalmix.mixtures.verify.account_report import copies_lines
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError
 from crystalmix.prep.runtime.types import Json
 from helpers import corpora
@@ -74,7 +75,7 @@ def test_manifest_receipts_and_views_say_what_was_asked_and_got(upsampled: Path)
     texts = {record["text"] for record in records() if record["quality"] is not None}
     assert sum(bucket["bytes"] for bucket in buckets) == sum(sizes[text] for text in texts)
     accounts: list[Json] = [
-        receipts.read(upsampled / f"domains/rated/epoch-{epoch}")["account"] for epoch in range(4)
+        receipts.read(upsampled / f"domains/rated/epoch-{epoch}").account for epoch in range(4)
     ]
     assert [account["documents"] + account["spent"] for account in accounts] == [90] * 4
     assert sum(account["documents"] for account in accounts) == sum(expected.values())
@@ -122,7 +123,7 @@ def test_a_sound_build_verifies_and_a_forged_count_does_not(
     parts = (replace(sealed.parts[0], upsampling=forged),)
     manifests.write(place, manifests.sealed(replace(sealed, parts=parts)))
     folder = tmp_path / "build/domains/rated/epoch-1"
-    receipt = receipts.read(folder)
+    receipt = read_json(folder / receipts.NAME)
     receipt["account"]["upsampled"]["rated"]["buckets"][-1]["copies"] += 1
     receipt["digest"] = receipts.digest({k: v for k, v in receipt.items() if k != "digest"})
     (folder / "receipt.json").write_bytes(orjson.dumps(receipt))
@@ -173,7 +174,7 @@ def test_a_split_ranks_the_documents_of_its_side(tmp_path: Path) -> None:
     path = written(tmp_path, valid=0.3, domains=train, phases={"held": held})
     build(recipes.load(path), tmp_path, tmp_path / "build", workers=1)
     assert verify(tmp_path / "build") == []
-    account = receipts.read(tmp_path / "build/domains/rated/epoch-0")["account"]
+    account = receipts.read(tmp_path / "build/domains/rated/epoch-0").account
     assert account["documents"] + account["spent"] + account["held_out"] == 90
     assert account["held_out"] > 10
     counts = account["upsampled"]["rated"]

@@ -79,7 +79,7 @@ def test_arrow_is_a_folder_that_datasets_loads(tmp_path: Path) -> None:
 def test_tokens_are_ids_and_the_last_label(to: str, tmp_path: Path) -> None:
     folder = exported(tmp_path, to)
     files = sorted(folder.glob("*.bin"))
-    assert receipts.read(folder)["account"]["tokens"] == "uint16"
+    assert receipts.read(folder).account["tokens"] == "uint16"
     got = np.concatenate([np.fromfile(file, np.uint16) for file in files]).reshape(-1, MSL + 1)
     assert np.array_equal(got, tokens())
     bits = np.concatenate([np.fromfile(f, np.uint8) for f in sorted(folder.glob("*.mask"))])

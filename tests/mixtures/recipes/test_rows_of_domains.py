@@ -29,8 +29,8 @@ def test_a_domain_has_rows_of_its_own_and_its_phase_their_length(tmp_path: Path)
     assert verify(tmp_path / "out") == []
     place = tmp_path / "out" / "domains" / "book" / "epoch-0"
     receipt = receipts.read(place)
-    assert receipt["settings"]["rows"]["rows_per_shard"] == 8  # the recipe's
-    account = receipt["account"]
+    assert receipt.settings["rows"]["rows_per_shard"] == 8  # the recipe's
+    account = receipt.account
     assert (
         account["dropped"] == {"label_only": account["rows"], "tail": 0}
         or account["dropped"]["tail"] == 1
@@ -39,7 +39,7 @@ def test_a_domain_has_rows_of_its_own_and_its_phase_their_length(tmp_path: Path)
     rows = shards.read(first)
     assert rows.shape[2] == 32
     assert (rows[:-1, 2, -1] != rows[1:, 0, 0]).any()  # a last label is no input of the next row
-    settings = receipts.read(tmp_path / "out" / "domains" / "wiki" / "epoch-0")["settings"]
+    settings = receipts.read(tmp_path / "out" / "domains" / "wiki" / "epoch-0").settings
     assert "window" not in settings["rows"]
 
 

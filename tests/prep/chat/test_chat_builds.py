@@ -19,7 +19,7 @@ from helpers.materials import raw, shared
 
 
 def account_of(out: Path, domain: str = "talk") -> dict[str, Any]:
-    return receipts.read(out / "domains" / domain / "epoch-0")["account"]
+    return receipts.read(out / "domains" / domain / "epoch-0").account
 
 
 def rows_of(out: Path, domain: str = "talk") -> shards.Rows:

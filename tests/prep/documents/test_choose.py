@@ -129,4 +129,4 @@ def test_a_sample_does_not_depend_on_files_and_equal_texts_agree(tmp_path: Path)
     assert Counter(moved) == Counter(digests)
     assert all(count in (1, 2) for count in Counter(digests).values())
     other = scan(tmp_path, "seed", seed=8, **select(sample=0.5))
-    assert other["web"]["content"] != receipts.read(tmp_path / "moved/sources/web")["content"]
+    assert other["web"]["content"] != receipts.read(tmp_path / "moved/sources/web").content

@@ -34,7 +34,7 @@ values = st.recursive(
 
 def damages(folder: Path) -> list[str]:
     """Return the damages of a folder's files, as its receipt lists them."""
-    entries = receipts.read(folder)["files"]
+    entries = receipts.read(folder).files
     return receipts.damages(folder, [receipts.FileEntry.from_json(entry) for entry in entries])
 
 
@@ -124,7 +124,7 @@ def test_lists_of_anything_else_are_told_as_they_are() -> None:
 def test_a_finished_folder_of_the_same_recipe_is_fresh(sealed: Path) -> None:
     found = receipts.fresh(sealed, WANTED)
     assert found is not None
-    assert found["account"] == {"rows": 2}
+    assert found.account == {"rows": 2}
     assert found == receipts.read(sealed)
     assert damages(sealed) == []
 
