@@ -19,10 +19,18 @@ from crystalmix.train.commands import ablate, answering, csx, data, train, weigh
 
 QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
 HELP_WIDTH = 100
+SAID = {"-v", "--verbose", "-q", "--quiet"}
 
 
 class Verbs(click.Group):
     """Lists the verbs in the order of a workflow and turns our errors into one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take -v and -q behind a verb, too."""
+        end = args.index("--") if "--" in args else len(args)
+        said = [word for word in args[:end] if word in SAID]
+        others = [word for word in args[:end] if word not in SAID]
+        return super().parse_args(ctx, [*said, *others, *args[end:]])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order they are defined."""

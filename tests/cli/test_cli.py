@@ -171,6 +171,8 @@ def test_quiet_silences_notes(tmp_path: Path) -> None:
     assert (loud.returncode, quiet.returncode) == (0, 0)
     assert loud.stderr.count("note: ") == 1
     assert quiet.stderr == ""
+    behind = python("-m", "crystalmix", *words, str(tmp_path / "run1"), "-q")
+    assert (behind.returncode, behind.stderr) == (0, "")
 
 
 def test_reading_verbs_load_neither_pandas_nor_torch() -> None:
