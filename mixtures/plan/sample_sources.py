@@ -1,23 +1,29 @@
 """Estimates: about how many tokens a domain will have, from a few of its raw files.
 
 The smallest files of each source are scanned whole: what their documents keep of each raw byte
-stands for all files. The first megabytes of text are encoded: their bytes a token stand for all.
+stands for all files. The first megabytes of text are encoded, conversations as their domain writes
+them: their tokens a byte stand for all.
 Duplicates and lists are not looked for, so a domain may come out smaller.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from crystalmix.mixtures.build import drop_report
+from crystalmix.mixtures.build.tokenise import most_of_conversation
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.chat.encode import ChatEncoder
+from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.documents.scan import scan
-from crystalmix.prep.documents.source import Source, blocks, identity, listing, read
+from crystalmix.prep.documents.source import Document, Source, blocks, identity, listing, read
 from crystalmix.prep.readers.batch import TEXT
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
+TokensOf = Callable[[str, str], int]  # of a text, and its place for a refusal
 FILES = 2
 SAMPLE_CHARACTERS = 4_000_000
 
@@ -27,29 +33,48 @@ def sampled(recipe: Recipe, root: Path, known: Collection[str] = ()) -> dict[str
 
     known: domains that are left out, too.
 
-    Raises InputError where raw files are missing or broken.
+    Raises InputError where raw files are missing or broken, RefusalError for a conversation of the
+    sample that a domain's template can't write.
     """
     tokenizer = load(recipe.tokenizer)
     around = recipe.rows.bos + recipe.rows.eos
     local = {name: source for name, source in recipe.sources.items() if source.hub is None}
     domains = {name: each for name, each in recipe.domains.items() if name not in known}
     drawn = {name for domain in domains.values() for name in domain.sources}
-    found: dict[str, float] = {}
+    samples: dict[str, _Sample] = {}
     for name in (name for name in local if name in drawn):
         drop_report.tell_unread(recipe, root, local[name], listing(local[name], root))
-        found[name] = _tokens(local[name], root, tokenizer, around)
+        samples[name] = _sample(local[name], root)
+    rates: dict[tuple[str, ChatSettings | None, int | None], float] = {}
     estimates: dict[str, int] = {}
     for name, domain in domains.items():
-        if all(source in found for source in domain.sources):
-            side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
-            total = sum(found[source] for source in domain.sources)
-            copies = domain.epochs if domain.upsample is None else domain.upsample.mean
-            estimates[name] = round(total * side * copies)
+        if any(source not in samples for source in domain.sources):
+            continue
+        how = domain.chat, most_of_conversation(recipe.rows_of(name).content())
+        total = 0.0
+        for source in domain.sources:
+            sample, key = samples[source], (source, *how)
+            if key not in rates:
+                rates[key] = _tokens_a_byte(sample, root, _counter(tokenizer, *how))
+            total += sample.bytes * rates[key] + (0 if domain.chat else sample.documents * around)
+        side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
+        copies = domain.epochs if domain.upsample is None else domain.upsample.mean
+        estimates[name] = round(total * side * copies)
     return estimates
 
 
-def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> float:
-    """Return the tokens of a source's documents; around: control ids put around each."""
+@dataclass(frozen=True)
+class _Sample:
+    """A source with the blocks that stand for it; bytes of text and documents that it may keep."""
+
+    source: Source
+    blocks: tuple[str, ...]
+    documents: float
+    bytes: float
+
+
+def _sample(source: Source, root: Path) -> _Sample:
+    """Scan the smallest files of a source."""
     names = blocks(source, root)
     sizes = {block: identity(source, root, block).bytes for block in names}
     chosen = sorted((b for b in names if sizes[b]), key=lambda b: (sizes[b], b))[:FILES]
@@ -62,19 +87,30 @@ def _tokens(source: Source, root: Path, tokenizer: Tokenizer, around: int) -> fl
     count = sum(account["documents"] for account in accounts) * scale
     text = sum(account["bytes"] for account in accounts) * scale
     kept = min(1.0, (source.select.limit or count) / max(1.0, count))
-    rate = _tokens_a_byte(source, root, chosen, tokenizer)
-    return kept * (text * rate + count * around)
+    return _Sample(source, tuple(chosen), kept * count, kept * text)
 
 
-def _tokens_a_byte(source: Source, root: Path, blocks: list[str], tokenizer: Tokenizer) -> float:
+def _counter(tokenizer: Tokenizer, chat: ChatSettings | None, most: int | None) -> TokensOf:
+    """Return what counts the ids of a text; of a conversation as its template writes it."""
+    if chat is None:
+        return lambda text, _place: len(tokenizer.encode(text))
+    encoder = ChatEncoder(tokenizer, chat, most)
+
+    def count(text: str, place: str) -> int:
+        return sum(len(piece.ids) for piece in encoder.encode(Document(0, 0, text), place))
+
+    return count
+
+
+def _tokens_a_byte(sample: _Sample, root: Path, tokens_of: TokensOf) -> float:
     """Encode the first texts of some files; return how many tokens a byte has."""
     tokens = size = 0
-    for block in blocks:
-        for batch in read(source, root, block):
+    for block in sample.blocks:
+        for batch in read(sample.source, root, block):
             column: Any = batch.table[TEXT]
             for text in column.to_pylist():
                 if text and size < SAMPLE_CHARACTERS:
-                    tokens += len(tokenizer.encode(text))
+                    tokens += tokens_of(text, f"source {sample.source.name}: {block}")
                     size += len(text.encode())
             if size >= SAMPLE_CHARACTERS:
                 return tokens / size

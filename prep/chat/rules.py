@@ -89,7 +89,7 @@ class Rules:
             number, role = lacking[0].number + 1, lacking[0].role
             raise RefusalError(
                 f"{place}: message {number} is of role {role}, for which the template has no "
-                "pieces; give it some, or set `tools: drop` to leave such conversations out"
+                "pieces; give it some, or `tools: drop` in the domain's `chat` leaves such out"
             )
         self.cases["tools"] += 1
         return self._drop("tools")

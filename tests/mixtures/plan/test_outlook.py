@@ -6,14 +6,17 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.mixtures.plan.outlook import outlook
 from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.plan.sample_sources import sampled
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from helpers import corpora
+from helpers.chat import chatty_small, recipe_of
+from helpers.materials import raw
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,22 @@ def test_what_is_estimated_is_near_what_is_built(folder: Path) -> None:
         for guess, fact in zip(planned.parts, built.parts, strict=True):
             assert (guess.known, fact.known) == ("sampled", "built")
             assert guess.available == pytest.approx(fact.available, rel=0.25, abs=3)
+
+
+def test_conversations_are_estimated_as_their_template_writes_them(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "quartz?"}, {"role": "assistant", "content": "amber."}]
+    raw(tmp_path / "talk.jsonl", [{"messages": talk}] * 40)
+    (tmp_path / "tokenizer.json").write_bytes(chatty_small())
+    for name in ("crystal", "llama-3"):
+        path = recipe_of(tmp_path, {"template": name}, {"pack": "best_fit"})
+        recipe = recipes.load(path)
+        build(recipe, tmp_path, tmp_path / name, workers=1)
+        account = receipts.read(tmp_path / name / "domains/talk/epoch-0")["account"]
+        assert sampled(recipe, tmp_path) == {"talk": account["tokens_in"]}
+    calls = [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}]
+    raw(tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": [talk[0], *calls]}])
+    with pytest.raises(RefusalError, match="source talk: talk.jsonl: message 2 is of role tool_ca"):
+        sampled(recipe, tmp_path)
 
 
 def test_a_sample_a_limit_and_a_side_of_a_split_make_less_of_it(folder: Path) -> None:
