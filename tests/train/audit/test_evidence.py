@@ -1,6 +1,7 @@
 """Evidence of an audit: it holds as written, and not with any byte of what it rests on changed."""
 
 import random
+import re
 from functools import cache
 from pathlib import Path
 from shutil import copytree
@@ -93,6 +94,7 @@ def test_the_letter_says_what_was_and_what_was_not_consumed() -> None:
     answer = audits.audit(audited_run(), audited_build(), each)
     text = letters.letter(answer, content(), "Ada, 2026-11-29")
     assert f"{ABSENT} is not in what the build has read." in text
+    assert not re.search(r"\b1 (rows|steps|tokens|pieces|entries|files|sources)\b", text)
     assert "copy/cat was consumed as a copy under another name." in text
     for phase in answer.phases:
         assert phase.chain in text
