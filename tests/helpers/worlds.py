@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from crystalmix.train.model import processes as world
+from crystalmix.train.model import gradient_sum
 from helpers.kills import PATIENCE_SECONDS, Job, start, train
 from helpers.runs import run_file, scratch, small_build, write_run
 
@@ -59,7 +59,7 @@ def end(processes: list[BaseProcess]) -> list[int | None]:
 
 def in_buckets(numbers: int, wanted: Job) -> None:
     """Train as one of several processes that add up so many numbers of gradients at once."""
-    world.BUCKET = numbers
+    gradient_sum.BUCKET = numbers
     train(wanted)
 
 

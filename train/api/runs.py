@@ -256,17 +256,19 @@ def export(
     step: int | None = None,
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
+    published: bool = False,
     build: Place | None = None,
 ) -> Exported:
     """Write a checkpoint (or a run's newest) in Hugging Face names as safetensors.
 
     phase, step: of a run, which checkpoint. dtype: float32 or bfloat16. shard_bytes: of the
-    greatest file. Raises InputError where `out` holds something.
+    greatest file. published: with the copy of the head and the masks that the published files
+    have. Raises InputError where `out` holds something.
     """
     from crystalmix.train.weights import hf_export
 
     place = None if build is None else existing(build)
-    settings = hf_export.ExportSettings(dtype, shard_bytes)
+    settings = hf_export.ExportSettings(dtype, shard_bytes, published)
     return hf_export.export(
         hf_export.find(existing(source), phase, step, place), Path(out), settings, place
     )

@@ -19,6 +19,11 @@ from crystalmix.train.commands.options import (
     show_answer,
 )
 
+FORMATS = (
+    "transformers and vLLM load it with trust_remote_code; GGUF can't hold it: no architecture of "
+    "llama.cpp has a bias after the last norm beside SwiGLU with biases and rotary positions"
+)
+
 
 @click.command(cls=Verb, example="crystalmix export run --out weights --dtype bfloat16")
 @click.argument("source", metavar="CHECKPOINT_OR_RUN", type=PATH)
@@ -30,6 +35,11 @@ from crystalmix.train.commands.options import (
 @click.option("--dtype", default="float32", help="Numbers of the weights: float32 or bfloat16.")
 @click.option(
     "--shard-bytes", type=click.IntRange(1), default=5_000_000_000, help="Greatest file (5e9)."
+)
+@click.option(
+    "--published",
+    is_flag=True,
+    help="With the copy of the head and the masks that the published files have.",
 )
 @MOVED
 def export(source: Path, out: Path, **settings: Any) -> None:
@@ -45,6 +55,7 @@ def export(source: Path, out: Path, **settings: Any) -> None:
         f"{where}: {len(exported.files)} file(s) of weights in {origin['dtype']}, "
         f"weights {origin['weights'][:12]}"
     )
+    note(FORMATS)
 
 
 @click.command(

@@ -35,13 +35,14 @@ from crystalmix.train.record.run_folder import PhaseFolder
 class EvaluationSettings:
     """What is evaluated, and when: after every `steps` steps and after a phase's last one.
 
-    phase: a phase of held-out documents, which is not trained on. build: another build that has
-    it, beside the run file. rows: the first so many of its order (all of them if None). batch:
-    rows per forward pass. prompts: texts to continue, `{prefix, suffix}` for FIM. new_tokens: of
-    each sample at most. tasks: of lm-evaluation-harness, at checkpoints.
+    phase: a phase of held-out documents, which is not trained on; needed but for tasks alone.
+    build: another build that has it, beside the run file. rows: the first so many of its order
+    (all of them if None). batch: rows per forward pass. prompts: texts to continue, `{prefix,
+    suffix}` for FIM. new_tokens: of each sample at most. tasks: of lm-evaluation-harness, at
+    checkpoints.
     """
 
-    phase: str
+    phase: str | None = None
     build: str | None = None
     steps: Count = 100
     rows: Count | None = None
@@ -49,6 +50,11 @@ class EvaluationSettings:
     prompts: tuple[str | Prompt, ...] = ()
     new_tokens: Count = 64
     tasks: TaskSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.phase is None and (self.tasks is None or self.prompts):
+            need = "prompts" if self.prompts else "held-out loss"
+            raise ValueError(f"phase: is needed for {need}; name a phase of held-out documents")
 
     @property
     def all_prompts(self) -> tuple[Prompt, ...]:
@@ -136,8 +142,10 @@ class _Job:
 
 def _job(
     settings: EvaluationSettings, trained: Manifest, build: Path, model: ModelSettings
-) -> _Job:
-    """Read what is evaluated, and refuse what the model can't take."""
+) -> _Job | None:
+    """Read what is evaluated, and refuse what the model can't take; None for tasks alone."""
+    if settings.phase is None:
+        return None
     root, most = settings.root(build), model.max_position_embeddings
     held = held_out.hold_out(root, settings.phase, settings.rows)
     _check_fit(held.manifest, trained, most)
@@ -160,7 +168,7 @@ def _job(
 
 def prepare(settings: EvaluationSettings | None, trained: Sequence[Manifest], build: Path) -> None:
     """Refuse what can't be evaluated beside phases of training, before the first of them begins."""
-    if settings is not None:
+    if settings is not None and settings.phase is not None:
         held = held_out.hold_out(settings.root(build), settings.phase, settings.rows)
         held_out.check_apart(held, build, trained)
 

@@ -4,7 +4,7 @@ What was fed is digested from the tensors themselves, so that `verify` finds a b
 the plan's. How it is known is told with it: recorded by a caller.
 """
 
-import atexit
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os.path import relpath
@@ -25,6 +25,8 @@ from crystalmix.train.loader.fed import Fed, fed, joined
 from crystalmix.train.loader.ranks import Alone, Ranks
 from crystalmix.train.record import ledger, run_folder, seal, skips
 from crystalmix.train.record.run_folder import PhaseFolder
+
+OPEN: set[Path] = set()  # folders of phases whose ledger this process holds
 
 
 class CallerLedger:
@@ -163,9 +165,13 @@ class CallerLedger:
 
     def _begin(self, folder: Path, build: Path, step: int | None) -> tuple[int, Path | None]:
         """Open the folder for writing; return the next step and the checkpoint to go on from."""
+        place = self.phase.path.resolve()
+        if place in OPEN:
+            raise UsageError(f"{place}: is open in this process already; close that ledger first")
         self._open.enter_context(run_folder.alone(self.phase.path))
-        atexit.register(self._open.close)  # a loop that ends by an error does not close
-        self._open.callback(atexit.unregister, self._open.close)
+        self._open.callback(OPEN.discard, place)
+        OPEN.add(place)
+        weakref.finalize(self, self._open.close)  # a loop that ends by an error does not close
         try:
             self._claim()
             run_folder.remember(folder, build)

@@ -68,7 +68,12 @@ def fed(
         ids, mask, labels = (ids[name] if by_name else getattr(ids, name) for name in CHANNELS)
     elif mask is None or labels is None:
         raise UsageError("fed: needs ids, mask and labels, or one batch that has all three")
-    rows = np.stack([_host(each, np.int32) for each in (ids, mask, labels)], axis=1)
+    channels = [_host(each, np.int32) for each in (ids, mask, labels)]
+    shapes = {channel.shape for channel in channels}
+    if len(shapes) != 1 or channels[0].ndim != 2:
+        listed = ", ".join(str(channel.shape) for channel in channels)
+        raise UsageError(f"fed: ids, mask and labels must be (rows, msl), got {listed}")
+    rows = np.stack(channels, axis=1)
     digests = b"".join(xxhash.xxh3_128_digest(row.data) for row in rows)  # rows: (n, 3, msl) int32
     means = None if losses is None else _host(losses, np.float64)
     return Fed(digests, rows[:, 1].sum(1, dtype=np.int64), means)
@@ -87,8 +92,16 @@ def joined(shares: Sequence[Fed]) -> Fed:
 
 
 def _host(value: Any, dtype: Any) -> NDArray[Any]:  # noqa: ANN401  an array or a tensor
-    """Return an array or a tensor as an array of a type on the host."""
+    """Return an array or a tensor as an array of a type on the host.
+
+    Raises UsageError for numbers that int32 would cut, so that no other row has their digest.
+    """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.double().numpy() if value.is_floating_point() else value.numpy()
-    return np.asarray(value).astype(dtype, copy=False)
+    given = np.asarray(value)
+    with np.errstate(invalid="ignore"):
+        held = given.astype(dtype, copy=False)
+    if dtype is np.int32 and given.dtype != np.int32 and not np.array_equal(held, given):
+        raise UsageError("fed: holds a number that is no int32; feed the rows as they came")
+    return held

@@ -6,7 +6,7 @@ and shards of weights go by what suits the device.
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from crystalmix.prep.runtime.errors import CrystalmixError, WorkerError
 
 T = TypeVar("T")
 SHARED = (CrystalmixError, OSError)  # errors that are sent to the other processes
-BUCKET = 1 << 24  # numbers that are added up over processes at once
 CPU = torch.device("cpu")
 AMPERE = (8, 0)  # the first compute capability of CUDA with bfloat16 in its tensor cores
 ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -54,22 +53,6 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
-
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of parameters over all processes, in place.
-
-        In buckets that never change: torch's DDP sorts its own anew after the first step of a
-        process, so that with more than two a resume would add in another order.
-        """
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        for bucket in _buckets(gradients):
-            whole = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(whole)
-            pieces = whole.split([gradient.numel() for gradient in bucket])
-            for gradient, piece in zip(bucket, pieces, strict=True):
-                gradient.copy_(piece.view_as(gradient))
 
     def each(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
         """Do work on every process and return all results, small ones, in order of rank.
@@ -106,17 +89,6 @@ class World:
         if rank and isinstance(error, CrystalmixError):
             return type(error)(f"process {rank}: {error}")
         return error
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        bucket.append(gradient)
-        if sum(tensor.numel() for tensor in bucket) >= BUCKET:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket
 
 
 def fast_dtype(device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -258,7 +258,19 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
     batches = Batches(manifest, root)
     digests = steps["digest"].to_pylist()
     gone = purged.since(BuildFolder(root), manifest)
+    first: int | None = None  # of the wrong steps that follow each other
     for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
         known = digest not in {None, ledger.SKIPPED}  # None: harvested without reading
-        if known and not (gone and _holds(manifest, step, gone)) and batches[step].digest != digest:
-            yield f"{folder}: step {step} was fed other bytes than the shards hold now"
+        wrong = (
+            known and not (gone and _holds(manifest, step, gone)) and batches[step].digest != digest
+        )
+        if not wrong and first is not None:
+            yield _other_bytes(folder, first, step - 1)
+        first = (step if first is None else first) if wrong else None
+    if first is not None:
+        yield _other_bytes(folder, first, len(digests) - 1)
+
+
+def _other_bytes(folder: Path, first: int, last: int) -> str:
+    steps = f"step {first} was" if first == last else f"steps {first} to {last} were"
+    return f"{folder}: {steps} fed other bytes than the shards hold now"

@@ -17,7 +17,7 @@ from crystalmix.train.trainer.placement import Placed
 def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World) -> Tensor:
     """Add the gradients of a batch to the model's; return each row's sum of nll: (rows,) float64.
 
-    They are added up over the micro-batches here, then over processes.
+    They are added up over the micro-batches here, and over processes during the last of them.
     """
     rows, whole = batch.ids.shape[0], len(batch.refs.row)
     size = settings.micro_batch or rows
@@ -33,10 +33,12 @@ def accumulate(placed: Placed, batch: Batch, settings: RunSettings, world: World
         documents = batch.documents(slice(first, first + size), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=short):
             nll = placed.model(ids, labels, mask, documents)
+        if placed.adding is not None and first + size >= rows:
+            placed.adding.begin()
         (batch_loss(nll, whole, counted) * weight).backward()
         sums.append(nll.detach().sum(1, dtype=torch.float64))
-    if not placed.sharded:
-        world.add_gradients(placed.model.parameters())
+    if placed.adding is not None:
+        placed.adding.end()
     return torch.cat(sums)
 
 

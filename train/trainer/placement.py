@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crystalmix.prep.runtime.errors import MachineError, RefusalError
 from crystalmix.train.model.crystal import Crystal, initialise
+from crystalmix.train.model.gradient_sum import GradientSum
 from crystalmix.train.model.processes import World
 from crystalmix.train.runfile.settings import Run
 from crystalmix.train.trainer.footprint import Pass, memory
@@ -30,11 +31,13 @@ SHORTAGE = ("can't allocate memory", "out of memory", "not enough memory", "size
 class Placed:
     """A model where it is trained.
 
-    sharded: FSDP shares out its parameters and averages their gradients by itself.
+    sharded: FSDP shares out its parameters and averages their gradients by itself. adding: of
+    replicas, what adds up their gradients.
     """
 
     model: Crystal
     sharded: bool
+    adding: GradientSum | None = None
 
 
 def place(run: Run, world: World) -> Placed:
@@ -56,7 +59,8 @@ def place(run: Run, world: World) -> Placed:
         _shard(model, world)
     model.to_empty(device=world.device)
     initialise(model, settings.seed, _put if sharded else Tensor.copy_)
-    return Placed(model, sharded)
+    replicas = world.size > 1 and not sharded
+    return Placed(model, sharded, GradientSum(model.parameters()) if replicas else None)
 
 
 def _check_memory(run: Run, world: World) -> None:

@@ -13,6 +13,7 @@ The tied head is not stored; the code computes logits from the embedding.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from shutil import copyfile
 
@@ -37,7 +38,7 @@ from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_co
 from crystalmix.train.record import later, run_folder
 from crystalmix.train.trainer import checkpoint
 from crystalmix.train.weights import hf_config
-from crystalmix.train.weights.hf_names import LAYER, State, to_huggingface
+from crystalmix.train.weights.hf_names import HEAD, LAYER, State, to_huggingface
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,10 +66,15 @@ USE = (
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How weights are written: their numbers, and the greatest size of a file in bytes."""
+    """How weights are written: their numbers, and the greatest size of a file in bytes.
+
+    published: also what the published files have beside the parameters: a copy of the tied head,
+    and each layer's causal mask.
+    """
 
     dtype: str = "float32"
     shard_bytes: int = 5_000_000_000
+    published: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -97,7 +103,7 @@ def export(
     state = run_folder.read_state(source)
     manifest, build, notes = origin(source, build)
     with replacing_folder(out) as place:
-        weights = _write_weights(place, model.state_dict(), settings)
+        weights = _write_weights(place, model, settings)
         special = {} if manifest is None else manifest.tokenizer.special
         width = _width_scale(source)
         config = hf_config.config(model.settings, settings.dtype, special, width)
@@ -240,12 +246,25 @@ def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor.to(dtype).contiguous()
 
 
-def _write_weights(place: Path, state: State, settings: ExportSettings) -> list[str]:
+def _copies(model: Crystal, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield what the published files have beside the parameters; no code needs it."""
+    settings = model.settings
+    length = settings.max_position_embeddings
+    for layer in range(settings.num_hidden_layers):
+        causal = torch.ones((1, 1, length, length), dtype=torch.bool).tril()
+        yield f"transformer.h.{layer}.attn.bias", causal
+        yield f"transformer.h.{layer}.attn.masked_bias", torch.tensor(-1e4)
+    yield HEAD, model.embedding.weight.detach().to(dtype, copy=True)
+
+
+def _write_weights(place: Path, model: Crystal, settings: ExportSettings) -> list[str]:
     """Write weights to one file, or to several with an index; return their names."""
     shards: list[list[str]] = []
     shard: State = {}
     total = 0
-    for name, tensor in _pieces(state, DTYPES[settings.dtype]):
+    dtype = DTYPES[settings.dtype]
+    copies = _copies(model, dtype) if settings.published else iter(())
+    for name, tensor in chain(_pieces(model.state_dict(), dtype), copies):
         size = sum(x.nbytes for x in shard.values())
         if shard and size + tensor.nbytes > settings.shard_bytes:
             shards.append(_write_shard(place, len(shards), shard))

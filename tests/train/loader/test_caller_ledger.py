@@ -8,7 +8,6 @@ import torch
 
 import crystalmix as cm
 from crystalmix.prep.runtime.errors import (
-    CrystalmixError,
     InputError,
     RefusalError,
     StaleError,
@@ -220,7 +219,7 @@ def test_steps_out_of_order_other_sizes_and_other_runs_are_refused(tmp_path: Pat
             ledger.record(1, half)
         with pytest.raises(RefusalError, match="step 0 was fed 2 rows, the manifest's batch is 4"):
             ledger.record(0, half)
-        with pytest.raises(CrystalmixError, match="another process trains here"):
+        with pytest.raises(UsageError, match="is open in this process already; close that ledger"):
             cm.Ledger(tmp_path / "run", phase())
     with pytest.raises(StaleError, match="is of another run"):
         cm.Ledger(copied_run(tmp_path / "ours"), phase())

@@ -15,7 +15,15 @@ from crystalmix.train.record.run_folder import PhaseFolder, checkpoints
 from crystalmix.train.runfile.run_file import load
 from crystalmix.train.trainer import task_results
 from helpers import watched
-from helpers.runs import copied_run, small_build, write_run
+from helpers.runs import (
+    CHECKPOINT_STEPS,
+    copied_run,
+    same_run,
+    small_build,
+    train,
+    undisturbed,
+    write_run,
+)
 
 TASK = """\
 task: endings
@@ -50,6 +58,40 @@ def test_a_run_file_names_tasks_beside_it(tmp_path: Path) -> None:
     assert run.evaluation.tasks is not None
     assert run.evaluation.tasks.files == (str(tmp_path / "endings.yaml"),)
     assert (run.evaluation.tasks.every, run.evaluation.tasks.limit) == (6, 3)
+
+
+def test_tasks_alone_need_no_held_out_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training is as without evaluation; what the harness finds is of other tests."""
+    write_task(tmp_path)
+    monkeypatch.setattr(harness, "find_spec", lambda _: True)
+    monkeypatch.setattr(harness, "evaluate", lambda *given: results(given[-1]))
+    tasks = {"files": ["endings.yaml"], "every": CHECKPOINT_STEPS}
+    run = write_run(tmp_path / "run.yaml", evaluation={"tasks": tasks})
+    train(tmp_path / "out", "prose", run=run)
+    told = metrics.tasks(PhaseFolder(tmp_path / "out" / "prose"))
+    assert [result.step for result in told] == [3, 6, 9, 12]
+    assert same_run(tmp_path / "out", undisturbed(), "prose")
+    assert cm.verify(small_build(), run=tmp_path / "out").faults == ()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({}, "evaluation.phase: is needed for held-out loss"),
+        ({"steps": 4}, "evaluation.phase: is needed for held-out loss"),
+        (
+            {"prompts": ["a"], "tasks": {"files": ["endings.yaml"], "every": 3}},
+            "evaluation.phase: is needed for prompts; name a phase of held-out documents",
+        ),
+    ],
+)
+def test_what_needs_held_out_documents_asks_for_their_phase(
+    evaluation: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(write_run(tmp_path / "run.yaml", evaluation=evaluation))
 
 
 @pytest.mark.parametrize(

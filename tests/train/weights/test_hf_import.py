@@ -86,26 +86,73 @@ def test_bfloat16_weights_come_back_as_the_float32_that_equals_them(tmp_path: Pa
     assert_close(exported(tmp_path / "again")[1], half, atol=0, rtol=0)
 
 
-@pytest.mark.golden
-def test_the_original_weights_are_read_with_the_config_beside_them(tmp_path: Path) -> None:
-    place = tmp_path / "golden"
-    place.mkdir()
-    shutil.copy(golden_folder() / "weights.safetensors", place / "model.safetensors")
-    shutil.copy(golden_folder() / "config.json", place)
+def golden_run(path: Path, **changes: int) -> Path:
+    """Write the run file of the golden model."""
     stds = {
         "initializer": {"std": TINY.initializer_std},
         "output_layer_initializer": {"std": TINY.output_initializer_std},
     }
     keys = asdict(TINY) | {"initializer_std": None, "output_initializer_std": None}
     model = {k: v for k, v in keys.items() if not k.endswith("_std")}
-    run = write_run(tmp_path / "run.yaml", model={**model, **stds})
+    return write_run(path, model={**model, **stds, **changes})
+
+
+@pytest.mark.golden
+def test_the_original_weights_are_read_with_the_config_beside_them(tmp_path: Path) -> None:
+    place = tmp_path / "golden"
+    place.mkdir()
+    shutil.copy(golden_folder() / "weights.safetensors", place / "model.safetensors")
+    shutil.copy(golden_folder() / "config.json", place)
+    run = golden_run(tmp_path / "run.yaml")
     import_weights(place, tmp_path / "weights", str(run))
     export(tmp_path / "weights", tmp_path / "out", ExportSettings())
     original = exported_file(golden_folder() / "weights.safetensors")
     assert_close(exported(tmp_path / "out")[1], original, atol=0, rtol=0)
-    other = write_run(tmp_path / "other.yaml", model={**model, **stds, "rotary_dim": 8})
+    other = golden_run(tmp_path / "other.yaml", rotary_dim=8)
     with pytest.raises(InputError, match="rotary_dim is 4, the model's 8"):
         import_weights(place, tmp_path / "none", str(other))
+
+
+def published_state() -> dict[str, Tensor]:
+    """Return the original's tensors under every name that the published files have.
+
+    Their index lists, beside the parameters, the tied head and two buffers of each layer.
+    """
+    state = load_file(golden_folder() / "weights.safetensors")
+    length = TINY.max_position_embeddings
+    for layer in range(TINY.num_hidden_layers):
+        place = f"transformer.h.{layer}.attn"
+        state[f"{place}.bias"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        state[f"{place}.masked_bias"] = torch.tensor(-1e4)
+    return state | {"lm_head.weight": state[EMBEDDING].clone()}
+
+
+@pytest.mark.golden
+def test_the_published_layout_gives_the_original_s_logits_and_goes_out_again(
+    tmp_path: Path,
+) -> None:
+    """PyTorch files with an index, config, head and masks, as published; from the run file in."""
+    place, state = tmp_path / "published", published_state()
+    place.mkdir()
+    files = {name: f"pytorch_model-0000{1 + len(name) % 2}-of-00002.bin" for name in state}
+    for file in set(files.values()):
+        torch.save({n: x for n, x in state.items() if files[n] == file}, place / file)
+    index = {"metadata": {}, "weight_map": files}
+    (place / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    shutil.copy(golden_folder() / "config.json", place)
+    import_weights(place, tmp_path / "weights", str(golden_run(tmp_path / "run.yaml")))
+    model = Crystal(TINY)
+    checkpoint.load_weights(tmp_path / "weights", model)
+    ids = exported_file(golden_folder() / "batch.safetensors")["input_ids"].long()
+    wanted = exported_file(golden_folder() / "expected.safetensors")["logits_f32"]
+    with torch.no_grad():
+        assert_close(model(ids), wanted, atol=2e-6, rtol=0)
+    words = ["export", tmp_path / "weights", "--out", tmp_path / "out", "--published"]
+    assert call(*words).exit_code == 0
+    again = exported(tmp_path / "out")[1]
+    assert_close(again, state, atol=0, rtol=0)
+    import_weights(tmp_path / "out", tmp_path / "back")
+    assert folder.read_state(tmp_path / "back").weights == checkpoint.weights_digest(model)
 
 
 def exported_file(path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""Exports as an unmodified transformers loads them, in an environment of its own."""
+"""Exports as an unmodified transformers and vLLM load them, in environments of their own."""
 
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from crystalmix.train.model.crystal import Crystal
+from crystalmix.train.model.crystal import Crystal, ModelSettings
 from crystalmix.train.weights import hf_config
 from crystalmix.train.weights.hf_export import CODE, ExportSettings, export, find
 from helpers.crystals import TINY, fresh, golden_folder
@@ -24,19 +25,25 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "tests" / "helpers" / "transformers_script.py"
 NEW = 12  # tokens that it generates
 PYTHON = ROOT / ".env-transformers" / "bin" / "python"
-pytestmark = pytest.mark.skipif(
+VLLM = ROOT / ".env-vllm" / "bin" / "python"
+needs_transformers = pytest.mark.skipif(
     not PYTHON.exists(), reason="transformers is not installed: `make transformers` has it"
+)
+needs_vllm = pytest.mark.skipif(
+    not VLLM.exists(), reason="vLLM is not installed: `make vllm` has it"
 )
 
 
-def ask(folder: Path, ids: Tensor, place: Path) -> tuple[dict[str, Tensor], str]:
-    """Run the stranger's script on a folder; return what it computed and printed."""
+def ask(
+    folder: Path, ids: Tensor, place: Path, python: Path = PYTHON, script: Path = SCRIPT
+) -> tuple[dict[str, Tensor], str]:
+    """Run a stranger's script on a folder; return what it computed and printed."""
     save_file({"ids": ids}, place / "request.safetensors")
-    names = [SCRIPT, folder, place / "request.safetensors", place / "answer.safetensors"]
+    names = [script, folder, place / "request.safetensors", place / "answer.safetensors"]
     environment = {**os.environ, "HF_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [str(PYTHON), *map(str, names)],
+        [str(python), *map(str, names)],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -47,9 +54,9 @@ def ask(folder: Path, ids: Tensor, place: Path) -> tuple[dict[str, Tensor], str]
     return load_file(place / "answer.safetensors"), done.stdout
 
 
-def lively(seed: int = 29) -> Crystal:
+def lively(settings: ModelSettings = TINY, seed: int = 29) -> Crystal:
     """Return a model whose greedy text varies, and whose biases and norms are not all 0 and 1."""
-    model, draw = fresh(TINY, seed), torch.Generator().manual_seed(seed)
+    model, draw = fresh(settings, seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.4 * torch.randn(parameter.shape, generator=draw))
@@ -63,6 +70,7 @@ def greedy(model: Crystal, ids: Tensor, count: int) -> Tensor:
     return ids
 
 
+@needs_transformers
 def test_logits_greedy_text_and_loss_of_an_export_are_ours(tmp_path: Path) -> None:
     model = lively()
     export(saved(tmp_path / "checkpoints", model), tmp_path / "out", ExportSettings())
@@ -80,6 +88,7 @@ def test_logits_greedy_text_and_loss_of_an_export_are_ours(tmp_path: Path) -> No
     assert_close(told["loss"], nll, atol=1e-5, rtol=1e-5)
 
 
+@needs_transformers
 def test_a_run_s_export_brings_its_tokenizer_and_loads_in_shards_of_bfloat16(
     tmp_path: Path,
 ) -> None:
@@ -89,6 +98,7 @@ def test_a_run_s_export_brings_its_tokenizer_and_loads_in_shards_of_bfloat16(
     assert printed.strip() == "quartz lantern"
 
 
+@needs_transformers
 @pytest.mark.golden
 def test_the_published_layout_loads_and_gives_the_original_s_logits(tmp_path: Path) -> None:
     """Weights, config and masks as the original code wrote them, with our code beside them."""
@@ -107,3 +117,20 @@ def test_the_published_layout_loads_and_gives_the_original_s_logits(tmp_path: Pa
     told, _ = ask(out, ids, tmp_path)
     wanted = load_file(golden / "expected.safetensors")["logits_f32"]
     assert_close(told["logits"], wanted, atol=1e-5, rtol=0)
+
+
+@needs_vllm
+def test_vllm_serves_an_export_by_its_backend_for_transformers(tmp_path: Path) -> None:
+    """Heads of 32, the least that its attention on a CPU takes."""
+    wide = replace(TINY, hidden_size=128, num_heads=4, rotary_dim=8, filter_size=340)
+    model = lively(wide)
+    export(saved(tmp_path / "checkpoints", model), tmp_path / "out", ExportSettings())
+    ids = torch.randint(0, wide.vocab_size, (3, 20), generator=torch.Generator().manual_seed(1))
+    script = SCRIPT.with_name("vllm_script.py")
+    told, _ = ask(tmp_path / "out", ids, tmp_path, VLLM, script)
+    with torch.no_grad():
+        logs = model(ids).log_softmax(-1)[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0]
+    assert_close(told["logs"].float(), logs, atol=1e-5, rtol=0)
+    texts = torch.cat([greedy(model, row[None], NEW) for row in ids])
+    assert all(len(set(text[20:].tolist())) >= 8 for text in texts)
+    assert torch.equal(told["text"], texts)

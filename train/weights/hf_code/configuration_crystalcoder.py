@@ -74,3 +74,8 @@ class CrystalCoderConfig(PretrainedConfig):
             tie_word_embeddings=tie_word_embeddings,
             **others,
         )
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor of logits, by the name that vLLM asks for."""
+        return self.mup_output_alpha * self.mup_width_scale

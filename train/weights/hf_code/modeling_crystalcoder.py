@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from .configuration_crystalcoder import CrystalCoderConfig
@@ -20,6 +21,7 @@ from .configuration_crystalcoder import CrystalCoderConfig
 ROTARY_BASE = 10000.0
 # What outputs and arguments call the cache: `past_key_values`, in later releases `cache`.
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+OURS = {"sdpa", "eager", None}  # attentions that are torch's own here
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (B, 1, T, R)
 
 
@@ -61,33 +63,43 @@ def visible(
 class CrystalCoderAttention(nn.Module):
     """Causal self-attention with rotated queries and keys."""
 
+    is_causal = True
+
     def __init__(self, config: CrystalCoderConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads, self.dropout = layer, config.n_head, config.attn_pdrop
+        self.config, self.layer_idx = config, layer
+        self.heads, self.dropout = config.n_head, config.attn_pdrop
         size = config.n_embd // config.n_head
         self.scale = 1 / size if config.mup_scale_qk_dot_by_d else size**-0.5
         self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def forward(
-        self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
+        self,
+        x_BTD: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None,
+        cache: Cache | None,
+        **others: object,
     ) -> Tensor:
-        """Mix each position with those that it sees."""
+        """Mix each position with those that it sees.
+
+        others: what an attention of the caller's own needs, such as that of vLLM.
+        """
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in self.c_attn(x_BTD).chunk(3, dim=-1)
         )
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
-            k, v = cache.update(k, v, self.layer)
+            k, v = cache.update(k, v, self.layer_idx)
+        dropout = self.dropout if self.training else 0.0
+        if (kind := self.config._attn_implementation) not in OURS:
+            attend = ALL_ATTENTION_FUNCTIONS[kind]
+            mixed, _ = attend(self, q, k, v, mask, dropout=dropout, scaling=self.scale, **others)
+            return self.c_proj(mixed.reshape(x_BTD.shape))
         mixed_BNTK = functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
-            scale=self.scale,
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=self.scale
         )
         return self.c_proj(mixed_BNTK.transpose(1, 2).flatten(-2))
 
@@ -118,10 +130,15 @@ class CrystalCoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(
-        self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
+        self,
+        x_BTD: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None,
+        cache: Cache | None,
+        **others: object,
     ) -> Tensor:
         """Add what attention, then the feed-forward network, make of the residual stream."""
-        x_BTD = x_BTD + self.dropout(self.attn(self.ln_1(x_BTD), rotary, mask, cache))
+        x_BTD = x_BTD + self.dropout(self.attn(self.ln_1(x_BTD), rotary, mask, cache, **others))
         return x_BTD + self.dropout(self.mlp(self.ln_2(x_BTD)))
 
 
@@ -132,6 +149,7 @@ class CrystalCoderPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     _no_split_modules = ["CrystalCoderBlock"]
     _supports_sdpa = True
+    _supports_attention_backend = True  # vLLM's, by its backend for models of transformers
     # copies of the tied embedding, and causal masks that old checkpoints store
     _keys_to_ignore_on_load_unexpected = [r"lm_head\.weight", r"h\.\d+\.attn\.(masked_)?bias"]
 
@@ -177,8 +195,8 @@ class CrystalCoderModel(CrystalCoderPreTrainedModel):
         """Return the last hidden state of each position, and the cache where one is used.
 
         attention_mask: (B, S), 0 where a row is padded. cache: `past_key_values` by its later name.
+        others: what an attention of the caller's own needs.
         """
-        del others
         cache = past_key_values if cache is None else cache
         x_BTD = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = (not self.training) if use_cache is None else use_cache
@@ -192,7 +210,7 @@ class CrystalCoderModel(CrystalCoderPreTrainedModel):
         mask = visible(attention_mask, length, cached, x_BTD.device)
         x_BTD = self.dropout(x_BTD * self.config.mup_embeddings_scale)
         for block in self.h:
-            x_BTD = block(x_BTD, rotary, mask, cache)
+            x_BTD = block(x_BTD, rotary, mask, cache, **others)
         return BaseModelOutputWithPast(last_hidden_state=self.ln_f(x_BTD), **{CACHE: cache})
 
 
