@@ -99,6 +99,10 @@ class Share:
                 f"into samples of {self.micro}; take a number that divides them"
             )
 
+    def __reduce__(self) -> tuple[type["Share"], tuple[object, ...]]:
+        """Return how to make it again: what it has read stays here, not every worker's to get."""
+        return Share, (self.manifest, self.build, self.rank, self.world, self.micro)
+
     @property
     def rows(self) -> int:
         """Rows of a step that this process reads."""
