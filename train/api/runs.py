@@ -293,12 +293,14 @@ def release(
     dtype: of the weights. build: where the run's build is, if it was moved. `cm.verify(out)` holds
     the release to itself. Raises InputError where `out` holds something.
     """
+    from crystalmix.train.record import run_folder
+    from crystalmix.train.report import cards
     from crystalmix.train.weights import hf_export
     from crystalmix.train.weights import release as releasing
 
-    place = None if build is None else existing(build)
-    settings = hf_export.ExportSettings(dtype)
-    return releasing.release(existing(run), Path(out), place, settings)
+    place = run_folder.build_of(existing(run), None if build is None else existing(build))
+    card = cards.card(place, "dataset-card").text
+    return releasing.release(existing(run), Path(out), place, hf_export.ExportSettings(dtype), card)
 
 
 def push(release: Place, repo: str, *, dry_run: bool = False) -> list[Upload]:

@@ -6,6 +6,7 @@ The files are read as plain YAML, so that none runs code (`!function` is refused
 
 # ruff: noqa: ANN401 -- the harness has no types
 
+import logging
 import random
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -125,8 +126,9 @@ def evaluate(
     installed.
     """
     check_installed()
-    with _draws_kept():
+    with _draws_kept(), _quiet():
         evaluator: Any = import_module("lm_eval.evaluator")
+        evaluator.get_git_commit_hash = lambda: None  # else git complains outside of a repository
         manager: Any = import_module("lm_eval.tasks").TaskManager(include_defaults=False)
         adapted = _adapted(model, most, texts)
         results: list[TaskResult] = []
@@ -153,6 +155,18 @@ def _draws_kept() -> Generator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Leave out the harness's warnings of defaults that it took."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _results(results: Json, task: Task, step: int) -> list[TaskResult]:

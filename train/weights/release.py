@@ -5,6 +5,7 @@
     SHA256SUMS                            of every other file; written last
     run/<phase>/                          ledger, metrics, evaluations, seals; no weights
     build/phases/<phase>/manifest.json    what was planned; build/tokenizer.json
+    build/README.md                       card of the data: sources, domains, shares, licences
     revisions/<phase>-step-00000300/      weights as `export` writes them
 
 `sha256sum -c SHA256SUMS` needs nothing of ours; `crystalmix verify DIR` also holds the ledger to
@@ -67,10 +68,12 @@ class Released:
     bytes: int
 
 
-def release(run: Path, out: Path, build: Path | None, settings: ExportSettings) -> Released:
+def release(
+    run: Path, out: Path, build: Path | None, settings: ExportSettings, data_card: str
+) -> Released:
     """Write a run's release to the folder `out`, whole or not at all.
 
-    Raises InputError where `out` holds something or the run has no checkpoint of ours, DamageError
+    data_card: text of the card of its build. Raises InputError where `out` holds something or the run has no checkpoint of ours, DamageError
     for a checkpoint that is not what it was.
     """
     build = run_folder.build_of(run, build)
@@ -91,6 +94,7 @@ def release(run: Path, out: Path, build: Path | None, settings: ExportSettings) 
         (place / RELEASE).write_bytes(canonical(content))
         card = _card(run.resolve().name, revisions, [manifest for manifest, _ in phases])
         (place / CARD).write_text(card, "utf-8")
+        (place / BUILD / CARD).write_text(data_card, "utf-8")
         sums = {name: file_sha256(place / name) for name in _names(place)}
         lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
         (place / SUMS).write_text("".join(lines), "utf-8")
