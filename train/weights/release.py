@@ -73,8 +73,8 @@ def release(
 ) -> Released:
     """Write a run's release to the folder `out`, whole or not at all.
 
-    data_card: text of the card of its build. Raises InputError where `out` holds something or the run has no checkpoint of ours, DamageError
-    for a checkpoint that is not what it was.
+    data_card: text of the card of its build. Raises InputError where `out` holds something or the
+    run has no checkpoint of ours, DamageError for a checkpoint that is not what it was.
     """
     build = run_folder.build_of(run, build)
     phases = _phases(run, build)

@@ -68,6 +68,9 @@ def test_every_kept_checkpoint_is_a_revision_with_its_place_in_the_data() -> Non
         before = mine[-1].tokens
     card = (released() / "README.md").read_text("utf-8")
     assert f"| {NEWEST} | code | 10 | {before} | 40 |" in card
+    data = (released() / "build" / "README.md").read_text("utf-8")
+    assert data == cm.card(small_build(), "dataset-card").text
+    assert "## Sources" in data
 
 
 def test_a_stranger_verifies_it_with_one_command() -> None:
@@ -167,5 +170,5 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing() -> None:
     result = crystalmix("push", released(), "--repo", "me/crystal", "--dry-run")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("me/crystal@main: 112 files, Release ")
+    assert lines[0].startswith("me/crystal@main: 113 files, Release ")
     assert lines[-1] == f"me/crystal@{NEWEST}: 10 files, code step 10, 9728 tokens"
