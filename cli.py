@@ -16,14 +16,15 @@ import click
 
 from crystalmix import __version__
 from crystalmix.train.commands import ablate, answering, csx, data, train, weights
+from crystalmix.train.commands.options import Group
 
 QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
 HELP_WIDTH = 100
 SAID = {"-v", "--verbose", "-q", "--quiet"}
 
 
-class Verbs(click.Group):
-    """Lists the verbs in the order of a workflow and turns our errors into one line."""
+class Verbs(Group):
+    """Turns our errors into one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take -v and -q behind a verb, too."""
@@ -31,17 +32,6 @@ class Verbs(click.Group):
         said = [word for word in args[:end] if word in SAID]
         others = [word for word in args[:end] if word not in SAID]
         return super().parse_args(ctx, [*said, *others, *args[end:]])
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order they are defined."""
-        del ctx
-        return list(self.commands)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs with the first sentence of their help, uncut."""
-        rows = [(n, self.commands[n].get_short_help_str(10**6)) for n in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""

@@ -113,12 +113,24 @@ def test_every_verb_ends_its_help_with_an_example_of_its_own(words: tuple[str, .
     assert {word for word in rest if word.startswith("-")} <= known
 
 
-def test_verbs_are_listed_with_whole_sentences() -> None:
-    shown = " ".join(call("--help").output.split("Commands:")[1].split())
-    for command in main.commands.values():
+@pytest.mark.parametrize("words", [[], ["ablate"], ["csx"]], ids=" ".join)
+def test_verbs_are_listed_with_whole_sentences(words: list[str]) -> None:
+    group: Any = main.commands[words[0]] if words else main
+    shown = " ".join(call(*words, "--help").output.split("Commands:")[1].split())
+    for command in group.commands.values():
         first = " ".join((command.help or "").split("\n\n")[0].split(". ")[0].split())
         assert first.rstrip(".") in shown
     assert "..." not in shown
+
+
+def test_to_look_at_a_build_loads_no_stage_of_it() -> None:
+    code = (
+        "import sys, click.testing; from crystalmix import cli;"
+        "assert click.testing.CliRunner().invoke(cli.main, sys.argv[1:]).exit_code == 0;"
+        "print(*[n for n in sys.modules if n.startswith('crystalmix.mixtures.build.')])"
+    )
+    for words in (["show", str(undisturbed())], ["trace", str(undisturbed()), "--step", "code:3"]):
+        assert python("-c", code, *words).stdout.split() == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from crystalmix.train.commands.options import (
     PATH,
     SET,
     WORKERS,
+    Group,
     Verb,
     bundled,
     show_json,
@@ -23,7 +24,7 @@ from crystalmix.train.commands.options import (
 DEFAULT = "run"
 
 
-class Ablate(click.Group):
+class Ablate(Group):
     """A group whose verb may be left out: `ablate SPEC` is `ablate run SPEC`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

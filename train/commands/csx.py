@@ -8,10 +8,10 @@ import sys
 import click
 
 from crystalmix.train.commands import modelzoo
-from crystalmix.train.commands.options import JSON, Verb, bundled, show_json, show_lines
+from crystalmix.train.commands.options import JSON, Group, Verb, bundled, show_json, show_lines
 
 
-@click.group()
+@click.group(cls=Group)
 def csx() -> None:
     """Cerebras CS systems: check a step for them offline, and what passes between us and them."""
 

@@ -54,6 +54,21 @@ class Place(LocalPath):
         return mirror(url, whole=self.whole)
 
 
+class Group(click.Group):
+    """Verbs in the order of a workflow, each with the first sentence of its help, uncut."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order they are defined."""
+        del ctx
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs."""
+        rows = [(n, self.commands[n].get_short_help_str(10**6)) for n in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 PATH = LocalPath(path_type=Path)
 PLACE, WHOLE = Place(), Place(whole=True)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")

@@ -6,9 +6,12 @@ and shards of weights go by what suits the device.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +26,7 @@ SHARED = (CrystalmixError, OSError)  # errors that are sent to the other process
 CPU = torch.device("cpu")
 AMPERE = (8, 0)  # the first compute capability of CUDA with bfloat16 in its tensor cores
 ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+SAYING = timedelta(seconds=30)  # for the first process to say an error and end
 LOST = "a process of this training died; run the same command again to go on"
 
 
@@ -85,10 +89,22 @@ class World:
 
     def _shared(self, error: Exception, rank: int) -> BaseException:
         if not self.first:
+            self._await_first()
             return SystemExit(getattr(error, "exit_code", 1))
         if rank and isinstance(error, CrystalmixError):
             return type(error)(f"process {rank}: {error}")
         return error
+
+    def _await_first(self) -> None:
+        """Wait until the first process has said the error and is gone, or a while.
+
+        torchrun ends all processes as soon as one exits; that of the others says nothing.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.background is not None:
+            with suppress(RuntimeError):  # its connection is closed
+                dist.monitored_barrier(self.background, timeout=SAYING)
 
 
 def fast_dtype(device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -13,7 +13,6 @@ from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
-from crystalmix.mixtures.redaction import redact
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
@@ -153,6 +152,8 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
     fork = run_folder.read_fork(phase)
     if fork is None:
         return
+    from crystalmix.mixtures.redaction import redact  # brings the stages of a build
+
     if redact.is_redacted(build):
         origins = {redact.read(build)["phases"].get(phase.name)}
     else:
