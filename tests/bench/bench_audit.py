@@ -21,7 +21,12 @@ import pyarrow.parquet as pq
 from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard
+from crystalmix.mixtures.manifest.manifest import (
+    Manifest,
+    ManifestPart,
+    PartShard,
+    TokenizerIdentity,
+)
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import document_ranges, spans
@@ -154,8 +159,8 @@ def make(out: Path, run: Path) -> None:
     for number in range(3):
         steps = 658_000_000 // BATCH // 3
         one = manifests.sealed(
-            Manifest("bench", f"phase{number}", steps, BATCH, MSL, 1, "exact-1", None, {},
-                     tuple(parts), previous, None)
+            Manifest("bench", f"phase{number}", steps, BATCH, MSL, 1, "exact-1", None,
+                     TokenizerIdentity(32_000), tuple(parts), previous, None)
         )  # fmt: skip
         previous = one.digest
         manifests.write(BuildFolder(out).manifest(one.phase), one)

@@ -3,6 +3,7 @@
 The phases stand one after the other; a part has one colour in all of them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -16,7 +17,7 @@ from crystalmix.prep.runtime.errors import InputError
 from crystalmix.train.figures.mixture_plot import checked, saved
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
-from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
+from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of, read_claim
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +51,8 @@ def draw(run: Path, build: Path | None, file: Path) -> str:
     starts, steps = _starts(run, place)
     losses, shares = _lines(run, place, starts)
     panels = {
-        "loss of all rows (nats per token)": _whole(run, place, starts),
-        "loss (nats per token)": losses,
+        f"loss of all rows ({_units(run, starts)})": _whole(run, place, starts),
+        "loss (nats per token with loss)": losses,
         "share of rows so far": shares,
     }
     if held_out := _held_out(run, starts):
@@ -70,6 +71,11 @@ def draw(run: Path, build: Path | None, file: Path) -> str:
     axes[-1].set_xlabel("step (phases one after the other)")
     axes[-1].set_xlim(0, steps)
     return saved(figure, file)
+
+
+def _units(run: Path, phases: Iterable[str]) -> str:
+    claims = (read_claim(PhaseFolder(run / phase)) for phase in phases)
+    return " or ".join(dict.fromkeys(claim.loss_unit for claim in claims))
 
 
 def _starts(run: Path, build: Path) -> tuple[dict[str, int], int]:

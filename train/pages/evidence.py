@@ -71,7 +71,10 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What a phase is known by: digests, of a run also the chain's head and the last weights."""
+    """What a phase is known by: digests, of a run also the chain's head and the last weights.
+
+    loss_unit: of the loss of all rows of a step.
+    """
 
     phase: str
     manifest: str
@@ -79,6 +82,7 @@ class Sealed:
     skipped: int
     chain: str | None
     weights: str | None
+    loss_unit: str | None
 
 
 @dataclass(frozen=True)
@@ -232,4 +236,5 @@ def _sealed(phase: facts.PhaseFacts) -> Sealed:
         phase.skipped,
         phase.chain,
         None if phase.checkpoint is None else phase.checkpoint.weights,
+        None if phase.claim is None else phase.claim.loss_unit,
     )

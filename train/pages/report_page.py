@@ -92,6 +92,9 @@ def render(template: str, evidence: Evidence, **more: object) -> str:
         "longest": accounts.longest,
         "flow": drawn,
         "loss_plot": _loss_plot(evidence, starts),
+        "loss_units": " or ".join(
+            dict.fromkeys(s.loss_unit for s in evidence.sealed if s.loss_unit and s.recorded)
+        ),
         "part_plot": part_plot,
         "part_labels": list(dict.fromkeys(name for name, _ in part_plot.paths))
         if part_plot

@@ -57,6 +57,14 @@ class Claim:
     caller: bool = False
     harvested: bool = False
 
+    @property
+    def loss_unit(self) -> str:
+        """What the recorded loss of a step is a mean over: all its places, or what is learnt."""
+        if self.run is None:
+            return "as recorded"
+        scaling = self.run.get("settings", {}).get("loss_scaling", "batch_size")
+        return "nats per token with loss" if scaling == "num_tokens" else "nats per place of a row"
+
     def content(self) -> Content:
         """Return it as run.json holds it: what a kind of run does not have is left out."""
         optional = {key: getattr(self, key) for key in ("checkpoints", "caller", "harvested")}

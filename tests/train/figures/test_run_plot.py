@@ -35,9 +35,14 @@ def test_a_picture_is_drawn_with_all_panels(tmp_path: Path) -> None:
 def test_labels_stand_on_the_axes(tmp_path: Path) -> None:
     plot.draw(watched.watched(), None, tmp_path / "run.svg")
     drawn = (tmp_path / "run.svg").read_text("utf-8")
-    for text in ("loss of all rows (nats per token)", "Losses and shares of parts"):
+    for text in ("loss of all rows (nats per place of a row)", "Losses and shares of parts"):
         assert f"<!-- {text}" in drawn
-    for text in ("loss (nats per token)", "share of rows so far", "held-out loss", "step (phases"):
+    for text in (
+        "loss (nats per token with loss)",
+        "share of rows so far",
+        "held-out loss",
+        "step (phases",
+    ):
         assert f"<!-- {text}" in drawn
     for text in ("mixed", "wiki", "code", "asked", "code-held, fim", "code-held, left to right"):
         assert f"<!-- {text} -->" in drawn.replace("<!--  mixed", "<!-- mixed")

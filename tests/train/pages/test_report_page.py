@@ -19,7 +19,7 @@ from crystalmix.train.pages import evidence, report_page
 from crystalmix.train.pages.page_parts import MOST_RESULTS
 from crystalmix.train.pages.refs import Ref, shown, total
 from crystalmix.train.pages.sampled_rows import MOST_TOKENS
-from crystalmix.train.record.run_folder import build_of
+from crystalmix.train.record.run_folder import Claim, build_of
 from helpers.audited import audited_build, held
 from helpers.corpora import crystalmix
 from helpers.pages import Page, says, wrong
@@ -282,6 +282,13 @@ def test_verify_s_result_is_on_the_page_and_a_fault_ends_with_one(tmp_path: Path
     page = Page((tmp_path / "page.html").read_text("utf-8"))
     assert faults
     assert all(fault in page.text for fault in faults)
+
+
+def test_the_loss_of_all_rows_has_the_unit_that_it_was_recorded_in() -> None:
+    assert ">nats per place of a row<" in reported("run")[0].html
+    taught = Claim(run={"model": {}, "optimizer": {}, "settings": {"loss_scaling": "num_tokens"}})
+    assert taught.loss_unit == "nats per token with loss"
+    assert Claim(caller=True).loss_unit == "as recorded"
 
 
 def test_texts_and_names_are_never_markup() -> None:
