@@ -23,7 +23,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import lock_folder
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
@@ -61,13 +61,17 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Exported:
-    """An export: its settings, the folders of files (one, or one a part) and their rows."""
+    """An export: its settings, the folders of files (one, or one a part) and their rows.
+
+    masked: the parts over whose rows attention is masked between documents.
+    """
 
     path: Path
     settings: ExportSettings
     rows: dict[str, int]
     files: int
     bytes: int
+    masked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ def export_rows(build: Path, out: Path, settings: ExportSettings, *, workers: in
         known = ", ".join(path.parent.name for path in folder.manifests()) or "none"
         raise UsageError(f"--phase: no phase is called {settings.phase!r} (there are {known})")
     manifest = read_manifest(folder.phase(settings.phase))
+    if any(manifest.masked) and not (settings.documents or settings.to == "vsl"):
+        raise RefusalError(
+            f"phase {settings.phase}: masks attention between documents, whose pieces rows alone "
+            "don't hold; leave out --no-documents, or export it to vsl"
+        )
     recipe = {
         "stage": STAGE,
         "version": VERSION,
@@ -108,7 +117,7 @@ def export_rows(build: Path, out: Path, settings: ExportSettings, *, workers: in
             receipt = _export(manifest, build, out, settings, recipe, workers)
     size = sum(entry["bytes"] for entry in receipt.files)
     rows = receipt.account["rows"]
-    return Exported(out, settings, rows, len(receipt.files), size)
+    return Exported(out, settings, rows, len(receipt.files), size, tuple(masked_parts(manifest)))
 
 
 def _export(
@@ -126,7 +135,9 @@ def _export(
     for group in groups.values():
         entries += _finished(group, manifest.msl, out, mark)
     rows = {name: sum(item.count for item in group) for name, group in groups.items()}
-    account = {"rows": rows, "msl": manifest.msl, "tokens": _token_type(manifest)}
+    account: Json = {"rows": rows, "msl": manifest.msl, "tokens": _token_type(manifest)}
+    if parts := masked_parts(manifest):
+        account["masked"] = parts
     digest = receipts.digest([[entry["name"], entry["xxh3"]] for entry in entries])
     content = {"account": account, "content": digest}
     receipt = receipts.seal(out, recipe, entries, content)
@@ -135,6 +146,11 @@ def _export(
     for left in out.rglob(".*.tmp"):
         left.unlink()
     return receipt
+
+
+def masked_parts(manifest: Manifest) -> list[str]:
+    """Return the parts over whose rows attention is masked between documents."""
+    return [p.name for p, on in zip(manifest.parts, manifest.masked, strict=True) if on]
 
 
 def _groups(

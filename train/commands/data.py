@@ -205,6 +205,11 @@ def export_rows(build_: Path, out: Path, **settings: Any) -> None:
     for name, rows in exported.rows.items():
         click.echo(f"{name}: {rows:,} rows")
     click.echo(f"{exported.files} files of {exported.settings.to}, {exported.bytes:,} bytes")
+    if exported.masked and exported.settings.to != "vsl":
+        note(
+            f"attention over rows of {', '.join(exported.masked)} is masked between documents: the "
+            "reader must take their pieces from `documents`"
+        )
 
 
 @click.command(cls=Verb, example="crystalmix diff old-build new-build")
