@@ -4,7 +4,7 @@ A build of 658 million rows of 2,048 tokens in shards of 8,192 rows, in ten sour
 three phases over it; the steps of a run. Receipts, ranges of documents, manifests and steps are
 whole; the documents and their sorted names are two million in each source; no shard is written,
 and spans of those shards alone that hold what is asked. Prints seconds and the greatest memory of
-the audit, which runs in a process of its own.
+the audit, then of redacting 1, 10 and 100 of the names, each in a process of its own.
 """
 
 import subprocess
@@ -13,6 +13,7 @@ import time
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,9 @@ def name_of(source: int, document: int) -> str:
 
 
 def receipt(folder: Path, stage: str, files: list[dict], inputs: dict, **more: object) -> str:
-    recipe = {"stage": stage, "version": 1, "settings": {"domain": folder.parent.name}}
+    rows = {"msl": MSL, "pack": "stream"}
+    recipe = {"stage": stage, "version": 1}
+    recipe |= {"settings": {"domain": folder.parent.name, "rows": rows}}
     recipe |= {"seed": 1, "inputs": inputs}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"account": {"rows": ROWS, **more}, "content": folder.name}
@@ -201,10 +204,24 @@ begun = time.perf_counter()
 answer = audit.audit(Path(sys.argv[2]), Path(sys.argv[1]), entries.read(Path(sys.argv[3])))
 seconds = time.perf_counter() - begun
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"seconds": round(seconds, 1), "GB": round(memory, 2),
-    "consumed": sum(e.verdict == "consumed" for e in answer.entries),
+print(json.dumps({"seconds": round(seconds, 1), "CPU-s": round(time.process_time(), 1),
+    "GB": round(memory, 2), "consumed": sum(e.verdict == "consumed" for e in answer.entries),
     "absent": sum(e.verdict == "absent" for e in answer.entries),
     "rows": sum(e.rows for e in answer.entries)}))
+"""
+
+
+REDACT = """
+import json, resource, sys, time
+from pathlib import Path
+from crystalmix.mixtures.redaction import redact
+begun = time.process_time()
+phases = redact.redact(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+seconds = time.process_time() - begun
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+content = phases[0].redaction
+print(json.dumps({"CPU-s": round(seconds, 1), "GB": round(memory, 2),
+    "redacted": {key: content[key] for key in ("documents", "rows", "tokens")}}))
 """
 
 
@@ -223,6 +240,13 @@ def main() -> None:
         [sys.executable, "-c", AUDIT, out, run, listed], capture_output=True, text=True, check=False
     )
     sys.stdout.write(done.stdout or done.stderr)
+    for count in (1, 10, 100):
+        some, view = place / "some.txt", place / "view"
+        some.write_text("\n".join(names[:: ASKED // count]))
+        rmtree(view, ignore_errors=True)
+        words = [sys.executable, "-c", REDACT, out, some, view]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        sys.stdout.write(done.stdout or done.stderr)
 
 
 if __name__ == "__main__":

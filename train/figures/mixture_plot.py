@@ -176,5 +176,8 @@ def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
     axis.plot(medians, place, "|", color=charts.INK, markersize=11, label="median")
     axis.set_yticks(place, [one.label for one in lengths])
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    if max(high) < 10 * max(1, min(low)):  # one decade has no room for its own marks alone
+        axis.xaxis.set_minor_formatter("{x:,.0f}")
     charts.label(axis, "tokens of a document", "", title)
     axis.legend(frameon=False, fontsize=8, loc="lower right")

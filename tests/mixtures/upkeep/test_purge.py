@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any
 
 import h5py
@@ -278,6 +278,30 @@ def test_shared_stores_views_and_lists_of_nothing_are_refused(tmp_path: Path) ->
     cm.redact(audited_build(), listed("seen/twice"), tmp_path / "view")
     with pytest.raises(UsageError, match="is a view"):
         purging.plan(tmp_path / "view", listed("seen/twice"))
+
+
+def test_a_store_is_purged_when_the_other_builds_of_it_are_gone() -> None:
+    folder = scratch()
+    write_corpus(folder)
+    write_recipe(folder)
+    recipe = recipes.load(folder / "recipe.yaml")
+    for name in ("one", "two"):
+        make(recipe, folder, folder / name, store=folder / "store")
+    with (folder / "two/sources/wiki/documents.parquet").open("rb") as file:
+        entry = pq.read_table(file).slice(0, 1).to_pylist()[0]
+    names = _list(folder, f"{entry['file']}#{entry['record']}")
+    rmtree(folder / "two")
+    with pytest.raises(
+        RefusalError, match=r"remove those builds and their entries in (.*)"
+    ) as told:
+        purging.purge(folder / "one", names)
+    [own] = [
+        p for p in Path(str(told.value).split()[-1]).glob("*.json") if b"two" in p.read_bytes()
+    ]
+    own.unlink()
+    certificate = purging.purge(folder / "one", names)
+    assert certificate["documents"] == 1
+    assert verify(folder / "one") == []
 
 
 def test_the_command_lists_first_and_logs_what_it_did() -> None:
