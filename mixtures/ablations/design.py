@@ -58,14 +58,14 @@ def caps(
     if set(max_epochs) != set(tokens) or min(max_epochs.values()) <= 0:
         rule = f"must be above 0 for each of {', '.join(tokens)}"
         raise ValueError(f"max_epochs: {rule}, got {dict(max_epochs)}")
-    found = {name: min(1.0, max_epochs[name] * tokens[name] / target_tokens) for name in tokens}
-    if sum(found.values()) < 1 - ROOM:
+    largest = {name: min(1.0, max_epochs[name] * tokens[name] / target_tokens) for name in tokens}
+    if sum(largest.values()) < 1 - ROOM:
         held = sum(max_epochs[name] * tokens[name] for name in tokens)
         raise RefusalError(
             f"max_epochs: all domains together give {held:,.0f} tokens, the run asks "
             f"{target_tokens:,.0f}; allow more epochs or ask fewer tokens"
         )
-    return found
+    return largest
 
 
 def design(  # noqa: PLR0913  settings of the spec, by name

@@ -83,8 +83,8 @@ def _epochs(ground: Ground, epochs: int, draw: int) -> Trial:
     All other domains, and the shares, stay as they are.
     """
     proxy, name = ground.spec.proxy, ground.spec.factors.repeated or ""
-    asked = ground.uniform[name] * proxy.steps * proxy.batch
-    last = max(1, min(ground.rows[name], round(asked / epochs)))
+    rows = ground.uniform[name] * proxy.steps * proxy.batch
+    last = max(1, min(ground.rows[name], round(rows / epochs)))
     mixture = Mixture(f"epochs-{epochs}-{draw + 1}", ground.uniform, "design")
     trial = ground.single(mixture, draw)
     portions = tuple(

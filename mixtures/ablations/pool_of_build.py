@@ -136,8 +136,8 @@ class _Base:
     def drawn(self, name: str) -> _Drawn:
         """Return the largest part of a domain to train on."""
         there = [one for one in self.every if self._side(one.part.domain) != "valid"]
-        found = [one for one in there if one.part.domain == name]
-        if not found:
+        parts = [one for one in there if one.part.domain == name]
+        if not parts:
             known = ", ".join(dict.fromkeys(one.part.domain for one in there))
             fault = f"no phase of {self.path} holds it (there are {known})"
             raise self.fault(f"{fault}; build one that does, or leave it out", "domains", name)
@@ -147,7 +147,7 @@ class _Base:
                 f"domain {name}: {self.path} drew it from {', '.join(made)}, {self.recipe.file} "
                 f"draws it from {', '.join(wanted)}; name the recipe of that build, or drop `build`"
             )
-        return _largest(found)
+        return _largest(parts)
 
     def held_out(self, name: str, drawn: _Drawn) -> _Drawn:
         """Return the largest part of the held-out documents of a domain's sources."""
@@ -158,20 +158,20 @@ class _Base:
                 "have: none can be held out; drop `build`"
             )
         split = own.get("split") or {}  # of one seed and share, so that no text is on both sides
-        found = [
+        parts = [
             one
             for one in self.every
             if self._side(one.part.domain) == "valid"
             and self.packed[one.part.domain].get("split") == {**split, "side": "valid"}
             and set(self.packed[one.part.domain]["sources"]) == set(own["sources"])
         ]
-        if not found:
+        if not parts:
             raise RefusalError(
                 f"domain {name}: {self.path} has no validation rows of it; give the recipe "
                 f"`valid:`, {name} `split: train` and a domain of the same sources `split: valid` "
                 "in a phase, and build that, or drop `build`"
             )
-        return _largest(found)
+        return _largest(parts)
 
     def check_alike(self, drawn: list[_Drawn]) -> None:
         """Refuse rows of another length than the spec's, and phases that were built otherwise."""
@@ -212,8 +212,8 @@ class _Base:
         return "valid" if settings.get("held_out") else (settings.get("split") or {}).get("side")
 
 
-def _largest(found: list[_Drawn]) -> _Drawn:
-    return max(found, key=lambda one: one.part.available)  # of equal ones the first
+def _largest(parts: list[_Drawn]) -> _Drawn:
+    return max(parts, key=lambda one: one.part.available)  # of equal ones the first
 
 
 def _made(part: ManifestPart) -> str:
@@ -230,7 +230,7 @@ def _everything(
     whole: Json = {"budget": {"epochs": 1.0}, "start": 0}
     found = [replace(one.part, name=new, **whole) for new, one in drawn.items()]
     weights = integer_weights([Fraction(part.available) for part in found])
-    asked = shares("epochs", [1.0] * len(found), weights)
+    targets = shares("epochs", [1.0] * len(found), weights)
     rows = sum(part.available for part in found)
     first = next(iter(drawn.values())).manifest
     draft = replace(
@@ -243,7 +243,7 @@ def _everything(
         cerebras=None,
         parts=tuple(
             replace(part, asked=share, weight=weight)
-            for part, share, weight in zip(found, asked, weights, strict=True)
+            for part, share, weight in zip(found, targets, weights, strict=True)
         ),
         previous=previous,
         after=None,
@@ -265,8 +265,8 @@ def _check_shards(build: Path, part: ManifestPart) -> None:
     for shard in part.shards:
         path = build / shard.path
         entry = entries.get(path, {})
-        found = path.stat().st_size if path.exists() else None
-        if (entry.get("digest"), entry.get("bytes")) != (shard.digest, found):
+        size = path.stat().st_size if path.exists() else None
+        if (entry.get("digest"), entry.get("bytes")) != (shard.digest, size):
             raise DamageError(
                 f"{path}: is not as the manifests of its build say; run `crystalmix verify` there, "
                 "and restore it or build again"

@@ -273,7 +273,7 @@ def _tallies(
 def _moves(context: Context, rows: list[Folder]) -> dict[Path, Path]:
     """Return the folders of the view that are to name what this build made, and what that is."""
     sources = {context.folder.source(name): path for name, path in context.sources.items()}
-    paths = {**{each.place: each.path for each in rows}, **sources}
+    paths = {**{folder.place: folder.path for folder in rows}, **sources}
     return {place: path for place, path in paths.items() if path != place}
 
 

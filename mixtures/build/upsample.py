@@ -40,7 +40,7 @@ def run(context: Context, scanned: dict[str, Receipt]) -> dict[str, Copies]:
     every = {item.out: item for several in items.values() for item in several}
     missing = [item for out, item in every.items() if store.done(out) is None]
     context.run(_count_once, [missing], "upsample")
-    found: dict[str, Copies] = {}
+    copies_of: dict[str, Copies] = {}
     for name in (name for name, several in items.items() if several):
         copies = known(context, name, scanned)
         if copies is None:
@@ -49,8 +49,8 @@ def run(context: Context, scanned: dict[str, Receipt]) -> dict[str, Copies]:
             raise RefusalError(
                 f"domain {name}: its curve gives none of its documents a copy; raise it or add data"
             )
-        found[name] = copies
-    return found
+        copies_of[name] = copies
+    return copies_of
 
 
 def known(context: Context, name: str, scanned: dict[str, Receipt]) -> Copies | None:
@@ -86,8 +86,8 @@ def _item(context: Context, name: str, settings: Upsample, source: str, receipt:
 
 def _count_once(item: Count) -> Json:
     """Write the copies of a source's documents: (documents,) uint16, and what they come to."""
-    found = upsample.upsampled(item.documents, item.settings, item.split, item.source)
+    upsampled = upsample.upsampled(item.documents, item.settings, item.split, item.source)
     with replacing(item.out) as temporary, temporary.open("wb") as file:
-        np.save(file, found.copies)
-    store.finish(item.out, found.content())
+        np.save(file, upsampled.copies)
+    store.finish(item.out, upsampled.content())
     return {}

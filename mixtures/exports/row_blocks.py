@@ -124,7 +124,7 @@ def part_positions(manifest: Manifest, part: int, numbers: list[int]) -> list[in
     A number that the phase does not reach gives its last position plus one.
     """
     total = manifest.steps * manifest.batch
-    found: list[int] = []
+    positions: list[int] = []
     for number in numbers:
         low, high = 0, total  # the least position p with counts(p + 1) > number
         while low < high:
@@ -133,5 +133,5 @@ def part_positions(manifest: Manifest, part: int, numbers: list[int]) -> list[in
                 high = middle
             else:
                 low = middle + 1
-        found.append(low)
-    return found
+        positions.append(low)
+    return positions

@@ -134,8 +134,8 @@ def _phase_repeats(draws: Sequence[Draws]) -> list[PhaseRepeats]:
             if again := _seen(each, [b for b in before if b.domain == each.domain]):
                 seen[each.domain] = seen.get(each.domain, 0) + again
         if seen:
-            told = [each for each in (*before, *own) if each.domain in seen]
-            unread = sum(reads.never for reads in _domain_reads(told))
+            shown = [each for each in (*before, *own) if each.domain in seen]
+            unread = sum(reads.never for reads in _domain_reads(shown))
             repeats.append(PhaseRepeats(phase, sum(each.count for each in own), seen, unread))
     return repeats
 

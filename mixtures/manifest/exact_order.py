@@ -226,15 +226,15 @@ class Order:
         order_part = self.parts[part]
         first, rank = order_part.start, self._ranks[part]
         last = first + self.counts(stop)[part]
-        found: list[tuple[Int64s, Int64s, Int64s]] = []
+        blocks: list[tuple[Int64s, Int64s, Int64s]] = []
         for epoch in range(first // order_part.rows, -(-last // order_part.rows)):
             draw = epoch * order_part.rows + self._walk(order_part, epoch).inverse(rows)
             which = np.flatnonzero((draw >= first) & (draw < last))
             draws = (draw[which] - first).tolist()
             places = [self._interleave.position(rank, one) for one in draws]
-            found.append((which, np.full(len(which), epoch), np.array(places, dtype=np.int64)))
+            blocks.append((which, np.full(len(which), epoch), np.array(places, dtype=np.int64)))
         none = np.empty(0, np.int64)
-        columns = zip(*found, strict=True) if found else ([none],) * 3
+        columns = zip(*blocks, strict=True) if blocks else ([none],) * 3
         which, epochs, positions = (np.concatenate([none, *column]) for column in columns)
         return which, epochs, positions
 

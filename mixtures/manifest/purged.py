@@ -219,12 +219,12 @@ def since(build: BuildFolder, manifest: Manifest) -> dict[str, Numbers]:
 
 def before(build: BuildFolder, digest: str) -> set[str]:
     """Return the digests of the manifests that purges superseded on the way to a manifest."""
-    found: set[str] = set()
+    digests: set[str] = set()
     for certificate in reversed(certificates(build)):
         for one in certificate["manifests"]:
-            if one["after"] in {digest, *found}:
-                found.add(one["before"])
-    return found - {digest}
+            if one["after"] in {digest, *digests}:
+                digests.add(one["before"])
+    return digests - {digest}
 
 
 def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:

@@ -71,22 +71,22 @@ class Measured:
     @classmethod
     def of(cls, build: BuildFolder, prospects: Iterable[Prospect]) -> "Measured":
         """Read the receipts of a build, and what its store says of blocks."""
-        found, raw = cls(), dict[str, int]()
+        measured, raw = cls(), dict[str, int]()
         for prospect in prospects:
             for block in (block for block in prospect.blocks if block.account is not None):
-                found.blocks.add(artifacts.size(block.part), block.bytes, prospect.source.name)
+                measured.blocks.add(artifacts.size(block.part), block.bytes, prospect.source.name)
         sealed = [(place, receipts.read(place)) for place in build.sealed()]
         for place, receipt in sealed:
             if receipt.stage == "documents":
                 files = [file for file in receipt.inputs["files"] if isinstance(file, dict)]
                 raw[place.name] = sum(file["bytes"] for file in files)
-                found.documents.add(_size(build, place, receipt), raw[place.name], place.name)
+                measured.documents.add(_size(build, place, receipt), raw[place.name], place.name)
         for place, receipt in sealed:
             if receipt.stage not in ("documents", "import"):
-                found._add_rows(build, place, receipt, raw)
+                measured._add_rows(build, place, receipt, raw)
         for size, tokens in islice(_blocks(build), MOST_MARKS):
-            found.ids.add(size, tokens)
-        return found
+            measured.ids.add(size, tokens)
+        return measured
 
     def estimate(self, domain: str, raw: dict[str, int], tokens: int) -> None:
         """Take tokens of one epoch of a domain that nothing is measured of; raw: by source."""

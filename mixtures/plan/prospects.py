@@ -61,13 +61,13 @@ class Prospect:
 
 def prospects(context: Context) -> dict[str, Prospect]:
     """Return the prospects of the sources by name; a dry context's `sources` are filled in."""
-    found: dict[str, Prospect] = {}
+    by_name: dict[str, Prospect] = {}
     with in_recipe(context):
         for name in needed(context.recipe, context.phases):
             work = Work(context, context.recipe.sources[name])
-            found[name] = _prospect(context, work, found)
+            by_name[name] = _prospect(context, work, by_name)
             context.sources[name] = work.folder
-    return found
+    return by_name
 
 
 def _prospect(context: Context, work: Work, before: Mapping[str, Prospect]) -> Prospect:

@@ -121,20 +121,20 @@ def reuse(recipe: Recipe, root: Path, out: Path, tokens: Mapping[str, int]) -> R
     Raises what a build raises before it reads: InputError for missing raw files, RecipeError.
     """
     context = Context(recipe, root, out, Fanout(1), opened_tokenizer(recipe), dry=True)
-    found, domains = prospects(context), context.domains
-    measured = Measured.of(context.folder, found.values())
+    sources, domains = prospects(context), context.domains
+    measured = Measured.of(context.folder, sources.values())
     for name in (name for name in domains if name in tokens):
-        raw = {s: sum(b.bytes for b in found[s].blocks) for s in recipe.domains[name].sources}
+        raw = {s: sum(b.bytes for b in sources[s].blocks) for s in recipe.domains[name].sources}
         measured.estimate(name, raw, tokens[name] // recipe.domains[name].epochs)
-    walk = Walk(context, measured, found)
-    for name in found:
+    walk = Walk(context, measured, sources)
+    for name in sources:
         walk.source(name)
     last = {name: walk.domain(name) for name in domains}
     before: dict[str, Manifest] = {}
     for name in recipe.phases:
         walk.phase(name, last, before)
     walk.history()
-    unread = {place: size for each in found.values() for place, size in each.unread.items()}
+    unread = {place: size for each in sources.values() for place, size in each.unread.items()}
     reads = Reads(
         files=len(unread),
         digests=sum(unread.values()),

@@ -94,13 +94,13 @@ def _alike(
         own = sorted({document for name, document in wanted if name == source})
         keys += [(source, document) for document in own]
         rows.append(stored[source].take(np.array(own, np.int64)))
-    asked = np.concatenate(rows)
-    hashes = np.unique(near_duplicates.band_hashes(asked, near))
+    signatures = np.concatenate(rows)
+    hashes = np.unique(near_duplicates.band_hashes(signatures, near))
     for source in sources:
         for first, piece in stored[source].pieces(0):
             shared = np.isin(near_duplicates.band_hashes(piece, near), hashes).any(axis=1)
             for at in np.flatnonzero(shared & (piece != EMPTY).any(axis=1)).tolist():
-                share = (asked == piece[at]).mean(axis=1)
+                share = (signatures == piece[at]).mean(axis=1)
                 for one in np.flatnonzero(share >= near.threshold).tolist():
                     if keys[one] != (source, first + at):
                         yield NearCopy(keys[one], (source, first + at), float(share[one]))

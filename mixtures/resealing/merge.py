@@ -58,14 +58,14 @@ def merge(builds: Sequence[Path], out: Path) -> list[Manifest]:
 
 def _phases(builds: Sequence[Path]) -> dict[str, Manifest]:
     """Return the phases of all builds; each whole one replaces one that lacks the phase before."""
-    found: dict[str, Manifest] = {}
+    phases: dict[str, Manifest] = {}
     places: dict[str, Path] = {}
     for build in builds:
         sealed = manifest.read_manifests(build)
         if not sealed:
             raise InputError(f"{build}: holds no manifest; give the --out of `crystalmix build`")
         for new in sealed:
-            old = found.setdefault(new.phase, new)
+            old = phases.setdefault(new.phase, new)
             places.setdefault(new.phase, build)
             pair = [replace(phase, previous=None, after=None) for phase in (old, new)]
             if lines := manifest.compare(*pair):
@@ -74,8 +74,8 @@ def _phases(builds: Sequence[Path]) -> dict[str, Manifest]:
                     f"{places[new.phase]} ({'; '.join(lines[:3])}); merge builds of one recipe"
                 )
             if old.after is not None:
-                found[new.phase] = new
-    return found
+                phases[new.phase] = new
+    return phases
 
 
 def _resealed(phases: dict[str, Manifest]) -> dict[str, Manifest]:

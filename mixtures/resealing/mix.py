@@ -75,20 +75,20 @@ def _folder(context: Context, name: str) -> Folder:
         copies = Copies({}, _receipt(build.packed(name), name).account.get("upsampled", {}))
     for epoch in range(domain.epochs if copies is None else copies.epochs):
         made = _receipt(build.packed(name, epoch), name)
-        told: Json = {
+        wanted: Json = {
             "upsample": None,
             "rows": recipe.rows_of(name).content(),
             **tokenise.settings(context, name, domain, epoch),
         }
-        _check(name, {key: made.settings.get(key) for key in told}, told)
+        _check(name, {key: made.settings.get(key) for key in wanted}, wanted)
     for source in domain.sources:
         made = _receipt(build.source(source), name)
-        told = {**asdict(recipe.sources[source]), "duplicates": asdict(recipe.duplicates)}
-        known = [key for key in told if key in made.settings]
+        wanted = {**asdict(recipe.sources[source]), "duplicates": asdict(recipe.duplicates)}
+        known = [key for key in wanted if key in made.settings]
         if (settings := recipe.sources[source].select.decontaminate) is not None:
-            told["select"]["decontaminate"] = settings.content()
+            wanted["select"]["decontaminate"] = settings.content()
         before = {key: made.settings[key] for key in known}
-        _check(name, before, {key: told[key] for key in known}, f"source {source}: ")
+        _check(name, before, {key: wanted[key] for key in known}, f"source {source}: ")
     path = _last(build, name, domain)
     made = _receipt(path, name)
     if made.seed not in {None, recipe.seed}:
@@ -113,8 +113,8 @@ def _receipt(folder: Path, domain: str) -> Receipt:
     return receipts.read(folder)
 
 
-def _check(domain: str, made: Json, told: Json, where: str = "") -> None:
-    lines = receipts.differences(made, told, "")
+def _check(domain: str, made: Json, wanted: Json, where: str = "") -> None:
+    lines = receipts.differences(made, wanted, "")
     if lines:
         raise RefusalError(
             f"domain {domain}: {where}was built otherwise "

@@ -130,7 +130,7 @@ def stones(
     lasts = [
         inside for domain in sorted(state.path.glob(f"{DOMAINS}/*")) for inside in _lasts(domain)
     ]
-    found: dict[Path, dict[str, Tombstones]] = {}
+    by_folder: dict[Path, dict[str, Tombstones]] = {}
     lookups = _lookups(build, state)
     for inside in lasts:
         rows = Folder(inside)
@@ -139,10 +139,10 @@ def stones(
         for group in redact.stones_of(lookups, wanted, folders, pad):
             for path, gone in group.items():
                 folder = (state.path / path).parent.resolve()
-                own = found.setdefault(folder, {})
+                own = by_folder.setdefault(folder, {})
                 if (folder / path.name).exists():  # else its rows are laid out only
                     own[path.name] = gone
-    return found
+    return by_folder
 
 
 def _by_source(state: BuildFolder, taken: Sequence[Taken]) -> dict[str, Numbers]:

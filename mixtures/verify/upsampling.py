@@ -30,11 +30,11 @@ def faults(build: Path, receipt: Receipt) -> Iterator[str]:
             return  # said by whoever looks for the folder's inputs
         if _is_purged(receipts.read(documents.parent)):
             return
-        found = upsample.upsampled(documents, settings, split, source)
-        if account["upsampled"].get(source) != found.content():
+        copies = upsample.upsampled(documents, settings, split, source)
+        if account["upsampled"].get(source) != copies.content():
             yield f"its copies of {source} are not those that its documents ask for"
-        taken += int(np.count_nonzero(found.copies > epoch))
-        every += found.documents
+        taken += int(np.count_nonzero(copies.copies > epoch))
+        every += copies.documents
     counts = {
         "documents": (account.get("chat", {}).get("conversations", account["documents"]), taken),
         "spent": (account["spent"], every - taken),

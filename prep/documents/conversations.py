@@ -273,8 +273,8 @@ def _of_alpaca(record: Record, settings: ConversationSettings) -> list[Message]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ValueError("history must list pairs of question and answer")
         turns += [Message("user", _content(pair[0])), Message("assistant", _content(pair[1]))]
-    asked = [_content(record[key]) for key in ("instruction", "input")]
-    turns.append(Message("user", "\n".join(text for text in asked if text)))
+    question = [_content(record[key]) for key in ("instruction", "input")]
+    turns.append(Message("user", "\n".join(text for text in question if text)))
     return _with_system(record, [*turns, Message("assistant", _content(record["output"]))])
 
 

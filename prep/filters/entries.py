@@ -153,14 +153,14 @@ class Matcher:
         self, names: Sequence[str | None], digests: Sequence[bytes | None]
     ) -> NDArray[np.int64]:
         """Return the line (from 0) of the first entry that each document is of, -1 for none."""
-        found = np.full(len(names), -1, np.int64)
+        entry_of = np.full(len(names), -1, np.int64)
         for i, (name, digest) in enumerate(zip(names, digests, strict=True)):
             places = [] if name is None else self.names.of(name)
             if digest is not None and digest in self.digests:
                 places = [*places, self.digests[digest]]
             if places:
-                found[i] = self.lines[min(places)]
-        return found
+                entry_of[i] = self.lines[min(places)]
+        return entry_of
 
 
 @lru_cache(maxsize=8)

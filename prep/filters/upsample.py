@@ -145,16 +145,16 @@ def upsampled(path: Path, settings: Upsample, split: Split | None, source: str) 
     known = np.flatnonzero(taken & ~missing)
     ranked = known[np.lexsort((digests[known], values[known]))]
     del digests
-    asked = asked_units(values[ranked], settings.curve)
+    units = asked_units(values[ranked], settings.curve)
     copies = np.zeros(len(values), np.uint16)
     copies[missing] = settings.missing
-    copies[ranked] = rounded(asked)
+    copies[ranked] = rounded(units)
     return Upsampled(
         copies,
         documents=int(np.count_nonzero(taken)),
         missing=int(np.count_nonzero(missing)),
         most=int(copies.max(initial=0)),
-        buckets=tuple(_buckets(values[ranked], asked, copies[ranked], sizes[ranked])),
+        buckets=tuple(_buckets(values[ranked], units, copies[ranked], sizes[ranked])),
     )
 
 

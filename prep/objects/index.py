@@ -96,14 +96,14 @@ def of_folder(folder: Path) -> Index:
                     "build; a view can't be copied"
                 )
             links[name] = target
-            found = [lexical]
+            names = [lexical]
         elif path.is_dir():
-            found = list(_names(folder, name))
+            names = list(_names(folder, name))
         else:
             files[name] = File(path.stat().st_size, file_digest(path))
             continue
-        stack += [each for each in found if each not in known]
-        known.update(found)
+        stack += [each for each in names if each not in known]
+        known.update(names)
     return Index(dict(sorted(files.items())), dict(sorted(links.items())))
 
 

@@ -112,11 +112,11 @@ def bring(path: Path) -> bool:
     home, *inside = real.relative_to(root).parts
     if len(inside) < 2:
         return False
-    found = _mirror(root / home, inside[0], _stamp(root / home / INDEX))
+    local = _mirror(root / home, inside[0], _stamp(root / home / INDEX))
     name = "/".join(inside[1:])
-    if found is None or name not in found.index.files:
+    if local is None or name not in local.index.files:
         return False
-    found.bring(name)
+    local.bring(name)
     return True
 
 

@@ -72,9 +72,9 @@ class Remote:
             system.invalidate_cache()
             if not system.exists(path):
                 return {}
-            found = system.find(path, detail=True)
+            objects = system.find(path, detail=True)
             start = len(system._strip_protocol(path).rstrip("/")) + 1
-            return {name[start:]: int(info["size"] or 0) for name, info in found.items()}
+            return {name[start:]: int(info["size"] or 0) for name, info in objects.items()}
 
         return self._try(operation, "", "listed")
 

@@ -264,13 +264,13 @@ def _not_utf8(column: Column) -> list[int]:
             raise
     else:
         return []
-    found: list[int] = []
+    rows: list[int] = []
     for row in range(len(column)):
         try:
             column[row].as_py()
         except UnicodeDecodeError:
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def _shown(name: str, request: Request) -> str:

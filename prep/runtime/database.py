@@ -118,8 +118,8 @@ def scratch(
     try:
         yield connection
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        told = " ".join(str(error).split())[:200]
-        raise RefusalError(f"{place}: {told}; make room on that disk and build again") from None
+        reason = " ".join(str(error).split())[:200]
+        raise RefusalError(f"{place}: {reason}; make room on that disk and build again") from None
     finally:
         connection.close()
         rmtree(place, ignore_errors=True)

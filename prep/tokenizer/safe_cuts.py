@@ -88,13 +88,13 @@ class Joints:
     def encode(self, text: str, *, whole: bool) -> list[int]:
         """Return the ids of a text (whole: with the dummy space), remembered."""
         known = self._known[whole]
-        found = known.get(text)
-        if found is None:
+        ids = known.get(text)
+        if ids is None:
             if len(known) >= MOST_REMEMBERED:
                 known.clear()
             encode = self.tokenizer.encode if whole else self.tokenizer.encode_piece
-            found = known[text] = encode(text).tolist()
-        return found
+            ids = known[text] = encode(text).tolist()
+        return ids
 
     def unit(
         self, ids: memoryview, inner: tuple[int, int], outer: tuple[int, int]

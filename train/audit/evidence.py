@@ -291,11 +291,11 @@ def _matches(
         for batch in file.iter_batches(columns=["file", "record", "name", "digest"]):
             columns = [batch.column(i).to_pylist() for i in range(4)]
             for at, (place, record, name, digest) in enumerate(zip(*columns, strict=True)):
-                found = set(digests.get(digest or b"", ()))
+                numbers = set(digests.get(digest or b"", ()))
                 if name is not None or record is not None:
-                    found |= set(names.of(name if name is not None else f"{place}#{record}"))
-                if found:
-                    yield done + at, found
+                    numbers |= set(names.of(name if name is not None else f"{place}#{record}"))
+                if numbers:
+                    yield done + at, numbers
             done += batch.num_rows
 
 

@@ -125,16 +125,22 @@ def installation() -> Roots:
     """Return the folders of the running Python; in a virtual environment, its base comes last."""
     paths = sysconfig.get_paths()
     base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
-    found = [paths["purelib"], paths["platlib"], sysconfig.get_path("purelib", vars=base)]
-    return (Path(paths["stdlib"]), *map(Path, dict.fromkeys(found)))
+    places = [paths["purelib"], paths["platlib"], sysconfig.get_path("purelib", vars=base)]
+    return (Path(paths["stdlib"]), *map(Path, dict.fromkeys(places)))
 
 
 def _reuse(out: Path, recipe: Content) -> Gathered:
-    found = read_json(out / NAME) if (out / NAME).exists() else {}
-    if told := [line for key in recipe for line in differences(found.get(key), recipe[key], key)]:
-        reason = f"was gathered otherwise ({'; '.join(told[:3])})" if found else f"holds no {NAME}"
+    receipt = read_json(out / NAME) if (out / NAME).exists() else {}
+    if differing := [
+        line for key in recipe for line in differences(receipt.get(key), recipe[key], key)
+    ]:
+        reason = (
+            f"was gathered otherwise ({'; '.join(differing[:3])})"
+            if receipt
+            else f"holds no {NAME}"
+        )
         raise StaleError(f"{out}: {reason}; choose another folder or remove this one")
-    return Gathered(out, found["documents"], found["bytes"])
+    return Gathered(out, receipt["documents"], receipt["bytes"])
 
 
 def _choose(settings: GatherSettings, roots: Roots) -> dict[str, list[Document]]:

@@ -193,7 +193,7 @@ def log_likelihoods(
     """
     device = next(model.parameters()).device
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    answers: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
     for first in range(0, len(order), batch):
         here = order[first : first + batch]
         rows = [(pairs[i][0] + pairs[i][1])[-most - 1 :] for i in here]
@@ -207,8 +207,8 @@ def log_likelihoods(
             scores: Tensor = logs[row, len(whole) - 1 - count : len(whole) - 1]
             labels = torch.tensor(whole[len(whole) - count :])
             total = scores.double().gather(1, labels[:, None]).sum()
-            found[i] = float(total), bool((scores.argmax(-1) == labels).all())
-    return found
+            answers[i] = float(total), bool((scores.argmax(-1) == labels).all())
+    return answers
 
 
 def _adapted(model: nn.Module, most: int, texts: Texts) -> Any:

@@ -97,8 +97,8 @@ class Spelling:
 
     def _place(self, tokens: Ints, start: int, part: str) -> int | None:
         """Return where a control token first stands from `start` on."""
-        found = np.flatnonzero(tokens[start:] == self.special.get(part))
-        return start + int(found[0]) if len(found) else None
+        places = np.flatnonzero(tokens[start:] == self.special.get(part))
+        return start + int(places[0]) if len(places) else None
 
     def _opening(self, tokens: Ints, piece: Piece) -> int | None:
         """Return the first token of a document's text, where a dummy space may stand.
@@ -131,10 +131,10 @@ class Spelling:
         stop = end - int(ended)
         whole = bool(ended) or end < msl
         if piece.form != PSM:
-            found = self._after_prefix(tokens, piece, first, stop) if whole else None
-            if found is None or not self._fits(tokens, piece, (prefix, first, found)):
+            middle = self._after_prefix(tokens, piece, first, stop) if whole else None
+            if middle is None or not self._fits(tokens, piece, (prefix, first, middle)):
                 return None
-            first = found
+            first = middle
         return Middle(first - 1, stop - 1, end - 1, whole)
 
     def _after_prefix(self, tokens: Ints, piece: Piece, first: int, stop: int) -> int | None:

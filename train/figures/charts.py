@@ -65,8 +65,8 @@ def axes(
 ) -> tuple["Figure", list[Any]]:
     """Return a light figure and its axes, row by row."""
     figure = _shown()(figsize=(width, height), dpi=DOTS, layout="constrained")
-    found = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **more)).ravel().tolist()
-    for axis in found:
+    panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **more)).ravel().tolist()
+    for axis in panels:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
         for side in ("left", "bottom"):
@@ -74,7 +74,7 @@ def axes(
         axis.tick_params(colors=INK, labelsize=9)
         axis.grid(visible=True, color=FAINT, linewidth=0.6)
         axis.set_axisbelow(True)
-    return figure, found
+    return figure, panels
 
 
 @cache

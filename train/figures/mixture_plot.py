@@ -137,8 +137,8 @@ def _shares(axis: "Axes", name: str, parts: Sequence[PartShare]) -> None:
     colour = charts.COLOURS[0] if known else charts.COLOURS[-1]
     axis.barh(place, got, height=0.66, color=colour, label="got" if known else "asked")
     if known:
-        asked = [part.asked for part in parts]
-        axis.plot(asked, place, "|", color=charts.INK, markersize=13, label="asked")
+        targets = [part.asked for part in parts]
+        axis.plot(targets, place, "|", color=charts.INK, markersize=13, label="asked")
     for y, value in zip(place, got, strict=True):
         axis.text(value, y, f"  {value:.2%}", va="center", color=charts.INK, size=8)
     axis.set_yticks(place, [part.part for part in parts])

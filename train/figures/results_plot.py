@@ -69,18 +69,18 @@ def results(run: Path, build: Path | None = None) -> list[Result]:
     return found
 
 
-def changes(found: Sequence[Result]) -> list[Change]:
+def changes(values: Sequence[Result]) -> list[Change]:
     """Return what each phase changed, line by line, nothing for a single value with none before."""
     last: dict[tuple[str, str], Result] = {}
     whole: dict[tuple[str, str, str], Change] = {}
-    for each in found:
-        before = last.get((each.measure, each.line))
-        key = each.measure, each.line, each.phase
+    for value in values:
+        before = last.get((value.measure, value.line))
+        key = value.measure, value.line, value.phase
         if key in whole:
-            whole[key] = replace(whole[key], after=each.value)
+            whole[key] = replace(whole[key], after=value.value)
         elif before is not None:
-            whole[key] = Change(*key, before.value, each.value)
-        last[each.measure, each.line] = each
+            whole[key] = Change(*key, before.value, value.value)
+        last[value.measure, value.line] = value
     return list(whole.values())
 
 
@@ -102,12 +102,12 @@ def figure(found: Sequence[Result]) -> "Figure":
 def draw(run: Path, build: Path | None, file: Path) -> str:
     """Draw a run's results into a file (PNG, SVG or PDF), and say so."""
     checked(file)
-    found = results(run, build)
-    if not found:
+    values = results(run, build)
+    if not values:
         raise InputError(
             f"{run}: has no results to draw; add `evaluation` to the run file, or name --tasks"
         )
-    return saved(figure(found), file)
+    return saved(figure(values), file)
 
 
 def _values(folder: PhaseFolder) -> list[tuple[str, str, int, float]]:
@@ -131,16 +131,16 @@ def _values(folder: PhaseFolder) -> list[tuple[str, str, int, float]]:
 
 
 def _over_tokens(
-    axis: "Axes", name: str, found: Sequence[Result], colours: Mapping[str, Any]
+    axis: "Axes", name: str, values: Sequence[Result], colours: Mapping[str, Any]
 ) -> None:
     """Draw a measure over the tokens of all phases, a mark where each phase's results begin."""
     for line, colour in colours.items():
-        own = [each for each in found if each.line == line]
-        x, y = [each.tokens for each in own], [each.value for each in own]
+        own = [value for value in values if value.line == line]
+        x, y = [value.tokens for value in own], [value.value for value in own]
         axis.plot(x, y, color=colour, linewidth=1.2, marker=".", label=line)
     ends: dict[str, int] = {}
-    for each in found:
-        ends[each.phase] = max(each.tokens, ends.get(each.phase, 0))
+    for value in values:
+        ends[value.phase] = max(value.tokens, ends.get(value.phase, 0))
     for phase, end in ends.items():
         axis.axvline(end, color="0.7", linewidth=0.8)
         axis.annotate(f"{phase} ", (end, 1.01), xycoords=("data", "axes fraction"), ha="right")
@@ -151,12 +151,12 @@ def _over_tokens(
     axis.legend(fontsize="small", frameon=False, ncols=1 + len(colours) // (MOST + 1))
 
 
-def _by_phase(axis: "Axes", name: str, found: Sequence[Change], colours: Mapping[str, Any]) -> None:
+def _by_phase(axis: "Axes", name: str, steps: Sequence[Change], colours: Mapping[str, Any]) -> None:
     """Draw what each phase changed, a bar a line."""
-    phases = list(dict.fromkeys(each.phase for each in found))
+    phases = list(dict.fromkeys(each.phase for each in steps))
     wide = 0.8 / max(1, len(colours))
     for place, (line, colour) in enumerate(colours.items()):
-        own = {each.phase: each.after - each.before for each in found if each.line == line}
+        own = {each.phase: each.after - each.before for each in steps if each.line == line}
         x = [phases.index(phase) + (place + 0.5) * wide - 0.4 for phase in own]
         axis.bar(x, list(own.values()), wide, color=colour)
     axis.axhline(0, color="0.3", linewidth=0.8)

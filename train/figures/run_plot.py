@@ -80,8 +80,8 @@ def _units(run: Path, phases: Iterable[str]) -> str:
 
 def _starts(run: Path, build: Path) -> tuple[dict[str, int], int]:
     """Return where each recorded phase begins on the axis, in their order, and where it ends."""
-    found = trace.connect(build, run).rows(RECORDED)
-    last = {entry["phase"]: entry["last"] for entry in found}
+    recorded = trace.connect(build, run).rows(RECORDED)
+    last = {entry["phase"]: entry["last"] for entry in recorded}
     starts, start = dict[str, int](), 0
     for manifest in read_manifests(build):
         if manifest.phase in last:

@@ -125,8 +125,8 @@ class CallerLedger:
         if step != self._next_step:
             raise UsageError(f"{self.phase.path}: the next step is {self._next_step}, got {step}")
         if self._ranks.rank == 0:
-            asked = f"{self.manifest.phase}:{step}:{step}"
-            skips.ask(self.phase.path.parent, [self.manifest], [asked])
+            steps = f"{self.manifest.phase}:{step}:{step}"
+            skips.ask(self.phase.path.parent, [self.manifest], [steps])
             self._ledger.record(skips.skipped(step))
         self._fed, self._next_step = [], step + 1
 

@@ -183,15 +183,15 @@ def _losses(traced: Traced, order: Sequence[str]) -> Losses | None:
     if not steps:
         return None
     width = max(1, sum(steps.values()) // POINTS)
-    found = spikes(traced, SpikeSettings())
-    greatest = sorted(found.steps, key=lambda s: -max(s.loss_z or 0.0, s.gradient_norm_z or 0.0))
+    outliers = spikes(traced, SpikeSettings())
+    greatest = sorted(outliers.steps, key=lambda s: -max(s.loss_z or 0.0, s.gradient_norm_z or 0.0))
     kept = {(s.phase, s.step) for s in greatest[:MOST_SPIKES]}
     spiked = {phase for phase, _ in kept}
     return Losses(
         width,
         traced.records(LossPoint, LOSSES.format(width=width)),
-        [one for one in found.content() if (one["phase"], one["step"]) in kept],
-        len(found.steps) - len(kept),
+        [one for one in outliers.content() if (one["phase"], one["step"]) in kept],
+        len(outliers.steps) - len(kept),
         [_highest(traced, phase) for phase in steps if phase not in spiked],
     )
 

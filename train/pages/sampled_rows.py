@@ -99,9 +99,9 @@ def _positions(manifest: Manifest, build: Path) -> list[int]:
     first, middle = list[int](), list[int]()
     for place, part in enumerate(manifest.parts):
         if part.rows:
-            found = part_positions(manifest, place, list(range(min(LOOKED_AT, part.rows))))
-            begins = (p for p in found if part.fim and _begins_permuted(manifest, build, p))
-            first.append(next(begins, found[0]))
+            positions = part_positions(manifest, place, list(range(min(LOOKED_AT, part.rows))))
+            begins = (p for p in positions if part.fim and _begins_permuted(manifest, build, p))
+            first.append(next(begins, positions[0]))
             if part.rows > 1:
                 middle += part_positions(manifest, place, [part.rows // 2])
     return [*first, *(position for position in middle if position not in first)]

@@ -237,8 +237,10 @@ class Metrics:
 
     def tasks(self, results: Iterable[TaskResult]) -> None:
         """Pass on results of tasks."""
-        for each in results:
-            self.trackers.scalars(each.step, {f"tasks/{each.task}/{each.metric}": each.value})
+        for result in results:
+            self.trackers.scalars(
+                result.step, {f"tasks/{result.task}/{result.metric}": result.value}
+            )
 
     def _log(self, step: Step, tokens_per_second: float, mfu: float | None) -> None:
         """Log a line of progress every LOG_SECONDS, where no terminal shows the bar."""
@@ -279,11 +281,11 @@ def line_of(
 def bits_of_parts(losses: Iterable[HeldOutLoss]) -> list[PartBits]:
     """Return bits per byte of each step and part, kinds together, where bytes are known."""
     sums: dict[tuple[int, str], tuple[float, int]] = {}
-    for each in losses:
-        if each.kind != MIDDLE and each.bits_per_byte is not None and each.bytes:
-            bits, size = sums.get((each.step, each.part), (0.0, 0))
-            bits += each.bits_per_byte * each.bytes
-            sums[each.step, each.part] = bits, size + each.bytes
+    for loss in losses:
+        if loss.kind != MIDDLE and loss.bits_per_byte is not None and loss.bytes:
+            bits, size = sums.get((loss.step, loss.part), (0.0, 0))
+            bits += loss.bits_per_byte * loss.bytes
+            sums[loss.step, loss.part] = bits, size + loss.bytes
     return [PartBits(*key, size, bits / size) for key, (bits, size) in sums.items()]
 
 

@@ -128,8 +128,8 @@ def _licences(facts: Facts) -> list[str]:
     """Return the licence of the whole, else those of its sources, if each has one; ids as urls."""
     stated = [facts.card.dataset.licence] if facts.card.dataset.licence else []
     if not stated:
-        each = [of_source(source) for source in facts.sources]
-        stated = sorted({name for own in each for name in own}) if all(each) else []
+        licences = [of_source(source) for source in facts.sources]
+        stated = sorted({name for own in licences for name in own}) if all(licences) else []
     return [_link(name) for name in stated]
 
 

@@ -228,7 +228,7 @@ def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
     for key in ("names", "licence", "url", "placed", "use", "limits", "base"):
         blanks.say(f"model.{key}", getattr(given, key))
     done = [phase for phase in facts.phases if phase.checkpoint is not None]
-    told = [
+    comments = [
         f"{phase.name}: {phase.steps:,} steps recorded, {phase.skipped:,} skipped, head of the "
         f"ledger's chain {phase.chain}"
         for phase in facts.phases
@@ -251,7 +251,7 @@ def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
         software_primaryPurpose="model",
         software_downloadLocation=given.url,
         software_packageVersion=", ".join(given.names),
-        ai_informationAboutTraining="; ".join(told),
+        ai_informationAboutTraining="; ".join(comments),
         ai_informationAboutApplication=given.use,
         ai_limitation=given.limits,
         ai_hyperparameter=[
@@ -259,7 +259,7 @@ def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
             for key, value in entries.items()
         ],
     )
-    if told:
+    if comments:
         comment = "what was consumed is recorded step by step in the run's ledger"
         graph.relate(own, "trainedOn", [dataset], comment)
     graph.relate(own, "hasConcludedLicense", [graph.licence(given.licence)])
