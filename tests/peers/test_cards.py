@@ -78,9 +78,15 @@ def test_mlcroissant_validates_imported_rows(tmp_path: Path) -> None:
     _validate(file)
 
 
-def test_mlcroissant_refuses_a_file_without_its_digest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["sha256", "contentUrl", "conformsTo", "fileObject"])
+def test_mlcroissant_refuses_a_file_that_lacks_what_it_needs(lost: str, tmp_path: Path) -> None:
     content = json_of(small_build(), "croissant", None)
-    del content["distribution"][0]["sha256"]
+    if lost == "conformsTo":
+        del content[lost]
+    elif lost == "fileObject":
+        content["recordSet"][0]["field"][0]["source"][lost] = {"@id": "nowhere"}
+    else:
+        del content["distribution"][0][lost]
     file = tmp_path / "croissant.json"
     file.write_text(json.dumps(content))
     with pytest.raises(AssertionError):
