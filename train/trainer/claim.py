@@ -32,7 +32,12 @@ def claim(
     if start is not None:
         state = run_folder.read_state(start)
         weights = state.weights
-        _check_model(start, state.model or {}, run)
+        if state.model is None:
+            raise StaleError(
+                f"{start}: has no weights of ours; begin from a checkpoint that `train` or "
+                "`import-weights` wrote"
+            )
+        _check_model(start, state.model, run)
     phase, remedy = PhaseFolder(out), f"remove {out} and train this phase again"
     if phase.claim.exists() and start is None and phase.newest is not None:
         weights = run_folder.read_claim(phase, remedy).init

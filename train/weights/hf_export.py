@@ -205,10 +205,15 @@ def _last_phase(run: Path, build: Path | None, held: Json) -> str:
 
 
 def loaded(source: Path) -> Crystal:
-    """Return the model of a checkpoint, on the CPU."""
+    """Return the model of a checkpoint, on the CPU; InputError for one without weights of ours."""
     state = run_folder.read_state(source)
+    if state.model is None:
+        raise InputError(
+            f"{source}: has no weights of ours; take a checkpoint that `train` or `import-weights` "
+            "wrote"
+        )
     with torch.device("meta"):
-        model = Crystal(ModelSettings(**(state.model or {})))
+        model = Crystal(ModelSettings(**state.model))
     model.to_empty(device="cpu")
     checkpoint.load_weights(source, model)
     return model

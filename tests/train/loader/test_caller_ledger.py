@@ -17,7 +17,14 @@ from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
 from helpers import worlds
 from helpers.corpora import crystalmix
-from helpers.runs import copied_run, manifest, recorded, small_build, undisturbed
+from helpers.runs import (
+    copied_run,
+    manifest,
+    recorded,
+    run_file,
+    small_build,
+    undisturbed,
+)
 
 STEPS = 10
 
@@ -224,3 +231,25 @@ def test_steps_out_of_order_other_sizes_and_other_runs_are_refused(tmp_path: Pat
     with pytest.raises(StaleError, match="is of another run"):
         cm.Ledger(copied_run(tmp_path / "ours"), phase())
     assert manifest("code").steps == STEPS
+
+
+def test_a_run_without_weights_of_ours_says_so_wherever_they_are_asked_for(tmp_path: Path) -> None:
+    loop(tmp_path / "run")
+    (tmp_path / "task.yaml").write_text("task: sums\nproblems: sums.jsonl\n", "utf-8")
+    problem = '{"prompt": "x = 1\\n", "test": "assert x", "entry_point": null}\n'
+    (tmp_path / "sums.jsonl").write_text(problem, "utf-8")
+    out = ("--out", tmp_path / "out")
+    train = ("train", small_build(), "--run", run_file(), "--phase", "prose", *out)
+    seal = tmp_path / "run" / "code" / "checkpoints" / "step-00000010"
+    for words in (
+        ("export", tmp_path / "run", *out),
+        ("release", tmp_path / "run", *out),
+        ("evaluate", tmp_path / "run", "--tasks", tmp_path / "task.yaml", "--run-code"),
+        (*train, "--init-from", seal),
+    ):
+        result = crystalmix(*words)
+        assert (result.exit_code, result.stdout) == (1, "")
+        [line] = [x for x in result.stderr.splitlines() if not x.startswith("note: ")]
+        assert line.startswith("crystalmix: "), line
+        assert "no weights of ours" in line, line
+    assert not (tmp_path / "out" / "prose" / "ledger").exists()
