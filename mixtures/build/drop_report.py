@@ -71,6 +71,19 @@ def tell_conversations(domain: str, counts: Json, out: Path) -> None:
         _note(f"domain {domain}: {', '.join(losses)}; crystalmix show {out} tells more")
 
 
+def tell_long(domain: str, way: str, documents: tuple[int, int], tokens: tuple[int, int]) -> None:
+    """Note the documents of a domain that are left out or shortened, as they are over a row long.
+
+    way: the `too_long` of its rows. documents, tokens: how many of how many are longer, or lost.
+    """
+    if tokens[0]:
+        done = "left out" if way == "drop" else "shortened to a row"
+        _note(
+            f"domain {domain}: {documents[0]:,} of {documents[1]:,} documents are longer than a "
+            f"row and {done} (too_long: {way}): {tokens[0]:,} of {tokens[1]:,} tokens"
+        )
+
+
 def tell_unprotected(source: Source, counts: IndexCounts | None) -> None:
     """Note the evaluation files of which not every item is protected from being trained on."""
     if counts is None or (settings := source.select.decontaminate) is None:

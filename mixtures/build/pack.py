@@ -200,6 +200,10 @@ def run(
         target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
         if chat:
             drop_report.tell_conversations(target.name, more["chat"], context.out)
+        if fit is not None:
+            lost = _fitted_account(account, fit).dropped.get("too_long", 0)
+            documents = (fit.counts.cut, account.documents)
+            drop_report.tell_long(target.name, rows.too_long, documents, (lost, account.tokens_in))
 
 
 def _items(context: Context, target: Folder, every: list[Stream]) -> list[Pack]:

@@ -1,5 +1,6 @@
 """Builds whose documents are fitted into rows: the same for any workers, counted, provable."""
 
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -109,6 +110,30 @@ def test_a_manifest_that_says_otherwise_than_its_receipts_is_named(
     parts = tuple(replace(part, sharing=None) for part in sealed.parts)
     manifests.write(place, manifests.sealed(replace(sealed, parts=parts)))
     assert any("says sharing" in line for line in verify(tmp_path / "build"))
+
+
+@pytest.mark.parametrize(
+    ("way", "done"), [("drop", "left out"), ("truncate", "shortened to a row"), ("split", None)]
+)
+def test_what_is_lost_of_long_documents_is_told(
+    way: str, done: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpora.write_corpus(tmp_path)
+    rows = {"wiki": {"rows": {**FITTED, "too_long": way}}}
+    parts = [{"domain": "wiki", "epochs": 1}]
+    phases = {"prose": {"steps": None, "parts": parts}, "mixed": None, "code": None}
+    corpora.write_recipe(tmp_path, domains=rows, phases=phases)
+    with caplog.at_level(logging.WARNING, "crystalmix"):
+        out = corpora.built(tmp_path)
+    counts = account(out, "wiki")
+    lost = counts["tokens_in"] - counts["tokens_out"]
+    told = [line for line in caplog.messages if line.startswith("domain wiki: ")]
+    expected = (
+        f"domain wiki: {counts['fitted']['cut']:,} of {counts['documents']:,} documents are longer "
+        f"than a row and {done} (too_long: {way}): {lost:,} of {counts['tokens_in']:,} tokens"
+    )
+    assert told == ([expected] if done else [])
+    assert (lost > 100) == bool(done)
 
 
 def test_masks_alone_change_no_row(tmp_path: Path) -> None:
