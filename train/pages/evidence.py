@@ -13,7 +13,9 @@ import numpy as np
 
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.manifest.rows_of_steps import part_counts
+from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.train.evaluation.held_out import is_held_out
 from crystalmix.train.pages.sampled_rows import SampledRow, sample
 from crystalmix.train.record import metrics, views
 from crystalmix.train.record.run_folder import PhaseFolder
@@ -73,7 +75,8 @@ class Pieces:
 class Sealed:
     """What a phase is known by: digests, of a run also the chain's head and the last weights.
 
-    loss_unit: of the loss of all rows of a step.
+    loss_unit: of the loss of all rows of a step. held_out: whether it is there to be evaluated, and
+    not trained on; None where that is not known.
     """
 
     phase: str
@@ -83,6 +86,7 @@ class Sealed:
     chain: str | None
     weights: str | None
     loss_unit: str | None
+    held_out: bool | None
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def of_build(run: Path | None, build: Path, verified: Verified | None) -> Eviden
         None if traced is None else _losses(traced, [manifest.phase for manifest in manifests]),
         None if traced is None else _repeats(traced, manifests),
         [] if run is None else _tasks(run, manifests),
-        [_sealed(phase) for phase in known.phases],
+        [_sealed(phase, build) for phase in known.phases],
         None,
         verified,
     )
@@ -228,7 +232,11 @@ def _tasks(run: Path, manifests: Sequence[Manifest]) -> list[Json]:
     ]
 
 
-def _sealed(phase: facts.PhaseFacts) -> Sealed:
+def _sealed(phase: facts.PhaseFacts, build: Path) -> Sealed:
+    try:
+        held_out = is_held_out(build, phase.manifest)
+    except RefusalError:
+        held_out = None
     return Sealed(
         phase.name,
         phase.manifest.digest,
@@ -237,4 +245,5 @@ def _sealed(phase: facts.PhaseFacts) -> Sealed:
         phase.chain,
         None if phase.checkpoint is None else phase.checkpoint.weights,
         None if phase.claim is None else phase.claim.loss_unit,
+        held_out,
     )

@@ -92,6 +92,7 @@ def render(template: str, evidence: Evidence, **more: object) -> str:
         "longest": accounts.longest,
         "flow": drawn,
         "loss_plot": _loss_plot(evidence, starts),
+        "held_out": [phase.phase for phase in evidence.sealed if phase.held_out],
         "loss_units": " or ".join(
             dict.fromkeys(s.loss_unit for s in evidence.sealed if s.loss_unit and s.recorded)
         ),

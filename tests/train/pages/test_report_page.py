@@ -291,6 +291,17 @@ def test_the_loss_of_all_rows_has_the_unit_that_it_was_recorded_in() -> None:
     assert Claim(caller=True).loss_unit == "as recorded"
 
 
+def test_a_phase_that_is_held_out_is_named_so() -> None:
+    page, content = reported("run")
+    assert {one["phase"]: one["held_out"] for one in content["sealed"]} == {
+        "mixed": False,
+        "held": True,
+    }
+    assert "Held out, which is evaluated and not trained on: held." in page.text
+    assert page.text.count("it is there to be evaluated") == 1
+    assert "held out" not in reported("build")[0].text
+
+
 def test_texts_and_names_are_never_markup() -> None:
     from dataclasses import replace
 
