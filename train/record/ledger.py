@@ -100,7 +100,7 @@ class Ledger:
         self._names = pa.array([part.name for part in manifest.parts], pa.string())
         self._paths = pa.array(manifest.paths, pa.string())
         self._files: list[FileEntry] = []  # the sealed segments, as they were
-        self._rows: list[pa.Table] = []
+        self._rows: list[Step | Consumed] = []
         self._steps: list[Content] = []
 
     def truncate(self, sealed: SealedLedger | None = None) -> None:
@@ -124,7 +124,7 @@ class Ledger:
             raise RuntimeError(f"ledger expects step {self.next_step}, got {step.step}")
         self.chain = next_chain(self.chain, step.digest)
         if not step.skipped:
-            self._rows.append(self._row_table(step))
+            self._rows.append(step)
         self._steps.append(
             {
                 "step": step.step,
@@ -144,30 +144,30 @@ class Ledger:
         """Write what was recorded since the last seal; return the state for a checkpoint."""
         if self._steps:
             first, last = self._steps[0]["step"], self._steps[-1]["step"]
-            rows = pa.concat_tables(
-                [ROWS.empty_table(), *self._rows], promote_options="default"
-            ).unify_dictionaries()
             steps = pa.Table.from_pylist(self._steps, schema=STEPS)
-            for kind, table in (("rows", rows.combine_chunks()), ("steps", steps)):
+            for kind, table in (("rows", self._row_table()), ("steps", steps)):
                 path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
                 write_table(path, table)
                 self._files.append(FileEntry.of(path))
             self._rows, self._steps = [], []
         return SealedLedger(self.chain, self.next_step, tuple(self._files))
 
-    def _row_table(self, step: Step | Consumed) -> pa.Table:
-        refs, count = step.refs, len(step.refs.row)
-        part, shard = (
-            pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), names)
-            for numbers, names in ((refs.part, self._names), (refs.shard, self._paths))
+    def _row_table(self) -> pa.Table:
+        """Return the rows since the last seal; the names of all shards are taken in once."""
+        if not self._rows:
+            return ROWS.empty_table()
+        counts = [len(step.refs.row) for step in self._rows]
+        part, shard, row, epoch = (
+            pa.array(np.concatenate([getattr(step.refs, name) for step in self._rows]), pa.int32())
+            for name in ("part", "shard", "row", "epoch")
         )
         columns = {
-            "step": pa.array(np.full(count, step.step), pa.int32()),
-            "slot": pa.array(np.arange(count), pa.int32()),
-            "part": part,
-            "shard": shard,
-            "row": pa.array(refs.row, pa.int32()),
-            "epoch": pa.array(refs.epoch, pa.int32()),
+            "step": pa.array(np.repeat([step.step for step in self._rows], counts), pa.int32()),
+            "slot": pa.array(np.concatenate([np.arange(count) for count in counts]), pa.int32()),
+            "part": pa.DictionaryArray.from_arrays(part, self._names),
+            "shard": pa.DictionaryArray.from_arrays(shard, self._paths),
+            "row": row,
+            "epoch": epoch,
         }
         return pa.table(columns, schema=ROWS)
 
