@@ -6,17 +6,17 @@ build without them is the same build, and the first question that needs them mak
 
 import atexit
 import errno
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import (
     DOMAINS,
-    LOOKUP,
     SOURCES,
     BuildFolder,
     shards_of,
@@ -26,7 +26,7 @@ from crystalmix.prep.documents.lookup import Lookup
 from crystalmix.prep.rows import document_ranges, spans
 from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 from crystalmix.prep.runtime.types import Json
@@ -40,34 +40,78 @@ IMPORT = "import"
 READ_ONLY = {errno.EPERM, errno.EACCES, errno.EROFS}
 
 
-@dataclass(frozen=True)
 class Lookups:
     """The lookups of a build; place: its folder `lookup`, or one beside a build that is read-only.
 
-    made: how many had to be made now.
+    made: how many had to be made now. Those of `opened` are looked at when they are asked for.
     """
 
-    build: BuildFolder
-    place: Path
-    made: int = 0
+    def __init__(self, build: BuildFolder, place: Path, made: int | None = 0) -> None:
+        self.build, self.place, self.made = build, place, made
+        self._fresh: set[Path] = set()
+        self._ranges: dict[Path, Ranges] = {}
+        self._names: dict[str, Lookup] = {}
 
     @property
     def sources(self) -> list[str]:
         """The names of the sources, sorted."""
-        return sorted(path.name for path in (self.place / SOURCES).glob("*"))
+        folders = self.build.path.glob(f"{SOURCES}/*")
+        return sorted(path.name for path in folders if (path / receipts.NAME).exists())
 
     def names(self, source: str) -> Lookup:
         """Return the sorted names of a source."""
-        return Lookup(self.place / SOURCES / source / lookup.NAMES)
+        if source not in self._names:
+            inside = self._inside(self.build.source(source))
+            self._names[source] = Lookup(inside / lookup.NAMES)
+        return self._names[source]
 
     def digests(self, source: str) -> Lookup:
         """Return the sorted text digests of a source."""
-        return Lookup(self.place / SOURCES / source / lookup.DIGESTS)
+        return Lookup(self._inside(self.build.source(source)) / lookup.DIGESTS)
 
     def ranges(self, folder: Path) -> Ranges:
         """Return the documents of the shards of a folder of packed rows."""
-        inside = folder.relative_to(self.build.path)
-        return Ranges(pq.read_table(self.place / inside / RANGES))
+        if folder not in self._ranges:
+            self._ranges[folder] = Ranges(pq.read_table(self._inside(folder) / RANGES))
+        return self._ranges[folder]
+
+    def places(self, first: str, end: str, most: int | None = None) -> Iterator[tuple[str, int]]:
+        """Yield source and place of the names in [first, end), whatever their case.
+
+        most: of each source.
+        """
+        low, high = map(str, pc.utf8_lower(pa.array([first, end])).to_pylist())
+        for source in self.sources:
+            for place in self.names(source).between(low, high, most).tolist():
+                yield source, place
+
+    def packed(self) -> list[Path]:
+        """Return the folders of packed rows that have spans, sorted."""
+        last = {BuildFolder.shuffled, BuildFolder.joined, BuildFolder.imported}
+        names = {place(self.build, "").name for place in last}
+        every = sorted(self.build.path.glob(f"{DOMAINS}/*/*/{receipts.NAME}"))
+        folders = [path.parent for path in every if path.parent.name not in names]
+        return [folder for folder in folders if (self._inside(folder) / RANGES).exists()]
+
+    def _inside(self, folder: Path) -> Path:
+        """Return the folder of a lookup, made where it is missing or stale."""
+        relative = folder.relative_to(self.build.path)
+        if self.made is None and folder not in self._fresh:
+            try:
+                _made(folder, self.place / relative)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                self.place = _elsewhere()
+                _made(folder, self.place / relative)
+            self._fresh.add(folder)
+        return self.place / relative
+
+
+def opened(out: Path) -> Lookups:
+    """Return a build's lookups, each of which is made when it is asked for and is not there."""
+    build = BuildFolder(out)
+    return Lookups(build, build.lookup, None)
 
 
 def ensured(out: Path) -> Lookups:
@@ -77,47 +121,49 @@ def ensured(out: Path) -> Lookups:
     temporary files.
     """
     build = BuildFolder(out)
-    lookups = Lookups(build, build.lookup)
     try:
-        return replace(lookups, made=make(build, lookups.place))
+        return Lookups(build, build.lookup, make(build))
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
+    place = _elsewhere()
+    return Lookups(build, place, make(build, place))
+
+
+def _elsewhere() -> Path:
     place = Path(mkdtemp(prefix="crystalmix-lookup-"))
     atexit.register(rmtree, place, ignore_errors=True)
-    return Lookups(build, place, make(build, place))
+    return place
 
 
 def make(build: BuildFolder, place: Path | None = None) -> int:
     """Make the lookups that are missing or stale; return how many."""
-    place, made = place or build.path / LOOKUP, 0
-    for folder in build.sealed():
-        receipt = receipts.read(folder)
-        inside = place / folder.relative_to(build.path)
-        if receipt.stage == "documents":
-            made += _sealed(inside, folder, receipt, _of_source)
-        elif receipt.stage != IMPORT and _has_spans(folder, receipt):
-            made += _sealed(inside, folder, receipt, _of_rows)
-    return made
+    place = place or build.lookup
+    return sum(_made(path, place / path.relative_to(build.path)) for path in build.sealed())
+
+
+def _made(folder: Path, inside: Path) -> int:
+    """Make the lookup of a folder, if it has one that is missing or stale; return how many."""
+    digest = file_digest(folder / receipts.NAME)
+    seal = inside / SEAL
+    if _is_fresh(seal, {"version": lookup.VERSION, "receipt": digest}):
+        return 0
+    receipt = receipts.read(folder)
+    write = _of_source if receipt.stage == "documents" else _of_rows
+    if write is _of_rows and (receipt.stage == IMPORT or not _has_spans(folder, receipt)):
+        return 0
+    made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
+    if _is_fresh(seal, made_from):
+        return 0
+    files = [receipts.describe(inside / name) for name in write(folder, inside, receipt)]
+    content = {**made_from, "receipt": digest, "files": files}
+    write_atomic(seal, canonical({**content, "digest": receipts.digest(content)}))
+    return 1
 
 
 def _has_spans(folder: Path, receipt: Receipt) -> bool:
     names = [entry["name"] for entry in receipt.files]
     return folder.parent.parent.name == DOMAINS and any(n.endswith(SPANS) for n in names)
-
-
-def _sealed(
-    inside: Path, folder: Path, receipt: Receipt, write: Callable[[Path, Path, Receipt], list[str]]
-) -> int:
-    made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
-    seal = inside / SEAL
-    if _is_fresh(seal, made_from):
-        return 0
-    names = write(folder, inside, receipt)
-    files = [receipts.describe(inside / name) for name in names]
-    content = {**made_from, "files": files}
-    write_atomic(seal, canonical({**content, "digest": receipts.digest(content)}))
-    return 1
 
 
 def _is_fresh(seal: Path, made_from: Json) -> bool:

@@ -129,14 +129,14 @@ def _phase_repeats(draws: Sequence[Draws]) -> list[PhaseRepeats]:
     for phase in dict.fromkeys(each.phase for each in draws):
         own = [each for each in draws if each.phase == phase]
         before = draws[: draws.index(own[0])]
-        seen: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for each in own:
-            if again := _seen(each, [b for b in before if b.domain == each.domain]):
-                seen[each.domain] = seen.get(each.domain, 0) + again
-        if seen:
-            shown = [each for each in (*before, *own) if each.domain in seen]
+            if again := seen(each, [b for b in before if b.domain == each.domain]):
+                counts[each.domain] = counts.get(each.domain, 0) + again
+        if counts:
+            shown = [each for each in (*before, *own) if each.domain in counts]
             unread = sum(reads.never for reads in _domain_reads(shown))
-            repeats.append(PhaseRepeats(phase, sum(each.count for each in own), seen, unread))
+            repeats.append(PhaseRepeats(phase, sum(each.count for each in own), counts, unread))
     return repeats
 
 
@@ -212,11 +212,16 @@ def _length(spans: Sequence[tuple[int, int]]) -> int:
     return length
 
 
-def _seen(draws: Draws, before: Sequence[Draws]) -> int:
-    """Return how many of the draws read a row that earlier draws read."""
+def distinct(draws: Draws) -> int:
+    """Return how many rows the draws read, each counted once."""
+    return round(draws.rows * _share([draws]))
+
+
+def seen(draws: Draws, before: Sequence[Draws]) -> int:
+    """Return how many of the draws read a row that earlier draws of the domain read."""
     same = [each for each in before if each.walk == draws.walk]
     unread = 1 - _share_of_others(draws, [each for each in before if each.walk != draws.walk])
-    seen = 0.0
+    read = 0.0
     for epoch, first, last in draws.by_epoch():
         spans = [
             (max(low, first), min(high, last))
@@ -226,8 +231,8 @@ def _seen(draws: Draws, before: Sequence[Draws]) -> int:
         ]
         known = _length([span for span in spans if span[0] < span[1]])
         rest = unread * (1 - (_share(same, epoch) if same else 0.0))
-        seen += known + (last - first - known) * (1 - rest)
-    return round(seen)
+        read += known + (last - first - known) * (1 - rest)
+    return round(read)
 
 
 def _share_of_others(draws: Draws, others: Sequence[Draws]) -> float:

@@ -6,10 +6,12 @@ epochs, FIM settings, and every shard with its rows and the digest of its decode
 the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what a step consumes.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from crystalmix.prep.runtime.types import Json
 SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are hundreds of thousands
 class PartShard:
     """The rows [first, last) that a part draws from one shard; path relative to the build.
 
@@ -215,13 +217,31 @@ class Manifest:
         """Return every position of the phase that consumes a row of a shard, ascending."""
         positions: list[int] = []
         for i, part in enumerate(self.parts):
-            before = 0
-            for shard in part.shards:
-                if shard.path == path and shard.first <= row < shard.last:
-                    number = before + row - shard.first
+            _, ends, _ = self._tables[i]
+            for place in self._places(i, path):
+                shard = part.shards[place]
+                if shard.first <= row < shard.last:
+                    number = int(ends[place]) - (shard.last - row)
                     positions += self.order.positions(i, number, self.steps * self.batch)
-                before += shard.last - shard.first
         return sorted(positions)
+
+    def _places(self, part: int, path: str) -> list[int]:
+        """Return where a path stands among a part's shards."""
+        shards = self.parts[part].shards
+        if not self._ascending[part]:
+            return [place for place, shard in enumerate(shards) if shard.path == path]
+        first, last = (
+            side(shards, path, key=lambda shard: shard.path) for side in (bisect_left, bisect_right)
+        )
+        return [*range(first, last)]
+
+    @cached_property
+    def _ascending(self) -> list[bool]:
+        """Whether the paths of each part's shards ascend, so that one is found by halving."""
+        return [
+            all(one.path <= other.path for one, other in pairwise(part.shards))
+            for part in self.parts
+        ]
 
     @cached_property
     def _tables(self) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
@@ -349,7 +369,11 @@ def read_manifests(path: Path) -> list[Manifest]:
     """
     places = [path] if path.is_file() or (path / MANIFEST).exists() else []
     places = places or BuildFolder(path).manifests()
-    manifests = [read(place) for place in places]
+    return in_order([read(place) for place in places])
+
+
+def in_order(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Return manifests ordered by lineage, as of `read_manifests`."""
     known = {name: manifest for manifest in manifests for name in (manifest.digest, manifest.phase)}
 
     def depth(manifest: Manifest) -> int:

@@ -108,14 +108,19 @@ class Lookup:
         self.path = path
         self._held: tuple[int, _Keys, Places] | None = None
 
-    def between(self, first: str | bytes, end: str | bytes) -> Places:
-        """Return the places of the keys in [first, end), in the order of keys."""
+    def between(self, first: str | bytes, end: str | bytes, most: int | None = None) -> Places:
+        """Return the places of the keys in [first, end), in the order of keys; most: of them."""
+        found, count = [np.empty(0, np.int64)], 0
         try:
-            places = [self._within(group, first, end) for group in self._groups(first, end)]
+            for group in self._groups(first, end):
+                found.append(self._within(group, first, end))
+                count += len(found[-1])
+                if most is not None and count >= most:
+                    break
         except (pa.ArrowException, OSError) as error:
             brief = str(error).splitlines()[0]
             raise DamageError(f"{self.path}: can't be read ({brief}); remove its folder") from None
-        return np.concatenate([np.empty(0, np.int64), *places])
+        return np.concatenate(found)[:most]
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
@@ -124,10 +129,7 @@ class Lookup:
     @cached_property
     def _bounds(self) -> tuple[list[Any], list[Any]]:
         """Return the smallest and the largest key of each row group; None where it is too long."""
-        metadata = self._file.metadata
-        groups = range(metadata.num_row_groups)
-        columns = [metadata.row_group(group).column(0).statistics for group in groups]
-        return [c and c.min for c in columns], [c and c.max for c in columns]
+        return _bounds(self._file, "key")
 
     def _groups(self, first: str | bytes, end: str | bytes) -> Iterable[int]:
         lows, highs = self._bounds
@@ -158,18 +160,64 @@ class _Keys(Sequence[Any]):
         return self.array[place].as_py()
 
 
-def rows(path: Path, numbers: Places, columns: Sequence[str]) -> pa.Table:
-    """Read lines of a documents.parquet or dropped.parquet by number, ascending, group by group."""
-    with pq.ParquetFile(path) as file:
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        starts = np.cumsum([0, *sizes])
-        owners = np.searchsorted(starts, numbers, side="right") - 1
+class Lines:
+    """The lines of a documents.parquet or dropped.parquet by number; row groups are read alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = pq.ParquetFile(path)
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, numbers: Places, columns: Sequence[str]) -> pa.Table:
+        """Read lines by number, ascending."""
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
         tables = [
-            file.read_row_groups([group], columns=list(columns)).take(
-                pa.array(numbers[owners == group] - starts[group], pa.int64())
+            self._file.read_row_groups([group], columns=list(columns)).take(
+                pa.array(numbers[owners == group] - self._starts[group], pa.int64())
             )
             for group in np.unique(owners).tolist()
         ]
         if not tables:
-            return file.schema_arrow.empty_table().select(list(columns))
+            return self._file.schema_arrow.empty_table().select(list(columns))
         return pa.concat_tables(tables).unify_dictionaries()
+
+    def of_record(self, file: str, record: int) -> list[int]:
+        """Return the numbers of the lines of a record of a file."""
+        found: list[int] = []
+        for group in self._groups_of(file):
+            table = self._file.read_row_group(group, columns=["file", "record"])
+            names: Any = table["file"].cast(pa.string())
+            same = np.asarray(names.to_numpy() == file) & (table["record"].to_numpy() == record)
+            places = np.flatnonzero(same)
+            found += (places + self._starts[group]).tolist()
+        return found
+
+    def _groups_of(self, file: str) -> list[int]:
+        lows, highs = self._bounds
+        return [
+            group
+            for group, (low, high) in enumerate(zip(lows, highs, strict=True))
+            if low is None or high is None or low <= file <= high
+        ]
+
+    @cached_property
+    def _bounds(self) -> tuple[list[Any], list[Any]]:
+        return _bounds(self._file, "file")
+
+
+def _bounds(file: pq.ParquetFile, column: str) -> tuple[list[Any], list[Any]]:
+    """Return the smallest and the largest value of each row group; None where it is too long."""
+    place, metadata = file.schema_arrow.names.index(column), file.metadata
+    groups = range(metadata.num_row_groups)
+    columns = [metadata.row_group(group).column(place).statistics for group in groups]
+    return [c and c.min for c in columns], [c and c.max for c in columns]
+
+
+def rows(path: Path, numbers: Places, columns: Sequence[str]) -> pa.Table:
+    """Read lines of a documents.parquet or dropped.parquet by number, ascending, group by group."""
+    return Lines(path).take(numbers, columns)

@@ -6,6 +6,7 @@ from the first and the last document of each, and no spans of another shard are 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,28 @@ class Ranges:
 
     def shards(self, documents: dict[str, Numbers]) -> list[str]:
         """Return the names of the shards that may hold documents (ascending, by source)."""
-        source = self.table["source"].to_numpy()
-        first, last = (self.table[name].to_numpy() for name in ("first", "last"))
-        hit = np.zeros(len(self.table), np.bool_)
+        lines = [np.empty(0, np.int64)]
         for name, numbers in documents.items():
-            mine = np.flatnonzero(source == name)
-            low = np.searchsorted(numbers, first[mine], side="left")
-            hit[mine] = np.searchsorted(numbers, last[mine], side="right") > low
-        names: list[Any] = self.table.filter(hit)["shard"].to_pylist()
+            mine = self._by_source.get(name)
+            if mine is not None:
+                place, first, last = mine
+                low = np.searchsorted(numbers, first, side="left")
+                lines.append(place[np.searchsorted(numbers, last, side="right") > low])
+        hit = pa.array(np.sort(np.concatenate(lines)), pa.int64())
+        names: list[Any] = self.table["shard"].take(hit).to_pylist()
         return list(dict.fromkeys(names))
+
+    @cached_property
+    def _by_source(self) -> dict[str, tuple[Numbers, Numbers, Numbers]]:
+        """Of each source its lines, and their first and last documents."""
+        source: Any = self.table["source"].combine_chunks().dictionary_encode()
+        numbers = source.indices.to_numpy()
+        first, last = (self.table[name].to_numpy() for name in ("first", "last"))
+        lines = [np.flatnonzero(numbers == place) for place in range(len(source.dictionary))]
+        return {
+            name: (own, first[own], last[own])
+            for name, own in zip(source.dictionary.to_pylist(), lines, strict=True)
+        }
 
 
 def pieces(shard: Path, documents: dict[str, Numbers]) -> pa.Table:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -84,12 +83,12 @@ def read(path: Path) -> pa.Table:
 def of_rows(shard: Path, rows: NDArray[np.int64]) -> pa.Table | None:
     """Return the document pieces of some rows of a shard (`SPANS`); None where none are."""
     own, origin = path_of(shard), path_of(shard, "origin")
-    chosen = pc.field("row").isin(pa.array(np.unique(rows), pa.int32()))
+    wanted = np.unique(rows)
     if own.exists():
-        return pq.read_table(own, filters=chosen)
+        return _of_groups(own, wanted)
     if not origin.exists():
         return None
-    origins = pq.read_table(origin, filters=chosen)
+    origins = _of_groups(origin, wanted)
     names: list[Any] = origins["origin"].to_pylist()
     before = origins["origin_row"].to_numpy()
     now, tables = origins["row"].to_numpy(), list[pa.Table]()
@@ -103,6 +102,19 @@ def of_rows(shard: Path, rows: NDArray[np.int64]) -> pa.Table | None:
         table = table.set_column(0, table.schema.field(0), moved)
         tables.append(table.cast(SPANS))
     return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _of_groups(path: Path, rows: NDArray[np.int64]) -> pa.Table:
+    """Read the lines of some rows, ascending: of the file's row groups those that hold one."""
+    with pq.ParquetFile(path) as file:
+        groups = list[int]()
+        for group in range(file.num_row_groups):
+            known: Any = file.metadata.row_group(group).column(0).statistics
+            low, high = (known.min, known.max) if known else (rows[0], rows[-1])
+            if np.searchsorted(rows, high, side="right") > np.searchsorted(rows, low):
+                groups.append(group)
+        table = file.read_row_groups(groups)
+    return table.filter(np.isin(table["row"].to_numpy(), rows))
 
 
 def tokens(path: Path) -> int:

@@ -1,174 +1,184 @@
-"""Answers from manifests at the size of the published run: `python tests/bench/bench_answers.py`.
+"""Answers at the size of the published run: `python tests/bench/bench_answers.py TOKENIZER [DIR]`.
 
-Makes the manifests of crystalcoder's three phases (321,836 steps of 2,112 rows over 658 million
-rows in shards of 4,096) without any data, and asks them: rows of a step, shares of all steps,
-positions of a row, what all phases read. Each in a process of its own: CPU seconds and memory.
+Makes the metadata of crystalcoder's three phases (`full_scale`): 321,836 steps of 2,112 rows over
+668 million rows in shards of 4,096, 800 million documents. Each question is asked in a process of
+its own: CPU and wall time to answer it first and again, and what that read; greatest memory. DIR:
+where what was made is kept, and taken again.
 """
 
 import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from crystalmix.mixtures.manifest import manifest as manifests
+import full_scale
+import numpy as np
+
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
-from crystalmix.mixtures.manifest.exact_order import VERSION
-from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, PartShard, read_manifests
-from crystalmix.mixtures.plan.plan import plan
-from crystalmix.mixtures.recipes import recipe as recipes
-from crystalmix.prep.runtime import receipts
+from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
+from crystalmix.train.pages import sampled_rows
+from crystalmix.train.record import run_folder, views
+from crystalmix.train.trace import questions, repeats
 
-ROWS_PER_SHARD = 4096
-STEP = 200_000  # of phase2
+STEPS = {"phase1": 40_000, "phase2": 200_000, "phase3": 20_000}
+SLOTS = (0, questions.MOST_SLOTS - 1)
+PHASE = "phase2"
 
 
-def write_build(out: Path) -> None:
-    """Write the manifests of the published phases over shards that are nowhere."""
-    recipe = recipes.load("crystalcoder")
-    plans = {phase.name: phase for phase in plan(recipe)}
-    rows = {
-        name: int((domain.tokens or 0) / recipe.rows.msl) for name, domain in recipe.domains.items()
-    }
-    stock = {name: _shards(name, count) for name, count in rows.items()}
-    previous: str | None = None
-    for phase in [*recipe.phases.values()][:3]:
-        parts: list[ManifestPart] = []
-        drawn: list[tuple[PartShard, ...]] = []
-        for part in phase.parts:
-            shards = stock[part.domain]
-            shards = shards if part.half is None else shards[part.half == "odd" :: 2]
-            drawn.append(tuple(shards[: len(shards) // 10] if part.subset else shards))
-        available = [sum(shard.last - shard.first for shard in shards) for shards in drawn]
-        weights = phase.weights(available)
-        for part, shards, weight, count in zip(
-            phase.parts, drawn, weights, phase.counts(weights, phase.steps or 0), strict=True
-        ):
-            made = ManifestPart(
-                name=part.name,
-                domain=part.domain,
-                budget={"weight": part.weight},
-                asked=part.asked,
-                weight=weight,
-                rows=0,
-                tokens=0,
-                loss_tokens=0,
-                got=0.0,
-                available=sum(shard.last - shard.first for shard in shards),
-                epochs=0.0,
-                fim=None,
-                variants=1,
-                shards=shards,
-                digest=manifests.part_digest(shards),
+def make(place: Path, tokenizer: Path) -> None:
+    """Write the build and the run, whole for what is asked."""
+    out, run = place / "build", place / "run"
+    began = time.process_time()
+    full_scale.write_manifests(out)
+    full_scale.write_receipts(out)
+    shutil.copyfile(tokenizer, BuildFolder(out).tokenizer)
+    every, asked = full_scale.domains(), dict[str, list[np.ndarray]]()
+    phases = {manifest.phase: manifest for manifest in read_manifests(out)}
+    for phase, step in STEPS.items():
+        manifest = phases[phase]
+        refs = manifest.rows(step * manifest.batch, step * manifest.batch + SLOTS[1] + 1)
+        for at in range(len(refs.row)):
+            domain = every[manifest.parts[int(refs.part[at])].domain]
+            shard = int(manifest.paths[int(refs.shard[at])][-8:-3])
+            packed = full_scale.write_shuffled(out, domain, shard)[int(refs.row[at])]
+            full_scale.write_spans(out, domain, int(packed) // full_scale.SHARD)
+            asked.setdefault(domain.name, []).append(
+                full_scale.documents_of(domain, np.array([packed]))
             )
-            size = (phase.steps or 0) * phase.batch
-            parts.append(manifests.budgeted(made, count, size, recipe.rows.msl))
-        sealed = manifests.sealed(
-            Manifest(
-                name="crystalcoder",
-                phase=phase.name,
-                steps=plans[phase.name].steps,
-                batch=phase.batch,
-                msl=recipe.rows.msl,
-                seed=1,
-                order_version=VERSION,
-                cerebras=None,
-                tokenizer={"vocab": 32032},
-                parts=tuple(parts),
-                previous=previous,
-                imported=None,
-            )
-        )
-        manifests.write(BuildFolder(out).manifest(phase.name), sealed)
-        previous = sealed.digest
+    source, number = document(out)
+    domain = every[source]
+    tokens = domain.start(np.array([number, number + 1]))
+    rows = np.unique((tokens - [0, 1]) // full_scale.MSL)
+    for row in rows.tolist():
+        full_scale.write_spans(out, domain, row // full_scale.SHARD)
+    asked.setdefault(source, []).append(np.array([number]))
+    full_scale.write_lookups(out, {name: np.concatenate(d) for name, d in asked.items()})
+    shuffled = domain.shuffled.inverse(np.arange(rows[0], rows[-1] + 1))
+    for phase, manifest in phases.items():
+        steps = {STEPS[phase]}
+        for row in shuffled.tolist():
+            shard, inside = divmod(row, full_scale.SHARD)
+            path = f"domains/{source}/shuffled/data-{shard:05d}.h5"
+            steps |= {place // manifest.batch for place in manifest.positions(path, inside)}
+        full_scale.write_steps(run, manifest, {step // full_scale.PER_SEAL for step in steps})
+    run_folder.remember(run, out)
+    sys.stdout.write(f"made in {time.process_time() - began:.0f} CPU-s\n")
 
 
-def _shards(domain: str, rows: int) -> list[PartShard]:
-    """Return shards of whole size and a rest, with digests that no two share."""
-    sizes = [*[ROWS_PER_SHARD] * (rows // ROWS_PER_SHARD), rows % ROWS_PER_SHARD]
-    return [
-        PartShard(
-            path=f"domains/{domain}/shuffled/data-{number:05d}.h5",
-            rows=size,
-            digest=receipts.digest([domain, number]),
-            first=0,
-            last=size,
-            loss_tokens=size * 2048,
-        )
-        for number, size in enumerate(sizes)
-        if size
-    ]
+def document(out: Path) -> tuple[str, int]:
+    """Return source and number of the document that is asked for."""
+    manifest = _phase(out)
+    refs = manifest.rows(STEPS[PHASE] * manifest.batch, STEPS[PHASE] * manifest.batch + 1)
+    domain = full_scale.domains()[manifest.parts[int(refs.part[0])].domain]
+    shard = int(manifest.paths[int(refs.shard[0])][-8:-3])
+    packed = domain.shuffled.forward(refs.row + shard * full_scale.SHARD)
+    return domain.name, int(full_scale.documents_of(domain, packed)[1])
 
 
-def _phase2(out: Path) -> Manifest:
-    return manifests.read(BuildFolder(out).manifest("phase2"))
+def _phase(out: Path) -> Manifest:
+    return read(BuildFolder(out).manifest(PHASE))
 
 
-def _rows(out: Path) -> Callable[[], Any]:
-    phase = _phase2(out)
-    return lambda: rows_of_steps.step_rows(phase, STEP)
+def _rows(place: Path) -> Callable[[], Any]:
+    phase = _phase(place / "build")
+    return lambda: rows_of_steps.step_rows(phase, STEPS[PHASE])
 
 
-def _ratios(out: Path) -> Callable[[], Any]:
-    phase = _phase2(out)
+def _planned(place: Path) -> Callable[[], Any]:
+    phase = _phase(place / "build")
     return lambda: rows_of_steps.part_counts(phase, 0, phase.steps - 1)
 
 
-def _positions(out: Path) -> Callable[[], Any]:
-    phase = _phase2(out)
+def _positions(place: Path) -> Callable[[], Any]:
+    phase = _phase(place / "build")
     path = phase.parts[-1].shards[-2].path
     return lambda: phase.positions(path, 1234)
 
 
-def _reads(out: Path) -> Callable[[], Any]:
-    phases = read_manifests(out)
+def _reads(place: Path) -> Callable[[], Any]:
+    phases = read_manifests(place / "build")
     return lambda: Reads.of(of_manifests(phases)).lines()
 
 
+def _preview(place: Path) -> Callable[[], Any]:
+    phase = _phase(place / "build")
+    position = STEPS[PHASE] * phase.batch
+    return lambda: sampled_rows.rows_at(phase, place / "build", [position])
+
+
+def _traced(ask: Callable[[views.Traced], Any], place: Path) -> Callable[[], Any]:
+    traced = views.connect(place / "build", place / "run")
+    return lambda: ask(traced)
+
+
+def _name(place: Path) -> Callable[[], Any]:
+    source, number = document(place / "build")
+    name = full_scale.domains()[source].named(number)
+    traced = views.connect(place / "build", place / "run")
+    return lambda: questions.document_steps(traced, name)
+
+
 QUESTIONS: dict[str, Callable[[Path], Callable[[], Any]]] = {
-    "rows of a step": _rows,
-    "shares of all steps": _ratios,
+    "rows of a step, planned": _rows,
+    "shares of all steps, planned": _planned,
     "positions of a row": _positions,
     "what all phases read": _reads,
+    "trace --step": partial(
+        _traced, lambda t: questions.step_documents(t, PHASE, STEPS[PHASE], SLOTS)
+    ),
+    "trace --document": _name,
+    "trace --ratios 0:999": partial(_traced, lambda t: questions.step_ratios(t, 0, 999)),
+    "trace --ratios, all": partial(_traced, lambda t: questions.step_ratios(t, 0, 79_720)),
+    "trace --repeats phase3": partial(_traced, lambda t: repeats.repeats(t, "phase3")),
+    "preview of a row": _preview,
 }
 
 
-def ask(out: Path, question: str) -> None:
-    """Print seconds to open, seconds to answer once and again, and peak memory, in one line."""
-    began = time.process_time()
-    answer = QUESTIONS[question](out)
-    opened = time.process_time()
-    answer()
-    first = time.process_time()
-    answer()
-    last = time.process_time()
+def bytes_read() -> int:
+    """Return the bytes that this process asked the system for."""
+    lines = Path("/proc/self/io").read_text("utf-8").splitlines()
+    return int(lines[0].rpartition(" ")[2])
+
+
+def ask(place: Path, question: str) -> None:
+    """Print what the question takes first, with what it opens, and again; one line."""
+    figures: list[str] = []
+    began, wall, read_before = time.process_time(), time.perf_counter(), bytes_read()
+    answer = QUESTIONS[question](place)
+    for _ in range(3):
+        answer()
+        now = (time.process_time(), time.perf_counter(), bytes_read())
+        figures.append(
+            f"{1000 * (now[0] - began):8.0f} {1000 * (now[1] - wall):8.0f} "
+            f"{(now[2] - read_before) / 1e6:7.1f}"
+        )
+        began, wall, read_before = now
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(
-        f"{question:22} {opened - began:8.3f} s {1000 * (first - opened):10.1f} ms "
-        f"{1000 * (last - first):10.1f} ms {peak:8.0f} MiB\n"
-    )
+    sys.stdout.write(f"{question:30} {figures[0]} {figures[2]} {peak:6.0f}\n")
 
 
 def main() -> None:
-    """Make the manifests, then ask each question in a process of its own."""
-    if len(sys.argv) == 3:
-        ask(Path(sys.argv[1]), sys.argv[2])
+    """Make it where it is not there, then ask each question in a process of its own."""
+    if sys.argv[1] == "--ask":
+        ask(Path(sys.argv[2]), sys.argv[3])
         return
     with TemporaryDirectory() as folder:
-        began = time.process_time()
-        write_build(Path(folder))
-        sizes = [path.stat().st_size / 1e6 for path in BuildFolder(Path(folder)).manifests()]
-        shown = ", ".join(f"{size:.1f}" for size in sizes)
-        sys.stdout.write(f"manifests of {shown} MB in {time.process_time() - began:.1f} s\n")
-        sys.stdout.write(f"{'':22} {'open':>10} {'first':>13} {'again':>13} {'peak':>12}\n")
+        place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder)
+        if not (place / "run" / run_folder.WHERE).exists():
+            make(place, Path(sys.argv[1]))
+        head = "CPU ms  wall ms      MB"
+        sys.stdout.write(f"{'':30}   {head}   {head}    MiB\n")
         sys.stdout.flush()
         for question in QUESTIONS:
-            subprocess.run([sys.executable, __file__, folder, question], check=True)
+            subprocess.run([sys.executable, __file__, "--ask", place, question], check=True)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,10 @@ def write_receipts(out: Path) -> None:
     files = _files_of(every)
     for domain in every.values():
         inputs = {
-            f"{domain.name}/part-{number:05d}.jsonl.zst": {"bytes": 20_000_000, "xxh3": f"{number:032x}"}
+            f"{domain.name}/part-{number:05d}.jsonl.zst": {
+                "bytes": 20_000_000,
+                "xxh3": f"{number:032x}",
+            }
             for number in range(files[domain.name])
         }
         _receipt(build.source(domain.name), "documents", [], {"files": inputs}, {})
@@ -243,9 +246,7 @@ def seal(out: Path, folder: Path, names: list[str]) -> None:
     inside = BuildFolder(out).lookup / folder.relative_to(out)
     made = {"version": lookup.VERSION, "origin": lookups.origin_digest(receipts.read(folder))}
     content = {**made, "files": [receipts.describe(inside / name) for name in names]}
-    write_atomic(
-        inside / lookups.SEAL, canonical({**content, "digest": receipts.digest(content)})
-    )
+    write_atomic(inside / lookups.SEAL, canonical({**content, "digest": receipts.digest(content)}))
 
 
 def _write_documents(build: BuildFolder, domain: Domain, groups: set[int]) -> None:
@@ -294,8 +295,8 @@ def _write_names(path: Path, domain: Domain, groups: set[int]) -> None:
 def _ends(first: object, last: object, count: int) -> pa.Array:
     """Return keys of which the smallest and the largest are these."""
     kind = pa.large_string() if isinstance(first, str) else pa.binary(16)
-    keys = [first, *[last] * (count - 1)]
-    return pa.array(keys, kind)
+    rest = pa.repeat(pa.scalar(last, kind), count - 1)
+    return pa.concat_arrays([pa.array([first], kind), rest])
 
 
 def _write_digests(path: Path, domain: Domain) -> None:
@@ -303,7 +304,9 @@ def _write_digests(path: Path, domain: Domain) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
         for first in range(0, domain.documents, lookup.GROUP_ROWS):
             last = min(first + lookup.GROUP_ROWS, domain.documents)
-            ends = [(d * (2**128 // domain.documents)).to_bytes(16, "big") for d in (first, last - 1)]
+            ends = [
+                (d * (2**128 // domain.documents)).to_bytes(16, "big") for d in (first, last - 1)
+            ]
             numbers = np.zeros(last - first, np.int64)
             writer.write_table(
                 pa.table([_ends(*ends, last - first), numbers], schema=schema),

@@ -122,7 +122,7 @@ def connect(out: Path) -> Traced:
         if _table(out, name).exists():
             path = quoted(_table(out, name).resolve().as_posix())
             connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({path})")
-    return Traced(connection, out / "build", None, {})
+    return Traced(out / "build", None, {}, lambda: connection)
 
 
 def loss_matrix(results: Sequence[ProxyResult], domains: Sequence[str]) -> NDArray[np.float64]:

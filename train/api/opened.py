@@ -293,12 +293,14 @@ class Run(Answer):
         """Run a SELECT over the views of run and build; without one, list them."""
         return sql.query(self._views, query)
 
-    def step(self, phase: str, step: int) -> questions.StepDocuments:
-        """Return the documents of a step.
+    def step(
+        self, phase: str, step: int, slots: tuple[int, int] | None = None
+    ) -> questions.StepDocuments:
+        """Return the documents of a step; slots: the first and the last of it, all by default.
 
         Raises UsageError for a step that the phase does not have, InputError for one not recorded.
         """
-        return questions.step_documents(self._views, phase, step)
+        return questions.step_documents(self._views, phase, step, slots)
 
     def document(self, name: str) -> questions.DocumentSteps:
         """Return the steps that consume a document; InputError where none has the name."""

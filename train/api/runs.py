@@ -148,11 +148,12 @@ def forecast(
     return Forecast(tuple(forecasts.forecast(Path(source), str(run), asked, phases, overrides)))
 
 
-def trace(
+def trace(  # noqa: PLR0913  what the command has
     run: Place,
     *,
     build: Place | None = None,
     step: str | None = None,
+    slots: str | None = None,
     document: str | None = None,
     ratios: str | None = None,
     repeats: str | None = None,
@@ -161,13 +162,14 @@ def trace(
 ) -> Answer:
     """Answer one question as `crystalmix trace` does; `cm.open(run)` has a method for each.
 
-    step: PHASE:STEP. document: a name. ratios: FIRST:LAST. repeats: a phase. Raises UsageError
-    unless one question is asked.
+    step: PHASE:STEP. slots: FIRST:LAST of that step. document: a name. ratios: FIRST:LAST. repeats:
+    a phase. Raises UsageError unless one question is asked.
     """
     return questions.trace(
         existing(run),
         None if build is None else existing(build),
         step=step,
+        slots=slots,
         document=document,
         ratios=ratios,
         repeats_of=repeats,

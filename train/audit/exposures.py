@@ -72,7 +72,7 @@ def recorded(run: Path | None, manifest: Manifest) -> Recorded:
         return Recorded()
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
     names = {entry.name for entry in sealed.files}
-    steps = ledger.read(phase.ledger, "steps", names)
+    steps = ledger.read(phase.ledger, "steps", names, ["step", "skipped"])
     skipped = steps["step"].to_numpy()[steps["skipped"].to_numpy()].tolist()
     done = tuple(run_folder.step_of(path) for path in run_folder.checkpoints(phase.checkpoints))
     rows = [path for path in ledger.segments(phase.ledger, "rows") if path.name in names]

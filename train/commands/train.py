@@ -180,6 +180,9 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
 @click.argument("run", type=PLACE)
 @MOVED
 @click.option("--step", default=None, help="PHASE:STEP: the documents of a step.")
+@click.option(
+    "--slots", default=None, help="FIRST:LAST, with --step: of these (16, where it has over 64)."
+)
 @click.option("--document", default=None, help="A document's name: the steps that consumed it.")
 @click.option("--ratios", default=None, help="FIRST:LAST: asked and got shares of these steps.")
 @click.option("--repeats", default=None, help="PHASE: what it repeated of the phases before it.")
@@ -203,6 +206,8 @@ def trace(run: Path, as_json: bool, **settings: Any) -> None:
 
     measure = {name: settings.pop(name) for name in ("window", "threshold")}
     file = settings.pop("drop_list")
+    if settings["step"] is None:
+        refuse_without("--step", "slots")
     if settings["spikes"] is None:
         refuse_without("--spikes", *measure, "drop_list")
     else:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.exports.row_blocks import Block, Range, blocks, part_positions
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.documents import lookup
 from crystalmix.prep.rows import spans
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.trace.answers import FIM
@@ -83,14 +82,24 @@ class SampledRow:
 
 def sample(manifests: Sequence[Manifest], build: Path) -> list[SampledRow]:
     """Return the rows to show of all phases, in their order."""
+    budget = MOST_TOKENS // max(1, len(manifests))
+    return [
+        row
+        for manifest in manifests
+        for row in rows_at(
+            manifest, build, _positions(manifest, build)[: max(1, budget // manifest.msl)]
+        )
+    ]
+
+
+def rows_at(manifest: Manifest, build: Path, positions: Sequence[int]) -> list[SampledRow]:
+    """Return the rows at positions of a phase."""
     path = BuildFolder(build).tokenizer
     tokenizer = load(TokenizerSettings(str(path))) if path.exists() else None  # else of an import
-    budget = MOST_TOKENS // max(1, len(manifests))
     rows: list[SampledRow] = []
-    for manifest in manifests:
-        for position in _positions(manifest, build)[: max(1, budget // manifest.msl)]:
-            chosen = Range(position, position + 1, None)
-            rows += [_row(block, tokenizer) for block in blocks(manifest, build, chosen, True)]
+    for position in positions:
+        chosen = Range(position, position + 1, None)
+        rows += [_row(block, tokenizer) for block in blocks(manifest, build, chosen, True)]
     return _named(rows, build)
 
 
@@ -200,10 +209,10 @@ def _named(rows: Sequence[SampledRow], build: Path) -> list[SampledRow]:
         path = BuildFolder(build).documents(source)
         if not path.exists():
             continue
-        columns = ["document", "name", "file", "record"]
-        chosen = pc.field("document").isin(sorted(numbers))
-        for one in pq.read_table(path, columns=columns, filters=chosen).to_pylist():
-            names[source, one["document"]] = one["name"] or f"{one['file']}#{one['record']}"
+        asked = np.array(sorted(numbers), np.int64)
+        table = lookup.rows(path, asked, ["name", "file", "record"])
+        for number, one in zip(asked.tolist(), table.to_pylist(), strict=True):
+            names[source, number] = one["name"] or f"{one['file']}#{one['record']}"
     return [
         replace(
             row,

@@ -90,7 +90,9 @@ class Explorer:
 def _step(traced: Traced, asked: dict[str, str]) -> Answer:
     if not asked.get("step", "").isdecimal():
         raise UsageError(f"the step must be a number, got {asked.get('step', '')!r}")
-    return questions.step_documents(traced, asked.get("phase", ""), int(asked["step"]))
+    phase = asked.get("phase", "")
+    slots = questions.first_slots(traced, phase)
+    return questions.step_documents(traced, phase, int(asked["step"]), slots)
 
 
 def _document(traced: Traced, asked: dict[str, str]) -> Answer:

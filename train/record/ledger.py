@@ -7,14 +7,19 @@ cut, and those it sealed must be as they were. Each step's digest is chained to 
 chain = sha256(previous chain, batch digest). A skipped step has no rows, and SKIPPED as its digest.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
@@ -50,6 +55,8 @@ STEPS = pa.schema(
         ("skipped", pa.bool_()),  # no rows, and null in loss, norm and rate
     ]
 )
+
+SCHEMAS = {"rows": ROWS, "steps": STEPS}
 
 
 @dataclass(frozen=True)
@@ -187,25 +194,135 @@ def segments(folder: Path, kind: str = "*") -> list[Path]:
     return sorted(folder.glob(f"{kind}-*-*.parquet"))
 
 
-def read(folder: Path, kind: str, only: Collection[str] | None = None) -> pa.Table:
+def read(
+    folder: Path,
+    kind: str,
+    only: Collection[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """Read all `rows` or `steps` of a ledger in order; DamageError names a broken segment.
 
-    only: the names of the segments to read, all by default.
+    only: the names of the segments to read, all by default. columns: all by default.
     """
-    paths = [path for path in segments(folder, kind) if only is None or path.name in only]
-    if not paths:
+    tables = [*stream(folder, kind, only, columns)]
+    if not tables:
         raise DamageError(f"{folder}: holds no {kind}; train first")
-    return pa.concat_tables([_read(path, {"rows": ROWS, "steps": STEPS}[kind]) for path in paths])
+    return pa.concat_tables(tables)
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        table = pq.read_table(path)
+def stream(
+    folder: Path,
+    kind: str,
+    only: Collection[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.Table]:
+    """Yield what `read` reads, segment by segment."""
+    for path in segments(folder, kind):
+        if only is None or path.name in only:
+            yield _read(path, SCHEMAS[kind], columns)
+
+
+def count(folder: Path, kind: str, only: Collection[str] | None = None) -> int:
+    """Return how many rows or steps a ledger holds, by its segments' footers."""
+    total = 0
+    for path in segments(folder, kind):
+        if only is None or path.name in only:
+            with _readable(path):
+                total += pq.read_metadata(path).num_rows
+    return total
+
+
+def of_steps(folder: Path, kind: str, steps: Collection[int]) -> pa.Table:
+    """Read the `rows` or `steps` of some steps, in order; what else a segment holds stays unread.
+
+    Errors as of `read`, but that no segment need hold a step.
+    """
+    wanted, schema = np.unique(np.array([*steps], np.int64)), SCHEMAS[kind]
+    tables = [schema.empty_table()]
+    for path in segments(folder, kind):
+        first, last = span_of(path)
+        own = wanted[slice(*np.searchsorted(wanted, (first, last + 1)))]
+        if len(own):
+            tables.append(_of_groups(path, schema, own))
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def rows_of_parts(folder: Path, first: int, last: int) -> Counter[str]:
+    """Return how many rows the steps [first, last] consumed of each part.
+
+    Steps say it of their parts; where they do not, their rows are counted.
+    """
+    counts: Counter[str] = Counter()
+    for path in segments(folder, "steps"):
+        low, high = span_of(path)
+        if low <= last and first <= high:
+            stat = path.stat()
+            inside = max(low, first), min(high, last)
+            counts += _rows_of_parts(path, inside, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return counts
+
+
+@lru_cache(maxsize=1 << 14)
+def _rows_of_parts(path: Path, steps: tuple[int, int], _version: tuple[int, ...]) -> Counter[str]:
+    columns = ["step", "skipped", "parts.list.element.part", "parts.list.element.rows"]
+    with _readable(path), pq.ParquetFile(path) as file:
+        table = file.read(columns).combine_chunks()
+        table.validate(full=True)
+    step = table["step"].to_numpy()
+    table = table.filter((step >= steps[0]) & (step <= steps[1]))
+    parts: Any = table["parts"].combine_chunks()
+    whole = np.asarray(table["skipped"].to_numpy() | (parts.value_lengths().to_numpy() > 0))
+    flat = pa.table({name: parts.flatten().field(name) for name in ("part", "rows")})
+    sums = flat.group_by("part").aggregate([("rows", "sum")])
+    named: Any = zip(sums["part"].to_pylist(), sums["rows_sum"].to_pylist(), strict=True)
+    counts = Counter[str](dict(named))
+    if silent := table["step"].to_numpy()[~whole].tolist():
+        names: list[Any] = of_steps(path.parent, "rows", silent)["part"].to_pylist()
+        counts.update(names)
+    return counts
+
+
+def span_of(segment: Path) -> tuple[int, int]:
+    """Return the first and the last step of a segment, by its name."""
+    first, last = segment.stem.split("-")[1:3]
+    return int(first), int(last)
+
+
+def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Table:
+    """Read some steps of a segment, ascending: of its row groups those that hold one."""
+    with _readable(path), pq.ParquetFile(path) as file:
+        _check_schema(path, file.schema_arrow, schema)
+        tables = [schema.empty_table()]
+        for group in range(file.num_row_groups):
+            known: Any = file.metadata.row_group(group).column(0).statistics
+            low, high = (known.min, known.max) if known else (steps[0], steps[-1])
+            if np.searchsorted(steps, high, side="right") > np.searchsorted(steps, low):
+                table = file.read_row_group(group)
+                table = table.filter(np.isin(table["step"].to_numpy(), steps))
+                table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary
+                tables.append(table)
+        return pa.concat_tables(tables)
+
+
+def _read(path: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    with _readable(path), pq.ParquetFile(path) as file:
+        _check_schema(path, file.schema_arrow, schema)
+        table = file.read(None if columns is None else [*columns])
         table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary
+    return table
+
+
+@contextmanager
+def _readable(path: Path) -> Generator[None]:
+    """Turn errors of a file into DamageError."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         brief = str(error).splitlines()[0]
         raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
-    if not table.schema.equals(schema):
-        fields = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+
+
+def _check_schema(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    if not found.equals(schema):
+        fields = ", ".join(f"{field.name} {field.type}" for field in found)
         raise DamageError(f"{path}: is no ledger (it has {fields}); restore it or train again")
-    return table

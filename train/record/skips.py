@@ -103,7 +103,7 @@ def recorded(run: Path) -> dict[str, list[Range]]:
     ranges: dict[str, list[Range]] = {}
     for phase in run_folder.phases(run):
         if ledger.segments(phase.ledger, "steps"):
-            steps = ledger.read(phase.ledger, "steps")
+            steps = ledger.read(phase.ledger, "steps", None, ["step", "skipped"])
             numbers = steps["step"].to_numpy()[steps["skipped"].to_numpy()]
             if len(numbers):
                 ranges[phase.name] = spans(numbers.tolist())

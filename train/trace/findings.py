@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from crystalmix.train.trace.answers import Answer, Grid
 
 MOST = 20  # findings reported per phase
 BRIEF = 12  # digits of a digest that are shown
+BLOCK_ROWS = 1 << 18  # rows of the ledger that are compared at once
+SHOWN = ["step", "digest", "chain", "skipped"]  # of steps; their parts are most of them
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def purged_lines(build: Path, run: Path) -> Iterator[str]:
         gone = purged.since(folder, manifest)
         if not gone:
             continue
-        numbers = ledger.read(phase.ledger, "steps")["step"].to_numpy().tolist()
+        numbers = ledger.read(phase.ledger, "steps", None, ["step"])["step"].to_numpy().tolist()
         steps = [step for step in numbers if _holds(manifest, step, gone)]
         if not steps:
             continue
@@ -111,7 +114,7 @@ def _holds(manifest: Manifest, step: int, gone: dict[str, NDArray[np.int64]]) ->
 def checked(run: Path) -> str:
     """Return a summary of a run's recorded steps, phase by phase."""
     steps = {
-        phase.name: ledger.read(phase.ledger, "steps").num_rows
+        phase.name: ledger.count(phase.ledger, "steps")
         for phase in run_folder.phases(run)
         if ledger.segments(phase.ledger, "steps")
     }
@@ -134,7 +137,7 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
     state = run_folder.read_state(newest)
     yield from _sealed_files(phase, manifest, newest, state)
     names = {file.name for file in state.sealed_ledger(newest).files}
-    steps, rows = (ledger.read(phase.ledger, kind, names) for kind in ("steps", "rows"))
+    steps = ledger.read(phase.ledger, "steps", names, SHOWN)
     numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
         yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
@@ -142,7 +145,7 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
         yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
     yield from _chain(folder, manifest, steps)
     yield from (f"{folder}: {line}" for line in skips.faults(folder, steps))
-    yield from _rows(folder, manifest, rows, np.sort(numbers[~skipped]).tolist())
+    yield from _rows(phase, manifest, names, np.sort(numbers[~skipped]))
     if root is not None:
         yield from _bytes(folder, manifest, root, steps)
 
@@ -165,7 +168,7 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
             f"{phase.fork}: goes on from manifest {_brief(fork.manifest)}, of which this build's "
             f"{phase.name} was not made"
         )
-    steps = ledger.read(phase.ledger, "steps")["chain"]
+    steps = ledger.read(phase.ledger, "steps", None, ["chain"])["chain"]
     if len(steps) < fork.steps or steps[fork.steps - 1].as_py() != fork.chain:
         yield f"{phase.fork}: its chain does not end in step {fork.steps - 1} as it says"
 
@@ -193,52 +196,113 @@ def _unsealed(path: Path) -> str:
 
 def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
     chain = ledger.first_chain(run_folder.chain_root(PhaseFolder(folder), manifest.digest))
-    for step, digest, recorded in zip(
-        *(steps[name].to_pylist() for name in ("step", "digest", "chain")), strict=True
-    ):
-        chain = ledger.next_chain(chain, digest)
-        if chain != recorded:
-            yield f"{folder}: the chain of digests breaks at step {step}"
-            return
+    for batch in steps.to_batches():
+        columns = (batch[name].to_pylist() for name in ("step", "digest", "chain"))
+        for step, digest, recorded in zip(*columns, strict=True):
+            chain = ledger.next_chain(chain, digest)
+            if chain != recorded:
+                yield f"{folder}: the chain of digests breaks at step {step}"
+                return
 
 
-def _rows(folder: Path, manifest: Manifest, rows: pa.Table, steps: list[int]) -> Iterator[str]:
-    """Compare the recorded rows with the planned ones, step by step; steps: those not skipped."""
-    if len(rows) != len(steps) * manifest.batch:
-        yield f"{folder}: holds {len(rows)} rows for {len(steps)} steps of {manifest.batch}"
-    names = {part.name: i for i, part in enumerate(manifest.parts)}
-    paths = np.array(manifest.paths)
-    for place, step in enumerate(steps):
-        first = place * manifest.batch
-        have = rows.slice(first, manifest.batch)
-        plan = manifest.step(step)
-        numbers = set(have["step"].to_pylist())
-        if numbers != {step} or len(have) != manifest.batch:
-            yield (
-                f"{folder}: in place of step {step}'s {manifest.batch} rows stand {len(have)} "
-                f"of {'step' if len(numbers) == 1 else 'steps'} {_list(numbers) or 'none'}"
-            )
+def _rows(
+    phase: PhaseFolder, manifest: Manifest, names: set[str], steps: NDArray[np.int64]
+) -> Iterator[str]:
+    """Compare the recorded rows with the planned ones, block by block; steps: those not skipped."""
+    folder, batch = phase.path, manifest.batch
+    count = ledger.count(phase.ledger, "rows", names)
+    if count != len(steps) * batch:
+        yield f"{folder}: holds {count} rows for {len(steps)} steps of {batch}"
+    planned, done = _Planned(manifest), 0
+    for have in _whole_steps(ledger.stream(phase.ledger, "rows", names), batch):
+        own = steps[done : done + -(-len(have) // batch)]
+        found = have["step"].to_numpy()
+        same = found[: len(own) * batch] == np.repeat(own, batch)[: len(found)]
+        good = int(np.argmin(same)) // batch if not same.all() else len(found) // batch
+        good = min(good, len(own))
+        yield from planned.differences(folder, own[:good], have.slice(0, good * batch))
+        if good < len(own):
+            yield _misplaced(folder, batch, int(own[good]), have.slice(good * batch, batch))
             return
-        part = [names.get(str(name), -1) for name in have["part"].to_pylist()]
-        same = (
-            (plan.part == np.array(part))
-            & (plan.row == have["row"].to_numpy())
-            & (plan.epoch == have["epoch"].to_numpy())
-            & (paths[plan.shard] == np.array(have["shard"].to_pylist()))
-            & (np.arange(manifest.batch) == have["slot"].to_numpy())
+        done += good
+    if done < len(steps):
+        yield _misplaced(folder, batch, int(steps[done]), ledger.ROWS.empty_table())
+
+
+def _whole_steps(tables: Iterator[pa.Table], batch: int) -> Iterator[pa.Table]:
+    """Yield tables cut to blocks of whole steps; what is left over comes last."""
+    size = max(1, BLOCK_ROWS // batch) * batch
+    rest = ledger.ROWS.empty_table()
+    for table in tables:
+        rest = pa.concat_tables([rest, table])
+        while len(rest) >= size:
+            yield rest.slice(0, size)
+            rest = rest.slice(size)
+    if len(rest):
+        yield rest
+
+
+def _misplaced(folder: Path, batch: int, step: int, have: pa.Table) -> str:
+    numbers = set(have["step"].to_pylist())
+    return (
+        f"{folder}: in place of step {step}'s {batch} rows stand {len(have)} "
+        f"of {'step' if len(numbers) == 1 else 'steps'} {_list(numbers) or 'none'}"
+    )
+
+
+class _Planned:
+    """The rows of a manifest's steps as numbers, to be compared with those of a ledger."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.parts = {part.name: place for place, part in enumerate(manifest.parts)}
+        self.paths: dict[str, int] = {}  # a path may stand in two parts
+        numbers = [self.paths.setdefault(path, len(self.paths)) for path in manifest.paths]
+        self.number = np.array(numbers, np.int64)
+
+    def differences(self, folder: Path, steps: NDArray[np.int64], have: pa.Table) -> Iterator[str]:
+        """Yield a line for each row of some steps that is not the planned one."""
+        if not len(steps):
+            return
+        manifest, batch = self.manifest, self.manifest.batch
+        cuts = np.flatnonzero(np.diff(steps) != 1) + 1
+        plans = [
+            manifest.rows(int(run[0]) * batch, (int(run[-1]) + 1) * batch)
+            for run in np.split(steps, cuts)
+        ]
+        part, shard, row, epoch = (
+            np.concatenate([getattr(plan, name) for plan in plans])
+            for name in ("part", "shard", "row", "epoch")
         )
-        for slot in np.flatnonzero(~same).tolist():
-            fed = {k: v[0] for k, v in have.slice(slot, 1).to_pydict().items()}
+        same = (
+            (part == _numbers(have["part"], self.parts))
+            & (row == have["row"].to_numpy())
+            & (epoch == have["epoch"].to_numpy())
+            & (self.number[shard] == _numbers(have["shard"], self.paths))
+            & (np.tile(np.arange(batch), len(steps)) == have["slot"].to_numpy())
+        )
+        for place in np.flatnonzero(~same).tolist():
+            step, slot = int(steps[place // batch]), place % batch
+            fed = {k: v[0] for k, v in have.slice(place, 1).to_pydict().items()}
             planned = {
                 "slot": slot,
-                "part": manifest.parts[plan.part[slot]].name,
-                "shard": manifest.paths[plan.shard[slot]],
-                "row": plan.row[slot],
-                "epoch": plan.epoch[slot],
+                "part": manifest.parts[part[place]].name,
+                "shard": manifest.paths[shard[place]],
+                "row": row[place],
+                "epoch": epoch[place],
             }
             yield (
                 f"{folder}: step {step} slot {slot} consumed {_row(fed)}, planned {_row(planned)}"
             )
+
+
+def _numbers(column: Any, numbers: dict[str, int]) -> NDArray[np.int64]:  # noqa: ANN401
+    """Return the numbers of names in a dictionary column (Arrow), -1 of those that have none."""
+    found: list[NDArray[np.int64]] = []
+    for array in column.chunks:
+        known = [numbers.get(name, -1) for name in array.dictionary.to_pylist()]
+        found.append(np.array(known, np.int64)[array.indices.to_numpy(zero_copy_only=False)])
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def _row(entry: Json) -> str:

@@ -19,8 +19,8 @@ from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.record import views
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import FIM, Table
 from crystalmix.train.trace.questions import snippets
 from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
@@ -120,7 +120,7 @@ def over_represented(
 
 def pieces(traced: Traced, phase: str, steps: Sequence[int], most: int = 12) -> Table:
     """Return the longest document pieces of some steps, with the beginnings of their texts."""
-    longest = [(step, piece) for step in steps for piece in views.documents(traced, phase, step)]
+    longest = [(step, piece) for step in steps for piece in located.documents(traced, phase, step)]
     longest.sort(key=lambda place: (place[1].start - place[1].stop, place[0], place[1].slot))
     longest = longest[:most]
     texts = snippets(traced, [piece for _, piece in longest])

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
@@ -11,15 +13,18 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content, Json
-from crystalmix.train.record import views
-from crystalmix.train.record.run_folder import build_of
-from crystalmix.train.record.views import MOST_DOCUMENTS, NamedDocument, Piece, Position, Traced
+from crystalmix.train.record import ledger, views
+from crystalmix.train.record.run_folder import PhaseFolder, build_of
+from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import FIM, Answer, Grid
 from crystalmix.train.trace.findings import compare
+from crystalmix.train.trace.located import MOST_DOCUMENTS, NamedDocument, Piece, Position
 from crystalmix.train.trace.repeats import repeats
 from crystalmix.train.trace.spikes import SpikeSettings, spikes
 
 SNIPPET = 72  # characters of a text shown in a table
+MOST_SLOTS: Final = 16  # of a step of more, whose documents `trace --step` shows
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class StepDocuments(Answer):
     pieces: slot, part, epoch, source, document, start and stop (tokens of the row), fim (how the
     piece was permuted: "", "PSM" or "SPM"), shard, row, name, file, record, snippet (the beginning
     of the text). An imported phase has no spans: its pieces are rows, of slot, part, epoch, shard,
-    row alone.
+    row alone. slots: the first and the last that were asked, None for all of the batch.
     """
 
     phase: str
     step: int
     pieces: pa.Table
+    batch: int = 0
+    slots: tuple[int, int] | None = None
 
     def content(self) -> list[Json]:
         """The pieces as JSON."""
@@ -53,6 +60,12 @@ class StepDocuments(Answer):
             for p in self.content()
         ]
         yield Grid(cells, ["slot", "part", "tokens", "fim", "document", "text"])
+        if self.slots is not None:
+            first, last = self.slots
+            yield (
+                f"slots {first} to {min(last, self.batch - 1)} of {self.batch:,}; "
+                "--slots FIRST:LAST shows others"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,18 +129,23 @@ class Ratios(Answer):
         yield Grid(cells, ["phase", "part", "asked", "got", "rows"])
 
 
-def trace(
+def trace(  # noqa: PLR0913  what the command has
     run: Path,
     build: Path | None = None,
     *,
     step: str | None = None,
+    slots: str | None = None,
     document: str | None = None,
     ratios: str | None = None,
     repeats_of: str | None = None,
     findings: bool = False,
     spike_settings: SpikeSettings | None = None,
 ) -> Answer:
-    """Answer one question about a run; UsageError unless it is exactly one."""
+    """Answer one question about a run; UsageError unless it is exactly one.
+
+    slots: with step, FIRST:LAST; without it the first MOST_SLOTS, where a step has over 4 times as
+    many.
+    """
     questions = (step, document, ratios, repeats_of, findings, spike_settings)
     if sum(map(bool, questions)) != 1:
         raise UsageError(
@@ -139,31 +157,60 @@ def trace(
         return compare(place, run)
     traced = views.connect(place, run)
     if step is not None:
-        return step_documents(traced, *rows_of_steps.parse(step))
+        phase, number = rows_of_steps.parse(step)
+        return step_documents(traced, phase, number, _slots(traced, phase, slots))
     if document is not None:
         return document_steps(traced, document)
     if spike_settings is not None:
         return spikes(traced, spike_settings)
     if repeats_of is not None:
         return repeats(traced, repeats_of)
-    first, _, last = (ratios or "").partition(":")
+    return step_ratios(traced, *_range("--ratios:", "0:999", ratios or ""))
+
+
+def _range(option: str, example: str, text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal()):
-        raise UsageError(f"--ratios: must be FIRST:LAST such as 0:999, got {ratios!r}")
-    return step_ratios(traced, int(first), int(last))
+        raise UsageError(f"{option} must be FIRST:LAST such as {example}, got {text!r}")
+    return int(first), int(last)
 
 
-def step_documents(traced: Traced, phase: str, step: int) -> StepDocuments:
-    """Return the document pieces of a step; errors as of `views.rows`."""
+def _slots(traced: Traced, phase: str, text: str | None) -> tuple[int, int] | None:
+    """Return the slots that are asked, None for all."""
+    if text is None:
+        return first_slots(traced, phase)
+    first, last = _range("--slots:", "0:63", text)
+    batch = traced.manifests[phase].batch if phase in traced.manifests else last + 1
+    if not first <= last < batch:
+        raise UsageError(f"--slots: phase {phase} has the slots 0 to {batch - 1}, got {text}")
+    return first, last
+
+
+def first_slots(traced: Traced, phase: str) -> tuple[int, int] | None:
+    """Return the slots that are shown of a step, None where it has few."""
+    known = phase in traced.manifests
+    many = known and traced.manifests[phase].batch > 4 * MOST_SLOTS
+    return (0, MOST_SLOTS - 1) if many else None
+
+
+def step_documents(
+    traced: Traced, phase: str, step: int, slots: tuple[int, int] | None = None
+) -> StepDocuments:
+    """Return the document pieces of a step; errors as of `located.rows`.
+
+    slots: the first and the last that are asked, all by default.
+    """
     manifest = traced.manifests.get(phase)
+    batch = 0 if manifest is None else manifest.batch
     if manifest is not None and manifest.imported is not None:
-        rows = [vars(row) for row in views.rows(traced, phase, step)]
-        return StepDocuments(phase, step, pa.Table.from_pylist(rows))
-    pieces = views.documents(traced, phase, step)
+        rows = [vars(row) for row in located.rows(traced, phase, step)]
+        return StepDocuments(phase, step, pa.Table.from_pylist(rows), batch)
+    pieces = located.documents(traced, phase, step, slots)
     rows = [
         {**vars(piece), "fim": FIM[piece.fim], "snippet": text}
         for piece, text in zip(pieces, snippets(traced, pieces), strict=True)
     ]
-    return StepDocuments(phase, step, pa.Table.from_pylist(rows))
+    return StepDocuments(phase, step, pa.Table.from_pylist(rows), batch, slots)
 
 
 def snippets(traced: Traced, pieces: Sequence[Piece], length: int = SNIPPET) -> Iterator[str]:
@@ -172,10 +219,11 @@ def snippets(traced: Traced, pieces: Sequence[Piece], length: int = SNIPPET) -> 
     from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
     tokenizer = load(TokenizerSettings(str(BuildFolder(traced.build).tokenizer)))
-    for piece in pieces:
-        row = shards.read(traced.build / piece.shard, piece.row, piece.row + 1)[0, 0]
-        ids = row[piece.start : min(piece.stop, piece.start + length)].tolist()
-        yield " ".join(tokenizer.decode(ids, whole=False).split())[:length]
+    for (shard, number), own in groupby(pieces, lambda piece: (piece.shard, piece.row)):
+        row = shards.read(traced.build / shard, number, number + 1)[0, 0]
+        for piece in own:
+            ids = row[piece.start : min(piece.stop, piece.start + length)].tolist()
+            yield " ".join(tokenizer.decode(ids, whole=False).split())[:length]
 
 
 def document_steps(traced: Traced, name: str) -> DocumentSteps:
@@ -183,7 +231,7 @@ def document_steps(traced: Traced, name: str) -> DocumentSteps:
 
     Raises UsageError where no document has it in its name.
     """
-    documents = views.find_documents(traced, name)
+    documents = located.find_documents(traced, name)
     if not documents:
         imported = any(manifest.imported for manifest in traced.manifests.values())
         why = " (it was imported and knows no documents)" if imported else ""
@@ -196,7 +244,7 @@ def document_steps(traced: Traced, name: str) -> DocumentSteps:
     steps = (
         position
         for document in documents
-        for position in views.steps(traced, document.source, document.document)
+        for position in located.steps(traced, document.source, document.document)
     )
     return DocumentSteps(name, tuple(documents), tuple(steps))
 
@@ -206,15 +254,27 @@ def step_ratios(traced: Traced, first: int = 0, last: int | None = None) -> Rati
 
     Raises UsageError where not all of them are recorded, by some phase.
     """
-    recorded: int | None = traced.rows("SELECT max(step) AS last FROM steps")[0]["last"]
+    assert traced.run is not None
+    folders = {phase: PhaseFolder(traced.run / phase).ledger for phase in traced.manifests}
+    recorded = max(
+        (ledger.span_of(p)[1] for f in folders.values() for p in ledger.segments(f)), default=None
+    )
     if last is None:
-        return Ratios(first, recorded or 0, traced.table(views.RATIOS, [first, recorded or 0]))
-    if first > last:
+        last = recorded or 0
+    elif first > last:
         raise UsageError(f"--ratios: FIRST must not be after LAST, got {first}:{last}")
-    if recorded is None or last > recorded:
+    elif recorded is None or last > recorded:
         known = "none" if recorded is None else f"0 to {recorded}"
         raise UsageError(f"--ratios: the recorded steps are {known}, got {first}:{last}")
-    return Ratios(first, last, traced.table(views.RATIOS, [first, last]))
+    lines: list[Json] = []
+    for phase, folder in folders.items():
+        counts = ledger.rows_of_parts(folder, first, last)
+        every = sum(counts.values())
+        for part in traced.manifests[phase].parts:
+            rows = counts.get(part.name, 0)
+            shares = {"asked": part.asked, "rows": rows, "got": rows / every if every else None}
+            lines.append({"phase": phase, "part": part.name, **shares})
+    return Ratios(first, last, pa.Table.from_pylist(lines))
 
 
 def _recorded(position: Position) -> str:

@@ -7,12 +7,18 @@ document is known again in another source, domain or FIM variant.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
 
-from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.manifest import coverage
+from crystalmix.mixtures.manifest.manifest import in_order
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.train.record.ledger import rows_of_parts, segments, span_of
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
+MOST_ROWS: Final = 20_000_000  # recorded, that are joined
 ROWS = """
     WITH keyed AS (
       SELECT r.phase, r.part, s.digest, r."row" FROM "rows" r
@@ -60,6 +66,7 @@ class Repeats(Answer):
 
     phase: str
     parts: tuple[PartRepeats, ...]
+    by_formula: bool = False
 
     def content(self) -> list[dict[str, object]]:
         """The parts as JSON."""
@@ -74,6 +81,11 @@ class Repeats(Answer):
         head = ["part", "rows", "distinct", "seen before", *(f"in {name}" for name in earlier)]
         cells = [_cells(part) for part in (*self.parts, self.total)]
         yield Grid(cells, [*head, "documents", "seen before"])
+        if self.by_formula:
+            yield (
+                f"over {MOST_ROWS:,} rows: counts follow from the order, expected ones where parts "
+                "share some of their rows; documents are not counted"
+            )
 
     @property
     def total(self) -> PartRepeats:
@@ -94,6 +106,11 @@ class Repeats(Answer):
 def repeats(traced: Traced, phase: str) -> Repeats:
     """Return what a phase repeats; UsageError or InputError where it is unknown or not trained."""
     earlier = _earlier(traced, phase)
+    recorded = sum(
+        _steps(traced, name) * traced.manifests[name].batch for name in (*earlier, phase)
+    )
+    if recorded > MOST_ROWS:
+        return _by_formula(traced, phase, earlier)
     names = {"phase": phase, "before": earlier}
     rows = {entry["part"]: entry for entry in traced.rows(CONSUMED, names)}
     documents = {entry["part"]: entry for entry in traced.rows(DOCUMENTS, names)}
@@ -120,15 +137,48 @@ def repeats(traced: Traced, phase: str) -> Repeats:
     return Repeats(phase, tuple(parts))
 
 
+def _by_formula(traced: Traced, phase: str, earlier: list[str]) -> Repeats:
+    """Return what a phase repeats by the draws of its parts, of the steps that are recorded."""
+    before = [draws for name in earlier for draws in _draws(traced, name)]
+    counts = rows_of_parts(_ledger(traced, phase), 0, _steps(traced, phase) - 1)
+    parts: list[PartRepeats] = []
+    for part, own in zip(traced.manifests[phase].parts, _draws(traced, phase), strict=True):
+        same = [draws for draws in before if draws.domain == own.domain]
+        by_phase = {
+            name: coverage.seen(own, [draws for draws in same if draws.phase == name])
+            for name in earlier
+        }
+        numbers = (counts[part.name], coverage.distinct(own), coverage.seen(own, same))
+        parts.append(PartRepeats(part.name, *numbers, by_phase, None, None))
+    return Repeats(phase, tuple(parts), by_formula=True)
+
+
+def _draws(traced: Traced, phase: str) -> list[coverage.Draws]:
+    """Return what the recorded steps of a phase draw, part by part."""
+    manifest = traced.manifests[phase]
+    counts = manifest.order.counts(_steps(traced, phase) * manifest.batch)
+    every = zip(coverage.of_manifests([manifest]), counts, strict=True)
+    return [replace(draws, count=count) for draws, count in every]
+
+
+def _ledger(traced: Traced, phase: str) -> Path:
+    assert traced.run is not None
+    return PhaseFolder(traced.run / phase).ledger
+
+
+def _steps(traced: Traced, phase: str) -> int:
+    """Return how many steps of a phase are recorded."""
+    return max((span_of(path)[1] + 1 for path in segments(_ledger(traced, phase))), default=0)
+
+
 def _earlier(traced: Traced, phase: str) -> list[str]:
     """Return the recorded phases before one; UsageError or InputError where that is not there."""
-    order = [manifest.phase for manifest in read_manifests(traced.build)]
+    order = [manifest.phase for manifest in in_order([*traced.manifests.values()])]
     if phase not in order:
         raise UsageError(f"--repeats: no phase is called {phase!r} (there are {', '.join(order)})")
-    recorded = {entry["phase"] for entry in traced.rows("SELECT DISTINCT phase FROM steps")}
-    if phase not in recorded:
+    if not _steps(traced, phase):
         raise InputError(f"{traced.run}: phase {phase} is not in the ledger; train it first")
-    return [name for name in order[: order.index(phase)] if name in recorded]
+    return [name for name in order[: order.index(phase)] if _steps(traced, name)]
 
 
 def _cells(part: PartRepeats) -> list[str]:

@@ -21,6 +21,7 @@ from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
+from crystalmix.train.trace import located
 from helpers import graded, laid_out
 from helpers.audited import audited_build, loaded, marks, segments
 from helpers.corpora import built, crystalmix, write_corpus, write_recipe
@@ -131,8 +132,8 @@ def test_no_row_is_read_to_redact(tmp_path: Path) -> None:
 
 def test_trace_and_the_loader_obey_the_view() -> None:
     traced = views.connect(redacted_build())
-    [document] = views.find_documents(traced, f"{TAKEN}/src/a.py")[:1]
-    assert views.steps(traced, document.source, document.document) == []
+    [document] = located.find_documents(traced, f"{TAKEN}/src/a.py")[:1]
+    assert located.steps(traced, document.source, document.document) == []
     _, new = pairs()[1]
     gone = list(marks(LETTER))
     for step in range(new.steps):
@@ -162,7 +163,7 @@ def test_a_rebuild_has_none_of_the_texts_and_says_what_moves(tmp_path: Path) -> 
     )
     assert any(line.startswith("mixed: parts.code") for line in differences.lines())
     traced = views.connect(tmp_path / "out")
-    assert not list(views.find_documents(traced, "copy/cat/src/a.py"))
+    assert not list(located.find_documents(traced, "copy/cat/src/a.py"))
     for manifest in read_manifests(tmp_path / "out"):
         rows = every_row(tmp_path / "out", manifest)
         assert not np.isin(rows[:, [0, 2]], list(marks(LETTER))).any()

@@ -18,6 +18,7 @@ from crystalmix.train.record import skips
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.ledger import SKIPPED
 from crystalmix.train.runfile.run_file import load
+from crystalmix.train.trace import located
 from crystalmix.train.trace.findings import findings
 from helpers import watched
 from helpers.corpora import crystalmix
@@ -128,9 +129,9 @@ def test_skips_are_no_disagreement_and_are_told(run: Path) -> None:
 def test_trace_tells_a_skipped_step_from_one_that_is_not_there(run: Path) -> None:
     traced = trace.connect(watched.split_build(), run)
     with pytest.raises(InputError, match="step 8 of phase mixed was skipped as asked"):
-        trace.documents(traced, PHASE, 8)
+        located.documents(traced, PHASE, 8)
     with pytest.raises(UsageError, match="--step: phase mixed has the steps 0 to 15, got 16"):
-        trace.documents(traced, PHASE, 16)
+        located.documents(traced, PHASE, 16)
     plain = trace.connect(watched.split_build())
     shard, row = (
         watched.manifest().paths[watched.manifest().step(8).shard[0]],
@@ -138,7 +139,7 @@ def test_trace_tells_a_skipped_step_from_one_that_is_not_there(run: Path) -> Non
     )
     query = 'SELECT source, document FROM spans WHERE shard = ? AND "row" = ? LIMIT 1'
     [piece] = plain.rows(query, [shard, row])
-    told = trace.steps(traced, piece["source"], piece["document"])
+    told = located.steps(traced, piece["source"], piece["document"])
     assert any(entry.step == 8 and entry.skipped for entry in told)
     for entry in told:
         assert entry.skipped == (entry.phase == PHASE and entry.step in SKIPS)

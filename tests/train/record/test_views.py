@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -16,7 +17,9 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import located
 from crystalmix.train.trace.findings import findings
+from crystalmix.train.trace.questions import step_ratios
 from helpers.runs import (
     PHASES,
     copied_build,
@@ -100,7 +103,7 @@ def test_documents_of_a_step_are_those_that_its_files_name(phase: str) -> None:
             for piece in pieces(shard, row)
         ]
         keys = ("slot", "shard", "row", "start", "stop", "source", "document")
-        found = trace.documents(traced(), phase, step)
+        found = located.documents(traced(), phase, step)
         assert [tuple(getattr(entry, key) for key in keys) for entry in found] == wanted
 
 
@@ -108,7 +111,7 @@ def test_documents_of_a_step_are_those_that_its_files_name(phase: str) -> None:
 def test_the_text_of_a_piece_is_in_the_raw_record_that_is_named(phase: str) -> None:
     told = 0
     for step in range(0, manifest(phase).steps, 4):
-        for entry in trace.documents(traced(), phase, step):
+        for entry in located.documents(traced(), phase, step):
             row = shards.read(small_build() / entry.shard, entry.row, entry.row + 1)[0, 0]
             whole = b" " + raw(entry.file, entry.record)  # a dummy space begins a text
             for text in runs_of_text(row[entry.start : entry.stop].tolist()):
@@ -134,7 +137,7 @@ def test_steps_of_a_document_equal_a_look_at_all_steps() -> None:
     assert set(occurrences()) <= {(d["source"], d["document"]) for d in documents}
     for entry in documents[::4]:
         key = (entry["source"], entry["document"])
-        found = trace.steps(traced(), *key)
+        found = located.steps(traced(), *key)
         places = [(e.phase, e.step, e.slot) for e in found]
         assert set(places) == occurrences().get(key, set())
         assert places == sorted(places)
@@ -146,40 +149,48 @@ def test_steps_that_are_not_trained_yet_are_told_as_not_recorded(tmp_path: Path)
     half = trace.connect(small_build(), tmp_path)
     both: set[bool] = set()
     for key in list(occurrences())[:40]:
-        for entry in trace.steps(half, *key):
+        for entry in located.steps(half, *key):
             assert entry.recorded == (entry.phase == "prose" and entry.step < 5)
             both.add(entry.recorded)
     assert both == {True, False}
     alone = trace.connect(small_build())
-    assert not any(e.recorded for e in trace.steps(alone, *next(iter(occurrences()))))
+    assert not any(e.recorded for e in located.steps(alone, *next(iter(occurrences()))))
 
 
 def test_there_and_back_again() -> None:
-    for entry in trace.documents(traced(), "code", 4):
-        back = trace.steps(traced(), entry.source, entry.document)
+    for entry in located.documents(traced(), "code", 4):
+        back = located.steps(traced(), entry.source, entry.document)
         assert ("code", 4, entry.slot) in {(e.phase, e.step, e.slot) for e in back}
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 2**31 - 1), (0, 0), (3, 7), (10, 99)])
-def test_ratios_count_the_recorded_rows_of_a_range(first: int, last: int) -> None:
-    told = traced().rows(trace.RATIOS, [first, last])
+@pytest.mark.parametrize(("first", "last"), [(0, None), (0, 0), (3, 7), (10, 11)])
+def test_ratios_count_the_recorded_rows_of_a_range(first: int, last: int | None) -> None:
+    told = step_ratios(traced(), first, last).content()
     assert [(e["phase"], e["part"]) for e in told] == sorted(
         ((phase, part.name) for phase in PHASES for part in manifest(phase).parts),
         key=lambda pair: pair[0],
     )
     for entry in told:
         _, rows = recorded(undisturbed(), entry["phase"])
-        here = [row for row in rows if first <= row["step"] <= last]
+        here = [row for row in rows if first <= row["step"] <= (2**31 if last is None else last)]
         own = [row for row in here if row["part"] == entry["part"]]
         assert entry["rows"] == len(own)
         assert entry["got"] == (pytest.approx(len(own) / len(here)) if here else None)
 
 
+def test_steps_that_do_not_say_their_parts_have_their_rows_counted(tmp_path: Path) -> None:
+    run = copied_run(tmp_path / "run")
+    for path in segments(run, "code", "steps"):
+        table = pq.read_table(path)
+        place, column = table.column_names.index("parts"), table["parts"]
+        empty = pa.array([[]] * len(table), column.type)
+        pq.write_table(table.set_column(place, "parts", empty), path)
+    silent = step_ratios(trace.connect(small_build(), run), 3, 7)
+    assert silent.content() == step_ratios(traced(), 3, 7).content()
+
+
 def test_ratios_over_everything_are_the_manifests() -> None:
-    got = {
-        (e["phase"], e["part"]): (e["asked"], e["got"])
-        for e in traced().rows(trace.RATIOS, [0, 2**31 - 1])
-    }
+    got = {(e["phase"], e["part"]): (e["asked"], e["got"]) for e in step_ratios(traced()).content()}
     wanted = {
         (phase, part.name): (part.asked, part.got)
         for phase in PHASES
@@ -188,20 +199,16 @@ def test_ratios_over_everything_are_the_manifests() -> None:
     assert got == wanted
 
 
-def test_a_range_without_steps_has_no_shares() -> None:
-    assert {e["got"] for e in traced().rows(trace.RATIOS, [1000, 2000])} == {None}
-
-
 def test_an_unknown_step_or_phase_is_told_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--step: phase prose has the steps 0 to 11, got 12"):
-        trace.documents(traced(), "prose", 12)
+        located.documents(traced(), "prose", 12)
     with pytest.raises(UsageError, match=r"no phase is called 'p' in .*there are code, mixed, pr"):
-        trace.documents(traced(), "p", 0)
+        located.documents(traced(), "p", 0)
     train(tmp_path, "prose", stop=1)
     with pytest.raises(InputError, match=r"phase code has no step 0 \(recorded: none\)"):
-        trace.documents(trace.connect(small_build(), tmp_path), "code", 0)
+        located.documents(trace.connect(small_build(), tmp_path), "code", 0)
     with pytest.raises(InputError, match=r"phase prose has no step 1 \(recorded: 0 to 0\)"):
-        trace.documents(trace.connect(small_build(), tmp_path), "prose", 1)
+        located.documents(trace.connect(small_build(), tmp_path), "prose", 1)
 
 
 def test_rows_that_are_gone_from_the_ledger_are_told_apart_from_steps_that_are_not_there(
@@ -212,35 +219,35 @@ def test_rows_that_are_gone_from_the_ledger_are_told_apart_from_steps_that_are_n
     first.unlink()
     assert others
     with pytest.raises(DamageError, match=r"ledger's rows of step 0 .* are missing; .*--run"):
-        trace.rows(trace.connect(small_build(), run), "prose", 0)
+        located.rows(trace.connect(small_build(), run), "prose", 0)
     [told] = [line for line in findings(small_build(), run) if "is missing" in line]
     assert first.name in told
 
 
 def test_a_document_is_found_by_name_by_record_and_by_part_of_a_name() -> None:
-    every = trace.find_documents(traced(), "src/python/3.txt")
+    every = located.find_documents(traced(), "src/python/3.txt")
     assert {d.source for d in every} == {"code", "python"}
     assert all("src/python/3.txt" in d.name for d in every)
     for document in every:
         same = [d for d in every if d.name == document.name]
-        assert trace.find_documents(traced(), document.name) == same
+        assert located.find_documents(traced(), document.name) == same
         where = f"{document.file}#{document.record}"
-        assert document in trace.find_documents(traced(), where)
-        assert {d.name for d in trace.find_documents(traced(), where)} == {document.name}
-    unnamed = trace.find_documents(traced(), "train_1.jsonl.zst#3")
+        assert document in located.find_documents(traced(), where)
+        assert {d.name for d in located.find_documents(traced(), where)} == {document.name}
+    unnamed = located.find_documents(traced(), "train_1.jsonl.zst#3")
     assert [d.record for d in unnamed if d.record == 3] == [3]
 
 
 @pytest.mark.parametrize("name", ["src_python", "src/%/3.txt", "%", "_", "no such", "' OR 1=1"])
 def test_nothing_in_a_name_is_a_wildcard(name: str) -> None:
-    found = trace.find_documents(traced(), name)
+    found = located.find_documents(traced(), name)
     assert all(name in d.name for d in found)
     assert name == "_" or found == []
 
 
 def test_of_very_many_documents_one_too_many_is_returned() -> None:
-    found = trace.find_documents(traced(), "/")
-    assert len(found) == trace.MOST_DOCUMENTS + 1
+    found = located.find_documents(traced(), "/")
+    assert len(found) == located.MOST_DOCUMENTS + 1
 
 
 @pytest.mark.parametrize("name", ["plain", "it's [a] *star* {x}?", "päth with spaces"])
@@ -248,10 +255,10 @@ def test_any_folder_name_and_any_way_to_write_it_will_do(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, run = copied_build(tmp_path / name / "build"), copied_run(tmp_path / name / "run")
-    wanted = trace.documents(traced(), "code", 2)
+    wanted = located.documents(traced(), "code", 2)
     monkeypatch.chdir(build)
     for where in (build, Path(), Path("../build"), Path("../run/../build")):
-        assert trace.documents(trace.connect(where, run), "code", 2) == wanted
+        assert located.documents(trace.connect(where, run), "code", 2) == wanted
 
 
 def test_a_neighbour_that_a_wildcard_would_reach_is_not_read(tmp_path: Path) -> None:
@@ -276,7 +283,10 @@ def test_a_broken_ledger_is_damage_and_no_fault_of_the_query(
     run = copied_run(tmp_path / "run")
     path = segments(run, "code", "rows")[place]
     path.write_bytes(path.read_bytes()[:-5] if content is None else content)
+    opened = trace.connect(small_build(), run)
+    with pytest.raises(DamageError, match=path.name):
+        opened.rows('SELECT count(*) FROM "rows"')
     with pytest.raises(DamageError) as told:
-        trace.documents(trace.connect(small_build(), run), "code", 2)
+        located.documents(opened, "code", 2 if place == 0 else 7)
     assert path.name in str(told.value)
     assert "\n" not in str(told.value)

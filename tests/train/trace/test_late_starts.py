@@ -6,6 +6,7 @@ from typing import Any
 import crystalmix as cm
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.train.record import views
+from crystalmix.train.trace import located
 from crystalmix.train.trainer import session
 from helpers import corpora
 from helpers.runs import recorded, run_file
@@ -39,7 +40,7 @@ def test_what_was_recorded_is_where_the_phase_before_stopped(tmp_path: Path) -> 
     assert cm.verify(build, run=out).faults == ()
     traced = views.connect(build, out)
     piece = traced.rows("SELECT * FROM pieces WHERE phase = 'second' AND step = 5 LIMIT 1")[0]
-    steps = views.steps(traced, piece["source"], piece["document"])
+    steps = located.steps(traced, piece["source"], piece["document"])
     assert all(entry.recorded for entry in steps)
     found = traced.rows(
         "SELECT DISTINCT phase, step, slot FROM pieces WHERE source = ? AND document = ?",

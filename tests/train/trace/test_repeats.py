@@ -9,6 +9,7 @@ import pytest
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import views as trace
+from crystalmix.train.trace import repeats as trace_repeats
 from crystalmix.train.trace.repeats import repeats
 from helpers.corpora import crystalmix
 from helpers.runs import PHASES, manifest, recorded, small_build, train, undisturbed
@@ -60,6 +61,21 @@ def test_rows_and_documents_consumed_before_are_counted(phase: str) -> None:
             len(own),
             len(own & seen_texts),
         )
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_formula_counts_as_the_ledger_does(phase: str, monkeypatch: Any) -> None:
+    joined = told(phase)
+    monkeypatch.setattr(trace_repeats, "MOST_ROWS", 0)
+    for part, counted in told(phase).items():
+        assert (counted["rows"], counted["documents"]) == (joined[part]["rows"], None)
+        [drawn] = [one for one in manifest(phase).parts if one.name == part]
+        if drawn.epochs <= 1:  # a second epoch is another order: its overlap is an expected one
+            assert counted["distinct"] == joined[part]["distinct"]
+        for name, rows in {**counted["phases"], "": counted["seen"]}.items():
+            exact = joined[part]["phases"].get(name, joined[part]["seen"])
+            assert abs(rows - exact) <= 4 + 0.35 * joined[part]["rows"]
+            assert (rows > 0) == (exact > 0)
 
 
 def test_the_run_repeats_some_rows_some_documents_only_and_some_not_at_all() -> None:

@@ -16,7 +16,7 @@ from crystalmix.train.record import skips
 from crystalmix.train.record import views as trace
 from crystalmix.train.record.ledger import Ledger, PartLoss, Step
 from crystalmix.train.record.views import Traced
-from crystalmix.train.trace import spikes
+from crystalmix.train.trace import located, spikes
 from crystalmix.train.trace.spikes import HISTORY, NORMAL, SpikeSettings, robust_z
 from helpers import watched
 from helpers.corpora import crystalmix
@@ -137,7 +137,7 @@ def test_a_document_that_is_in_every_spike_comes_first_with_its_lift(tmp_path: P
 def test_tokens_and_rows_of_documents_are_those_of_the_step(tmp_path: Path) -> None:
     run = record(tmp_path, {33: 9.0}, {})
     [spike] = spikes.spikes(opened(run), SpikeSettings()).content()
-    pieces = trace.documents(opened(run), "mixed", 33)
+    pieces = located.documents(opened(run), "mixed", 33)
     total = sum(piece.stop - piece.start for piece in pieces)
     for entry in spike["documents"]:
         own = [

@@ -1,0 +1,350 @@
+"""Places: from a step to its rows and documents, from a document to its steps, by formula.
+
+A step's rows stand in one row group of the ledger; the pieces of a row beside its shard or the one
+it was packed in, where their rows ascend; a document's line at its number. A document's shards
+follow from sorted names and the ranges of documents (`lookups`), the rows' places from the shuffle
+and the order, inverted. Nothing is joined, and what is read does not grow with the run.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalmix.mixtures.build import lookups
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.rows_of_steps import StepRow, step_rows
+from crystalmix.mixtures.redaction.placed import DomainRows
+from crystalmix.prep.documents import lookup
+from crystalmix.prep.rows import spans
+from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record import ledger
+from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.views import Traced
+
+MOST_DOCUMENTS = 100
+MOST_SEARCHED: Final = 5_000_000  # documents whose names are searched for a part of them
+BEYOND: Final = "--step: phase {} has the steps 0 to {}, got {}"
+DOCUMENT = ("name", "file", "record", "characters")
+PIECE = ("start", "stop", "source", "document", "fim")
+PARTS_OF_NAMES = """
+    SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
+           characters
+    FROM documents WHERE contains(coalesce(name, file || '#' || record), $name)
+    ORDER BY source, document LIMIT $most
+"""
+Numbers = NDArray[np.int64]
+Shard = tuple[str, int]  # path below the build, row
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document piece in a row of a step: tokens [start, stop) of the row.
+
+    document: its number in its source; name, file, record: None where documents are not known. fim:
+    whether and how it was permuted.
+    """
+
+    slot: int
+    part: str
+    epoch: int
+    source: str
+    document: int
+    start: int
+    stop: int
+    fim: int
+    shard: str
+    row: int
+    name: str | None
+    file: str | None
+    record: int | None
+
+
+@dataclass(frozen=True)
+class NamedDocument:
+    """A document, and where its record was read."""
+
+    source: str
+    document: int
+    name: str
+    file: str
+    record: int
+    characters: int
+
+    @property
+    def place(self) -> str:
+        """Its file and record, which no other document has."""
+        return f"{self.file}#{self.record}"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A planned position that consumes a row of a document; recorded: whether a ledger has it."""
+
+    source: str
+    phase: str
+    step: int
+    slot: int
+    shard: str
+    row: int
+    recorded: bool
+    skipped: bool
+
+
+class Index:
+    """What finds documents and their rows in a build; each part is read when it is asked for."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.build, self.phases = BuildFolder(traced.build), traced.manifests
+        self.lookups = lookups.opened(traced.build)
+        self._rows: dict[Path, DomainRows] = {}
+        self._documents: dict[Path, lookup.Lines] = {}
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """The folders of packed rows that have spans."""
+        return self.lookups.packed()
+
+    @cached_property
+    def drawn(self) -> dict[str, set[str]]:
+        """The folders that phases draw from, by the folder of their domain."""
+        found: dict[str, set[str]] = {}
+        for part in (part for phase in self.phases.values() for part in phase.parts):
+            for inside in {shard.path.rpartition("/")[0] for shard in part.shards}:
+                found.setdefault(inside.rpartition("/")[0], set()).add(inside)
+        return found
+
+    def rows_of(self, folder: Path) -> DomainRows:
+        """Return the rows of a domain by the folder that phases draw from."""
+        if folder not in self._rows:
+            self._rows[folder] = DomainRows(folder)
+        return self._rows[folder]
+
+    def lines(self, source: str) -> lookup.Lines | None:
+        """Return the lines of a source's documents; None where they are not known."""
+        path = self.build.documents(source)
+        if path not in self._documents and path.exists():
+            self._documents[path] = lookup.Lines(path)
+        return self._documents.get(path)
+
+
+@lru_cache(maxsize=2)
+def index_of(traced: Traced) -> Index:
+    """Return what finds documents in an opened build."""
+    return Index(traced)
+
+
+def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
+    """Return the rows of a step as recorded, slot by slot; without a run, as planned.
+
+    Raises UsageError for a step that the phase does not have, InputError for one that is not
+    recorded, DamageError where it is, but its rows are gone.
+    """
+    if phase not in traced.manifests:
+        known = ", ".join(traced.manifests)
+        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
+    if traced.run is None:
+        if step >= (planned := traced.manifests[phase].steps):
+            raise UsageError(BEYOND.format(phase, planned - 1, step))
+        return step_rows(traced.manifests[phase], step)
+    folder = _ledger(traced, phase)
+    table = ledger.of_steps(folder, "rows", [step]).sort_by("slot")
+    if not len(table):
+        _refuse(traced, phase, step, folder)
+    columns = (table[name].to_pylist() for name in ("slot", "part", "epoch", "shard", "row"))
+    lines: Iterable[Any] = zip(*columns, strict=True)
+    return [StepRow(*line) for line in lines]
+
+
+def _refuse(traced: Traced, phase: str, step: int, folder: Path) -> None:
+    """Say why a step has no rows."""
+    if step >= (planned := traced.manifests[phase].steps):
+        raise UsageError(BEYOND.format(phase, planned - 1, step))
+    known = ledger.of_steps(folder, "steps", [step])
+    if not len(known):
+        last = max((ledger.span_of(path)[1] for path in ledger.segments(folder)), default=None)
+        recorded = "none" if last is None else f"0 to {last}"
+        raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
+    if known["skipped"][0].as_py():
+        raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
+    raise DamageError(
+        f"{traced.run}: the ledger's rows of step {step} of phase {phase} are missing; "
+        f"`crystalmix verify {traced.build} --run {traced.run}` tells which file to restore"
+    )
+
+
+def _ledger(traced: Traced, phase: str) -> Path:
+    assert traced.run is not None
+    return PhaseFolder(traced.run / phase).ledger
+
+
+def documents(
+    traced: Traced, phase: str, step: int, slots: tuple[int, int] | None = None
+) -> list[Piece]:
+    """Return the document pieces of a step, slot by slot; errors as of `rows`.
+
+    slots: the first and the last of them that are asked, all by default.
+    """
+    chosen = rows(traced, phase, step)
+    if slots is not None:
+        chosen = [row for row in chosen if slots[0] <= row.slot <= slots[1]]
+    return pieces(traced, chosen)
+
+
+def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
+    """Return the document pieces of rows, row by row."""
+    held = _pieces_of(traced.build, [(row.shard, row.row) for row in rows])
+    keys = {(piece["source"], piece["document"]) for own in held.values() for piece in own}
+    known = _lines_of(index_of(traced), keys)
+    found: list[Piece] = []
+    for row in rows:
+        for piece in held[row.shard, row.row]:
+            line = known.get((piece["source"], piece["document"]))
+            name, file, record, _ = line or (None,) * 4
+            named = name or (None if file is None else f"{file}#{record}")
+            place: Json = {"shard": row.shard, "row": row.row, "name": named}
+            place |= {"file": file, "record": record}
+            found.append(Piece(slot=row.slot, part=row.part, epoch=row.epoch, **piece, **place))
+    return found
+
+
+def _pieces_of(build: Path, places: Iterable[Shard]) -> dict[Shard, list[Json]]:
+    """Return what stands in each of some rows, shard by shard."""
+    wanted: dict[str, list[int]] = {}
+    held: dict[Shard, list[Json]] = {}
+    for shard, row in places:
+        held[shard, row] = []
+        wanted.setdefault(shard, []).append(row)
+    for shard, numbers in wanted.items():
+        table = spans.of_rows(build / shard, np.array(numbers, np.int64))
+        if table is None:
+            continue
+        columns = [table[name].to_pylist() for name in ("row", *PIECE)]
+        lines: list[Any] = sorted(zip(*columns, strict=True))
+        for row, *piece in lines:
+            held[shard, row].append(dict(zip(PIECE, piece, strict=True)))
+    return held
+
+
+def _lines_of(index: Index, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[Any]]:
+    """Return what DOCUMENT says of documents, of those that are known."""
+    wanted: dict[str, list[int]] = {}
+    for source, number in sorted(keys):
+        wanted.setdefault(source, []).append(number)
+    known: dict[tuple[str, int], list[Any]] = {}
+    for source, numbers in wanted.items():
+        if (lines := index.lines(source)) is not None:
+            inside = np.array([number for number in numbers if number < len(lines)], np.int64)
+            table = lines.take(inside, DOCUMENT)
+            columns = [table[name].to_pylist() for name in DOCUMENT]
+            for number, *line in zip(inside.tolist(), *columns, strict=True):
+                known[source, number] = line
+    return known
+
+
+def find_documents(traced: Traced, name: str) -> list[NamedDocument]:
+    """Return the documents called `name` (or `file#record`), else those with it in their name.
+
+    One text that stands in two sources is two documents. At most MOST_DOCUMENTS + 1 are returned.
+    Of more than MOST_SEARCHED documents those are found whose names begin with it.
+    """
+    index = index_of(traced)
+    exact = _named(index, index.lookups.places(name, name + "\0"))
+    exact += _named(index, _placed(index, name))
+    same = {(d.source, d.document): d for d in exact if name in {d.name, d.place}}
+    if same:
+        return [same[key] for key in sorted(same)][: MOST_DOCUMENTS + 1]
+    if sum(len(lines) for source in index.lookups.sources if (lines := index.lines(source))) <= (
+        MOST_SEARCHED
+    ):
+        most = MOST_DOCUMENTS + 1
+        return traced.records(NamedDocument, PARTS_OF_NAMES, {"name": name, "most": most})
+    end = name + chr(0x10FFFF)
+    some = index.lookups.places(name, end, MOST_DOCUMENTS + 1)
+    return [d for d in _named(index, some) if d.name.startswith(name)][: MOST_DOCUMENTS + 1]
+
+
+def _named(index: Index, places: Iterable[tuple[str, int]]) -> list[NamedDocument]:
+    """Return documents at places, those that are no dropped records, by source and number."""
+    keys = sorted({(source, number) for source, number in places if number >= 0})
+    lines = _lines_of(index, keys)
+    return [
+        NamedDocument(*key, name or f"{file}#{record}", file, record, characters)
+        for key in keys
+        if key in lines
+        for name, file, record, characters in [lines[key]]
+    ]
+
+
+def _placed(index: Index, name: str) -> list[tuple[str, int]]:
+    """Return the documents of a record of a file, where a name is `file#record`."""
+    file, _, record = name.rpartition("#")
+    if not file or not record.isdecimal():
+        return []
+    return [
+        (source, number)
+        for source in index.lookups.sources
+        if (lines := index.lines(source)) is not None
+        for number in lines.of_record(file, int(record))
+    ]
+
+
+def steps(traced: Traced, source: str, document: int) -> list[Position]:
+    """Return every position of every phase that consumes a row of a document.
+
+    One for each (phase, step, slot) as planned; a position is recorded where the ledger has the row
+    there.
+    """
+    held = _rows_that_hold(index_of(traced), source, document)
+    positions: list[Position] = []
+    for phase, manifest in traced.manifests.items():
+        places = {
+            divmod(position, manifest.batch): place
+            for place in held
+            for position in manifest.positions(*place)
+        }
+        recorded, skipped = _consumed(traced, phase, {step for step, _ in places})
+        positions += [
+            Position(source, phase, *key, *place, recorded.get(key) == place, key[0] in skipped)
+            for key, place in sorted(places.items())
+        ]
+    return positions
+
+
+def _rows_that_hold(index: Index, source: str, document: int) -> list[Shard]:
+    """Return the rows that hold a document, in the folders that phases may draw from."""
+    wanted = {source: np.array([document])}
+    found: set[Shard] = set()
+    for packed in index.folders:
+        if not index.lookups.ranges(packed).shards(wanted):
+            continue
+        domain = packed.parent.relative_to(index.build.path).as_posix()
+        for inside in sorted(index.drawn.get(domain, ())):
+            rows = index.rows_of(index.build.path / inside)
+            own = [folder for folder in rows.packed if folder.path == packed]
+            for folder, some in rows.pieces(index.lookups, wanted, own):
+                which, row = rows.last.located(rows.final(folder, some.number))
+                names = [rows.last.names[place] for place in which.tolist()]
+                found |= {(f"{inside}/{n}", r) for n, r in zip(names, row.tolist(), strict=True)}
+    return sorted(found)
+
+
+def _consumed(
+    traced: Traced, phase: str, steps: set[int]
+) -> tuple[dict[tuple[int, int], Shard], set[int]]:
+    """Return what the ledger has in each place of some steps, and which of them were skipped."""
+    if traced.run is None or not steps:
+        return {}, set()
+    folder = _ledger(traced, phase)
+    table = ledger.of_steps(folder, "rows", steps)
+    columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
+    lines: Iterable[Any] = zip(*columns, strict=True)
+    recorded = {(step, slot): (shard, row) for step, slot, shard, row in lines}
+    known = ledger.of_steps(folder, "steps", steps)
+    skipped: list[Any] = known.filter(known["skipped"])["step"].to_pylist()
+    return recorded, set(skipped)
