@@ -1,5 +1,6 @@
 """Copies of a build or run to and from an object store, each whole or resumed."""
 
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from crystalmix.prep.runtime.atomic_files import file_digest
 from crystalmix.prep.runtime.errors import InputError
 
 CONNECTIONS = 8
+logger = logging.getLogger("crystalmix")
+OTHERS = "{}: holds other objects, as {}; give a place of its own"
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,15 @@ def upload(folder: Path, url: str) -> Copied:
     sizes = remote.sizes()
     before = before or _index(remote, PART)
     if before is None and sizes:
-        raise InputError(f"{url}: holds other objects, as {min(sizes)}; give a place of its own")
+        raise InputError(OTHERS.format(url, min(sizes)))
     known = before.files if before is not None else {}
     there = {
         name
         for name, file in known.items()
         if index.files.get(name) == file and sizes.get(name) == file.bytes
     }
+    if ended := remote.end_uploads({*known, *index.files}):
+        logger.warning("%s: %d uploads that an earlier copy left are ended", url, ended)
     remote.remove(NAME)
     each([name for name in known if name in sizes and name not in there], remote.remove)
     remote.write(PART, index.raw())  # what lies here now is of it, or does not lie here
@@ -74,6 +79,19 @@ def download(url: str, folder: Path) -> Copied:
     link(place, index)
     place.rename(folder)
     return Copied(len(index.files), _bytes(index), len(there), remote.traffic)
+
+
+def begin(url: str, folder: Path) -> None:
+    """Make ready to make in a folder what a url is to hold: bring what it holds, if that is new.
+
+    Raises InputError where the url holds objects that no copy of ours names.
+    """
+    remote = Remote(url)
+    if _index(remote, NAME) is not None:
+        if not folder.exists():
+            download(url, folder)
+    elif _index(remote, PART) is None and (sizes := remote.sizes()):
+        raise InputError(OTHERS.format(url, min(sizes)))
 
 
 def indexed(remote: Remote) -> Index:

@@ -7,7 +7,7 @@ environment, a profile, the machine's role); a url that carries some is refused.
 import errno
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -115,6 +115,37 @@ class Remote:
 
         self._try(operation, name, "written")
         self.traffic.add(sent=len(content))
+
+    def end_uploads(self, names: Collection[str]) -> int:
+        """End the multipart uploads of objects that a killed process left; return how many.
+
+        Of S3: other stores end by themselves what was not finished. Others' uploads are left alone.
+        """
+
+        def operation(system: Any, path: str) -> int:  # noqa: ANN401
+            if not hasattr(system, "call_s3"):
+                return 0
+            bucket, _, prefix = system._strip_protocol(path).partition("/")
+            more: dict[str, str] = {}
+            ended = 0
+            while True:
+                page = system.call_s3(
+                    "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/", **more
+                )
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"].removeprefix(f"{prefix}/") in names:
+                        place = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                        system.call_s3("abort_multipart_upload", Bucket=bucket, **place)
+                        self.traffic.add(requests=1)
+                        ended += 1
+                if not page.get("IsTruncated"):
+                    return ended
+                more = {
+                    "KeyMarker": page["NextKeyMarker"],
+                    "UploadIdMarker": page["NextUploadIdMarker"],
+                }
+
+        return self._try(operation, "", "listed")
 
     def remove(self, name: str) -> None:
         """Take an object away, if it is there."""

@@ -40,6 +40,17 @@ def test_training_from_s3_is_training_from_the_folder(
         assert b"hush" not in path.read_bytes()
 
 
+def test_uploads_that_a_killed_copy_left_are_ended_and_others_stay(bucket: str) -> None:
+    system, url = s3fs.S3FileSystem(), f"{bucket}/left"
+    name = next(path for path in runs.small_build().rglob("*.h5")).relative_to(runs.small_build())
+    place = url.removeprefix("s3://").partition("/")
+    for key in (f"{place[2]}/{name}", f"{place[2]}/other", "leftover/file"):
+        system.call_s3("create_multipart_upload", Bucket=place[0], Key=key)
+    cm.copy(runs.small_build(), url)
+    left = system.call_s3("list_multipart_uploads", Bucket=place[0])["Uploads"]
+    assert sorted(upload["Key"] for upload in left) == ["left/other", "leftover/file"]
+
+
 def test_rows_of_raw_files_in_a_bucket_are_those_of_the_files(bucket: str, tmp_path: Path) -> None:
     corpora.write_corpus(tmp_path)
     here = built(corpora.write_recipe(tmp_path), tmp_path / "here")

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from crystalmix.prep.objects import copies
+from crystalmix.prep.objects.mirror import cache_root
 from crystalmix.prep.runtime.atomic_files import as_url, is_url, lock_folder
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.api.checks import Place, existing
@@ -41,6 +44,20 @@ class Copy(Answer):
             f"{self.target}: {self.files:,} files, {self.bytes:,} bytes; "
             f"{self.there:,} were there, {moved} bytes in {self.requests:,} requests"
         )
+
+
+def scratch_of(url: Place) -> Path:
+    """Return the folder in which a build is made that a url is to hold.
+
+    It has what the url holds, and is there again for the same url. Raises InputError where the url
+    holds something else.
+    """
+    place = as_url(url).rstrip("/")
+    home = cache_root() / "builds" / xxhash.xxh3_64_hexdigest(place.encode())
+    folder = home / place.rpartition("/")[2]
+    home.mkdir(parents=True, exist_ok=True)
+    copies.begin(place, folder)
+    return folder
 
 
 def copy(source: Place, target: Place) -> Copy:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from crystalmix.prep.runtime.atomic_files import as_url, is_url
+from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.api import copies
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
@@ -90,7 +94,8 @@ def build(  # noqa: PLR0913  what the command has
     KEY=VALUE over the recipe. workers: processes; the result does not depend on it.
     `EngineSettings(kind="ray")` runs the work on a Ray cluster; `EngineSettings(rank=1, ranks=8)`
     is one of the processes that a scheduler started: rank 0 builds, others run what it gives them.
-    Raises RecipeError, InputError, RefusalError.
+    out: for a url the build is made below `$CRYSTALMIX_CACHE`, of what the url holds where nothing
+    is there, and copied. Raises RecipeError, InputError, RefusalError.
     """
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
@@ -98,9 +103,17 @@ def build(  # noqa: PLR0913  what the command has
     from crystalmix.prep.engines.engine import EngineSettings
 
     who = EngineSettings(workers) if isinstance(workers, int) else workers
+    target, out = out, Path(out)
+    if is_url(target):
+        if who.ranks or who.kind != "local":
+            raise UsageError(
+                f"{as_url(target)}: ranks and nodes share the folder of --out; build into one that "
+                "all of them see, then `crystalmix copy` it to the url"
+            )
+        out = copies.scratch_of(target)
     if who.rank and who.ranks:
-        ranks.follow(Path(out), who.rank, who.ranks, who.workers)
-        return Build(Path(out))
+        ranks.follow(out, who.rank, who.ranks, who.workers)
+        return Build(out)
     root = recipes.find(str(recipe)).parent if data is None else existing(data)
     settings = recipes.load(str(recipe), _path(tokenizer), overrides)
     if without is not None:
@@ -110,13 +123,15 @@ def build(  # noqa: PLR0913  what the command has
     run(
         settings,
         root,
-        Path(out),
+        out,
         workers=who,
         phases=phases,
         dropped=_path(dropped),
         store=_path(store),
     )
-    return Build(Path(out))
+    if is_url(target):
+        logging.getLogger("crystalmix").warning("%s", copies.copy(out, target))
+    return Build(out)
 
 
 def merge(builds: Sequence[Place], out: Place) -> Build:

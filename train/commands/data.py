@@ -18,6 +18,7 @@ from crystalmix.train.commands.options import (
     RANKS,
     SET,
     WORKERS,
+    Target,
     Verb,
     bundled,
     given,
@@ -66,7 +67,9 @@ def jsonl(folder: Path, out: Path) -> None:
 @click.command(cls=Verb, example="crystalmix build recipe.yaml --data raw --out build --workers 8")
 @click.argument("recipe", shell_complete=bundled("recipes"))
 @DATA
-@OUT
+@click.option(
+    "--out", type=Target(path_type=Path), required=True, help="Folder to write into, or a url."
+)
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
 @click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
@@ -76,7 +79,7 @@ def jsonl(folder: Path, out: Path) -> None:
 @ENGINE
 @RANK
 @RANKS
-def build(recipe: str, out: Path, **settings: Any) -> None:
+def build(recipe: str, out: str | Path, **settings: Any) -> None:
     """Build RECIPE's phases from raw files to sealed manifests; what is done is not done again."""
     from crystalmix.prep.runtime.workers import collected_seldom
 

@@ -69,6 +69,20 @@ class Group(click.Group):
             formatter.write_dl(rows)
 
 
+class Target(LocalPath):
+    """A path to write to, or a url, which stays a text: a path would lose its slashes."""
+
+    def convert(  # noqa: D102  click's
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        from crystalmix.prep.runtime.atomic_files import is_url
+
+        return value if is_url(str(value)) else super().convert(value, param, ctx)
+
+
 PATH = LocalPath(path_type=Path)
 PLACE, WHOLE = Place(), Place(whole=True)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")

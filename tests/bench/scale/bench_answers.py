@@ -37,8 +37,9 @@ def make(place: Path, tokenizer: Path) -> None:
     """Write the build and the run, whole for what is asked."""
     out, run = place / "build", place / "run"
     began = time.process_time()
-    full_scale.write_manifests(out)
-    full_scale.write_receipts(out)
+    if not BuildFolder(out).tokenizer.exists():
+        full_scale.write_manifests(out)
+        full_scale.write_receipts(out)
     shutil.copyfile(tokenizer, BuildFolder(out).tokenizer)
     every, asked = full_scale.domains(), dict[str, list[np.ndarray]]()
     phases = {manifest.phase: manifest for manifest in read_manifests(out)}

@@ -220,6 +220,9 @@ def write_lookups(out: Path, asked: dict[str, Numbers]) -> None:
     build, every = BuildFolder(out), domains()
     for domain in every.values():
         numbers = asked.get(domain.name, np.empty(0, np.int64))
+        inside = build.lookup / build.packed(domain.name).relative_to(out)
+        if (inside / lookups.SEAL).exists():
+            continue
         _write_documents(build, domain, set((numbers // GROUP).tolist()))
         place = build.lookup / "sources" / domain.name
         place.mkdir(parents=True, exist_ok=True)
@@ -228,7 +231,6 @@ def write_lookups(out: Path, asked: dict[str, Numbers]) -> None:
         _write_digests(place / lookup.DIGESTS, domain)
         seal(out, build.source(domain.name), [lookup.NAMES, lookup.DIGESTS])
         packed = build.packed(domain.name)
-        inside = build.lookup / packed.relative_to(out)
         inside.mkdir(parents=True, exist_ok=True)
         ends = np.cumsum([0, *domain.sizes])
         table = {

@@ -146,6 +146,44 @@ def test_a_changed_build_sends_what_changed_and_a_mirror_follows(tmp_path: Path)
     assert files(tmp_path / "back") == files(build)
 
 
+def test_a_build_into_a_url_goes_on_after_its_end_and_on_another_machine(
+    tmp_path: Path, cache: Path
+) -> None:
+    corpora.write_corpus(tmp_path)
+    recipe, there = corpora.write_recipe(tmp_path), tmp_path / "there"
+
+    def end(operation: str, path: str) -> None:
+        if operation == "put" and len(Unsteady.calls) > 100:
+            raise PermissionError("not any more")
+
+    Unsteady.fail = end
+    with pytest.raises(MachineError, match="not any more"):
+        cm.build(recipe, url_of(there))
+    Unsteady.fail = None
+    told = corpora.crystalmix("build", recipe, "--out", url_of(there), "--workers", 1)
+    assert told.exit_code == 0
+    assert "unsteady://" in told.stderr
+    assert "requests" in told.stderr
+    small = runs.small_build()
+    assert corpora.crystalmix("diff", url_of(there), small).stdout == "equal\n"
+    corpora.remove(cache)  # as a machine is that never saw it
+    Unsteady.calls = []
+    cm.build(recipe, url_of(there))
+    assert "put" not in {operation for operation, _ in Unsteady.calls}
+
+
+def test_a_build_into_a_url_is_refused_before_it_begins(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "other").write_bytes(b"x")
+    with pytest.raises(InputError, match="holds other objects, as other"):
+        cm.build("crystalcoder", url_of(there))
+    words = ("--rank", 0, "--ranks", 2, "--data", tmp_path)
+    told = corpora.crystalmix("build", "crystalcoder", "--out", url_of(there), *words)
+    assert told.exit_code == 2
+    assert "ranks and nodes share the folder of --out" in told.stderr
+
+
 def test_training_from_a_url_is_training_from_the_folder_and_brings_its_shards_alone(
     tmp_path: Path, cache: Path
 ) -> None:

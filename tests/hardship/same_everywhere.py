@@ -1,0 +1,122 @@
+"""Builds the demo's three phases by every way there is, and compares what comes of it.
+
+`PYTHONPATH=tests python tests/hardship/same_everywhere.py DIR [--whole]`: one worker and two; three
+ranks that share a folder, each with a host name and a temporary folder of its own, one of which is
+killed and started again; Ray, where it is installed (`make ray`'s environment, where its own tests
+kill workers and nodes); raw files in an S3 server and the build into it, back and verified, where
+s3fs and moto are (`make objects`'). Prints the digest of all shards of all phases of each; exits
+with 1 where two differ. --whole: the demo's own size, not the small one.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import crystalmix as cm
+from crystalmix.prep.engines.engine import EngineSettings
+from crystalmix.prep.runtime import receipts
+from crystalmix.train.demo import demo
+from helpers import s3_server
+
+RANK = """
+import socket, sys
+socket.gethostname = lambda: sys.argv[1]
+from crystalmix.cli import main
+main(sys.argv[2:])
+"""
+WAIT_SECONDS = 1800
+
+
+def digest(build: Path) -> str:
+    """Return a digest over phases, parts and shards: their rows and the digests of their arrays."""
+    opened = cm.open(build)
+    assert isinstance(opened, cm.Build)
+    return receipts.digest(
+        [
+            (name, part.name, shard.rows, shard.digest, shard.first, shard.last)
+            for name, phase in opened.phases.items()
+            for part in phase.manifest.parts
+            for shard in part.shards
+        ]
+    )
+
+
+def ranks(recipe: Path, raw: Path, out: Path) -> None:
+    """Build by three ranks; the last is killed at its first item and started again."""
+
+    def rank(number: int) -> "subprocess.Popen[bytes]":
+        own = out.with_name(f"tmp-{number}")
+        own.mkdir(exist_ok=True)
+        words = ["build", recipe, "--data", raw, "--out", out, "--workers", 1]
+        words += ["--rank", number, "--ranks", 3]
+        command = [sys.executable, "-c", RANK, f"host-{number}", *map(str, words)]
+        return subprocess.Popen(command, env={**os.environ, "TMPDIR": str(own)})
+
+    everyone = [rank(number) for number in range(3)]
+    until = time.monotonic() + WAIT_SECONDS
+    while not any((out / ".ranks").glob("tries/*")) and time.monotonic() < until:
+        time.sleep(0.005)
+    everyone[2].kill()
+    everyone[2].wait()
+    everyone[2] = rank(2)
+    if any(process.wait(WAIT_SECONDS) for process in everyone):
+        raise SystemExit("a rank failed")
+
+
+def objects(recipe: Path, raw: Path, out: Path) -> None:
+    """Build from raw files in a bucket into it, and bring the build back."""
+    import s3fs
+
+    os.environ["CRYSTALMIX_CACHE"] = str(out.with_name("cache"))
+    with s3_server.bucket(refused=50, cut=40) as url:
+        system = s3fs.S3FileSystem()
+        for path in sorted(path for path in raw.rglob("*") if path.is_file()):
+            system.put_file(path, f"{url}/raw/{path.relative_to(raw)}")
+        there = out.with_name("there.yaml")
+        text = recipe.read_text("utf-8")
+        for folder in ("slimpajama", "starcoderdata"):
+            text = text.replace(f"files: [{folder}/", f"files: [{url}/raw/{folder}/")
+        there.write_text(text, "utf-8")
+        cm.build(there, f"{url}/build", workers=2)
+        cm.copy(f"{url}/build", out)
+        if faults := cm.verify(out).lines()[1:]:
+            raise SystemExit("\n".join(faults))
+
+
+WAYS: dict[str, Callable[[Path, Path, Path], object]] = {
+    "1 worker": lambda recipe, raw, out: cm.build(recipe, out, data=raw),
+    "2 workers": lambda recipe, raw, out: cm.build(recipe, out, data=raw, workers=2),
+    "3 ranks, one killed": ranks,
+    "Ray": lambda recipe, raw, out: cm.build(
+        recipe, out, data=raw, workers=EngineSettings(kind="ray")
+    ),
+    "from S3, to S3 and back": objects,
+}
+NEEDS = {"Ray": ("ray",), "from S3, to S3 and back": ("s3fs", "moto")}
+
+
+def main() -> None:
+    """Build by each way, print digests, and compare them."""
+    place, size = Path(sys.argv[1]), demo.FULL if "--whole" in sys.argv else demo.TINY
+    place.mkdir(parents=True, exist_ok=True)
+    raw = demo._gather(place, size is demo.TINY, lambda _: None)
+    recipe, _ = demo._write_settings(place, size, raw)
+    found: set[str] = set()
+    for name, way in WAYS.items():
+        if any(find_spec(module) is None for module in NEEDS.get(name, ())):
+            sys.stdout.write(f"{name:26} not installed here\n")
+            continue
+        out, began = place / name.replace(" ", "-").replace(",", ""), time.perf_counter()
+        way(recipe, raw, out)
+        found.add(own := digest(out))
+        sys.stdout.write(f"{name:26} {own[:32]} {time.perf_counter() - began:6.1f} s\n")
+        sys.stdout.flush()
+    sys.exit(len(found) != 1)
+
+
+if __name__ == "__main__":
+    main()
