@@ -99,7 +99,7 @@ def build(
         rows = row_fim.run(context, packs)
         folders = shuffle.run(context, rows, partial(tokenise.run, context, scanned=scanned))
         sealed = _seal(context, folders, [*packs, *rows, *folders.values()])
-        lookups.make(context.folder)
+        lookups.make(context.folder, pool=pool)
         _describe(context)
         if store is not None:
             artifacts.enter(out)

@@ -7,6 +7,7 @@ build without them is the same build, and the first question that needs them mak
 import atexit
 import errno
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -23,6 +24,7 @@ from crystalmix.mixtures.manifest.build_folder import (
 )
 from crystalmix.prep.documents import lookup
 from crystalmix.prep.documents.lookup import Lookup
+from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.rows import document_ranges, spans
 from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
@@ -37,6 +39,7 @@ SEAL = "lookup.json"  # written last: what it was made from, and its files
 RANGES = "ranges.parquet"
 SPANS = ".spans.parquet"
 IMPORT = "import"
+LAST = ("shuffled", "joined", "imported")  # folders of a domain that have no spans of their own
 READ_ONLY = {errno.EPERM, errno.EACCES, errno.EROFS}
 
 
@@ -87,10 +90,8 @@ class Lookups:
 
     def packed(self) -> list[Path]:
         """Return the folders of packed rows that have spans, sorted."""
-        last = {BuildFolder.shuffled, BuildFolder.joined, BuildFolder.imported}
-        names = {place(self.build, "").name for place in last}
         every = sorted(self.build.path.glob(f"{DOMAINS}/*/*/{receipts.NAME}"))
-        folders = [path.parent for path in every if path.parent.name not in names]
+        folders = [path.parent for path in every if path.parent.name not in LAST]
         return [folder for folder in folders if (self._inside(folder) / RANGES).exists()]
 
     def _inside(self, folder: Path) -> Path:
@@ -136,29 +137,81 @@ def _elsewhere() -> Path:
     return place
 
 
-def make(build: BuildFolder, place: Path | None = None) -> int:
-    """Make the lookups that are missing or stale; return how many."""
+def make(build: BuildFolder, place: Path | None = None, pool: Engine | None = None) -> int:
+    """Make the lookups that are missing or stale; return how many. pool: who writes their files."""
     place = place or build.lookup
-    return sum(_made(path, place / path.relative_to(build.path)) for path in build.sealed())
+    folders = [folder for folder in build.sealed() if folder.name not in LAST]
+    every = (_look(folder, place / folder.relative_to(build.path)) for folder in folders)
+    stale = [one for one in every if one is not None]
+    files = [Written(one.folder, one.inside, name) for one in stale for name in one.names]
+    if files:
+        for _ in map(_write, files) if pool is None else pool.map(_write, files, "lookups"):
+            pass
+    for one in stale:
+        one.seal()
+    return len(stale)
 
 
-def _made(folder: Path, inside: Path) -> int:
-    """Make the lookup of a folder, if it has one that is missing or stale; return how many."""
+@dataclass(frozen=True)
+class Stale:
+    """A lookup to be made: of a folder, into another, what it follows from, its files."""
+
+    folder: Path
+    inside: Path
+    made_from: Json
+    receipt: str
+    names: tuple[str, ...]
+
+    def seal(self) -> None:
+        """Seal it; its files are written."""
+        files = [receipts.describe(self.inside / name) for name in self.names]
+        content = {**self.made_from, "receipt": self.receipt, "files": files}
+        sealed = canonical({**content, "digest": receipts.digest(content)})
+        write_atomic(self.inside / SEAL, sealed)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Work item: a file of a lookup."""
+
+    folder: Path
+    inside: Path
+    name: str
+
+
+def _look(folder: Path, inside: Path) -> Stale | None:
+    """Return the lookup of a folder, None where it is there or the folder has none."""
     digest = file_digest(folder / receipts.NAME)
-    seal = inside / SEAL
-    if _is_fresh(seal, {"version": lookup.VERSION, "receipt": digest}):
-        return 0
+    if _is_fresh(inside / SEAL, {"version": lookup.VERSION, "receipt": digest}):
+        return None
     receipt = receipts.read(folder)
-    write = _of_source if receipt.stage == "documents" else _of_rows
-    if write is _of_rows and (receipt.stage == IMPORT or not _has_spans(folder, receipt)):
-        return 0
+    names = (lookup.NAMES, lookup.DIGESTS)
+    if receipt.stage != "documents":
+        if receipt.stage == IMPORT or not _has_spans(folder, receipt):
+            return None
+        names = (RANGES,)
     made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
-    if _is_fresh(seal, made_from):
-        return 0
-    files = [receipts.describe(inside / name) for name in write(folder, inside, receipt)]
-    content = {**made_from, "receipt": digest, "files": files}
-    write_atomic(seal, canonical({**content, "digest": receipts.digest(content)}))
-    return 1
+    if _is_fresh(inside / SEAL, made_from):
+        return None
+    return Stale(folder, inside, made_from, digest, names)
+
+
+def _write(item: Written) -> Json:
+    if item.name != RANGES:
+        lookup.write(item.folder / "documents.parquet", item.inside, item.name)
+        return {}
+    entries = shards_of(receipts.read(item.folder))
+    table = document_ranges.of_shards(item.folder / entry["name"] for entry in entries)
+    spans.write(item.inside / RANGES, table)
+    return {}
+
+
+def _made(folder: Path, inside: Path) -> None:
+    """Make the lookup of a folder where it is missing or stale."""
+    if (stale := _look(folder, inside)) is not None:
+        for name in stale.names:
+            _write(Written(folder, inside, name))
+        stale.seal()
 
 
 def _has_spans(folder: Path, receipt: Receipt) -> bool:
@@ -208,14 +261,3 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
 def origin_digest(receipt: Receipt) -> str:
     """Return a digest of what a folder holds, by its receipt, that no time of a file is part of."""
     return receipts.digest({**receipt.recipe, "content": receipt.content, "files": receipt.files})
-
-
-def _of_source(folder: Path, inside: Path, _: Receipt) -> list[str]:
-    lookup.write(folder / "documents.parquet", inside)
-    return [lookup.NAMES, lookup.DIGESTS]
-
-
-def _of_rows(folder: Path, inside: Path, receipt: Receipt) -> list[str]:
-    names = [folder / entry["name"] for entry in shards_of(receipt)]
-    spans.write(inside / RANGES, document_ranges.of_shards(names))
-    return [RANGES]

@@ -35,22 +35,22 @@ COLUMNS = ["file", "record", "name", "digest"]
 Places = NDArray[np.int64]
 
 
-def write(documents: Path, out: Path) -> None:
-    """Write the lookup of a documents.parquet, and of its dropped.parquet, to a folder."""
+def write(documents: Path, out: Path, name: str) -> None:
+    """Write NAMES or DIGESTS of a documents.parquet, and of its dropped.parquet, to a folder."""
     out.mkdir(parents=True, exist_ok=True)
     drops = documents.with_name(dropped.NAME)
     count = sum(pq.read_metadata(path).num_rows for path in (documents, drops) if path.exists())
-    for name, kind, key in ((NAMES, pa.large_string(), _names), (DIGESTS, pa.binary(16), _digests)):
-        schema = pa.schema([("key", kind), ("place", pa.int64())])
-        lines = (_lines(key, batch, place, schema) for batch, place in _batches(documents, drops))
-        with (
-            replacing(out / name) as temporary,
-            pq.ParquetWriter(
-                temporary, schema, compression="zstd", version="2.6", use_dictionary=False
-            ) as writer,
-        ):
-            for table in _sorted(lines, schema, count, out):
-                writer.write_table(table, row_group_size=GROUP_ROWS)
+    kind, key = (pa.large_string(), _names) if name == NAMES else (pa.binary(16), _digests)
+    schema = pa.schema([("key", kind), ("place", pa.int64())])
+    lines = (_lines(key, batch, place, schema) for batch, place in _batches(documents, drops))
+    with (
+        replacing(out / name) as temporary,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", version="2.6", use_dictionary=False
+        ) as writer,
+    ):
+        for table in _sorted(lines, schema, count, out / f".{name}.sorting"):
+            writer.write_table(table, row_group_size=GROUP_ROWS)
 
 
 def _batches(documents: Path, drops: Path) -> Iterator[tuple[pa.RecordBatch, Places]]:
@@ -99,6 +99,7 @@ def _sorted(
         result = connection.sql("SELECT key, place FROM lines ORDER BY key, place")
         for batch in result.to_arrow_reader(GROUP_ROWS * 8):
             yield pa.Table.from_batches([batch]).cast(schema)
+    folder.rmdir()
 
 
 class Lookup:

@@ -83,7 +83,8 @@ def source(out: Path, number: int) -> None:
     pq.write_table(dropped.SCHEMA.empty_table(), folder / dropped.NAME)
     files = [receipts.describe(folder / name) for name in ("documents.parquet", dropped.NAME)]
     receipt(folder, "documents", files, {})
-    lookup.write(build.documents(f"s{number}"), build.lookup / folder.relative_to(out))
+    for name in (lookup.NAMES, lookup.DIGESTS):
+        lookup.write(build.documents(f"s{number}"), build.lookup / folder.relative_to(out), name)
     sealed(out, build, folder, [lookup.NAMES, lookup.DIGESTS])
 
 

@@ -54,7 +54,9 @@ def ranks(recipe: Path, raw: Path, out: Path) -> None:
         words = ["build", recipe, "--data", raw, "--out", out, "--workers", 1]
         words += ["--rank", number, "--ranks", 3]
         command = [sys.executable, "-c", RANK, f"host-{number}", *map(str, words)]
-        return subprocess.Popen(command, env={**os.environ, "TMPDIR": str(own)})
+        return subprocess.Popen(
+            command, env={**os.environ, "TMPDIR": str(own)}, stdout=subprocess.DEVNULL
+        )
 
     everyone = [rank(number) for number in range(3)]
     until = time.monotonic() + WAIT_SECONDS

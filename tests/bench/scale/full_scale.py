@@ -179,7 +179,15 @@ def write_receipts(out: Path) -> None:
             }
             for number in range(files[domain.name])
         }
-        _receipt(build.source(domain.name), "documents", [], {"files": inputs}, {})
+        source = build.source(domain.name)
+        content = _receipt(
+            source,
+            "documents",
+            [],
+            {"files": inputs, "earlier": {}},
+            {},
+            _documents_account(domain),
+        )
         entries = [
             {"name": shards.name(number), "rows": size, "msl": MSL, "loss_tokens": size * MSL}
             | {"bytes": 12_000_000, "xxh3": f"{number:032x}", "rows_sum": number}
@@ -192,14 +200,16 @@ def write_receipts(out: Path) -> None:
             | {"xxh3": f"{number:032x}"}
             for number, entry in enumerate(entries)
         ]
-        content = _receipt(packed, "pack", sides, {}, {"shards": entries})
+        made = {domain.name: content}
+        content = _receipt(packed, "pack", sides, made, {"shards": entries}, _rows_account(domain))
         origins = [
             {"name": entry["name"].replace(".h5", ".origin.parquet"), "bytes": 20_000}
             | {"xxh3": f"{number:032x}"}
             for number, entry in enumerate(entries)
         ]
         pairs = [file for pair in zip(entries, origins, strict=True) for file in pair]
-        _receipt(build.shuffled(domain.name), "shuffle", pairs, {packed.name: content}, {})
+        made = {packed.name: content}
+        _receipt(build.shuffled(domain.name), "shuffle", pairs, made, {}, _rows_account(domain))
 
 
 def _files_of(every: dict[str, Domain]) -> dict[str, int]:
@@ -207,12 +217,26 @@ def _files_of(every: dict[str, Domain]) -> dict[str, int]:
     return {name: max(1, FILES * domain.rows // rows) for name, domain in every.items()}
 
 
-def _receipt(folder: Path, stage: str, files: list[Json], inputs: Json, more: Json) -> str:
+def _documents_account(domain: Domain) -> Json:
+    return {"records": domain.documents, "documents": domain.documents, "dropped": {}}
+
+
+def _rows_account(domain: Domain) -> Json:
+    count = domain.tokens
+    account = {"rows": domain.rows, "tokens_in": count, "tokens_out": count, "dropped": {}}
+    account |= {"text_tokens": count - 2 * domain.documents, "controls": 2 * domain.documents}
+    account |= {"controls_out": 2 * domain.documents, "padding": 0}
+    return {**account, "documents": domain.documents, "held_out": 0}
+
+
+def _receipt(
+    folder: Path, stage: str, files: list[Json], inputs: Json, more: Json, account: Json
+) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {"stage": stage, "version": 1, "settings": {"domain": folder.parent.name}}
     recipe |= {"seed": SEED, "inputs": inputs}
-    content = {"account": {"rows": 0}, "content": f"{stage} of {folder.parent.name}", **more}
-    return receipts.seal(folder, recipe, files, content)["content"]
+    content = {"account": account, "content": f"{stage} of {folder.parent.name}", **more}
+    return receipts.seal(folder, recipe, files, content).content
 
 
 def write_lookups(out: Path, asked: dict[str, Numbers]) -> None:

@@ -20,7 +20,7 @@ import full_scale
 from bench_answers import bytes_read
 
 from crystalmix.mixtures.build import seal
-from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files, shards_of
+from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files, shards_of
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import TokenizerIdentity, read_manifests, sealed
 from crystalmix.mixtures.plan.plan import draws, plan
@@ -54,12 +54,12 @@ def make(place: Path) -> None:
                 own.touch()
     for folder in BuildFolder(out).sealed():
         receipt = receipts.read(folder)
-        kind = "documents" if receipt["stage"] == "documents" else "rows"
+        kind = "documents" if receipt.stage == "documents" else "rows"
         home = store.folder(kind, key_of(folder.relative_to(out).as_posix()))
         home.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(home)
         folder.symlink_to(home)
-        for entry in receipt["files"]:
+        for entry in receipt.files:
             (home / entry["name"]).touch()
         store.write_uses(home.name, {"tokens": [key_of(["tokens", n]) for n in range(60_000)]})
 
@@ -89,7 +89,7 @@ def _receipts(place: Path) -> dict[Path, Any]:
 
 def _read(place: Path) -> str:
     known = _receipts(place)
-    shards = sum(len(shards_of(one)) for one in known.values() if one["stage"] != "documents")
+    shards = sum(len(shards_of(one)) for one in known.values() if one.stage != "documents")
     return f"{len(known)} receipts, {shards:,} entries of shards"
 
 
@@ -123,9 +123,9 @@ def _accounts(place: Path) -> str:
         folder / entry["name"]: entry for folder, one in known.items() for entry in rows_files(one)
     }
     for folder, receipt in known.items():
-        inputs = {folder.parent / name for name in accounts.inherited(receipt)}
-        lines += len(accounts.unbalanced(receipt))
-        lines += sum(known[path]["content"] != receipt["inputs"][path.name] for path in inputs)
+        place = out / SOURCES if receipt.stage == "pack" else folder.parent
+        inputs = {name: known.get(place / name) for name in accounts.inherited(receipt)}
+        lines += len(accounts.unbalanced(receipt)) + len(accounts.disinherited(receipt, inputs))
     for manifest in read_manifests(out):
         for part in manifest.parts:
             lines += len([*verify.shard_faults(out, manifest, part, entries)])

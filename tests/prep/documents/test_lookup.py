@@ -44,7 +44,8 @@ def places(path: Path, first: str | bytes, end: str | bytes) -> list[int]:
 
 
 def test_names_are_found_in_lower_case_and_dropped_ones_below_zero(tmp_path: Path) -> None:
-    lookup.write(files(tmp_path, NAMED, ["ADA/x", None]), tmp_path)
+    for name in (lookup.NAMES, lookup.DIGESTS):
+        lookup.write(files(tmp_path, NAMED, ["ADA/x", None]), tmp_path, name)
     names = tmp_path / NAMES
     assert places(names, "ada/x", "ada/x\0") == [-1, 0]
     assert places(names, "ada/", "ada0") == [-1, 0, 1]
@@ -63,7 +64,8 @@ def test_many_row_groups_sorted_in_memory_or_on_disk_give_the_same(
     monkeypatch.setattr(lookup, "MOST_IN_MEMORY", most)
     rng = randomness.stream(1, "names")
     names = [f"owner{rng.integers(9)}/repo{rng.integers(4)}/f{i}" for i in range(300)]
-    lookup.write(files(tmp_path, [*names], []), tmp_path)
+    for name in (lookup.NAMES, lookup.DIGESTS):
+        lookup.write(files(tmp_path, [*names], []), tmp_path, name)
     assert pq.read_metadata(tmp_path / NAMES).num_row_groups > 40
     for owner in range(10):
         prefix = f"owner{owner}/"
