@@ -1,11 +1,12 @@
 """Builds the demo's three phases by every way there is, and compares what comes of it.
 
-`PYTHONPATH=tests python tests/hardship/same_everywhere.py DIR [--whole]`: one worker and two; three
-ranks that share a folder, each with a host name and a temporary folder of its own, one of which is
-killed and started again; Ray, where it is installed (`make ray`'s environment, where its own tests
-kill workers and nodes); raw files in an S3 server and the build into it, back and verified, where
-s3fs and moto are (`make objects`'). Prints the digest of all shards of all phases of each; exits
-with 1 where two differ. --whole: the demo's own size, not the small one.
+`PYTHONPATH=tests python tests/hardship/same_everywhere.py DIR [--whole] [WAY ...]`: one worker and
+two; three ranks that share a folder, each with a host name and a temporary folder of its own, one
+of which is killed and started again; Ray, where it is installed (`make ray`'s environment, where
+its own tests kill workers and nodes); raw files in an S3 server and the build into it, back and
+verified, where s3fs and moto are (`make objects`'). Prints the digest of all shards of all phases
+of each; exits with 1 where two differ. --whole: the demo's own size, not the small one. WAY: of
+those alone, as `2 workers`.
 """
 
 import os
@@ -108,7 +109,8 @@ def main() -> None:
     raw = demo._gather(place, size is demo.TINY, lambda _: None)
     recipe, _ = demo._write_settings(place, size, raw)
     found: set[str] = set()
-    for name, way in WAYS.items():
+    chosen = [word for word in sys.argv[2:] if word in WAYS] or [*WAYS]
+    for name, way in ((name, WAYS[name]) for name in chosen):
         if any(find_spec(module) is None for module in NEEDS.get(name, ())):
             sys.stdout.write(f"{name:26} not installed here\n")
             continue

@@ -213,8 +213,8 @@ def _rows(
     count = ledger.count(phase.ledger, "rows", names)
     if count != len(steps) * batch:
         yield f"{folder}: holds {count} rows for {len(steps)} steps of {batch}"
-    planned, done = _Planned(manifest), 0
-    for have in _whole_steps(ledger.stream(phase.ledger, "rows", names), batch):
+    planned, done = Planned(manifest), 0
+    for have in whole_steps(ledger.stream(phase.ledger, "rows", names), batch):
         own = steps[done : done + -(-len(have) // batch)]
         found = have["step"].to_numpy()
         same = found[: len(own) * batch] == np.repeat(own, batch)[: len(found)]
@@ -229,7 +229,7 @@ def _rows(
         yield _misplaced(folder, batch, int(steps[done]), ledger.ROWS.empty_table())
 
 
-def _whole_steps(tables: Iterator[pa.Table], batch: int) -> Iterator[pa.Table]:
+def whole_steps(tables: Iterator[pa.Table], batch: int) -> Iterator[pa.Table]:
     """Yield tables cut to blocks of whole steps; what is left over comes last."""
     size = max(1, BLOCK_ROWS // batch) * batch
     rest = ledger.ROWS.empty_table()
@@ -250,7 +250,7 @@ def _misplaced(folder: Path, batch: int, step: int, have: pa.Table) -> str:
     )
 
 
-class _Planned:
+class Planned:
     """The rows of a manifest's steps as numbers, to be compared with those of a ledger."""
 
     def __init__(self, manifest: Manifest) -> None:

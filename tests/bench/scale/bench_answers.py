@@ -24,12 +24,9 @@ from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
-from crystalmix.train.pages import sampled_rows
-from crystalmix.train.record import run_folder, views
-from crystalmix.train.trace import questions, repeats
 
 STEPS = {"phase1": 40_000, "phase2": 200_000, "phase3": 20_000}
-SLOTS = (0, questions.MOST_SLOTS - 1)
+SLOTS = (0, 15)  # those that are shown of a step
 PHASE = "phase2"
 
 
@@ -41,6 +38,8 @@ def make(place: Path, tokenizer: Path) -> None:
         full_scale.write_manifests(out)
         full_scale.write_receipts(out)
     shutil.copyfile(tokenizer, BuildFolder(out).tokenizer)
+    from crystalmix.train.record import run_folder
+
     every, asked = full_scale.domains(), dict[str, list[np.ndarray]]()
     phases = {manifest.phase: manifest for manifest in read_manifests(out)}
     for phase, step in STEPS.items():
@@ -71,6 +70,7 @@ def make(place: Path, tokenizer: Path) -> None:
             steps |= {place // manifest.batch for place in manifest.positions(path, inside)}
         full_scale.write_steps(run, manifest, {step // full_scale.PER_SEAL for step in steps})
     run_folder.remember(run, out)
+    (place / "name.txt").write_text(domain.named(number), "utf-8")
     sys.stdout.write(f"made in {time.process_time() - began:.0f} CPU-s\n")
 
 
@@ -110,21 +110,46 @@ def _reads(place: Path) -> Callable[[], Any]:
 
 
 def _preview(place: Path) -> Callable[[], Any]:
+    from crystalmix.train.pages import sampled_rows
+
     phase = _phase(place / "build")
     position = STEPS[PHASE] * phase.batch
     return lambda: sampled_rows.rows_at(phase, place / "build", [position])
 
 
-def _traced(ask: Callable[[views.Traced], Any], place: Path) -> Callable[[], Any]:
+def _traced(ask: Callable[[Any, Any], Any], place: Path) -> Callable[[], Any]:
+    from crystalmix.train.record import views
+    from crystalmix.train.trace import questions
+
     traced = views.connect(place / "build", place / "run")
-    return lambda: ask(traced)
+    return lambda: ask(questions, traced)
 
 
 def _name(place: Path) -> Callable[[], Any]:
-    source, number = document(place / "build")
-    name = full_scale.domains()[source].named(number)
-    traced = views.connect(place / "build", place / "run")
-    return lambda: questions.document_steps(traced, name)
+    name = (place / "name.txt").read_text("utf-8")
+    return _traced(lambda questions, traced: questions.document_steps(traced, name), place)
+
+
+def _findings(place: Path) -> Callable[[], Any]:
+    """Hold the rows of one segment of the ledger, 1,000 steps, against the plan."""
+    from crystalmix.train.record import ledger
+    from crystalmix.train.trace.findings import Planned, whole_steps
+
+    phase, folder = _phase(place / "build"), place / "run" / PHASE / "ledger"
+    first = STEPS[PHASE]
+    name = f"rows-{first:08d}-{first + full_scale.PER_SEAL - 1:08d}.parquet"
+
+    def compare() -> list[str]:
+        planned, lines, done = Planned(phase), list[str](), first
+        for have in whole_steps(ledger.stream(folder, "rows", {name}), phase.batch):
+            steps = np.arange(done, done + len(have) // phase.batch)
+            lines += planned.differences(folder, steps, have)
+            done += len(steps)
+        assert not lines
+        assert done == first + full_scale.PER_SEAL
+        return lines
+
+    return compare
 
 
 QUESTIONS: dict[str, Callable[[Path], Callable[[], Any]]] = {
@@ -132,14 +157,13 @@ QUESTIONS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "shares of all steps, planned": _planned,
     "positions of a row": _positions,
     "what all phases read": _reads,
-    "trace --step": partial(
-        _traced, lambda t: questions.step_documents(t, PHASE, STEPS[PHASE], SLOTS)
-    ),
+    "trace --step": partial(_traced, lambda q, t: q.step_documents(t, PHASE, STEPS[PHASE], SLOTS)),
     "trace --document": _name,
-    "trace --ratios 0:999": partial(_traced, lambda t: questions.step_ratios(t, 0, 999)),
-    "trace --ratios, all": partial(_traced, lambda t: questions.step_ratios(t, 0, 79_720)),
-    "trace --repeats phase3": partial(_traced, lambda t: repeats.repeats(t, "phase3")),
+    "trace --ratios 0:999": partial(_traced, lambda q, t: q.step_ratios(t, 0, 999)),
+    "trace --ratios, all": partial(_traced, lambda q, t: q.step_ratios(t, 0, 79_720)),
+    "trace --repeats phase3": partial(_traced, lambda q, t: q.repeats(t, "phase3")),
     "preview of a row": _preview,
+    "findings, of 1,000 steps": _findings,
 }
 
 
@@ -173,7 +197,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as folder:
         place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder)
-        if not (place / "run" / run_folder.WHERE).exists():
+        if not (place / "name.txt").exists():
             make(place, Path(sys.argv[1]))
         head = "CPU ms  wall ms      MB"
         sys.stdout.write(f"{'':30}   {head}   {head}    MiB\n")

@@ -32,7 +32,7 @@ from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import document_ranges, shards, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
-from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, write_atomic
 from crystalmix.prep.runtime.permutation import Permutation
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger, run_folder
@@ -65,15 +65,18 @@ class Domain:
         """Tokens of all rows."""
         return self.rows * MSL
 
+    @property
+    def length(self) -> int:
+        """Tokens of each document; the last one has what is left over, too."""
+        return self.tokens // self.documents
+
     def start(self, document: Numbers) -> Numbers:
-        """Return the first token of documents."""
-        return (document * self.tokens) // self.documents
+        """Return the first token of documents; that behind the last is where the rows end."""
+        return np.where(document < self.documents, document * self.length, self.tokens)
 
     def holding(self, token: Numbers) -> Numbers:
         """Return the documents that hold tokens."""
-        guess = (token * self.documents) // self.tokens
-        guess = np.where(self.start(guess) > token, guess - 1, guess)
-        return np.where(self.start(guess + 1) <= token, guess + 1, guess)
+        return np.minimum(token // self.length, self.documents - 1)
 
     def named(self, document: int) -> str:
         """Return a document's name; names ascend with numbers."""
@@ -271,6 +274,7 @@ def seal(out: Path, folder: Path, names: list[str]) -> None:
     """Seal the lookup of a folder, as a build does."""
     inside = BuildFolder(out).lookup / folder.relative_to(out)
     made = {"version": lookup.VERSION, "origin": lookups.origin_digest(receipts.read(folder))}
+    made["receipt"] = file_digest(folder / receipts.NAME)
     content = {**made, "files": [receipts.describe(inside / name) for name in names]}
     write_atomic(inside / lookups.SEAL, canonical({**content, "digest": receipts.digest(content)}))
 
