@@ -1,10 +1,10 @@
 """Conservation checks: a folder's account against itself, its files, and its inputs.
 
-Each function takes receipts and returns one line for each disagreement. A line names the numbers;
+Each function takes receipts and gives one line for each disagreement. A line names the numbers;
 the caller names the folder. `recount` reads the files and takes no number from a receipt.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -238,30 +238,28 @@ def _recount_documents(check: Check) -> DocumentCounts:
     )
 
 
-def changed(check: Check, counts: Counts) -> list[str]:
-    """Return where a file is not what its entry in the receipt says."""
-    lines: list[str] = []
+def changed(check: Check, counts: Counts) -> Iterator[str]:
+    """Yield where a file is not what its entry in the receipt says."""
     if isinstance(counts, DocumentCounts) and not counts.dense:
-        return ["documents are not numbered 0, 1, 2, ..."]
+        yield "documents are not numbered 0, 1, 2, ..."
     if isinstance(counts, LaidOutCounts) and counts.rows != check.entry["rows"]:
-        return [f"its spans are of {counts.rows} rows, its receipt says {check.entry['rows']}"]
+        yield f"its spans are of {counts.rows} rows, its receipt says {check.entry['rows']}"
     if not isinstance(counts, ShardCounts):
-        return lines
+        return
     entry = check.entry
     if counts.digest != entry["digest"]:
-        lines.append(f"its rows changed (sha256 {counts.digest}, receipt has {entry['digest']})")
+        yield f"its rows changed (sha256 {counts.digest}, receipt has {entry['digest']})"
     for key in ("rows", "msl", "loss_tokens"):
         if getattr(counts, key) != entry[key]:
-            lines.append(f"has {key} {getattr(counts, key)}, its receipt says {entry[key]}")
+            yield f"has {key} {getattr(counts, key)}, its receipt says {entry[key]}"
     if counts.unerased:
-        lines.append(f"holds {counts.unerased} tokens where it was purged; purge again")
+        yield f"holds {counts.unerased} tokens where it was purged; purge again"
     if counts.rows_sum % 2**64 != entry["rows_sum"]:
-        lines.append("the sum over its rows is not what its receipt says")
-    return lines
+        yield "the sum over its rows is not what its receipt says"
 
 
-def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> list[str]:
-    """Return where an account is not what its files hold; counts: `recount` of each file."""
+def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> Iterator[str]:
+    """Yield where an account is not what its files hold; counts: `recount` of each file."""
     account = receipt.account
     if receipt.stage == "documents":
         claims: Content = {key: account[key] for key in ("documents", "characters", "bytes")}
@@ -269,7 +267,8 @@ def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> list[str]:
         if receipt.settings["duplicates"]["exact"] != "none":
             claims["repeated"] = 0
         counted = {key: value for file in counts for key, value in vars(file).items()}
-        return _unequal(counted, {**claims, "content": receipt.content})
+        yield from _unequal(counted, {**claims, "content": receipt.content})
+        return
     shards = [file for file in counts if isinstance(file, ShardCounts | LaidOutCounts)]
     spans = [file.spans for file in shards if file.spans is not None]
     sums: Content = {"rows": sum(file.rows for file in shards)}
@@ -286,7 +285,7 @@ def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> list[str]:
         for key in ("documents", "permuted"):
             sums[key] = sum(getattr(file, key) for file in spans)
             claims[key] = account[key]
-    return _unequal(sums, claims)
+    yield from _unequal(sums, claims)
 
 
 def _as_built(
@@ -321,12 +320,10 @@ def _controls(receipt: Receipt, counts: Sequence[Counts]) -> int | None:
     return sum(file.controls or 0 for file in known) - padding - more
 
 
-def _unequal(counts: Content, claims: Content) -> list[str]:
-    return [
-        f"holds {key} {counts[key]}, its account says {value}"
-        for key, value in claims.items()
-        if counts[key] != value
-    ]
+def _unequal(counts: Content, claims: Content) -> Iterator[str]:
+    for key, value in claims.items():
+        if counts[key] != value:
+            yield f"holds {key} {counts[key]}, its account says {value}"
 
 
 def unbalanced(receipt: Receipt) -> list[str]:

@@ -159,10 +159,10 @@ def _check_contents(
                 yield result
             else:
                 counts.setdefault(folder, []).append(result)
-                yield from _guarded(check.path, _changed(check, result))
+                yield from _guarded(check.path, accounts.changed(check, result))
     for folder, results in counts.items():
         if folder not in damaged:
-            yield from _guarded(folder, _miscounted(sealed[folder], results))
+            yield from _guarded(folder, accounts.miscounted(sealed[folder], results))
             rows, again = repeated(c.hashes for c in results if isinstance(c, ShardCounts))
             if again:
                 note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
@@ -185,15 +185,6 @@ def _damages(mark: Path) -> list[str]:
         return artifacts.damages(mark)
     except (DamageError, *MALFORMED) as error:
         return [f"{mark}: can't be checked ({error}); remove it and build again"]
-
-
-def _changed(check: Check, counts: Counts) -> Iterator[str]:
-    yield from accounts.changed(check, counts)
-
-
-def _miscounted(receipt: Receipt, results: list[Counts]) -> Iterator[str]:
-    # A generator, so that an error of a malformed receipt is raised inside `_guarded`.
-    yield from accounts.miscounted(receipt, results)
 
 
 def recount(check: Check) -> Counts | str:

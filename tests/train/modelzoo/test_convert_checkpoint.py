@@ -11,7 +11,7 @@ from torch import Tensor
 from crystalmix.cli import Verbs
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.commands import modelzoo as zooverbs
+from crystalmix.train.commands import csx as verbs
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
 from crystalmix.train.modelzoo import convert_checkpoint as bridge
@@ -27,7 +27,7 @@ from helpers.zoos import OPTIM, RUN, STEPS, gpt2, moved, same, trained, with_cer
 
 
 def csx(*words: object) -> Result:
-    group = Verbs(name="csx", commands={"checkpoint": zooverbs.checkpoint})
+    group = Verbs(name="csx", commands={"checkpoint": verbs.checkpoint})
     return CliRunner().invoke(group, [str(word) for word in words], catch_exceptions=False)
 
 

@@ -13,7 +13,7 @@ from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import CrystalmixError, RefusalError, StaleError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.commands import modelzoo as zooverbs
+from crystalmix.train.commands import csx as verbs
 from crystalmix.train.modelzoo.harvest import harvest
 from crystalmix.train.record import proof
 from crystalmix.train.record import run_folder as folder
@@ -39,7 +39,7 @@ def manifest(build: Path) -> Manifest:
 
 
 def csx(*words: object) -> Result:
-    group = Verbs(name="csx", commands={"harvest": zooverbs.harvest})
+    group = Verbs(name="csx", commands={"harvest": verbs.harvest})
     return CliRunner().invoke(group, [str(word) for word in words], catch_exceptions=False)
 
 
