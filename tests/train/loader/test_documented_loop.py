@@ -67,6 +67,17 @@ def test_the_documented_loop_is_killed_goes_on_and_is_proven(tmp_path: Path) -> 
     assert recorded(run, "code")[1] == recorded(undisturbed(), "code")[1]
 
 
+def test_hugging_face_s_trainer_needs_no_more_lines() -> None:
+    """What they do is run by examples/trainers/hf_trainer.py, in `make peers`."""
+    shown = documented.ours(documented.block("other-trainers.md", "class Rows"))
+    assert len(shown) + len(("import", "phase", "ledger")) <= documented.MOST
+    example = (documented.DOCS.parent / "examples" / "trainers" / "hf_trainer.py").read_text()
+    calls = ("ledger.feed(inputs)", "ledger.record(state.global_step - 1)", "ledger.seal(")
+    for call in calls:
+        assert any(call in line for line in shown)
+        assert call in example
+
+
 def test_a_ledger_that_is_open_here_is_said_to_be_and_one_that_is_gone_lets_go(
     tmp_path: Path,
 ) -> None:
