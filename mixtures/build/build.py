@@ -96,8 +96,9 @@ def build(
         if dropped is not None:
             drop_report.write_list(context.sources, dropped)
         packs = packed(context, scanned)
-        rows = row_fim.run(context, packs)
-        folders = shuffle.run(context, rows, partial(tokenise.run, context, scanned=scanned))
+        tokenised = partial(tokenise.run, context, scanned=scanned)
+        rows = row_fim.run(context, packs, tokenised)
+        folders = shuffle.run(context, rows, tokenised)
         sealed = _seal(context, folders, [*packs, *rows, *folders.values()])
         lookups.make(context.folder, pool=pool)
         _describe(context)

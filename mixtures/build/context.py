@@ -180,6 +180,7 @@ class Folder:
 
     place: its folder in the view. store: None for an import, whose rows lie at its place. copies:
     where its documents are upsampled. blocks: its token blocks, where this build looked at them.
+    behind: the packed rows that row-level FIM was applied to.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Folder:
     receipt: Receipt | None = field(default=None)
     copies: Copies | None = None
     blocks: Sequence[TokenBlock] = ()
+    behind: "Folder | None" = None
 
     def __post_init__(self) -> None:
         self.path = (
@@ -247,6 +249,20 @@ class Folder:
             **({"shards": shards} if self.laid_out else {}),
         }
         self.receipt = receipts.seal(self.path, self.recipe, written, content)
+
+
+Tokenised = Callable[[Sequence[Folder]], list[list[TokenBlock]]]
+
+
+def look_at_blocks(folders: Sequence[Folder], tokenised: Tokenised) -> None:
+    """Give packed folders whose rows are to be made their token blocks."""
+    known = {folder.path.resolve(): folder.blocks for folder in folders if folder.blocks}
+    wanted = {folder.path.resolve(): folder for folder in folders if folder.laid_out}
+    missing = {path: folder for path, folder in wanted.items() if path not in known}
+    if missing:
+        known |= dict(zip(missing, tokenised(list(missing.values())), strict=True))
+    for folder in folders:
+        folder.blocks = known.get(folder.path.resolve(), ())
 
 
 def _amount(result: Json) -> int:

@@ -18,14 +18,17 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     streams,
 )
+from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.chat import encode
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.packing import fitted_rows
+from crystalmix.prep.packing import fitted_rows, laid_out
 from crystalmix.prep.packing.fitted import Fitted, FittedCounts
+from crystalmix.prep.packing.laid_out import Place
 from crystalmix.prep.rows import pack
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
+from crystalmix.prep.rows.placed_rows import layout_of
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.errors import RefusalError
@@ -33,6 +36,7 @@ from crystalmix.prep.runtime.frames import FRAME
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
+HELD_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
 SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less often than that
 
@@ -43,19 +47,15 @@ class Pack:
 
     stream: the blocks that hold those rows' tokens; base: the position of their first token.
     groups: where the groups of fitted rows begin and end; rows are counted from their first.
-    written: whether the shard is written, else its spans alone are.
     """
 
     mark: str
     stream: tuple[Block, ...]
     base: int
     rows: tuple[int, int]
-    settings: PackSettings
-    pad: int
-    controls: tuple[int, ...]
+    shape: Shape
     out: Path
     groups: tuple[int, ...] = ()
-    written: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,23 +101,29 @@ def folder(
     recipe = _recipe(context, name, tokens, scanned, copies)
     accounts = [scanned[source].account for source in domain.sources]
     size = sum(account.get("bytes", 0) for account in accounts)  # a plan may not know it
-    if copies is None and is_laid_out(context.recipe, name, size):
+    if is_laid_out(context.recipe, name, size):
         if name not in context.laid_out:  # another build may pack it between two epochs
-            context.laid_out[name] = not _is_in_files(context, name, tokens, scanned)
+            context.laid_out[name] = not _is_in_files(context, name, tokens, scanned, copies)
         if context.laid_out[name]:
             recipe = _laid_out(recipe)
     place = context.folder.packed(name, epoch)
     return Folder(name, domain, epoch, place, recipe, context.store, copies=copies)
 
 
-def _is_in_files(context: Context, name: str, tokens: Json, scanned: dict[str, Receipt]) -> bool:
+def _is_in_files(
+    context: Context, name: str, tokens: Json, scanned: dict[str, Receipt], copies: Copies | None
+) -> bool:
     """Return whether all epochs of a domain are packed to files that this build is to take.
 
     A build that has them laid out keeps them, so that it stays as it is when it is run again.
     """
-    epochs = range(context.recipe.domains[name].epochs)
-    draws = [{"draw": [name, epoch]} if tokens["draw"] else {} for epoch in epochs]
-    recipes = [_recipe(context, name, {**tokens, **draw}, scanned) for draw in draws]
+    epochs = range(context.recipe.domains[name].epochs if copies is None else copies.epochs)
+    recipes: list[Json] = []
+    for epoch in epochs:
+        own: Json = {"draw": [name, epoch]} if tokens["draw"] else {}
+        if "upsample" in tokens:
+            own["upsample"] = {**tokens["upsample"], "epoch": epoch}
+        recipes.append(_recipe(context, name, {**tokens, **own}, scanned, copies))
     places = [context.folder.packed(name, epoch) for epoch in epochs]
     pairs = list(zip(places, recipes, strict=True))
     if all(view.is_named(context.store, "rows", at, _laid_out(one)) for at, one in pairs):
@@ -152,18 +158,24 @@ def _recipe(
 
 
 def is_laid_out(recipe: Recipe, name: str, size: int) -> bool:
-    """Return whether a domain's rows are made from its token blocks in the order of the shuffle.
+    """Return whether a domain's rows are made from its token blocks where they are written.
 
-    Their masks must not depend on documents. A frame of ids is decoded for each shard that has a
-    row of it: of short rows it has many, which are worth it where there are few shards. size: bytes
-    of the domain's texts.
+    That is in the order of the shuffle, or permuted by row-level FIM.
+
+    A frame of ids is decoded for each item that has a row of it: of short rows it has many, which
+    are worth it where there are few items. size: bytes of the domain's texts.
     """
     domain, rows = recipe.domains[name], recipe.rows_of(name)
-    if not rows.plain or domain.chat is not None or not (domain.shuffle or domain.epochs > 1):
-        return False
-    if domain.fim is not None and (domain.fim.level, domain.fim.loss) != ("document", "all"):
+    permuted = domain.fim is not None and domain.fim.level == "row"
+    if not (domain.shuffle or domain.epochs > 1 or permuted):
         return False
     return rows.msl * MOST_DECODED >= FRAME or size <= SMALL_BYTES
+
+
+def _is_plain(recipe: Recipe, name: str) -> bool:
+    """Return whether a domain's rows are windows of its stream, all labels of which count."""
+    domain, rows = recipe.domains[name], recipe.rows_of(name)
+    return rows.plain and domain.chat is None and (domain.fim is None or domain.fim.loss == "all")
 
 
 def run(
@@ -225,19 +237,55 @@ def _items(context: Context, target: Folder, every: list[Stream]) -> list[Pack]:
 def _item(
     context: Context, target: Folder, stream: Stream, rows: tuple[int, int], name: str
 ) -> Pack:
-    settings, tokenizer = context.recipe.rows_of(target.name), context.tokenizer
-    near, place = pack.part(stream, rows, settings)
+    near, place = pack.part(stream, rows, context.recipe.rows_of(target.name))
     return Pack(
         mark=target.mark,
         stream=near.blocks,
         base=int(near.starts[0]),
         rows=place,
-        settings=settings,
-        pad=(tokenizer if settings.cerebras is None else tokenizer.base).pad,
-        controls=context.controls,
+        shape=_shape(context, target),
         out=target.path / name,
-        written=not target.laid_out,
     )
+
+
+def _shape(context: Context, target: Folder) -> Shape:
+    settings = context.recipe.rows_of(target.name)
+    return Shape(
+        settings=settings,
+        pad=pad_of(context, settings),
+        controls=context.controls,
+        written=not target.laid_out,
+        layout=target.laid_out and not _is_plain(context.recipe, target.name),
+    )
+
+
+def pad_of(context: Context, settings: PackSettings) -> int:
+    """Return the id that fills rows."""
+    tokenizer = context.tokenizer
+    return (tokenizer if settings.cerebras is None else tokenizer.base).pad
+
+
+def write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None:
+    """Write where the rows of folders lie, for work items (`laid_out.read`).
+
+    epochs: packed folders, or those of row-level FIM, whose rows are made from the packed ones.
+    """
+    settings = context.recipe.rows_of(epochs[0].name)
+    every: list[Stream] = []
+    places: dict[str, Place] = {}
+    for epoch in epochs:
+        packed, base = epoch.behind or epoch, len(every)
+        every += streams(settings, packed.blocks)
+        files = {entry["name"] for entry in packed.sealed.files}
+        for name in (entry["name"] for entry in shards_of(packed.sealed)):
+            path = packed.path / name
+            places[f"{epoch.place.name}/{name}"] = Place(
+                stream=base + pack.process(name),
+                first=pack.number(name) * settings.rows_per_shard,
+                path=str(path),
+                layout=layout_of(path).name in files,
+            )
+    laid_out.write(out, every, places, settings.msl, pad_of(context, settings))
 
 
 def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
@@ -253,9 +301,7 @@ def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
                 stream=near.blocks,
                 base=int(near.starts[0]),
                 rows=place,
-                settings=fit.settings,
-                pad=context.tokenizer.pad,
-                controls=context.controls,
+                shape=_shape(context, target),
                 out=target.path / pack.name(fit.settings, number, 0),
                 groups=groups,
             )
@@ -269,18 +315,16 @@ def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
 
 
 def _pack_once(item: Pack) -> Json:
-    out = item.out if item.written else path_of(item.out)
+    out = item.out if item.shape.written else path_of(item.out)
     return once(item.mark, out, lambda: _pack(item))
 
 
 def _pack(item: Pack) -> Json:
-    """Write a shard; the result is its entry, its spans' entry and its counts."""
+    """Write a shard; the result is its entry, its sides' entries and its counts."""
     stream = Stream(item.stream, item.base)
-    how = item.rows, item.settings, item.pad, item.controls, item.out
-    if item.groups:
-        packed = fitted_rows.pack(stream, item.groups, *how)
-    else:
-        packed = pack.pack(stream, *how, written=item.written)
+    how = item.rows, item.shape, item.out
+    fitted = item.groups
+    packed = fitted_rows.pack(stream, fitted, *how) if fitted else pack.pack(stream, *how)
     counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
     return {"files": shard_entries(packed.shard, item.out, *packed.sides), "account": counts}
 

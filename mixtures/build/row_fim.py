@@ -1,33 +1,51 @@
-"""The stage of row-level FIM, for the domains that set it: one work item per shard."""
+"""The stage of row-level FIM, for the domains that set it: one work item per shard.
 
-from collections.abc import Sequence
+Packed rows that are laid out are made from their token blocks. Permuted rows are laid out too where
+a shuffle follows, which permutes them again (`Permuted`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
+from crystalmix.mixtures.build import pack
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
     RowsAccount,
+    Tokenised,
+    look_at_blocks,
     once,
     shard_entries,
     tokenizer_identity,
 )
 from crystalmix.mixtures.manifest import purged
-from crystalmix.mixtures.manifest.build_folder import rows_files
-from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
+from crystalmix.mixtures.manifest.build_folder import shards_of
+from crystalmix.prep.crystalcoder.original_row_fim import DRAWN, LegacyFim, Turn, seed_of
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
+from crystalmix.prep.fim.row_spans import Packed
+from crystalmix.prep.packing import laid_out
 from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows.pack import Keeper, Shape
+from crystalmix.prep.rows.placed_rows import lines_of
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Permute:
-    """Work item: apply row-level FIM to one shard."""
+    """Work item: apply row-level FIM to one shard.
+
+    streams: a file of where its rows lie, if they are laid out, and how many they are.
+    """
 
     mark: str
     shard: Path
@@ -36,8 +54,9 @@ class Permute:
     fim: FimSettings
     draw: tuple[int, str, int]  # seed, domain, epoch
     turn: Turn  # whose draws they are in the original's dialect
-    controls: tuple[int, ...]
+    shape: Shape
     out: Path
+    streams: tuple[Path, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +68,25 @@ class RowFimAccount(RowsAccount):
     recut: int
 
 
-def run(context: Context, packed: Sequence[Folder]) -> list[Folder]:
-    """Return each folder, or its permuted successor."""
+def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> list[Folder]:
+    """Return each folder, or its permuted successor.
+
+    tokenised: returns the token blocks of packed folders, which it makes where they are gone.
+    """
     folders = [successor(context, old) for old in packed]
     pairs = [
         (old, new)
         for old, new in zip(packed, folders, strict=True)
         if new is not old and new.receipt is None
     ]
+    if not pairs:
+        return folders
     for old, new in pairs:
         purged.refuse_to_make(new.place, old.sealed)
-    groups = context.run(_permute_once, [_items(context, *pair) for pair in pairs], "fim")
+    look_at_blocks([old for old, _ in pairs], tokenised)
+    with context.store.scratch() as scratch:
+        items = [_items(context, old, new, scratch) for old, new in pairs]
+        groups = context.run(_permute_once, items, "fim")
     for (old, new), results in zip(pairs, groups, strict=True):
         new.seal(results, _account(old.account, [result["account"] for result in results]))
     return folders
@@ -75,19 +102,23 @@ def successor(context: Context, old: Folder) -> Folder:
     settings = _row_fim(old)
     if settings is None:
         return old
-    recipe = {
+    moved = bool(old.domain.shuffle) or old.domain.epochs > 1
+    recipe: Json = {
         "stage": "fim",
         "version": document_fim.VERSION,
         "settings": {
             "fim": asdict(settings),
             "draw": _draw(settings, old),
             "tokenizer": tokenizer_identity(context.tokenizer),
+            **({"written": False} if old.laid_out and moved else {}),
         },
         "seed": context.recipe.seed if settings.dialect == "exact" else None,
         "inputs": {old.place.name: old.sealed.content},
     }
     path = context.folder.row_fim(old.name, old.epoch)
-    return Folder(old.name, old.domain, old.epoch, path, recipe, context.store, copies=old.copies)
+    new = Folder(old.name, old.domain, old.epoch, path, recipe, context.store, copies=old.copies)
+    new.behind = old
+    return new
 
 
 def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:
@@ -97,13 +128,17 @@ def _draw(settings: FimSettings, folder: Folder) -> list[str | int]:
     return [folder.name, folder.epoch]
 
 
-def _items(context: Context, old: Folder, new: Folder) -> list[Permute]:
+def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Permute]:
     settings = _row_fim(new)
     if settings is None:
         return []
     items: list[Permute] = []
-    first, files = 0, rows_files(old.sealed)
+    first, files = 0, shards_of(old.sealed)
     names = sorted(entry["name"] for entry in files)  # as the original numbered files
+    rows, streams = context.recipe.rows_of(new.name), scratch / f"{new.name}-{new.epoch}.json"
+    shape = Shape(rows, context.tokenizer.pad, context.controls, written=not new.laid_out)
+    if old.laid_out:
+        pack.write_streams(context, streams, [old])
     for entry in files:
         seed = seed_of(settings, names.index(entry["name"]), len(files))
         items.append(
@@ -115,8 +150,9 @@ def _items(context: Context, old: Folder, new: Folder) -> list[Permute]:
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
                 turn=Turn(seed, new.domain.epochs, new.epoch),
-                controls=context.controls,
+                shape=shape,
                 out=new.path / entry["name"],
+                streams=(streams, entry["rows"]) if old.laid_out else None,
             )
         )
         first += entry["rows"]
@@ -124,29 +160,135 @@ def _items(context: Context, old: Folder, new: Folder) -> list[Permute]:
 
 
 def _permute_once(item: Permute) -> Json:
-    return once(item.mark, item.out, lambda: _permute(item))
+    out = item.out if item.shape.written else spans.path_of(item.out)
+    return once(item.mark, out, lambda: _permute(item))
 
 
 def _permute(item: Permute) -> Json:
-    """Write a shard; the result is its entry, its spans' entry and its counts."""
-    tokenizer = load(item.tokenizer)
+    """Write a shard; the result is its entry, its sides' entries and its counts."""
+    tokenizer, keeper, sides = load(item.tokenizer), Keeper(item.shape, item.out), ["spans"]
+
+    def keep(_: Path, rows: int, blocks: Iterable[shards.Rows]) -> shards.Shard:
+        return keeper.keep(rows, blocks)
+
     if item.fim.dialect == "cerebras":
-        shard, counts = LegacyFim(tokenizer, item.fim, item.turn).apply(item.shard, item.out)
+        legacy = LegacyFim(tokenizer, item.fim, item.turn)
+        shard, counts = legacy.apply(_packed(item), item.out, keep)
+        if not item.shape.written:
+            spans.write(spans.path_of(item.out, DRAWN), legacy.drawn)
+            sides.append(DRAWN)
     else:
         work = RowFim(tokenizer, item.fim, *item.draw)
-        shard, counts = work.apply(item.shard, item.first_row, item.out)
+        shard, counts = work.apply(_packed(item), item.first_row, item.out, keep)
     tokens = spans.tokens(spans.path_of(item.out))
     padding = shard.rows * shard.msl - tokens
-    controls = count_controls(item.out, item.controls, tokenizer.pad, padding)
+    controls = keeper.count - (padding if tokenizer.pad in item.shape.controls else 0)
     account = {**asdict(counts), "tokens": tokens, "padding": padding, "controls": controls}
-    return {"files": shard_entries(shard, item.out, "spans"), "account": account}
+    return {"files": shard_entries(shard, item.out, *sides), "account": account}
 
 
-def count_controls(shard: Path, controls: tuple[int, ...], pad: int, padding: int) -> int:
-    """Count the control ids among a shard's inputs, its padding left out."""
-    ids = np.array(controls, dtype=np.int32)
-    count = sum(int(np.isin(block[:, 0], ids).sum()) for block in shards.blocks(shard))
-    return count - (padding if pad in controls else 0)
+def _packed(item: Permute) -> Packed:
+    """Return the packed rows of an item, read or made."""
+    if item.streams is None:
+        return Packed.of(item.shard)
+    streams, rows = item.streams
+    laid = laid_out.read(streams, (f"{item.shard.parent.name}/{item.shard.name}",))
+    return Packed(rows, _made(laid, rows), spans.read(spans.path_of(item.shard)))
+
+
+def _made(laid: laid_out.LaidOut, rows: int) -> Iterator[shards.Rows]:
+    """Yield the rows of a shard that is laid out, in their order."""
+    most = max(1, pack.HELD_TOKENS // laid.msl)
+    for first in range(0, rows, most):
+        numbers = np.arange(first, min(rows, first + most))
+        yield from laid.rows(np.zeros(len(numbers), np.int64), numbers).rows(0, len(numbers))
+
+
+@dataclass(frozen=True)
+class Again:
+    """Row-level FIM of a domain's rows that are laid out: its settings, and each shard's place.
+
+    shards: of each packed shard, in the order in which they count, its path, its epoch, and the
+    number of its first row in its folder; drawn: what was drawn for it, in the original's dialect.
+    """
+
+    tokenizer: TokenizerSettings
+    fim: FimSettings
+    seed: int
+    domain: str
+    epochs: int
+    shards: tuple[tuple[Path, Path, int, int], ...]
+
+    @classmethod
+    def of(cls, context: Context, folders: Sequence[Folder]) -> "Again | None":
+        """Return the FIM of permuted folders, None where they are not."""
+        settings = _row_fim(folders[0])
+        if settings is None:
+            return None
+        places: list[tuple[Path, Path, int, int]] = []
+        for folder in folders:
+            first = 0
+            for entry in shards_of(folder.sealed):
+                own, behind = folder.path / entry["name"], folder.behind or folder
+                places.append((behind.path / entry["name"], own, folder.epoch, first))
+                first += entry["rows"]
+        how = context.recipe.tokenizer, settings, context.recipe.seed, folders[0].name
+        return cls(*how, folders[0].domain.epochs, tuple(places))
+
+    def rows(self, packed: laid_out.Rows, which: Numbers, within: Numbers) -> "Permuted":
+        """Return rows permuted; packed: as they were. which: the shard of each, within: its row."""
+        return Permuted(self, packed, which, within)
+
+
+class Permuted:
+    """Rows that are permuted as they pass."""
+
+    def __init__(self, how: Again, packed: laid_out.Rows, which: Numbers, within: Numbers) -> None:
+        self.how, self.packed = how, packed
+        epochs, firsts = (np.array([place[i] for place in how.shards], np.int64) for i in (2, 3))
+        self.epoch, self.number = epochs[which], firsts[which] + within
+        self.spans = self._lines(which, within, 0, "spans")
+        self.drawn = self._lines(which, within, 1, DRAWN) if how.fim.dialect == "cerebras" else None
+
+    def _lines(self, which: Numbers, within: Numbers, file: int, kind: str) -> pa.Table:
+        """Return the lines of all rows in a side file, `row` counted among these rows."""
+        tables: list[pa.Table] = []
+        for place in np.unique(which).tolist():
+            out = np.flatnonzero(which == place)
+            table = spans.read(spans.path_of(self.how.shards[place][file], kind))
+            taken, owner = lines_of(table["row"].to_numpy(), within[out])
+            lines = table.take(pa.array(taken, pa.int64()))
+            tables.append(lines.set_column(0, "row", pa.array(out[owner], pa.int64())))
+        joined = pa.concat_tables(tables).unify_dictionaries()
+        order = np.argsort(joined["row"].to_numpy(), kind="stable")
+        return joined.take(pa.array(order, pa.int64()))
+
+    def rows(self, first: int, last: int) -> Iterator[shards.Rows]:
+        """Yield the rows [first, last) of them as blocks."""
+        for block in self.packed.rows(first, last):
+            out = np.empty_like(block)
+            epochs = self.epoch[first : first + len(block)]
+            for epoch in np.unique(epochs).tolist():
+                some = np.flatnonzero(epochs == epoch)
+                out[some] = self._made(block[some], some + first, epoch)
+            yield out
+            first += len(block)
+
+    def _made(self, block: shards.Rows, rows: Numbers, epoch: int) -> shards.Rows:
+        how, tokenizer = self.how, load(self.how.tokenizer)
+        table = _of_rows(self.spans, rows)
+        if self.drawn is not None:
+            legacy = LegacyFim(tokenizer, how.fim, Turn(0, how.epochs, epoch))
+            return legacy.again(block, table, _of_rows(self.drawn, rows))
+        work = RowFim(tokenizer, how.fim, how.seed, how.domain, epoch)
+        return work.again(block, table, self.number[rows])
+
+
+def _of_rows(table: pa.Table, rows: Numbers) -> pa.Table:
+    """Return the lines of some rows, which are counted from 0."""
+    taken, owner = lines_of(table["row"].to_numpy(), rows)
+    lines = table.take(pa.array(taken, pa.int64()))
+    return lines.set_column(0, "row", pa.array(owner, pa.int64()))
 
 
 def _account(before: RowsAccount, counts: Sequence[Json]) -> RowFimAccount:

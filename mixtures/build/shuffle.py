@@ -5,7 +5,7 @@ token blocks, so that they are written once; an item is some shards then, for wh
 ids is decoded once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -14,28 +14,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.build import pack
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
     RowsAccount,
-    TokenBlock,
+    Tokenised,
+    look_at_blocks,
     once,
     shard_entries,
-    streams,
 )
+from crystalmix.mixtures.build.row_fim import Again
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
-from crystalmix.prep.rows import pack, placed_rows, shards, shuffle
-from crystalmix.prep.rows.token_blocks import Block, Stream
+from crystalmix.prep.packing import laid_out
+from crystalmix.prep.rows import pack as packing
+from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 
-ITEM_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
-FEWEST_ITEMS = 16  # of a domain, where there are shards enough
-Tokenised = Callable[[Sequence[Folder]], list[list[TokenBlock]]]
+ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough
 Numbers = NDArray[np.int64]
 
 
@@ -46,7 +46,8 @@ class Shuffle:
     folders: name and path of each. bounds: the rows [first, last) of each shard, outs: its file.
     order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
     the order of their names then. streams: a file of where the rows lie, if they lie in token
-    blocks (`_write_streams`). Both are of this build alone, in its scratch.
+    blocks (`pack.write_streams`). Both are of this build alone, in its scratch. fim: row-level FIM
+    that was applied to such rows.
     """
 
     mark: str
@@ -57,36 +58,7 @@ class Shuffle:
     order: Path | None
     outs: tuple[Path, ...]
     streams: Path | None = None
-
-
-@dataclass(frozen=True)
-class LaidOut:
-    """Rows of a domain that lie in token blocks: of each packed shard its stream and first row."""
-
-    streams: tuple[Stream, ...]
-    stream: Numbers
-    first: Numbers
-    msl: int
-    pad: int
-
-    def ids(self, which: Numbers, within: Numbers) -> tuple[placed_rows.Ids, Numbers]:
-        """Return the ids of rows and the one behind each, and how many are of the stream.
-
-        which: the packed shard of each row. within: its row there.
-        """
-        out = np.full((len(which), self.msl + 1), self.pad, np.uint32)
-        starts = (self.first[which] + within) * self.msl
-        sizes = np.zeros(len(which), np.int64)
-        for number, stream in enumerate(self.streams):
-            here = np.flatnonzero(self.stream[which] == number)
-            if len(here):
-                ids = placed_rows.scattered_ids(stream, starts[here], self.msl + 1, self.pad)
-                if len(here) == len(which):
-                    out = ids
-                else:
-                    out[here] = ids
-                sizes[here] = np.minimum(self.msl + 1, stream.tokens - starts[here])
-        return out, sizes
+    fim: Again | None = None
 
 
 def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dict[str, Folder]:
@@ -103,24 +75,13 @@ def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dic
         return last
     for name in todo:
         purged.refuse_to_make(last[name].place, *(epoch.sealed for epoch in epochs[name]))
-    _look_at_blocks([folder for name in todo for folder in epochs[name]], tokenised)
+    look_at_blocks([each.behind or each for name in todo for each in epochs[name]], tokenised)
     with context.store.scratch() as scratch:
         items = [_items(context, last[name], epochs[name], scratch) for name in todo]
         results = context.run(_shuffle_once, items, "shuffle")
     for name, own in zip(todo, results, strict=True):
         last[name].seal(own, _account(last[name], epochs[name], own))
     return last
-
-
-def _look_at_blocks(folders: Sequence[Folder], tokenised: Tokenised) -> None:
-    """Give folders whose rows are to be made their token blocks."""
-    known = {folder.path.resolve(): folder.blocks for folder in folders if folder.blocks}
-    wanted = {folder.path.resolve(): folder for folder in folders if folder.laid_out}
-    missing = {path: folder for path, folder in wanted.items() if path not in known}
-    if missing:
-        known |= dict(zip(missing, tokenised(list(missing.values())), strict=True))
-    for folder in folders:
-        folder.blocks = known.get(folder.path.resolve(), ())
 
 
 def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
@@ -148,15 +109,15 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     order = _scattered(folder, folders, order_file)
     settings = context.recipe.rows_of(folder.name)
     rows = sum(epoch.sealed.account["rows"] for epoch in epochs)
-    bounds = pack.shards_of(rows, settings) if order is None else order
+    bounds = packing.shards_of(rows, settings) if order is None else order
     outs = [folder.path / shards.name(number) for number in range(len(bounds))]
     # the original's shards differ in size by chance, down to none
     every = [pair for pair in zip(bounds, outs, strict=True) if pair[0][0] < pair[0][1]]
-    laid_out, size = epochs[0].laid_out, 1
-    if laid_out:
-        _write_streams(context, streams_file, epochs)
-        size = ITEM_TOKENS // (settings.rows_per_shard * settings.msl)
-        size = max(1, min(size, len(every) // FEWEST_ITEMS))
+    is_laid_out, size = epochs[0].laid_out, 1
+    if is_laid_out:
+        pack.write_streams(context, streams_file, epochs)
+        size = pack.HELD_TOKENS // (settings.rows_per_shard * settings.msl)
+        size = max(1, min(size, -(-len(every) // (ITEMS_A_PROCESS * context.processes))))
     return [
         Shuffle(
             mark=folder.mark,
@@ -166,7 +127,8 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
             domain=folder.name,
             order=None if order is None else order_file,
             outs=tuple(out for _, out in every[first : first + size]),
-            streams=streams_file if laid_out else None,
+            streams=streams_file if is_laid_out else None,
+            fim=Again.of(context, epochs) if is_laid_out else None,
         )
         for first in range(0, len(every), size)
     ]
@@ -183,39 +145,6 @@ def _scattered(
     np.save(out, np.concatenate(parts))
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     return list(pairwise(ends))
-
-
-def _write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None:
-    """Write where the rows of packed shards lie: see `_laid_out`."""
-    settings, tokenizer = context.recipe.rows_of(epochs[0].name), context.tokenizer
-    every: list[list[list[str | int | bool]]] = []
-    places: dict[str, tuple[int, int]] = {}
-    for epoch in epochs:
-        names = iter(entry["name"] for entry in shards_of(epoch.sealed))
-        for stream in streams(settings, epoch.blocks):
-            rows = pack.shards_of(pack.all_rows(stream.tokens, settings), settings)
-            for first, _ in rows:
-                places[f"{epoch.place.name}/{next(names)}"] = len(every), first
-            every.append([[str(b.path), b.tokens, b.wide] for b in stream.blocks])
-    content = {
-        "streams": every,
-        "shards": places,
-        "msl": settings.msl,
-        "pad": (tokenizer if settings.cerebras is None else tokenizer.base).pad,
-    }
-    out.write_bytes(canonical(content))
-
-
-@lru_cache(maxsize=2)
-def _laid_out(path: Path, names: tuple[str, ...]) -> LaidOut:
-    """Read where the rows of packed shards lie; names: of the shards, in the order they count."""
-    content = read_json(path, "build again")
-    places = np.array([content["shards"][name] for name in names], np.int64)
-    every = [
-        Stream(tuple(Block(Path(name), "", tokens, wide) for name, tokens, wide in blocks))
-        for blocks in content["streams"]
-    ]
-    return LaidOut(tuple(every), places[:, 0], places[:, 1], content["msl"], content["pad"])
 
 
 def _shuffle_once(item: Shuffle) -> Json:
@@ -256,29 +185,31 @@ class _Work:
         return shuffle.order(self.inputs, (first, last), self.item.seed, self.item.domain)
 
     def _rows(self, first: int, last: int) -> Iterator[shards.Rows]:
-        """Yield the rows [first, last) of the order; ITEM_TOKENS of ids are held at once."""
+        """Yield the rows [first, last) of the order; pack.HELD_TOKENS of ids are held at once."""
         begin, end = self.item.bounds[0][0], self.item.bounds[-1][1]
-        most = max(1, ITEM_TOKENS // self._laid_out.msl)
+        most = max(1, pack.HELD_TOKENS // self._laid_out.msl)
         if end - begin <= most:
-            (ids, sizes), own = self._ids, slice(first - begin, last - begin)
-            yield from placed_rows.rows_of(ids[own], sizes[own])
+            yield from self._held.rows(first - begin, last - begin)
             return
         for low in range(first, last, most):
-            yield from placed_rows.rows_of(*self._made(low, min(last, low + most)))
+            high = min(last, low + most)
+            yield from self._made(low, high).rows(0, high - low)
 
     @cached_property
-    def _ids(self) -> tuple[placed_rows.Ids, Numbers]:
-        """The ids of the rows of all shards."""
+    def _held(self) -> laid_out.Rows:
+        """The rows of all shards."""
         return self._made(self.item.bounds[0][0], self.item.bounds[-1][1])
 
-    def _made(self, first: int, last: int) -> tuple[placed_rows.Ids, Numbers]:
-        return self._laid_out.ids(*shuffle.located(self.inputs, self._order(first, last)))
+    def _made(self, first: int, last: int) -> laid_out.Rows:
+        places = shuffle.located(self.inputs, self._order(first, last))
+        packed, fim = self._laid_out.rows(*places), self.item.fim
+        return packed if fim is None else fim.rows(packed, *places)
 
     @property
-    def _laid_out(self) -> LaidOut:
+    def _laid_out(self) -> laid_out.LaidOut:
         path, names = self.item.streams, tuple(item.name for item in self.inputs)
         assert path is not None
-        return _laid_out(path, names)
+        return laid_out.read(path, names)
 
 
 @lru_cache(maxsize=4)

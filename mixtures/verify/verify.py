@@ -6,7 +6,8 @@ against its digest, rows, tokens, control ids and documents counted anew against
 digests, each manifest against the folders it draws from, against its order and against the manifest
 before it, and the tokenizer against its fingerprint and canary. Of packed rows that were laid out
 only, spans are counted, and the sum over all rows is held against the shuffled ones; the digests of
-their packed shards, which nothing else rests on, are not worked out again.
+their packed shards, which nothing else rests on, are not worked out again, nor are control ids
+counted where row-level FIM follows.
 """
 
 from collections.abc import Callable, Iterator

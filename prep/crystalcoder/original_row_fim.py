@@ -7,8 +7,9 @@ decoding and encoding make; the row cut off at its length or padded, EOS for its
 Epoch e's rows are made by drawing the other epochs' numbers too and using e's alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from crystalmix.prep.crystalcoder.original_row_text import Text
 from crystalmix.prep.fim.document_fim import FimSettings, sentinels
 from crystalmix.prep.fim.row_spans import (
-    BLOCK_ROWS,
     Account,
+    Keep,
+    Packed,
     Pieces,
     permuted,
     segments_of,
@@ -37,6 +39,17 @@ from crystalmix.prep.fim.segments import (
 )
 from crystalmix.prep.rows import shards
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+
+DRAWN = "draws"  # the kind of the side file of what was drawn
+DRAWS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("part", pa.int32()),  # of the row, between EOS
+        ("form", pa.int8()),
+        ("first", pa.int32()),  # cuts
+        ("second", pa.int32()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -67,39 +80,75 @@ class LegacyFim:
     ) -> None:
         self.tokenizer, self.settings, self.turn, self.local = tokenizer, settings, turn, local
         self.marks, self.eos = sentinels(tokenizer), tokenizer.id_of("eos")
+        self.draws: list[Ints] = []  # of each block
 
-    def apply(self, shard: Path, out: Path) -> tuple[shards.Shard, Account]:
+    def apply(
+        self, packed: Packed, out: Path, keep: Keep = shards.write
+    ) -> tuple[shards.Shard, Account]:
         """Write the permuted rows of a shard, and their spans, to `out`."""
-        return permuted(shard, out, self._blocks)
+        return permuted(packed, out, self._blocks, keep)
 
-    def _blocks(
-        self, shard: Path, table: pa.Table, account: Account, pieces: Pieces
-    ) -> Iterator[shards.Rows]:
+    def _blocks(self, packed: Packed, account: Account, pieces: Pieces) -> Iterator[shards.Rows]:
         # The original's own generator: its streams are what is reproduced.
-        random = np.random.RandomState(self.turn.seed)
-        first = 0
-        for block in shards.blocks(shard, BLOCK_ROWS):
-            documents, origin = segments_of(block, table, first)
-            used = np.zeros(len(block), dtype=np.int64)
-            np.maximum.at(used, documents.row, documents.stop - documents.row * block.shape[2])
-            segments, made, left_out = self.permute(block, used, random)
+        random, first = np.random.RandomState(self.turn.seed), 0
+        for block in packed.blocks:
+            documents, origin = segments_of(block, packed.spans, first)
+            used = _used(block, documents)
+            segments, made, left_out = self.permute(block, used, partial(self.draw, random))
             yield self.rebuild(block, used, made)
+            self._note(segments, made.plans, first)
             whole = _by_document(documents, segments, made)
             pieces.add(first, origin, documents, whole, block.shape[2])
             account.add(documents, made, block.shape[2], left_out)
             first += len(block)
 
+    def _note(self, segments: Segments, plans: Plans, first: int) -> None:
+        """Note what was drawn for the parts of a block that are permuted."""
+        some = np.flatnonzero(plans.form != LEFT_TO_RIGHT)
+        row = segments.row[some]
+        part = some - np.concatenate([[0], segments.ends])[row]
+        columns = row + first, part, plans.form[some], plans.first[some], plans.second[some]
+        self.draws.append(np.stack(columns).astype(np.int64))
+
+    @property
+    def drawn(self) -> pa.Table:
+        """What was drawn for the parts of the shard's rows that are permuted (`DRAWS`)."""
+        columns = np.concatenate(self.draws, axis=1)
+        arrays = [
+            pa.array(column).cast(field.type) for column, field in zip(columns, DRAWS, strict=True)
+        ]
+        return pa.table(arrays, schema=DRAWS)
+
+    def again(self, block: shards.Rows, table: pa.Table, drawn: pa.Table) -> shards.Rows:
+        """Return rows as they were permuted; table: their spans. drawn: for their parts."""
+        documents, _ = segments_of(block, table, 0)
+        used = _used(block, documents)
+        row, part, *plan = (drawn[field.name].to_numpy().astype(np.int64) for field in DRAWS)
+
+        def known(segments: Segments, _: NDArray[np.bool_], lengths: Ints) -> Plans:
+            place = np.concatenate([[0], segments.ends])[row] + part
+            columns = np.full((3, len(lengths)), -1)
+            columns[0] = LEFT_TO_RIGHT
+            columns[:, place] = plan
+            return Plans(columns[0].astype(np.int8), columns[1], columns[2])
+
+        return self.rebuild(block, used, self.permute(block, used, known)[1])
+
     def permute(
-        self, block: shards.Rows, used: Ints, random: np.random.RandomState
+        self,
+        block: shards.Rows,
+        used: Ints,
+        draw: Callable[[Segments, NDArray[np.bool_], Ints], Plans],
     ) -> tuple[Segments, Permuted, int]:
         """Permute a block's rows up to what is used of each.
 
-        Returns the parts between EOS, what became of them, and how many EOS were left out.
+        draw: returns plans by the parts between EOS, which of them are drawn for, and the lengths
+        of their texts. Returns the parts, what became of them, and how many EOS were left out.
         """
         segments, ended = self._parts(block, used)
         text = Text(self.tokenizer, segments, local=self.local)
         drawn = ~ended | (segments.start < segments.stop)
-        plans = self._draw(segments, drawn, text.lengths, random)
+        plans = draw(segments, drawn, text.lengths)
         writer, pieces = Writer(segments, self.marks), text.pieces(plans)
         stops = (segments.stop + (ended & drawn)).tolist()
         places = zip(plans.form.tolist(), segments.start.tolist(), stops, strict=True)
@@ -131,12 +180,12 @@ class LegacyFim:
         start = np.where(follows, np.concatenate([[0], stop[:-1] + 1]), row * msl)
         return Segments(ids, rows, row, start, stop, np.zeros(len(row), dtype=np.bool_)), ended
 
-    def _draw(
+    def draw(
         self,
+        random: np.random.RandomState,
         segments: Segments,
         drawn: NDArray[np.bool_],
         lengths: Ints,
-        random: np.random.RandomState,
     ) -> Plans:
         """Draw for each row, its epochs in turn, and keep one epoch's numbers."""
         settings, sizes = self.settings, lengths.tolist()
@@ -167,6 +216,13 @@ class LegacyFim:
         old = block[:, 1] | (used < msl)[:, None]
         out[:, 1] = old * (np.arange(msl) < length[:, None])
         return out
+
+
+def _used(block: shards.Rows, documents: Segments) -> Ints:
+    """Return how many ids of each row are no padding."""
+    used = np.zeros(len(block), dtype=np.int64)
+    np.maximum.at(used, documents.row, documents.stop - documents.row * block.shape[2])
+    return used
 
 
 def _by_document(documents: Segments, segments: Segments, made: Permuted) -> Permuted:

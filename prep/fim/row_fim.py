@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from crystalmix.prep.fim import token_cuts
 from crystalmix.prep.fim.document_fim import DRAWS, FimSettings, sentinels
 from crystalmix.prep.fim.row_spans import (
-    BLOCK_ROWS,
     Account,
+    Keep,
+    Packed,
     Pieces,
     permuted,
     segments_of,
@@ -46,29 +47,37 @@ class RowFim:
         self._control = np.zeros(tokenizer.vocab, dtype=np.bool_)
         self._control[tokenizer.controls] = True
 
-    def apply(self, shard: Path, first_row: int, out: Path) -> tuple[shards.Shard, Account]:
+    def apply(
+        self, packed: Packed, first_row: int, out: Path, keep: Keep = shards.write
+    ) -> tuple[shards.Shard, Account]:
         """Write the permuted rows of a shard, and their spans, to `out`.
 
         first_row: the number of the shard's first row in its folder: draws are keyed by it.
         """
-        return permuted(shard, out, partial(self._blocks, first_row))
+        return permuted(packed, out, partial(self._blocks, first_row), keep)
 
     def _blocks(
-        self, first_row: int, shard: Path, table: pa.Table, account: Account, pieces: Pieces
+        self, first_row: int, packed: Packed, account: Account, pieces: Pieces
     ) -> Iterator[shards.Rows]:
         first = 0
-        for block in shards.blocks(shard, BLOCK_ROWS):
-            segments, origin = segments_of(block, table, first)
-            made = self.permute(segments, first_row + first)
+        for block in packed.blocks:
+            segments, origin = segments_of(block, packed.spans, first)
+            made = self.permute(segments, np.arange(len(block)) + first_row + first)
             yield rebuild(block, segments, made, self.tokenizer.pad, self.settings.loss)
             pieces.add(first, origin, segments, made, block.shape[2])
             account.add(segments, made, block.shape[2])
             first += len(block)
 
-    def permute(self, segments: Segments, first_row: int) -> Permuted:
-        """Permute the segments of a block whose first row has this number in its folder."""
-        number = np.arange(len(segments.row)) - np.concatenate([[0], segments.ends])[segments.row]
-        items = ((segments.row + first_row) << 20) + number
+    def again(self, block: shards.Rows, table: pa.Table, numbers: Ints) -> shards.Rows:
+        """Return rows as they were permuted; numbers: of each in its folder."""
+        segments, _ = segments_of(block, table, 0)
+        made = self.permute(segments, numbers)
+        return rebuild(block, segments, made, self.tokenizer.pad, self.settings.loss)
+
+    def permute(self, segments: Segments, numbers: Ints) -> Permuted:
+        """Permute the segments of a block whose rows have these numbers in their folder."""
+        place = np.arange(len(segments.row)) - np.concatenate([[0], segments.ends])[segments.row]
+        items = (numbers[segments.row] << 20) + place
         draws = randomness.draws(*self.name, items=items.astype(np.uint64), count=DRAWS)
         rates, bodies = (self.settings.rate, self.settings.spm_rate), self._bodies(segments)
         if self.settings.cut == "token":

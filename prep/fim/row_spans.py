@@ -1,6 +1,6 @@
 """Account and spans of a shard's rows after row-level FIM."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from crystalmix.prep.rows import shards, spans
 
 NEW = ("row", "start", "stop", "fim", "cut1", "cut2", "origin")
 BLOCK_ROWS = 128
+Keep = Callable[[Path, int, Iterable[shards.Rows]], shards.Shard]
 
 
 @dataclass
@@ -65,21 +66,35 @@ class Pieces:
         return pa.table(arrays, schema=spans.SPANS)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The packed rows of a shard in order, some at a time, and their spans."""
+
+    rows: int
+    blocks: Iterable[shards.Rows]
+    spans: pa.Table
+
+    @classmethod
+    def of(cls, shard: Path) -> "Packed":
+        """Return the rows of a shard that is written."""
+        table = spans.read(spans.path_of(shard))
+        return cls(shards.shape(shard)[0], shards.blocks(shard, BLOCK_ROWS), table)
+
+
 def permuted(
-    shard: Path,
+    packed: Packed,
     out: Path,
-    blocks: Callable[[Path, pa.Table, Account, Pieces], Iterator[shards.Rows]],
+    blocks: Callable[[Packed, Account, Pieces], Iterator[shards.Rows]],
+    keep: Keep = shards.write,
 ) -> tuple[shards.Shard, Account]:
     """Write the permuted rows of a shard, and their spans, to `out`.
 
-    blocks: yields them from the shard and its spans, and adds each block to account and pieces.
+    blocks: yields them, and adds each block to account and pieces. keep: writes rows, or counts.
     """
     account, pieces = Account(), Pieces()
-    rows, _ = shards.shape(shard)
-    table = spans.read(spans.path_of(shard))
-    written = shards.write(out, rows, blocks(shard, table, account, pieces))
-    spans.write(spans.path_of(out), pieces.table(table))
-    return written, account
+    shard = keep(out, packed.rows, blocks(packed, account, pieces))
+    spans.write(spans.path_of(out), pieces.table(packed.spans))
+    return shard, account
 
 
 def segments_of(block: shards.Rows, table: pa.Table, first: int) -> tuple[Segments, Ints]:

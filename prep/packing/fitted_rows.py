@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.packing.fits import Fit, best_fit, next_fit
 from crystalmix.prep.packing.pieces import Numbers, Pieces, capacity, kept, of_group
-from crystalmix.prep.rows import shards, spans, turns
-from crystalmix.prep.rows.pack import ControlCounter, Packed, PackSettings, span_table
+from crystalmix.prep.rows import shards
+from crystalmix.prep.rows.pack import Keeper, Packed, PackSettings, Shape
 from crystalmix.prep.rows.placed_rows import unlearnt
 from crystalmix.prep.rows.token_blocks import Stream
 
@@ -95,81 +95,68 @@ def count(stream: Stream, bounds: Sequence[int], settings: PackSettings) -> Coun
 
 
 def pack(
-    stream: Stream,
-    bounds: Sequence[int],
-    rows: tuple[int, int],
-    settings: PackSettings,
-    pad: int,
-    controls: tuple[int, ...],
-    out: Path,
+    stream: Stream, bounds: Sequence[int], rows: tuple[int, int], shape: Shape, out: Path
 ) -> Packed:
     """Write the rows [first, last) of groups, counted from the first group's, as one shard."""
-    first, last = rows
-    counter, sides = ControlCounter(controls), _Sides([], [])
-    blocks = counter.over(_blocks(stream, bounds, rows, settings, pad, sides))
-    shard = shards.write(out, last - first, blocks)
-    table = pa.concat_tables(sides.spans).unify_dictionaries()
-    spans.write(spans.path_of(out), table)
-    kinds = ("spans", turns.KIND) if stream.has_turns else ("spans",)
-    if stream.has_turns:
-        turn_table = pa.concat_tables(sides.turns).unify_dictionaries()
-        spans.write(spans.path_of(out, turns.KIND), turn_table)
-    used = int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())
-    padding = (last - first) * settings.msl - used
-    controls_out = counter.count - (padding if pad in controls else 0)
-    return Packed(shard, kinds, used, padding, controls_out)
+    keeper, sides = Keeper(shape, out), _Sides([], [])
+    shard = keeper.keep(rows[1] - rows[0], _blocks(stream, bounds, rows, shape, sides))
+    owner = pa.concat_tables(sides.owners)
+    names = sides.pieces[0]
+    pieces = {name: np.concatenate([part[name] for part in sides.pieces]) for name in names}
+    return keeper.packed(shard, owner, pieces, turned=stream.has_turns)
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """What lies beside a shard, group by group: spans of its rows, and turns of conversations."""
+    """The pieces of a shard's rows, group by group, and the document of each."""
 
-    spans: list[pa.Table]
-    turns: list[pa.Table]
+    owners: list[pa.Table]
+    pieces: list[dict[str, Numbers]]
 
 
 def _blocks(
-    stream: Stream,
-    bounds: Sequence[int],
-    rows: tuple[int, int],
-    settings: PackSettings,
-    pad: int,
-    sides: _Sides,
+    stream: Stream, bounds: Sequence[int], rows: tuple[int, int], shape: Shape, sides: _Sides
 ) -> Iterator[shards.Rows]:
-    """Yield the rows [first, last) of groups, some at a time; add their spans to `sides`."""
+    """Yield the rows [first, last) of groups, some at a time; add their pieces to `sides`."""
+    settings = shape.settings
     before, size = 0, shards.block_rows(settings.msl)
     for _, group in fitted(stream, bounds, settings):
         low, high = max(0, rows[0] - before), min(group.fit.rows, rows[1] - before)
         if low < high:
-            maker = _Maker(stream, group, settings, pad)
+            maker = _Maker(stream, group, settings, shape.pad)
             for first in range(low, high, size):
                 yield maker.rows(first, min(first + size, high))
-            table, owner = _spans(group, low, high, before - rows[0], settings)
-            sides.spans.append(table)
-            if stream.has_turns:
-                sides.turns.append(turns.cut(table, owner["turns"]))
+            owner, pieces = _pieces(group, low, high, before - rows[0], settings)
+            sides.owners.append(owner)
+            sides.pieces.append(pieces)
         before += group.fit.rows
 
 
-def _spans(
+def _pieces(
     group: Group, first: int, last: int, shift: int, settings: PackSettings
-) -> tuple[pa.Table, pa.Table]:
-    """Return the spans of a group's rows [first, last), and the document of each.
+) -> tuple[pa.Table, dict[str, Numbers]]:
+    """Return the document of each piece in a group's rows [first, last), and the pieces.
 
-    shift: what the numbers of rows are raised by.
+    shift: what the numbers of rows are raised by. step: how far behind a piece its row's last label
+    is in the stream.
     """
     low, high = np.searchsorted(group.fit.row, [first, last])
     here = slice(int(low), int(high))
     piece, row, start = (x[here] for x in (group.fit.piece, group.fit.row, group.fit.start))
-    size = group.pieces.size[piece]
+    size, step = group.pieces.size[piece], np.zeros(len(piece), np.int64)
     if settings.pack == "next_fit":  # the last id of a row is a label only
-        size = size - np.append(row[1:] != row[:-1], [True])
+        last_ones = np.append(row[1:] != row[:-1], [True])
+        size = size - last_ones
+        label = (group.places[piece] + size + group.pieces.skipped[piece])[last_ones]
+        owns = np.flatnonzero(last_ones) - (size[last_ones] == 0)
+        same = (owns >= 0) & (row[owns] == row[last_ones])  # else the row holds but that label
+        step[owns[same]] = label[same] - (group.places[piece] + size)[owns[same]]
     held = size > 0
-    piece, row, start, size = (x[held] for x in (piece, row, start, size))
+    piece, row, start, size, step = (x[held] for x in (piece, row, start, size, step))
     owner = group.documents.take(group.pieces.document[piece])
     offset = group.pieces.offset[piece]
     places = {"row": row + shift, "start": start, "stop": start + size, "offset": offset}
-    return span_table(owner, places), owner
+    return owner, {**places, "step": step}
 
 
 class _Maker:

@@ -20,7 +20,7 @@ is left out, and a side file beside the shard says which turn each piece of a ro
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from crystalmix.prep.rows import shards, spans, turns
-from crystalmix.prep.rows.placed_rows import labels_of, masked, pieces_of, window_rows
+from crystalmix.prep.rows.placed_rows import (
+    LAYOUT,
+    LayoutWriter,
+    labels_of,
+    masked,
+    pieces_of,
+    window_rows,
+)
 from crystalmix.prep.rows.token_blocks import Encoded, Stream
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.types import Content, Json
@@ -218,6 +225,15 @@ def number(name: str) -> int:
     return int(re.findall(r"\d+", name)[0])
 
 
+def process(name: str) -> int:
+    """Return the process, and so the stream, of a shard from its file name.
+
+    >>> process("data-00007.h5"), process("examples_7_2.h5")
+    (0, 2)
+    """
+    return int(re.findall(r"\d+", name)[1]) if name.startswith("examples_") else 0
+
+
 def rows_of(stream: Stream, settings: PackSettings) -> int:
     """Return how many rows a stream gives."""
     if not settings.joined:
@@ -296,63 +312,99 @@ def part(
     return touched, (first - before, last - before)
 
 
-def pack(
-    stream: Stream,
-    rows: tuple[int, int],
-    settings: PackSettings,
-    pad: int,
-    controls: tuple[int, ...],
-    out: Path,
-    *,
-    written: bool = True,
-) -> Packed:
+@dataclass(frozen=True)
+class Shape:
+    """What rows are made of, and how they are kept.
+
+    pad: the id that fills rows. controls: the ids that no text gives. written: whether rows are
+    written, else they are counted, and made again from their tokens where they are wanted: plain
+    windows of a stream by a formula, all others (`layout`) by what lies beside their spans.
+    """
+
+    settings: PackSettings
+    pad: int
+    controls: tuple[int, ...]
+    written: bool = True
+    layout: bool = False
+
+
+class Keeper:
+    """Writes or counts the rows of one shard, and what lies beside them."""
+
+    def __init__(self, shape: Shape, out: Path) -> None:
+        self.shape, self.out = shape, out
+        self.controls = np.array(shape.controls, dtype=np.int32)
+        self.count = 0  # control ids among inputs
+        self.layout = LayoutWriter(shape.pad) if shape.layout else None
+
+    def keep(self, rows: int, blocks: Iterable[shards.Rows]) -> shards.Shard:
+        """Write or count rows."""
+        make = shards.write if self.shape.written else shards.count
+        passing = blocks if self.layout is None else self.layout.over(blocks)
+        return make(self.out, rows, self._counted(passing))
+
+    def _counted(self, blocks: Iterable[shards.Rows]) -> Iterator[shards.Rows]:
+        for block in blocks:
+            self.count += int(np.isin(block[:, 0], self.controls, kind="table").sum())
+            yield block
+
+    def packed(
+        self,
+        shard: shards.Shard,
+        owner: pa.Table,
+        pieces: dict[str, Numbers],
+        *,
+        turned: bool = False,
+    ) -> Packed:
+        """Write spans and what else lies beside a shard, and return its account.
+
+        owner, pieces: as of `span_table`. turned: whether documents are conversations.
+        """
+        table, sides = span_table(owner, pieces), ["spans"]
+        spans.write(spans.path_of(self.out), table)
+        if turned:
+            spans.write(spans.path_of(self.out, turns.KIND), turns.cut(table, owner["turns"]))
+            sides.append(turns.KIND)
+        if self.layout is not None:
+            places = owner["first"].to_numpy() + pieces["offset"]
+            self.layout.write(spans.path_of(self.out, LAYOUT), pieces, places)
+            sides.append(LAYOUT)
+        used = int((pieces["stop"] - pieces["start"]).sum())
+        padding = shard.rows * shard.msl - used
+        controls = self.count - (padding if self.shape.pad in self.shape.controls else 0)
+        return Packed(shard, tuple(sides), used, padding, controls)
+
+
+def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Packed:
     """Write the rows [first, last) of a stream as one shard with its spans.
 
-    Of conversations those rows that have a label. written: else of the rows nothing is written,
-    they are only counted, and `placed_rows.scattered_ids` makes them again.
+    Of conversations those rows that have a label.
     """
-    first, last = rows
-    counter = ControlCounter(controls)
+    settings, pad, keeper = shape.settings, shape.pad, Keeper(shape, out)
     if settings.joined and (settings.window == "apart" or stream.has_turns):
-        return _pack_chosen(stream, rows, settings, pad, counter, out)
+        return _pack_chosen(stream, rows, keeper)
+    first, last = rows
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
-        table, used = _spans(stream, start, stop, settings.msl), stop - start
+        owner, pieces = _pieces(stream, start, stop, settings.msl)
         places = np.arange(start, stop, settings.msl)
         across = bool(settings.loss_across)
         blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places, across=across)
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
-        table, used = _window_spans(stream, chosen), int((chosen.size - 1).sum())
+        owner, pieces = _window_pieces(stream, chosen)
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
         places = starts + chosen.offset
         sizes = chosen.size
         blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
         blocks = masked(blocks, stream, places)
-    spans.write(spans.path_of(out), table)
-    make = shards.write if written else shards.count
-    shard = make(out, last - first, counter.over(blocks))
-    return _packed(shard, counter, used, pad)
+    return keeper.packed(keeper.keep(last - first, blocks), owner, pieces)
 
 
-def _packed(
-    shard: shards.Shard, counter: "ControlCounter", used: int, pad: int, *sides: str
-) -> Packed:
-    padding = shard.rows * shard.msl - used
-    controls = counter.count - (padding if pad in counter.ids else 0)
-    return Packed(shard, ("spans", *sides), used, padding, controls)
-
-
-def _pack_chosen(
-    stream: Stream,
-    rows: tuple[int, int],
-    settings: PackSettings,
-    pad: int,
-    counter: "ControlCounter",
-    out: Path,
-) -> Packed:
+def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packed:
     """Write those rows of a range that are kept: windows of their own, or with a label."""
+    settings = keeper.shape.settings
     msl, apart, across = settings.msl, settings.window == "apart", bool(settings.loss_across)
     places = np.arange(*rows) * settings.stride
     if stream.has_turns:
@@ -360,27 +412,9 @@ def _pack_chosen(
     sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
     pieces, owner = pieces_of(stream, places, inputs)
-    table, sides = span_table(owner, pieces), [turns.KIND] * stream.has_turns
-    if stream.has_turns:
-        spans.write(spans.path_of(out, turns.KIND), turns.cut(table, owner["turns"]))
-    spans.write(spans.path_of(out), table)
-    windowed = window_rows(stream, places, sizes, inputs, msl, pad)
-    blocks = masked(windowed, stream, places, across=across)
-    shard = shards.write(out, len(places), counter.over(blocks))
-    return _packed(shard, counter, int(inputs.sum()), pad, *sides)
-
-
-class ControlCounter:
-    """Counter of control ids among the inputs of rows that pass through it."""
-
-    def __init__(self, controls: tuple[int, ...]) -> None:
-        self.count, self.ids = 0, np.array(controls, dtype=np.int32)
-
-    def over(self, blocks: Iterator[shards.Rows]) -> Iterator[shards.Rows]:
-        """Yield the rows unchanged."""
-        for block in blocks:
-            self.count += int(np.isin(block[:, 0], self.ids, kind="table").sum())
-            yield block
+    windowed = window_rows(stream, places, sizes, inputs, msl, keeper.shape.pad)
+    shard = keeper.keep(len(places), masked(windowed, stream, places, across=across))
+    return keeper.packed(shard, owner, pieces, turned=stream.has_turns)
 
 
 def _rows(stream: Stream, rows: tuple[int, int], msl: int, pad: int) -> Iterator[shards.Rows]:
@@ -444,17 +478,17 @@ def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
     return windows(lengths, settings.msl, settings.cerebras.min_tokens if settings.cerebras else 0)
 
 
-def _spans(stream: Stream, start: int, stop: int, msl: int) -> pa.Table:
+def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[pa.Table, dict[str, Numbers]]:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    return span_table(documents.take(pieces["document"]), pieces)
+    return documents.take(pieces["document"]), pieces
 
 
-def _window_spans(stream: Stream, chosen: Windows) -> pa.Table:
+def _window_pieces(stream: Stream, chosen: Windows) -> tuple[pa.Table, dict[str, Numbers]]:
     owner = stream.documents(int(stream.starts[0]), stream.tokens).take(chosen.document)
     rows = np.arange(len(chosen.size))
     pieces = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return span_table(owner, pieces)
+    return owner, pieces
 
 
 def span_table(owner: pa.Table, pieces: dict[str, Numbers]) -> pa.Table:

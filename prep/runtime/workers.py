@@ -4,6 +4,7 @@ A work item is a small picklable description; its result is a small JSON value. 
 item may depend on which process runs it or when.
 """
 
+import atexit
 import gc
 import logging
 import multiprocessing
@@ -39,21 +40,31 @@ PROGRESS = logging.getLogger("crystalmix.progress")
 PROGRESS.setLevel(logging.INFO)
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
 RETRIES = 2  # of items whose worker was killed: together, then one at a time
+HARDLY = (1_000_000, 50, 100)  # gc thresholds of a process that imports
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
 
 
 @contextmanager
 def collected_seldom() -> Generator[None]:
-    """Let Python look for cycles seldom: imports make many objects, and none of them goes.
+    """Let Python look for cycles hardly ever: imports make many objects, and none of them goes.
 
-    That is a sixth of what the imports of a build take.
+    That is a sixth of what the imports of a build take. Nor are cycles looked for at the process's
+    end, where all memory goes anyhow.
     """
     thresholds = gc.get_threshold()
-    gc.set_threshold(*SELDOM)
+    gc.set_threshold(*HARDLY)
+    atexit.unregister(_keep_all)
+    atexit.register(_keep_all)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _keep_all() -> None:
+    """Let no cycle be looked for at the end; DuckDB would list what is left on stderr."""
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 class Fanout:

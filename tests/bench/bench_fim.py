@@ -10,6 +10,7 @@ Rows are timed without reading and writing shards; every pair of ways is compare
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,7 +142,9 @@ def cerebras(tokenizer: Tokenizer, given: np.ndarray, settings: FimSettings) -> 
     for first in range(0, len(given), BLOCK_ROWS):
         block = given[first : first + BLOCK_ROWS]
         used = np.full(len(block), MSL)
-        out.append(work.rebuild(block, used, work.permute(block, used, random)[1]))
+        out.append(
+            work.rebuild(block, used, work.permute(block, used, partial(work.draw, random))[1])
+        )
     return out
 
 
@@ -167,7 +170,8 @@ def exact(
     work = rowfim.RowFim(tokenizer, settings, 0, "all", 0)
     pad, loss = tokenizer.pad, settings.loss
     for i, (block, segments) in enumerate(given):
-        rowfim.rebuild(block, segments, work.permute(segments, i * BLOCK_ROWS), pad, loss)
+        numbers = np.arange(len(block)) + i * BLOCK_ROWS
+        rowfim.rebuild(block, segments, work.permute(segments, numbers), pad, loss)
 
 
 def told(name: str, tokens: float, seconds: list[float]) -> None:

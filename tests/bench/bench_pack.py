@@ -33,7 +33,7 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.packing import fitted_rows, pieces
 from crystalmix.prep.packing.fitted import merged
 from crystalmix.prep.rows import pack, shards, token_blocks
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -150,10 +150,11 @@ def speed(given: argparse.Namespace) -> None:
 
 def _pack(stream: Stream, settings: PackSettings, folder: Path) -> None:
     """Do the packing stage: count rows, then write every shard."""
+    shape = Shape(settings, 0, (0, 1, 2))
     if settings.pack == "stream":
         for number, rows in enumerate(pack.ranges_of(stream, settings)):
             near, place = pack.part(stream, rows, settings)
-            pack.pack(near, place, settings, 0, (0, 1, 2), folder / f"data-{number:05d}.h5")
+            pack.pack(near, place, shape, folder / f"data-{number:05d}.h5")
         return
     from dataclasses import asdict
 
@@ -164,7 +165,7 @@ def _pack(stream: Stream, settings: PackSettings, folder: Path) -> None:
         groups, place = fit.groups_of(first, last)
         near = stream.part(groups[0], groups[-1] + 1)
         out = folder / f"data-{number:05d}.h5"
-        fitted_rows.pack(near, groups, place, settings, 0, (0, 1, 2), out)
+        fitted_rows.pack(near, groups, place, shape, out)
 
 
 MODEL: Json = {

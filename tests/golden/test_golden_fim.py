@@ -15,6 +15,7 @@ import pytest
 from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
 from crystalmix.prep.crystalcoder.original_row_text import decode
 from crystalmix.prep.fim.document_fim import FimSettings
+from crystalmix.prep.fim.row_spans import Packed
 from crystalmix.prep.rows import shards, spans
 from helpers.materials import shared
 from helpers.originals import library, tokenizer
@@ -56,7 +57,7 @@ def packed(name: str, folder: Path) -> list[Path]:
 def check(given: Path, settings: FimSettings, turn: Turn, theirs: Path, local: bool) -> None:
     """Permute one file and compare it with the original's."""
     out = given.with_name(f"{turn.epoch}-{given.name}")
-    _, account = LegacyFim(tokenizer(), settings, turn, local=local).apply(given, out)
+    _, account = LegacyFim(tokenizer(), settings, turn, local=local).apply(Packed.of(given), out)
     with h5py.File(out) as ours, h5py.File(theirs) as golden:
         assert np.array_equal(ours["data"][:], golden["data"][:])
         assert ours["data"].dtype == golden["data"].dtype

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+import crystalmix.train.trace as asked  # its modules are loaded when they are first used
 from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Verdict, existing, verify
-from crystalmix.train.record import ledger
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
-from crystalmix.train.trace import overview, questions, sql
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
 
         if is_ablation(path):
             return Ablation(path)
-    overview.look_at_build(path)
+    asked.overview.look_at_build(path)
     return Build(path)
 
 
@@ -68,9 +67,9 @@ def show(
     InputError where there is none of them.
     """
     if history:
-        return overview.look_at_history(existing(path))
+        return asked.overview.look_at_history(existing(path))
     try:
-        return overview.look(existing(path), None if build is None else existing(build), step)
+        return asked.overview.look(existing(path), None if build is None else existing(build), step)
     except InputError:
         from crystalmix.train.api.ablations import Ablation, is_ablation
 
@@ -91,18 +90,18 @@ class Build(Answer):
         return {m.phase: Phase(m, self.path) for m in read_manifests(self.path)}
 
     @property
-    def overview(self) -> overview.BuildOverview:
+    def overview(self) -> asked.overview.BuildOverview:
         """What was asked, what came of it, what was dropped."""
-        return overview.look_at_build(self.path)
+        return asked.overview.look_at_build(self.path)
 
     @property
-    def history(self) -> overview.History:
+    def history(self) -> asked.overview.History:
         """The manifests that it had before, and those that it has."""
-        return overview.look_at_history(self.path)
+        return asked.overview.look_at_history(self.path)
 
     def sql(self, query: str | None = None) -> Table:
         """Run a SELECT over its views; without one, list the views and their columns."""
-        return sql.query(self._views, query)
+        return asked.sql.query(self._views, query)
 
     def verify(self, *, workers: int = 1) -> Verdict:
         """Read everything again and list every disagreement."""
@@ -152,7 +151,7 @@ class Build(Answer):
 
     @cached_property
     def _views(self) -> Traced:
-        return sql.connect(self.path)
+        return asked.sql.connect(self.path)
 
     def content(self) -> Content:
         """Return its overview as JSON."""
@@ -281,34 +280,36 @@ class Run(Answer):
     build: Build
 
     @property
-    def overview(self) -> overview.RunOverview:
+    def overview(self) -> asked.overview.RunOverview:
         """Steps and losses by phase, asked and got shares, evaluations, samples."""
-        return overview.look_at_run(self.path, self.build.path)
+        return asked.overview.look_at_run(self.path, self.build.path)
 
     def ledger(self, phase: str, kind: str = "rows") -> Table:
         """Return a phase's ledger: `rows` (what steps consumed) or `steps` (what came of them)."""
+        from crystalmix.train.record import ledger
+
         return Table(ledger.read(PhaseFolder(self.path / phase).ledger, kind))
 
     def sql(self, query: str | None = None) -> Table:
         """Run a SELECT over the views of run and build; without one, list them."""
-        return sql.query(self._views, query)
+        return asked.sql.query(self._views, query)
 
     def step(
         self, phase: str, step: int, slots: tuple[int, int] | None = None
-    ) -> questions.StepDocuments:
+    ) -> asked.questions.StepDocuments:
         """Return the documents of a step; slots: the first and the last of it, all by default.
 
         Raises UsageError for a step that the phase does not have, InputError for one not recorded.
         """
-        return questions.step_documents(self._views, phase, step, slots)
+        return asked.questions.step_documents(self._views, phase, step, slots)
 
-    def document(self, name: str) -> questions.DocumentSteps:
+    def document(self, name: str) -> asked.questions.DocumentSteps:
         """Return the steps that consume a document; InputError where none has the name."""
-        return questions.document_steps(self._views, name)
+        return asked.questions.document_steps(self._views, name)
 
-    def ratios(self, first: int = 0, last: int | None = None) -> questions.Ratios:
+    def ratios(self, first: int = 0, last: int | None = None) -> asked.questions.Ratios:
         """Return asked and got shares of each part over recorded steps (all by default)."""
-        return questions.step_ratios(self._views, first, last)
+        return asked.questions.step_ratios(self._views, first, last)
 
     def repeats(self, phase: str) -> Repeats:
         """Return what a phase consumed that phases before it had consumed."""
@@ -400,7 +401,7 @@ class Run(Answer):
 
     @cached_property
     def _views(self) -> Traced:
-        return sql.connect(self.path, self.build.path)
+        return asked.sql.connect(self.path, self.build.path)
 
     def content(self) -> Content:
         """Return its overview as JSON."""

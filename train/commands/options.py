@@ -134,9 +134,10 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, without pandas where it needs none."""
         if not self.pandas:
-            from crystalmix.prep.runtime.workers import without_pandas
+            from crystalmix.prep.runtime.workers import collected_seldom, without_pandas
 
-            without_pandas()
+            with collected_seldom():
+                without_pandas()
         return super().invoke(ctx)
 
 

@@ -11,6 +11,7 @@ import pytest
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest import report
+from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.mixtures.plan import plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify import account_report
@@ -162,7 +163,7 @@ def test_no_loss_across_in_a_stream_counts_each_id_but_a_documents_first(tmp_pat
     assert verify(out) == []
     for name in corpora.RECIPE["domains"]:
         place = out / "domains" / name / "epoch-0"
-        labels = sum(e.get("loss_tokens", 0) for e in receipts.read(place).files)
+        labels = sum(entry["loss_tokens"] for entry in shards_of(receipts.read(place)))
         counts = account(out, name)
         assert labels == counts["tokens_in"] - counts["documents"]
 

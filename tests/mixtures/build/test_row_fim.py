@@ -12,9 +12,11 @@ import pytest
 from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
+from crystalmix.prep.fim.row_spans import Packed
 from crystalmix.prep.rows import shards
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from helpers.corpora import built, contents, crystalmix, write_corpus, write_recipe
+from helpers.laid_out import of_folder
 
 One = Callable[[str, int], Path]
 CEREBRAS = {"rate": 0.9, "level": "row", "dialect": "cerebras", "processes": 2, "first_seed": 5}
@@ -36,12 +38,19 @@ def made(folder: Path, dialect: str, workers: int) -> Path:
     write_recipe(
         folder,
         rows={"rows_per_shard": 8},
-        domains={"python": {"fim": fim, "epochs": 2}, **others},
+        domains={
+            "python": {"fim": fim, "epochs": 2},
+            "plain": {"sources": ["python"], "shuffle": False},  # the rows that FIM is applied to
+            **others,
+        },
         sources=others,
         phases={
             "prose": None,
             "mixed": None,
-            "code": {"steps": 2, "parts": [{"domain": "python", "weight": 1}]},
+            "code": {
+                "steps": 2,
+                "parts": [{"domain": "python", "weight": 0.5}, {"domain": "plain", "weight": 0.5}],
+            },
         },
     )
     return built(folder, workers)
@@ -60,14 +69,14 @@ def test_epochs_of_the_original_share_one_stream_a_shard(one: One, tmp_path: Pat
     chosen = FimSettings(**CEREBRAS)  # type: ignore[arg-type]
     told = []
     for epoch in range(2):
-        given = shards.folder(build / "domains" / "python" / f"epoch-{epoch}")
+        given = shards.folder(build / "domains" / "plain" / "epoch-0")
+        made = of_folder(build / "domains" / "python" / f"epoch-{epoch}-fim")
         assert len(given) > 2
         for number, path in enumerate(given):
             turn = Turn(seed_of(chosen, number, len(given)), 2, epoch)
             out = tmp_path / f"{epoch}-{number}.h5"
-            LegacyFim(tokenizer(build), chosen, turn, local=False).apply(path, out)
-            theirs = path.parent.with_name(f"epoch-{epoch}-fim") / path.name
-            assert np.array_equal(shards.read(theirs), shards.read(out))
+            LegacyFim(tokenizer(build), chosen, turn, local=False).apply(Packed.of(path), out)
+            assert np.array_equal(made[path.name], shards.read(out))
         told.append(receipt(build / "domains" / "python" / f"epoch-{epoch}-fim"))
     assert told[0]["settings"]["draw"] == [2, 0]
     assert told[0]["content"] != told[1]["content"]
@@ -80,11 +89,12 @@ def test_epochs_of_the_original_share_one_stream_a_shard(one: One, tmp_path: Pat
 def test_rows_of_the_exact_dialect_are_those_of_row_fim(one: One, tmp_path: Path) -> None:
     build = one("exact", 1)
     chosen, first = FimSettings(**MIDDLE), 0  # type: ignore[arg-type]
-    for path in shards.folder(build / "domains" / "python" / "epoch-1"):
+    made = of_folder(build / "domains" / "python" / "epoch-1-fim")
+    for path in shards.folder(build / "domains" / "plain" / "epoch-0"):
         work = RowFim(tokenizer(build), chosen, receipt_seed(build), "python", 1)
-        shard, _ = work.apply(path, first, tmp_path / path.name)
+        shard, _ = work.apply(Packed.of(path), first, tmp_path / path.name)
         first += shard.rows
-        theirs = shards.read(path.parent.with_name("epoch-1-fim") / path.name)
+        theirs = made[path.name]
         assert np.array_equal(theirs, shards.read(tmp_path / path.name))
         assert (theirs[:, 1].mean(axis=1) < 1).any()  # prefixes and suffixes are no labels
 

@@ -300,7 +300,10 @@ def test_a_falsified_account_is_found_though_it_balances(out: Path) -> None:
     for path in files(
         out, "sources/web/receipt.json", "python/*/receipt.json", "wiki/*/receipt.json"
     ):
-        for change in FALSE[orjson.loads(path.read_bytes())["stage"]]:
+        stage = orjson.loads(path.read_bytes())["stage"]
+        for change in FALSE[stage]:
+            if "controls" in change and stage == "pack" and "python" in path.parts:
+                continue  # rows that row-level FIM follows: nothing is left to count them in
 
             def falsify(receipt: Json, change: dict[str, int] = change) -> None:
                 for key, by in change.items():
@@ -371,7 +374,7 @@ def test_a_receipt_that_lacks_something_is_told(out: Path) -> None:
     for path in files(out, "sources/web/receipt.json", "python/*/receipt.json"):
         for key in {*orjson.loads(path.read_bytes())} - {"digest", "seen"}:
             data = sealed(path, lambda receipt, key=key: receipt.pop(key))
-            lacks = "files.name" if key == "files" else key
+            lacks = f"{key}.name" if key in ("files", "shards") else key
             assert f"{path}: is no whole receipt (it lacks {lacks}); build again" in verify(out)
             path.write_bytes(data)
     path = files(out, "wiki/epoch-0/receipt.json")[0]

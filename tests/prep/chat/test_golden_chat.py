@@ -10,7 +10,7 @@ from crystalmix.prep.chat.rules import Rules
 from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.documents.conversation_text import Message
 from crystalmix.prep.rows import pack, shards, token_blocks
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from helpers.materials import crystal, made, shared
 
@@ -71,7 +71,7 @@ def test_raw_conversations_give_the_published_rows(tmp_path: Path) -> None:
     stream = Stream((block,))
     chosen = PackSettings(msl=2048, tail="drop", window="apart")
     [bounds] = pack.ranges_of(stream, chosen)
-    pack.pack(stream, bounds, chosen, tokenizer.pad, (), tmp_path / "rows.h5")
+    pack.pack(stream, bounds, Shape(chosen, tokenizer.pad, ()), tmp_path / "rows.h5")
     rows = shards.read(tmp_path / "rows.h5")
     assert np.array_equal(rows[:, 0], golden["token_ids"])
     assert np.array_equal(rows[:, 2], golden["label_ids"])

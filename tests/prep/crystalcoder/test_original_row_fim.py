@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn, seed_of
 from crystalmix.prep.fim.document_fim import LEFT_TO_RIGHT, FimSettings
-from crystalmix.prep.fim.row_spans import Account
+from crystalmix.prep.fim.row_spans import Account, Packed
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import Controls, PackSettings
+from crystalmix.prep.rows.pack import Controls, PackSettings, Shape
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ def packed(folder: Path, use: Tokenizer, given: list[str], **chosen: Any) -> Pat
     stream = Stream((Block(folder / "block.ids", "code", account.tokens, account.wide),))
     kept = PackSettings(**{"msl": 64, **chosen})
     path = folder / "in" / shards.name(0)
-    pack.pack(stream, (0, pack.rows_of(stream, kept)), kept, use.pad, (), path)
+    pack.pack(stream, (0, pack.rows_of(stream, kept)), Shape(kept, use.pad, ()), path)
     return path
 
 
@@ -41,7 +41,7 @@ def permuted(
 ) -> tuple[Rows, list[dict[str, Any]], Account]:
     out = path.parent.parent / "out" / path.name
     work = LegacyFim(use, FimSettings(rate, **CHOSEN), turn, local=local)
-    _, account = work.apply(path, out)
+    _, account = work.apply(Packed.of(path), out)
     return shards.read(out), spans.read(spans.path_of(out)).to_pylist(), account
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.fim.document_fim import LEFT_TO_RIGHT, PSM, FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
-from crystalmix.prep.fim.row_spans import Account, segments_of
+from crystalmix.prep.fim.row_spans import Account, Packed, segments_of
 from crystalmix.prep.fim.segments import lay
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import Controls, PackSettings
+from crystalmix.prep.rows.pack import Controls, PackSettings, Shape
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from crystalmix.prep.runtime.types import Json
@@ -64,9 +64,9 @@ def case(
     kept = PackSettings(msl=msl)
     bounds = (0, pack.rows_of(stream, kept))
     paths = folder / "in" / shards.name(0), folder / "out" / shards.name(0)
-    pack.pack(stream, bounds, kept, tokenizer.pad, (), paths[0])
+    pack.pack(stream, bounds, Shape(kept, tokenizer.pad, ()), paths[0])
     work = RowFim(tokenizer, FimSettings(**{"rate": 0.7, **chosen}), 7, "code", epoch)
-    shard, account = work.apply(paths[0], 0, paths[1])
+    shard, account = work.apply(Packed.of(paths[0]), 0, paths[1])
     assert shard.rows == bounds[1]
     return Case(
         tokenizer,
@@ -205,7 +205,7 @@ def test_a_full_row_overflows_and_its_last_label_is_what_was_cut_off(tmp_path: P
     assert told.made[:-1, 1].all()
     work = RowFim(crystal(), FimSettings(rate=1.0, cut="token"), 7, "code", 0)
     table = spans.read(spans.path_of(tmp_path / "in" / shards.name(0)))
-    made = work.permute(segments_of(told.given[:1], table, 0)[0], 0)
+    made = work.permute(segments_of(told.given[:1], table, 0)[0], np.array([0]))
     ids = lay(made.runs, 35, 0)[0][0]
     assert made.lengths.tolist() == [35]
     assert told.made[0, 0].tolist() == ids[:32].tolist()
@@ -220,7 +220,7 @@ def test_epochs_cut_anew_and_rows_are_drawn_by_their_number_in_the_folder(tmp_pa
     assert not np.array_equal(told[0].made, told[1].made)
     shard = tmp_path / "0" / "in" / shards.name(0)
     work = RowFim(small(), FimSettings(rate=0.7), 7, "code", 0)
-    work.apply(shard, 1000, tmp_path / "other.h5")
+    work.apply(Packed.of(shard), 1000, tmp_path / "other.h5")
     assert not np.array_equal(shards.read(tmp_path / "other.h5"), told[0].made)
     rows, table = shards.read(shard, 2, 5), spans.read(spans.path_of(shard))
     shards.write(tmp_path / "some" / "a.h5", 3, [rows])
@@ -229,5 +229,5 @@ def test_epochs_cut_anew_and_rows_are_drawn_by_their_number_in_the_folder(tmp_pa
     moved = pa.array([columns["row"][i] - 2 for i in kept], pa.int32())
     part = table.take(pa.array(kept)).set_column(0, spans.SPANS.field("row"), moved)
     spans.write(spans.path_of(tmp_path / "some" / "a.h5"), part)
-    work.apply(tmp_path / "some" / "a.h5", 2, tmp_path / "part.h5")
+    work.apply(Packed.of(tmp_path / "some" / "a.h5"), 2, tmp_path / "part.h5")
     assert np.array_equal(shards.read(tmp_path / "part.h5"), told[0].made[2:5])

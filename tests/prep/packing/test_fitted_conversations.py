@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crystalmix.prep.packing import fitted_rows, pieces
 from crystalmix.prep.packing.fitted import merged
 from crystalmix.prep.rows import shards, spans, token_blocks
-from crystalmix.prep.rows.pack import PackSettings, shards_of
+from crystalmix.prep.rows.pack import PackSettings, Shape, shards_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from helpers.talked import FIRST, PAD, check_sides, documents, encoded, owners
 
@@ -44,7 +44,7 @@ def packed(folder: Path, given: Talks, chosen: PackSettings) -> list[Path]:
         groups, place = fitted.groups_of(*rows)
         near = stream.part(groups[0], groups[-1] + 1)
         out.append(folder / shards.name(number))
-        fitted_rows.pack(near, groups, place, chosen, PAD, (), out[-1])
+        fitted_rows.pack(near, groups, place, Shape(chosen, PAD, ()), out[-1])
     return out
 
 

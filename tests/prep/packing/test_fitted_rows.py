@@ -17,7 +17,7 @@ from crystalmix.prep.packing import fitted_rows, pieces
 from crystalmix.prep.packing.fitted import merged
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import PackSettings, shards_of
+from crystalmix.prep.rows.pack import PackSettings, Shape, shards_of
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 
 PAD = 3
@@ -53,7 +53,7 @@ class Case:
             groups, place = self.fitted.groups_of(first, last)
             near = stream.part(groups[0], groups[-1] + 1)
             out = self.folder / shards.name(number)
-            fitted_rows.pack(near, groups, place, self.settings, self.pad, (self.pad,), out)
+            fitted_rows.pack(near, groups, place, Shape(self.settings, self.pad, (self.pad,)), out)
 
     @property
     def flat(self) -> list[list[int]]:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.fim.document_fim import PSM, DocumentFim, FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
+from crystalmix.prep.fim.row_spans import Packed
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import Controls, PackSettings
+from crystalmix.prep.rows.pack import Controls, PackSettings, Shape
 from crystalmix.prep.rows.shards import Rows
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from helpers.materials import crystal, document, texts, whole
@@ -30,7 +31,7 @@ def packed(
     made = []
     for i, bounds in enumerate(pack.shards_of(pack.rows_of(stream, kept), kept)):
         path = folder / shards.name(i)
-        pack.pack(stream, bounds, kept, crystal().pad, (), path)
+        pack.pack(stream, bounds, Shape(kept, crystal().pad, ()), path)
         made.append(shards.read(path))
     ids = [i for each in framed for i in whole(each)]
     return np.concatenate(made), ids
@@ -89,7 +90,7 @@ def test_labels_of_row_segments_count_from_their_middles_on(
     for loss in ("all", "middle"):
         chosen = FimSettings(0.7, form, "row", cut, loss)  # type: ignore[arg-type]
         out = folder / loss / shards.name(0)
-        RowFim(crystal(), chosen, 3, "code", 0).apply(folder / shards.name(0), 0, out)
+        RowFim(crystal(), chosen, 3, "code", 0).apply(Packed.of(folder / shards.name(0)), 0, out)
         made[loss] = shards.read(out)
     assert np.array_equal(made["all"][:, [0, 2]], made["middle"][:, [0, 2]])
     assert (made["middle"][:, 1] <= made["all"][:, 1]).all()

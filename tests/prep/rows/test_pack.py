@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import CerebrasSettings, Controls, Packed, PackSettings
+from crystalmix.prep.rows.pack import CerebrasSettings, Controls, Packed, PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from helpers.materials import whole
 
@@ -59,7 +59,7 @@ class Case:
         near, rows = pack.part(self.stream, bounds, self.settings)
         assert set(near.blocks) <= set(self.stream.blocks)
         out = self.folder / shards.name(number)
-        return pack.pack(near, rows, self.settings, PAD, (BOS, EOS, PAD), out)
+        return pack.pack(near, rows, Shape(self.settings, PAD, (BOS, EOS, PAD)), out)
 
     @property
     def naive(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Rows at given places: made in any order from the frames of ids that hold them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.rows import pack, placed_rows, shards, spans, token_blocks
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from crystalmix.prep.runtime import frames
 
@@ -77,9 +78,10 @@ def test_a_frame_is_decoded_once_for_all_rows(
 def test_rows_that_are_laid_out_are_counted_as_if_they_were_written(tmp_path: Path) -> None:
     stream = stream_of(tmp_path, [700, 0, 330])
     settings = PackSettings(msl=8, rows_per_shard=100)
-    how = (20, 129), settings, PAD, (25, 900, PAD)
-    written = pack.pack(stream, *how, tmp_path / "written" / "data-00000.h5")
-    laid = pack.pack(stream, *how, tmp_path / "laid" / "data-00000.h5", written=False)
+    rows, shape = (20, 129), Shape(settings, PAD, (25, 900, PAD))
+    written = pack.pack(stream, rows, shape, tmp_path / "written" / "data-00000.h5")
+    counted = replace(shape, written=False)
+    laid = pack.pack(stream, rows, counted, tmp_path / "laid" / "data-00000.h5")
     assert [p.name for p in (tmp_path / "laid").iterdir()] == ["data-00000.spans.parquet"]
     for key in ("tokens", "padding", "controls", "sides"):
         assert getattr(laid, key) == getattr(written, key)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.rows import pack, shards
 from crystalmix.prep.rows import token_blocks as blocks
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from helpers.talked import FIRST, PAD, Owner, check_sides, documents, encoded, owners
 
@@ -43,7 +43,7 @@ def test_rows_masks_and_turns_are_those_of_the_rule(
     for i, bounds in enumerate(pack.ranges_of(stream, chosen)):
         near, place = pack.part(stream, bounds, chosen)
         out = folder / shards.name(i)
-        packed.append(pack.pack(near, place, chosen, PAD, (), out))
+        packed.append(pack.pack(near, place, Shape(chosen, PAD, ()), out))
         for row in shards.read(out).tolist():
             rows.append(row)
         check_sides(out, owner)
