@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.build import (
     drop_report,
-    fit,
     lookups,
     pack,
     row_fim,
@@ -123,7 +122,7 @@ def packed(context: Context, scanned: dict[str, Receipt]) -> list[Folder]:
     todo = list({folder.path.resolve(): folder for folder in todo}.values())
     _refuse_purged(context, {source for folder in todo for source in folder.domain.sources})
     blocks = tokenise.run(context, todo, scanned)
-    pack.run(context, todo, blocks, fit.run(context, todo, blocks), scanned)
+    pack.run(context, todo, blocks, pack.fit(context, todo, blocks), scanned)
     for folder in folders:
         folder.look()  # epochs without FIM are one artifact
     return folders

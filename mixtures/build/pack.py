@@ -1,8 +1,12 @@
-"""The stage from token blocks to rows: one work item per shard."""
+"""The stage from token blocks to rows: one work item per shard.
+
+Before that documents are fitted to rows where they are to stay whole: one work item per some groups
+of them.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build import drop_report, statistics, view
@@ -18,17 +22,15 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     streams,
 )
-from crystalmix.mixtures.manifest.build_folder import shards_of
+from crystalmix.mixtures.build.laid_out_rows import pad_of
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.chat import encode
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.packing import fitted_rows, laid_out
+from crystalmix.prep.packing import fitted, fitted_rows, pieces
 from crystalmix.prep.packing.fitted import Fitted, FittedCounts
-from crystalmix.prep.packing.laid_out import Place
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import PackSettings, Shape
-from crystalmix.prep.rows.placed_rows import layout_of
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.errors import RefusalError
@@ -36,7 +38,7 @@ from crystalmix.prep.runtime.frames import FRAME
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
-HELD_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
+FIT_TOKENS = 1 << 24  # of the groups that an item fits
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
 SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less often than that
 
@@ -178,6 +180,61 @@ def _is_plain(recipe: Recipe, name: str) -> bool:
     return rows.plain and domain.chat is None and (domain.fim is None or domain.fim.loss == "all")
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Work item: fit the groups between `bounds` of a stream whose first position is `base`."""
+
+    stream: tuple[Block, ...]
+    base: int
+    bounds: tuple[int, ...]
+    settings: PackSettings
+
+
+def fit(
+    context: Context, folders: Sequence[Folder], blocks: Sequence[Sequence[TokenBlock]]
+) -> list[Fitted | None]:
+    """Fit the documents of each folder: None where rows run on over them.
+
+    Only numbers of rows are kept of it: who writes a shard fits its groups again, which costs less
+    than keeping what a million pieces came to.
+    """
+    settings = [context.recipe.rows_of(folder.name) for folder in folders]
+    drafts = [_draft_fit(*pair) for pair in zip(settings, blocks, strict=True)]
+    items = [[] if draft is None else _fit_items(*draft) for draft in drafts]
+    results = context.run(_fit, items, "fit")
+    return [
+        None if draft is None else fitted.merged(*draft, counts)
+        for draft, counts in zip(drafts, results, strict=True)
+    ]
+
+
+def _draft_fit(
+    settings: PackSettings, blocks: Sequence[TokenBlock]
+) -> tuple[Stream, list[int], PackSettings] | None:
+    if settings.pack == "stream":
+        return None
+    stream = Stream(tuple(block.block for block in blocks))
+    return stream, pieces.groups(stream.lengths, 0, settings), settings
+
+
+def _fit_items(stream: Stream, bounds: list[int], settings: PackSettings) -> list[Fit]:
+    items: list[Fit] = []
+    first = 0
+    for place in range(1, len(bounds)):
+        if bounds[place] - bounds[first] >= FIT_TOKENS or place == len(bounds) - 1:
+            near = stream.part(bounds[first], bounds[place])
+            some = tuple(bounds[first : place + 1])
+            items.append(Fit(near.blocks, int(near.starts[0]), some, settings))
+            first = place
+    return items
+
+
+def _fit(item: Fit) -> Json:
+    """Return the counts of the item's groups."""
+    stream = Stream(item.stream, item.base)
+    return asdict(fitted_rows.count(stream, item.bounds, item.settings))
+
+
 def run(
     context: Context,
     folders: Sequence[Folder],
@@ -257,35 +314,6 @@ def _shape(context: Context, target: Folder) -> Shape:
         written=not target.laid_out,
         layout=target.laid_out and not _is_plain(context.recipe, target.name),
     )
-
-
-def pad_of(context: Context, settings: PackSettings) -> int:
-    """Return the id that fills rows."""
-    tokenizer = context.tokenizer
-    return (tokenizer if settings.cerebras is None else tokenizer.base).pad
-
-
-def write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None:
-    """Write where the rows of folders lie, for work items (`laid_out.read`).
-
-    epochs: packed folders, or those of row-level FIM, whose rows are made from the packed ones.
-    """
-    settings = context.recipe.rows_of(epochs[0].name)
-    every: list[Stream] = []
-    places: dict[str, Place] = {}
-    for epoch in epochs:
-        packed, base = epoch.behind or epoch, len(every)
-        every += streams(settings, packed.blocks)
-        files = {entry["name"] for entry in packed.sealed.files}
-        for name in (entry["name"] for entry in shards_of(packed.sealed)):
-            path = packed.path / name
-            places[f"{epoch.place.name}/{name}"] = Place(
-                stream=base + pack.process(name),
-                first=pack.number(name) * settings.rows_per_shard,
-                path=str(path),
-                layout=layout_of(path).name in files,
-            )
-    laid_out.write(out, every, places, settings.msl, pad_of(context, settings))
 
 
 def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:

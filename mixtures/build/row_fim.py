@@ -1,7 +1,7 @@
 """The stage of row-level FIM, for the domains that set it: one work item per shard.
 
 Packed rows that are laid out are made from their token blocks. Permuted rows are laid out too where
-a shuffle follows, which permutes them again (`Permuted`).
+a shuffle follows, which permutes them again (`laid_out_rows`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build import pack
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
@@ -23,6 +21,7 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     tokenizer_identity,
 )
+from crystalmix.mixtures.build.laid_out_rows import HELD_TOKENS, write_streams
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder.original_row_fim import DRAWN, LegacyFim, Turn, seed_of
@@ -33,7 +32,6 @@ from crystalmix.prep.fim.row_spans import Packed
 from crystalmix.prep.packing import laid_out
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.pack import Keeper, Shape
-from crystalmix.prep.rows.placed_rows import lines_of
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
@@ -138,7 +136,7 @@ def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Pe
     rows, streams = context.recipe.rows_of(new.name), scratch / f"{new.name}-{new.epoch}.json"
     shape = Shape(rows, context.tokenizer.pad, context.controls, written=not new.laid_out)
     if old.laid_out:
-        pack.write_streams(context, streams, [old])
+        write_streams(context, streams, [old])
     for entry in files:
         seed = seed_of(settings, names.index(entry["name"]), len(files))
         items.append(
@@ -198,97 +196,10 @@ def _packed(item: Permute) -> Packed:
 
 def _made(laid: laid_out.LaidOut, rows: int) -> Iterator[shards.Rows]:
     """Yield the rows of a shard that is laid out, in their order."""
-    most = max(1, pack.HELD_TOKENS // laid.msl)
+    most = max(1, HELD_TOKENS // laid.msl)
     for first in range(0, rows, most):
         numbers = np.arange(first, min(rows, first + most))
         yield from laid.rows(np.zeros(len(numbers), np.int64), numbers).rows(0, len(numbers))
-
-
-@dataclass(frozen=True)
-class Again:
-    """Row-level FIM of a domain's rows that are laid out: its settings, and each shard's place.
-
-    shards: of each packed shard, in the order in which they count, its path, its epoch, and the
-    number of its first row in its folder; drawn: what was drawn for it, in the original's dialect.
-    """
-
-    tokenizer: TokenizerSettings
-    fim: FimSettings
-    seed: int
-    domain: str
-    epochs: int
-    shards: tuple[tuple[Path, Path, int, int], ...]
-
-    @classmethod
-    def of(cls, context: Context, folders: Sequence[Folder]) -> "Again | None":
-        """Return the FIM of permuted folders, None where they are not."""
-        settings = _row_fim(folders[0])
-        if settings is None:
-            return None
-        places: list[tuple[Path, Path, int, int]] = []
-        for folder in folders:
-            first = 0
-            for entry in shards_of(folder.sealed):
-                own, behind = folder.path / entry["name"], folder.behind or folder
-                places.append((behind.path / entry["name"], own, folder.epoch, first))
-                first += entry["rows"]
-        how = context.recipe.tokenizer, settings, context.recipe.seed, folders[0].name
-        return cls(*how, folders[0].domain.epochs, tuple(places))
-
-    def rows(self, packed: laid_out.Rows, which: Numbers, within: Numbers) -> "Permuted":
-        """Return rows permuted; packed: as they were. which: the shard of each, within: its row."""
-        return Permuted(self, packed, which, within)
-
-
-class Permuted:
-    """Rows that are permuted as they pass."""
-
-    def __init__(self, how: Again, packed: laid_out.Rows, which: Numbers, within: Numbers) -> None:
-        self.how, self.packed = how, packed
-        epochs, firsts = (np.array([place[i] for place in how.shards], np.int64) for i in (2, 3))
-        self.epoch, self.number = epochs[which], firsts[which] + within
-        self.spans = self._lines(which, within, 0, "spans")
-        self.drawn = self._lines(which, within, 1, DRAWN) if how.fim.dialect == "cerebras" else None
-
-    def _lines(self, which: Numbers, within: Numbers, file: int, kind: str) -> pa.Table:
-        """Return the lines of all rows in a side file, `row` counted among these rows."""
-        tables: list[pa.Table] = []
-        for place in np.unique(which).tolist():
-            out = np.flatnonzero(which == place)
-            table = spans.read(spans.path_of(self.how.shards[place][file], kind))
-            taken, owner = lines_of(table["row"].to_numpy(), within[out])
-            lines = table.take(pa.array(taken, pa.int64()))
-            tables.append(lines.set_column(0, "row", pa.array(out[owner], pa.int64())))
-        joined = pa.concat_tables(tables).unify_dictionaries()
-        order = np.argsort(joined["row"].to_numpy(), kind="stable")
-        return joined.take(pa.array(order, pa.int64()))
-
-    def rows(self, first: int, last: int) -> Iterator[shards.Rows]:
-        """Yield the rows [first, last) of them as blocks."""
-        for block in self.packed.rows(first, last):
-            out = np.empty_like(block)
-            epochs = self.epoch[first : first + len(block)]
-            for epoch in np.unique(epochs).tolist():
-                some = np.flatnonzero(epochs == epoch)
-                out[some] = self._made(block[some], some + first, epoch)
-            yield out
-            first += len(block)
-
-    def _made(self, block: shards.Rows, rows: Numbers, epoch: int) -> shards.Rows:
-        how, tokenizer = self.how, load(self.how.tokenizer)
-        table = _of_rows(self.spans, rows)
-        if self.drawn is not None:
-            legacy = LegacyFim(tokenizer, how.fim, Turn(0, how.epochs, epoch))
-            return legacy.again(block, table, _of_rows(self.drawn, rows))
-        work = RowFim(tokenizer, how.fim, how.seed, how.domain, epoch)
-        return work.again(block, table, self.number[rows])
-
-
-def _of_rows(table: pa.Table, rows: Numbers) -> pa.Table:
-    """Return the lines of some rows, which are counted from 0."""
-    taken, owner = lines_of(table["row"].to_numpy(), rows)
-    lines = table.take(pa.array(taken, pa.int64()))
-    return lines.set_column(0, "row", pa.array(owner, pa.int64()))
 
 
 def _account(before: RowsAccount, counts: Sequence[Json]) -> RowFimAccount:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build import pack
+from crystalmix.mixtures.build import laid_out_rows
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
@@ -24,13 +24,12 @@ from crystalmix.mixtures.build.context import (
     once,
     shard_entries,
 )
-from crystalmix.mixtures.build.row_fim import Again
+from crystalmix.mixtures.build.laid_out_rows import Again
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
 from crystalmix.prep.packing import laid_out
-from crystalmix.prep.rows import pack as packing
-from crystalmix.prep.rows import shards, shuffle
+from crystalmix.prep.rows import pack, shards, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
@@ -46,8 +45,8 @@ class Shuffle:
     folders: name and path of each. bounds: the rows [first, last) of each shard, outs: its file.
     order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
     the order of their names then. streams: a file of where the rows lie, if they lie in token
-    blocks (`pack.write_streams`). Both are of this build alone, in its scratch. fim: row-level FIM
-    that was applied to such rows.
+    blocks (`laid_out_rows.write_streams`). Both are of this build alone, in its scratch. fim:
+    row-level FIM that was applied to such rows.
     """
 
     mark: str
@@ -109,14 +108,14 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     order = _scattered(folder, folders, order_file)
     settings = context.recipe.rows_of(folder.name)
     rows = sum(epoch.sealed.account["rows"] for epoch in epochs)
-    bounds = packing.shards_of(rows, settings) if order is None else order
+    bounds = pack.shards_of(rows, settings) if order is None else order
     outs = [folder.path / shards.name(number) for number in range(len(bounds))]
     # the original's shards differ in size by chance, down to none
     every = [pair for pair in zip(bounds, outs, strict=True) if pair[0][0] < pair[0][1]]
     is_laid_out, size = epochs[0].laid_out, 1
     if is_laid_out:
-        pack.write_streams(context, streams_file, epochs)
-        size = pack.HELD_TOKENS // (settings.rows_per_shard * settings.msl)
+        laid_out_rows.write_streams(context, streams_file, epochs)
+        size = laid_out_rows.HELD_TOKENS // (settings.rows_per_shard * settings.msl)
         size = max(1, min(size, -(-len(every) // (ITEMS_A_PROCESS * context.processes))))
     return [
         Shuffle(
@@ -185,9 +184,9 @@ class _Work:
         return shuffle.order(self.inputs, (first, last), self.item.seed, self.item.domain)
 
     def _rows(self, first: int, last: int) -> Iterator[shards.Rows]:
-        """Yield the rows [first, last) of the order; pack.HELD_TOKENS of ids are held at once."""
+        """Yield the rows [first, last) of the order; HELD_TOKENS of ids are held at once."""
         begin, end = self.item.bounds[0][0], self.item.bounds[-1][1]
-        most = max(1, pack.HELD_TOKENS // self._laid_out.msl)
+        most = max(1, laid_out_rows.HELD_TOKENS // self._laid_out.msl)
         if end - begin <= most:
             yield from self._held.rows(first - begin, last - begin)
             return

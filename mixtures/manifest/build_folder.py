@@ -17,10 +17,10 @@
     store/...                                        what was made, by content (`prep/store`)
     history/<state>/...                              what the build was before: a build of links
 
-Packed rows that are plain windows of the token stream are counted and digested, and written once,
-shuffled: their folder holds spans, and a receipt with an entry of each shard. Every folder below
-sources and domains is sealed by a receipt; it is a link to its place in the
-store, or the folder itself in builds from before there was one. Lookups follow from these.
+Rows that are shuffled or joined are written there alone: the folders that they come from hold spans
+and layouts, and a receipt with an entry of each shard. Every folder below sources and domains is
+sealed by a receipt; it is a link to its place in the store, or the folder itself in builds from
+before there was one. Lookups follow from these.
 """
 
 from collections.abc import Iterator

@@ -111,7 +111,7 @@ class Walk:
             last = shuffle.last_folder(self.context, name, folders)
         if last is None or last.receipt is None:
             for folder in folders:
-                self._tokens_of_laid_out(folder)
+                self._tokens_of_laid_out(folder.behind or folder)
         build = self.context.folder
         place = build.shuffled(name) if domain.shuffle else build.joined(name)
         counts = _summed(m.tokens for m in packed), _summed(m.rows for m in packed)
@@ -244,6 +244,8 @@ class Walk:
         folder = None
         if packed.folder is not None and packed.folder.receipt is not None:
             folder = row_fim.successor(self.context, packed.folder)
+            if folder.receipt is None:
+                self._tokens_of_laid_out(packed.folder)
         place = self.context.folder.row_fim(name, epoch)
         return self._rows("fim", place, folder, packed.tokens, packed.rows, packed.certain)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build import pack, shuffle
+from crystalmix.mixtures.build import laid_out_rows, shuffle
 from crystalmix.mixtures.build.build import alone, build
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -130,7 +130,7 @@ def test_fim_cuts_every_epoch_anew_and_a_shuffle_keeps_every_row(small: Path) ->
 def test_rows_are_the_same_however_many_are_made_at_once(
     small: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, items: int
 ) -> None:
-    monkeypatch.setattr(pack, "HELD_TOKENS", tokens)  # parts of a shard, or five shards
+    monkeypatch.setattr(laid_out_rows, "HELD_TOKENS", tokens)  # parts of a shard, or five shards
     monkeypatch.setattr(shuffle, "ITEMS_A_PROCESS", items)
     root, out = small.parent, small.parent / f"by-{tokens}-tokens"
     build(recipes.load(root / "recipe.yaml"), root, out)
