@@ -1,7 +1,7 @@
 """Packing: which pieces of documents share a row.
 
 Pieces and groups from lengths alone, the ways to fit them, and the rows of a fitted group. Belongs
-here: pure functions of lengths, the writing of fitted rows, and rows made again from where they lie.
+here: pure functions of lengths, the writing of fitted rows, rows made again from where they lie.
 Never: texts, recipes, phases.
 """
 

@@ -23,7 +23,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError
 from crystalmix.prep.runtime.types import Json
-from helpers import corpora
+from helpers import corpora, laid_out
 from helpers.graded import CURVE, Record, records, wanted, written
 
 
@@ -38,8 +38,8 @@ def decoded(out: Path, epoch: int) -> list[str]:
     """Return the texts of an epoch's rows, found by BOS and EOS alone."""
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     begin, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
-    paths = shards.folder(out / f"domains/rated/epoch-{epoch}")
-    ids = np.concatenate([shards.read(path)[:, 0].reshape(-1) for path in paths])
+    rows = laid_out.of_folder(out / f"domains/rated/epoch-{epoch}")
+    ids = np.concatenate([some[:, 0].reshape(-1) for some in rows.values()])
     assert (ids == begin).sum() == (ids == end).sum()
     pieces = np.split(ids, np.flatnonzero(ids == begin))[1:]
     return [
@@ -56,7 +56,7 @@ def test_rows_hold_each_text_as_often_as_the_curve_asks(upsampled: Path) -> None
     for epoch in range(len(epochs)):
         assert max(Counter(decoded(upsampled, epoch)).values()) == 1
     shuffled = sum(map(len, map(shards.read, shards.folder(upsampled / "domains/rated/shuffled"))))
-    packed = [shards.read(path) for place in epochs for path in shards.folder(place)]
+    packed = [rows for place in epochs for rows in laid_out.of_folder(place).values()]
     assert shuffled == sum(map(len, packed))
 
 
