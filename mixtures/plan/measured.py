@@ -15,9 +15,18 @@ from crystalmix.prep.store.store import Store
 MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 # Where nothing is built that tells, as measured on code and prose (BENCHMARKS).
 DOCUMENTS, BLOCKS = 0.045, 0.03  # bytes by raw byte
-ROWS = 1.25  # bytes by token of a row, 1.2 to 1.3 at 2,048 tokens
+TOKEN, ROW = 1.3, 160.0  # bytes of rows: of a token, and of a row beside
 SPANS = 0.05  # bytes by token of a row that is laid out only
 IDS = 0.8  # bytes by token
+
+
+def bytes_a_token(msl: int) -> float:
+    """Return the bytes by token of rows of msl tokens, where none are measured.
+
+    >>> bytes_a_token(128), round(bytes_a_token(2048), 2)
+    (2.55, 1.38)
+    """
+    return TOKEN + ROW / msl
 
 
 @dataclass

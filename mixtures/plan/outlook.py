@@ -11,6 +11,7 @@ from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows
 from crystalmix.mixtures.manifest.coverage import Reads
 from crystalmix.mixtures.plan import sample_sources
 from crystalmix.mixtures.plan.copies import CopiesPlan, copies
+from crystalmix.mixtures.plan.measured import bytes_a_token
 from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
 from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes.recipe import Recipe, find, load
@@ -20,7 +21,6 @@ from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Content
 
 TEXT_BYTES_A_TOKEN = 4
-BYTES_A_TOKEN = 1.25  # of a shard on disk, measured on code and prose: 1.2 to 1.3
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int |
         elif tokens is None:
             return None
         else:
-            total += tokens * BYTES_A_TOKEN * _copies(recipe, name, tokens)
+            rate = bytes_a_token(recipe.rows_of(name).msl)
+            total += tokens * rate * _copies(recipe, name, tokens)
     return round(total)
 
 

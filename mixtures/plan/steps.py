@@ -17,7 +17,14 @@ from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.build.view import state_of
 from crystalmix.mixtures.manifest.build_folder import PHASES, shards_of
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.plan.measured import BLOCKS, DOCUMENTS, IDS, ROWS, SPANS, Measured
+from crystalmix.mixtures.plan.measured import (
+    BLOCKS,
+    DOCUMENTS,
+    IDS,
+    SPANS,
+    Measured,
+    bytes_a_token,
+)
 from crystalmix.mixtures.plan.prospects import Block, Prospect
 from crystalmix.prep.documents.scan import reading_of
 from crystalmix.prep.runtime import receipts
@@ -271,8 +278,14 @@ class Walk:
         if sealed:
             state = "reused" if certain else "depends"
         domain = place.parent.name
-        rate = self.measured.rows.of(f"{stage}/{domain}", stage) or ROWS
-        if folder is not None and folder.laid_out:
+        recipe = self.context.recipe
+        rate = self.measured.rows.of(f"{stage}/{domain}", stage)
+        rate = rate or bytes_a_token(recipe.rows_of(domain).msl)
+        if folder is None and stage == "pack":  # a size is not known: as of few texts
+            laid_out = pack.is_laid_out(recipe, domain, 0)
+        else:
+            laid_out = folder is not None and folder.laid_out
+        if laid_out:
             rate = self.measured.rows.known(f"{stage}/{domain}") or SPANS
         size = None if tokens is None else round(tokens * rate)
         written = (tokens, rows, size)
