@@ -42,7 +42,7 @@ Numbers = NDArray[np.int64]
 class Permute:
     """Work item: apply row-level FIM to one shard.
 
-    streams: a file of where its rows lie, if they are laid out, and how many they are.
+    streams: a file of where its rows lie, if they are laid out, its name there, and its rows.
     """
 
     mark: str
@@ -54,7 +54,7 @@ class Permute:
     turn: Turn  # whose draws they are in the original's dialect
     shape: Shape
     out: Path
-    streams: tuple[Path, int] | None = None
+    streams: tuple[Path, str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,9 @@ def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Pe
                 turn=Turn(seed, new.domain.epochs, new.epoch),
                 shape=shape,
                 out=new.path / entry["name"],
-                streams=(streams, entry["rows"]) if old.laid_out else None,
+                streams=(streams, f"{old.place.name}/{entry['name']}", entry["rows"])
+                if old.laid_out
+                else None,
             )
         )
         first += entry["rows"]
@@ -189,8 +191,8 @@ def _packed(item: Permute) -> Packed:
     """Return the packed rows of an item, read or made."""
     if item.streams is None:
         return Packed.of(item.shard)
-    streams, rows = item.streams
-    laid = laid_out.read(streams, (f"{item.shard.parent.name}/{item.shard.name}",))
+    streams, name, rows = item.streams
+    laid = laid_out.read(streams, (name,))
     return Packed(rows, _made(laid, rows), spans.read(spans.path_of(item.shard)))
 
 

@@ -16,7 +16,7 @@ from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.verify.verify import verify
-from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows import spans
 from crystalmix.prep.rows.scattered_rows import gather
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.train.loader.batches import Share
@@ -203,15 +203,15 @@ def test_every_piece_of_every_copy_is_taken_from_fitted_rows(tmp_path: Path) -> 
     redact(build, tmp_path / "list", out)
     assert verify(out) == []
     pieces = 0
-    for path in sorted(build.glob("domains/rated/epoch-*/data-*.h5")):
-        before, after = shards.read(path), shards.read(out / path.relative_to(build))
-        expected = before.copy()
-        for span in pq.read_table(spans.path_of(path)).to_pylist():
+    before, after = (laid_out.packed(place / "domains/rated") for place in (build, out))
+    for name, rows in before.items():
+        expected = rows.copy()
+        for span in pq.read_table(spans.path_of(build / "domains/rated" / name)).to_pylist():
             if span["document"] in gone:
                 pieces += 1
                 here = slice(span["start"], span["stop"])
                 expected[span["row"], :, here] = np.array([[loaded().pad], [0], [loaded().pad]])
-        assert np.array_equal(after, expected)
+        assert np.array_equal(after[name], expected)
     assert pieces > 3 * len(gone)
 
 
