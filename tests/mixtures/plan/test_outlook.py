@@ -48,7 +48,7 @@ def test_conversations_are_estimated_as_their_template_writes_them(tmp_path: Pat
         path = recipe_of(tmp_path, {"template": name}, {"pack": "best_fit"})
         recipe = recipes.load(path)
         build(recipe, tmp_path, tmp_path / name, workers=1)
-        account = receipts.read(tmp_path / name / "domains/talk/epoch-0")["account"]
+        account = receipts.read(tmp_path / name / "domains/talk/epoch-0").account
         assert sampled(recipe, tmp_path) == {"talk": account["tokens_in"]}
     calls = [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}]
     raw(tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": [talk[0], *calls]}])
