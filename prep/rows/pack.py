@@ -349,12 +349,7 @@ class Keeper:
             yield block
 
     def packed(
-        self,
-        shard: shards.Shard,
-        owner: pa.Table,
-        pieces: dict[str, Numbers],
-        *,
-        turned: bool = False,
+        self, shard: shards.Shard, owner: pa.Table, pieces: dict[str, Numbers], *, turned: bool
     ) -> Packed:
         """Write spans and what else lies beside a shard, and return its account.
 
@@ -376,10 +371,7 @@ class Keeper:
 
 
 def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Packed:
-    """Write the rows [first, last) of a stream as one shard with its spans.
-
-    Of conversations those rows that have a label.
-    """
+    """Write the rows [first, last) of a stream, of conversations those that have a label."""
     settings, pad, keeper = shape.settings, shape.pad, Keeper(shape, out)
     if settings.joined and (settings.window == "apart" or stream.has_turns):
         return _pack_chosen(stream, rows, keeper)
@@ -399,7 +391,7 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
         sizes = chosen.size
         blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
         blocks = masked(blocks, stream, places)
-    return keeper.packed(keeper.keep(last - first, blocks), owner, pieces)
+    return keeper.packed(keeper.keep(last - first, blocks), owner, pieces, turned=False)
 
 
 def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packed:
