@@ -27,6 +27,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest, refuse_url, replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
 
 OWN = (PHASES, TOKENIZER, LOOKUP, MIXTURES, STORE, HISTORY)  # of a build alone, or made anew here
@@ -144,6 +145,8 @@ def _link_again(source: Path, target: Path) -> None:
         if target.readlink() == there:
             return
         _check_receipts(source, target)
+    elif (target / receipts.NAME).exists() and (source / receipts.NAME).exists():
+        _check_receipts(source, target)  # of a build from before there was a store
     elif target.exists():
         raise RefusalError(f"{source}: is a link, where another build has a folder ({target})")
     else:
@@ -159,14 +162,23 @@ def _last(folder: Path) -> Iterator[Path]:
 
 
 def _check_receipts(source: Path, target: Path) -> None:
-    """Refuse a folder that was made otherwise than the one that is there."""
-    old, new = (
-        {key: value for key, value in vars(receipts.read(folder)).items() if key not in TIMES}
-        for folder in (target, source)
-    )
+    """Refuse a folder that was made otherwise than the one that is there.
+
+    Packed rows may be in files in one build and laid out in the other: their content is one.
+    """
+    read = [vars(receipts.read(folder)) for folder in (target, source)]
+    old, new = ({key: value for key, value in one.items() if key not in TIMES} for one in read)
+    if len({one["settings"].get("written", True) for one in read}) > 1:
+        old, new = map(_as_rows, (old, new))
     if lines := receipts.differences(old, new, ""):
         raise RefusalError(
             f"{source}: was made otherwise than in another build "
             f"({'; '.join(line.lstrip('.') for line in lines[:3])}); merge builds of one recipe "
             "and of the same raw files"
         )
+
+
+def _as_rows(receipt: Json) -> Json:
+    """Return what a receipt says of rows, whether they are in files or not."""
+    settings = {key: value for key, value in receipt["settings"].items() if key != "written"}
+    return {**receipt, "settings": settings, "files": None, "shards": None}

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from crystalmix.mixtures.build import pack
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -60,6 +61,24 @@ def test_the_digests_are_those_of_one_build(corpus: Path, tmp_path: Path, order:
         assert any(
             merged.samefile(corpus / one / name) for one in "ab" if (corpus / one / name).exists()
         )
+
+
+@pytest.mark.parametrize("order", ["old new", "new old"])
+def test_rows_in_files_of_an_older_build_are_those_that_are_laid_out(
+    corpus: Path, tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipes.load(corpus / "recipe.yaml")
+    if not (corpus / "older").exists():
+        with monkeypatch.context() as patch:
+            patch.setattr(pack, "is_laid_out", lambda *_: False)  # as builds were made before
+            build(settings, corpus, corpus / "older", phases=["prose", "code"])
+    assert [*(corpus / "older").glob("domains/code/epoch-0/*.h5")]
+    places = {"old": corpus / "older", "new": corpus / "b"}
+    merge([places[name] for name in order.split()], tmp_path / "c")
+    assert read_manifests(tmp_path / "c") == read_manifests(corpus / "whole")
+    assert verify(tmp_path / "c") == []
+    files = [*(tmp_path / "c").glob("domains/code/epoch-0/*.h5")]
+    assert bool(files) == (order == "old new")
 
 
 def test_what_is_merged_already_may_be_merged_again_and_with_more(
