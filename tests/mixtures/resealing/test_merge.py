@@ -72,12 +72,12 @@ def test_rows_in_files_of_an_older_build_are_those_that_are_laid_out(
         with monkeypatch.context() as patch:
             patch.setattr(pack, "is_laid_out", lambda *_: False)  # as builds were made before
             build(settings, corpus, corpus / "older", phases=["prose", "code"])
-    assert [*(corpus / "older").glob("domains/code/epoch-0/*.h5")]
+    assert [*(corpus / "older").glob("domains/python/epoch-0/*.h5")]
     places = {"old": corpus / "older", "new": corpus / "b"}
     merge([places[name] for name in order.split()], tmp_path / "c")
     assert read_manifests(tmp_path / "c") == read_manifests(corpus / "whole")
     assert verify(tmp_path / "c") == []
-    files = [*(tmp_path / "c").glob("domains/code/epoch-0/*.h5")]
+    files = [*(tmp_path / "c").glob("domains/python/epoch-0/*.h5")]
     assert bool(files) == (order == "old new")
 
 
