@@ -1,7 +1,7 @@
 """Blocks of rows to export: ids, mask and labels, where each row is from, and its documents."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -86,8 +86,7 @@ class Range:
 
 def blocks(manifest: Manifest, build: Path, chosen: Range, documents: bool) -> Iterator[Block]:
     """Yield the rows of a range in order, in bounded memory."""
-    paths = [build / path for path in manifest.paths]
-    size = block_rows(manifest.msl)
+    names, size = manifest.paths, block_rows(manifest.msl)
     for first in range(chosen.first, chosen.last, size):
         last = min(first + size, chosen.last)
         refs, positions = manifest.rows(first, last), np.arange(first, last)
@@ -96,8 +95,11 @@ def blocks(manifest: Manifest, build: Path, chosen: Range, documents: bool) -> I
             columns = (refs.part, refs.epoch, refs.shard, refs.row)
             refs, positions = RowRefs(*(column[here] for column in columns)), positions[here]
         if len(positions):
-            rows = gather(paths, refs.shard, refs.row)
-            pieces = _documents(paths, refs) if documents else pa.nulls(len(rows), DOCUMENTS)
+            used, which = np.unique(refs.shard, return_inverse=True)
+            paths = [build / names[shard] for shard in used.tolist()]
+            rows = gather(paths, which, refs.row)
+            own = replace(refs, shard=which)
+            pieces = _documents(paths, own) if documents else pa.nulls(len(rows), DOCUMENTS)
             yield Block(manifest, positions, rows, refs, pieces)
 
 

@@ -56,6 +56,7 @@ STEPS = pa.schema(
     ]
 )
 
+BATCH_ROWS = 1 << 14  # of a segment in which few steps are looked for
 SCHEMAS = {"rows": ROWS, "steps": STEPS}
 
 
@@ -297,10 +298,15 @@ def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Ta
             known: Any = file.metadata.row_group(group).column(0).statistics
             low, high = (known.min, known.max) if known else (steps[0], steps[-1])
             if np.searchsorted(steps, high, side="right") > np.searchsorted(steps, low):
-                table = file.read_row_group(group)
-                table = table.filter(np.isin(table["step"].to_numpy(), steps))
-                table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary
-                tables.append(table)
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
+                    found = batch["step"].to_numpy()
+                    own = np.isin(found, steps)
+                    if own.any():
+                        table = pa.Table.from_batches([batch.filter(pa.array(own))])
+                        table.validate(full=True)  # texts that are no UTF-8, bad places
+                        tables.append(table)
+                    if len(found) and found[-1] > steps[-1]:
+                        break  # steps ascend
         return pa.concat_tables(tables)
 
 
