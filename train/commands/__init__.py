@@ -10,5 +10,6 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.train.commands import ablate, answering, csx, data, train, weights
+    from crystalmix.train.commands.options import Group
 
 __getattr__, __dir__ = lazy_names(__name__)
