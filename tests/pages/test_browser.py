@@ -158,10 +158,11 @@ def test_without_script_every_row_is_there(browser: Browser) -> None:
     assert rows.filter(visible=True).count() == rows.count() > 1
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    words = [os.environ["CRYSTALMIX"], "serve", FOLDER / "reported" / "a-run"]
-    words += ["--build", FOLDER / "reported" / "a-build", "--port", "0"]
+@pytest.fixture(scope="module", params=["a-run", "a-build"])
+def served(request: pytest.FixtureRequest) -> Iterator[str]:
+    words = [os.environ["CRYSTALMIX"], "serve", FOLDER / "reported" / request.param]
+    words += ["--build", FOLDER / "reported" / "a-build"] * (request.param == "a-run")
+    words += ["--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -170,7 +171,7 @@ def served() -> Iterator[str]:
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_served_run_is_asked_by_keyboard(
+def test_a_served_run_or_build_is_asked_by_keyboard(
     width: int, theme: Any, served: str, browser: Browser
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
