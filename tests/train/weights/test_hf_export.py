@@ -166,9 +166,11 @@ def test_without_the_build_of_its_manifest_no_tokenizer_is_written(tmp_path: Pat
     result = call("export", alone, "--out", tmp_path / "out")
     assert result.exit_code == 0
     asked = manifest("code").digest[:12]
-    assert result.stderr == (
-        f"note: no build with manifest {asked} is known (--build): no tokenizer written\n"
+    [unknown, formats] = result.stderr.splitlines()
+    assert unknown == (
+        f"note: no build with manifest {asked} is known (--build): no tokenizer written"
     )
+    assert formats.startswith("note: transformers and vLLM load it with trust_remote_code; GGUF ")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     code = {"configuration_crystalcoder.py", "modeling_crystalcoder.py"}
     known = {"config.json", "generation_config.json", "crystalmix.json", "README.md"}
