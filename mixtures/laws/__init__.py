@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.laws import (
         compare,
         distributions,
+        families,
         fit,
         fit_repetition,
         loss_table,
         noise,
         recommend,
+        resample,
         simplex,
     )
     from crystalmix.mixtures.laws.across_scales import (

@@ -113,8 +113,11 @@ def across_scales(
     return AcrossScales(tuple(ranks), tuple(best), tuple(runs), sd, largest_predicted(fitted))
 
 
-def largest_predicted(fitted: Fit) -> LargestPredicted | None:
-    """Fit all runs but those of the largest scale, and predict these; None below three scales."""
+def without_largest(fitted: Fit) -> tuple[Fit, NDArray[np.bool_]] | None:
+    """Fit all runs but those of the largest scale, taken there; say which runs these are.
+
+    None below three scales.
+    """
     scales = fitted.scales
     if scales is None:
         return None
@@ -139,11 +142,20 @@ def largest_predicted(fitted: Fit) -> LargestPredicted | None:
         effects.argmax(axis=1) if effects.shape[1] else None,
         Scales(scales.parameters[~held], scales.tokens[~held]),
     )
+    return others.at(*largest.tolist()), held
+
+
+def largest_predicted(fitted: Fit) -> LargestPredicted | None:
+    """Return how well all other scales predict the largest; None below three scales."""
+    found, scales = without_largest(fitted), fitted.scales
+    if found is None or scales is None:
+        return None
+    others, held = found
     losses = fitted.losses[held]
-    mean, low, high = others.at(*largest.tolist()).predict(fitted.shares[held])
+    mean, low, high = others.predict(fitted.shares[held])
     return LargestPredicted(
-        parameters=float(largest[0]),
-        tokens=float(largest[1]),
+        parameters=float(scales.parameters[held][0]),
+        tokens=float(scales.tokens[held][0]),
         runs=int(held.sum()),
         covered=float(((low <= losses) & (losses <= high)).mean()),
         rho=float(np.mean([spearman(*pair) for pair in zip(mean.T, losses.T, strict=True)])),

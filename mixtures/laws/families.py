@@ -26,6 +26,7 @@ STARTS = ((0.5, 0.3), (0.25, 1.0), (1.0, 0.1), (0.5, 2.0))  # a; (least loss - c
 EXPONENT = (np.log(0.5), 1.0)  # prior of log a: mean, standard deviation
 WEIGHT_SPREAD = 3.0  # prior of log w about their mean, of t about their mean
 RSTAR = (np.log(15.4), 1.0)  # prior of log R*: as published; six tiny runs gave 7.0
+RSTAR_DRIFT = 0.3  # SD of the exponent with which R* changes with the size
 TRACE = 1e-3  # added to a share, so that an absent domain has a finite slope
 LEAST_EXPONENT = 0.05  # of a: below it the law is a logarithm with a made-up irreducible loss
 RETURNS = 2  # place of logit g among the concave law's parameters
@@ -378,10 +379,15 @@ class Quadratic(Linear):
 
 @dataclass(frozen=True)
 class Repeated:
-    """Any law over effective shares; its last parameter is log R*. Convex laws stay convex."""
+    """Any law over effective shares; its last parameter is log R*. Convex laws stay convex.
+
+    sized: points hold log N behind the shares, and R* is a power of it, `R* N^s`, whose exponent
+    is the last parameter: a larger model may wear texts out sooner.
+    """
 
     law: Law
     once: Floats
+    sized: bool = False
 
     @property
     def convex(self) -> bool:
@@ -400,45 +406,61 @@ class Repeated:
 
     def names(self, domains: Sequence[str]) -> list[str]:
         """Name the parameters."""
-        return [*self.law.names(domains), "log R*"]
+        return [*self.law.names(domains), "log R*", *(["s:R*"] if self.sized else [])]
 
     def starts(self, shares: Floats, losses: Floats) -> Floats:
         """Guess with the published R*."""
         count = len(self.once)
         worth = repeated_tokens.effective(shares[:, :count], self.once, np.exp(RSTAR[:1]))[0]
         inner = self.law.starts(np.concatenate([worth, shares[:, count:]], axis=1), losses)
-        return np.concatenate([inner, np.full((*inner.shape[:-1], 1), RSTAR[0])], axis=-1)
+        own = np.broadcast_to(self._own, (*inner.shape[:-1], self._more))
+        return np.concatenate([inner, own], axis=-1)
 
     def prior(self, shares: Floats, losses: Floats) -> tuple[Floats, Floats]:
-        """Return the law's, and one of log R*."""
+        """Return the law's, and one of log R* and of its exponent."""
         mean, precision = self.law.prior(shares, losses)
-        count = mean.shape[1]
-        wider = np.zeros((len(mean), count + 1, count + 1))
+        count, whole = mean.shape[1], mean.shape[1] + self._more
+        wider = np.zeros((len(mean), whole, whole))
         wider[:, :count, :count] = precision
-        wider[:, count, count] = RSTAR[1] ** -2
-        return np.column_stack([mean, np.full(len(mean), RSTAR[0])]), wider
+        spread = np.array([RSTAR[1], RSTAR_DRIFT][: self._more])
+        wider[:, count:, count:] = np.diag(spread**-2)
+        return np.column_stack([mean, np.tile(self._own, (len(mean), 1))]), wider
 
     def value(self, theta: Floats, shares: Floats) -> Floats:
         """Return the law of effective shares."""
-        return self.law.value(theta[..., :-1], self._effective(theta, shares)[0])
+        return self.law.value(theta[..., : -self._more], self._effective(theta, shares)[0])
 
     def jacobian(self, theta: Floats, shares: Floats) -> Floats:
-        """Return the law's derivatives, and that by log R*."""
+        """Return the law's derivatives, and those by log R* and its exponent."""
         worth, _, by_rstar = self._effective(theta, shares)
-        inner = self.law.jacobian(theta[..., :-1], worth)
-        last = (self.law.slope(theta[..., :-1], worth) * by_rstar).sum(axis=-1)
-        return np.concatenate([inner, last[..., None]], axis=-1)
+        own = theta[..., : -self._more]
+        last = (self.law.slope(own, worth) * by_rstar).sum(axis=-1)[..., None]
+        columns = [self.law.jacobian(own, worth), last]
+        if self.sized:
+            columns.append(last * shares[..., len(self.once), None])
+        return np.concatenate(columns, axis=-1)
 
     def slope(self, theta: Floats, shares: Floats) -> Floats:
         """Return the derivative by shares as they are asked."""
         worth, by_share, _ = self._effective(theta, shares)
-        return self.law.slope(theta[..., :-1], worth) * by_share
+        return self.law.slope(theta[..., : -self._more], worth) * by_share
+
+    @property
+    def _more(self) -> int:
+        return 1 + self.sized
+
+    @property
+    def _own(self) -> Floats:
+        return np.array([RSTAR[0], 0.0][: self._more])
 
     def _effective(self, theta: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
         """Return effective shares, beside what else a point holds, and their two derivatives."""
         count = len(self.once)
+        log = theta[..., -self._more, None, None]
+        if self.sized:
+            log = log + theta[..., -1:, None] * shares[..., count : count + 1]
         worth, by_share, by_rstar = repeated_tokens.effective(
-            shares[..., :count], self.once, np.exp(theta[..., -1:, None])
+            shares[..., :count], self.once, np.exp(log)
         )
         rest = np.broadcast_to(shares[..., count:], (*worth.shape[:-1], shares.shape[-1] - count))
         return np.concatenate([worth, rest], axis=-1), by_share, by_rstar

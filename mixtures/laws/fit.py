@@ -263,7 +263,7 @@ def _law(kind: str, settings: FitSettings, scales: Scales | None) -> families.La
     if scales is None:
         return families.make(kind, once)
     law = Scaled(drift=kind == "joint")
-    return law if once is None else families.Repeated(law, once)
+    return law if once is None else families.Repeated(law, once, sized=True)
 
 
 def _check(shares: Floats, losses: Floats, settings: FitSettings) -> None:

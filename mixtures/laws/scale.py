@@ -5,7 +5,8 @@ loss = c + A N^-b + (D^d sum_j w_j N^s_j (p_j + e)^g)^-a
 N: parameters, D: tokens, each over the geometric mean of the table's runs. What a domain is worth
 may grow or fall with the size (`s_j`: a larger model takes more from a hard domain), so that the
 best mixture drifts with it; with `drift` false all s_j are 0, as in the additive law of Shukor et
-al. (2507.09404). At one scale it is the concave law plus a constant: convex in the shares.
+al. (2507.09404). Where domains are repeated, R* is a power of N (`families.Repeated`). At one scale
+it is the concave law plus a constant: convex in the shares.
 """
 
 from collections.abc import Sequence

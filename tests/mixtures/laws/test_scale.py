@@ -10,7 +10,13 @@ from crystalmix.mixtures.laws.scale import AtScale, Scaled, Scales
 from helpers.truths import SizedTruth
 
 SMALL, MIDDLE, LARGE, TOKENS = 1e5, 3e5, 9e5, 3e5
-LAWS = [Scaled(), Scaled(drift=False), Repeated(Scaled(), np.array([0.2, 0.5, 1.0, 1.0]))]
+ONCE = np.array([0.2, 0.5, 1.0, 1.0])
+LAWS = [
+    Scaled(),
+    Scaled(drift=False),
+    Repeated(Scaled(), ONCE),
+    Repeated(Scaled(), ONCE, sized=True),
+]
 
 
 def points(count: int, seed: int = 0) -> np.ndarray:
@@ -119,3 +125,32 @@ def test_a_joint_law_needs_scales_and_others_take_none() -> None:
         Scales(np.zeros(2), np.ones(2))
     with pytest.raises(ValueError, match="domains: must have one entry"):
         fit(shares, losses, "joint", FitSettings(domains=("a",)), scales=sizes)
+
+
+def worn(sizes: np.ndarray, shares: np.ndarray, once: np.ndarray) -> np.ndarray:
+    """Losses of two targets where a model nine times larger wears texts out three times sooner."""
+    rstar = 8 * (sizes / LARGE) ** -0.5
+    turns = np.maximum(shares / once - 1, 0)
+    fresh = np.minimum(shares, once)
+    worth = fresh + once * rstar[:, None] * (1 - np.exp(-turns / rstar[:, None]))
+    weights = np.array([[3.0, 0.5, 0.3], [0.3, 2.0, 0.5]])
+    data = np.einsum("rj,tj->rt", worth**0.6, weights)
+    return 1.5 + 0.4 * (sizes / SMALL)[:, None] ** -0.35 + data**-0.5
+
+
+def test_texts_that_wear_out_sooner_in_larger_models_are_told() -> None:
+    rng = np.random.default_rng(5)
+    once = np.array([0.05, 0.3, 1.0])
+    mixtures = rng.dirichlet([1.5, 1.0, 1.0], 40)
+    shares, sizes = np.vstack([mixtures, mixtures]), np.repeat([SMALL, LARGE], 40)
+    losses = worn(sizes, shares, once) + 0.003 * rng.normal(size=(80, 2))
+    settings = FitSettings(domains=("a", "b", "c"), targets=("a", "b"), once=tuple(once))
+    fitted = fit(shares, losses, "joint", settings, scales=Scales(sizes, np.full(80, TOKENS)))
+    names = fitted.law.names(fitted.domains)
+    assert names[-2:] == ["log R*", "s:R*"]
+    exponent, error = fitted.theta[0, -1], fitted.errors()[0, -1]
+    assert exponent + 1.645 * error < 0
+    assert exponent == pytest.approx(-0.5, abs=2.5 * error)
+    fresh = rng.dirichlet([2.0, 1.0, 1.0], 30)
+    truth = worn(np.full(30, LARGE), fresh, once)
+    assert np.abs(fitted.at(LARGE, TOKENS).mean(fresh) - truth).max() < 0.02
