@@ -1,9 +1,11 @@
-"""Measure an ablation on mixtures that it was not fitted to: `python tests/bench_ablate.py DIR`.
+"""An ablation measured on mixtures that it was not fitted to: `bench_ablate.py DIR`.
 
 DIR holds a finished ablation, such as `crystalmix ablate four-groups --data RAW --out DIR` leaves.
-Further mixtures, of another swarm, are trained beside it with the same weights and draws (below
-`DIR/held-out`), and every law is held against them: rank correlation by domain and of the valued
-mean, regret of the mixture that the law prefers among them, coverage of its intervals.
+Further mixtures, of another swarm, are trained beside it (below `DIR/held-out`): once with the
+weights and draws of the design, and under seeds that no run of it had. Every law is held against
+them, seed by seed: rank correlation by domain and of the valued mean, regret of the mixture that
+the law prefers among them, coverage of its intervals, and the root mean square error, also over
+that of the effective-data law (the former default).
 """
 
 import argparse
@@ -22,13 +24,13 @@ from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.laws.distributions import spearman
 from crystalmix.mixtures.laws.fit import KINDS
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.workers import Fanout
-from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.measure import Held
 from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
 from crystalmix.train.ablations.results import Insight
-from crystalmix.train.ablations.tables import loss_matrix
+from crystalmix.train.ablations.tables import SPEC, loss_matrix
 
 OTHER_SEED = 4711  # of the swarm that nothing was fitted to
 
@@ -37,24 +39,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mixtures", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=2, help="the design's, then new ones")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     seen = Insight(asked.folder.resolve())
     mixtures = fresh(seen, asked.mixtures)
     began = monotonic()
-    results = trained(seen, mixtures, asked.workers)
+    draws = [0, *(seen.spec.swarm.replicates + seen.spec.checks.seeds + k for k in range(1, 99))]
+    draws = draws[: asked.seeds]
+    results = trained(seen, [(one, draw) for draw in draws for one in mixtures], asked.workers)
     wall = monotonic() - began
     names = seen.domains
     shares = np.array([[mixture.shares[name] for name in names] for mixture in mixtures])
-    measured = loss_matrix(results, names)
     value = np.array([seen.spec.value[name] for name in names])
-    rows = [judged(seen, kind, shares, measured, value) for kind in KINDS]
     head = ["law", *(f"rho {name}" for name in names), "mean", "valued", "regret", "coverage"]
-    noise = seen.report["noise"]["sigma"]
+    for number, draw in enumerate(draws):
+        here = results[number * len(mixtures) : (number + 1) * len(mixtures)]
+        measured = loss_matrix(here, names)
+        errors = {kind: rmse(seen, kind, shares, measured) for kind in KINDS}
+        rows = [
+            [
+                *judged(seen, kind, shares, measured, value),
+                f"{errors[kind]:.4f}",
+                f"{errors[kind] / errors['effective']:.3f}",
+            ]
+            for kind in KINDS
+        ]
+        sys.stdout.write(f"draw {draw}: {'the design' if draw == 0 else 'a new seed'}\n")
+        sys.stdout.write("\n".join([*table(rows, [*head, "rmse", "of effective"]), "", ""]))
+    noise = seen.report.noise
     used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
-    told = f"{len(mixtures)} mixtures, seed SD of the valued mean {noise:.4f}, {used:.0f} CPU-s"
-    told += f"; training {wall:.0f} s with {asked.workers} workers"
-    sys.stdout.write("\n".join([*table(rows, head), told, ""]))
+    told = f"{len(mixtures)} mixtures, SD of the valued mean: under another seed {noise.sigma:.4f}"
+    told += f" ({noise.freedom} degrees), within a seed {noise.own:.4f}; {used:.0f} CPU-s"
+    sys.stdout.write(f"{told}; training {wall:.0f} s with {asked.workers} workers\n")
 
 
 def fresh(seen: Insight, count: int) -> list[Mixture]:
@@ -73,16 +90,16 @@ def fresh(seen: Insight, count: int) -> list[Mixture]:
     return [Mixture(f"fresh-{i}", one.shares, "check") for i, one in enumerate(chosen[1:])]
 
 
-def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[ProxyResult]:
-    """Train them as the design was trained; what is done is not done again."""
+def trained(seen: Insight, runs: list[tuple[Mixture, int]], workers: int) -> list[ProxyResult]:
+    """Train mixtures, each under a draw, as the design was; what is done is not done again."""
     spec = seen.spec
     proxies: list[ProxyRun] = []
-    for mixture in mixtures:
-        trial = seen.ground.single(mixture, 0)
+    for mixture, draw in runs:
+        trial = seen.ground.single(mixture, draw)
         proxy = ProxyRun(
             name=trial.name,
             pool=str(seen.folder / "build"),
-            out=str(seen.folder / "held-out" / trial.name),
+            out=str(seen.folder / "held-out" / f"{trial.name}-{draw}"),
             phases=(trial.name,),
             size=trial.size,
             seed=trial.seed,
@@ -93,6 +110,7 @@ def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[ProxyR
                 Held(name, name + ablation.HELD, spec.proxy.held_out_rows) for name in spec.domains
             ),
             spike=spec.proxy.spike,
+            dtype=read_json(seen.folder / SPEC).get("dtype", "bfloat16"),
         )
         sealed = [remix(seen.ground.pool, trial.portions[0])]
         reusing.view(seen.folder / "build", sealed, Path(proxy.out) / VIEW)
@@ -101,9 +119,14 @@ def trained(seen: Insight, mixtures: list[Mixture], workers: int) -> list[ProxyR
         return list(pool.map(train, proxies, "fresh"))
 
 
+def rmse(seen: Insight, kind: str, shares: Any, measured: Any) -> float:
+    """Return a law's error over all domains, nats."""
+    return float(np.sqrt(np.mean((seen.fits[kind].mean(shares) - measured) ** 2)))
+
+
 def judged(seen: Insight, kind: str, shares: Any, measured: Any, value: Any) -> list[object]:
     """Hold one law against the fresh mixtures."""
-    fit = fitted(seen.ground, seen.fit.shares, seen.fit.losses, kind)
+    fit = seen.fits[kind]
     mean, low, high = fit.predict(shares)
     each = [spearman(mean[:, i], measured[:, i]) for i in range(measured.shape[1])]
     valued = measured @ value

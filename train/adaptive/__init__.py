@@ -1,7 +1,8 @@
 """Adaptive mixtures: windows of steps whose shares follow from the ledger so far.
 
 The policies (pure functions of what was recorded), the manifest of a window, the run of windows,
-the check that each follows. Never: a share that is not sealed before its window's first step.
+the check that each follows, and the simulation of a policy on finished runs. Never: a share that is
+not sealed before its window's first step.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.train.adaptive import check
+    from crystalmix.train.adaptive import check, simulate
     from crystalmix.train.adaptive.policy import read_policy
     from crystalmix.train.adaptive.run_windows import train_adaptive
 
