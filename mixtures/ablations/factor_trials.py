@@ -1,18 +1,20 @@
 """Trials of factors: what varies besides shares, at the centre mixture and at equal tokens.
 
 FIM rate of code; order of language and code; replay of language in a last third of code; how often
-one domain is gone through. Each level is run once for each draw.
+one domain is gone through; CrystalCoder's third phase. Each level is run once for each draw.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from crystalmix.mixtures.ablations.design import Mixture
+from crystalmix.mixtures.ablations.published_mixtures import crystal, published_rows
 from crystalmix.mixtures.ablations.small_manifest import Portion, Window
-from crystalmix.mixtures.ablations.spec import fim_domain
+from crystalmix.mixtures.ablations.spec import FIM_SECOND, FIM_THIRD, fim_domain
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 
 Shares = Mapping[str, float]
+Stages = Sequence[tuple[Shares, float]]
 REPLAYED = 3  # the last third of a run is the one that replays
 REPLAY = 0.1  # of the language, in the third phase of `crystal-3`
 ROUNDED = 2  # rows that a part may get beyond its share: mixtures.manifest.exact_order.PREFIX_BOUND
@@ -27,7 +29,13 @@ def factors(ground: Ground) -> list[Trial]:
         levels += [_order(ground, order, number) for order in spec.order]
         levels += [_replay(ground, share, number) for share in spec.replay]
         levels += [_epochs(ground, epochs, number) for epochs in spec.epochs]
-    return levels
+        levels += _third_phase(ground, number) if spec.third_phase else []
+    own = ground.spec.proxy.size
+    return [
+        trial if size == own else replace(trial, size=size, name=f"{trial.name}-{size}")
+        for size in spec.sizes or (own,)
+        for trial in levels
+    ]
 
 
 def _fim(ground: Ground, rate: float, draw: int) -> Trial:
@@ -95,20 +103,72 @@ def _epochs(ground: Ground, epochs: int, draw: int) -> Trial:
     return replace(trial, role="factor", factor="epochs", level=level, portions=portions)
 
 
+def _third_phase(ground: Ground, draw: int) -> list[Trial]:
+    """Return CrystalCoder's three phases, and its first two with the second as much longer.
+
+    At the published shares, lengths and FIM rates; a draw has rows of its own, which both share.
+    """
+    code, lengths = ground.spec.of_kind("code"), published_rows()
+    kinds = {name: group.kind for name, group in ground.spec.domains.items()}
+    first, second, third = (
+        {
+            fim_domain(name, rate) if name in code else name: share
+            for name, share in crystal(ground.tokens, phase, kinds).items()
+            if share
+        }
+        for phase, rate in (("phase1", 0.0), ("phase2", FIM_SECOND), ("phase3", FIM_THIRD))
+    )
+    one, two, three = (rows / sum(lengths) for rows in lengths)
+    arms: dict[str, Stages] = {
+        "without": [(first, one), (second, two + three)],
+        "with": [(first, one), (second, two), (third, three)],
+    }
+    windows = _apart(ground, draw, list(arms.values()))
+    decay = ground.spec.factors.decay
+    return [
+        replace(_staged(ground, "third_phase", level, draw, stages, (), windows), decay=decay)
+        for level, stages in arms.items()
+    ]
+
+
+def _apart(ground: Ground, draw: int, arms: Sequence[Stages]) -> dict[str, Window]:
+    """Return windows that hold what any of the arms reads, other rows for each draw if there are.
+
+    Where a domain has fewer rows than that, draws overlap, or all read it whole.
+    """
+    proxy, needs = ground.spec.proxy, dict[str, int]()
+    for stages in arms:
+        asked = dict[str, int]()
+        for shares, size in stages:
+            for name, share in shares.items():
+                rows = share / sum(shares.values()) * size * proxy.steps * proxy.batch
+                asked[name] = asked.get(name, 0) + round(rows) + ROUNDED + proxy.batch
+        needs |= {name: max(rows, needs.get(name, 0)) for name, rows in asked.items()}
+    windows: dict[str, Window] = {}
+    for name, rows in ground.rows.items():
+        need = min(rows, needs.get(name, rows))
+        first = draw * need % (rows - need + 1)
+        windows[name] = Window(first, first + need)
+    return windows
+
+
 def _staged(
     ground: Ground,
     factor: str,
     level: str,
     draw: int,
-    stages: Sequence[tuple[Shares, float]],
+    stages: Stages,
     replayed: tuple[str, ...] = (),
+    windows: Mapping[str, Window] | None = None,
 ) -> Trial:
     """Return a trial of one phase after the other; each goes on where the one before ended.
 
     stages: shares, and how much of the run. replayed: domains whose rows the last phase sees again.
+    windows: that it draws from, by default those that stand for the real run's rows.
     """
     name = f"{factor}-{level}-{draw + 1}"
-    portions = tuple(_portions(ground, name, draw, stages, replayed))
+    whole = windows or ground.windows(draw)
+    portions = tuple(_portions(ground, name, whole, stages, replayed))
     total = sum(portion.steps for portion in portions)
     shares: dict[str, float] = {}
     for portion in portions:
@@ -123,11 +183,11 @@ def _staged(
 def _portions(
     ground: Ground,
     name: str,
-    draw: int,
-    stages: Sequence[tuple[Shares, float]],
+    whole: Mapping[str, Window],
+    stages: Stages,
     replayed: tuple[str, ...],
 ) -> Iterator[Portion]:
-    proxy, whole = ground.spec.proxy, ground.windows(draw)
+    proxy = ground.spec.proxy
     taken = {name: window.first for name, window in whole.items()}
     gone, done = 0.0, 0
     for number, (shares, size) in enumerate(stages, start=1):

@@ -1,7 +1,8 @@
 """Pooling: the recipe of the rows that all proxies of an ablation share.
 
 Each domain is packed anew with short rows and a small tokenizer, a share of its documents is held
-out, and there is a variant of it for each FIM rate that is asked.
+out, and there is a variant of it for each FIM rate that is asked. FIM is row by row, for rows so
+short hold few whole documents, and what a middle stands between must be in its row.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ from crystalmix.mixtures.ablations.spec import (
     HELD,
     HELD_OUT,
     HELD_SHARE,
+    INFILL,
     POOL,
     Ablation,
     fim_domain,
@@ -36,13 +38,14 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
         domains[name] = trained
         domains[name + HELD] = Domain(trained.sources, split="valid")
         for rate in _rates(spec, name):
-            fim = FimSettings(rate) if rate else None
+            fim = FimSettings(rate, level="row") if rate else None
             domains[fim_domain(name, rate)] = replace(trained, fim=fim)
-    trained = [name for name in domains if not name.endswith(HELD)]
-    phases = {
-        POOL: _everything(POOL, trained),
-        HELD_OUT: _everything(HELD_OUT, [name + HELD for name in spec.domains]),
-    }
+        if name in spec.infilled:
+            middles = FimSettings(1.0, level="row", loss="middle")
+            domains[name + HELD + INFILL] = Domain(trained.sources, split="valid", fim=middles)
+    held = [name + HELD for name in spec.domains] + [n + HELD + INFILL for n in spec.infilled]
+    trained = [name for name in domains if name not in held]
+    phases = {POOL: _everything(POOL, trained), HELD_OUT: _everything(HELD_OUT, held)}
     drawn = {source for domain in domains.values() for source in domain.sources}
     sources = {name: one for name, one in recipe.sources.items() if name in drawn}
     settings = recipe.tokenizer
@@ -66,7 +69,7 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
 
 
 def _rates(spec: Ablation, name: str) -> tuple[float, ...]:
-    return spec.factors.fim_rate if spec.domains[name].kind == "code" else ()
+    return spec.factors.permuted if spec.domains[name].kind == "code" else ()
 
 
 def _everything(name: str, domains: list[str]) -> Phase:

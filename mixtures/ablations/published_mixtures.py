@@ -64,17 +64,34 @@ def crystal_phase3(tokens: Mapping[str, int]) -> dict[str, float]:
     return crystal(tokens, "phase3")
 
 
-def crystal(tokens: Mapping[str, int], phase: str) -> dict[str, float]:
+def published_rows() -> tuple[int, ...]:
+    """Return how many rows CrystalCoder's three phases have."""
+    from crystalmix.mixtures.recipes import recipe as recipes
+
+    phases = recipes.load("crystalcoder").phases
+    return tuple(
+        (phases[name].steps or 0) * phases[name].batch for name in ("phase1", "phase2", "phase3")
+    )
+
+
+def crystal(
+    tokens: Mapping[str, int], phase: str, kinds: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Return a phase of the bundled recipe `crystalcoder`, spread over the given domains."""
-    return spread(_published(phase), tokens)
+    return spread(_published(phase), tokens, kinds)
 
 
-def spread(weights: Mapping[str, float], tokens: Mapping[str, int]) -> dict[str, float]:
+def spread(
+    weights: Mapping[str, float],
+    tokens: Mapping[str, int],
+    kinds: Mapping[str, str] | None = None,
+) -> dict[str, float]:
     """Give the weights of published sets to the domains of a corpus.
 
     A set goes to the domain of its own name, else to the group that holds it. StarCoder, where
-    no domain stands for it, goes to the domains of code by their tokens. What has no domain is
-    left out and the rest scaled to 1. RefusalError where nothing is left.
+    no domain stands for it, goes to the domains of code by their tokens. With kinds (`language` or
+    `code`, by domain) so does every other set, to those of its kind. What has no domain is left out
+    and the rest scaled to 1. RefusalError where nothing is left.
     """
     named = {name.lower(): name for name in tokens}
     code = [named[n] for n in named if n in {group for s in CODE for group in GROUPS[s]}]
@@ -83,10 +100,14 @@ def spread(weights: Mapping[str, float], tokens: Mapping[str, int]) -> dict[str,
         home = next((named[n] for n in GROUPS.get(part, (part,)) if n in named), None)
         if home is not None:
             found[home] += weight
-        elif part == "starcoder":
-            held = sum(tokens[name] for name in code)
-            for name in code:
-                found[name] += weight * tokens[name] / held
+            continue
+        alike = code if part == "starcoder" else []
+        if kinds is not None:
+            kind = "language" if part in PROSE else "code"
+            alike = [name for name in tokens if kinds[name] == kind]
+        held = sum(tokens[name] for name in alike)
+        for name in alike:
+            found[name] += weight * tokens[name] / held
     if sum(found.values()) <= 0:
         raise RefusalError(
             f"domains {', '.join(tokens)}: none is a set of this preset "

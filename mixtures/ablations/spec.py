@@ -19,9 +19,11 @@ from crystalmix.prep.runtime.types import Content, Json
 
 BUNDLED = Path(__file__).parent
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
+FIM_SECOND, FIM_THIRD = 0.9, 0.3  # of code in CrystalCoder's second and third phase
 HELD_SHARE = 0.05  # of documents, where nothing else is said
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
+INFILL = ".infill"  # what a target of the middles of a domain's held-out rows ends in
 # Removed keys: the path, the value by which an older folder's ablation goes on, the remedy.
 REMOVED = (
     (("proxy", "stack"), 1, "proxies train one by one"),
@@ -44,6 +46,21 @@ class Group:
     max_epochs: Positive = 4.0
     tokens: Positive | None = None
     value: Annotated[float, Field(ge=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Texts whose answers are a target beside the domains, in bits per byte.
+
+    file: lines of JSON, beside the spec. prompt, answer: their keys; the loss is of the answer
+    after its prompt. value: its weight in what is minimised, beside the domains'.
+    """
+
+    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+    file: str
+    prompt: str = "prompt"
+    answer: str = "answer"
+    value: Annotated[float, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,9 +158,12 @@ class Checks:
 class Factors:
     """What is varied at the centre mixture besides shares; nothing where a list is empty.
 
-    fim_rate: of documents of code. order: of language and code, at equal totals. replay: share of
-    language in a last third of code. epochs: how often `repeated` is gone through for one share.
-    seeds: runs of each level.
+    fim_rate: of rows of code, judged on infilling too. order: of language and code, at equal
+    totals. replay: share of language in a last third of code. epochs: how often `repeated` is gone
+    through for one share. third_phase: CrystalCoder's three phases against its first two, the
+    second longer, at equal compute and published shares and FIM rates. decay: share of the steps of
+    these, at their end, in which the learning rate falls. seeds: runs of each level, the same for
+    all, which are compared in pairs. sizes: of the runs (empty: the proxy's).
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -152,7 +172,10 @@ class Factors:
     replay: tuple[Share, ...] = ()
     epochs: tuple[int, ...] = ()
     repeated: str | None = None
-    seeds: AtLeastOne = 1
+    third_phase: bool = False
+    decay: Annotated[float, within(0, 1, "(]")] = 0.2
+    seeds: AtLeastOne = 8
+    sizes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.order if name not in ORDERS]
@@ -163,6 +186,12 @@ class Factors:
                 f"epochs: must be at least 1, `repeated` naming a domain, got {list(self.epochs)}"
             )
 
+    @property
+    def permuted(self) -> tuple[float, ...]:
+        """The FIM rates of code that the pool holds, beside the recipe's own."""
+        third = (FIM_SECOND, FIM_THIRD) if self.third_phase else ()
+        return tuple(dict.fromkeys([*self.fim_rate, *third]))
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -171,7 +200,8 @@ class Ablation:
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
     current: shares of the mixture in use, which a recommendation has to beat (None: natural).
     held_out: the share of documents that losses are measured on, where the recipe has no `valid`
-    (None: 0.05). scales: proxies of other sizes beside the design.
+    (None: 0.05). scales: proxies of other sizes beside the design. tasks: further targets, by
+    name, which every run is measured on.
     """
 
     __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
@@ -188,8 +218,12 @@ class Ablation:
     law: str = "concave"
     build: str | None = None
     scales: tuple[Scale, ...] = ()
+    tasks: dict[str, TextTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        both = sorted(set(self.tasks) & set(self.domains))
+        if both:
+            raise ValueError(f"tasks: {both[0]} is the name of a domain; take another")
         for scale in self.scales:
             if scale.count > self.swarm.count:
                 raise ValueError(
@@ -198,7 +232,7 @@ class Ablation:
                 )
         if len(self.domains) < 2:
             raise ValueError(f"domains: must name two at least, got {list(self.domains)}")
-        if not sum(group.value for group in self.domains.values()) > 0:
+        if not any(one.value for one in (*self.domains.values(), *self.tasks.values())):
             raise ValueError("domains: some value must be above 0")
         if self.current is not None and set(self.current) != set(self.domains):
             raise ValueError(f"current: must give a share to each of {', '.join(self.domains)}")
@@ -209,17 +243,30 @@ class Ablation:
                 "proxy.vocab: must be null over a build, whose rows are of its own tokenizer, "
                 f"got {self.proxy.vocab}"
             )
-        if self.build is not None and self.factors.fim_rate:
-            raise ValueError("factors.fim_rate: needs rows packed anew; drop it, or drop `build`")
+        if self.build is not None and self.factors.permuted:
+            key = "fim_rate" if self.factors.fim_rate else "third_phase"
+            raise ValueError(f"factors.{key}: needs rows packed anew; drop it, or drop `build`")
         kinds = {group.kind for group in self.domains.values()}
-        if (self.factors.order or self.factors.replay) and len(kinds) < 2:
-            raise ValueError("factors.order: needs domains of both kinds, language and code")
+        staged = {name: getattr(self.factors, name) for name in ("order", "replay", "third_phase")}
+        for name in [name for name, value in staged.items() if value and len(kinds) < 2]:
+            raise ValueError(f"factors.{name}: needs domains of both kinds, language and code")
 
     @property
     def value(self) -> dict[str, float]:
-        """The weight of each domain in what is minimised; they sum to 1."""
-        total = sum(group.value for group in self.domains.values())
-        return {name: group.value / total for name, group in self.domains.items()}
+        """The weight of each target in what is minimised; they sum to 1."""
+        every = {**self.domains, **self.tasks}
+        total = sum(one.value for one in every.values())
+        return {name: one.value / total for name, one in every.items()}
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What every run is measured on: the domains, then the tasks."""
+        return (*self.domains, *self.tasks)
+
+    @property
+    def infilled(self) -> tuple[str, ...]:
+        """Domains on whose middles runs of factors are measured: those of code, with FIM."""
+        return tuple(self.of_kind("code")) if self.factors.permuted else ()
 
     def of_kind(self, kind: str) -> list[str]:
         """Return the domains of a kind."""
@@ -234,6 +281,12 @@ class Ablation:
             del content["scales"]
         if self.target.parameters is None:
             del content["target"]["parameters"]
+        if not self.tasks:
+            del content["tasks"]
+        if not self.factors.sizes:
+            del content["factors"]["sizes"]
+        if not self.factors.third_phase:
+            del content["factors"]["third_phase"], content["factors"]["decay"]
         return content
 
 

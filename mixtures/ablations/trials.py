@@ -24,7 +24,8 @@ class Trial:
     """One run: shares of all it consumes, seed of weights, size, and its phases.
 
     draw: which rows of each domain it draws from, 0 being the first. factor, level: what is varied
-    besides shares, and how; empty in the swarm.
+    besides shares, and how; empty in the swarm. decay: share of the steps, at their end, in which
+    the learning rate falls to zero; 1 where it falls from the warm-up on.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Trial:
     draw: int = 0
     factor: str = ""
     level: str = ""
+    decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Ground:
         )
 
     def _variants(self, name: str) -> list[str]:
-        return [fim_domain(name, rate) for rate in self.spec.factors.fim_rate]
+        return [fim_domain(name, rate) for rate in self.spec.factors.permuted]
 
 
 def design(ground: Ground) -> list[Trial]:

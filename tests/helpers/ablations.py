@@ -55,6 +55,7 @@ FACTORS: Json = {
         "replay": [0.2],
         "epochs": [1, 4],
         "repeated": "python",
+        "third_phase": True,
         "seeds": 2,
     },
 }

@@ -21,6 +21,7 @@ from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.ablations.spec import (
     HELD,
     HELD_OUT,
+    INFILL,
     POOL,
     Ablation,
     find,
@@ -39,12 +40,17 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import (
+    canonical,
+    lock_folder,
+    read_json,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations import conclusions, tables
-from crystalmix.train.ablations.measure import Held
+from crystalmix.train.ablations.measure import Answers, Held, answers_of
 from crystalmix.train.ablations.proxies import (
     VIEW,
     Dtype,
@@ -73,6 +79,7 @@ class Session:
     say: Say
     dtype: Dtype
     reused: Reused | None = None
+    answers: tuple[Answers, ...] = ()
 
     @property
     def build(self) -> Path:
@@ -92,8 +99,9 @@ def run(name: str, data: Path | None, out: Path, *, workers: int, say: Say) -> R
     out = out.resolve()
     refusal = f"{out}: another ablation runs here; wait for its end or take another --out"
     with lock_folder(out, refusal), Fanout(workers) as pool:
-        dtype = _claim(out, spec, recipe, reused)
-        session = Session(spec, recipe, root, out, pool, say, dtype, reused)
+        answers = answers_of(spec, find(name).parent)
+        dtype = _claim(out, spec, recipe, reused, answers)
+        session = Session(spec, recipe, root, out, pool, say, dtype, reused, answers)
         return _conclude(session, prepare(session))
 
 
@@ -190,10 +198,10 @@ def _fits(
     ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyResult]
 ) -> dict[str, Fit]:
     """Fit every law to the runs of the design, those left out whose loss spiked."""
-    names = tuple(ground.spec.domains)
+    names, targets = tuple(ground.spec.domains), ground.spec.targets
     kept = np.array([result.run.spikes == 0 for result in results])
     shares = np.array([[trial.shares[name] for name in names] for trial in designed])[kept]
-    losses = tables.loss_matrix(results, names)[kept]
+    losses = tables.loss_matrix(results, targets)[kept]
     draws = np.array([trial.draw for trial in designed])[kept]
     return {kind: fitted(ground, shares, losses, kind, draws) for kind in KINDS}
 
@@ -206,7 +214,7 @@ def _joint(ground: Ground, designed: Sequence[Trial], results: Sequence[ProxyRes
     names = tuple(ground.spec.domains)
     pairs = [(t, r) for t, r in zip(designed, results, strict=True) if r.run.spikes == 0]
     shares = np.array([[trial.shares[name] for name in names] for trial, _ in pairs])
-    losses = tables.loss_matrix([result for _, result in pairs], names)
+    losses = tables.loss_matrix([result for _, result in pairs], ground.spec.targets)
     draws = np.array([trial.draw for trial, _ in pairs])
     sizes = Scales(
         np.array([float(result.run.parameters) for _, result in pairs]),
@@ -246,7 +254,7 @@ def fitted(
     names = tuple(ground.spec.domains)
     repeats = bool((shares > np.array(ground.once) * 1.01).any())
     once = ground.once if repeats and kind != "linear" else None
-    settings = FitSettings(domains=names, targets=names, once=once)
+    settings = FitSettings(domains=names, targets=ground.spec.targets, once=once)
     return fit(shares, losses, kind, settings, draws, scales)
 
 
@@ -264,7 +272,12 @@ def _language_twice(spec: Ablation) -> dict[str, float]:
 
 
 def _proxy(session: Session, trial: Trial) -> ProxyRun:
-    proxy = session.spec.proxy
+    spec, proxy = session.spec, session.spec.proxy
+    held = [Held(name, name + HELD, proxy.held_out_rows) for name in spec.domains]
+    if trial.role == "factor":
+        held += [
+            Held(name + INFILL, name + HELD + INFILL, proxy.held_out_rows) for name in spec.infilled
+        ]
     return ProxyRun(
         name=trial.name,
         pool=str(session.build),
@@ -275,13 +288,21 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
         learning_rate=proxy.learning_rate,
         warmup=proxy.warmup,
         held_out=HELD_OUT,
-        held=tuple(Held(name, name + HELD, proxy.held_out_rows) for name in session.spec.domains),
+        held=tuple(held),
         spike=proxy.spike,
         dtype=session.dtype,
+        decay=trial.decay,
+        answers=session.answers,
     )
 
 
-def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> Dtype:
+def _claim(
+    out: Path,
+    spec: Ablation,
+    recipe: Recipe,
+    reused: Reused | None,
+    answers: Sequence[Answers],
+) -> Dtype:
     """Record what this folder follows from, or compare; return the dtype of all its proxies.
 
     The dtype is what the processor does fast when the ablation begins, and is kept on resume.
@@ -295,6 +316,8 @@ def _claim(out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None) -> 
     }
     if reused is not None:
         claim["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
+    if answers:
+        claim["tasks"] = {one.name: one.digest for one in answers}
     path = out / SPEC
     if not path.exists():
         dtype = fast_dtype(proxy_device())

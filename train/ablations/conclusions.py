@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.ablations.spec import INFILL
 from crystalmix.mixtures.ablations.trials import Ground, Trial
 from crystalmix.mixtures.laws import distributions
 from crystalmix.mixtures.laws.compare import relative_error
@@ -131,11 +132,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor with its levels, and R* of a repetition curve."""
+    """A factor with its levels, and R* of a repetition curve; size: of the runs."""
 
     factor: str
     levels: tuple[Level, ...]
     curve: RepetitionCurve | None = None
+    size: str = ""
 
 
 def laws(fits: Sequence[Fit]) -> tuple[LawSummary, ...]:
@@ -174,7 +176,7 @@ def noise_of_trials(
     """Estimate the noise from all runs of one size that no spike spoilt."""
     pairs = zip(trials, results, strict=True)
     kept = [(t, r) for t, r in pairs if t.size == size and r.run.spikes == 0]
-    shares = np.array([[trial.shares[name] for name in value] for trial, _ in kept])
+    shares = np.array([[share for _, share in sorted(t.shares.items())] for t, _ in kept])
     losses = loss_matrix([result for _, result in kept], tuple(value))
     draws = np.array([trial.draw for trial, _ in kept])
     return noise(groups_of(shares), draws, losses @ np.array(list(value.values())))
@@ -229,11 +231,12 @@ def checks(
     Only runs of the proxies' own size are predicted. At other sizes the noise is taken to be that
     of the proxies' size.
     """
-    names, delta = tuple(ground.spec.domains), ground.spec.checks.delta
+    spec, delta = ground.spec, ground.spec.checks.delta
+    names = spec.targets
     if not trials:
         return Checks((), None, (), delta)
     losses = loss_matrix(results, names)
-    shares = np.array([[trial.shares[name] for name in names] for trial in trials])
+    shares = np.array([[trial.shares[name] for name in spec.domains] for trial in trials])
     mean, low, high = fit.predict(shares)
     own = np.array([trial.size == ground.spec.proxy.size for trial in trials])
     inside = ((low <= losses) & (losses <= high))[own]
@@ -285,50 +288,51 @@ def factors(
 ) -> tuple[Factor, ...]:
     """Average the losses of each level of each factor; fit R* to a repetition curve.
 
-    fit: the law that says how steep the loss is in fresh tokens.
+    fit: the law that says how steep the loss is in fresh tokens at the proxies' size.
     """
     return tuple(
         _factor(
             ground,
             fit,
-            factor,
-            [i for i, t in enumerate(trials) if t.factor == factor],
+            (factor, size),
+            [i for i, t in enumerate(trials) if (t.factor, t.size) == (factor, size)],
             trials,
             results,
         )
-        for factor in dict.fromkeys(trial.factor for trial in trials)
+        for factor, size in dict.fromkeys((trial.factor, trial.size) for trial in trials)
     )
 
 
 def _factor(
     ground: Ground,
     fit: Fit,
-    factor: str,
+    which: tuple[str, str],
     places: Sequence[int],
     trials: Sequence[Trial],
     results: Sequence[ProxyResult],
 ) -> Factor:
-    spec, names = ground.spec, tuple(ground.spec.domains)
+    spec, (factor, size) = ground.spec, which
+    names = (*spec.targets, *(name + INFILL for name in spec.infilled))
     losses = loss_matrix([results[i] for i in places], names)
     labels = [trials[i].level for i in places]
     levels: list[Level] = []
     for label in dict.fromkeys(labels):
         rows = losses[[i for i, other in enumerate(labels) if other == label]]
-        valued = rows @ np.array(list(spec.value.values()))
+        valued = rows[:, : len(spec.value)] @ np.array(list(spec.value.values()))
         count = len(valued)
         sem = float(valued.std(ddof=1) / count**0.5) if count > 1 else None
         means = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         levels.append(Level(label, count, means, float(valued.mean()), sem))
     if factor != "epochs" or len(places) < LEAST_RUNS_OF_A_CURVE:
-        return Factor(factor, tuple(levels))
+        return Factor(factor, tuple(levels), size=size)
     repeated = spec.factors.repeated or names[0]
-    centre = np.array([ground.uniform[name] for name in names])
+    centre = np.array([ground.uniform[name] for name in spec.domains])
     curve = fit_repetition(
         np.array([float(label) for label in labels]),
         losses[:, names.index(repeated)],
-        known=steepness(fit, centre, repeated),
+        known=steepness(fit, centre, repeated) if size == spec.proxy.size else None,
     )
-    return Factor(factor, tuple(levels), curve)
+    return Factor(factor, tuple(levels), curve, size)
 
 
 def _by_target(fit: Fit, values: Floats) -> dict[str, float | None]:

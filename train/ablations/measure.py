@@ -1,5 +1,6 @@
-"""Held-out loss of a proxy by domain, with its standard error."""
+"""Losses of a proxy with their standard errors: of domains held out, and of answers to prompts."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.ablations.spec import Ablation
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.rows.scattered_rows import gather
+from crystalmix.prep.runtime.atomic_files import file_digest
+from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+from crystalmix.train.evaluation.harness import log_likelihoods
 from crystalmix.train.model.crystal import Crystal, row_losses
 
 EVALUATED_ROWS = 32  # per forward pass
@@ -26,11 +31,23 @@ class Held:
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
-    """The loss on a domain's held-out rows after a phase.
+class Answers:
+    """Lines of JSON with a prompt and its answer; digest: of the file."""
 
-    nll: nats per token. sem: its standard error, of a ratio of sums over independent rows. tokens,
-    bytes: that the labels hold. stage: how many phases were done.
+    name: str
+    file: str
+    prompt: str
+    answer: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The loss on a domain's held-out rows, or on a task's answers (`domain` its name).
+
+    nll: nats per token. sem: standard error of `loss`, of a ratio of sums over independent rows.
+    tokens, bytes: that the labels hold. stage: how many phases were done. in_bits: whether the loss
+    is taken in bits per byte.
     """
 
     domain: str
@@ -41,6 +58,12 @@ class HeldOutLoss:
     bytes: int
     rows: int
     stage: int
+    in_bits: bool = False
+
+    @property
+    def loss(self) -> float:
+        """What laws are fitted to."""
+        return self.bits_per_byte if self.in_bits else self.nll
 
 
 def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> HeldOutLoss:
@@ -61,10 +84,7 @@ def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> 
             sums.append(nll.cpu().numpy())
             counts.append(mask.sum(1).double().cpu().numpy())
     total, tokens = np.concatenate(sums), np.concatenate(counts)
-    mean = float(total.sum() / tokens.sum())
-    spread = total - mean * tokens
-    n = len(total)
-    sem = float(np.sqrt((spread**2).sum() * n / max(1, n - 1)) / tokens.sum())
+    mean, sem = _ratio(total, tokens)
     size = int(sizes[rows[:, 2]][rows[:, 1] > 0].sum())
     return HeldOutLoss(
         domain=held.domain,
@@ -73,9 +93,82 @@ def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> 
         bits_per_byte=float(total.sum() / np.log(2) / size),
         tokens=int(tokens.sum()),
         bytes=size,
-        rows=n,
+        rows=len(total),
         stage=stage,
     )
+
+
+def read_answers(path: Path, prompt: str, answer: str) -> list[tuple[str, str]]:
+    """Return the prompts and answers of a file; InputError names the line that lacks one."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; `tasks` of the spec names it")
+    pairs: list[tuple[str, str]] = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            raise InputError(f"{path}:{number}: is no JSON; give one object a line") from None
+        texts = [
+            content.get(key) if isinstance(content, dict) else None for key in (prompt, answer)
+        ]
+        if not isinstance(texts[0], str) or not isinstance(texts[1], str) or not texts[1]:
+            raise InputError(
+                f"{path}:{number}: needs texts `{prompt}` and `{answer}`; name its keys in the spec"
+            )
+        pairs.append((texts[0], texts[1]))
+    if not pairs:
+        raise InputError(f"{path}: holds no line; give one object a line")
+    return pairs
+
+
+def answers_of(spec: Ablation, folder: Path) -> tuple[Answers, ...]:
+    """Return the tasks of a spec in a folder, each read once: a fault shows before any run."""
+    found: list[Answers] = []
+    for name, task in spec.tasks.items():
+        path = folder / task.file
+        read_answers(path, task.prompt, task.answer)
+        digest = file_digest(path)
+        found.append(Answers(name, str(path.resolve()), task.prompt, task.answer, digest))
+    return tuple(found)
+
+
+def measure_answers(
+    model: Crystal, build: Path, phase: str, answers: Answers, stage: int
+) -> HeldOutLoss:
+    """Measure the bits per byte of answers after their prompts.
+
+    Answers that don't fit in a row are read in pieces, each after as much as fits.
+    """
+    tokenizer = load(TokenizerSettings(str(BuildFolder(build).tokenizer)))
+    most, bos = read(BuildFolder(build).phase(phase)).msl, tokenizer.id_of("bos")
+    piece = max(1, most // 2)
+    pairs: list[tuple[list[int], list[int]]] = []
+    owner: list[int] = []
+    sizes: list[int] = []
+    for number, (prompt, answer) in enumerate(
+        read_answers(Path(answers.file), answers.prompt, answers.answer)
+    ):
+        head = [bos, *tokenizer.encode(prompt).tolist()]
+        ids = [bos, *tokenizer.encode(prompt + answer).tolist()]
+        first = max(1, min(len(head), len(ids) - 1))
+        sizes.append(len(answer.encode()))
+        for start in range(first, len(ids), piece):
+            pairs.append((ids[:start], ids[start : start + piece]))
+            owner.append(number)
+    scores = [-score for score, _ in log_likelihoods(model, most, pairs)]
+    total = np.bincount(owner, scores, len(sizes))
+    tokens = sum(len(labels) for _, labels in pairs)
+    bits, sem = _ratio(total / np.log(2), np.array(sizes, np.float64))
+    nll = float(total.sum()) / tokens
+    where = (tokens, sum(sizes), len(sizes), stage)
+    return HeldOutLoss(answers.name, nll, sem, bits, *where, in_bits=True)
+
+
+def _ratio(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+    """Return sums over weights, and the standard error over independent rows."""
+    mean, n = float(sums.sum() / weights.sum()), len(sums)
+    spread = sums - mean * weights
+    return mean, float(np.sqrt((spread**2).sum() * n / max(1, n - 1)) / weights.sum())
 
 
 def held_rows(build: Path, phase: str, held: Held) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

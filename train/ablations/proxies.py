@@ -4,7 +4,7 @@ A proxy is one or more phases, trained by the same loop as everything else, so t
 manifests, ledger and checkpoint below `runs/<name>/`, and `show`, `trace` and `verify` read it. All
 proxies of one seed start from the same weights and read the same permutation of each domain (common
 random numbers), which removes most of the noise from their differences. The learning rate is low
-and falls linearly to zero over all phases; one proxy uses one core.
+and falls linearly to zero, over all phases or at their end; one proxy uses one core.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
-from crystalmix.train.ablations.measure import Held, HeldOutLoss, measure
+from crystalmix.train.ablations.measure import Answers, Held, HeldOutLoss, measure, measure_answers
 from crystalmix.train.ablations.proxy_sizes import BASE_HIDDEN, decay, model_settings, part_of
 from crystalmix.train.model.crystal import parameters_count
 from crystalmix.train.model.optimizer import OptimSettings
@@ -46,7 +46,8 @@ class ProxyRun:
 
     pool: the build that all proxies share. phases: of the run's own view of it, in order.
     learning_rate: the peak. warmup: of all steps. seed: of the initial weights. spike: robust z of
-    an outlier. dtype: of products, the same for all proxies of an ablation.
+    an outlier. dtype: of products, the same for all proxies of an ablation. decay: share of the
+    steps, at their end, in which the learning rate falls. answers: further targets.
     """
 
     name: str
@@ -61,6 +62,8 @@ class ProxyRun:
     held: tuple[Held, ...]
     spike: float
     dtype: Dtype = "bfloat16"
+    decay: float = 1.0
+    answers: tuple[Answers, ...] = ()
 
 
 def _runs(proxy: ProxyRun, manifests: Sequence[Manifest]) -> list[Run]:
@@ -68,7 +71,7 @@ def _runs(proxy: ProxyRun, manifests: Sequence[Manifest]) -> list[Run]:
     total = sum(manifest.steps for manifest in manifests)
     first_phase = manifests[0]
     model = model_settings(proxy.size, first_phase.tokenizer.vocab, first_phase.msl)
-    pieces = decay(proxy.learning_rate, total, proxy.warmup)
+    pieces = decay(proxy.learning_rate, total, proxy.warmup, proxy.decay)
     runs: list[Run] = []
     first = 0
     for manifest in manifests:
@@ -123,8 +126,8 @@ class ProxyResult:
         return cls(RunEntry(**content["run"]), losses)
 
     def final(self, domain: str) -> float:
-        """Return the loss of a domain at the end of the run, nats per token."""
-        return [loss.nll for loss in self.losses if loss.domain == domain][-1]
+        """Return the loss of a target at the end of the run: nats per token, or bits per byte."""
+        return [loss.loss for loss in self.losses if loss.domain == domain][-1]
 
 
 def train(proxy: ProxyRun) -> ProxyResult:
@@ -136,8 +139,11 @@ def train(proxy: ProxyRun) -> ProxyResult:
     view = BuildFolder(out / VIEW)
     manifests = [read(view.phase(phase)) for phase in proxy.phases]
     settings = {key: value for key, value in asdict(proxy).items() if key not in {"pool", "out"}}
-    if proxy.dtype == "bfloat16":
-        del settings["dtype"]  # results of before the key are kept
+    for key, before in (("dtype", "bfloat16"), ("decay", 1.0), ("answers", ())):
+        if getattr(proxy, key) == before:
+            del settings[key]  # results of before the key are kept
+    for answers in settings.get("answers", ()):
+        del answers["file"]  # its digest says what is in it
     item = [settings, [manifest.digest for manifest in manifests]]
     content = receipts.once(
         out / RESULT, item, lambda: asdict(_train(proxy, out, manifests, _runs(proxy, manifests)))
@@ -156,6 +162,10 @@ def _train(
         newest = run_folder.PhaseFolder(out / manifest.phase).newest
         pool = Path(proxy.pool)
         losses += [measure(trainer.model, pool, proxy.held_out, held, stage) for held in proxy.held]
+        losses += [
+            measure_answers(trainer.model, pool, proxy.held_out, one, stage)
+            for one in proxy.answers
+        ]
     if newest is None:
         raise ValueError(f"{out}: has no checkpoint after its last phase")
     return ProxyResult(_entry(proxy, out, manifests, runs[-1], newest), tuple(losses))

@@ -54,11 +54,21 @@ def model_settings(size: str, vocab: int, msl: int) -> ModelSettings:
     )
 
 
-def decay(peak: float, steps: int, warmup: float) -> tuple[Linear, ...]:
-    """Return the schedule of a whole run: up in `warmup` of its steps, then down to zero."""
+def decay(peak: float, steps: int, warmup: float, last: float = 1.0) -> tuple[Linear, ...]:
+    """Return the schedule of a whole run: up in `warmup` of its steps, at the end down to zero.
+
+    last: share of the steps in which it falls, level between; 1: it falls from the warm-up on.
+
+    >>> decay(0.4, 10, 0.2, 0.3)
+    (Linear(start=0.0, end=0.4, steps=2), Linear(start=0.4, end=0.4, steps=5), \
+Linear(start=0.4, end=0.0, steps=3))
+    """
     up = min(steps - 1, round(warmup * steps))
+    down = min(steps - up, max(1, round(last * steps)))
+    level = steps - up - down
     pieces = [Linear(0.0, peak, up)] if up else []
-    return (*pieces, Linear(peak, 0.0, steps - up))
+    pieces += [Linear(peak, peak, level)] if level else []
+    return (*pieces, Linear(peak, 0.0, down))
 
 
 def part_of(pieces: Sequence[Linear], first: int, steps: int) -> tuple[Linear, ...]:

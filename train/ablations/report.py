@@ -23,6 +23,8 @@ from crystalmix.train.ablations.conclusions import (
 from crystalmix.train.ablations.table_mixture import ONE_SCALE, mixture_lines
 from crystalmix.train.ablations.tables import REPORT
 
+MANY_SPIKES = 4  # runs
+
 
 @dataclass(frozen=True)
 class Report:
@@ -101,11 +103,16 @@ def _notes(report: Report) -> list[str]:
     lines = [f"note: {line}" for line in report.notes]
     if report.outliers:
         lines.append(f"note: loss spikes, left out of the fit: {', '.join(report.outliers)}")
+    if len(report.outliers) >= MANY_SPIKES:
+        lines.append(
+            f"note: {len(report.outliers)} runs are many to leave out; where steps have few rows "
+            "of domains that differ much, losses jump: raise proxy.spike, or proxy.batch"
+        )
     return lines
 
 
 def _laws(report: Report) -> list[str]:
-    names = list(report.tokens)
+    names = list(report.value)
     rows = [
         [
             law.law,
@@ -136,7 +143,7 @@ def _mixture(report: Report) -> list[str]:
 
 
 def _checks(report: Report) -> list[str]:
-    checks, names = report.checks, list(report.tokens)
+    checks, names = report.checks, list(report.value)
     rows = [
         [
             run.run,
@@ -179,7 +186,8 @@ def factor_lines(factor: Factor) -> list[str]:
         ]
         for level in factor.levels
     ]
-    lines = table(rows, [factor.factor, "runs", *names, "valued", "sem"])
+    head = f"{factor.factor} {factor.size}".strip()
+    lines = table(rows, [head, "runs", *names, "valued", "sem"])
     if curve := factor.curve:
         high = "any" if curve.high is None else f"{curve.high:.1f}"
         lines.append(f"R* {curve.rstar:.1f} [{curve.low:.1f}, {high}]")

@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.ablations.spec import POOL, of_folder
 from crystalmix.mixtures.ablations.trials import Ground
-from crystalmix.mixtures.laws.distributions import student
-from crystalmix.mixtures.laws.fit import Fit
+from crystalmix.mixtures.laws.across_scales import without_largest
+from crystalmix.mixtures.laws.distributions import spearman, student
+from crystalmix.mixtures.laws.fit import KINDS, Fit
 from crystalmix.mixtures.laws.recommend import RecommendSettings, recommend
+from crystalmix.mixtures.laws.resample import draw
+from crystalmix.mixtures.laws.scale import Scales
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.runtime.atomic_files import read_json
-from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.ablate import fitted
 from crystalmix.train.ablations.report import read_report
@@ -28,6 +31,7 @@ Floats = NDArray[np.float64]
 SMOOTHED = 15  # steps of a training loss that are averaged
 WEIGHTS = (0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.98)  # of language against code, in a front
 DRAWS = 20
+RESAMPLED = 200  # fits, for a band
 SWARM = "role IN ('centre', 'design', 'replicate', 'anchor')"
 
 
@@ -50,23 +54,61 @@ class Insight:
         return Ground(self.spec, pool)
 
     @cached_property
-    def fit(self) -> Fit:
-        """The law, fitted to the swarm's runs without those that spiked."""
+    def fits(self) -> dict[str, Fit]:
+        """Each law, fitted to the swarm's runs without those that spiked."""
         runs = self.tables.rows(f"SELECT * FROM runs WHERE {SWARM} AND NOT outlier ORDER BY run")
         names = [run["run"] for run in runs]
         draws = np.array([run["draw"] for run in runs])
         shares, losses = self._shares(runs), self.losses(names)
-        return fitted(self.ground, shares, losses, self.spec.law, draws)
+        return {kind: fitted(self.ground, shares, losses, kind, draws) for kind in KINDS}
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The law of the spec."""
+        return self.fits[self.spec.law]
+
+    def ledgers(self) -> list[tuple[Path, int]]:
+        """Return the ledgers of the swarm's runs without those that spiked, and their draws."""
+        runs = self.tables.rows(f"SELECT * FROM runs WHERE {SWARM} AND NOT outlier ORDER BY run")
+        places = [(self.folder / "runs" / run["run"] / run["run"], run["draw"]) for run in runs]
+        return [(PhaseFolder(place).ledger, draw) for place, draw in places]
+
+    def mixture(self, name: str) -> dict[str, float]:
+        """Return the recommended, current or uniform mixture."""
+        best = self.report.recommendation
+        known = {
+            "current": best.current,
+            "uniform": self.ground.uniform,
+            "recommended": best.shares,
+        }
+        if name not in known:
+            raise UsageError(f"start: must be one of {', '.join(known)}, got {name}")
+        return known[name]
+
+    def advantage(
+        self, shares: Floats, plays: Floats, other: dict[str, float]
+    ) -> tuple[float, float, float]:
+        """Return by how much less a mixture loses than another, nats, by the law, with 90 % ends.
+
+        shares: (domains,); plays: (n, domains), what the mixture may turn out to be.
+        """
+        every = np.concatenate([draw(self.fit, len(plays), 1), self.fit.theta[None]])
+        place = self._vector(other)
+        points = np.stack([np.vstack([plays, shares]), np.tile(place, (len(plays) + 1, 1))], 1)
+        losses = np.einsum("stn,t->sn", self.fit.law.value(every, points[:, None]), self._value)
+        gains = losses[:, 1] - losses[:, 0]
+        low, high = np.quantile(gains[:-1], (0.05, 0.95))
+        return float(gains[-1]), float(low), float(high)
 
     def shares(self, role: str) -> Floats:
         """Return the asked shares of the runs of a role: (runs, domains)."""
         return self._shares(self.tables.rows("SELECT * FROM runs WHERE role = ?", [role]))
 
     def losses(self, names: list[str]) -> Floats:
-        """Return the last held-out losses of runs: (runs, domains), nats per token."""
-        rows = self.tables.rows("SELECT run, domain, nll FROM losses WHERE last")
-        found = {(row["run"], row["domain"]): row["nll"] for row in rows}
-        return np.array([[found[name, domain] for domain in self.domains] for name in names])
+        """Return the last losses of runs: (runs, targets), nats per token or bits per byte."""
+        rows = self.tables.rows("SELECT run, domain, loss FROM losses WHERE last")
+        found = {(row["run"], row["domain"]): row["loss"] for row in rows}
+        return np.array([[found[name, target] for target in self.spec.targets] for name in names])
 
     def groups(self) -> dict[str, list[str]]:
         """Add the domains up to three groups: language, the most valued code, other code."""
@@ -96,15 +138,44 @@ class Insight:
         return lines, strength
 
     def left_out(self) -> dict[str, Panel]:
-        """Return each run as the others predict it, with the law's interval, by domain."""
+        """Return each run as the others predict it, with the law's interval, by target."""
         mean, low, high = self.fit.predict(self.fit.shares)
         panels: dict[str, Panel] = {}
-        for i, domain in enumerate(self.domains):
+        for i, target in enumerate(self.spec.targets):
             predicted = self.fit.left_out[:, i]
             low_, high_ = predicted - (mean - low)[:, i], predicted + (high - mean)[:, i]
             rho = float(self.fit.rho[i])
-            panels[domain] = Panel(self.fit.losses[:, i], predicted, low_, high_, rho)
+            panels[target] = Panel(self.fit.losses[:, i], predicted, low_, high_, rho)
         return panels
+
+    def largest(self) -> dict[str, Panel]:
+        """Return the runs of the largest scale as the joint law of the others predicts them."""
+        runs = self.tables.rows(
+            "SELECT * FROM runs WHERE role NOT IN ('factor', 'check') AND NOT outlier ORDER BY run"
+        )
+        sizes = Scales(
+            *(np.array([float(run[k]) for run in runs]) for k in ("parameters", "tokens"))
+        )
+        draws = np.array([run["draw"] for run in runs])
+        losses = self.losses([run["run"] for run in runs])
+        found = None
+        if sizes.vary:
+            joint = fitted(self.ground, self._shares(runs), losses, "joint", draws, sizes)
+            found = without_largest(joint)
+        if found is None:
+            raise InputError(f"{self.folder}: has fewer than three scales; add some to `scales`")
+        others, held = found
+        mean, low, high = others.predict(self._shares(runs)[held])
+        return {
+            target: Panel(
+                losses[held, k],
+                mean[:, k],
+                low[:, k],
+                high[:, k],
+                spearman(mean[:, k], losses[held, k]),
+            )
+            for k, target in enumerate(self.spec.targets)
+        }
 
     def heat(self) -> tuple[Floats, Floats, NDArray[np.bool_], dict[str, Floats]]:
         """Return a lattice over the groups, valued losses, what is as good as the best, and marks.
@@ -155,13 +226,44 @@ class Insight:
             points.append(self._point(losses, half, run["level"], measured=True))
         return points
 
+    def by_code_share(self) -> tuple[Floats, dict[str, Floats]]:
+        """Return shares of code (n,), and losses over them as (3, n): law, low, high.
+
+        Of the valued loss, and of each kind. Within a kind domains stand as in the recommended
+        mixture; shares beyond the caps are left out. The band is of the law, by resampled fits.
+        """
+        code = [self.domains.index(name) for name in self.spec.of_kind("code")]
+        best = self._vector(self.report.recommendation.shares)
+        rest = [k for k in range(len(best)) if k not in code]
+        if not code or not rest:
+            raise InputError(f"{self.folder}: needs domains of both kinds, language and code")
+        grid = np.linspace(0.01, 0.99, 99)
+        shares = np.zeros((len(grid), len(best)))
+        for part, at in ((grid, code), (1 - grid, rest)):
+            within = best[at] / best[at].sum() if best[at].sum() else np.full(len(at), 1 / len(at))
+            shares[:, at] = part[:, None] * within
+        caps = np.array([self.report.caps[name] for name in self.domains])
+        kept = (shares <= caps + 1e-6).all(axis=1)
+        weights = {"valued": self._value}
+        for kind in ("language", "code"):
+            names = self.spec.of_kind(kind)
+            weights[kind] = self._value * [name in names for name in self.spec.targets]
+        every = np.concatenate([draw(self.fit, RESAMPLED, 0), self.fit.theta[None]])
+        losses = self.fit.law.value(every, shares[kept])  # (samples + 1, targets, n)
+        curves: dict[str, Floats] = {}
+        for name, weight in weights.items():
+            if weight.sum():
+                one = np.einsum("stn,t->sn", losses, weight / weight.sum())
+                curves[name] = np.vstack([one[-1], np.quantile(one[:-1], (0.05, 0.95), axis=0)])
+        return grid[kept], curves
+
     @property
     def _value(self) -> Floats:
-        return np.array([self.spec.value[name] for name in self.domains])
+        return np.array(list(self.spec.value.values()))
 
     def _weighed(self, language: float) -> dict[str, float]:
         """Return values of which language has a given part, each kind within as the spec says."""
-        value = dict(self.spec.value)
+        value = {name: self.spec.value[name] for name in self.domains}
         for kind, weight in (("language", language), ("code", 1 - language)):
             names = self.spec.of_kind(kind)
             total = sum(value[name] for name in names)

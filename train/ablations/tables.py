@@ -1,7 +1,7 @@
 """Parquet tables of what an ablation measured.
 
     tables/runs.parquet     one line a run: role, factor, size, seeds, asked and got shares, digests
-    tables/losses.parquet   one line a run, phase and domain: nats per token, bits per byte, sem
+    tables/losses.parquet   one line a run, phase and target: loss, nats per token, bits per byte
     tables/fits.parquet     one line a law and domain: noise, misfit, rank correlation, parameters
 
 The same spec gives the same bytes, however often it was killed.
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.ablations.trials import Trial
@@ -58,9 +59,10 @@ LOSSES = pa.schema(
         ("run", pa.string()),
         ("stage", pa.int64()),  # how many phases were done
         ("last", pa.bool_()),  # whether the run was at its end
-        ("domain", pa.string()),
+        ("domain", pa.string()),  # or a task, or `<domain>.infill`: its rows' middles
+        ("loss", pa.float64()),  # what laws are fitted to: bits per byte of a task, else nll
         ("nll", pa.float64()),  # nats per token
-        ("sem", pa.float64()),
+        ("sem", pa.float64()),  # of the loss
         ("bits_per_byte", pa.float64()),
         ("tokens", pa.int64()),
         ("bytes", pa.int64()),
@@ -85,7 +87,12 @@ def write_runs(out: Path, trials: Sequence[Trial], results: Sequence[ProxyResult
     pairs = list(zip(trials, results, strict=True))
     runs = [_run(trial, result.run) for trial, result in pairs]
     losses = [
-        {"run": trial.name, "last": loss.stage == len(trial.portions), **asdict(loss)}
+        {
+            "run": trial.name,
+            "last": loss.stage == len(trial.portions),
+            "loss": loss.loss,
+            **asdict(loss),
+        }
         for trial, result in pairs
         for loss in result.losses
     ]
@@ -121,13 +128,15 @@ def connect(out: Path) -> Traced:
     for name in TABLES:
         if _table(out, name).exists():
             path = quoted(_table(out, name).resolve().as_posix())
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({path})")
+            older = name == "losses" and "loss" not in pq.read_schema(_table(out, name)).names
+            columns = "*, nll AS loss" if older else "*"
+            connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({path})")
     return Traced(out / "build", None, {}, lambda: connection)
 
 
-def loss_matrix(results: Sequence[ProxyResult], domains: Sequence[str]) -> NDArray[np.float64]:
-    """Return losses at the end of runs: (runs, domains), nats per token."""
-    return np.array([[result.final(domain) for domain in domains] for result in results])
+def loss_matrix(results: Sequence[ProxyResult], targets: Sequence[str]) -> NDArray[np.float64]:
+    """Return losses at the end of runs: (runs, targets), nats per token or bits per byte."""
+    return np.array([[result.final(target) for target in targets] for result in results])
 
 
 def _run(trial: Trial, run: RunEntry) -> Content:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crystalmix.train.ablations.report import Report
     from crystalmix.train.ablations.results import Insight
     from crystalmix.train.ablations.table_mixture import TableMixture
+    from crystalmix.train.adaptive.simulate import Simulation
 
 NLL = "nats per token"
 
@@ -72,16 +73,28 @@ class Ablation(Answer):
         return Lines(tuple(export(self.path, Path(out), mixture=mixture, anyway=anyway)))
 
     def difference(
-        self, factor: str, level: str, other: str, what: str, questions: int = 1
+        self,
+        factor: str,
+        level: str,
+        other: str,
+        what: str,
+        questions: int = 1,
+        *,
+        target: str = "valued",
+        size: str | None = None,
     ) -> Lines:
         """Say whether one level of a factor was better than another, draw by draw.
 
         what: what the level stands for, in words. questions: asked of this ablation, whose
-        intervals hold together. Raises InputError with fewer than two draws.
+        intervals hold together. target: the loss that decides: `valued`, `language`, `code`,
+        `infilling` or one target. size: of the runs (the first one). Raises InputError with fewer
+        than two draws.
         """
         from crystalmix.train.ablations import factor_results
 
-        gap = factor_results.difference(self.path, factor, level, other, questions)
+        gap = factor_results.difference(
+            self.path, factor, level, other, questions, target=target, size=size
+        )
         return Lines((factor_results.answer(gap, what),), asdict(gap))
 
     def plot_design(self) -> Figure:
@@ -92,28 +105,43 @@ class Ablation(Answer):
         groups, domains = results.groups(), results.domains
         shares = {role: results.shares(role) for role in results.roles}
         points = {role: ternary.grouped(s, domains, groups) for role, s in shares.items()}
-        return ternary.simplex(points, list(groups))
+        return ternary.simplex(points, list(groups), "Mixtures of the design and of the checks")
 
     def plot_curves(self) -> Figure:
         """Draw the smoothed training loss of each mixture, darker with more code."""
         from crystalmix.train.figures import charts
 
         lines, strength = self._results.curves()
-        return charts.curves(lines, "step", f"training loss, {NLL}", strength)
+        title = "Training loss of each mixture"
+        return charts.curves(lines, "step", f"training loss, {NLL}", strength, title)
 
     def plot_left_out(self) -> Figure:
         """Draw each run's loss as the law predicts it from all others, with 90 % intervals."""
         from crystalmix.train.figures import charts
 
-        return charts.agreement(self._results.left_out(), NLL)
+        title = "Each run as the law predicts it from the others"
+        return charts.agreement(self._results.left_out(), NLL, title)
 
     def plot_transfer(self) -> Figure:
         """Draw what a token of one domain is worth for the loss on another."""
         from crystalmix.train.figures import charts
 
         labels = ("held-out loss on", "a token of", "worth, in tokens of the best")
-        domains = self._results.domains
-        return charts.matrix(self._results.fit.transfer(), domains, domains, labels)
+        seen, title = self._results, "What a token is worth at the uniform mixture"
+        worth, targets = seen.fit.transfer(), seen.spec.targets
+        return charts.matrix(worth, targets, seen.domains, labels, title=title)
+
+    @property
+    def code_share(self) -> Table:
+        """The law's losses over the share of code, with 90 % bands of the law."""
+        import pyarrow as pa
+
+        shares, curves = self._results.by_code_share()
+        columns = {"share": pa.array(shares)}
+        for name, rows in curves.items():
+            for suffix, curve in zip(("", " low", " high"), rows, strict=True):
+                columns[name + suffix] = pa.array(curve)
+        return Table(pa.table(columns))
 
     def plot_loss(self) -> Figure:
         """Draw the valued loss over three groups of domains; a line rings what is as good."""
@@ -121,43 +149,127 @@ class Ablation(Answer):
 
         grid, values, flat, marked = self._results.heat()
         groups, unit = list(self._results.groups()), f"valued loss, {NLL}"
-        return ternary.heat(grid, values, groups, flat=flat, marked=marked, unit=unit)
+        title = "Valued loss by the law"
+        return ternary.heat(grid, values, groups, flat=flat, marked=marked, unit=unit, title=title)
 
     def plot_front(self) -> Figure:
         """Draw the best mixture for each weight of language against code."""
         from crystalmix.train.figures import charts
 
         points = self._results.front()
-        return charts.front(points, f"loss on language, {NLL}", f"loss on code, {NLL}")
+        title = "The best mixture for each weight of language"
+        return charts.front(points, f"loss on language, {NLL}", f"loss on code, {NLL}", title)
+
+    def plot_code_share(self) -> Figure:
+        """Draw the losses that the law gives over the share of code, with 90 % bands."""
+        from crystalmix.train.figures import charts
+
+        shares, curves = self._results.by_code_share()
+        return charts.bands(shares, curves, "share of code", f"loss, {NLL}", "Loss by code share")
+
+    def plot_largest(self) -> Figure:
+        """Draw the runs of the largest scale as the joint law of the smaller ones predicts them.
+
+        Raises InputError for an ablation of fewer than three scales.
+        """
+        from crystalmix.train.figures import charts
+
+        title = "The largest scale as the smaller ones predict it, with 90 % intervals"
+        return charts.agreement(self._results.largest(), NLL, title)
 
     def plot_forgetting(self, order: str) -> Figure:
-        """Draw the held-out loss on each domain after each phase of an order of phases."""
+        """Draw the held-out loss on each domain after each phase of an order of phases.
+
+        order: of `factors.order`, or `third_phase`: CrystalCoder's three phases.
+        """
         from crystalmix.train.ablations import factor_results
         from crystalmix.train.figures import charts
 
         phases, losses = factor_results.forgetting(self._results, order)
         labels = ("", "held-out domain", f"loss, {NLL}")
-        return charts.matrix(losses, phases, self._results.domains, labels)
+        title = f"Held-out loss after each phase, {order}"
+        return charts.matrix(losses, phases, self._results.domains, labels, title=title)
 
     def plot_factors(self) -> Figure:
         """Draw the valued loss of each level of each factor, with standard errors over draws."""
         from crystalmix.train.ablations import factor_results
         from crystalmix.train.figures import charts
 
-        return charts.levels(factor_results.levels(self._results), f"valued loss, {NLL}")
+        title = "Levels of each factor: mean over draws and its standard error"
+        marks = factor_results.levels(self._results)
+        return charts.levels(marks, f"valued loss, {NLL}", title)
 
-    def plot_repetition(self) -> Figure:
-        """Draw the loss against epochs of one domain, and the fit of what repetition is worth."""
+    def plot_repetition(self, size: str | None = None) -> Figure:
+        """Draw the loss against epochs of one domain, and the fit of what repetition is worth.
+
+        size: of the runs (the first one).
+        """
         from crystalmix.train.ablations import factor_results
         from crystalmix.train.figures import charts
 
-        return charts.repetition(*factor_results.repeated(self._results))
+        return charts.repetition(*factor_results.repeated(self._results, size))
+
+    def simulate(
+        self, policy: Place, *, start: str = "current", overrides: Sequence[str] = ()
+    ) -> Simulated:
+        """Say which shares an adaptive policy would have chosen in runs like the ablation's.
+
+        policy: a YAML file as `adapt` takes it. start: shares of the first window: `current`,
+        `uniform` or `recommended`. overrides: KEY=VALUE assignments over the file. Raises
+        RefusalError where the policy's windows or bounds leave nothing to choose.
+        """
+        from crystalmix.train.adaptive import simulate as simulation
+        from crystalmix.train.adaptive.policy import read_policy
+
+        chosen, seen = read_policy(existing(policy), overrides), self._results
+        first, proxy, domains = seen.mixture(start), seen.spec.proxy, tuple(seen.domains)
+        found = [
+            stretch
+            for folder, draw in seen.ledgers()
+            for stretch in simulation.stretches(folder, domains, chosen.steps, draw)
+        ]
+        laws = simulation.fit_windows(found, domains)
+        tokens = chosen.steps * proxy.batch * proxy.msl
+        played = simulation.simulate(laws, chosen, first, tokens)
+        others = {name: seen.mixture(name) for name in ("current", "uniform", "recommended")}
+        return Simulated(
+            played,
+            {
+                name: seen.advantage(played.total, played.totals, other)
+                for name, other in others.items()
+            },
+        )
 
     @cached_property
     def _results(self) -> Insight:
         from crystalmix.train.ablations.results import Insight
 
         return Insight(self.path)
+
+
+@dataclass(frozen=True)
+class Simulated(Answer):
+    """What a policy would have chosen on an ablation's runs, and what that is worth.
+
+    advantage: by how much less its mixture in all loses than others, nats: estimate, low, high.
+    """
+
+    simulation: Simulation
+    advantage: dict[str, tuple[float, float, float]]
+
+    def content(self) -> Content:
+        """Return it as JSON."""
+        return {**self.simulation.content(), "advantage": self.advantage}
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield shares by window, then the comparison."""
+        yield from self.simulation.lines()
+        for name, (gain, low, high) in self.advantage.items():
+            yield (
+                f"valued loss of what it reads in all, below that of the {name} mixture: "
+                f"{gain:+.4f} nats [{low:+.4f}, {high:+.4f}]"
+            )
+        yield "by the law, which knows how much is read of each domain, not in which order"
 
 
 def is_ablation(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The verbs of ablations: `ablate SPEC`, `ablate export`, `ablate fit`.
+"""The verbs of ablations: `ablate SPEC`, `ablate export`, `ablate simulate`, `ablate fit`.
 
 Each imports what it needs when it runs, so that `--help` is quick.
 """
@@ -77,6 +77,23 @@ def export(folder: Path, out: Path, **settings: Any) -> None:
     from crystalmix.train.api.checks import existing
 
     show_lines(Ablation(existing(folder)).export(out, **settings).lines())
+
+
+@ablate.command(cls=Verb, example="crystalmix ablate simulate ablation --policy policy.yaml")
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--policy", type=PATH, required=True, help="Policy, as `train --adapt` takes it.")
+@click.option(
+    "--start", default="current", help="First window: current (default), uniform or recommended."
+)
+@SET
+@JSON
+def simulate(folder: Path, as_json: bool, **settings: Any) -> None:
+    """Say which shares an adaptive policy would have chosen in the runs of DIR's ablation."""
+    from crystalmix.train.api.ablations import Ablation
+    from crystalmix.train.api.checks import existing
+
+    simulated = Ablation(existing(folder)).simulate(**settings)
+    show_json(simulated.content()) if as_json else show_lines(simulated.lines())
 
 
 @ablate.command(cls=Verb, example="crystalmix ablate fit losses.csv --predict larger.csv")

@@ -154,7 +154,11 @@ def flow(
 
 
 def curves(
-    lines: Mapping[str, tuple[Floats, Floats]], x: str, y: str, strength: Mapping[str, float]
+    lines: Mapping[str, tuple[Floats, Floats]],
+    x: str,
+    y: str,
+    strength: Mapping[str, float],
+    title: str = "",
 ) -> "Figure":
     """Draw lines over steps in one panel; strength in [0, 1] gives each its colour."""
     from matplotlib import colormaps
@@ -165,15 +169,16 @@ def curves(
     shades = colormaps["viridis"]
     for name, (steps, values) in lines.items():
         axis.plot(steps, values, color=shades(strength[name]), linewidth=1.1, alpha=0.9)
-    label(axis, x, y)
+    label(axis, x, y, title)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), shades), ax=axis, pad=0.01)
     bar.set_label("share of code", color=INK)
     return figure
 
 
-def agreement(panels: Mapping[str, Panel], unit: str) -> "Figure":
+def agreement(panels: Mapping[str, Panel], unit: str, title: str = "") -> "Figure":
     """Draw predicted against measured losses, one panel a domain."""
     figure, found = axes(2.9 * len(panels), 3.1, columns=len(panels))
+    figure.suptitle(title, color=INK, fontsize=11)
     for number, (axis, (name, panel)) in enumerate(zip(found, panels.items(), strict=True)):
         measured, mean = panel.measured, panel.predicted
         error = np.vstack([mean - panel.low, panel.high - mean])
@@ -182,8 +187,8 @@ def agreement(panels: Mapping[str, Panel], unit: str) -> "Figure":
         axis.errorbar(
             measured, mean, yerr=error, fmt="o", color=_colour(number), markersize=4, linewidth=0.8
         )
-        title = f"{name}  (rank {panel.rho:.3f})"
-        label(axis, f"measured, {unit}", f"predicted, {unit}" if number == 0 else "", title)
+        head = f"{name}  (rank {panel.rho:.3f})"
+        label(axis, f"measured, {unit}", f"predicted, {unit}" if number == 0 else "", head)
     return figure
 
 
@@ -193,6 +198,7 @@ def matrix(
     columns: Sequence[str],
     labels: tuple[str, str, str],
     digits: int = 2,
+    title: str = "",
 ) -> "Figure":
     """Draw a matrix with its numbers; labels: of rows, of columns, of the values."""
     figure, [axis] = axes(2.6 + 0.95 * len(columns), 1.7 + 0.5 * len(rows))
@@ -204,7 +210,7 @@ def matrix(
     axis.set_xticks(range(len(columns)), list(columns))
     axis.set_yticks(range(len(rows)), list(rows))
     axis.grid(visible=False)
-    label(axis, labels[1], labels[0])
+    label(axis, labels[1], labels[0], title)
     figure.colorbar(shown, ax=axis, pad=0.02).set_label(labels[2], color=INK)
     return figure
 
@@ -238,10 +244,22 @@ def front(points: Sequence[FrontPoint], x: str, y: str, title: str = "") -> "Fig
     return figure
 
 
-def levels(groups: Mapping[str, Sequence[Mark]], y: str) -> "Figure":
+def bands(at: Floats, curves: Mapping[str, Floats], x: str, y: str, title: str = "") -> "Figure":
+    """Draw curves with their bands: each (3, n), the curve, its low and its high end."""
+    figure, [axis] = axes(6, 3.8)
+    for number, (name, (middle, low, high)) in enumerate(curves.items()):
+        axis.plot(at, middle, color=_colour(number), linewidth=1.5, label=name)
+        axis.fill_between(at, low, high, color=_colour(number), alpha=0.18, linewidth=0)
+    label(axis, x, y, title)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def levels(groups: Mapping[str, Sequence[Mark]], y: str, title: str = "") -> "Figure":
     """Draw levels of factors side by side: value with its standard error, one panel a factor."""
     wide = [max(2.4, 0.9 * len(group)) for group in groups.values()]
     figure, found = axes(1.2 + sum(wide), 3.4, columns=len(groups), sharey=True, width_ratios=wide)
+    figure.suptitle(title, color=INK, fontsize=11)
     for number, (axis, (name, group)) in enumerate(zip(found, groups.items(), strict=True)):
         place = np.arange(len(group))
         values, errors = [mark.value for mark in group], [mark.error or 0.0 for mark in group]
@@ -271,7 +289,7 @@ def trace(steps: Floats, losses: Floats, spikes: Sequence[int]) -> "Figure":
     axis.plot(steps, losses, color=_colour(0), linewidth=1.1)
     chosen = np.isin(steps, spikes)
     axis.plot(steps[chosen], losses[chosen], "o", color=_colour(4), label="stands out")
-    label(axis, "step", "training loss, nats per token")
+    label(axis, "step", "training loss, nats per token", "Training loss")
     axis.legend(frameon=False, fontsize=9)
     return figure
 

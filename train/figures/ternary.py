@@ -36,7 +36,7 @@ def grouped(shares: Floats, domains: Sequence[str], groups: Mapping[str, Sequenc
     return np.column_stack([shares[:, [at[n] for n in names]].sum(1) for names in groups.values()])
 
 
-def simplex(points: Mapping[str, Floats], groups: Sequence[str]) -> "Figure":
+def simplex(points: Mapping[str, Floats], groups: Sequence[str], title: str = "") -> "Figure":
     """Draw sets of mixtures of three in a triangle; points: (n, 3) by label."""
     figure, [axis] = axes(5.6, 4.8)
     _frame(axis, groups)
@@ -44,6 +44,7 @@ def simplex(points: Mapping[str, Floats], groups: Sequence[str]) -> "Figure":
     for (name, shares), (mark, colour) in zip(points.items(), marks, strict=False):
         axis.plot(*place(shares).T, mark, color=colour, label=name, markersize=6)
     axis.legend(frameon=False, fontsize=9, loc="upper right")
+    axis.set_title(title, color=INK, fontsize=11, loc="left")
     return figure
 
 
@@ -55,6 +56,7 @@ def heat(
     flat: NDArray[np.bool_],
     marked: Mapping[str, Floats],
     unit: str,
+    title: str = "",
 ) -> "Figure":
     """Draw values of mixtures as colours; flat: mixtures as good as the best, ringed by a line."""
     figure, [axis] = axes(6.6, 5.0)
@@ -66,6 +68,7 @@ def heat(
     for (name, one), mark in zip(marked.items(), "*DsP", strict=False):
         axis.plot(*place(one[None]).T, mark, color=INK, markersize=9, label=name)
     axis.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1.1, 1.08))
+    axis.set_title(title, color=INK, fontsize=11, loc="left")
     figure.colorbar(shown, ax=axis, shrink=0.7, pad=0.06).set_label(unit, color=INK)
     return figure
 

@@ -7,7 +7,8 @@ import pytest
 
 from crystalmix.mixtures.ablations import spec as ablation
 from crystalmix.mixtures.ablations.pool_recipe import proxy_recipe
-from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, POOL, fim_domain
+from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT, INFILL, POOL, fim_domain
+from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 from helpers.ablations import write_spec
 
@@ -85,7 +86,12 @@ def test_the_proxies_recipe_holds_out_documents_and_has_short_rows(tmp_path: Pat
     assert changed is not None
     assert changed.rate == 0.9
     assert fim_domain("wiki", 0.9) not in made.domains
-    assert {part.domain for part in made.phases[HELD_OUT].parts} == {n + HELD for n in spec.domains}
+    held = {name + HELD for name in spec.domains}
+    middles = {name + HELD + INFILL for name in ("python", "javascript")}
+    assert {part.domain for part in made.phases[HELD_OUT].parts} == held | middles
+    judged = made.domains["python.valid.infill"]
+    assert judged.fim == FimSettings(1.0, level="row", loss="middle")
+    assert judged.split == "valid"
     assert not any(part.domain.endswith(HELD) for part in made.phases[POOL].parts)
 
 

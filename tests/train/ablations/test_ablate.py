@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from crystalmix.mixtures.build.build import build
+from crystalmix.mixtures.laws.distributions import student
 from crystalmix.mixtures.laws.fit import KINDS
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
@@ -184,13 +185,20 @@ def test_export_refuses_what_is_not_recommended_unless_told(tmp_path: Path) -> N
 
 def test_a_dry_run_tells_runs_tokens_and_hours_and_writes_nothing(tmp_path: Path) -> None:
     spec = write_spec(tmp_path, factors={"fim_rate": [0.0, 0.5], "seeds": 2})
-    told = crystalmix("ablate", spec, "--out", tmp_path / "out", "--dry-run", "--json")
+    command = ("ablate", spec, "--out", tmp_path / "out")
+    told = crystalmix(*command, "--dry-run", "--json")
     assert told.exit_code == 0, told.stderr
     cost = json.loads(told.stdout)
     runs = {line["kind"]: line["runs"] for line in cost["runs"]}
     assert runs == {"design": 7, "replicates": 2, "anchors": 2, "checks": 3, "factor fim_rate": 4}
     assert cost["tokens"] == 18 * 40 * 4 * 32
     assert cost["hours"] > 0
+    power = {one["question"]: one for one in cost["power"]}
+    assert (power["checks"]["pairs"], power["factor fim_rate"]["pairs"]) == (1, 2)
+    wide = student(1, 0.9) * 0.0152 / 2**0.5  # one degree: two draws of two levels
+    assert power["factor fim_rate"]["half_width"] == pytest.approx(wide)
+    assert power["factor fim_rate"]["detectable"] > wide
+    assert "seen with probability .8" in crystalmix(*command, "--dry-run").stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -107,6 +107,7 @@ def test_every_level_of_every_factor_is_reported_with_its_spread() -> None:
         "order": ["mixed", "crystal", "crystal-3"],
         "replay": ["0.2"],
         "epochs": ["1", "4"],
+        "third_phase": ["without", "with"],
     }
     for factor in factors.values():
         for level in factor.levels:
