@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         purged,
         report,
         rows_of_steps,
+        sealed_receipts,
     )
     from crystalmix.mixtures.manifest.build_folder import BuildFolder
     from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooOrder, ZooSettings

@@ -9,6 +9,7 @@
     domains/<domain>/imported/...                    links to shards of another program
     phases/<phase>/manifest.json                     one sealed manifest per phase
     phases/sealed.json                               the set of phases, by digest
+    phases/receipts.json                             digests of the receipts
     lookup/sources/<source>/                         sorted names and digests of its documents
     lookup/domains/<domain>/epoch-<n>[-fim]/         which documents each packed shard holds
     about.json                                       what the recipe says of sources, for cards
@@ -101,6 +102,11 @@ class BuildFolder:
     def phase_set(self) -> Path:
         """The seal over the set of phases."""
         return self.path / PHASES / "sealed.json"
+
+    @property
+    def receipt_set(self) -> Path:
+        """The seal over the receipts."""
+        return self.path / PHASES / "receipts.json"
 
     @property
     def tokenizer(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest import sealed_receipts
 from crystalmix.mixtures.manifest.build_folder import MANIFEST, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
 from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
@@ -336,7 +337,8 @@ def read(path: Path) -> Manifest:
 
 
 def write_phase_set(build: BuildFolder, phases: Sequence[Manifest]) -> None:
-    """Seal which phases a build has; those sealed before stay."""
+    """Seal which phases a build has, and its receipts; phases sealed before stay."""
+    sealed_receipts.write(build)
     content = {**read_phase_set(build), **{manifest.phase: manifest.digest for manifest in phases}}
     sealed = {"phases": content, "digest": receipts.digest(content)}
     if not build.phase_set.exists() or read_json(build.phase_set) != sealed:
@@ -344,7 +346,8 @@ def write_phase_set(build: BuildFolder, phases: Sequence[Manifest]) -> None:
 
 
 def drop_phases(build: BuildFolder, phases: Collection[str]) -> None:
-    """Take phases out of the set that a build has."""
+    """Take phases out of the set that a build has, and the seal of its receipts with them."""
+    build.receipt_set.unlink(missing_ok=True)
     content = {name: d for name, d in read_phase_set(build).items() if name not in phases}
     build.phase_set.unlink(missing_ok=True)
     if content:

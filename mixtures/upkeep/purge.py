@@ -241,6 +241,7 @@ def _unseal(folder: BuildFolder, name: str) -> BuildFolder:
         remember(folder)
     for home in _homes(folder):
         home.phase_set.unlink(missing_ok=True)
+        home.receipt_set.unlink(missing_ok=True)
         for path in home.manifests():
             path.unlink()
     return state

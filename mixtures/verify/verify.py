@@ -34,7 +34,7 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
-from crystalmix.mixtures.verify import accounts, shuffle_test, upsampling
+from crystalmix.mixtures.verify import accounts, receipt_marks, shuffle_test, upsampling
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.documents import about
@@ -85,6 +85,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += _check_manifests(out, sealed, note)
     faults += lookups.faults(BuildFolder(out), sealed)
     faults += purged.faults(BuildFolder(out), sealed)
+    faults += receipt_marks.faults(BuildFolder(out), sealed, tuple(faults), note)
     faults += _check_store(BuildFolder(out), workers, note)
     faults += about.faults(out / about.NAME, {place.name for place in sealed})
     _note_unread(BuildFolder(out), sealed, note)
@@ -212,7 +213,7 @@ def _check_account(
 
 def _note_unread(folder: BuildFolder, sealed: dict[Path, Receipt], note: Note) -> None:
     """Note the files in a build's folder that no receipt, manifest or seal names."""
-    known = {folder.tokenizer, folder.phase_set, *folder.manifests()}
+    known = {folder.tokenizer, folder.phase_set, folder.receipt_set, *folder.manifests()}
     known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
     known |= {folder.path / about.NAME, *folder.lookup.rglob("*")}
     for place, receipt in sealed.items():

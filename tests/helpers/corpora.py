@@ -191,11 +191,18 @@ def contents(build: Path) -> Json:
 
 
 def viewed(out: Path) -> dict[str, bytes]:
-    """Return the files that a build's view names; of receipts but what raw files' times change."""
+    """Return the files that a build's view names, but for receipts and their seal.
+
+    Receipts follow from times of raw files, and from rows that were packed to files before.
+    """
     paths = [path for name in ("sources/*/*", "domains/*/*/*") for path in out.glob(name)]
     paths += [path for path in out.glob("phases/**/*") if path.is_file()]
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
-    return {name: data for name, data in files.items() if not name.endswith("receipt.json")}
+    return {
+        name: data
+        for name, data in files.items()
+        if not name.endswith(("receipt.json", "phases/receipts.json"))
+    }
 
 
 def merged(old: Any, new: Any) -> Any:

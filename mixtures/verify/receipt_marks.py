@@ -1,0 +1,49 @@
+"""Check of receipts against the seal of their build, which knows the digest of each."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from crystalmix.mixtures.manifest import purged, sealed_receipts
+from crystalmix.mixtures.manifest.build_folder import HISTORY, BuildFolder
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import Json
+
+
+def faults(
+    build: BuildFolder,
+    known: Mapping[Path, Json],
+    told: Collection[str],
+    note: Callable[[str], None],
+) -> Iterator[str]:
+    """Yield where receipts are not those that a build sealed.
+
+    known: the receipts that can be read, by folder. told: faults that were found; of the folders
+    that these begin with nothing more is said.
+    """
+    try:
+        marks = sealed_receipts.read(build)
+    except (DamageError, TypeError, AttributeError) as error:
+        yield str(error)
+        return
+    if marks is None and build.manifests():
+        note(
+            f"{build.receipt_set}: is not there, as in builds of older versions: a receipt "
+            "that was edited and sealed again can't be noticed; building again seals those here"
+        )
+    for name, old in (marks or {}).items():
+        folder = build.path / name
+        if any(line.startswith((f"{folder}/", f"{folder}:")) for line in told):
+            continue
+        if folder not in known:
+            yield f"{folder}: is missing, though the build sealed it; build again"
+        elif sealed_receipts.mark(known[folder]) != old and not _is_purged(build, known[folder]):
+            yield (
+                f"{folder / receipts.NAME}: is not the one that the build sealed; "
+                "restore it, or remove the folder and build again"
+            )
+
+
+def _is_purged(build: BuildFolder, receipt: Json) -> bool:
+    """Tell whether a build is a state of another from before a purge, which changed a receipt."""
+    return purged.KEY in receipt and HISTORY in (path.name for path in build.path.parents)
