@@ -20,11 +20,10 @@ from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.filters.exact_duplicates import owners, shared
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
 from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.store.store import key_of
+from crystalmix.prep.store.store import key_of, read_mark, write_mark
 
 if TYPE_CHECKING:
     from crystalmix.prep.runtime.database import Connection
@@ -49,11 +48,11 @@ def check(context: Context) -> None:
     documents = {name: context.documents(name) for name in context.sources}
     contents = {name: receipts.read(path).content for name, path in context.sources.items()}
     mark = context.store.checked(key_of(_question(recipe, phases, contents)))
-    if mark.exists():
+    if read_mark(mark) is not None:
         return
     for refusal in find(recipe, phases, documents).refusals:
         raise RefusalError(refusal)
-    write_atomic(mark, canonical({"phases": sorted(phases), "documents": contents}))
+    write_mark(mark, {"phases": sorted(phases), "documents": contents})
 
 
 def _question(recipe: Recipe, phases: Sequence[str], contents: Mapping[str, str]) -> Json:

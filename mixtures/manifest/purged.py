@@ -94,6 +94,12 @@ def texts(build: BuildFolder) -> set[bytes]:
     return {bytes.fromhex(line[2]) for line in lines if line[2]}
 
 
+def listing(request: Json) -> bytes:
+    """Return the digests of a request's texts as a file: a line each, sorted."""
+    digests = sorted({line[2] for line in request["documents"] if line[2]})
+    return "".join(f"{digest}\n" for digest in digests).encode()
+
+
 def refuse_to_make(folder: Path, *made_of: Receipt) -> None:
     """Raise RefusalError where a folder of rows would be made of rows that were purged."""
     if any(receipt.purged for receipt in made_of):
@@ -253,6 +259,10 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
             path = log(build) / certificate["id"] / REQUEST
             if read_sealed(path)["digest"] != certificate["request"]:
                 yield f"{path}: is not the request that was certified; {REMEDY}"
+        for request in requests(build):
+            path = log(build) / request["id"] / TEXTS
+            if not path.exists() or path.read_bytes() != listing(request):
+                yield f"{path}: is not the list of the texts of its request; {REMEDY}"
         for folder, receipt in sealed.items():
             for number in receipt.purged.get("certificates", []):
                 if number not in ids:

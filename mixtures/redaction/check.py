@@ -36,7 +36,12 @@ def faults(out: Path, origin: Path) -> Iterator[str]:
         taken = redact.placed(ensured(origin), documents(build, content), content["copies"])
         yield from _manifest_faults(out, build, taken, content)
         yield from _file_faults(out, build, taken)
-    except (CrystalmixError, KeyError, TypeError, ValueError) as error:
+        files = content.get("files")  # views of older versions have none
+        if files is not None and files != (here := redact.file_digests(out)):
+            for name in sorted({*files, *here}):
+                if files.get(name) != here.get(name):
+                    yield f"{out / name}: its bytes changed since it was written; {REMEDY}"
+    except (CrystalmixError, KeyError, TypeError, ValueError, OSError) as error:
         yield f"{out}: can't be checked ({' '.join(str(error).split())}); {REMEDY}"
 
 
@@ -106,4 +111,4 @@ def _file_faults(out: Path, build: BuildFolder, taken: redact.Taken) -> Iterator
             ):
                 yield f"{spans.path_of(out / path)}: is not what was left; {REMEDY}"
         except (OSError, ValueError) as error:
-            yield f"{out / path}: can't be read ({error}); {REMEDY}"
+            yield f"{out / path}: can't be read ({' '.join(str(error).split())}); {REMEDY}"

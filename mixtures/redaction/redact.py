@@ -227,6 +227,7 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
             "list": file_digest(listed),
             "documents": [[d.source, d.document, d.digest] for d in taken.documents],
             "copies": taken.copies,
+            "files": file_digests(temporary),
         }
         sealed = {**content, "digest": receipts.digest(content)}
         write_atomic(temporary / NAME, canonical(sealed))
@@ -338,6 +339,13 @@ def without(table: pa.Table, documents: Sequence[Found]) -> pa.Table:
 def _symlink(target: Path, link: Path, place: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(relpath(target, place.parent))
+
+
+def file_digests(out: Path) -> dict[str, str]:
+    """Return the xxh3-128 of each file of a view that its origin has not, by path."""
+    paths = [*(out / DOMAINS).rglob("*"), BuildFolder(out).receipt_set]
+    own = (path for path in sorted(paths) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(out).as_posix(): file_digest(path) for path in own}
 
 
 def read(out: Path) -> Json:

@@ -109,8 +109,7 @@ def purge(
         )
         request["digest"] = receipts.digest(request)
         place = purged.log(folder) / request["id"]
-        digests = sorted({one.digest for one in found.taken if one.digest})
-        write_atomic(place / purged.TEXTS, "".join(f"{d}\n" for d in digests).encode())
+        write_atomic(place / purged.TEXTS, purged.listing(request))
         write_atomic(place / purged.REQUEST, canonical(request))
         return _finish(folder, request)
 

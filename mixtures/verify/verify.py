@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from crystalmix.mixtures.build import lookups
-from crystalmix.mixtures.build.context import shard_files, tokenizer_identity
+from crystalmix.mixtures.build.context import shard_files
 from crystalmix.mixtures.build.seal import packed_as
 from crystalmix.mixtures.manifest import cerebras_order, purged
 from crystalmix.mixtures.manifest.build_folder import PHASES, SOURCES, BuildFolder, rows_files
@@ -34,7 +34,14 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
-from crystalmix.mixtures.verify import accounts, receipt_marks, shuffle_test, upsampling
+from crystalmix.mixtures.verify import (
+    accounts,
+    receipt_marks,
+    shuffle_test,
+    states,
+    tokenizer_check,
+    upsampling,
+)
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.documents import about
@@ -47,7 +54,6 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import Store
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 SHOWN = 3  # files in a note
 Note = Callable[[str], None]
@@ -86,6 +92,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += lookups.faults(BuildFolder(out), sealed)
     faults += purged.faults(BuildFolder(out), sealed)
     faults += receipt_marks.faults(BuildFolder(out), sealed, tuple(faults), note)
+    faults += states.faults(BuildFolder(out))
     faults += _check_store(BuildFolder(out), workers, note)
     faults += about.faults(out / about.NAME, {place.name for place in sealed})
     _note_unread(BuildFolder(out), sealed, note)
@@ -175,8 +182,7 @@ def _check_store(folder: BuildFolder, workers: int, note: Note) -> Iterator[str]
     if folder.store.is_symlink():
         note(f"{folder.store}: is shared with other builds; blocks and tokens in it are not read")
         return
-    store = Store(folder.store)
-    marks = [path for _, _, path in store.files() if path.suffix == ".json"]
+    marks = list(Store(folder.store).marks())
     with Fanout(workers) as pool:
         for lines in pool.map(_damages, marks, "store"):
             yield from lines
@@ -295,7 +301,7 @@ def _check_manifests(out: Path, sealed: dict[Path, Receipt], note: Note) -> Iter
                 f"{place}: follows phase {manifest.after}, which was built elsewhere; "
                 "`crystalmix merge` seals both as one build"
             )
-    yield from _check_tokenizer(out, manifests)
+    yield from tokenizer_check.faults(folder.tokenizer, manifests)
 
 
 def _manifest_faults(
@@ -468,24 +474,3 @@ def _part_faults(manifest: Manifest, part: ManifestPart) -> Iterator[str]:
     for key, value in follow.items():
         if getattr(part, key) != value:
             yield f"says {key} {getattr(part, key)}, its rows and shards give {value}"
-
-
-def _check_tokenizer(out: Path, manifests: dict[str, Manifest]) -> Iterator[str]:
-    path = BuildFolder(out).tokenizer
-    if manifests and all(manifest.imported for manifest in manifests.values()):
-        return
-    if not path.exists():
-        yield f"{path}: is missing; restore the tokenizer of this build"
-        return
-    try:
-        identity = tokenizer_identity(Tokenizer(TokenizerSettings(str(path)), path.read_bytes()))
-    except (CrystalmixError, *MALFORMED) as error:
-        yield f"{path}: can't be loaded ({error}); restore the tokenizer of this build"
-        return
-    for name, manifest in manifests.items():
-        for key in ("fingerprint", "canary", "vocab"):
-            if (sealed := getattr(manifest.tokenizer, key)) != identity[key]:
-                yield (
-                    f"{path}: has another {key} than phase {name} was built with "
-                    f"({identity[key]}, manifest has {sealed})"
-                )

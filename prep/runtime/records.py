@@ -1,7 +1,8 @@
 """Records: dataclasses read from JSON, with one line for what breaks them; seals by a digest."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,7 +41,10 @@ def read_sealed(path: Path, shape: type[Record], remedy: str, *, exact: bool = F
         raise DamageError(f"{path}: was edited (its bytes are not canonical); {remedy}")
     if content.pop("digest", None) != receipts.digest(content):
         raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
-    return record(content, shape, path, remedy)
+    made: Any = record(content, shape, path, remedy)
+    if exact and receipts.digest(asdict(made)) != receipts.digest(content):
+        raise DamageError(f"{path}: was edited (it holds more than was sealed); {remedy}")
+    return made
 
 
 def write_sealed(path: Path, content: Content) -> None:

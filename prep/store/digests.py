@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.store.store import Store
+from crystalmix.prep.store.store import Store, read_mark, write_mark
 
 
 @dataclass(frozen=True)
@@ -22,17 +21,16 @@ class Remembered:
         name: its absolute path or url. looks: size, time and inode; an unknown time never matches.
         """
         path = self.store.remembered(name)
-        if looks.get("modified") is None or not path.exists():
+        entry = None if looks.get("modified") is None else read_mark(path)
+        if entry is None:
             return None
-        entry = read_json(path, "remove it")
         return entry["xxh3"] if {key: entry.get(key) for key in looks} == looks else None
 
     def keep(self, name: str, looks: Json, xxh3: str) -> None:
         """Remember the digest of a file, unless the store lies on a disk that is read-only."""
         if looks.get("modified") is not None:
-            content = canonical({"file": name, **looks, "xxh3": xxh3})
             try:
-                write_atomic(self.store.remembered(name), content)
+                write_mark(self.store.remembered(name), {"file": name, **looks, "xxh3": xxh3})
             except OSError as error:
                 if error.errno != errno.EROFS:
                     raise

@@ -6,8 +6,7 @@ tokens of rows, as the stage counts.
 
 from dataclasses import dataclass, field
 
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
-from crystalmix.prep.store.store import Store
+from crystalmix.prep.store.store import Store, read_mark, write_mark
 
 NAME = "files/rates.json"  # with what else is remembered, and is part of no digest
 LEAST_SECONDS = 0.05  # of a stage: less tells nothing
@@ -37,9 +36,7 @@ class Pace:
 def read(store: Store) -> dict[str, Rate]:
     """Return the rates of the stages; {} where no build was measured."""
     path = store.path / NAME
-    if not path.exists():
-        return {}
-    entries = read_json(path, "remove it").items()
+    entries = (read_mark(path) or {}).items()
     return {stage: Rate(entry["amount"], entry["seconds"]) for stage, entry in entries}
 
 
@@ -54,4 +51,4 @@ def keep(store: Store, pace: Pace) -> None:
     }
     if newer:
         content = {name: vars(rate) for name, rate in {**known, **newer}.items()}
-        write_atomic(store.path / NAME, canonical(content))
+        write_mark(store.path / NAME, content)

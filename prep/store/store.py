@@ -10,6 +10,9 @@ uses/<key>.json      the blocks, tokens and copies that a folder was made from
 builds/<key>.json    the builds that use a shared store
 files/checked/       checks that found nothing, by what they looked at
 files/rates.json     how long the stages took (`prep.store.rates`)
+
+JSON files carry a digest of themselves: one whose bits changed is taken for one that is not there.
+Those of older stores have none.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -65,14 +68,13 @@ class Store:
     def write_uses(self, key: str, uses: Mapping[Files, Sequence[str]]) -> None:
         """Note the blocks and tokens that a folder was made from, by key."""
         path = self.path / "uses" / f"{key}.json"
-        content = canonical({kind: sorted(set(keys)) for kind, keys in uses.items()})
-        if not path.exists() or path.read_bytes() != content:
-            write_atomic(path, content)
+        content = {kind: sorted(set(keys)) for kind, keys in uses.items()}
+        if read_mark(path) != content:
+            write_mark(path, content)
 
     def uses(self, key: str) -> Json:
         """Return the keys of the blocks and tokens that a folder was made from, by kind."""
-        path = self.path / "uses" / f"{key}.json"
-        return read_json(path) if path.exists() else {}
+        return read_mark(self.path / "uses" / f"{key}.json") or {}
 
     def enter(self, build: Path) -> None:
         """Note that a build uses this store."""
@@ -114,13 +116,18 @@ class Store:
             for path in sorted((self.path / kind).glob("*/*")):
                 yield kind, path.name.partition(".")[0], path
 
+    def marks(self) -> Iterator[Path]:
+        """Yield the JSON files that say what was made of what, and what is remembered."""
+        for pattern in ("[!.]*/*.json", "[!.]*/*/*.json"):
+            paths = sorted(self.path.glob(pattern))
+            yield from (p for p in paths if p.relative_to(self.path).parts[0] not in FOLDERS)
+
 
 def done(path: Path) -> Json | None:
     """Return the result of making a file of blocks or tokens, None where it is not there whole."""
-    mark = _mark(path)
-    if not mark.exists():
+    entry = read_mark(_mark(path), "remove it and build again")
+    if entry is None:
         return None
-    entry = read_json(mark, "remove it and build again")
     for file in entry["files"]:
         part = path.with_name(file["name"])
         if not part.exists() or part.stat().st_size != file["bytes"]:
@@ -140,12 +147,35 @@ def finish(path: Path, result: Json) -> None:
     mark = _mark(path)
     parts = sorted(part for part in path.parent.glob(f"{path.stem}.*") if part != mark)
     files = [receipts.describe(part) for part in parts]
-    write_atomic(mark, canonical({"result": result, "files": files}))
+    write_mark(mark, {"result": result, "files": files})
+
+
+def write_mark(path: Path, content: Json) -> None:
+    """Write JSON with a digest of its own."""
+    write_atomic(path, canonical({**content, "digest": receipts.digest(content)}))
+
+
+def read_mark(path: Path, remedy: str = "remove it") -> Json | None:
+    """Return what `write_mark` wrote; None where it is not there, or not as it was written."""
+    if not path.exists():
+        return None
+    content = read_json(path, remedy)
+    if "digest" not in content:  # of an older store, or the name of that key changed
+        return None if any(map(_is_nearly_digest, content)) else content
+    sealed = content.pop("digest")
+    return content if sealed == receipts.digest(content) else None
+
+
+def _is_nearly_digest(key: str) -> bool:
+    return len(key) == len("digest") and sum(map(str.__ne__, key, "digest")) == 1
 
 
 def damages(mark: Path) -> list[str]:
     """Return one line for every file of a mark that is missing or has other bytes."""
-    entries = read_json(mark, "remove it")["files"]
+    content = read_mark(mark)
+    if content is None:
+        return [f"{mark}: its bytes changed (its digest does not match); remove it"]
+    entries = content.get("files", [])
     lines = receipts.damages(mark.parent, map(FileEntry.from_json, entries))
     return [f"{line.partition('; ')[0]}; remove {mark} and build again" for line in lines]
 

@@ -1,11 +1,12 @@
 """Kills, bit flips and hostile inputs, by a seed and a size:
 
     export PYTHONPATH=tests
-    python tests/hardship/campaign.py --seed 1 --kills 300 --flips 1000 --inputs 500
+    python tests/hardship/campaign.py --seed 1 --kills 300 --flips 1000 --forgeries 500 --inputs 500
 
 What must hold: nothing lost (a build or run that was killed ends as an undisturbed one), nothing
-silent (a flip is found by `verify`, or lies in a file that it names as not read), no traceback, no
-process left, no file outside `--out`. Exit code 1, and a line for each thing that did not hold.
+silent (a flip, or a receipt forged with its digest made anew, is found by `verify`, or lies in a
+file that it names as not read), no traceback, no process left, no file outside `--out`. Exit code
+1, and a line for each thing that did not hold.
 """
 
 import argparse
@@ -24,10 +25,9 @@ from pathlib import Path
 from random import Random
 
 from crystalmix.mixtures.verify.verify import verify
-from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.train.record import seal
 from crystalmix.train.trace.findings import findings
-from helpers import corpora, hostile, kills, runs, watched
+from helpers import corpora, hostile, kills, runs, subjects
 from helpers.processes import all_end, members
 
 PATIENCE_SECONDS = 180
@@ -180,46 +180,58 @@ def kill_trainings(campaign: Campaign, count: int) -> None:
     campaign.counts["kills of a training"] += done
 
 
-def flips(campaign: Campaign, count: int) -> None:
-    """Flip bits of a build's and a run's files, one at a time: each is found, or named unread."""
-    build, run = campaign.scratch / "flips" / "build", campaign.scratch / "flips" / "run"
-    shutil.copytree(watched.split_build(), build)
-    watched.train(run, build=build)
-    for folder in (build, run):
-        lines = _checked(build, run, folder)
-        campaign.hold(lines == ([], []), f"before any flip: {lines}")
-    files = [p for folder in (build, run) for p in sorted(folder.rglob("*")) if p.is_file()]
-    files = [path for path in files if path.stat().st_size]
-    for number in range(count):
-        rng = campaign.rng("flip", number)
-        path = files[number % len(files)] if number < len(files) else rng.choice(files)
-        before = path.read_bytes()
-        content = bytearray(before)
-        place, bit = rng.randrange(len(content)), rng.randrange(8)
-        content[place] ^= 1 << bit
-        folder = run if path.is_relative_to(run) else build
-        what = f"{path.relative_to(campaign.scratch)}, byte {place}, bit {bit}"
+def flips(campaign: Campaign, count: int, forgeries: int) -> None:
+    """Flip bits and forge receipts, one at a time: each is found, or in a file named unread.
+
+    A forgery is a value changed in a receipt, manifest or seal, with the digest that the file
+    carries of itself made anew.
+    """
+    place = campaign.scratch / "subjects"
+    place.mkdir()
+    given = list(subjects.every(place))
+    for subject in given:
+        faults, _ = subject.checked()
+        campaign.hold(not faults, f"{subject.name}: before any flip: {faults}")
+    every = [(subject, path) for subject in given for path in subject.files()]
+    sealed = [(subject, path) for subject in given for path in subject.forgeable()]
+    for kind, number, (subject, path) in [
+        *(("flip", n, _nth(campaign, "flip", n, every)) for n in range(count)),
+        *(("forgery", n, _nth(campaign, "forgery", n, sealed)) for n in range(forgeries)),
+    ]:
+        rng, before = campaign.rng(kind, number), path.read_bytes()
+        if kind == "flip":
+            content, what = _flipped(before, rng)
+        else:
+            content, what = subjects.forged(path, rng)
+        what = f"{kind} in {subject.name}, {path.relative_to(subject.folder)}, {what}"
         path.write_bytes(content)
         try:
-            faults, unread = _checked(build, run, folder)
+            faults, unread = subject.checked()
             campaign.hold(bool(faults) or _named(path, unread), f"{what}: found by nothing")
             campaign.hold(not any("\n" in line for line in faults), f"{what}: many lines")
-            campaign.counts["flips found" if faults else "flips in bytes named unread"] += 1
+            end = "found" if faults else "in bytes named unread"
+            campaign.counts[f"{kind} of a {subject.name}, {end}"] += 1
         except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
             campaign.hold(False, f"{what}: {type(error).__name__}: {error}")
         path.write_bytes(before)
 
 
-def _checked(build: Path, run: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Return what `verify` finds in a folder, and what it says it has not read."""
-    try:
-        if folder == build:
-            notes: list[str] = []
-            return verify(build, note=notes.append), notes
-        sealed = seal.check(run)
-        return findings(build, run) + sealed.faults, sealed.notes
-    except CrystalmixError as error:
-        return [str(error)], []
+Target = tuple[subjects.Subject, Path]
+
+
+def _nth(campaign: Campaign, kind: str, number: int, every: list[Target]) -> Target:
+    """Return what is damaged next: a file of each kind of subject in turn."""
+    names = list(dict.fromkeys(subject.name for subject, _ in every))
+    name = names[number % len(names)]
+    rng = campaign.rng(kind, number, "file")
+    return rng.choice([target for target in every if target[0].name == name])
+
+
+def _flipped(before: bytes, rng: Random) -> tuple[bytes, str]:
+    content = bytearray(before)
+    place, bit = rng.randrange(len(content)), rng.randrange(8)
+    content[place] ^= 1 << bit
+    return bytes(content), f"byte {place}, bit {bit}"
 
 
 def _named(path: Path, notes: list[str]) -> bool:
@@ -391,15 +403,17 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def campaign(seed: int, kills: int, flipped: int, hostile_inputs: int) -> Campaign:
+def campaign(
+    seed: int, kills: int, flipped: int, hostile_inputs: int, forgeries: int = 0
+) -> Campaign:
     """Run a campaign in a scratch folder of its own; return what it counted and what broke."""
     scratch = Path(tempfile.mkdtemp(prefix="crystalmix-campaign-"))
     made = Campaign(seed, scratch)
     try:
         kill_builds(made, kills - kills // TRAINING_EVERY)
         kill_trainings(made, kills // TRAINING_EVERY)
-        if flipped:
-            flips(made, flipped)
+        if flipped or forgeries:
+            flips(made, flipped, forgeries)
         inputs(made, hostile_inputs)
     except KeyboardInterrupt:
         made.hold(False, "it was interrupted; the counts are of what was done")
@@ -411,10 +425,10 @@ def campaign(seed: int, kills: int, flipped: int, hostile_inputs: int) -> Campai
 def main() -> int:
     """Print what was tried and what did not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("seed", "kills", "flips", "inputs"):
+    for name in ("seed", "kills", "flips", "inputs", "forgeries"):
         parser.add_argument(f"--{name}", type=int, default=1 if name == "seed" else 0)
     asked = parser.parse_args()
-    made = campaign(asked.seed, asked.kills, asked.flips, asked.inputs)
+    made = campaign(asked.seed, asked.kills, asked.flips, asked.inputs, asked.forgeries)
     for name, number in sorted(made.counts.items()):
         sys.stdout.write(f"{number:6,} {name}\n")
     for line in made.broken:

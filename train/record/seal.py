@@ -107,6 +107,8 @@ def check(run: Path) -> Check:
             seal = read_sealed(path, RunSeal, RESUME, exact=True)
             result.faults += _changes(run, seal.build, whole=True)
             result.files += 2
+            if list(seal.phases) != sorted({*seal.phases}):
+                result.faults.append(f"{path}: names a phase twice or out of order; {RESUME}")
             begun = {phase.name for phase in phases}
             result.faults += [
                 f"{run / name}: is missing, though the run began that phase; restore it"
@@ -167,6 +169,7 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
     seal = read_sealed(phase.seal, PhaseSeal, RESUME, exact=True)
     result.files += 1 + len(seal.files)
     newest = max(map(run_folder.step_of, checkpoints), default=0)
+    result.faults += _misnamed(phase, seal)
     _check_states(phase, seal, newest, result)
     for file in seal.files:
         path = phase.path / file.name
@@ -208,6 +211,16 @@ def _check_states(phase: PhaseFolder, seal: PhaseSeal, newest: int, result: Chec
     last = phase.checkpoint(seal.step)
     if last.exists() and run_folder.read_state(last).sealed_ledger(last).chain != seal.chain:
         result.faults.append(f"{phase.seal}: is of another ledger than its newest checkpoint")
+
+
+def _misnamed(phase: PhaseFolder, seal: PhaseSeal) -> Iterator[str]:
+    """Yield where a seal names a file twice, or another step than its newest checkpoint."""
+    for entries in (seal.checkpoints, seal.files):
+        if len({entry.name for entry in entries}) != len(entries):
+            yield f"{phase.seal}: names a file twice; {RESUME}"
+    newest = phase.checkpoint(seal.step) / run_folder.STATE
+    if newest not in {phase.checkpoints / entry.name for entry in seal.checkpoints}:
+        yield f"{phase.seal}: is of step {seal.step}, of which it names no checkpoint; {RESUME}"
 
 
 def _changes(folder: Path, file: FileEntry, *, whole: bool) -> Iterator[str]:

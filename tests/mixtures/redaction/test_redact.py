@@ -1,5 +1,6 @@
 """Redaction: rows hold nothing of what was taken, and all else is as it was, bit for bit."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from shutil import copytree
@@ -18,7 +19,7 @@ from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans
 from crystalmix.prep.rows.scattered_rows import gather
-from crystalmix.prep.runtime.errors import InputError, RefusalError
+from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
 from crystalmix.train.loader.batches import Share
 from crystalmix.train.record import views
 from crystalmix.train.trace import located
@@ -217,3 +218,23 @@ def test_every_piece_of_every_copy_is_taken_from_fitted_rows(tmp_path: Path) -> 
 
 def _digest(text: str) -> bytes:
     return xxhash.xxh3_128_digest(text.encode())
+
+
+def test_a_flip_in_any_file_of_a_view_is_found_in_one_line_each() -> None:
+    out = redacted_build().with_name("flipped")  # beside it, so that its links lead where they did
+    copytree(redacted_build(), out, symlinks=True)
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and not path.is_symlink()]
+    kinds = {re.sub(r"-\d+", "", path.name): path for path in files}
+    assert {*kinds} >= {"redaction.json", "receipts.json", "data.tombstones.parquet"}
+    for path in kinds.values():
+        before = path.read_bytes()
+        for place in range(3, len(before), len(before) // 5):
+            path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+            try:
+                lines = verify(out)
+            except DamageError as error:
+                lines = [str(error)]
+            assert lines, (path, place)
+            assert not [line for line in lines if "\n" in line]
+        path.write_bytes(before)
+    assert verify(out) == []

@@ -330,3 +330,14 @@ def test_names_that_look_like_purged_ones_are_names(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.stderr
     seen = orjson.loads(told.stdout)
     assert (seen["gone"], seen["documents"]) == (0, len(names))
+
+
+def test_a_list_of_purged_texts_that_changed_is_found() -> None:
+    out, content = purged_build()
+    path = out / "purge" / content["id"] / "texts.txt"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(before[:1], b"x", 1))
+    told = verify(out)
+    path.write_bytes(before)
+    assert [line for line in told if line.startswith(f"{path}: ")] == told != []
+    assert verify(out) == []

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 
+import orjson
 import pytest
 
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.records import write_sealed
+from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import metrics, proof, seal
 from crystalmix.train.record.run_folder import PhaseFolder
 from helpers import watched
@@ -130,4 +133,26 @@ def test_what_our_trainer_recorded_is_told_as_that() -> None:
     assert proof.lines(undisturbed()) == []
     assert proof.lines(undisturbed(), every=True)[-1] == (
         "prose: steps 0 to 11: recorded by the trainer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("prose/seal.json", lambda seal: seal.update(step=seal["step"] - 1), "is of step"),
+        ("prose/seal.json", lambda seal: seal["files"].append(seal["files"][0]), "a file twice"),
+        ("phases.json", lambda seal: seal["phases"].append("prose"), "names a phase twice"),
+        ("phases.json", lambda seal: seal["build"].update(more=1), "holds more than was sealed"),
+    ],
+)
+def test_a_seal_that_was_forged_with_its_digest_made_anew_is_found(
+    tmp_path: Path, name: str, change: Callable[[Json], None], words: str
+) -> None:
+    run = copied_run(tmp_path / "run")
+    content = orjson.loads((run / name).read_bytes())
+    del content["digest"]
+    change(content)
+    write_sealed(run / name, content)
+    assert any(
+        line.startswith(str(run / name)) and words in line for line in seal.check(run).faults
     )

@@ -1,0 +1,41 @@
+"""Check of what a build was before: the states of its history, which are builds of links.
+
+Their rows are those of the store, which the build's own check reads where it still names them; of
+a state its manifests, seals and tokenizer are read.
+"""
+
+from collections.abc import Iterator
+
+from crystalmix.mixtures.build.view import state_of
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import read_manifests, read_phase_set
+from crystalmix.mixtures.verify import receipt_marks, tokenizer_check
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.errors import CrystalmixError
+
+REMEDY = "restore it: runs that were trained on that state rest on it"
+
+
+def faults(build: BuildFolder) -> Iterator[str]:
+    """Yield where a state's manifests, seals, receipts or tokenizer are not as they were kept."""
+    if build.path.parent.name == "mixtures":
+        return  # the build that it is of has these states
+    for state in build.states():
+        try:
+            yield from _faults(build, state)
+        except (CrystalmixError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            yield f"{state.path}: can't be checked ({' '.join(str(error).split())}); {REMEDY}"
+
+
+def _faults(build: BuildFolder, state: BuildFolder) -> Iterator[str]:
+    manifests = read_manifests(state.path)
+    sealed, here = read_phase_set(state), {one.phase: one.digest for one in manifests}
+    if sealed not in ({}, here):
+        yield f"{state.phase_set}: does not name the phases that are there; {REMEDY}"
+    if state_of(state) != state.path.name:
+        yield f"{state.path}: holds other phases than it was named by; {REMEDY}"
+    known = {folder: receipts.read(folder) for folder in state.sealed()}
+    yield from receipt_marks.faults(state, known, (), lambda _: None)
+    kept, now = state.tokenizer, build.tokenizer
+    if kept.exists() and not (now.exists() and kept.read_bytes() == now.read_bytes()):
+        yield from tokenizer_check.faults(kept, {one.phase: one for one in manifests})
