@@ -8,7 +8,7 @@ from helpers import subjects
 
 @pytest.mark.parametrize(
     ("kills", "flips", "inputs", "forgeries"),
-    [(5, 0, 0, 0), (0, 16, 0, 16), (0, 0, 5, 0)],
+    [(5, 0, 0, 0), (0, 8, 0, 8), (0, 0, 5, 0)],
     ids=["kills", "flips and forgeries", "inputs"],
 )
 def test_a_small_campaign_breaks_nothing(

@@ -181,7 +181,10 @@ def test_a_folder_of_another_build_is_told(out: Path, other: Path, folder: str, 
 def test_a_folder_whose_inputs_are_gone_is_told(out: Path) -> None:
     shutil.rmtree(out / "domains" / "code" / "epoch-1")
     path = out / "domains" / "code" / "shuffled" / receipts.NAME
-    assert verify(out) == [f"{path}: was made from epoch-1, which is not here"]
+    assert verify(out) == [
+        f"{path}: was made from epoch-1, which is not here",
+        f"{out / 'domains/code/epoch-1'}: is missing, though the build sealed it; build again",
+    ]
 
 
 def test_a_manifest_of_another_build_is_told(out: Path, other: Path) -> None:
