@@ -1,25 +1,23 @@
 """Check of receipts against the seal of their build, which knows the digest of each."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
 
 from crystalmix.mixtures.manifest import purged, sealed_receipts
 from crystalmix.mixtures.manifest.build_folder import HISTORY, BuildFolder
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 
 
 def faults(
     build: BuildFolder,
-    known: Mapping[Path, Json],
     told: Collection[str],
     note: Callable[[str], None],
 ) -> Iterator[str]:
     """Yield where receipts are not those that a build sealed.
 
-    known: the receipts that can be read, by folder. told: faults that were found; of the folders
-    that these begin with nothing more is said.
+    told: faults that were found; of the folders that these begin with nothing more is said.
     """
     try:
         marks = sealed_receipts.read(build)
@@ -35,9 +33,11 @@ def faults(
         folder = build.path / name
         if any(line.startswith((f"{folder}/", f"{folder}:")) for line in told):
             continue
-        if folder not in known:
+        if not (folder / receipts.NAME).exists():
             yield f"{folder}: is missing, though the build sealed it; build again"
-        elif sealed_receipts.mark(known[folder]) != old and not _is_purged(build, known[folder]):
+            continue
+        receipt = read_json(folder / receipts.NAME)
+        if sealed_receipts.mark(receipt) != old and not _is_purged(build, receipt):
             yield (
                 f"{folder / receipts.NAME}: is not the one that the build sealed; "
                 "restore it, or remove the folder and build again"

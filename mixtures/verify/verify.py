@@ -91,7 +91,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += _check_manifests(out, sealed, note)
     faults += lookups.faults(BuildFolder(out), sealed)
     faults += purged.faults(BuildFolder(out), sealed)
-    faults += receipt_marks.faults(BuildFolder(out), sealed, tuple(faults), note)
+    faults += receipt_marks.faults(BuildFolder(out), tuple(faults), note)
     faults += states.faults(BuildFolder(out))
     faults += _check_store(BuildFolder(out), workers, note)
     faults += about.faults(out / about.NAME, {place.name for place in sealed})
