@@ -268,7 +268,8 @@ def allocate(
 def _correlation_interval(rho: float, count: int) -> tuple[float, float]:
     if count <= 3 or not np.isfinite(rho):
         return -1.0, 1.0
-    middle = np.arctanh(np.clip(rho, -0.9999, 0.9999))
+    most = 1 - 6 / (count * (count**2 - 1))  # half of what a swap of neighbours takes from 1
+    middle = np.arctanh(np.clip(rho, -most, most))
     half = INTERVAL * np.sqrt(1.06 / (count - 3))  # Fieller et al. 1957, for ranks
     return float(np.tanh(middle - half)), float(np.tanh(middle + half))
 

@@ -6,6 +6,7 @@ from scipy.stats import spearmanr
 
 from crystalmix.mixtures.laws import least_squares
 from crystalmix.mixtures.laws.across_scales import (
+    _correlation_interval,  # pyright: ignore[reportPrivateUsage]
     allocate,
     largest_predicted,
     optima,
@@ -127,3 +128,9 @@ def test_the_largest_of_three_scales_is_predicted_from_the_others(fitted: Fit) -
     assert (made.parameters, made.runs) == (9e5, 8)
     assert made.covered == pytest.approx(np.mean((low <= losses[-8:]) & (losses[-8:] <= high)))
     assert made.rmse == pytest.approx(np.sqrt(np.mean((mean - losses[-8:]) ** 2)), rel=1e-3)
+
+
+def test_few_mixtures_in_the_same_order_leave_much_open() -> None:
+    low, high = _correlation_interval(1.0, 5)
+    assert 0.4 < low < 0.7
+    assert low < _correlation_interval(1.0, 30)[0] < high <= 1
