@@ -271,7 +271,8 @@ def _correlation_interval(rho: float, count: int) -> tuple[float, float]:
     most = 1 - 6 / (count * (count**2 - 1))  # half of what a swap of neighbours takes from 1
     middle = np.arctanh(np.clip(rho, -most, most))
     half = INTERVAL * np.sqrt(1.06 / (count - 3))  # Fieller et al. 1957, for ranks
-    return float(np.tanh(middle - half)), float(np.tanh(middle + half))
+    low, high = float(np.tanh(middle - half)), float(np.tanh(middle + half))
+    return min(low, rho), max(high, rho)
 
 
 def scale_lines(across: AcrossScales) -> Sequence[str]:
