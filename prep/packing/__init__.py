@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.prep.packing import fitted, fitted_rows, pieces
+    from crystalmix.prep.packing import fitted, fitted_rows, laid_out, pieces
     from crystalmix.prep.packing.fitted import Fitted, FittedCounts
 
 __getattr__, __dir__ = lazy_names(__name__)
