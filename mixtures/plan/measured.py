@@ -17,6 +17,7 @@ MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 DOCUMENTS, BLOCKS = 0.045, 0.03  # bytes by raw byte
 TOKEN, ROW = 1.3, 160.0  # bytes of rows: of a token, and of a row beside
 SPANS = 0.05  # bytes by token of a row that is laid out only
+LAID_OUT = "laid out"  # the key of all such rows
 IDS = 0.8  # bytes by token
 
 
@@ -111,7 +112,8 @@ class Measured:
         domain, account = place.parent.name, receipt.account
         tokens = sum(entry["rows"] * entry["msl"] for entry in shards_of(receipt))
         stage = receipt.stage
-        self.rows.add(_size(build, place, receipt), tokens, stage, f"{stage}/{domain}")
+        keys = [stage, f"{stage}/{domain}", *([LAID_OUT] if receipt.shards else ())]
+        self.rows.add(_size(build, place, receipt), tokens, *keys)
         if stage == "pack":
             self.filled.add(tokens, account["tokens_in"], domain)
             for source, counts in account["sources"].items():

@@ -21,6 +21,7 @@ from crystalmix.mixtures.plan.measured import (
     BLOCKS,
     DOCUMENTS,
     IDS,
+    LAID_OUT,
     SPANS,
     Measured,
     bytes_a_token,
@@ -286,7 +287,7 @@ class Walk:
         else:
             laid_out = folder is not None and folder.laid_out
         if laid_out:
-            rate = self.measured.rows.known(f"{stage}/{domain}") or SPANS
+            rate = self.measured.rows.known(f"{stage}/{domain}", LAID_OUT) or SPANS
         size = None if tokens is None else round(tokens * rate)
         written = (tokens, rows, size)
         if state == "reused" or (folder is not None and folder.path.resolve() in self.seen):
