@@ -27,10 +27,7 @@ PROMISED = {
         7,
     ),
     "03_forensics.py": (("mean loss", "property", "document", "same", "True", "texts dropped"), 1),
-    "04_phases.py": (
-        ("order", "crystal-3", "R*", "a third phase", "would be seen|distinguishable"),
-        3,
-    ),
+    "04_phases.py": (("third_phase", "seen with probability", "would be seen"), 2),
 }
 
 
