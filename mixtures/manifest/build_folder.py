@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import TEMPORARY
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
@@ -176,8 +177,10 @@ class BuildFolder:
         )
 
     def _receipted(self) -> Iterator[Path]:
-        yield from self.path.glob(f"{SOURCES}/*")
-        yield from self.path.glob(f"{DOMAINS}/*/*")
+        for pattern in (f"{SOURCES}/*", f"{DOMAINS}/*/*"):
+            for path in self.path.glob(pattern):
+                if TEMPORARY.search(path.name) is None:  # else a killed build left it
+                    yield path
 
 
 def _age(path: Path) -> tuple[int, str]:

@@ -105,7 +105,7 @@ def test_a_corrupted_manifest_is_named(content: str, tmp_path: Path) -> None:
         ["show", path],
         ["diff", build, build],
         ["sql", build, "FROM parts"],
-        ["trace", run, "--build", build, "--step", "prose:0"],
+        ["trace", run, "--build", build, "--step", "mixed:0"],
         ["train", build, "--run", run_file(), "--out", tmp_path / "out"],
     ):
         assert str(path) in trouble(1, *words)

@@ -135,7 +135,7 @@ def test_a_recipe_with_values_from_a_fuzzer_is_refused_or_harmless(number: int) 
 @pytest.mark.parametrize(
     "words",
     [
-        ("build", "recipe.yaml", "--out", "s3://bucket/x"),
+        ("build", "recipe.yaml", "--out", "out", "--store", "s3://bucket/x"),
         ("build", "recipe.yaml", "--out", "out", "--data", "gs://bucket/x"),
         ("build", "https://host/recipe.yaml", "--out", "out"),
         ("plan", "crystalcoder", "--data", "s3://bucket/x"),

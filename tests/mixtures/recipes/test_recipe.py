@@ -154,7 +154,7 @@ def test_a_recipe_that_is_missing_is_told_with_the_bundled_ones(tmp_path: Path) 
     result = corpora.crystalmix("build", tmp_path / "no.yaml", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stderr == f"crystalmix: {tmp_path / 'no.yaml'}: no such file\n"
-    told = r"there are crystalchat, crystalcoder, crystalcoder-mini, four-groups\)"
+    told = r"there are crystalchat, crystalcoder, crystalcoder-mini, four-groups, paper\)"
     with pytest.raises(UsageError, match=told):
         recipes.load("crystalcodr")
 
