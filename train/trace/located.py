@@ -148,9 +148,9 @@ def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    if step >= (planned := traced.manifests[phase].steps):
-        raise UsageError(BEYOND.format(phase, planned - 1, step))
-    if traced.run is None:
+    if traced.run is None or step > np.iinfo(np.int64).max:
+        if step >= (planned := traced.manifests[phase].steps):
+            raise UsageError(BEYOND.format(phase, planned - 1, step))
         return step_rows(traced.manifests[phase], step)
     folder = _ledger(traced, phase)
     table = ledger.of_steps(folder, "rows", [step]).sort_by("slot")
@@ -163,6 +163,8 @@ def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
 
 def _refuse(traced: Traced, phase: str, step: int, folder: Path) -> None:
     """Say why a step has no rows."""
+    if step >= (planned := traced.manifests[phase].steps):
+        raise UsageError(BEYOND.format(phase, planned - 1, step))
     known = ledger.of_steps(folder, "steps", [step])
     if not len(known):
         last = max((ledger.span_of(path)[1] for path in ledger.segments(folder)), default=None)
