@@ -174,19 +174,20 @@ def remove(path: Path) -> None:
 def contents(build: Path) -> Json:
     """Return what two builds of one recipe must have in common: every file, byte for byte.
 
-    Only of receipts what depends on the times of raw files is left out (`seen`, their digest), and
-    what a store remembers of them.
+    Only of receipts what depends on the times of raw files is left out (`seen`, their digest), of
+    seals of lookups the digest of such a receipt, and what a store remembers of raw files.
     """
     remembered = build / "store" / "files"
     paths = [path for path in build.rglob("*") if not path.is_relative_to(remembered)]
     found: Json = {"names": sorted(path.relative_to(build).as_posix() for path in paths)}
     for path in (path for path in paths if path.is_file()):
         name = path.relative_to(build).as_posix()
-        if path.name != "receipt.json":
+        if path.name not in {"receipt.json", "lookup.json"}:
             found[name] = path.read_bytes()
             continue
-        receipt = orjson.loads(path.read_bytes())
-        found[name] = {key: receipt[key] for key in receipt if key not in {"digest", "seen"}}
+        sealed = orjson.loads(path.read_bytes())
+        timely = {"digest", "seen", "receipt"}
+        found[name] = {key: sealed[key] for key in sealed if key not in timely}
     return found
 
 
