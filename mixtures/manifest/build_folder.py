@@ -118,6 +118,27 @@ class BuildFolder:
         """Return another mixture over the rows of this build."""
         return BuildFolder(self.path / MIXTURES / name)
 
+    @property
+    def within(self) -> "BuildFolder | None":
+        """The build that this is a mixture over, or was before; None for a build of its own.
+
+        A folder that users keep builds in may be called `mixtures` or `history`, too.
+        """
+        outer = BuildFolder(self._named.parent.parent)
+        inside = self._named.parent.name in (MIXTURES, HISTORY) and (outer.path / DOMAINS).is_dir()
+        return outer if inside else None
+
+    @property
+    def is_past(self) -> bool:
+        """Whether this is what a build was before, or a mixture over that."""
+        outer = self.within
+        return outer is not None and (self._named.parent.name == HISTORY or outer.is_past)
+
+    @property
+    def _named(self) -> Path:
+        """The path with the name of its parent, which `build` alone lacks."""
+        return self.path if self.path.parent.name else self.path.absolute()
+
     def places(self) -> list[Path]:
         """Return the folders that hold its files: its own, and those of the build it is within.
 
@@ -128,10 +149,8 @@ class BuildFolder:
     def _linked(self) -> list[Path]:
         """Return where links of this folder lead: its store, and the build it is within."""
         places = [self.store.resolve()] if self.store.exists() else []
-        home: BuildFolder | None = None
-        if self.path.parent.name in (MIXTURES, HISTORY):
-            home = BuildFolder(self.path.parent.parent)
-        elif (sources := self.path / SOURCES).is_symlink():
+        home = self.within
+        if home is None and (sources := self.path / SOURCES).is_symlink():
             home = BuildFolder(sources.resolve().parent)
         if home is not None:
             places += [home.path / DOMAINS, home.path / SOURCES, *home._linked()]
@@ -149,9 +168,8 @@ class BuildFolder:
 
     def states(self) -> list["BuildFolder"]:
         """Return the builds that this one was before, by the time they were superseded."""
-        if self.path.parent.name == MIXTURES:
-            states = BuildFolder(self.path.parent.parent).states()
-            return [state.mixture(self.path.name) for state in states]
+        if (outer := self.within) is not None and self._named.parent.name == MIXTURES:
+            return [state.mixture(self.path.name) for state in outer.states()]
         paths = [path for path in self.history.glob("*") if not path.name.startswith(".")]
         return [BuildFolder(path) for path in sorted(paths, key=_age)]
 

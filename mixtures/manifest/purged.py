@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest.build_folder import HISTORY, MIXTURES, BuildFolder, rows_files
+from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.rows import tombstones
 from crystalmix.prep.runtime import receipts
@@ -41,10 +41,8 @@ Numbers = NDArray[np.int64]
 
 def log(build: BuildFolder) -> Path:
     """Return the folder of the requests of a build, of a mixture of it, or of what it was."""
-    path = build.path.absolute()
-    while path.parent.name in (MIXTURES, HISTORY):
-        path = path.parent.parent
-    return path / PURGE
+    outer = build.within
+    return build.path.absolute() / PURGE if outer is None else log(outer)
 
 
 def requests(build: BuildFolder) -> list[Json]:
@@ -242,7 +240,7 @@ def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
         for certificate in certificates(build):
             if manifest.digest in {one["before"] for one in certificate["manifests"]}:
                 return certificate["id"]
-        if build.path.absolute().parent.name == HISTORY:
+        if build.is_past:
             return ", ".join((redaction(build, manifest) or {}).get("certificates", [])) or None
     except (DamageError, KeyError, TypeError, pa.ArrowException, OSError):
         pass  # `faults` and the checks of receipts and files tell

@@ -21,7 +21,7 @@ from crystalmix.mixtures.build.build import alone, store, sweep
 from crystalmix.mixtures.build.view import adopt_all, remember, state_of
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest import purged
-from crystalmix.mixtures.manifest.build_folder import HISTORY, LOOKUP, MIXTURES, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import LOOKUP, MIXTURES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction import erased_names, redact
 from crystalmix.mixtures.upkeep import certificate, erase, purge_plan
@@ -133,9 +133,8 @@ def _purgeable(build: Path) -> BuildFolder:
         raise UsageError(
             f"{build}: is a view; purge {redact.origin_of(build)}, whose rows it shows"
         )
-    if folder.path.parent.name in (MIXTURES, HISTORY):
-        home = folder.path.parent.parent
-        raise UsageError(f"{build}: is within {home}; purge that build, and this with it")
+    if (outer := folder.within) is not None:
+        raise UsageError(f"{build}: is within {outer.path}; purge that build, and this with it")
     if not folder.sealed():
         raise InputError(f"{build}: holds no build; give the --out of `crystalmix build`")
     for state in purge_plan.states(folder):

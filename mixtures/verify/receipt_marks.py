@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 
 from crystalmix.mixtures.manifest import purged, sealed_receipts
-from crystalmix.mixtures.manifest.build_folder import HISTORY, BuildFolder
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError
@@ -46,4 +46,4 @@ def faults(
 
 def _is_purged(build: BuildFolder, receipt: Json) -> bool:
     """Tell whether a build is a state of another from before a purge, which changed a receipt."""
-    return purged.KEY in receipt and HISTORY in (path.name for path in build.path.parents)
+    return purged.KEY in receipt and build.is_past

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import copy, copytree, rmtree
 from typing import Any
 
 import h5py
@@ -18,6 +18,7 @@ import crystalmix as cm
 from crystalmix.mixtures.build.build import build as make
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.upkeep import purge as purging
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.filters import entries as lists
@@ -341,3 +342,32 @@ def test_a_list_of_purged_texts_that_changed_is_found() -> None:
     path.write_bytes(before)
     assert [line for line in told if line.startswith(f"{path}: ")] == told != []
     assert verify(out) == []
+
+
+@pytest.mark.parametrize("name", ["mixtures", "history"])
+def test_a_build_in_a_folder_of_any_name_is_a_build_of_its_own(tmp_path: Path, name: str) -> None:
+    build = tmp_path / name / "build"
+    copytree(audited_build(), build, symlinks=True)
+    number = purging.purge(build, listed(*NAMES))["id"]
+    assert [path.name for path in (build / "purge").iterdir()] == [number]
+    assert list(tmp_path.iterdir()) == [build.parent]
+    assert verify(build) == []
+    manifest = build / "phases/mixed/manifest.json"
+    content = orjson.loads(manifest.read_bytes())
+    assert content["redaction"]["certificates"] == [number]
+
+
+def test_a_mixture_over_what_a_build_was_is_sound_after_a_purge() -> None:
+    build = copied()
+    path = write_recipe(scratch(), name="other", duplicates={"exact": "source"})
+    mix(recipes.load(path), build)
+    steps = {"mixed": {"steps": 9}}
+    changed = write_recipe(path.parent, duplicates={"exact": "source"}, phases=steps)
+    copy(build / "tokenizer.json", path.parent)
+    make(recipes.load(changed), audited_build().parent, build)
+    rmtree(build / "mixtures")  # so that no certificate names it
+    purging.purge(build, listed(*NAMES))
+    [other] = build.glob("history/*/mixtures/other")
+    verdict = cm.verify(other)
+    assert verdict.faults == ()
+    assert any("is from before purge" in note for note in verdict.notes)
