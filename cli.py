@@ -20,7 +20,7 @@ from crystalmix.train.commands.options import Group
 
 QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
 HELP_WIDTH = 100
-SAID = {"-v", "--verbose", "-q", "--quiet"}
+ANYWHERE = {"-v", "--verbose", "-q", "--quiet"}  # before the verb or behind it
 
 
 class Verbs(Group):
@@ -29,8 +29,8 @@ class Verbs(Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take -v and -q behind a verb, too."""
         end = args.index("--") if "--" in args else len(args)
-        said = [word for word in args[:end] if word in SAID]
-        others = [word for word in args[:end] if word not in SAID]
+        said = [word for word in args[:end] if word in ANYWHERE]
+        others = [word for word in args[:end] if word not in ANYWHERE]
         return super().parse_args(ctx, [*said, *others, *args[end:]])
 
     def invoke(self, ctx: click.Context) -> object:

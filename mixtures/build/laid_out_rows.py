@@ -58,7 +58,7 @@ def write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None
 
 
 @dataclass(frozen=True)
-class Again:
+class RowFimAgain:
     """Row-level FIM of a domain's rows that are laid out: its settings, and each shard's place.
 
     shards: of each packed shard, in the order in which they count, its path, its epoch, and the
@@ -73,7 +73,7 @@ class Again:
     shards: tuple[tuple[Path, Path, int, int], ...]
 
     @classmethod
-    def of(cls, context: Context, folders: Sequence[Folder]) -> "Again | None":
+    def of(cls, context: Context, folders: Sequence[Folder]) -> "RowFimAgain | None":
         """Return the FIM of permuted folders, None where they are not."""
         settings = folders[0].domain.fim
         if settings is None or settings.level != "row":
@@ -96,7 +96,9 @@ class Again:
 class Permuted:
     """Rows that are permuted as they pass."""
 
-    def __init__(self, how: Again, packed: laid_out.Rows, which: Numbers, within: Numbers) -> None:
+    def __init__(
+        self, how: RowFimAgain, packed: laid_out.Rows, which: Numbers, within: Numbers
+    ) -> None:
         self.how, self.packed = how, packed
         epochs, firsts = (np.array([place[i] for place in how.shards], np.int64) for i in (2, 3))
         self.epoch, self.number = epochs[which], firsts[which] + within

@@ -6,8 +6,9 @@ build without them is the same build, and the first question that needs them mak
 
 import atexit
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -99,12 +100,12 @@ class Lookups:
         relative = folder.relative_to(self.build.path)
         if self.made is None and folder not in self._fresh:
             try:
-                _made(folder, self.place / relative)
+                _make([(folder, self.place / relative)])
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
                 self.place = _elsewhere()
-                _made(folder, self.place / relative)
+                _make([(folder, self.place / relative)])
             self._fresh.add(folder)
         return self.place / relative
 
@@ -141,14 +142,18 @@ def make(build: BuildFolder, place: Path | None = None, pool: Engine | None = No
     """Make the lookups that are missing or stale; return how many. pool: who writes their files."""
     place = place or build.lookup
     folders = [folder for folder in build.sealed() if folder.name not in LAST]
-    every = (_look(folder, place / folder.relative_to(build.path)) for folder in folders)
-    stale = [one for one in every if one is not None]
-    files = [Written(one.folder, one.inside, name) for one in stale for name in one.names]
+    return _make([(folder, place / folder.relative_to(build.path)) for folder in folders], pool)
+
+
+def _make(pairs: Sequence[tuple[Path, Path]], pool: Engine | None = None) -> int:
+    """Make the lookups of folders, each into another, as of `make`."""
+    stale = [its for its in starmap(_look, pairs) if its is not None]
+    files = [Written(its.folder, its.inside, name) for its in stale for name in its.names]
     if files:
         for _ in map(_write, files) if pool is None else pool.map(_write, files, "lookups"):
             pass
-    for one in stale:
-        one.seal()
+    for its in stale:
+        its.seal()
     return len(stale)
 
 
@@ -204,14 +209,6 @@ def _write(item: Written) -> Json:
     table = document_ranges.of_shards(item.folder / entry["name"] for entry in entries)
     spans.write(item.inside / RANGES, table)
     return {}
-
-
-def _made(folder: Path, inside: Path) -> None:
-    """Make the lookup of a folder where it is missing or stale."""
-    if (stale := _look(folder, inside)) is not None:
-        for name in stale.names:
-            _write(Written(folder, inside, name))
-        stale.seal()
 
 
 def _has_spans(folder: Path, receipt: Receipt) -> bool:

@@ -24,7 +24,7 @@ from crystalmix.mixtures.build.context import (
     once,
     shard_entries,
 )
-from crystalmix.mixtures.build.laid_out_rows import Again
+from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
@@ -57,7 +57,7 @@ class Shuffle:
     order: Path | None
     outs: tuple[Path, ...]
     streams: Path | None = None
-    fim: Again | None = None
+    fim: RowFimAgain | None = None
 
 
 def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dict[str, Folder]:
@@ -127,7 +127,7 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
             order=None if order is None else order_file,
             outs=tuple(out for _, out in every[first : first + size]),
             streams=streams_file if is_laid_out else None,
-            fim=Again.of(context, epochs) if is_laid_out else None,
+            fim=RowFimAgain.of(context, epochs) if is_laid_out else None,
         )
         for first in range(0, len(every), size)
     ]

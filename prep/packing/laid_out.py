@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows import placed_rows, shards
-from crystalmix.prep.rows.placed_rows import Laid, Made
+from crystalmix.prep.rows.placed_rows import LaidPieces, MadeRows
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.types import Json
@@ -79,17 +79,19 @@ class LaidOut:
                 sizes[here] = np.minimum(self.msl + 1, stream.tokens - starts[here])
         return Windows(out, sizes)
 
-    def _from_layouts(self, which: Numbers, within: Numbers) -> Made:
-        parts: list[list[Laid]] = [[] for _ in self.streams]
+    def _from_layouts(self, which: Numbers, within: Numbers) -> MadeRows:
+        parts: list[list[LaidPieces]] = [[] for _ in self.streams]
         order = np.argsort(which, kind="stable")
         shard, begins = np.unique(which[order], return_index=True)
         for place, out in zip(shard.tolist(), np.split(order, begins[1:]), strict=True):
             path = placed_rows.layout_of(Path(self.places[place].path))
-            laid = Laid.read(path, within[out], out, self.msl)
+            laid = LaidPieces.read(path, within[out], out, self.msl)
             parts[self.places[place].stream].append(laid)
         held = [(stream, own) for stream, own in zip(self.streams, parts, strict=True) if own]
         shape = len(which), self.msl
-        return Made.of(shape, self.pad, [s for s, _ in held], [Laid.joined(own) for _, own in held])
+        return MadeRows.of(
+            shape, self.pad, [s for s, _ in held], [LaidPieces.joined(own) for _, own in held]
+        )
 
 
 @dataclass(frozen=True)

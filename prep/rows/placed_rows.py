@@ -313,7 +313,7 @@ class LayoutWriter:
 
 
 @dataclass(frozen=True)
-class Laid:
+class LaidPieces:
     """Pieces of rows that are to be made: columns of `LAYOUTS` as arrays, `row` among those rows.
 
     turns: the places of all rows, counted on, where the mask changes.
@@ -328,7 +328,7 @@ class Laid:
     turns: Numbers
 
     @classmethod
-    def read(cls, path: Path, rows: Numbers, out: Numbers, msl: int) -> "Laid":
+    def read(cls, path: Path, rows: Numbers, out: Numbers, msl: int) -> "LaidPieces":
         """Read the pieces of some rows of a shard; out: the place of each among all to be made."""
         table = pq.read_table(path, use_threads=False)
         taken, owner = lines_of(table["row"].to_numpy(), rows)
@@ -345,14 +345,14 @@ class Laid:
         return cls(row, start, stop - start, place, label, step, turns)
 
     @classmethod
-    def joined(cls, parts: Sequence["Laid"]) -> "Laid":
+    def joined(cls, parts: Sequence["LaidPieces"]) -> "LaidPieces":
         """Put the pieces of several shards together."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeRows:
     """Rows made again: ids (rows, msl); labels that are not the id one further, and turns.
 
     at: places of such labels, and turns: where the mask changes, both counted on over all rows,
@@ -367,8 +367,8 @@ class Made:
 
     @classmethod
     def of(
-        cls, rows: tuple[int, int], pad: int, streams: Sequence[Stream], parts: Sequence[Laid]
-    ) -> "Made":
+        cls, rows: tuple[int, int], pad: int, streams: Sequence[Stream], parts: Sequence[LaidPieces]
+    ) -> "MadeRows":
         """Make so many rows of msl from pieces of streams, each stream with its own.
 
         rows: how many, and msl.

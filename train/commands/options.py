@@ -28,11 +28,13 @@ class LocalPath(click.Path):
         from crystalmix.prep.runtime.atomic_files import is_url
 
         if is_url(str(value)) and not (ctx and ctx.resilient_parsing):
-            value = self.of_url(str(value), param, ctx)
+            return self.of_url(str(value), param, ctx)
         return super().convert(value, param, ctx)
 
-    def of_url(self, url: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path for a url, or fail."""
+    def of_url(
+        self, url: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """Return what a url becomes, or fail."""
         self.fail(f"can't be a url, got {url}; give a path on this machine", param, ctx)
 
 
@@ -72,15 +74,10 @@ class Group(click.Group):
 class Target(LocalPath):
     """A path to write to, or a url, which stays a text: a path would lose its slashes."""
 
-    def convert(  # noqa: D102  click's
-        self,
-        value: str | os.PathLike[str],
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> str | bytes | os.PathLike[str]:
-        from crystalmix.prep.runtime.atomic_files import is_url
-
-        return value if is_url(str(value)) else super().convert(value, param, ctx)
+    def of_url(self, url: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the url."""
+        del param, ctx
+        return url
 
 
 PATH = LocalPath(path_type=Path)

@@ -238,7 +238,9 @@ def of_steps(folder: Path, kind: str, steps: Collection[int]) -> pa.Table:
 
     Errors as of `read`, but that no segment need hold a step.
     """
-    wanted, schema = np.unique(np.array([*steps], np.int64)), SCHEMAS[kind]
+    schema = SCHEMAS[kind]
+    known = [step for step in steps if step <= np.iinfo(np.int64).max]
+    wanted = np.unique(np.array(known, np.int64))
     tables = [schema.empty_table()]
     for path in segments(folder, kind):
         first, last = span_of(path)

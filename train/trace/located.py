@@ -29,7 +29,6 @@ from crystalmix.train.record.views import Traced
 
 MOST_DOCUMENTS = 100
 MOST_SEARCHED: Final = 5_000_000  # documents whose names are searched for a part of them
-BEYOND: Final = "--step: phase {} has the steps 0 to {}, got {}"
 DOCUMENT = ("name", "file", "record", "characters")
 PIECE = ("start", "stop", "source", "document", "fim")
 PARTS_OF_NAMES = """
@@ -148,9 +147,8 @@ def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
-    if traced.run is None or step > np.iinfo(np.int64).max:
-        if step >= (planned := traced.manifests[phase].steps):
-            raise UsageError(BEYOND.format(phase, planned - 1, step))
+    if traced.run is None:
+        _check_planned(traced, phase, step)
         return step_rows(traced.manifests[phase], step)
     folder = _ledger(traced, phase)
     table = ledger.of_steps(folder, "rows", [step]).sort_by("slot")
@@ -161,10 +159,14 @@ def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
     return [StepRow(*line) for line in lines]
 
 
+def _check_planned(traced: Traced, phase: str, step: int) -> None:
+    if step >= (planned := traced.manifests[phase].steps):
+        raise UsageError(f"--step: phase {phase} has the steps 0 to {planned - 1}, got {step}")
+
+
 def _refuse(traced: Traced, phase: str, step: int, folder: Path) -> None:
     """Say why a step has no rows."""
-    if step >= (planned := traced.manifests[phase].steps):
-        raise UsageError(BEYOND.format(phase, planned - 1, step))
+    _check_planned(traced, phase, step)
     known = ledger.of_steps(folder, "steps", [step])
     if not len(known):
         last = max((ledger.span_of(path)[1] for path in ledger.segments(folder)), default=None)

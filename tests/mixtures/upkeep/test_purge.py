@@ -48,6 +48,17 @@ def copied() -> Path:
     return out
 
 
+def sharing() -> Path:
+    """Return a folder with two builds, `one` and `two`, of a store that they share."""
+    folder = scratch()
+    write_corpus(folder)
+    write_recipe(folder)
+    recipe = recipes.load(folder / "recipe.yaml")
+    for name in ("one", "two"):
+        make(recipe, folder, folder / name, store=folder / "store")
+    return folder
+
+
 @lru_cache(maxsize=1)
 def purged_build() -> tuple[Path, Json]:
     """Return a build that two repositories were purged of, and the certificate."""
@@ -266,12 +277,7 @@ def test_dropped_records_and_copies_go_where_they_are_asked_for() -> None:
 
 
 def test_shared_stores_views_and_lists_of_nothing_are_refused(tmp_path: Path) -> None:
-    folder = scratch()
-    write_corpus(folder)
-    write_recipe(folder)
-    recipe = recipes.load(folder / "recipe.yaml")
-    for name in ("one", "two"):
-        make(recipe, folder, folder / name, store=folder / "store")
+    folder = sharing()
     with pytest.raises(RefusalError, match=str(folder / "two")):
         purging.plan(folder / "one", listed("a/"))
     with pytest.raises(InputError, match="names no document"):
@@ -282,12 +288,7 @@ def test_shared_stores_views_and_lists_of_nothing_are_refused(tmp_path: Path) ->
 
 
 def test_a_store_is_purged_when_the_other_builds_of_it_are_gone() -> None:
-    folder = scratch()
-    write_corpus(folder)
-    write_recipe(folder)
-    recipe = recipes.load(folder / "recipe.yaml")
-    for name in ("one", "two"):
-        make(recipe, folder, folder / name, store=folder / "store")
+    folder = sharing()
     with (folder / "two/sources/wiki/documents.parquet").open("rb") as file:
         entry = pq.read_table(file).slice(0, 1).to_pylist()[0]
     names = _list(folder, f"{entry['file']}#{entry['record']}")

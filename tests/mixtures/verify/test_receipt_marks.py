@@ -20,7 +20,6 @@ from helpers import corpora
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    corpora.write_corpus(folder)
     corpora.write_recipe(folder, phases={"mixed": None, "code": None})
     return corpora.built(folder)
 
