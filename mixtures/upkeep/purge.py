@@ -130,9 +130,8 @@ def _purgeable(build: Path) -> BuildFolder:
     """Return a build that can be purged; RefusalError or UsageError where it can't."""
     folder = BuildFolder(build.resolve())
     if redact.is_redacted(build):
-        raise UsageError(
-            f"{build}: is a view; purge {redact.origin_of(build)}, whose rows it shows"
-        )
+        home = purged.log(BuildFolder(redact.origin_of(build))).parent
+        raise UsageError(f"{build}: is a view; purge {home}, whose rows it shows")
     if (outer := folder.within) is not None:
         raise UsageError(f"{build}: is within {outer.path}; purge that build, and this with it")
     if not folder.sealed():
