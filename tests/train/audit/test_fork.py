@@ -14,7 +14,7 @@ from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.audit import audit as audits
 from crystalmix.train.record import run_folder
-from crystalmix.train.trace.findings import findings
+from crystalmix.train.trace.findings import compare, findings
 from helpers.audited import audited_build, audited_run, ledger_rows, loaded, marks, row_of
 from helpers.runs import run_file, scratch
 
@@ -117,3 +117,20 @@ def test_a_view_and_its_fork_stay_sound_after_a_purge_of_the_build(
             held = np.isin(was, list(letters)).any(axis=1)
             assert np.array_equal(was[~held], batch.ids[~held])
             assert not np.isin(batch.ids, list(letters)).any()
+
+
+def test_a_purge_of_what_no_step_consumed_is_told_of_no_step(tmp_path: Path) -> None:
+    build, run = tmp_path / "build", tmp_path / "run"
+    copytree(audited_build(), build, symlinks=True)
+    copytree(audited_run(), run)
+    name = "crystal/quartz/src/javascript/12.txt"
+    entry = parse(name, 1, "list")
+    assert entry is not None
+    assert audits.audit(run, build, [entry]).entries[0].verdict == "not consumed"
+    (tmp_path / "list").write_text(f"{name}\n", "utf-8")
+
+    certificate = purge(build, tmp_path / "list")
+
+    assert certificate["rows"], "rows that the phase could have drawn were purged"
+    assert compare(build, run).purged == ()
+    assert not any("rows that were purged" in note for note in cm.verify(build, run=run).notes)
