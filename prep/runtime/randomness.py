@@ -23,7 +23,7 @@ def key(seed: int, *name: Name) -> bytes:
     return blake2b(text.encode(), digest_size=32).digest()
 
 
-def stream(seed: int, *name: Name) -> np.random.Generator:
+def stream(seed: int, *name: Name) -> "np.random.Generator":  # loaded with the first draw
     """Return the generator of one object, for instance `stream(1, "init", "phase1")`."""
     words = np.frombuffer(key(seed, *name)[:16], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words))

@@ -2,27 +2,30 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Content
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 Record = TypeVar("Record")
 
 
 def record(content: object, shape: type[Record], place: object, remedy: str) -> Record:
     """Return JSON as a dataclass; DamageError names the place, the field, its fault, the remedy."""
+    from pydantic import TypeAdapter, ValidationError  # a fifth of what reading verbs import
+
     try:
         return TypeAdapter(shape).validate_python(content)
     except ValidationError as error:
         raise fault(error, place, remedy) from None
 
 
-def fault(error: ValidationError, place: object, remedy: str) -> DamageError:
+def fault(error: "ValidationError", place: object, remedy: str) -> DamageError:
     """Return the first fault of a record as an error of one line."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"])) or "the line"

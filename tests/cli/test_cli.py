@@ -134,6 +134,15 @@ def test_to_look_at_a_build_loads_no_stage_of_it() -> None:
         assert {*loaded} <= {"crystalmix.mixtures.build.lookups"}  # which finds documents
 
 
+def test_to_show_a_build_loads_arrow_and_nothing_heavier() -> None:
+    code = (
+        "import sys; from crystalmix import cli; cli.main(sys.argv[1:], standalone_mode=False);"
+        f"print(*[name for name in {HEAVY} if name in sys.modules])"
+    )
+    shown = python("-c", code, "show", str(small_build())).stdout.splitlines()
+    assert shown[-1] == "pyarrow numpy"
+
+
 @pytest.mark.parametrize(
     ("words", "meant"), [(["buidl"], "build"), (["show", "x", "--stpe", "y"], "--step")]
 )

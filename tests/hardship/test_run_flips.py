@@ -14,7 +14,7 @@ import pytest
 from crystalmix.prep.runtime.errors import CrystalmixError
 from crystalmix.train.record import proof, run_folder, seal
 from crystalmix.train.runfile.run_file import load
-from crystalmix.train.trace import overview
+from crystalmix.train.trace import run_overview
 from crystalmix.train.trace.findings import compare, findings
 from crystalmix.train.trainer.trainer import Trainer
 from helpers import watched
@@ -61,7 +61,7 @@ def test_every_flip_is_found_and_told_in_a_line(run: Path, tmp_path: Path) -> No
 def _read(build: Path, run: Path, what: str) -> None:
     """Ask what `show` and `trace` ask; each answers, or ends in one line."""
     questions = (
-        lambda: list(overview.look_at_run(run, build).shown()),
+        lambda: list(run_overview.look(run, build).shown()),
         lambda: list(compare(build, run).shown()),
         lambda: proof.lines(run),
         lambda: run_folder.build_of(run, None),

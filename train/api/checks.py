@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.prep.objects.mirror import mirror
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.trace.answers import Answer, Grid
@@ -18,6 +17,8 @@ def existing(place: Place, *, whole: bool = False) -> Path:
     whole: bring every file behind the url, also shards, which wait else until they are read.
     """
     if is_url(place):
+        from crystalmix.prep.objects.mirror import mirror
+
         return mirror(as_url(place), whole=whole)
     path = Path(place)
     if not path.exists():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from crystalmix.train.record.views import Traced
     from crystalmix.train.trace.findings import Findings
     from crystalmix.train.trace.forensics import StandingOut
+    from crystalmix.train.trace.ratios import Ratios
     from crystalmix.train.trace.repeats import Repeats
     from crystalmix.train.trace.spikes import Spikes
 
@@ -280,9 +281,9 @@ class Run(Answer):
     build: Build
 
     @property
-    def overview(self) -> asked.overview.RunOverview:
+    def overview(self) -> asked.run_overview.RunOverview:
         """Steps and losses by phase, asked and got shares, evaluations, samples."""
-        return asked.overview.look_at_run(self.path, self.build.path)
+        return asked.run_overview.look(self.path, self.build.path)
 
     def ledger(self, phase: str, kind: str = "rows") -> Table:
         """Return a phase's ledger: `rows` (what steps consumed) or `steps` (what came of them)."""
@@ -307,9 +308,9 @@ class Run(Answer):
         """Return the steps that consume a document; InputError where none has the name."""
         return asked.questions.document_steps(self._views, name)
 
-    def ratios(self, first: int = 0, last: int | None = None) -> asked.questions.Ratios:
+    def ratios(self, first: int = 0, last: int | None = None) -> Ratios:
         """Return asked and got shares of each part over recorded steps (all by default)."""
-        return asked.questions.step_ratios(self._views, first, last)
+        return asked.ratios.step_ratios(self._views, first, last)
 
     def repeats(self, phase: str) -> Repeats:
         """Return what a phase consumed that phases before it had consumed."""

@@ -22,7 +22,7 @@ from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.report import facts
 from crystalmix.train.report.card_file import CardFile
-from crystalmix.train.trace import forensics, overview, questions
+from crystalmix.train.trace import forensics, overview, questions, run_overview
 from crystalmix.train.trace.repeats import repeats
 from crystalmix.train.trace.spikes import SpikeSettings, spikes
 
@@ -145,7 +145,7 @@ def of_build(run: Path | None, build: Path, verified: Verified | None) -> Eviden
         (run or build).resolve().name,
         build.resolve().name,
         overview.look_at_build(build).content(),
-        None if run is None else overview.look_at_run(run, build).content(),
+        None if run is None else run_overview.look(run, build).content(),
         [each for manifest in manifests for each in _intervals(manifest)],
         sample(manifests, build),
         None if traced is None else _losses(traced, [manifest.phase for manifest in manifests]),

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         forensics,
         overview,
         questions,
+        ratios,
         repeats,
+        run_overview,
         spikes,
         sql,
     )

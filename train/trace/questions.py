@@ -13,13 +13,14 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content, Json
-from crystalmix.train.record import ledger, views
-from crystalmix.train.record.run_folder import PhaseFolder, build_of
+from crystalmix.train.record import views
+from crystalmix.train.record.run_folder import build_of
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import FIM, Answer, Grid
 from crystalmix.train.trace.findings import compare
 from crystalmix.train.trace.located import MOST_DOCUMENTS, NamedDocument, Piece, Position
+from crystalmix.train.trace.ratios import step_ratios
 from crystalmix.train.trace.repeats import repeats
 from crystalmix.train.trace.spikes import SpikeSettings, spikes
 
@@ -103,30 +104,6 @@ class DocumentSteps(Answer):
         columns = ("source", "phase", "step", "slot", "shard", "row")
         cells = [[*(getattr(p, c) for c in columns), _recorded(p)] for p in self.steps]
         yield Grid(cells, [*columns, "recorded"])
-
-
-@dataclass(frozen=True)
-class Ratios(Answer):
-    """Asked and got shares of each part over a range of recorded steps.
-
-    parts: phase, part, asked and got (shares of rows), rows; got is None where none is recorded.
-    """
-
-    first: int
-    last: int
-    parts: pa.Table
-
-    def content(self) -> list[Json]:
-        """The parts as JSON."""
-        return self.parts.to_pylist()
-
-    def shown(self) -> Iterator[str | Grid]:
-        """Yield the parts as a table."""
-        cells = [
-            [p["phase"], p["part"], f"{p['asked']:.6f}", f"{p['got'] or 0:.6f}", f"{p['rows']:,}"]
-            for p in self.content()
-        ]
-        yield Grid(cells, ["phase", "part", "asked", "got", "rows"])
 
 
 def trace(  # noqa: PLR0913  what the command has
@@ -247,34 +224,6 @@ def document_steps(traced: Traced, name: str) -> DocumentSteps:
         for position in located.steps(traced, document.source, document.document)
     )
     return DocumentSteps(name, tuple(documents), tuple(steps))
-
-
-def step_ratios(traced: Traced, first: int = 0, last: int | None = None) -> Ratios:
-    """Return asked and got shares of the recorded steps [first, last]; all steps by default.
-
-    Raises UsageError where not all of them are recorded, by some phase.
-    """
-    assert traced.run is not None
-    folders = {phase: PhaseFolder(traced.run / phase).ledger for phase in traced.manifests}
-    recorded = max(
-        (ledger.span_of(p)[1] for f in folders.values() for p in ledger.segments(f)), default=None
-    )
-    if last is None:
-        last = recorded or 0
-    elif first > last:
-        raise UsageError(f"--ratios: FIRST must not be after LAST, got {first}:{last}")
-    elif recorded is None or last > recorded:
-        known = "none" if recorded is None else f"0 to {recorded}"
-        raise UsageError(f"--ratios: the recorded steps are {known}, got {first}:{last}")
-    lines: list[Json] = []
-    for phase, folder in folders.items():
-        counts = ledger.rows_of_parts(folder, first, last)
-        every = sum(counts.values())
-        for part in traced.manifests[phase].parts:
-            rows = counts.get(part.name, 0)
-            shares = {"asked": part.asked, "rows": rows, "got": rows / every if every else None}
-            lines.append({"phase": phase, "part": part.name, **shares})
-    return Ratios(first, last, pa.Table.from_pylist(lines))
 
 
 def _recorded(position: Position) -> str:

@@ -19,7 +19,7 @@ from crystalmix.train.record import views as trace
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import located
 from crystalmix.train.trace.findings import findings
-from crystalmix.train.trace.questions import step_ratios
+from crystalmix.train.trace.ratios import step_ratios
 from helpers.runs import (
     PHASES,
     copied_build,
