@@ -12,10 +12,10 @@ from crystalmix.mixtures.manifest.build_folder import DOMAINS, LOOKUP, SOURCES, 
 from crystalmix.mixtures.manifest.manifest import read_manifests, read_phase_set
 from crystalmix.mixtures.redaction import redact
 from crystalmix.mixtures.redaction.find_documents import Found
+from crystalmix.mixtures.redaction.redact import View
 from crystalmix.prep.documents import lookup
 from crystalmix.prep.rows import spans, tombstones
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
-from crystalmix.prep.runtime.types import Json
 
 REMEDY = "redact again into another --out"
 
@@ -27,29 +27,28 @@ def faults(out: Path, origin: Path) -> Iterator[str]:
     `verify` to check.
     """
     try:
-        content = redact.read(out)
+        view = redact.read(out)
         build = BuildFolder(origin)
         known = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
-        if known != content["phases"]:
+        if known != view.phases:
             yield f"{out}: its origin {origin} has other phases than it was made from; {REMEDY}"
             return
-        taken = redact.placed(ensured(origin), documents(build, content), content["copies"])
-        yield from _manifest_faults(out, build, taken, content)
+        taken = redact.placed(ensured(origin), documents(build, view), view.copies)
+        yield from _manifest_faults(out, build, taken, view)
         yield from _file_faults(out, build, taken)
-        files = content.get("files")  # views of older versions have none
-        if files is not None and files != (here := redact.file_digests(out)):
-            for name in sorted({*files, *here}):
-                if files.get(name) != here.get(name):
+        if view.files is not None and view.files != (here := redact.file_digests(out)):
+            for name in sorted({*view.files, *here}):
+                if view.files.get(name) != here.get(name):
                     yield f"{out / name}: its bytes changed since it was written; {REMEDY}"
     except (CrystalmixError, KeyError, TypeError, ValueError, OSError) as error:
         yield f"{out}: can't be checked ({' '.join(str(error).split())}); {REMEDY}"
 
 
-def documents(build: BuildFolder, content: Json) -> list[Found]:
+def documents(build: BuildFolder, view: View) -> list[Found]:
     """Return the documents that were taken; DamageError where the origin has others."""
     taken: list[Found] = []
-    for source in sorted({name for name, _, _ in content["documents"]}):
-        digests = {n: digest for name, n, digest in content["documents"] if name == source}
+    for source in sorted({name for name, _, _ in view.documents}):
+        digests = {n: digest for name, n, digest in view.documents if name == source}
         numbers = np.array(sorted(digests), np.int64)
         table = lookup.rows(build.documents(source), numbers, ["digest"])
         for number, digest in zip(numbers.tolist(), table["digest"].to_pylist(), strict=True):
@@ -60,9 +59,9 @@ def documents(build: BuildFolder, content: Json) -> list[Found]:
 
 
 def _manifest_faults(
-    out: Path, build: BuildFolder, taken: redact.Taken, content: Json
+    out: Path, build: BuildFolder, taken: redact.Taken, view: View
 ) -> Iterator[str]:
-    expected = {m.phase: m for m in redact.redacted(build, taken, content["list"])}
+    expected = {m.phase: m for m in redact.redacted(build, taken, view.list)}
     have = {m.phase: m for m in read_manifests(out)}
     for phase, manifest in expected.items():
         if phase not in have or have[phase].digest != manifest.digest:

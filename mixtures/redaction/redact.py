@@ -13,7 +13,7 @@ The cost grows with what is taken: spans of the shards that hold it are read, ro
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os.path import relpath
 from pathlib import Path
 from shutil import copyfile
@@ -41,15 +41,10 @@ from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.rows import spans, tombstones
 from crystalmix.prep.rows.tombstones import Tombstones
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import (
-    canonical,
-    file_digest,
-    read_json,
-    replacing_folder,
-    write_atomic,
-)
+from crystalmix.prep.runtime.atomic_files import file_digest, replacing_folder
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.records import read_sealed, write_sealed
+from crystalmix.prep.runtime.types import Content
 
 NAME = "redaction.json"
 REMEDY = "redact again into another --out"
@@ -69,6 +64,25 @@ class Taken:
     copies: int
     stones: Stones
     packed: Stones
+
+
+@dataclass(frozen=True)
+class View:
+    """What a redacted build says of itself.
+
+    origin: the build below, as a relative path; phases: digests of its manifests. list: digest of
+    the file that names what is taken. documents: source, number and text's digest of each. copies:
+    others of equal text that stay. files: digests of the files that the origin has not; views of
+    older versions have none.
+    """
+
+    schema: int
+    origin: str
+    phases: dict[str, str]
+    list: str
+    documents: tuple[tuple[str, int, str], ...]
+    copies: int
+    files: dict[str, str] | None = None
 
 
 def take(lookups: Lookups, listed: Path, *, copies: bool = False) -> Taken:
@@ -220,17 +234,16 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
         manifests.write_phase_set(view, phases)
         if origin.tokenizer.exists():
             copyfile(origin.tokenizer, view.tokenizer)
-        content = {
-            "schema": 1,
-            "origin": relpath(origin.path, out.resolve()),
-            "phases": {m.phase: m.digest for m in read_manifests(origin.path)},
-            "list": file_digest(listed),
-            "documents": [[d.source, d.document, d.digest] for d in taken.documents],
-            "copies": taken.copies,
-            "files": file_digests(temporary),
-        }
-        sealed = {**content, "digest": receipts.digest(content)}
-        write_atomic(temporary / NAME, canonical(sealed))
+        content = View(
+            schema=1,
+            origin=relpath(origin.path, out.resolve()),
+            phases={m.phase: m.digest for m in read_manifests(origin.path)},
+            list=file_digest(listed),
+            documents=tuple((d.source, d.document, d.digest) for d in taken.documents),
+            copies=taken.copies,
+            files=file_digests(temporary),
+        )
+        write_sealed(temporary / NAME, asdict(content))
     return read_manifests(out)
 
 
@@ -252,7 +265,7 @@ def redacted(origin: BuildFolder, taken: Taken, listed: str) -> list[Manifest]:
     return phases
 
 
-def _redaction(old: Manifest, taken: Taken, listed: str) -> Json | None:
+def _redaction(old: Manifest, taken: Taken, listed: str) -> Content | None:
     """Return what a manifest says of its redaction; None where its rows hold nothing of it."""
     rows: dict[str, set[int]] = defaultdict(set)
     tokens = 0
@@ -348,13 +361,9 @@ def file_digests(out: Path) -> dict[str, str]:
     return {path.relative_to(out).as_posix(): file_digest(path) for path in own}
 
 
-def read(out: Path) -> Json:
+def read(out: Path) -> View:
     """Read what a redacted build was made from; DamageError where it was edited."""
-    content = read_json(out / NAME, REMEDY)
-    digest = content.pop("digest", None)
-    if receipts.digest(content) != digest:
-        raise DamageError(f"{out / NAME}: was edited (its digest does not match); {REMEDY}")
-    return content
+    return read_sealed(out / NAME, View, REMEDY)
 
 
 def is_redacted(out: Path) -> bool:
@@ -364,7 +373,7 @@ def is_redacted(out: Path) -> bool:
 
 def origin_of(out: Path) -> Path:
     """Return the build that a redacted one is a view of; DamageError where it is not there."""
-    place = (out / str(read(out)["origin"])).resolve()
+    place = (out / read(out).origin).resolve()
     if not place.is_dir():
         raise DamageError(f"{out}: is a view of {place}, which is not there; restore it")
     return place

@@ -43,7 +43,7 @@ def audit(
     at, place = audits.build_of(existing(run), None if build is None else existing(build))
     answer = audits.audit(at, place, entries.read(existing(listed)))
     if evidence is not None or letter is not None:
-        content = proofs.content(answer, by)
+        content = proofs.evidence(answer, by)
         if evidence is not None:
             proofs.write(Path(evidence), content)
         if letter is not None:

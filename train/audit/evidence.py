@@ -12,9 +12,8 @@ text.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,11 +27,12 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import Entry, Names
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_sha256, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
-from crystalmix.prep.runtime.types import Json
-from crystalmix.train.audit.audit import Audit, EntryAudit, trained
+from crystalmix.prep.runtime.records import read_sealed, write_sealed
+from crystalmix.prep.runtime.types import Content
+from crystalmix.train.audit.audit import Audit, EntryAudit, PhaseRecord, Verdict, trained
 from crystalmix.train.audit.exposures import recorded
 from crystalmix.train.record import ledger, run_folder, views
 from crystalmix.train.record.run_folder import PhaseFolder
@@ -42,6 +42,65 @@ SCHEMA = 1
 REMEDY = "audit again"
 SEARCHED = (DOCUMENTS, dropped.NAME)
 CONSUMED = ("consumed", "consumed as a copy")
+Key = tuple[str, int]  # of a document: source, number
+
+
+@dataclass(frozen=True)
+class SearchedFile:
+    """A file that was read from end to end: bytes, lines, sha256."""
+
+    name: str
+    bytes: int
+    lines: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SearchedSource:
+    """What was searched of a source: digest of its receipt, records, files."""
+
+    receipt: str
+    records: int
+    files: tuple[SearchedFile, ...]
+
+
+@dataclass(frozen=True)
+class EntryEvidence:
+    """An entry with its verdict: its documents, copies and dropped records, rows and tokens."""
+
+    line: int
+    entry: str
+    verdict: Verdict
+    documents: tuple[Key, ...]
+    copies: tuple[Key, ...]
+    dropped: int
+    rows: int
+    planned: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence of an audit; by: who answers for it, and when.
+
+    sources: what was searched. folders: of rows, with the digests of their receipts, which list
+    spans and origins. purges: their certificates' digests by id.
+    """
+
+    schema: int
+    by: str
+    build: str
+    run: str | None
+    entries: tuple[EntryEvidence, ...]
+    sources: dict[str, SearchedSource]
+    folders: dict[str, str]
+    phases: tuple[PhaseRecord, ...]
+    purges: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def digest(self) -> str:
+        """The digest that it is sealed with."""
+        return receipts.digest(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -57,7 +116,7 @@ class Checked(Answer):
         """Whether there is a fault."""
         return bool(self.faults)
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return faults and what was read as JSON."""
         return {"faults": list(self.faults), "read": list(self.read)}
 
@@ -66,66 +125,62 @@ class Checked(Answer):
         yield from self.faults or (f"{self.file}: holds: {', '.join(self.read)}",)
 
 
-def content(audit: Audit, by: str = "") -> Json:
+def evidence(audit: Audit, by: str = "") -> Evidence:
     """Return the evidence of an audit; by: who answers for it, and when."""
     build = BuildFolder(audit.build)
-    body: Json = {
-        "schema": SCHEMA,
-        "by": by,
-        "build": audit.build.name,
-        "run": None if audit.run is None else audit.run.name,
-        "entries": [_entry(entry) for entry in audit.entries],
-        "sources": {path.name: _source(path) for path in build.sealed() if _is_source(path)},
-        "folders": _folders(build),
-        "phases": [asdict(phase) for phase in audit.phases],
-        "purges": {one["id"]: one["digest"] for one in purged.certificates(build)},
-    }
-    return {**body, "digest": receipts.digest(body)}
+    return Evidence(
+        schema=SCHEMA,
+        by=by,
+        build=audit.build.name,
+        run=None if audit.run is None else audit.run.name,
+        entries=tuple(map(_entry, audit.entries)),
+        sources={path.name: _source(path) for path in build.sealed() if _is_source(path)},
+        folders=_folders(build),
+        phases=audit.phases,
+        purges={purge["id"]: purge["digest"] for purge in purged.certificates(build)},
+    )
 
 
-def write(file: Path, evidence: Json) -> None:
+def write(file: Path, evidence: Evidence) -> None:
     """Write evidence as a file."""
-    write_atomic(file, canonical(evidence))
+    write_sealed(file, asdict(evidence))
 
 
-def _entry(entry: EntryAudit) -> Json:
+def _entry(entry: EntryAudit) -> EntryEvidence:
     seen = [*entry.own, *entry.as_copies]
-    planned = sum(one.planned_rows for one in seen)
-    return {
-        "line": entry.line,
-        "entry": entry.entry,
-        "verdict": entry.verdict,
-        "documents": sorted([d.source, d.document] for d in entry.documents),
-        "copies": sorted([d.source, d.document] for d in entry.copies),
-        "dropped": len(entry.dropped),
-        "rows": entry.rows,
-        "planned": planned > 0,
-        "tokens": sum(one.tokens for one in seen),
-    }
+    return EntryEvidence(
+        line=entry.line,
+        entry=entry.entry,
+        verdict=entry.verdict,
+        documents=tuple(sorted(document.key for document in entry.documents)),
+        copies=tuple(sorted(document.key for document in entry.copies)),
+        dropped=len(entry.dropped),
+        rows=entry.rows,
+        planned=any(exposure.planned_rows for exposure in seen),
+        tokens=sum(exposure.tokens for exposure in seen),
+    )
 
 
 def _is_source(folder: Path) -> bool:
     return folder.parent.name == SOURCES
 
 
-def _source(folder: Path) -> Json:
-    """Describe what was searched of a source: its files by sha256, lines, and its receipt."""
+def _source(folder: Path) -> SearchedSource:
     receipt = receipts.read(folder)
-    files = [
-        {
-            "name": name,
-            "bytes": (folder / name).stat().st_size,
-            "lines": pq.read_metadata(folder / name).num_rows,
-            "sha256": file_sha256(folder / name),
-        }
-        for name in SEARCHED
-        if (folder / name).exists()
-    ]
-    return {"receipt": receipt.digest, "records": receipt.account["records"], "files": files}
+    files = (
+        SearchedFile(
+            name=path.name,
+            bytes=path.stat().st_size,
+            lines=pq.read_metadata(path).num_rows,
+            sha256=file_sha256(path),
+        )
+        for path in (folder / name for name in SEARCHED)
+        if path.exists()
+    )
+    return SearchedSource(receipt.digest, receipt.account["records"], tuple(files))
 
 
-def _folders(build: BuildFolder) -> Json:
-    """Return the digests of the receipts of all folders of rows: they list spans and origins."""
+def _folders(build: BuildFolder) -> dict[str, str]:
     return {
         path.relative_to(build.path).as_posix(): receipts.read(path).digest
         for path in build.sealed()
@@ -133,16 +188,11 @@ def _folders(build: BuildFolder) -> Json:
     }
 
 
-def read(file: Path) -> Json:
+def read(file: Path) -> Evidence:
     """Read a file of evidence; DamageError where a byte of it is not as it was written."""
-    evidence = read_json(file, REMEDY)
-    if canonical(evidence) != file.read_bytes():
-        raise DamageError(f"{file}: was edited (its bytes are not canonical); {REMEDY}")
-    digest = evidence.pop("digest", None)
-    if receipts.digest(evidence) != digest:
-        raise DamageError(f"{file}: was edited (its digest does not match); {REMEDY}")
-    if evidence.get("schema") != SCHEMA:
-        raise DamageError(f"{file}: has schema {evidence.get('schema')}, not {SCHEMA}; {REMEDY}")
+    evidence = read_sealed(file, Evidence, REMEDY, exact=True)
+    if evidence.schema != SCHEMA:
+        raise DamageError(f"{file}: has schema {evidence.schema}, not {SCHEMA}; {REMEDY}")
     return evidence
 
 
@@ -159,33 +209,31 @@ def check(file: Path, build: Path, run: Path | None) -> Checked:
     except (CrystalmixError, KeyError, TypeError, pa.ArrowException, OSError) as error:
         brief = " ".join(str(error).split()) or type(error).__name__
         return Checked(file, (*faults, brief), ())
-    sources, phases = evidence["sources"].values(), evidence["phases"]
-    lines = sum(entry["lines"] for source in sources for entry in source["files"])
-    steps = sum(phase["recorded"] for phase in phases)
+    sources, phases = evidence.sources.values(), evidence.phases
+    lines = sum(file.lines for source in sources for file in source.files)
+    steps = sum(phase.recorded for phase in phases)
     words = (
-        f"{len(evidence['entries'])} entries",
+        f"{len(evidence.entries)} entries",
         f"{lines:,} documents and dropped records of {len(sources)} sources read from end to end",
         f"{steps:,} recorded steps of {len(phases)} phases, to the heads of their chains",
     )
     return Checked(file, tuple(faults), words)
 
 
-def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
+def _file_faults(evidence: Evidence, build: BuildFolder) -> Iterator[str]:
     """Yield where documents, dropped records, spans and origins are not those of the evidence."""
-    later = [
-        c["id"] for c in purged.certificates(build) if c["id"] not in evidence.get("purges", {})
-    ]
+    later = [c["id"] for c in purged.certificates(build) if c["id"] not in evidence.purges]
     if later:
         yield f"{build.path}: was purged since ({', '.join(later)}): what was searched is gone"
         return
     known = {path.name for path in build.sealed() if _is_source(path)}
-    if known != evidence["sources"].keys():
+    if known != evidence.sources.keys():
         yield f"{build.path}: has the sources {sorted(known)}, the evidence others; {REMEDY}"
         return
-    for name, source in evidence["sources"].items():
+    for name, source in evidence.sources.items():
         if _source(build.source(name)) != source:
             yield f"{build.source(name)}: is not what was searched (its files differ); {REMEDY}"
-    if _folders(build) != evidence["folders"]:
+    if _folders(build) != evidence.folders:
         yield f"{build.path}: its folders of rows are not those of the evidence; {REMEDY}"
     for path in build.sealed():
         receipt = receipts.read(path)
@@ -194,19 +242,19 @@ def _file_faults(evidence: Json, build: BuildFolder) -> Iterator[str]:
             yield from receipts.damages(path, map(FileEntry.from_json, sides))
 
 
-def _phase_faults(evidence: Json, manifests: list[Manifest], run: Path | None) -> Iterator[str]:
+def _phase_faults(evidence: Evidence, manifests: list[Manifest], run: Path | None) -> Iterator[str]:
     """Yield where manifests and ledgers are not those of the evidence; chains are worked out."""
-    if [phase["phase"] for phase in evidence["phases"]] != [m.phase for m in manifests]:
+    if [phase.phase for phase in evidence.phases] != [m.phase for m in manifests]:
         yield f"the build has other phases than the evidence; {REMEDY}"
         return
-    if (run is None) != (evidence["run"] is None):
+    if (run is None) != (evidence.run is None):
         yield f"the evidence is of {'a run' if run is None else 'a build without a run'}; {REMEDY}"
         return
-    for phase, manifest in zip(evidence["phases"], manifests, strict=True):
-        if phase["manifest"] != manifest.digest:
+    for phase, manifest in zip(evidence.phases, manifests, strict=True):
+        if phase.manifest != manifest.digest:
             yield f"phase {manifest.phase}: its manifest is not that of the evidence; {REMEDY}"
         record = recorded(run, manifest)
-        if (phase["recorded"], phase["chain"]) != (record.steps, record.chain):
+        if (phase.recorded, phase.chain) != (record.steps, record.chain):
             yield f"phase {manifest.phase}: its ledger is not at the head of the evidence; {REMEDY}"
         elif run is not None and record.steps:
             yield from _chain_faults(PhaseFolder(run / manifest.phase), manifest, record.chain)
@@ -225,49 +273,47 @@ def _chain_faults(phase: PhaseFolder, manifest: Manifest, head: str) -> Iterator
         yield f"{phase.ledger}: its steps do not lead to the head of its chain; restore it"
 
 
-def _entry_faults(evidence: Json, build: Path, run: Path | None) -> Iterator[str]:
+def _entry_faults(evidence: Evidence, build: Path, run: Path | None) -> Iterator[str]:
     """Yield where what a scan from end to end finds of an entry is not what the evidence says."""
-    written = evidence["entries"]
-    entries = [lists.parse(one["entry"], one["line"], "evidence") for one in written]
+    written = evidence.entries
+    entries = [lists.parse(claim.entry, claim.line, "evidence") for claim in written]
     known = [entry for entry in entries if entry is not None]
-    documents, drops = _scanned(BuildFolder(build), known)
+    scanned, drops = _scanned(BuildFolder(build), known)
     for place, (source, number) in erased_names.places(BuildFolder(build), known):
         if number >= 0:
-            documents[place].add((source, number))
+            scanned[place].add((source, number))
         else:
             drops[place] += 1
     traced = views.connect(build, run)
-    for entry, one, matched, gone in zip(known, written, documents, drops, strict=True):
-        found = matched
+    for entry, claim, matched, gone in zip(known, written, scanned, drops, strict=True):
+        documents = matched
         if entry.kind == "sql":
             query = f"SELECT source, document FROM documents WHERE ({entry.key}\n)"
-            found = {(row["source"], row["document"]) for row in traced.rows(query)}
-        if sorted(map(list, found)) != one["documents"] or gone != one["dropped"]:
+            documents = {(row["source"], row["document"]) for row in traced.rows(query)}
+        if tuple(sorted(documents)) != claim.documents or gone != claim.dropped:
             yield (
-                f"line {entry.line}: {entry.text}: the build has {len(found)} documents and {gone} "
-                f"dropped records of it, the evidence {len(one['documents'])} and {one['dropped']}"
+                f"line {entry.line}: {entry.text}: the build has {len(documents)} documents and "
+                f"{gone} dropped records of it, the evidence {len(claim.documents)} and "
+                f"{claim.dropped}"
             )
-        keys = [*one["documents"], *one["copies"]]
-        rows = 0 if run is None else _consumed(traced, keys)
-        if run is not None and rows != one["rows"]:
+        rows = 0 if run is None else _consumed(traced, [*claim.documents, *claim.copies])
+        if run is not None and rows != claim.rows:
             yield (
                 f"line {entry.line}: {entry.text}: the ledger has {rows} rows that held it, "
-                f"the evidence {one['rows']}"
+                f"the evidence {claim.rows}"
             )
-        if (one["verdict"] in CONSUMED) != bool(one["rows"]):
+        if (claim.verdict in CONSUMED) != bool(claim.rows):
             yield f"line {entry.line}: {entry.text}: its verdict is not that of its rows"
 
 
-def _scanned(
-    build: BuildFolder, entries: Sequence[Entry]
-) -> tuple[list[set[tuple[str, int]]], list[int]]:
+def _scanned(build: BuildFolder, entries: Sequence[Entry]) -> tuple[list[set[Key]], list[int]]:
     """Read every document and dropped record; return what each entry has of them."""
     names = Names(entries)
     digests: dict[bytes, list[int]] = {}
     for place, entry in enumerate(entries):
         if entry.kind == "digest":
             digests.setdefault(bytes.fromhex(entry.key), []).append(place)
-    documents: list[set[tuple[str, int]]] = [set() for _ in entries]
+    documents: list[set[Key]] = [set() for _ in entries]
     drops = [0] * len(entries)
     for folder in filter(_is_source, build.sealed()):
         for name in SEARCHED:
@@ -299,7 +345,7 @@ def _matches(
             done += batch.num_rows
 
 
-def _consumed(traced: views.Traced, keys: list[list[Any]]) -> int:
+def _consumed(traced: views.Traced, keys: list[Key]) -> int:
     """Return how many recorded rows held a piece of some documents, by SQL over all spans."""
     if not keys:
         return 0

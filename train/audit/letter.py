@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from crystalmix.mixtures.redaction.find_documents import Found
-from crystalmix.prep.runtime.types import Json
 from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
+from crystalmix.train.audit.evidence import Evidence
 
 FIM = "of them permuted by fill-in-the-middle"
 
 
-def letter(audit: Audit, evidence: Json, by: str = "") -> str:
+def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
     """Return the text of an audit; evidence: as written beside it. by: who signs, and when."""
     lines = [
         f"What the training run {audit.run.name} consumed"
@@ -33,16 +33,16 @@ def letter(audit: Audit, evidence: Json, by: str = "") -> str:
         if phase.chain:
             known = ", ".join(phase.proof)
             lines.append(f"    chain of batches ends in {phase.chain} (steps {known})")
-    files = [file for source in evidence["sources"].values() for file in source["files"]]
+    files = [file for source in evidence.sources.values() for file in source.files]
     lines.append(
-        f"  {_counted(len(files), 'file')} of {_counted(len(evidence['sources']), 'source')} with "
-        f"{sum(file['lines'] for file in files):,} documents and dropped records; their sha256"
+        f"  {_counted(len(files), 'file')} of {_counted(len(evidence.sources), 'source')} with "
+        f"{sum(file.lines for file in files):,} documents and dropped records; their sha256"
     )
     lines.append("    stand in the evidence")
     lines += [
         "",
         "It holds for these bytes: a text that was changed in any way is another text.",
-        f"Evidence: sha256 {evidence['digest']}; `crystalmix audit --check` works it out anew.",
+        f"Evidence: sha256 {evidence.digest}; `crystalmix audit --check` works it out anew.",
     ]
     return "\n".join([*lines, *(["", f"Signed: {by}"] if by else [])]) + "\n"
 

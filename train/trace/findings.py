@@ -158,7 +158,7 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
     from crystalmix.mixtures.redaction import redact  # brings the stages of a build
 
     if redact.is_redacted(build):
-        origins = {redact.read(build)["phases"].get(phase.name)}
+        origins = {redact.read(build).phases.get(phase.name)}
     else:
         place = BuildFolder(build)
         here = read_manifest(place.phase(phase.name)).digest

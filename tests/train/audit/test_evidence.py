@@ -2,16 +2,15 @@
 
 import random
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from shutil import copytree
 
-import orjson
 import pytest
 
 from crystalmix.prep.filters.entries import parse
-from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.records import write_sealed
 from crystalmix.train.audit import audit as audits
 from crystalmix.train.audit import evidence as proofs
 from crystalmix.train.audit import letter as letters
@@ -21,9 +20,9 @@ from helpers.corpora import crystalmix
 
 
 @cache
-def content() -> Json:
+def content() -> proofs.Evidence:
     each = [e for n, line in enumerate(LIST.split("\n"), 1) if (e := parse(line, n, "list"))]
-    return proofs.content(audits.audit(audited_run(), audited_build(), each), "Ada, 2026-11-29")
+    return proofs.evidence(audits.audit(audited_run(), audited_build(), each), "Ada, 2026-11-29")
 
 
 def written(folder: Path) -> Path:
@@ -81,10 +80,9 @@ def test_a_changed_byte_of_what_it_rests_on_is_a_fault(
 def test_a_sealed_lie_is_found_by_reading_everything(
     tmp_path: Path, key: str, value: object
 ) -> None:
-    lie = orjson.loads(orjson.dumps(content()))
+    lie = asdict(content())
     lie["entries"][0][key] = value
-    lie.pop("digest")
-    proofs.write(tmp_path / "evidence.json", {**lie, "digest": receipts.digest(lie)})
+    write_sealed(tmp_path / "evidence.json", lie)
     faults = proofs.check(tmp_path / "evidence.json", audited_build(), audited_run()).faults
     assert any("seen/twice" in fault for fault in faults)
 
@@ -98,7 +96,7 @@ def test_the_letter_says_what_was_and_what_was_not_consumed() -> None:
     assert "copy/cat was consumed as a copy under another name." in text
     for phase in answer.phases:
         assert phase.chain in text
-    assert content()["digest"] in text
+    assert content().digest in text
     assert text.endswith("Signed: Ada, 2026-11-29\n")
 
 
