@@ -91,6 +91,7 @@ def build(
         processes = engine.workers * (engine.ranks or 1)
         context = Context(recipe, root, out, pool, tokenizer, tuple(phases), processes=processes)
         scanned = scan.run(context)
+        purged.refuse_others(context.folder, scanned)
         shared_texts.check(context)
         if dropped is not None:
             drop_report.write_list(context.sources, dropped)

@@ -107,6 +107,18 @@ def refuse_to_make(folder: Path, *made_of: Receipt) -> None:
         )
 
 
+def refuse_others(build: BuildFolder, sources: Mapping[str, Receipt]) -> None:
+    """Raise RefusalError where documents of a shared store were purged, and not of this build."""
+    own = {request["id"] for request in requests(build)}
+    for name, receipt in sources.items():
+        if others := set(receipt.purged.get("certificates", ())) - own:
+            raise RefusalError(
+                f"{build.path}: the documents of source {name} were purged in the store, by "
+                f"{', '.join(sorted(others))} of other builds, and their rows are padding there; "
+                "give that purge's texts.txt as `opt_out`, or build with another --store"
+            )
+
+
 def entries(receipt: Receipt) -> list[Json]:
     """Return the entries of a receipt's shards with digests and sums of what they hold now."""
     marks = receipt.purged.get("shards", {})

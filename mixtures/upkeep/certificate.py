@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import HISTORY, LOOKUP, MIXTURES, BuildFolder
+from crystalmix.mixtures.upkeep.collect import artifacts
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store.store import Store
@@ -66,6 +67,7 @@ def content(folder: BuildFolder, request: Json, changed: list[Json]) -> Json:
         "tokens": sum(one["tokens"] for one in shards),
         "files": files,
         "manifests": changed,
+        **{key: request[key] for key in ("builds",) if key in request},
         "stays": [*STAYS, *_kept(request)],
         "not_reached": [*NOT_REACHED, *others],
         "not_verified": list(NO_MORE),
@@ -82,9 +84,9 @@ def _kept(request: Json) -> Iterator[str]:
 
 
 def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
-    """Yield the files that a purge wrote anew, by what receipts say of them."""
-    store = Store(folder.store)
-    for _, _, place in store.folders():
+    """Yield the files of a build that a purge wrote anew, by what receipts say of them."""
+    store = Store(folder.store.resolve())
+    for place in sorted({*artifacts(folder.path, store, history=True)}):
         if not (place / receipts.NAME).exists():
             continue
         receipt = receipts.read(place)

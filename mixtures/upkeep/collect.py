@@ -76,7 +76,7 @@ def collect(
         named = {
             target
             for place in builds
-            for target in _named(
+            for target in artifacts(
                 place, store, history=not (superseded and place == build.resolve())
             )
         }
@@ -114,7 +114,7 @@ def collect(
     return Garbage(tuple(entries), kept, len(fresh), delete)
 
 
-def _named(build: Path, store: Store, *, history: bool) -> Iterator[Path]:
+def artifacts(build: Path, store: Store, *, history: bool) -> Iterator[Path]:
     """Yield the folders of a store that a build's view, and its history, lead to."""
     for state in STATES if history else STATES[:1]:
         for root in build.glob(state) if state else [build]:

@@ -4,12 +4,16 @@ A purge makes the padding of a redaction physical. The request is written first;
 are kept in the build's history and taken away, so that a build that is purged by half is no build;
 then each folder that holds the documents is written anew, its receipt last; then manifests that
 name the purge are sealed, and the certificate is written. A killed purge goes on from its request.
+Builds of a store that they share are purged together, each with a request and a certificate: all
+are unsealed before anything is erased, and `store/purges/<id>.json` has all requests meanwhile.
 
 Spans stay: numbers of documents and places in rows, so that an audit can still answer when it was
 consumed; so do digests of texts, by which it can be kept from coming back.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +34,7 @@ from crystalmix.mixtures.upkeep.purge_plan import Found, Taken
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.rows.tombstones import Tombstones
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store.store import Store
@@ -43,8 +47,10 @@ class Plan:
     documents, dropped: records in all states of the build. copies: other documents of equal text,
     or near it, that would stay. gone: that were purged before. shards, tokens: pieces that become
     padding. files: of caches that are removed. unnamed: bytes that nothing names, freed with them.
+    builds: that share the store and are purged together.
     """
 
+    builds: int
     documents: int
     dropped: int
     copies: int
@@ -56,17 +62,17 @@ class Plan:
     unnamed: int
 
 
-def plan(build: Path, listed: Path, *, copies: bool = False) -> Plan:
-    """Return what a purge of a list would erase; errors as of `purge`."""
-    folder = _purgeable(build)
-    purged.check_finished(folder)
-    with alone(build):
-        found = _found(folder, listed, copies)
-        stones = _stones(folder, found.taken)
-        files = purge_plan.caches(folder, found.taken)
+def plan(build: Path, listed: Path, *, copies: bool = False, everywhere: bool = False) -> Plan:
+    """Return what a purge of a list would erase; arguments and errors as of `purge`."""
+    homes = _purgeable(build, everywhere)
+    with _alone(homes):
+        found = _found(homes, listed, copies)
+        stones = _stones(homes, found.taken)
+        files = {path.resolve() for home in homes for path in purge_plan.caches(home, found.taken)}
     gone = [one for shards in stones.values() for one in shards.values()]
-    unnamed = collect(build).entries if folder.store.exists() else ()
+    unnamed = collect(build).entries if homes[0].store.exists() else ()
     return Plan(
+        builds=len(_holders(homes, found)),
         documents=sum(one.place >= 0 for one in found.taken),
         dropped=sum(one.place < 0 for one in found.taken),
         copies=found.copies,
@@ -80,120 +86,208 @@ def plan(build: Path, listed: Path, *, copies: bool = False) -> Plan:
 
 
 def purge(
-    build: Path, listed: Path, *, copies: bool = False, keep_names: bool = False, by: str = ""
+    build: Path,
+    listed: Path,
+    *,
+    copies: bool = False,
+    keep_names: bool = False,
+    everywhere: bool = False,
+    by: str = "",
 ) -> Json:
     """Erase the documents of a list from a build; return the certificate.
 
-    copies: other documents of equal text, too. keep_names: names stay, as `name/purged:<id>`. by:
-    who answers for it. Raises RefusalError where the store is other builds' too, where rows were
-    imported, or while another purge is not finished; InputError where the list names nothing.
+    copies: other documents of equal text, too. keep_names: names stay, as `name/purged:<id>`.
+    everywhere: from all builds of a shared store. by: who answers for it. Raises RefusalError where
+    the store is other builds' too and `everywhere` was not said, where rows were imported, or while
+    another purge is not finished; InputError where the list names nothing.
     """
-    folder = _purgeable(build)
-    purged.check_finished(folder)
-    with alone(build):
-        found = _found(folder, listed, copies)
-    if folder.store.exists() and collect(build, delete=True).fresh:
+    homes = _purgeable(build, everywhere)
+    with _alone(homes):
+        _found(homes, listed, copies)
+    store_path = homes[0].store
+    if store_path.exists() and collect(build, delete=True).fresh:
         raise RefusalError(
-            f"{folder.store}: is shared, and holds what nothing names yet; another build may be "
+            f"{store_path}: is shared, and holds what nothing names yet; another build may be "
             "making it: purge when it is finished"
         )
-    with alone(build):
-        sweep(build)
-        adopt_all(folder)
-        found = _found(folder, listed, copies)
-        request = _request(folder, found, listed, by)
-        request |= {"copies": copies, "names": "kept" if keep_names else "erased"}
-        request["documents"] = [_line(folder, one, request["salt"]) for one in found.taken]
-        request["names_kept"] = (
-            [one.name for one in found.taken] if keep_names else [None] * len(found.taken)
-        )
-        request["digest"] = receipts.digest(request)
-        place = purged.log(folder) / request["id"]
-        write_atomic(place / purged.TEXTS, purged.listing(request))
-        write_atomic(place / purged.REQUEST, canonical(request))
-        return _finish(folder, request)
+    with _alone(homes):
+        for void in _joint(homes[0], "*").parent.glob("*.json"):
+            void.unlink()  # of a purge that was killed before its first request, or after its last
+        for home in homes:
+            sweep(home.path)
+            adopt_all(home)
+        found = _found(homes, listed, copies)
+        common = _common(_holders(homes, found), found, listed)
+        common |= {"by": by, "copies": copies, "names": "kept" if keep_names else "erased"}
+        requests = {
+            home: _request(home, _own(home, found.taken), common) for home in _holders(homes, found)
+        }
+        _write(requests)
+        return _finish(requests)[homes[0]]
 
 
 def resume(build: Path) -> Json:
     """Go on with a purge that was begun and not finished; return the certificate."""
-    folder = _purgeable(build)
+    folder = BuildFolder(build.resolve())
     number = purged.unfinished(folder)
     if number is None:
         raise InputError(f"{build}: no purge of it is unfinished; give --list to begin one")
-    request = purged.read_sealed(purged.log(folder) / number / purged.REQUEST)
-    with alone(build):
-        sweep(build)
-        return _finish(folder, request)
+    joint = _joint(folder, number)
+    if joint.exists():
+        known = read_json(joint)["requests"]
+        requests = {BuildFolder(Path(path)): request for path, request in known.items()}
+    else:
+        request = purged.read_sealed(purged.log(folder) / number / purged.REQUEST)
+        requests = {folder: request}
+    for home in requests:
+        _check_reach(home, folder.store)
+    with _alone(list(requests)):
+        for home in requests:
+            sweep(home.path)
+        _write(requests)
+        return _finish(requests)[folder]
 
 
-def _purgeable(build: Path) -> BuildFolder:
-    """Return a build that can be purged; RefusalError or UsageError where it can't."""
+def _purgeable(build: Path, everywhere: bool) -> list[BuildFolder]:
+    """Return a build that can be purged, and the others of its store that are purged with it.
+
+    Raises RefusalError or UsageError where one can't be.
+    """
     folder = BuildFolder(build.resolve())
     if redact.is_redacted(build):
         home = purged.log(BuildFolder(redact.origin_of(build))).parent
         raise UsageError(f"{build}: is a view; purge {home}, whose rows it shows")
     if (outer := folder.within) is not None:
         raise UsageError(f"{build}: is within {outer.path}; purge that build, and this with it")
-    if not folder.sealed():
-        raise InputError(f"{build}: holds no build; give the --out of `crystalmix build`")
-    for state in purge_plan.states(folder):
-        if any(manifest.imported is not None for manifest in read_manifests(state.path)):
-            raise RefusalError(
-                f"{state.path}: was imported, so that nobody knows which rows hold a document; "
-                "purge a build from raw files"
-            )
-    others = [path for path in _sharing(folder) if path != folder.path]
-    if others:
-        names = ", ".join(map(str, others))
+    others = [BuildFolder(path) for path in sorted(_sharing(folder)) if path != folder.path]
+    for home in others:
+        _check_reach(home, folder.store)
+    for home in (folder, *others) if everywhere else (folder,):
+        purged.check_finished(home)
+        if not home.sealed():
+            raise InputError(f"{home.path}: holds no build; give the --out of `crystalmix build`")
+        for state in purge_plan.states(home):
+            if any(manifest.imported is not None for manifest in read_manifests(state.path)):
+                raise RefusalError(
+                    f"{state.path}: was imported, so that nobody knows which rows hold a document; "
+                    "purge a build from raw files"
+                )
+    if others and not everywhere:
         raise RefusalError(
-            f"{folder.store}: is the store of {names} too, which would lose what they name; "
-            "build with a store of its own, or remove those builds and their entries in "
-            f"{Store(folder.store).path / 'builds'}"
+            f"{folder.store}: is the store of {', '.join(str(one.path) for one in others)} too, "
+            "which would lose what they name; --everywhere erases from all of them, each with a "
+            "certificate of its own"
         )
-    return folder
+    return [folder, *others]
+
+
+def _check_reach(home: BuildFolder, store: Path) -> None:
+    """Raise RefusalError where a build can't be purged with the one that was named."""
+    if not home.path.is_dir():
+        raise RefusalError(
+            f"{home.path}: is noted as a build of {store} and is not there; restore it, or remove "
+            f"its entry {Store(store.resolve()).entry(home.path)}"
+        )
+    if not os.access(home.path, os.W_OK):
+        raise RefusalError(f"{home.path}: shares {store}, and can't be written to; ask its owner")
 
 
 def _sharing(folder: BuildFolder) -> list[Path]:
     return Store(folder.store).builds() if folder.store.is_symlink() else []
 
 
-def _found(folder: BuildFolder, listed: Path, copies: bool) -> Found:
-    found = purge_plan.find(folder, lists.read(listed), copies=copies)
-    if not found.taken:
+@contextmanager
+def _alone(homes: Sequence[BuildFolder]) -> Generator[None]:
+    """Lock builds, by path."""
+    with ExitStack() as stack:
+        for path in sorted(home.path for home in homes):
+            stack.enter_context(alone(path))
+        yield
+
+
+def _joint(home: BuildFolder, number: str) -> Path:
+    """Return the file that has the requests of builds that are purged together."""
+    return home.store.resolve() / "purges" / f"{number}.json"
+
+
+def _write(requests: Mapping[BuildFolder, Json]) -> None:
+    """Write the requests of a purge, those of all builds first; what is there stays."""
+    [*homes] = requests
+    number = requests[homes[0]]["id"]
+    joint = _joint(homes[0], number)
+    if len(homes) > 1 and not joint.exists():
+        content = {"requests": {str(home.path): one for home, one in requests.items()}}
+        write_atomic(joint, canonical(content))
+    for home, request in requests.items():
+        place = purged.log(home) / number
+        if not (place / purged.REQUEST).exists():
+            write_atomic(place / purged.TEXTS, purged.listing(request))
+            write_atomic(place / purged.REQUEST, canonical(request))
+
+
+def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool) -> Found:
+    found = purge_plan.find(homes, lists.read(listed), copies=copies)
+    if not _own(homes[0], found.taken):
         known = f"; {found.gone} of it were purged before" if found.gone else ""
-        raise InputError(f"{listed}: names no document or dropped record of {folder.path}{known}")
+        raise InputError(f"{listed}: names no document or dropped record of {homes[0].path}{known}")
     return found
 
 
-def _stones(folder: BuildFolder, taken: Sequence[Taken]) -> dict[Path, dict[str, Tombstones]]:
+def _stones(
+    homes: Sequence[BuildFolder], taken: Sequence[Taken]
+) -> dict[Path, dict[str, Tombstones]]:
     stones: dict[Path, dict[str, Tombstones]] = {}
-    for state in purge_plan.states(folder):
-        stones |= purge_plan.stones(folder, taken, state)
+    for home in homes:
+        for state in purge_plan.states(home):
+            stones |= purge_plan.stones(home, taken, state)
     return stones
 
 
-def _request(folder: BuildFolder, found: Found, listed: Path, by: str) -> Json:
-    """Return what is to be done, which is all that a resume reads."""
+def _own(home: BuildFolder, taken: Sequence[Taken]) -> list[Taken]:
+    """Return those of what is taken that a build, or what it was, has."""
+    sources = (path for state in purge_plan.states(home) for path in state.path.glob("sources/*"))
+    folders = {path.resolve() for path in sources}
+    return [one for one in taken if one.folder in folders]
+
+
+def _holders(homes: Sequence[BuildFolder], found: Found) -> list[BuildFolder]:
+    """Return the builds that have something of what is taken."""
+    return [home for home in homes if _own(home, found.taken)]
+
+
+def _common(homes: Sequence[BuildFolder], found: Found, listed: Path) -> Json:
+    """Return what the requests of all builds of a purge say alike."""
     time = datetime.now(UTC)
-    files = purge_plan.caches(folder, found.taken)
-    return {
+    common: Json = {
         "schema": 1,
         "id": f"{time:%Y%m%d}-{token_hex(4)}",
         "time": f"{time:%Y-%m-%dT%H:%M:%SZ}",
-        "by": by,
         "list": file_digest(listed),
         "entries": len(lists.read(listed)),
         "copies_left": found.copies,
         "salt": token_hex(16),
-        "state": state_of(folder),
-        "caches": [[str(p.relative_to(folder.path)), file_digest(p)] for p in files],
-        "links": certificate.linked(_touched(folder, found.taken)),
     }
+    return common | ({"builds": sorted(str(h.path) for h in homes)} if len(homes) > 1 else {})
+
+
+def _request(home: BuildFolder, own: Sequence[Taken], common: Json) -> Json:
+    """Return what is to be done in a build, which is all that a resume reads."""
+    kept = common["names"] == "kept"
+    files = purge_plan.caches(home, own)
+    request: Json = {
+        **common,
+        "state": state_of(home),
+        "caches": [[str(p.relative_to(home.path)), file_digest(p)] for p in files],
+        "links": certificate.linked(_touched(home, own)),
+        "documents": [_line(home, one, common["salt"]) for one in own],
+        "names_kept": [one.name if kept else None for one in own],
+    }
+    return {**request, "digest": receipts.digest(request)}
 
 
 def _touched(folder: BuildFolder, taken: Sequence[Taken]) -> Iterator[Path]:
     """Yield the files that hold what is taken, before anything is erased."""
-    for place, shards in _stones(folder, taken).items():
+    for place, shards in _stones([folder], taken).items():
         yield from (place / name for name in shards)
     for place in {one.folder for one in taken}:
         yield from (path for path in place.iterdir() if path.is_file())
@@ -208,27 +302,34 @@ def _line(folder: BuildFolder, taken: Taken, salt: str) -> list[object]:
     return [str(inside), taken.place, taken.digest, erased_names.hashes(taken.name, salt)]
 
 
-def _finish(folder: BuildFolder, request: Json) -> Json:
-    """Do what is left of a request; return the certificate."""
-    number = request["id"]
-    names = zip(request["documents"], request["names_kept"], strict=True)
+def _finish(requests: Mapping[BuildFolder, Json]) -> dict[BuildFolder, Json]:
+    """Do what is left of the requests of a purge; return the certificates."""
+    [*homes] = requests
+    number = requests[homes[0]]["id"]
+    left = [home for home in homes if purged.unfinished(home) == number]
+    states = {home: _unseal(home, requests[home]["state"]) for home in left}
     own: dict[Path, dict[int, str | None]] = {}
-    for (inside, place, _, _), name in names:
-        own.setdefault((folder.path / inside).resolve(), {})[place] = name
+    for home in left:
+        names = zip(requests[home]["documents"], requests[home]["names_kept"], strict=True)
+        for (inside, place, _, _), name in names:
+            own.setdefault((home.path / inside).resolve(), {})[place] = name
     taken = [Taken(path, place, "", "", None) for path, places in own.items() for place in places]
-    state = _unseal(folder, request["state"])
-    for place, shards in sorted(_stones(folder, taken).items()):
+    for place, shards in sorted(_stones(left, taken).items()):
         erase.rows(place, shards, number)
     for path, places in sorted(own.items()):
         erase.documents(path, places, number)
-    for inside, _ in request["caches"]:
-        (folder.path / inside).unlink(missing_ok=True)
-    _forget(folder)
-    changed = list(_sealed(folder, state))
-    lookups.make(folder)
-    content = certificate.content(folder, request, changed)
-    write_atomic(purged.log(folder) / number / purged.CERTIFICATE, canonical(content))
-    return content
+    for home in left:
+        for inside, _ in requests[home]["caches"]:
+            (home.path / inside).unlink(missing_ok=True)
+    for home in left:
+        _forget(home)
+        changed = list(_sealed(home, states[home]))
+        lookups.make(home)
+        content = certificate.content(home, requests[home], changed)
+        write_atomic(purged.log(home) / number / purged.CERTIFICATE, canonical(content))
+    _joint(homes[0], number).unlink(missing_ok=True)
+    paths = {home: purged.log(home) / number / purged.CERTIFICATE for home in homes}
+    return {home: purged.read_sealed(path) for home, path in paths.items()}
 
 
 def _unseal(folder: BuildFolder, name: str) -> BuildFolder:

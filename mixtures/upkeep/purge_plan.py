@@ -58,13 +58,13 @@ def states(build: BuildFolder) -> list[BuildFolder]:
     return [state for state in (build, *build.states()) if any(state.path.glob(f"{SOURCES}/*"))]
 
 
-def find(build: BuildFolder, entries: Sequence[Entry], *, copies: bool) -> Found:
-    """Return what a list names in all states of a build; copies: texts under other names, too."""
+def find(builds: Sequence[BuildFolder], entries: Sequence[Entry], *, copies: bool) -> Found:
+    """Return what a list names in all states of builds; copies: texts under other names, too."""
     chosen: dict[tuple[Path, int], Taken] = {}
     others: set[tuple[Path, int]] = set()
     gone: set[tuple[Path, int]] = set()
-    known = erased_names.numbers(build)
-    for state in states(build):
+    known = {number for build in builds for number in erased_names.numbers(build)}
+    for state in (state for build in builds for state in states(build)):
         lookups = ensured(state.path)
         for source, places, rest in _places(lookups, entries, copies):
             folder = state.source(source).resolve()

@@ -78,10 +78,13 @@ class Store:
 
     def enter(self, build: Path) -> None:
         """Note that a build uses this store."""
-        place = str(build.resolve())
-        path = self.path / "builds" / f"{key_of(place)}.json"
+        path = self.entry(build)
         if not path.exists():
-            write_atomic(path, canonical({"build": place}))
+            write_atomic(path, canonical({"build": str(build.resolve())}))
+
+    def entry(self, build: Path) -> Path:
+        """Return the file that notes that a build uses this store."""
+        return self.path / "builds" / f"{key_of(str(build.resolve()))}.json"
 
     def builds(self) -> list[Path]:
         """Return the builds that use this store, as they were noted."""

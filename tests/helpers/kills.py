@@ -60,12 +60,15 @@ def train_until_path(job: Job, operation: str, pattern: str, number: int) -> Non
     train(job)
 
 
-def purge_until_operation(build: str, listed: str, number: int) -> None:
-    """Purge a list from a build, and die by SIGKILL before the number-th change below the build."""
+def purge_until_operation(build: str, listed: str, number: int, shared: str = "") -> None:
+    """Purge a list from a build, and die by SIGKILL before the number-th change below the build.
+
+    shared: the folder of all builds of its store, and of the store; all of them are purged.
+    """
     from crystalmix.mixtures.upkeep.purge import purge
 
-    _watch(build, lambda _operation, _path, before: before == number)
-    purge(Path(build), Path(listed))
+    _watch(shared or build, lambda _operation, _path, before: before == number)
+    purge(Path(build), Path(listed), everywhere=bool(shared))
 
 
 def count_operations(job: Job, told: str) -> None:

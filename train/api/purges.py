@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.runtime.types import Json
 
 WORDS = {
+    "builds": "builds of the store",
     "documents": "documents",
     "dropped": "dropped records",
     "rows": "rows that hold them",
@@ -42,7 +43,10 @@ class PurgePlan(Answer):
     def shown(self) -> Iterator[str | Grid]:
         """Yield the counts, and that nothing was erased."""
         counts = self.content()
-        yield Grid([[words, f"{counts[key]:,}"] for key, words in WORDS.items()], ["what", "count"])
+        said = {
+            key: words for key, words in WORDS.items() if key != "builds" or self.plan.builds > 1
+        }
+        yield Grid([[words, f"{counts[key]:,}"] for key, words in said.items()], ["what", "count"])
         yield "nothing is erased (add --erase, which can't be undone)"
 
 
@@ -74,6 +78,9 @@ class Purged(Answer):
             yield f"{place}{manifest['phase']}: manifest {before} is superseded by {after}"
         for key in ("stays", "not_reached", "not_verified"):
             yield from (f"{key.replace('_', ' ')}: {line}" for line in one[key])
+        yield from (
+            f"purged together, with its own certificate: {p}" for p in one.get("builds", [])
+        )
         if one["not_read"]:
             yield f"not read: {', '.join(one['not_read'])}"
         yield f"certificate: {self.file}"
@@ -115,15 +122,17 @@ def purge(
     resume: bool = False,
     copies: bool = False,
     keep_names: bool = False,
+    everywhere: bool = False,
     by: str = "",
 ) -> Purged | PurgePlan | PurgeLog:
     """Erase the documents of a list from a build; return the certificate, the plan, or the log.
 
     Without `erase` nothing is written: what would be erased is returned. Without a list the log of
     requests is. resume: go on with a purge that was killed. copies: other documents of equal text,
-    too. keep_names: names of documents stay. by: who answers for it. It can't be undone. Raises
-    RefusalError where other builds share the store or rows were imported, InputError where the
-    list names nothing.
+    too. keep_names: names of documents stay. everywhere: from all builds of a shared store, each
+    with a certificate. by: who answers for it. It can't be undone. Raises RefusalError where other
+    builds share the store and `everywhere` is not said, or where rows were imported, InputError
+    where the list names nothing.
     """
     from crystalmix.mixtures.manifest import purged
     from crystalmix.mixtures.manifest.build_folder import BuildFolder
@@ -140,8 +149,9 @@ def purge(
             raise UsageError("erase: needs a list of what is to be erased")
         return _log(place)
     if not erase:
-        return PurgePlan(place, purging.plan(place, existing(listed), copies=copies))
-    settings = {"copies": copies, "keep_names": keep_names}
+        plan = purging.plan(place, existing(listed), copies=copies, everywhere=everywhere)
+        return PurgePlan(place, plan)
+    settings = {"copies": copies, "keep_names": keep_names, "everywhere": everywhere}
     return _purged(log, purging.purge(place, existing(listed), by=by, **settings))
 
 

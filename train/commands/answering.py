@@ -88,6 +88,7 @@ def redact(build: Path, listed: Path, out: Path, rebuild: str | None, **settings
 @click.option("--erase", is_flag=True, help="Do it; without this it is only listed.")
 @click.option("--copies", is_flag=True, help="Take other documents of equal text, too.")
 @click.option("--keep-names", is_flag=True, help="Erase texts and metadata, and leave names.")
+@click.option("--everywhere", is_flag=True, help="Of a shared store: erase from all its builds.")
 @click.option("--by", default="", help="Who answers for it; the certificate says so.")
 @click.option("--resume", is_flag=True, help="Go on with a purge that was killed.")
 @JSON

@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 import crystalmix as cm
+from crystalmix.mixtures.build.build import alone
 from crystalmix.mixtures.build.build import build as make
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -293,17 +294,121 @@ def test_a_store_is_purged_when_the_other_builds_of_it_are_gone() -> None:
         entry = pq.read_table(file).slice(0, 1).to_pylist()[0]
     names = _list(folder, f"{entry['file']}#{entry['record']}")
     rmtree(folder / "two")
-    with pytest.raises(
-        RefusalError, match=r"remove those builds and their entries in (.*)"
-    ) as told:
+    with pytest.raises(RefusalError, match="is not there; restore it, or remove its") as told:
         purging.purge(folder / "one", names)
-    [own] = [
-        p for p in Path(str(told.value).split()[-1]).glob("*.json") if b"two" in p.read_bytes()
-    ]
-    own.unlink()
+    Path(str(told.value).split()[-1]).unlink()
     certificate = purging.purge(folder / "one", names)
     assert certificate["documents"] == 1
     assert verify(folder / "one") == []
+
+
+@lru_cache(maxsize=1)
+def _shared_builds() -> tuple[Path, Path]:
+    """Return a folder with a store and three builds over it, and a copy that nobody may change."""
+    raw, folder = audited_build().parent, scratch() / "shared"
+    recipe = recipes.load(raw / "recipe.yaml")
+    for name, phases in (("one", ()), ("two", ("mixed",)), ("three", ("prose",))):
+        make(recipe, raw, folder / name, store=folder / "store", phases=phases)
+    copytree(folder, folder.with_name("copy"), symlinks=True)
+    return folder, folder.with_name("copy")
+
+
+def shared_builds() -> Path:
+    """Return the folder as new: `one` and `two` have the documents of NAMES, `three` has not."""
+    folder, copy_of_it = _shared_builds()
+    rmtree(folder)
+    copytree(copy_of_it, folder, symlinks=True)
+    return folder
+
+
+def check_purged_everywhere(folder: Path) -> None:
+    """Check that all builds of a store are sound, and that nothing below it holds the texts."""
+    assert list(holders(folder)) == []
+    assert not list(folder.glob("store/purges/*"))
+    digests = {}
+    for name, phases in (("one", 3), ("two", 1), ("three", 1)):
+        assert verify(folder / name) == []
+        manifests = read_manifests(folder / name)
+        assert len(manifests) == phases
+        digests[name] = {one.phase: one.redaction is not None for one in manifests}
+    assert digests["two"] == {"mixed": True}
+    assert digests["three"] == {"prose": False}
+    assert digests["one"]["mixed"]
+
+
+def test_a_shared_store_is_purged_for_all_its_builds_at_once() -> None:
+    folder, names = shared_builds(), listed(*NAMES)
+    before = [one.digest for one in read_manifests(folder / "three")]
+    with pytest.raises(RefusalError, match=r"two too, which.*--everywhere"):
+        purging.purge(folder / "one", names)
+    assert purging.plan(folder / "two", names, everywhere=True).builds == 2
+    told = crystalmix("purge", folder / "two", "--list", names, "--everywhere", "--erase", "--json")
+    own = orjson.loads(told.stdout)
+    check_purged_everywhere(folder)
+    assert [one.digest for one in read_manifests(folder / "three")] == before
+    assert not (folder / "three/purge").exists()
+    [path] = folder.glob("one/purge/*/certificate.json")
+    other = orjson.loads(path.read_bytes())
+    assert (own["id"], own["time"], own["builds"]) == (
+        *(other["id"], other["time"]),
+        [str(folder / name) for name in ("one", "two")],
+    )
+    files = {one["file"] for one in own["files"]}
+    assert files < {one["file"] for one in other["files"]}  # those of `code` are of `one` alone
+    recipe = recipes.load(audited_build().parent / "recipe.yaml")
+    make(recipe, audited_build().parent, folder / "one", store=folder / "store")
+    check_purged_everywhere(folder)
+
+
+def test_a_purge_of_a_shared_store_that_is_killed_goes_on_from_any_of_its_builds() -> None:
+    killed = undone = 0
+    for number, name in zip(
+        (9, 12, 60, 130, 200), ("one", "two", "one", "two", "one"), strict=True
+    ):
+        folder, names = shared_builds(), listed(*NAMES)
+        target, words = kills.purge_until_operation, (str(folder / "one"), str(names))
+        killed += kills.run(target, *words, number, str(folder)) == -9
+        if not list((folder / name).glob("purge/*/request.json")):
+            cm.purge(folder / name, names, erase=True, everywhere=True)
+        elif not list((folder / name).glob("purge/*/certificate.json")):
+            undone += 1
+            with pytest.raises(RefusalError, match="not finished"):
+                cm.purge(folder / name, names, everywhere=True)
+            cm.purge(folder / name, resume=True)
+        check_purged_everywhere(folder)
+    assert killed == 5
+    assert undone >= 3
+
+
+def test_a_build_that_cannot_be_reached_ends_a_purge_of_a_shared_store_before_it_begins() -> None:
+    folder, names = shared_builds(), listed(*NAMES)
+    (folder / "two").rename(folder / "moved")
+    with pytest.raises(RefusalError, match=r"two: is noted as a build of .* is not there"):
+        purging.purge(folder / "one", names, everywhere=True)
+    (folder / "moved").rename(folder / "two")
+    with alone(folder / "two"), pytest.raises(RefusalError, match="another build is writing"):
+        purging.purge(folder / "one", names, everywhere=True)
+    assert all(verify(folder / name) == [] for name in ("one", "two", "three"))
+    assert not list(folder.glob("*/purge"))
+
+
+def test_a_new_build_does_not_take_purged_rows_from_a_shared_store_for_whole_ones() -> None:
+    folder = shared_builds()
+    purging.purge(folder / "one", listed(*NAMES), everywhere=True)
+    raw = audited_build().parent
+    recipe = recipes.load(raw / "recipe.yaml")
+    with pytest.raises(RefusalError, match="documents of source code were purged in the store, by"):
+        make(recipe, raw, folder / "new", store=folder / "store")
+    make(recipe, raw, folder / "prose", store=folder / "store", phases=("prose",))
+    [texts] = folder.glob("one/purge/*/texts.txt")
+    out = {"select": {"opt_out": [{"file": str(texts), "match": "digest"}]}}
+    more = {"code": out, "python": out}
+    write_recipe(folder, duplicates={"exact": "source"}, sources=more)
+    (folder / "tokenizer.json").write_bytes((raw / "tokenizer.json").read_bytes())
+    without = recipes.load(folder / "recipe.yaml")
+    make(without, raw, folder / "new", store=folder / "store")
+    assert {Path(path).suffix for path in holders(folder)} <= {".parquet"}  # of dropped records
+    assert all(verify(folder / name) == [] for name in ("one", "two", "three", "prose", "new"))
 
 
 def test_the_command_lists_first_and_logs_what_it_did() -> None:
