@@ -21,7 +21,7 @@ from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
 from crystalmix.mixtures.redaction.near_copies import NearSearch
 from crystalmix.prep.filters.entries import Entry
 from crystalmix.prep.runtime.errors import InputError, RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.audit.exposures import (
     Exposures,
     Recorded,
@@ -140,7 +140,7 @@ class Audit(Answer):
     entries: tuple[EntryAudit, ...]
     near: NearSearch
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as JSON."""
         value = asdict(self)
         return {**value, "build": self.build.name, "run": self.run and self.run.name}

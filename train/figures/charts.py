@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime.types import Json
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
+Bars = dict[str, tuple[float, float]]  # low and high ends in a column, by name
 COLOURS = ("#4C78A8", "#F58518", "#54A24B", "#B279A2", "#E45756", "#72B7B2", "#9D755D", "#BAB0AC")
 INK, FAINT = "#333333", "#DDDDDD"
 DOTS = 110
@@ -298,15 +297,15 @@ def _ribbons(
     axis: "Axes",
     place: int,
     pairs: Sequence[tuple[str, str, float]],
-    left: Json,
-    right: Json,
+    left: Bars,
+    right: Bars,
     colours: Mapping[str, str],
 ) -> None:
     """Draw the links between two columns, each as wide as its amount at both ends."""
     way = np.linspace(0, 1, 30)
     bend = way**2 * (3 - 2 * way)
-    ends: list[Json] = [{}, {}]
-    totals = [{}, {}]
+    ends: list[dict[str, float]] = [{}, {}]
+    totals: list[dict[str, float]] = [{}, {}]
     for a, b, amount in pairs:
         for total, name in zip(totals, (a, b), strict=True):
             total[name] = total.get(name, 0.0) + amount
@@ -325,14 +324,14 @@ def _ribbons(
         )
 
 
-def _stacked(amounts: Sequence[tuple[str, float]]) -> dict[str, tuple[float, float]]:
+def _stacked(amounts: Sequence[tuple[str, float]]) -> Bars:
     """Stack amounts by name from the top down, with gaps, within [0, 1]."""
     totals: dict[str, float] = {}
     for name, amount in amounts:
         totals[name] = totals.get(name, 0.0) + amount
     gap = 0.02
     scale = (1 - gap * (len(totals) - 1)) / sum(totals.values())
-    bars: dict[str, tuple[float, float]] = {}
+    bars: Bars = {}
     top = 1.0
     for name, amount in totals.items():
         bars[name] = (top - amount * scale, top)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.prep.runtime.atomic_files import file_sha256
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
 from crystalmix.train.report.facts import Facts
 from crystalmix.train.report.licences import of_source, spdx_expression
@@ -32,7 +32,7 @@ TERMS = (
     *("references", "regex", "repeated", "replace", "samplingRate", "separator", "source"),
     *("subField", "transform"),
 )
-CONTEXT: Json = {
+CONTEXT: Content = {
     "@language": "en",
     "@vocab": SCHEMA,
     "sc": SCHEMA,
@@ -70,7 +70,7 @@ def croissant(facts: Facts, blanks: Blanks) -> list[str]:
     blanks.say("dataset.licence", given.licence or _licences(facts))
     blanks.say("provider.name", provider.name)
     derived = [{"@id": s.about.url} for s in facts.sources if s.about.url]
-    content: Json = {
+    content: Content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
@@ -83,7 +83,7 @@ def croissant(facts: Facts, blanks: Blanks) -> list[str]:
     return [dumps(content, indent=1, ensure_ascii=False)]
 
 
-def _file_object(build: Path, name: str) -> Json:
+def _file_object(build: Path, name: str) -> Content:
     path = build / name
     return {
         "@type": "cr:FileObject",
@@ -96,7 +96,7 @@ def _file_object(build: Path, name: str) -> Json:
     }
 
 
-def _records(build: Path, source: str, folder: str) -> Json:
+def _records(build: Path, source: str, folder: str) -> Content:
     """Return the record set of a source's documents: its columns of numbers and text."""
     file, place = f"{folder}/{DOCUMENTS}", f"documents/{source}"
     schema = pq.read_schema(build / file)
@@ -140,7 +140,7 @@ def _link(licence: str) -> str:
     return f"https://spdx.org/licenses/{expression}.html" if is_id else licence
 
 
-def _creator(facts: Facts) -> Json | None:
+def _creator(facts: Facts) -> Content | None:
     provider = facts.card.provider
     if provider.name is None:
         return None

@@ -5,7 +5,7 @@ time is recorded of the work itself: `eventTime` is when the file that seals the
 written, and START events, whose time nothing knows, are left out. Names are relative.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import STATE, PhaseFolder
 from crystalmix.train.report.build_files import public_name, written
@@ -25,6 +25,7 @@ from crystalmix.train.report.words import Blanks, program_version
 SPEC = "https://openlineage.io/spec"
 PRODUCER: Final = f"urn:crystalmix:{program_version()}"
 NAMESPACE = "crystalmix"
+Facet = tuple[str, Content]  # its key, and it
 FACETS = {  # our key, the version of the facet's schema, its name there
     "version": ("1-0-1", "DatasetVersionDatasetFacet"),
     "schema": ("1-2-0", "SchemaDatasetFacet"),
@@ -49,7 +50,7 @@ def events(facts: Facts, blanks: Blanks) -> list[str]:
     return [dumps(line, ensure_ascii=False) for line in lines]
 
 
-def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Json:
+def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Content:
     """Return the event of a source: raw files and lists in, kept documents out."""
     path = facts.build.path / source.folder / DOCUMENTS
     place = f"sources.{source.name}.about"
@@ -75,7 +76,7 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Json:
     )
 
 
-def _raw(file: RawFile) -> Json:
+def _raw(file: RawFile) -> Content:
     """Return a raw file, list or shard of a hub dataset as a dataset."""
     version = [] if file.xxh3 is None else [_facet("version", datasetVersion=f"xxh3:{file.xxh3}")]
     read = [] if file.bytes is None else [_facet("inputStatistics", size=file.bytes, fileCount=1)]
@@ -98,7 +99,7 @@ def _folders(facts: Facts) -> dict[str, Path]:
     return {domain: Path(path).parent for domain, path in sorted(shards.items())}
 
 
-def _of_domain(facts: Facts, domain: str) -> Json:
+def _of_domain(facts: Facts, domain: str) -> Content:
     """Return the event of a domain: documents in, rows out; of imported rows nothing goes in."""
     folder = facts.build.path / _folders(facts)[domain]
     receipt = receipts.read(folder)
@@ -125,14 +126,14 @@ def _of_domain(facts: Facts, domain: str) -> Json:
     return _event(path, f"{facts.name}.domain.{domain}", receipt.digest, inputs, [output])
 
 
-def _rows(facts: Facts, domain: str, **more: list[tuple[str, Json]]) -> Json:
+def _rows(facts: Facts, domain: str, **more: list[Facet]) -> Content:
     folder = _folders(facts)[domain]
     digest = receipts.read(facts.build.path / folder).digest
     version = _facet("version", datasetVersion=f"sha256:{digest}")
     return _dataset(facts.name, folder.as_posix(), [version], **more)
 
 
-def _of_phase(facts: Facts, phase: PhaseFacts) -> Json:
+def _of_phase(facts: Facts, phase: PhaseFacts) -> Content:
     """Return the event of a phase: rows of domains in, a sealed manifest out."""
     manifest, taken = phase.manifest, phase.manifest.redaction
     drawn: dict[str, int] = {}
@@ -156,17 +157,18 @@ def _of_phase(facts: Facts, phase: PhaseFacts) -> Json:
     return _event(path, f"{facts.name}.phase.{phase.name}", manifest.digest, inputs, [output])
 
 
-def _manifest(facts: Facts, phase: PhaseFacts, **more: list[tuple[str, Json]]) -> Json:
+def _manifest(facts: Facts, phase: PhaseFacts, **more: list[Facet]) -> Content:
     version = _facet("version", datasetVersion=f"sha256:{phase.manifest.digest}")
     return _dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [version], **more)
 
 
-def _of_checkpoints(facts: Facts, phase: PhaseFacts) -> Iterator[Json]:
+def _of_checkpoints(facts: Facts, phase: PhaseFacts) -> Iterator[Content]:
     """Yield an event for each checkpoint that a run keeps: COMPLETE where the phase is done."""
     if facts.run is None or phase.claim is None:
         return
     folder = PhaseFolder(facts.run / phase.name)
     settings = [{"key": key, "value": value} for key, value in trained_with(phase.claim)]
+    more = [_facet("executionParameters", parameters=settings)] if settings else []
     identity = receipts.digest([phase.claim.content(), phase.manifest.digest])
     for checkpoint in run_folder.checkpoints(folder.checkpoints):
         state = run_folder.read_state(checkpoint)
@@ -183,29 +185,30 @@ def _of_checkpoints(facts: Facts, phase: PhaseFacts) -> Iterator[Json]:
                 )
             ],
         )
-        event = _event(
+        yield _event(
             checkpoint / STATE,
             f"{facts.name}.train.{phase.name}",
             identity,
             [_manifest(facts, phase)],
             [output],
             "COMPLETE" if state.step == phase.manifest.steps else "RUNNING",
+            more,
         )
-        if settings:
-            name, facet = _facet("executionParameters", parameters=settings)
-            event["run"]["facets"][name] = facet
-        yield event
 
 
 def _event(
     sealed: Path,
     job: str,
     identity: str,
-    inputs: list[Json],
-    outputs: list[Json],
+    inputs: list[Content],
+    outputs: list[Content],
     kind: str = "COMPLETE",
-) -> Json:
-    """Return an event; sealed: the file whose time it has. identity: what its run's id is of."""
+    more: Sequence[Facet] = (),
+) -> Content:
+    """Return an event.
+
+    sealed: the file whose time it has. identity: what its run's id is of; more: facets of its run.
+    """
     engine = _facet("processing_engine", version=program_version(), name="crystalmix")
     sort = _facet("jobType", processingType="BATCH", integration="CRYSTALMIX", jobType="COMMAND")
     return {
@@ -215,7 +218,7 @@ def _event(
         "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {
             "runId": str(uuid5(NAMESPACE_URL, f"{job}:{identity}")),
-            "facets": dict([engine]),
+            "facets": dict([engine, *more]),
         },
         "job": {"namespace": NAMESPACE, "name": job, "facets": dict([sort])},
         "inputs": inputs,
@@ -223,19 +226,17 @@ def _event(
     }
 
 
-def _dataset(
-    root: str, name: str, facets: list[tuple[str, Json]], **more: list[tuple[str, Json]]
-) -> Json:
+def _dataset(root: str, name: str, facets: list[Facet], **more: list[Facet]) -> Content:
     """Return a dataset of ours; root: the recipe's or the run's name, which its own begins with."""
     own = {key: dict(pairs) for key, pairs in more.items()}
     return {"namespace": NAMESPACE, "name": f"{root}/{name}", "facets": dict(facets), **own}
 
 
-def _facet(key: str, **values: object) -> tuple[str, Json]:
+def _facet(key: str, **values: object) -> Facet:
     version, name = FACETS[key]
     url = f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}"
     return key, {"_producer": PRODUCER, "_schemaURL": url, **values}
 
 
-def _tags(values: dict[str, str], source: str) -> list[Json]:
+def _tags(values: dict[str, str], source: str) -> list[Content]:
     return [{"key": key, "value": value, "source": source} for key, value in values.items()]

@@ -12,7 +12,7 @@ from json import dumps
 from uuid import NAMESPACE_URL, uuid5
 
 from crystalmix.prep.runtime.atomic_files import file_sha256
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
 from crystalmix.train.report.build_files import public_name, written
 from crystalmix.train.report.facts import Facts, SourceFacts, trained_with
@@ -32,7 +32,7 @@ class _Graph:
 
     name: str
     agent: str
-    elements: list[Json] = field(default_factory=list[Json])
+    elements: list[Content] = field(default_factory=list[Content])
     licences: dict[str, str] = field(default_factory=dict[str, str])
 
     def add(self, kind: str, place: str, **values: object) -> str:
@@ -291,7 +291,7 @@ def _time(day: str | None) -> str | None:
     return f"{day}T00:00:00Z" if day and DAY.fullmatch(day) else None
 
 
-def _hash(algorithm: str, value: str | None, comment: str = "") -> list[Json]:
+def _hash(algorithm: str, value: str | None, comment: str = "") -> list[Content]:
     more = {"comment": comment} if comment else {}
-    hashed = {"type": "Hash", "algorithm": algorithm, "hashValue": value, **more}
+    hashed: Content = {"type": "Hash", "algorithm": algorithm, "hashValue": value, **more}
     return [] if value is None else [hashed]

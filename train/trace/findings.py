@@ -1,7 +1,7 @@
 """Findings: every disagreement between what a manifest planned and what a ledger recorded."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
+from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import watched
 from crystalmix.train.record import ledger, proof, run_folder, skips
 from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
@@ -283,17 +283,11 @@ class Planned:
         )
         for place in np.flatnonzero(~same).tolist():
             step, slot = int(steps[place // batch]), place % batch
-            fed = {k: v[0] for k, v in have.slice(place, 1).to_pydict().items()}
-            planned = {
-                "slot": slot,
-                "part": manifest.parts[part[place]].name,
-                "shard": manifest.paths[shard[place]],
-                "row": row[place],
-                "epoch": epoch[place],
-            }
-            yield (
-                f"{folder}: step {step} slot {slot} consumed {_row(fed)}, planned {_row(planned)}"
-            )
+            [fed] = have.slice(place, 1).select([f.name for f in fields(StepRow)]).to_pylist()
+            names = manifest.parts[part[place]].name, manifest.paths[shard[place]]
+            planned = StepRow(slot, names[0], epoch[place], names[1], row[place])
+            rows = f"{_row(StepRow(**fed))}, planned {_row(planned)}"
+            yield f"{folder}: step {step} slot {slot} consumed {rows}"
 
 
 def _numbers(column: Any, numbers: dict[str, int]) -> NDArray[np.int64]:  # noqa: ANN401
@@ -305,8 +299,8 @@ def _numbers(column: Any, numbers: dict[str, int]) -> NDArray[np.int64]:  # noqa
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def _row(entry: Json) -> str:
-    return "{shard} row {row} (part {part}, epoch {epoch}, slot {slot})".format(**entry)
+def _row(row: StepRow) -> str:
+    return "{shard} row {row} (part {part}, epoch {epoch}, slot {slot})".format(**vars(row))
 
 
 def _brief(digest: object) -> str:

@@ -12,7 +12,7 @@ from crystalmix.mixtures.manifest import rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import views
 from crystalmix.train.record.run_folder import build_of
 from crystalmix.train.record.views import Traced
@@ -44,21 +44,21 @@ class StepDocuments(Answer):
     batch: int = 0
     slots: tuple[int, int] | None = None
 
-    def content(self) -> list[Json]:
+    def content(self) -> list[Content]:
         """The pieces as JSON."""
         return self.pieces.to_pylist()
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the pieces as a table."""
         if "snippet" not in self.pieces.column_names:
-            yield from rows_of_steps.row_lines([StepRow(**row) for row in self.content()])
+            yield from rows_of_steps.row_lines([StepRow(**row) for row in self.pieces.to_pylist()])
             yield (
                 f"{self.phase} was imported and has no spans: these are its rows, not its documents"
             )
             return
         cells = [
             [p["slot"], p["part"], p["stop"] - p["start"], p["fim"], p["name"], p["snippet"]]
-            for p in self.content()
+            for p in self.pieces.to_pylist()
         ]
         yield Grid(cells, ["slot", "part", "tokens", "fim", "document", "text"])
         if self.slots is not None:

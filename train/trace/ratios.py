@@ -32,7 +32,7 @@ class Ratios(Answer):
         """Yield the parts as a table."""
         cells = [
             [p["phase"], p["part"], f"{p['asked']:.6f}", f"{p['got'] or 0:.6f}", f"{p['rows']:,}"]
-            for p in self.content()
+            for p in self.parts.to_pylist()
         ]
         yield Grid(cells, ["phase", "part", "asked", "got", "rows"])
 

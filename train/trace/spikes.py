@@ -174,24 +174,28 @@ def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
 
 def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike]:
     rows = traced.rows(STEPS, [phase])
-    entries: list[Json] = [{"phase": phase, "step": row["step"]} for row in rows]
+    columns: dict[str, Floats] = {}
     highest = np.full(len(rows), -np.inf)
     for name in MEASURES:
         values = np.array([np.nan if r[name] is None else r[name] for r in rows], np.float64)
         z, median = robust_z(values, settings.window)
         highest = np.fmax(highest, z)
-        columns = {name: values, f"{name}_z": z, f"{name}_median": median}
-        for place, entry in enumerate(entries):
-            entry |= {key: _number(column[place]) for key, column in columns.items()}
-    high = [entry for entry, z in zip(entries, highest, strict=True) if z >= settings.threshold]
+        columns |= {name: values, f"{name}_z": z, f"{name}_median": median}
+    high = np.flatnonzero(highest >= settings.threshold).tolist()
     if not high:
         return []
-    numbers = [entry["step"] for entry in high]
+    numbers: list[int] = [rows[place]["step"] for place in high]
     parts = _parts(traced, phase, settings.window, set(numbers))
     documents = _documents(traced, phase, numbers, len(rows))
     return [
-        Spike(**entry, parts=parts[step], documents=documents.get(step, ()))
-        for step, entry in zip(numbers, high, strict=True)
+        Spike(
+            phase,
+            step,
+            **{key: _number(column[place]) for key, column in columns.items()},
+            parts=parts[step],
+            documents=documents.get(step, ()),
+        )
+        for step, place in zip(numbers, high, strict=True)
     ]
 
 
