@@ -29,7 +29,7 @@ from crystalmix.prep.documents import (
     scan,
     source_sql,
 )
-from crystalmix.prep.documents.input_files import Reading, Seen
+from crystalmix.prep.documents.input_files import Held, Reading, Seen
 from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
 from crystalmix.prep.documents.schema import schema
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
@@ -55,11 +55,15 @@ FAULT = re.compile(
 
 @dataclass(frozen=True)
 class Scan:
-    """Work item: read one raw file and write the documents that each of its sources finds there."""
+    """Work item: read one raw file and write the documents that each of its sources finds there.
+
+    held: the file and the lists beside it, which must be as they were when the work is done.
+    """
 
     root: Path
     block: str
     wanted: tuple[Wanted, ...]
+    held: tuple[Held, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +151,9 @@ def _blocks(context: Context, works: Sequence["Work"]) -> list[list[Json]]:
                 place = next((each for each in same if each.takes(heads)), None)
                 if place is None:
                     same.append(place := _Reading(block))
-                place.add(wanted, heads)
+                place.add(wanted, heads, work.seen.of_block(block))
     items = [
-        Scan(context.root, each.block, tuple(each.wanted.values()))
+        Scan(context.root, each.block, tuple(each.wanted.values()), tuple(each.held.values()))
         for same in readings.values()
         for each in same
     ]
@@ -162,26 +166,31 @@ class _Reading:
     """One reading of a raw file, for sources that get of it what each would get alone.
 
     heads: the columns that their SQL names, and whether it names each whole or a value in it.
+    held: what they follow from.
     """
 
     block: str
     wanted: dict[Path, Wanted] = field(default_factory=dict[Path, Wanted])
     heads: dict[str, bool] = field(default_factory=dict[str, bool])
+    held: dict[tuple[str, bool], Held] = field(default_factory=dict[tuple[str, bool], Held])
 
     def takes(self, heads: dict[str, bool]) -> bool:
         """Return whether a source that names these columns can share the reading."""
         return all(self.heads.get(head, whole) == whole for head, whole in heads.items())
 
-    def add(self, wanted: Wanted, heads: dict[str, bool]) -> None:
+    def add(self, wanted: Wanted, heads: dict[str, bool], held: Sequence[Held]) -> None:
         """Add a source."""
         self.wanted[wanted.out] = wanted
         self.heads |= heads
+        self.held |= {(each.reading.place, each.reading.source is None): each for each in held}
 
 
 def _scan_once(item: Scan) -> Json:
     """Write the documents of a file's sources; their accounts are kept beside them."""
     with naming(item.wanted[0].out):
         accounts = scan_together(item.wanted, item.root, item.block)
+    for held in item.held:
+        held.check()
     for wanted, account in zip(item.wanted, accounts, strict=True):
         store.finish(wanted.out, account)
     source = item.wanted[0].source
@@ -308,7 +317,7 @@ class Work:
                 f"{f'; broken files: {broken}' if broken else ''}); "
                 "check `files`, `text`, `where`, `select` and `duplicates`"
             )
-        self.seen.check_untouched()
+        self.seen.check_lists()
         entries = zip(self.blocks, kept, strict=True)
         content = {
             "account": account.content(),

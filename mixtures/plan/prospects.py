@@ -1,6 +1,6 @@
 """Prospects: what a build would find of its sources, without reading a raw byte.
 
-Digests of raw files are those that the store remembers by size, time and inode. The documents of a
+Digests of raw files are those that the store remembers by size, times and inode. The documents of a
 source are looked up by the same key that a build makes. Where they are not there, their content is
 unknown but for one case: every block is there and no document depends on another. Else the build's
 present documents stand for them, and what follows is uncertain.

@@ -1,7 +1,7 @@
 """Input files of a source: their sizes and digests, and the check that they stay the same."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from crystalmix.prep.documents.source import Source, Stamp, digest, identity
@@ -35,6 +35,12 @@ class Reading:
         """What must stay the same for the digest to be believed."""
         return asdict(self.stamp)
 
+    def again(self) -> Stamp:
+        """Return what it looks like now."""
+        if self.source is None:
+            return files.stamp(self.root, self.name)
+        return identity(self.source, self.root, self.name)
+
 
 def digest_of(item: Reading) -> str:
     """Do a Reading; return the xxh3-128 in hex."""
@@ -43,16 +49,38 @@ def digest_of(item: Reading) -> str:
     return digest(item.source, item.root, item.name)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A file whose digest is known: what is made from it is kept only while it is as it was."""
+
+    reading: Reading
+    xxh3: str
+
+    def check(self) -> None:
+        """Raise InputError where the file changed, also where its size and time are as before.
+
+        Rights, names and links change the time that can't be put back too: the digest decides.
+        """
+        now, before = self.reading.again(), self.reading.stamp
+        same = (now.bytes, now.modified) == (before.bytes, before.modified)
+        if now == before or (same and digest_of(self.reading) == self.xxh3):
+            return
+        where = files.shown(self.reading.root, self.reading.name)
+        raise InputError(f"{where}: changed while it was read; build again")
+
+
 class Seen:
     """The files of a source, and lists beside it, as they were when they were first looked at.
 
-    entries: what the receipt keeps of each. remembered: the digests of files that were read before.
+    entries: what the receipt keeps of each. held: each as it was, but for what can't be read.
+    remembered: the digests of files that were read before.
     folder: of the source in a build, whose receipt knows digests where there was no store.
     """
 
     def __init__(self, source: Source, root: Path, remembered: Remembered, folder: Path) -> None:
         self.source, self.root, self.remembered = source, root, remembered
         self.entries: list[Json] = []
+        self.held: dict[tuple[str, bool], Held] = {}
         self.previous: dict[str, Json] = {}
         if (folder / receipts.NAME).exists() and not folder.is_symlink():  # from before the store
             self.previous = {entry["file"]: entry for entry in receipts.read(folder).seen}
@@ -78,18 +106,20 @@ class Seen:
         self.entries += entries
         return [{k: v for k, v in file.items() if k not in ("modified", "raw")} for file in entries]
 
-    def check_untouched(self) -> None:
-        """Refuse files that changed since their digests were taken."""
-        for entry in self.entries:
-            if entry["xxh3"] is None:
-                continue
-            stamp = self._stamp(entry["file"], raw=entry["raw"])
-            if (stamp.bytes, stamp.modified) != (entry["bytes"], entry["modified"]):
-                where = files.shown(self.root, entry["file"])
-                raise InputError(f"{where}: changed while it was read; build again")
+    def check_lists(self) -> None:
+        """Refuse lists that changed since their digests were taken; who scans a block checks it."""
+        for (_, raw), held in self.held.items():
+            if not raw:
+                held.check()
+
+    def of_block(self, block: str) -> tuple[Held, ...]:
+        """Return the files that the documents of a block follow from: it, and every list."""
+        return tuple(h for (name, raw), h in self.held.items() if name == block or not raw)
 
     def _reading(self, name: str, *, raw: bool) -> Reading:
-        return Reading(self.source if raw else None, self.root, name, self._stamp(name, raw=raw))
+        source = self.source if raw else None
+        stamp = identity(self.source, self.root, name) if raw else files.stamp(self.root, name)
+        return Reading(source, self.root, name, stamp)
 
     def _known(self, item: Reading) -> tuple[Stamp, str] | None:
         before = self.previous.get(item.name, {})
@@ -107,14 +137,10 @@ class Seen:
             item = self._reading(name, raw=raw)
             known = self._known(item) or digests.get(item.place)
             stamp, xxh3 = known or (item.stamp, digest_of(item))
+            self.held[name, raw] = Held(replace(item, stamp=stamp), xxh3)
         except BrokenFile:
             if not raw or self.source.on_error == "stop":
                 raise
             stamp, xxh3 = Stamp(0, None), None  # scanning reports why
         entry = {"file": name, "bytes": stamp.bytes, "xxh3": xxh3}
         return {**entry, "modified": stamp.modified, "raw": raw}
-
-    def _stamp(self, name: str, *, raw: bool) -> Stamp:
-        if raw:
-            return identity(self.source, self.root, name)
-        return files.stamp(self.root, name)

@@ -30,11 +30,15 @@ VERSIONS = ("etag", "last-modified", "lastmodified", "mtime", "created", "update
 
 @dataclass(frozen=True)
 class Stamp:
-    """Size in bytes of a file, its time or version where known, and its inode where it has one."""
+    """Size in bytes of a file, its time or version where known, and its inode where it has one.
+
+    changed: the time that nobody can put back (of contents, name or rights), None of a url.
+    """
 
     bytes: int
     modified: int | str | None
     inode: int | None = None
+    changed: int | str | None = None
 
 
 def is_url(name: str) -> bool:
@@ -176,7 +180,7 @@ def stamp(root: Path, name: str) -> Stamp:
     with _ways(shown(root, name)):
         if not is_url(name):
             stat = path_of(root, name).stat()
-            return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
         file_system, path = remote(name)
         file_system.invalidate_cache()
         info = file_system.info(path)
@@ -206,7 +210,9 @@ def together(stamps: Mapping[str, Stamp]) -> Stamp:
     entries = [[name, stamp.bytes, stamp.modified] for name, stamp in stamps.items()]
     known = all(stamp.modified is not None for stamp in stamps.values())
     mark = xxhash.xxh3_128_hexdigest(orjson.dumps(entries)) if known else None
-    return Stamp(sum(stamp.bytes for stamp in stamps.values()), mark)
+    changed = orjson.dumps([[stamp.inode, stamp.changed] for stamp in stamps.values()])
+    size = sum(stamp.bytes for stamp in stamps.values())
+    return Stamp(size, mark, changed=xxhash.xxh3_128_hexdigest(changed))
 
 
 def _version(info: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Digests of raw files, remembered by path, size, time and inode, so that none is read twice."""
+"""Digests of raw files, remembered by path, size, times and inode, so that none is read twice."""
 
 import errno
 from dataclasses import dataclass
@@ -18,13 +18,19 @@ class Remembered:
     def digest(self, name: str, looks: Json) -> str | None:
         """Return the digest of a file that looks as it did, None where it is to be read.
 
-        name: its absolute path or url. looks: size, time and inode; an unknown time never matches.
+        name: its absolute path or url. looks: size, times and inode; an unknown time never matches.
+        What was remembered before `changed` was looked at is believed, and remembered with it.
         """
         path = self.store.remembered(name)
         entry = None if looks.get("modified") is None else read_mark(path)
         if entry is None:
             return None
-        return entry["xxh3"] if {key: entry.get(key) for key in looks} == looks else None
+        older = {"changed"} - entry.keys()
+        if any(entry.get(key) != looks[key] for key in looks.keys() - older):
+            return None
+        if older and not self.store.dry:
+            self.keep(name, looks, entry["xxh3"])
+        return entry["xxh3"]
 
     def keep(self, name: str, looks: Json, xxh3: str) -> None:
         """Remember the digest of a file, unless the store lies on a disk that is read-only."""

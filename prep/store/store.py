@@ -5,7 +5,7 @@ rows/<key>/          a folder of rows, sealed by a receipt
 blocks/<k>/<key>.*   the documents of one raw file
 tokens/<k>/<key>.*   the token ids of one raw file's documents
 copies/<k>/<key>.*   how often a source's documents are taken, by a number that they have
-files/<k>/<key>.json digests of raw files, by path, size, time and inode
+files/<k>/<key>.json digests of raw files, by path, size, times and inode
 uses/<key>.json      the blocks, tokens and copies that a folder was made from
 builds/<key>.json    the builds that use a shared store
 files/checked/       checks that found nothing, by what they looked at

@@ -201,7 +201,7 @@ def gc(
     """List what nothing names in a build's store, and free it with `delete`.
 
     tokens: token ids, too, so that a change of the recipe tokenises again. digests: those of raw
-    files, too, so that the next build reads each again, though size, time and inode are as they
+    files, too, so that the next build reads each again, though size, times and inode are as they
     were. superseded: the states in the build's history, too, so that runs which began with them
     can't be verified. Raises RefusalError while a build writes here.
     """

@@ -12,7 +12,7 @@ import pytest
 
 from crystalmix.mixtures.build import drop_report
 from crystalmix.mixtures.build import scan as scan_stage
-from crystalmix.mixtures.build.build import sweep
+from crystalmix.mixtures.build.build import build, sweep
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.documents import merge as numbering
@@ -20,6 +20,7 @@ from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.scan import texts
 from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import InputError, RecipeError
@@ -238,3 +239,20 @@ def test_a_build_that_ended_in_the_middle_goes_on_to_the_same_bytes(
     scan(tmp_path, **EVERYTHING)
     sweep(tmp_path / "build")  # as a build does at its end
     assert contents(tmp_path / "build") == contents(tmp_path / "whole")
+
+
+def test_a_raw_file_whose_rights_change_while_it_is_read_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora.write_corpus(tmp_path)
+    digest = rawfiles.digest
+
+    def digest_then_touch(root: Path, name: str) -> str:
+        found = digest(root, name)
+        (root / name).chmod(0o640)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rawfiles, "digest", digest_then_touch)
+        build(recipes.load(corpora.write_recipe(tmp_path)), tmp_path, tmp_path / "build")
+    assert verify(tmp_path / "build") == []
