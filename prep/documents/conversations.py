@@ -13,8 +13,16 @@ import orjson
 import pyarrow as pa
 
 from crystalmix.prep.documents.conversation_text import ROLES, Message, as_text
-from crystalmix.prep.documents.reply_trees import best_paths, is_tree_row
-from crystalmix.prep.readers.batch import RECORD, TEXT, Batch, Steps, place, value_name
+from crystalmix.prep.documents.reply_trees import Paths, best_paths, is_tree_row
+from crystalmix.prep.readers.batch import (
+    BATCH_BYTES,
+    RECORD,
+    TEXT,
+    Batch,
+    Steps,
+    place,
+    value_name,
+)
 from crystalmix.prep.runtime.errors import BrokenFile
 
 Layout = Literal["messages", "sharegpt", "alpaca", "completion", "tree", "text"]
@@ -36,6 +44,8 @@ TOLD_BY: dict[Layout, tuple[tuple[str, ...], ...]] = {
 }
 BESIDE = ("system", "input", "history", "parent_id", "rank", "deleted", "tree_state")
 COLUMNS = tuple(dict.fromkeys([c for g in TOLD_BY.values() for names in g for c in names])) + BESIDE
+# Of all paths of a file's trees: messages, each counted on every path; an OASST row is on three.
+MOST_OF_PATHS, MOST_A_ROW = 2_000_000, 100
 LEARN = ("train", "weight")  # of a message: whether it is learnt
 Record = dict[str, Any]
 
@@ -158,21 +168,41 @@ class Reader:
                     raise self._fault(batch, place, "is no row of a tree", "layout")
                 place -= len(records)
         paths = best_paths(every, every_path=self.settings.replies == "all")
+        messages = sum(paths.leaves.values())
+        if messages > max(MOST_OF_PATHS, MOST_A_ROW * len(every)):
+            raise BrokenFile(
+                f"source {self.source}: {self.block}: all paths of its {len(every):,} replies have "
+                f"{messages:,} messages; take `conversations.replies: best`, or cut the trees",
+                "too_many_messages",
+            )
         first = 0
         for batch, records in trees:
-            leaves = [i for i in range(first, first + len(records)) if i in paths]
-            texts: list[str | None] = []
-            for leaf in leaves:
-                row = leaf - first
-                try:
-                    messages = [
-                        _message(every[i], self.settings, "role", "text") for i in paths[leaf]
-                    ]
-                except ValueError as error:
-                    raise self._fault(batch, row, str(error), "conversation") from None
-                texts.append(as_text([message for group in messages for message in group]))
-            yield _with_texts(batch, [leaf - first for leaf in leaves], texts)
+            yield from self._of_leaves(batch, range(first, first + len(records)), paths)
             first += len(records)
+
+    def _of_leaves(self, batch: Batch, places: range, paths: Paths) -> Iterator[Batch]:
+        """Yield the paths that end in a batch, in pieces of about BATCH_BYTES."""
+        rows: list[int] = []
+        texts: list[str | None] = []
+        size = 0
+        for row, leaf in enumerate(places):
+            if leaf not in paths.leaves:
+                continue
+            try:
+                groups = [
+                    _message(paths.rows[i], self.settings, "role", "text") for i in paths.to(leaf)
+                ]
+            except ValueError as error:
+                raise self._fault(batch, row, str(error), "conversation") from None
+            text = as_text([message for group in groups for message in group])
+            rows.append(row)
+            texts.append(text)
+            size += len(text)
+            if size >= BATCH_BYTES:
+                yield _with_texts(batch, rows, texts)
+                batch = replace(batch, bad=(), blank_lines=0, fault=None)
+                rows, texts, size = [], [], 0
+        yield _with_texts(batch, rows, texts)
 
     def _fault(
         self, batch: Batch, row: int, fault: str, reason: str, remedy: str = ""

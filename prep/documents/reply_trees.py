@@ -5,7 +5,8 @@ A path leads from a root to a leaf. Of the replies to a message the one of the l
 ready to be used, are left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Record = dict[str, Any]
@@ -17,8 +18,28 @@ def is_tree_row(record: Record) -> bool:
     return isinstance(record["message_id"], str) and isinstance(record["role"], str)
 
 
-def best_paths(rows: Sequence[Record], *, every_path: bool) -> dict[int, list[int]]:
-    """Return the paths to take: leaf -> rows from the root to it, each a place in `rows`.
+@dataclass(frozen=True)
+class Paths:
+    """The paths to take of some rows.
+
+    places: of each message, by its id, in `rows`. leaves: of each path its last row -> how many
+    rows it has.
+    """
+
+    rows: Sequence[Record]
+    places: Mapping[str, int]
+    leaves: Mapping[int, int]
+
+    def to(self, leaf: int) -> list[int]:
+        """Return the rows from the root to a leaf, each a place in `rows`."""
+        steps = [leaf]
+        while (parent := self.rows[steps[-1]]["parent_id"]) is not None:
+            steps.append(self.places[parent])
+        return steps[::-1]
+
+
+def best_paths(rows: Sequence[Record], *, every_path: bool) -> Paths:
+    """Return the paths to take, in a time that grows with the rows, however long the paths are.
 
     every_path: all paths of a tree, not the best alone.
     """
@@ -35,18 +56,16 @@ def best_paths(rows: Sequence[Record], *, every_path: bool) -> dict[int, list[in
             replies.setdefault(places[parent], []).append(place)
     for below in replies.values():
         below.sort(key=lambda place: (_rank(rows[place]), place))
-    return {path[-1]: path for root in roots for path in _paths(root, replies, every_path)}
+    leaves: dict[int, int] = {}
+    waiting = [(root, 1) for root in roots]
+    while waiting:  # no row comes twice: each has one parent, and no ring of replies has a root
+        place, count = waiting.pop()
+        below = replies.get(place, [])
+        if not below:
+            leaves[place] = count
+        waiting += [(reply, count + 1) for reply in (below if every_path else below[:1])]
+    return Paths(rows, places, leaves)
 
 
 def _rank(row: Record) -> float:
     return float("inf") if row["rank"] is None else float(row["rank"])
-
-
-def _paths(root: int, replies: dict[int, list[int]], every_path: bool) -> Iterator[list[int]]:
-    waiting = [[root]]
-    while waiting:
-        path = waiting.pop()
-        below = [place for place in replies.get(path[-1], []) if place not in path]
-        if not below:
-            yield path
-        waiting += [[*path, place] for place in reversed(below if every_path else below[:1])]
