@@ -7,6 +7,7 @@ by hand where the libraries take a missing end for an end.
 import bz2
 import codecs
 import lzma
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -34,9 +35,36 @@ MAGIC = {
     b"ARROW1": ("arrow", "Arrow IPC"),
 }
 XZ_MEMORY = 256 << 20  # bytes that a dictionary may take
+BLANK, BLANKS = re.compile(rb"\s*\n"), re.compile(rb"\n\s*\n")  # lines that hold nothing
 SHIFTS = 3  # sequences after which plain ASCII is taken for UTF-7
 # The stubs type ISA-L's error as an instance.
 CORRUPT: Any = (EOFError, OSError, zstandard.ZstdError, isal_zlib.error, lzma.LZMAError)
+
+
+class Filled:
+    """Pieces of lines without most of the blank ones, which a file may hold millions of.
+
+    blank_lines: that were left out before the line which the reader of the pieces is at.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self.blank_lines = pieces, 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield pieces; the lines of one must be taken before the next one is."""
+        begins = True  # whether the next piece begins a line
+        for piece in self._pieces:
+            start = 0
+            if begins and (lead := BLANK.match(piece)):
+                self.blank_lines += piece.count(b"\n", 0, start := lead.end())
+            if b"\n\n" in piece or b"\n\r\n" in piece:
+                for run in BLANKS.finditer(piece, start):
+                    yield piece[start : run.start() + 1]
+                    start = run.end()
+                    self.blank_lines += piece.count(b"\n", run.start() + 1, start)
+            if rest := piece[start:] if start else piece:
+                yield rest
+            begins = piece.endswith(b"\n") if piece else begins
 
 
 def lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | None]:

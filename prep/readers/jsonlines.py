@@ -26,7 +26,7 @@ from crystalmix.prep.readers.batch import (
     step_into,
     value_name,
 )
-from crystalmix.prep.readers.decompress import lines
+from crystalmix.prep.readers.decompress import Filled, lines
 from crystalmix.prep.runtime.errors import BrokenFile
 from crystalmix.prep.runtime.types import Json
 
@@ -60,16 +60,17 @@ def batches(pieces: Iterator[bytes], request: Request) -> Iterator[Batch]:
             "write a record a line (`jq -c '.[]' FILE` of an array, `jq -c . FILE` of objects)",
             "no_record",
         )
-    pieces = chain([first], pieces)
+    filled = Filled(chain([first], pieces))
     try:
-        for number, line in enumerate(lines(pieces, request.max_record_bytes)):
-            reader.add(number, line)
+        for place, line in enumerate(lines(iter(filled), request.max_record_bytes)):
+            reader.add(place + filled.blank_lines, line)
             if reader.size >= BATCH_BYTES or len(reader.records) + len(reader.bad) >= BATCH_ROWS:
                 yield reader.batch()
     except BrokenFile as error:
         if error.reason != TRAILING:
             raise
         fault = error
+    reader.blank_lines += filled.blank_lines
     if reader.records or reader.bad or reader.blank_lines:
         yield reader.batch()
     if reader.total and reader.keyless == reader.total:
