@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.machine import machine, machine_error
 
 BATCH_ROWS = 1024
 
@@ -39,15 +40,15 @@ def convert(parquet: Path, out: Path) -> int:
     try:
         with pq.ParquetFile(parquet) as file, replacing(out) as temporary:
             schema = _schema(parquet, file)
-            with temporary.open("wb") as target:
+            with machine(out), temporary.open("wb") as target:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     frame = pa.Table.from_batches([batch]).cast(schema).to_pandas()
                     rows = frame.rename(columns={"content": "text"})
                     target.write(str(rows.to_json(orient="records", lines=True)).encode())
                     lines += len(rows)
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.filename == str(out):
-            raise
+        if trouble := machine_error(error, parquet):
+            raise trouble from None
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{parquet}: can't be read as parquet ({brief}); restore the file"

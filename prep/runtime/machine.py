@@ -19,17 +19,21 @@ REMEDIES = {
     errno.ENFILE: "close other programs, which hold all files that the system allows",
     errno.ENOSPC: "free space on the disk",
     errno.EDQUOT: "free space or ask for a larger quota",
+    errno.ELOOP: "mend the link",
     errno.EAGAIN: "allow more threads (ulimit -u) or use fewer --workers",
 }
-NUMBER = re.compile(r"\berrno *=? *(\d+)", re.IGNORECASE)  # as HDF5 and Arrow write it
+# As HDF5 and Arrow write it, and Rust's libraries.
+NUMBER = re.compile(r"\b(?:errno *=?|\(os error) *(\d+)", re.IGNORECASE)
+LOOP = re.compile(r"Symlink loop from '(.*)'")
 # Errors of a file system without a number, as fsspec raises them.
 CONNECTIONS = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError, InterruptedError)
 # Kinds whose messages hold the system's words and no data; by name, so that no library is loaded.
-KINDS = {"OSError", "RuntimeError", "SystemError", "ZstdError", "IOException"}
+KINDS = {"OSError", "RuntimeError", "SystemError", "ZstdError", "IOException", "SafetensorError"}
 MEMORY = ("not enough memory", "out of memory", "allocate memory", "malloc of size", "bad_alloc")
 WORDS = {
     **dict.fromkeys(MEMORY, errno.ENOMEM),
     "start new thread": errno.EAGAIN,
+    "symlink loop": errno.ELOOP,  # of `Path.resolve`
     **{os.strerror(number).lower(): number for number in REMEDIES},
 }
 
@@ -44,8 +48,8 @@ def machine_error(error: BaseException, place: str | os.PathLike[str] = "") -> M
     number = None if isinstance(error, CrystalmixError) else _number(error)
     if number is None and not isinstance(error, CONNECTIONS):
         return None
-    name = getattr(error, "filename", None)
-    where = os.fspath(place) or (os.fsdecode(name) if isinstance(name, str | bytes) else "output")
+    name = getattr(error, "filename", None) or "".join(LOOP.findall(str(error)))
+    where = os.fspath(place) or (isinstance(name, str | bytes) and os.fsdecode(name)) or "output"
     what = os.strerror(number) if number else (str(error).splitlines() or [""])[0]
     remedy = REMEDIES.get(number or 0, "mend it")
     return MachineError(f"{where}: {what or type(error).__name__}; {remedy} and run again")

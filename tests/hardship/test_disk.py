@@ -4,14 +4,14 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crystalmix.mixtures.verify.verify import verify
-from helpers import corpora
+from helpers import corpora, runs
 
 # What grows with rows_per_shard: shards of some kilobytes, larger than anything else.
 CHANGES: dict[str, Any] = {"rows": {"msl": 256, "rows_per_shard": 64}, "phases": {"mixed": None}}
@@ -92,6 +92,46 @@ def test_a_full_disk_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path, disk
     assert (told.exit_code, told.stderr) == (0, "")
     assert verify(disk / "out") == []
     assert corpora.contents(disk / "out") == corpora.contents(corpora.built(tmp_path))
+
+
+def weights(folder: Path) -> tuple[object, ...]:
+    assert corpora.crystalmix("export", runs.undisturbed(), "--out", folder / "weights")
+    return ("import-weights", folder / "weights", "--run", runs.run_file())
+
+
+VERBS: dict[str, Callable[[Path], tuple[object, ...]]] = {
+    "train": lambda _: ("train", runs.small_build(), "--run", runs.run_file(), "--phase", "prose"),
+    "import-weights": weights,
+    "export": lambda _: ("export", runs.undisturbed()),
+    "release": lambda _: ("release", runs.undisturbed()),
+    "jsonl": lambda folder: ("jsonl", folder / "starcoderdata"),
+    "export-rows": lambda _: (
+        *("export-rows", runs.small_build(), "--phase", "prose"),
+        *("--to", "parquet", "--workers", 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_writes_to_a_full_disk_is_one_line_and_takes_no_room(
+    tmp_path: Path, disk: Path, verb: str
+) -> None:
+    """What was begun of a checkpoint or a file is removed; with room the same command ends well."""
+    corpora.write_corpus(tmp_path)
+    words = (*VERBS[verb](tmp_path), "--out", disk / "out")
+    for size in ("8k", "24k", "40k"):
+        assert mount("-o", f"remount,size={size}", disk)
+        told = corpora.crystalmix(*words)
+        if told.exit_code == 0 and size != "8k":
+            break
+        assert told.exit_code == 1, (size, told.output)
+        [line] = corpora.unnoted(told.stderr).splitlines()
+        assert line.startswith(f"crystalmix: {disk}/"), size
+        assert line.endswith("No space left on device; free space on the disk and run again")
+        assert not [path for path in disk.rglob("*.tmp") if path.name.startswith(".step-")]
+    else:
+        assert mount("-o", "remount,size=4m", disk)
+        assert corpora.crystalmix(*words).exit_code == 0
 
 
 @pytest.mark.parametrize("described", [False, True])

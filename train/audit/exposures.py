@@ -20,6 +20,7 @@ from crystalmix.mixtures.build.lookups import Lookups
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.train.record import ledger, run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
 
@@ -139,6 +140,8 @@ def held_to_ledger(seen: Exposures, record: Recorded) -> int | None:
         try:
             table = pq.read_table(path, columns=["step", "slot", "shard", "row"])
         except (pa.ArrowException, OSError) as error:
+            if trouble := machine_error(error, path):
+                raise trouble from None
             brief = str(error).splitlines()[0]
             raise DamageError(f"{path}: can't be read ({brief}); restore it") from None
         table = table.filter(pc.is_in(table["step"], pa.array(steps, pa.int32())))

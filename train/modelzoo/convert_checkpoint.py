@@ -19,6 +19,7 @@ from torch import Tensor
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.machine import machine, machine_error
 from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.model.crystal import Crystal
 from crystalmix.train.model.optimizer import AdamW, groups
@@ -195,6 +196,8 @@ def read_safetensors(path: Path) -> Weights:
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:
+        if trouble := machine_error(error, path):
+            raise trouble from None
         if type(error).__name__ != "SafetensorError":
             raise
         raise DamageError(f"{path}: can't be read ({error}); get it again") from None
@@ -204,7 +207,7 @@ def write_safetensors(path: Path, weights: Weights) -> None:
     """Write weights as one file in the public names; moments have no place there."""
     safe = _safetensors()
     tensors = {n: t.contiguous() for n, t in hf_names.to_huggingface(weights.state).items()}
-    with replacing(path) as temporary:
+    with machine(path), replacing(path) as temporary:
         safe.save_file(tensors, temporary, metadata={"format": "pt"})
 
 

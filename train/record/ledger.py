@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record.run_folder import SealedLedger, check_files
@@ -326,6 +327,9 @@ def _readable(path: Path) -> Generator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        trouble = machine_error(error, path)
+        if trouble is not None and not isinstance(error, FileNotFoundError):
+            raise trouble from None
         brief = str(error).splitlines()[0]
         raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
 

@@ -16,6 +16,7 @@ from shutil import rmtree
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 import xxhash
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -111,7 +112,10 @@ def save(
 
 
 def write(folder: Path, content: Json, state: CheckpointState, world: World = ALONE) -> Path:
-    """Write a checkpoint: the files of all processes, then its state, then rename it."""
+    """Write a checkpoint: the files of all processes, then its state, then rename it.
+
+    What was written before an error is removed: a full disk needs its room.
+    """
     group = world.background
     path = folder / run_folder.checkpoint_name(state.step)
 
@@ -121,18 +125,32 @@ def write(folder: Path, content: Json, state: CheckpointState, world: World = AL
         return str(temporary)
 
     temporary = Path(world.on_first(make, group))
-    with _quiet(), _unwrapped():
-        save_state(content, checkpoint_id=temporary, process_group=group)
-    shares = world.each(lambda: _file_entries(temporary, world), group)
-    files = sorted((file for share in shares for file in share), key=lambda file: file.name)
 
     def name() -> None:
         run_folder.write_state(temporary, replace(state, files=tuple(files)))
         rmtree(path, ignore_errors=True)
         temporary.rename(path)
 
-    world.on_first(name, group)
+    try:
+        write_files(temporary, content, group)
+        shares = world.each(lambda: _file_entries(temporary, world), group)
+        files = sorted((file for share in shares for file in share), key=lambda file: file.name)
+        world.on_first(name, group)
+    except BaseException:
+        if world.first:
+            rmtree(temporary, ignore_errors=True)
+        raise
     return path
+
+
+def write_files(folder: Path, content: Json, group: dist.ProcessGroup | None = None) -> None:
+    """Write the files of a checkpoint, beside which its state is to be put."""
+    try:
+        with _quiet(), _unwrapped():
+            save_state(content, checkpoint_id=folder, process_group=group)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def load(
@@ -242,8 +260,15 @@ def _quiet() -> Generator[None]:
 
 @contextmanager
 def _unwrapped() -> Generator[None]:
-    """Raise what went wrong in a process where torch wraps it: a full disk, or a signal."""
+    """Raise what went wrong in a process where torch wraps it: a full disk, or a signal.
+
+    After a write that failed, closing the file fails too, as a fault of its own.
+    """
     try:
         yield
     except CheckpointException as error:
-        raise next(failure for failure, _ in error.failures.values()) from None
+        failure: BaseException | None = next(failure for failure, _ in error.failures.values())
+        first = failure
+        while failure is not None and not isinstance(failure, OSError):
+            failure = failure.__context__
+        raise failure or first or error from None

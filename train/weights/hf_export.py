@@ -32,6 +32,7 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, UsageError
+from crystalmix.prep.runtime.machine import machine
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.evaluation.chat_answer import chat_of
 from crystalmix.train.model.crystal import Crystal, ModelSettings, parameters_count
@@ -290,7 +291,8 @@ def _write_weights(place: Path, model: Crystal, settings: ExportSettings) -> lis
 
 
 def _write_shard(place: Path, number: int, tensors: State) -> list[str]:
-    save_file(tensors, place / _shard(number), metadata={"format": "pt"})
+    with machine(place / _shard(number)):
+        save_file(tensors, place / _shard(number), metadata={"format": "pt"})
     return list(tensors)
 
 

@@ -5,7 +5,6 @@ with an index, with or without a copy of the tied head and the stored masks. Num
 float16 become the float32 that equals them.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from crystalmix.prep.runtime.atomic_files import read_json, refuse_taken, replacing_folder
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
@@ -57,9 +56,7 @@ def import_weights(
     state = _checked(source, read_tensors(source), to_huggingface(model.state_dict()))
     model.load_state_dict(state, assign=True)
     with replacing_folder(out) as place:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is but one process is as it should be
-            save_state({"model": get_model_state_dict(model)}, checkpoint_id=place)
+        checkpoint.write_files(place, {"model": get_model_state_dict(model)})
         written = CheckpointState(
             0,
             files=tuple(FileEntry.of(file) for file in sorted(place.iterdir())),
@@ -135,6 +132,8 @@ def _file(path: Path) -> State:
     try:
         return read(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if trouble := machine_error(error, path):
+            raise trouble from None
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamageError(f"{path}: can't be read ({brief}); get it again") from None
 

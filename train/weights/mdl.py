@@ -25,6 +25,7 @@ from torch import Tensor
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Content, Json
 
 Tree = Any  # dicts, lists and tuples, nested, of values
@@ -83,6 +84,8 @@ class Mdl:
         except KeyError as error:
             raise DamageError(f"{self.path}: {name} is missing ({error})") from None
         except OSError as error:
+            if trouble := machine_error(error, self.path):
+                raise trouble from None
             raise DamageError(f"{self.path}: {name} can't be read ({error})") from None
 
     def tensor(self, name: str) -> Tensor:
