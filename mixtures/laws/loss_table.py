@@ -11,12 +11,14 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.laws.scale import Scales
+from crystalmix.prep.runtime.atomic_files import regular_bytes, replacing
 from crystalmix.prep.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -67,8 +69,8 @@ class LossTable:
 def read(path: Path, shares: str = "share:", losses: str = "loss:") -> LossTable:
     """Read a CSV file; shares, losses: what the names of their columns begin with."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
+        text = regular_bytes(path).decode("utf-8-sig")
+        lines = list(csv.DictReader(StringIO(text, newline="")))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -119,7 +121,7 @@ def write(path: Path, table: LossTable) -> None:
     names = [f"share:{name}" for name in table.domains]
     names += [f"loss:{name}" for name in table.targets]
     draws = [] if table.draws is None else table.draws.tolist()
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as place, place.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["run", *names, *(["draw"] if draws else [])])
         for k, (run, shares, losses) in enumerate(

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.runtime.atomic_files import file_digest
+from crystalmix.prep.runtime.atomic_files import file_digest, refuse_odd
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -61,6 +61,7 @@ class TokenFile:
     def read(self) -> tuple[Ints, NDArray[Any]]:
         """Return the length of each document, and all ids one after the other."""
         try:
+            refuse_odd(self.path, "get it again")
             return _megatron(self.path) if self.kind == "megatron" else self._table()
         except UNREADABLE as error:
             if trouble := machine_error(error, self.path):

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import InputError, UsageError
 
 Kind = Literal["prefix", "name", "digest", "sql"]
@@ -100,12 +101,12 @@ def read(path: Path, *, empty: bool = False) -> list[Entry]:
     empty: whether it may hold none.
     """
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        text = regular_bytes(path, "check the path").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; check the path") from None
-    numbered = enumerate(lines, start=1)
+    numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
     entries = [e for number, line in numbered if (e := parse(line, number, str(path)))]
     if not entries and not empty:
         raise InputError(f"{path}: has no entry; write one name, prefix or digest a line")

@@ -10,12 +10,14 @@ suffix makes data.
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped
+from crystalmix.prep.runtime.atomic_files import refuse_no_utf8
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 
 PACKINGS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
@@ -104,6 +106,8 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, form: str | None)
     for name, why in _twice(list(names), root):
         del names[name]
         skipped[name] = why
+    if sys.getfilesystemencoding() != "utf-8":  # names, and so documents, would be of this locale
+        refuse_no_utf8(*(unescaped(name) for name in names))
     left = {name: why for name, why in skipped.items() if name not in names}
     unread = (name for name in others if name not in names)
     return Listing(tuple(names), tuple(left.items()), tuple(unread))

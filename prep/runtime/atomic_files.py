@@ -3,11 +3,13 @@
 Temporary names carry the host and a unique id, so that two hosts never share one.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Generator
+import stat
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -23,13 +25,43 @@ from crystalmix.prep.runtime.types import Json
 
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+MOST_BYTES = 1 << 30  # of a file that is read whole
+NO_UTF8 = re.compile("[\ud800-\udfff]")  # in the name of a file: a byte that is none
 _locks: set[int] = set()  # file descriptors of this process's locks
 URL = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
 def canonical(value: object) -> bytes:
-    """Return JSON bytes that depend on the content alone: sorted keys, two-space indent."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
+    """Return JSON bytes that depend on the content alone: sorted keys, two-space indent.
+
+    Raises UsageError for the name of a file that is no UTF-8.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
+    except TypeError:
+        refuse_no_utf8(*_texts(value))
+        raise
+
+
+def refuse_no_utf8(*names: str) -> None:
+    """Raise UsageError for names of files that are no UTF-8, or that this locale takes for none."""
+    for name in names:
+        if NO_UTF8.search(name):
+            raise UsageError(
+                f"{name.encode('utf-8', 'backslashreplace').decode()}: is no name in UTF-8; rename "
+                "it, or set LC_ALL=C.UTF-8 and unset PYTHONUTF8, if this locale knows no UTF-8"
+            )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else ((None, each) for each in value)
+        for key, member in pairs:
+            yield from _texts(key)
+            yield from _texts(member)
 
 
 def file_digest(path: Path) -> str:
@@ -104,14 +136,31 @@ os.register_at_fork(after_in_child=_leave_locks)
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """Give a temporary name to write to; it becomes `path` at the end, or nothing on an error."""
+    """Give a temporary name to write to; it becomes `path` at the end, or nothing on an error.
+
+    Raises InputError where `path` is a FIFO, socket or device, which a rename would replace.
+    """
+    if path.exists():
+        refuse_odd(path, "name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Generator[None]:
+    """Give an error that only a write can have the name of what was written, where it has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def temporary_name(path: Path) -> Path:
@@ -169,10 +218,31 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def regular_bytes(path: Path, remedy: str = "name a file", most: int = MOST_BYTES) -> bytes:
+    """Read a whole file; InputError for one that may never end (a FIFO, socket or device).
+
+    most: bytes that it may hold.
+    """
+    refuse_odd(path, remedy)
+    if (size := path.stat().st_size) > most:
+        held, bound = size >> 20, most >> 20
+        raise InputError(f"{path}: holds {held:,} MiB, at most {bound:,} may be read; {remedy}")
+    return path.read_bytes()
+
+
+def refuse_odd(path: Path, remedy: str) -> None:
+    """Raise InputError for a FIFO, socket or device; of a folder the system's error tells."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is no regular file; {remedy}")
+
+
 def read_json(path: Path, remedy: str = "build again") -> Json:
     """Read a JSON object; DamageError names a file that is not one, and the remedy."""
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(regular_bytes(path, remedy))
+    except InputError as error:
+        raise DamageError(str(error)) from None
     except FileNotFoundError:
         raise DamageError(f"{path}: is missing; {remedy}") from None
     except orjson.JSONDecodeError as error:
@@ -198,7 +268,8 @@ def replacing_folder(path: Path) -> Generator[Path]:
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         for file in temporary.iterdir():
             _flush(file)
         _flush(temporary)

@@ -19,6 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.constraints import plain, rule_broken
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
@@ -29,7 +30,7 @@ STRICT: dict[str, Any] = {"extra": "forbid"}
 DEEPEST = 100
 BRACKETS = re.compile(r"[\[\]{}\n]")
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")  # no path may hold the one, no UTF-8 the others
-MOST_VALUES = 1_000_000
+MOST_VALUES, MOST_BYTES = 1_000_000, 16 << 20
 
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 REMEDIES = {"missing": "is missing", **dict.fromkeys(UNKNOWN, "is no known key")}
@@ -48,7 +49,8 @@ def load(path: Path) -> Any:  # noqa: ANN401  what YAML holds is not known befor
     """Parse a YAML file; mappings and lists remember their lines."""
     text = ""
     try:
-        text = path.read_text("utf-8")
+        text = regular_bytes(path, most=MOST_BYTES).decode()
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         _check_depth(path, text)
         content = YAML(typ="rt").load(text)
         _check_size(path, content)

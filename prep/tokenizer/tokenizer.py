@@ -45,6 +45,11 @@ KNOWN = {
 
 SAMPLED = 2000  # one in so many documents is encoded by the reference, too
 EXCERPT = 1 << 17  # characters of a long text that are
+# Of bundled recipes, which ship none: where theirs is to be had.
+PUBLISHED = {
+    "crystal-32022.json": ", in the recipe or with --tokenizer (this one lies in "
+    "LLM360/crystalcoder-train on GitHub)"
+}
 MOST_BYTES = 256 << 20  # of a tokenizer.json; the largest public ones have 40 MB
 # Texts that show what a tokenizer drops: the example of a note should be one that a reader knows.
 COMMON = ("def f(x):\n    return x\n", "Two  spaces, and a\ttab", "The End. Straße № 7: 3½ €")
@@ -323,7 +328,10 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     elif settings.path.count("/") == 1 and not settings.path.endswith(".json"):
         raw = _from_hub(settings.path)
     else:
-        raise InputError(f"{path}: no such tokenizer file; give a tokenizer.json or a hub id")
+        where = PUBLISHED.get(path.name, "")
+        raise InputError(
+            f"{path}: no such tokenizer file; give a tokenizer.json or a hub id{where}"
+        )
     try:
         return _loaded(settings, raw)
     except KeyError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LocalPath(click.Path):
-    """A path on this machine: a url is refused, whose slashes a path would lose."""
+    """A path on this machine, in UTF-8: a url is refused, whose slashes a path would lose."""
 
     def convert(  # noqa: D102  click's
         self,
@@ -25,10 +25,12 @@ class LocalPath(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> str | bytes | os.PathLike[str]:
-        from crystalmix.prep.runtime.atomic_files import is_url
+        from crystalmix.prep.runtime.atomic_files import is_url, refuse_no_utf8
 
         if is_url(str(value)) and not (ctx and ctx.resilient_parsing):
             return self.of_url(str(value), param, ctx)
+        # the libraries that write open no other name
+        refuse_no_utf8(str(Path(os.fspath(value)).absolute()))
         return super().convert(value, param, ctx)
 
     def of_url(

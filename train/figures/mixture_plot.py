@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.figures import charts
 
@@ -77,8 +78,8 @@ def checked(file: Path) -> Path:
 
 def saved(figure: "Figure", file: Path) -> str:
     """Write a figure and say so."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    with replacing(file) as place:
+        figure.savefig(place, format=file.suffix[1:])
     return f"drew {file}"
 
 

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
+from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import DamageError
 
 METADATA = ".metadata"
@@ -51,7 +52,7 @@ class SafeReader(FileSystemReader):
         """Read what stands where in the files; DamageError for a pickle of anything else."""
         path = self.folder / METADATA
         try:
-            metadata = _Unpickler(BytesIO(path.read_bytes())).load()
+            metadata = _Unpickler(BytesIO(regular_bytes(path, "take another checkpoint"))).load()
             stored = {str(info.relative_path) for info in metadata.storage_data.values()}
         except (pickle.UnpicklingError, ImportError, *BROKEN) as error:
             raise _damaged(path, str(error) or type(error).__name__) from None

@@ -1,5 +1,6 @@
 """Token ids of other trainers become rows of ours: none lost, each with its document."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import crystalmix as cm
+from crystalmix.mixtures.modelzoo.token_files import SUFFIXES, TokenFile
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
 from helpers.corpora import crystalmix
 
@@ -124,6 +126,14 @@ def test_our_own_export_comes_back(tmp_path: Path) -> None:
         tmp_path / "rows", tmp_path / "b", kind="megatron", msl=MSL + 1, batch=1
     )
     assert again.phases["all"].manifest.steps == build.phases["all"].manifest.steps
+
+
+@pytest.mark.parametrize("kind", ["megatron", "parquet", "arrow"])
+def test_a_fifo_is_refused_at_once(kind: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"a{SUFFIXES[kind]}")
+    path = TokenFile(tmp_path / f"a{SUFFIXES[kind]}", kind)
+    with pytest.raises(InputError, match="is no regular file; get it again"):
+        path.read()
 
 
 def test_what_is_no_token_file_is_refused(tmp_path: Path) -> None:
