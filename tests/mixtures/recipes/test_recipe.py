@@ -267,3 +267,14 @@ def test_weights_too_fine_to_be_kept_exactly_are_refused() -> None:
     parts = (Part("a", 5.0), Part("b", 1e-18))
     with pytest.raises(ValueError, match=r"parts: weights as integers .* fewer digits"):
         Phase(1, parts, 1, normalise=True)
+
+
+@pytest.mark.parametrize("path", sorted(recipes.BUNDLED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_tokenizer_that_is_not_shipped_is_named_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = corpora.crystalmix("build", path.stem, "--data", tmp_path, "--out", "out").stderr
+    assert "crystal-32022.json: no such tokenizer file; give a tokenizer.json or a hub id, " in told
+    assert "with --tokenizer (this one lies in LLM360/crystalcoder-train on GitHub)" in told
+    assert list(tmp_path.iterdir()) == []

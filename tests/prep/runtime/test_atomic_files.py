@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from crystalmix.prep.runtime import atomic_files
 from crystalmix.prep.runtime.atomic_files import is_abandoned, lock_folder, temporary_name
 
 
@@ -19,6 +22,27 @@ def test_a_killed_process_that_nobody_waited_for_has_abandoned_its_files(tmp_pat
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         os.kill(process.pid, 0)  # it is in the table of processes still
         assert is_abandoned(path)
+
+
+def test_temporary_names_are_of_a_host_and_unique(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts may share a folder and give their processes one number."""
+    path = tmp_path / "a.h5"
+    names: set[str] = set()
+    for host in ("node-1", "node-2"):
+        monkeypatch.setattr(atomic_files, "gethostname", lambda host=host: host)
+        names |= {temporary_name(path).name for _ in range(50)}
+        assert sum(f".{host}-{os.getpid()}-" in name for name in names) == 50
+    assert len(names) == 100
+    left = tmp_path / next(name for name in sorted(names) if "node-1" in name)
+    left.write_bytes(b"half")
+    assert not is_abandoned(left)  # of a process that this host knows nothing of
+    day = atomic_files.DAY_SECONDS + 60
+    os.utime(left, (left.stat().st_atime, left.stat().st_mtime - day))
+    assert is_abandoned(left)
+    os.utime(left, (left.stat().st_atime, left.stat().st_mtime + 3 * day))
+    assert not is_abandoned(left)  # a clock that was set back calls nothing abandoned
 
 
 def test_a_lock_ends_with_its_process_though_a_forked_child_lives_on(tmp_path: Path) -> None:

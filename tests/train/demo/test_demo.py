@@ -5,12 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import orjson
+import pytest
 from click.testing import CliRunner
 
 from crystalmix.cli import main
+from crystalmix.prep.runtime.errors import CrystalmixError
+from crystalmix.train.demo import demo as stage
 from crystalmix.train.demo.demo import KILLED, TINY
+from crystalmix.train.record import run_folder
 from crystalmix.train.trace.findings import findings
 
 ROOT = Path(__file__).parents[3]
@@ -84,3 +89,30 @@ def test_the_demo_proves_itself_and_does_so_again(tmp_path: Path) -> None:
     assert len(re.findall(r"phase\d: already trained", again)) == len(PHASES)
     proof = said.index("phase   part"), again.index("phase   part")
     assert said[proof[0] :] == again[proof[1] :]
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_the_demo_waits_as_long_as_steps_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """A slow machine is no reason to give up; one that stands still is, with what to do."""
+    metrics = run_folder.PhaseFolder(tmp_path / KILLED).metrics
+    metrics.parent.mkdir(parents=True)
+    script = "import sys, time\nfor _ in range(int(sys.argv[2])):\n" \
+        "    open(sys.argv[1], 'a').write('x\\n'); time.sleep(0.25)\ntime.sleep(60)"  # fmt: skip
+    steps = "99" if goes_on else "1"
+
+    def slow(*_: object) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-S", "-c", script, str(metrics), steps]
+        return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+    monkeypatch.setattr(stage, "_train_apart", slow)
+    monkeypatch.setattr(stage, "PATIENCE_SECONDS", 2)
+    began = monotonic()
+    if goes_on:
+        said = stage._kill_in_the_middle(tmp_path, tmp_path, tmp_path, TINY)
+        assert "killed with SIGKILL after step" in said
+        assert monotonic() > began + stage.PATIENCE_SECONDS
+    else:
+        with pytest.raises(CrystalmixError, match="stands at step 1 for 2 s; run the demo again"):
+            stage._kill_in_the_middle(tmp_path, tmp_path, tmp_path, TINY)
