@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.build.context import TokenBlock
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.packing import pieces
-from crystalmix.prep.rows import pack
+from crystalmix.prep.rows import pack, spans
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Stream
 
@@ -130,7 +130,7 @@ class _Tally:
         stop: where the rows end, None where they don't run on over documents. most: tokens of a
         row.
         """
-        index = pq.read_table(block.block.path.with_suffix(".parquet"), columns=["tokens", "fim"])
+        index = spans.read(block.block.path.with_suffix(".parquet"), ["tokens", "fim"])
         lengths, forms = index["tokens"].to_numpy(), index["fim"].to_numpy()
         self.lengths.add(lengths)
         self.documents += len(lengths)

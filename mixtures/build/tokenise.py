@@ -6,7 +6,7 @@ made in one reading of it; domains and epochs that want the same share it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,10 +222,11 @@ def _tokenise_once(item: Tokenise) -> Json:
             works[place][1].append(work)
         if not all(texts.done for texts, _ in works.values()):
             for batch in read(item.encodings[0].source, item.root, item.block):
-                for texts, encodes in works.values():
-                    documents = list(texts.of(batch))
-                    for work in encodes:
-                        work.add(documents)
+                with tokenizer.remembering() if len(item.encodings) > 1 else nullcontext():
+                    for texts, encodes in works.values():
+                        documents = list(texts.of(batch))
+                        for work in encodes:
+                            work.add(documents)
                 if all(texts.done for texts, _ in works.values()):
                     break
                 del batch  # while the next one is read

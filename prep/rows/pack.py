@@ -333,7 +333,9 @@ class Keeper:
 
     def __init__(self, shape: Shape, out: Path) -> None:
         self.shape, self.out = shape, out
-        self.controls = np.array(shape.controls, dtype=np.int32)
+        # whether an id is one of them; the last entry is for all ids above
+        self.is_control = np.zeros(max(shape.controls, default=-1) + 2, dtype=np.bool_)
+        self.is_control[list(shape.controls)] = True
         self.count = 0  # control ids among inputs
         self.layout = LayoutWriter(shape.pad) if shape.layout else None
 
@@ -345,7 +347,7 @@ class Keeper:
 
     def _counted(self, blocks: Iterable[shards.Rows]) -> Iterator[shards.Rows]:
         for block in blocks:
-            self.count += int(np.isin(block[:, 0], self.controls, kind="table").sum())
+            self.count += int(np.count_nonzero(self.is_control.take(block[:, 0], mode="clip")))
             yield block
 
     def packed(

@@ -330,7 +330,7 @@ class LaidPieces:
     @classmethod
     def read(cls, path: Path, rows: Numbers, out: Numbers, msl: int) -> "LaidPieces":
         """Read the pieces of some rows of a shard; out: the place of each among all to be made."""
-        table = pq.read_table(path, use_threads=False)
+        table = spans.read(path)
         taken, owner = lines_of(table["row"].to_numpy(), rows)
         row = out[owner]
         column: Any = table["masked"].combine_chunks()

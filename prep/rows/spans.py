@@ -75,9 +75,10 @@ def write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", version="2.6")
 
 
-def read(path: Path) -> pa.Table:
-    """Read a side file."""
-    return pq.read_table(path)
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a side file, or some columns; they are small and many: Arrow's datasets cost more."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        return file.read(columns, use_threads=False)
 
 
 def of_rows(shard: Path, rows: NDArray[np.int64]) -> pa.Table | None:
@@ -119,5 +120,5 @@ def _of_groups(path: Path, rows: NDArray[np.int64]) -> pa.Table:
 
 def tokens(path: Path) -> int:
     """Return how many tokens the spans of a shard cover: its inputs without the padding."""
-    table = pq.read_table(path, columns=["start", "stop"])
+    table = read(path, ["start", "stop"])
     return int((table["stop"].to_numpy() - table["start"].to_numpy()).sum())

@@ -10,17 +10,16 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.frames import Frames, FrameWriter
@@ -153,7 +152,7 @@ class BlockWriter:
         numbers = dict(zip(NUMBERS, self.columns.T, strict=True))
         arrays = [pa.array(numbers[name]).cast(INDEX.field(name).type) for name in NUMBERS]
         arrays += [_lists(self.lists[name]) for name in LISTS]
-        write_table(self.path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
+        spans.write(self.path.with_suffix(".parquet"), pa.table(arrays, schema=INDEX))
 
     @property
     def counts(self) -> BlockCounts:
@@ -242,7 +241,7 @@ class Stream:
         tables: list[pa.Table] = []
         for i, low, high in self._overlaps(start, stop):
             block = self.blocks[i]
-            index = pq.read_table(block.path.with_suffix(".parquet"))
+            index = _index(block)
             ends = int(self.starts[i]) + np.cumsum(index["tokens"].to_numpy())
             first = ends - index["tokens"].to_numpy()
             touched = np.flatnonzero((ends > np.maximum(first, low)) & (first < high))
@@ -267,9 +266,20 @@ class Stream:
 
 
 def _lengths(block: Block) -> NDArray[np.int64]:
-    index = pq.read_table(block.path.with_suffix(".parquet"), columns=["tokens"])
-    tokens = index["tokens"].to_numpy()
+    tokens = spans.read(block.path.with_suffix(".parquet"), ["tokens"])["tokens"].to_numpy()
     return tokens[tokens > 0]
+
+
+def _index(block: Block) -> pa.Table:
+    """Return the index of a block; that of the block before, which shards share, is kept."""
+    path = block.path.with_suffix(".parquet")
+    status = path.stat()
+    return _read_index(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _read_index(path: Path, _identity: tuple[int, ...]) -> pa.Table:
+    return spans.read(path)
 
 
 def _ids(block: Block, start: int, stop: int) -> NDArray[np.integer]:

@@ -12,7 +12,8 @@ dummy space that Llama-style tokenizers put in front of a text, so that pieces r
 import logging
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -111,6 +112,7 @@ class Tokenizer:
         self.long_texts = LongTexts(way_of(self.json), lambda: self.bytes_of)
         self.backend = ""
         self._references: dict[Form, tokenizers.Tokenizer] = {}
+        self._remembered: dict[str, Ids] | None = None
         given = self._refuse_controls(hidden) | (parts - hidden)
         self.spelt_controls = tuple(name for name, i in self.added.items() if i in given)
         self.canary = sha256(
@@ -119,9 +121,26 @@ class Tokenizer:
 
     def encode(self, text: str) -> Ids:
         """Encode a whole document, without BOS or EOS: (n,) uint32."""
+        if self._remembered is None:
+            return self._whole(text)
+        ids = self._remembered.get(text)
+        if ids is None:
+            ids = self._remembered[text] = self._whole(text)
+        return ids
+
+    def _whole(self, text: str) -> Ids:
         if len(text) <= WINDOW:
             return self._document(text)
         return self.long_texts.encode(text, self._document, self._piece)
+
+    @contextmanager
+    def remembering(self) -> Generator[None]:
+        """Keep the ids of whole documents meanwhile: who encodes one again has the same array."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._remembered = None
 
     def encode_piece(self, text: str) -> Ids:
         """Encode text that continues something: no dummy space is put before it."""

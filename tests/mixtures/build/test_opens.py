@@ -14,10 +14,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 from helpers import corpora
 
 OPEN, CLOSE = 0x20, 0x08 | 0x10  # of a file; a close between two opens keeps them two events
@@ -105,3 +107,21 @@ def test_seven_sources_open_a_raw_file_three_times_at_most(
     with opens(raw) as counts:
         build(recipe, tmp_path, tmp_path / "build", workers=workers)
     assert counts == {}
+
+
+def test_a_document_is_encoded_once_for_all_domains_and_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora.write_corpus(tmp_path)
+    encode, counts = Tokenizer._whole, Counter[str]()
+
+    def counted(tokenizer: Tokenizer, text: str) -> Any:
+        counts[text] += 1
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "_whole", counted)
+    recipe = recipes.load(corpora.write_recipe(tmp_path))  # python's files are in `code`, twice
+    build(recipe, tmp_path, tmp_path / "build", phases=["code"])
+    files = (tmp_path / "starcoderdata/python").glob("*.parquet")
+    texts = [t for file in files for t in pq.read_table(file)["content"].to_pylist() if t]
+    assert {counts[text] for text in texts} == {1}

@@ -128,6 +128,17 @@ def test_a_byte_level_prefix_space_is_left_out_of_pieces() -> None:
         assert tokenizer.decode(ids, whole=False) == text
 
 
+def test_who_encodes_a_document_again_while_they_are_remembered_has_the_same_ids() -> None:
+    tokenizer, text = llama(), "quartz grain"
+    before = tokenizer.encode(text)
+    with tokenizer.remembering():
+        first = tokenizer.encode(text)
+        assert tokenizer.encode(text) is first
+        assert tokenizer.encode(text + text) is not first
+    assert tokenizer.encode(text) is not first
+    assert first.tolist() == before.tolist()
+
+
 def test_ids_that_hold_parts_of_characters_are_known() -> None:
     tokenizer = byte_level()
     parts = np.flatnonzero(~tokenizer.is_text)
