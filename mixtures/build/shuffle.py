@@ -3,13 +3,19 @@
 Rows that were packed to files are copied. Rows that were laid out only are made here, from the
 token blocks, so that they are written once; an item is some shards then, for which each frame of
 ids is decoded once.
+
+That reads a little for each row, of all inputs for each item. Above TWO_PASS_SHARDS rows go through
+bucket files (`prep/rows/bucket_files`) instead, domain by domain: the first pass reads each input
+once, from its start to its end, the second all that an item needs of each bucket file at once. The
+shards are the same, byte for byte; the bucket files lie beside them until the domain is sealed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,37 +33,98 @@ from crystalmix.mixtures.build.context import (
 from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
+from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
 from crystalmix.prep.packing import laid_out
-from crystalmix.prep.rows import pack, shards, shuffle
+from crystalmix.prep.rows import bucket_files, pack, shards, shuffle
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.workers import PROGRESS
 
 ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough
+TWO_PASS_SHARDS = 512  # of a domain: of more, rows go through bucket files
+LEAST_GROUPS = 64  # of the inputs and of the shards of two passes, where there are enough
+BUCKETS = "buckets"  # the folder of bucket files
+CHUNKS = 256  # deflated rows that are handed on at once
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Shuffle:
-    """Work item: write shards of the shuffled order of a domain's packed folders.
+class Rows:
+    """The rows of a domain's packed folders and their shuffled order, as work items know them.
 
-    folders: name and path of each. bounds: the rows [first, last) of each shard, outs: its file.
-    order: a file of row numbers (.npy), where the order is no formula; the folders' shards are in
-    the order of their names then. streams: a file of where the rows lie, if they lie in token
-    blocks (`laid_out_rows.write_streams`). Both are of this build alone, in its scratch. fim:
-    row-level FIM that was applied to such rows.
+    folders: name and path of each. order: a file of row numbers (.npy), where the order is no
+    formula, and places its inverse; the folders' shards are in the order of their names then.
+    streams: a file of where the rows lie, if they lie in token blocks
+    (`laid_out_rows.write_streams`). All are of this build alone, in its scratch. fim: row-level FIM
+    that was applied to such rows.
     """
 
     mark: str
     folders: tuple[tuple[str, Path], ...]
-    bounds: tuple[tuple[int, int], ...]
     seed: int | None
     domain: str
-    order: Path | None
-    outs: tuple[Path, ...]
+    msl: int
+    order: Path | None = None
+    places: Path | None = None
     streams: Path | None = None
     fim: RowFimAgain | None = None
+
+    @property
+    def inputs(self) -> tuple[shuffle.Input, ...]:
+        """The packed shards, in the order in which their rows are counted."""
+        return _inputs(self.folders, self.mark, by_name=self.order is not None)
+
+    def ordered(self, first: int, last: int) -> Numbers:
+        """Return the numbers of the rows that come [first, last) in the order."""
+        if self.order is not None:
+            return np.array(np.load(self.order, mmap_mode="r")[first:last])
+        return shuffle.order(self.inputs, (first, last), self.seed, self.domain)
+
+    def placed(self, first: int, last: int) -> Numbers:
+        """Return where in the order the rows numbered [first, last) come."""
+        if self.places is not None:
+            return np.array(np.load(self.places, mmap_mode="r")[first:last])
+        assert self.seed is not None
+        return shuffle.places(self.inputs, (first, last), self.seed, self.domain)
+
+    def made(self, numbers: Numbers) -> laid_out.Rows:
+        """Return rows that lie in token blocks, by their numbers."""
+        assert self.streams is not None
+        laid = laid_out.read(self.streams, tuple(item.name for item in self.inputs))
+        located, fim = shuffle.located(self.inputs, numbers), self.fim
+        packed = laid.rows(*located)
+        return packed if fim is None else fim.rows(packed, *located)
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Work item: write shards of the shuffled order.
+
+    bounds: the rows [first, last) of each shard, outs: its file. buckets: where the rows lie in
+    bucket files, if they do (`_write_buckets`).
+    """
+
+    rows: Rows
+    bounds: tuple[tuple[int, int], ...]
+    outs: tuple[Path, ...]
+    buckets: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Work item of the first of two passes: put the rows numbered [first, last) into buckets.
+
+    ends: a file of where in the order each bucket ends. mark: of all that the output follows from.
+    """
+
+    rows: Rows
+    mark: str
+    numbers: tuple[int, int]
+    ends: Path
+    out: Path
 
 
 def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dict[str, Folder]:
@@ -69,18 +136,41 @@ def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dic
     for folder in packed:
         epochs.setdefault(folder.name, []).append(folder)
     last = {name: last_folder(context, name, folders) for name, folders in epochs.items()}
-    todo = [name for name, folder in last.items() if folder.receipt is None]
-    if not todo:
-        return last
-    for name in todo:
-        purged.refuse_to_make(last[name].place, *(epoch.sealed for epoch in epochs[name]))
-    look_at_blocks([each.behind or each for name in todo for each in epochs[name]], tokenised)
-    with context.store.scratch() as scratch:
-        items = [_items(context, last[name], epochs[name], scratch) for name in todo]
-        results = context.run(_shuffle_once, items, "shuffle")
-    for name, own in zip(todo, results, strict=True):
-        last[name].seal(own, _account(last[name], epochs[name], own))
+    if todo := [name for name, folder in last.items() if folder.receipt is None]:
+        _make(context, {name: (last[name], epochs[name]) for name in todo}, tokenised)
+    for folder in last.values():  # of a build that was killed when it had sealed one
+        rmtree(folder.path / BUCKETS, ignore_errors=True)
     return last
+
+
+def in_two_passes(domain: Domain, count: int) -> bool:
+    """Return whether a domain of so many shards is shuffled through bucket files."""
+    return bool(domain.shuffle) and count > TWO_PASS_SHARDS  # else rows keep their order
+
+
+def _make(
+    context: Context, todo: dict[str, tuple[Folder, list[Folder]]], tokenised: Tokenised
+) -> None:
+    """Write and seal the last folders of domains; todo: each with the folders of its epochs."""
+    for folder, epochs in todo.values():
+        purged.refuse_to_make(folder.place, *(epoch.sealed for epoch in epochs))
+    every = [epoch for _, epochs in todo.values() for epoch in epochs]
+    look_at_blocks([epoch.behind or epoch for epoch in every], tokenised)
+
+    def seal(name: str, results: list[Json]) -> None:
+        folder, epochs = todo[name]
+        folder.seal(results, _account(folder, epochs, results))
+        rmtree(folder.path / BUCKETS, ignore_errors=True)
+
+    with context.store.scratch() as scratch:
+        wholes = {name: _whole(context, *todo[name], scratch) for name in todo}
+        twice = [n for n in todo if in_two_passes(todo[n][0].domain, len(wholes[n].shards))]
+        others = [name for name in todo if name not in twice]
+        items = [_items(context, wholes[name]) for name in others]
+        for name, own in zip(others, context.run(_shuffle_once, items, "shuffle"), strict=True):
+            seal(name, own)
+        for name in twice:
+            seal(name, _two_passes(context, wholes[name], scratch))
 
 
 def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
@@ -102,7 +192,30 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     return Folder(name, domain, 0, path, recipe, context.store, copies=epochs[0].copies)
 
 
-def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path) -> list[Shuffle]:
+@dataclass(frozen=True)
+class _Whole:
+    """The shuffle of a domain into a folder: its rows, bounds and file of each shard."""
+
+    rows: Rows
+    shards: tuple[tuple[tuple[int, int], Path], ...]
+    folder: Folder
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.shards[-1][0][1]
+
+    def most(self, tokens: int) -> int:
+        """Return the rows of so many tokens, fewer where groups of them would be few."""
+        return max(1, min(tokens // self.rows.msl, self.total // LEAST_GROUPS))
+
+    def item(self, first: int, last: int, buckets: tuple[Path, Path] | None = None) -> Shuffle:
+        """Return the work item of the shards [first, last)."""
+        bounds, outs = zip(*self.shards[first:last], strict=True)
+        return Shuffle(self.rows, bounds, outs, buckets)
+
+
+def _whole(context: Context, folder: Folder, epochs: list[Folder], scratch: Path) -> _Whole:
     folders = tuple((epoch.place.name, epoch.path) for epoch in epochs)
     order_file, streams_file = (scratch / f"{folder.name}.{kind}" for kind in ("npy", "json"))
     order = _scattered(folder, folders, order_file)
@@ -112,25 +225,85 @@ def _items(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     outs = [folder.path / shards.name(number) for number in range(len(bounds))]
     # the original's shards differ in size by chance, down to none
     every = [pair for pair in zip(bounds, outs, strict=True) if pair[0][0] < pair[0][1]]
-    is_laid_out, size = epochs[0].laid_out, 1
-    if is_laid_out:
+    if is_laid_out := epochs[0].laid_out:
         laid_out_rows.write_streams(context, streams_file, epochs)
-        size = laid_out_rows.HELD_TOKENS // (settings.rows_per_shard * settings.msl)
-        size = max(1, min(size, -(-len(every) // (ITEMS_A_PROCESS * context.processes))))
-    return [
-        Shuffle(
-            mark=folder.mark,
-            folders=folders,
-            bounds=tuple(bounds for bounds, _ in every[first : first + size]),
-            seed=context.recipe.seed if folder.domain.shuffle else None,
-            domain=folder.name,
-            order=None if order is None else order_file,
-            outs=tuple(out for _, out in every[first : first + size]),
-            streams=streams_file if is_laid_out else None,
-            fim=RowFimAgain.of(context, epochs) if is_laid_out else None,
+    rows = Rows(
+        mark=folder.mark,
+        folders=folders,
+        seed=context.recipe.seed if folder.domain.shuffle else None,
+        domain=folder.name,
+        msl=settings.msl,
+        order=None if order is None else order_file,
+        streams=streams_file if is_laid_out else None,
+        fim=RowFimAgain.of(context, epochs) if is_laid_out else None,
+    )
+    return _Whole(rows, tuple(every), folder)
+
+
+def _items(context: Context, whole: _Whole) -> list[Shuffle]:
+    """Return the work items of a shuffle in one pass."""
+    size, count = 1, len(whole.shards)
+    if whole.rows.streams is not None:
+        rows = max(last - first for (first, last), _ in whole.shards)
+        size = laid_out_rows.HELD_TOKENS // (rows * whole.rows.msl)
+        size = max(1, min(size, -(-count // (ITEMS_A_PROCESS * context.processes))))
+    return [whole.item(first, first + size) for first in range(0, count, size)]
+
+
+def _two_passes(context: Context, whole: _Whole, scratch: Path) -> list[Json]:
+    """Write the shards of a domain through bucket files; return the results of its work items."""
+    rows, folder = whole.rows, whole.folder.path
+    files = (scratch / f"{rows.domain}.{name}" for name in ("places.npy", "ends.npy", "buckets"))
+    places_file, ends_file, buckets_file = files
+    if rows.order is not None:
+        _invert(rows.order, places_file)
+        rows = replace(rows, places=places_file)
+    ends = bucket_files.ends_of(
+        [bounds for bounds, _ in whole.shards], whole.most(bucket_files.BUCKET_TOKENS)
+    )
+    np.save(ends_file, ends)
+    PROGRESS.info("domain %s: %d shards are shuffled in two passes", rows.domain, len(whole.shards))
+    mark = receipts.digest([bucket_files.VERSION, rows.mark, ends.tolist()])
+    spreads = [
+        Spread(rows, mark, numbers, ends_file, folder / BUCKETS / f"rows-{number:05d}.bin")
+        for number, numbers in enumerate(
+            _groups(rows.inputs, whole.most(bucket_files.GROUP_TOKENS))
         )
-        for first in range(0, len(every), size)
     ]
+    [spread] = context.run(_spread_once, [spreads], "shuffle")
+    written = [file for result in spread for file in result["buckets"]]
+    row_bytes = sum(size for _, _, size in written) / whole.total
+    names = [str(folder / BUCKETS / name) for name, _, _ in written]
+    buckets_file.write_bytes(canonical({"files": names, "row_bytes": row_bytes}))
+    size = bucket_files.HELD_BYTES / row_bytes * len(whole.shards) / whole.total
+    most = -(-len(whole.shards) // max(LEAST_GROUPS, ITEMS_A_PROCESS * context.processes))
+    items, first, cuts = list[Shuffle](), 0, set(ends.tolist())
+    for last, ((_, end), _) in enumerate(whole.shards, start=1):
+        if end in cuts and (last - first >= min(size, most) or end == whole.total):
+            items.append(whole.item(first, last, (ends_file, buckets_file)))
+            first = last
+    [results] = context.run(_shuffle_once, [items], "shuffle")
+    return results
+
+
+def _groups(inputs: Sequence[shuffle.Input], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the rows [first, last) of groups of shards: `most` of them, or little more."""
+    first = last = 0
+    for item in inputs:
+        last += item.rows
+        if last - first >= most:
+            yield first, last
+            first = last
+    if first < last:
+        yield first, last
+
+
+def _invert(order: Path, out: Path) -> None:
+    """Write where in an order each row comes."""
+    numbers = np.load(order, mmap_mode="r")
+    places = np.lib.format.open_memmap(out, "w+", np.int64, numbers.shape)
+    places[numbers] = np.arange(len(numbers))
+    places.flush()
 
 
 def _scattered(
@@ -146,10 +319,41 @@ def _scattered(
     return list(pairwise(ends))
 
 
+def _spread_once(item: Spread) -> Json:
+    return once(receipts.digest([item.mark, item.numbers]), item.out, lambda: _spread(item))
+
+
+def _spread(item: Spread) -> Json:
+    """Put rows into buckets; the result names the files."""
+    writer = bucket_files.Writer(item.out, np.load(item.ends))
+    first, last = item.numbers
+    for chunks in _deflated(item.rows, first, last):
+        writer.add(item.rows.placed(first, first + len(chunks)), chunks)
+        first += len(chunks)
+    writer.flush()
+    return {"buckets": writer.files}
+
+
+def _deflated(rows: Rows, first: int, last: int) -> Iterator[list[shards.Buffer]]:
+    """Yield the rows numbered [first, last) deflated, some at a time; whole shards if in files."""
+    if rows.streams is None:
+        low, high = shuffle.located(rows.inputs, np.array([first, last - 1]))[0].tolist()
+        for item in rows.inputs[low : high + 1]:
+            chunks = shards.chunks(item.path, item.rows, rows.msl)
+            while some := [*islice(chunks, CHUNKS)]:
+                yield some
+        return
+    most = max(1, laid_out_rows.HELD_TOKENS // 2 // rows.msl)  # beside what waits for its bucket
+    for low in range(first, last, most):
+        count = min(most, last - low)
+        made = rows.made(np.arange(low, low + count)).rows(0, count)
+        yield from (chunks for _, chunks in shards.deflated(count, made))
+
+
 def _shuffle_once(item: Shuffle) -> Json:
     work = _Work(item)
     results = [
-        once(item.mark, out, lambda place=place: work.write(place))
+        once(item.rows.mark, out, lambda place=place: work.write(place))
         for place, out in enumerate(item.outs)
     ]
     return {"files": [entry for result in results for entry in result["files"]]}
@@ -161,32 +365,32 @@ class _Work:
 
     item: Shuffle
 
-    @cached_property
-    def inputs(self) -> tuple[shuffle.Input, ...]:
-        """The packed shards, in the order in which their rows are counted."""
-        item = self.item
-        return _inputs(item.folders, item.mark, by_name=item.order is not None)
-
     def write(self, place: int) -> Json:
         """Write a shard; the result is its entry and its origin's entry."""
         (first, last), out = self.item.bounds[place], self.item.outs[place]
-        if self.item.streams is None:
-            shard = shuffle.shuffle(self.inputs, self._order(first, last), out)
+        rows = self.item.rows
+        how = rows.inputs, rows.ordered(first, last), out
+        if self.item.buckets is not None:
+            shard = shuffle.write_deflated(*how, rows.msl, self._reader.rows(first, last))
+        elif rows.streams is None:
+            shard = shuffle.shuffle(*how)
         else:
-            shard = shuffle.write(
-                self.inputs, self._order(first, last), out, self._rows(first, last)
-            )
+            shard = shuffle.write(*how, self._rows(first, last))
         return {"files": shard_entries(shard, out, "origin")}
 
-    def _order(self, first: int, last: int) -> Numbers:
-        if self.item.order is not None:
-            return np.array(np.load(self.item.order, mmap_mode="r")[first:last])
-        return shuffle.order(self.inputs, (first, last), self.item.seed, self.item.domain)
+    @cached_property
+    def _reader(self) -> bucket_files.Reader:
+        assert self.item.buckets is not None
+        ends, buckets = self.item.buckets
+        known = read_json(buckets, "build again")
+        files = [Path(name) for name in known["files"]]
+        last = self.item.bounds[-1][1]
+        return bucket_files.Reader(files, np.load(ends), known["row_bytes"], last)
 
     def _rows(self, first: int, last: int) -> Iterator[shards.Rows]:
         """Yield the rows [first, last) of the order; HELD_TOKENS of ids are held at once."""
         begin, end = self.item.bounds[0][0], self.item.bounds[-1][1]
-        most = max(1, laid_out_rows.HELD_TOKENS // self._laid_out.msl)
+        most = max(1, laid_out_rows.HELD_TOKENS // self.item.rows.msl)
         if end - begin <= most:
             yield from self._held.rows(first - begin, last - begin)
             return
@@ -200,15 +404,7 @@ class _Work:
         return self._made(self.item.bounds[0][0], self.item.bounds[-1][1])
 
     def _made(self, first: int, last: int) -> laid_out.Rows:
-        places = shuffle.located(self.inputs, self._order(first, last))
-        packed, fim = self._laid_out.rows(*places), self.item.fim
-        return packed if fim is None else fim.rows(packed, *places)
-
-    @property
-    def _laid_out(self) -> laid_out.LaidOut:
-        path, names = self.item.streams, tuple(item.name for item in self.inputs)
-        assert path is not None
-        return laid_out.read(path, names)
+        return self.item.rows.made(self.item.rows.ordered(first, last))
 
 
 @lru_cache(maxsize=4)

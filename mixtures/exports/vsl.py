@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.exports.row_blocks import Block
-from crystalmix.prep.rows.feature_files import writing
+from crystalmix.prep.rows.shards import writing
 from crystalmix.prep.runtime.errors import RefusalError
 
 FEATURES = 5

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from crystalmix.mixtures.build import shared_texts
+from crystalmix.mixtures.build import shared_texts, shuffle
 from crystalmix.mixtures.build.pack import is_laid_out
 from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
@@ -24,13 +24,22 @@ TEXT_BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
+class Passing:
+    """Bytes beside the shards while a domain is shuffled in two passes, of the largest such one."""
+
+    domain: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Outlook:
     """A plan of all phases; disk: bytes of all shards, None where a domain's size is unknown.
 
     hours: of training, phase by phase, at the tokens a second of `--speed`. shared: texts that
     domains have in common, where they are scanned. reads: what all phases read of each domain.
     reuse: what a build into the folder would take and make, None without one; unknown: why that is
-    not known. copies: of the documents of domains that upsample.
+    not known. copies: of the documents of domains that upsample. passing: where a shuffle takes two
+    passes.
     """
 
     phases: tuple[PhasePlan, ...]
@@ -41,6 +50,7 @@ class Outlook:
     reuse: Reuse | None = None
     unknown: str = ""
     copies: tuple[CopiesPlan, ...] = ()
+    passing: Passing | None = None
 
     @property
     def faulty(self) -> bool:
@@ -48,10 +58,11 @@ class Outlook:
         return bool(self.shared.refusals) or any(phase.refusals for phase in self.phases)
 
     def content(self) -> Content:
-        """Return it as JSON; `copies` only where a domain upsamples."""
+        """Return it as JSON; `copies` and `passing` only where there are some."""
         content = asdict(self)
-        if not self.copies:
-            del content["copies"]
+        for name in ("copies", "passing"):
+            if not content[name]:
+                del content[name]
         return content
 
     def lines(self) -> list[str]:
@@ -63,6 +74,9 @@ class Outlook:
         for domain in self.copies:
             lines += [*domain.lines(), ""]
         lines += [f"shards on disk: {size}"]
+        if (extra := self.passing) is not None:
+            lines[-1] += f"; {_size(extra.bytes)} more while {extra.domain} is shuffled"
+            lines[-1] += f" (in two passes, above {shuffle.TWO_PASS_SHARDS} shards)"
         if self.reuse is not None:
             lines += ["", *self.reuse.lines(), ""]
         lines += [f"note: what a build would reuse is not known: {self.unknown}"] * bool(
@@ -112,7 +126,8 @@ def outlook(
         except CrystalmixError as error:  # raw files or the tokenizer are elsewhere
             unknown = str(error)
     disk = _disk(recipe, out, sampled)
-    return Outlook(tuple(phases), disk, hours, shared, reads, found, unknown, copies(recipe, out))
+    parts = shared, reads, found, unknown, copies(recipe, out), _passing(recipe, out, sampled)
+    return Outlook(tuple(phases), disk, hours, *parts)
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:
@@ -185,6 +200,21 @@ def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int |
             rate = bytes_a_token(recipe.rows_of(name).msl)
             total += tokens * rate * _copies(recipe, name, tokens)
     return round(total)
+
+
+def _passing(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> Passing | None:
+    """Return what lies beside the shards while the largest domain is shuffled in two passes."""
+    most: Passing | None = None
+    for name, domain in recipe.domains.items():
+        rows, tokens = recipe.rows_of(name), sampled.get(name, domain.tokens) or 0
+        done = out is not None and (BuildFolder(out).shuffled(name) / receipts.NAME).exists()
+        count = round(tokens / (rows.msl * rows.rows_per_shard))
+        if domain.zoo_shuffle is not None:
+            count = domain.zoo_shuffle.chunks
+        size = round(tokens * bytes_a_token(rows.msl))
+        if shuffle.in_two_passes(domain, count) and not done and size > (most.bytes if most else 0):
+            most = Passing(name, size)
+    return most
 
 
 def _copies(recipe: Recipe, name: str, tokens: float) -> int:

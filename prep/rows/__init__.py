@@ -10,6 +10,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.prep.rows import (
+        bucket_files,
         check_rows,
         document_ranges,
         document_starts,
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
         turns,
     )
     from crystalmix.prep.rows.document_starts import DocumentStarts, whole
-    from crystalmix.prep.rows.feature_files import writing
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
-    from crystalmix.prep.rows.shards import Shard
+    from crystalmix.prep.rows.shards import Shard, writing
     from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
     from crystalmix.prep.rows.tombstones import Tombstones
 

@@ -8,7 +8,7 @@ HDF5 File Format Specification, III and IV). Whatever differs from it is left to
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct, error
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = 3
+Pread = Callable[[int, int, int], bytes]  # descriptor, bytes, place: as os.pread
 HEAD_BYTES = 4096  # h5py writes all headers before the first chunk
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n" + bytes([0, 0, 0, 0, 0, 8, 8, 0])
 NONE = 2**64 - 1
@@ -51,20 +52,20 @@ class Chunks:
     msl: int
     tree: int
 
-    def locate(self, fd: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def locate(self, fd: int, rows: NDArray[np.int64], pread: Pread = os.pread) -> NDArray[Any]:
         """Return the ENTRY of each row; rows: ascending, each below `self.rows`.
 
-        Reads the nodes on the way to these rows only. Raises ValueError where the tree is broken
-        or lacks a row.
+        Reads the nodes on the way to these rows only, in the order of rows. Raises ValueError where
+        the tree is broken or lacks a row.
         """
         entries = np.empty(len(rows), ENTRY)
         waiting = [(self.tree, 0, len(rows), -1)] if len(rows) else []
         while waiting:
             at, first, last, expected = waiting.pop()
             if last - first == 1:
-                entries[first] = _walk(fd, at, int(rows[first]), expected)
+                entries[first] = _walk(fd, at, int(rows[first]), expected, pread)
                 continue
-            level, data = _node(fd, at, expected)
+            level, data = _node(fd, at, expected, pread)
             node = np.frombuffer(data, ENTRY)
             which = np.searchsorted(node["row"], rows[first:last], side="right") - 1
             if which[0] < 0:
@@ -79,15 +80,15 @@ class Chunks:
                 cuts = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), last - first]
                 waiting += [
                     (int(node["at"][which[a]]), first + a, first + b, level - 1)
-                    for a, b in pairwise(cuts)
+                    for a, b in reversed([*pairwise(cuts)])  # the last one is the next
                 ]
         return entries
 
 
-def _walk(fd: int, at: int, row: int, expected: int) -> NDArray[Any]:
+def _walk(fd: int, at: int, row: int, expected: int, pread: Pread) -> NDArray[Any]:
     """Return the ENTRY of one row, below a node: numpy is slow on the few keys of the way."""
     while True:
-        level, data = _node(fd, at, expected)
+        level, data = _node(fd, at, expected, pread)
         keys = memoryview(data).cast("Q")[1 :: ENTRY.itemsize // 8].tolist()
         which = bisect_right(keys, row) - 1
         if which < 0:
@@ -100,9 +101,9 @@ def _walk(fd: int, at: int, row: int, expected: int) -> NDArray[Any]:
         expected = level - 1
 
 
-def _node(fd: int, at: int, expected: int) -> tuple[int, bytes]:
+def _node(fd: int, at: int, expected: int, pread: Pread) -> tuple[int, bytes]:
     """Read a node of the tree: level and entries; expected: the level it must have, or -1."""
-    data = os.pread(fd, TREE.size + NODE_CHILDREN * ENTRY.itemsize, at)
+    data = pread(fd, TREE.size + NODE_CHILDREN * ENTRY.itemsize, at)
     if len(data) < TREE.size:
         raise ValueError(f"its table of chunks points past its end, to byte {at}")
     mark, kind, level, used, _, _ = TREE.unpack_from(data)

@@ -25,15 +25,17 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.objects.mirror import bring
 from crystalmix.prep.rows import hdf5_layout, tombstones
-from crystalmix.prep.rows.hdf5_layout import CHANNELS
+from crystalmix.prep.rows.hdf5_layout import CHANNELS, Pread
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.machine import machine_error
 
 Rows = NDArray[np.int32]  # (rows, 3, msl)
+Buffer = bytes | bytearray | memoryview
 FOREIGN_CACHE = 1 << 20  # bytes of chunks that HDF5 keeps inflated for each file
 MOST_CHUNK_BYTES = 1 << 27  # HDF5 inflates a chunk whole, so this bounds the memory
 OWN_FILTERS = {1, 2, 3, 32000}  # deflate, byte shuffle, checksum; LZF, which h5py brings
 FOREIGN_WEIGHT = 8  # of what HDF5 opens, in the pool
+WINDOW_BYTES = 1 << 24  # read at once of a shard that is read from its first row to its last
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 UNREADABLE = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError),
@@ -60,7 +62,7 @@ def fault(path: Path, error: BaseException) -> CrystalmixError:
     return DamageError(f"{path}: is not a readable shard ({first}); build again or restore it")
 
 
-def inflated(packed: bytes, skipped: int, size: int) -> bytes | bytearray:
+def inflated(packed: Buffer, skipped: int, size: int) -> Buffer:
     """Return the `size` bytes of a row from its chunk; its checksum (Adler-32) is checked."""
     if skipped > 1:
         raise ValueError(f"a row that skipped filters {skipped:#x}")
@@ -68,6 +70,22 @@ def inflated(packed: bytes, skipped: int, size: int) -> bytes | bytearray:
     if len(data) != size:
         raise ValueError(f"a row of {len(data)} bytes, expected {size}")
     return data
+
+
+class _Window:
+    """The part of a file that was read last, for many small reads in the order of the file."""
+
+    def __init__(self) -> None:
+        self._at, self._data, self._asked = 0, b"", 0
+
+    def pread(self, fd: int, size: int, at: int) -> bytes:
+        """Return the bytes of a file from `at` on, fewer at its end."""
+        low = at - self._at
+        ended = len(self._data) < self._asked
+        if low < 0 or (low + size > len(self._data) and not ended):
+            self._at, low, self._asked = at, 0, max(size, WINDOW_BYTES)
+            self._data = os.pread(fd, self._asked, at)
+        return self._data[low : low + size]
 
 
 class Handle:
@@ -118,14 +136,27 @@ class Handle:
         """Return the `hdf5_layout.ENTRY` of each row, ascending; None if HDF5 must read it."""
         return None if self._chunks is None else self._chunks.locate(self._fd, rows)
 
-    def packed(self, at: int, size: int) -> bytes:
+    def packed(self, at: int, size: int, pread: Pread = os.pread) -> bytes:
         """Read the bytes of one chunk, as they are."""
         if size > 2 * self.row_bytes + 1024:  # deflate adds far less: spare the memory
             raise ValueError(f"a row of {size} bytes deflated, {self.row_bytes} plain")
-        data = os.pread(self._fd, size, at)
+        data = pread(self._fd, size, at)
         if len(data) != size:
             raise ValueError(f"a row ends past the end of the file, at byte {at + size}")
         return data
+
+    def chunks(self, rows: int) -> Iterator[tuple[bytes, int]] | None:
+        """Return the first rows, of each its chunk and the filters it skipped; None as `locate`.
+
+        The file is read by WINDOW_BYTES at a time.
+        """
+        if self._chunks is None:
+            return None
+        window = _Window()
+        entries = self._chunks.locate(self._fd, np.arange(rows), window.pread)
+        places, sizes = entries["at"].tolist(), entries["size"].tolist()
+        chunks = (self.packed(*place, window.pread) for place in zip(places, sizes, strict=True))
+        return zip(chunks, entries["skipped"].tolist(), strict=True)
 
     def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
         """Read rows, ascending, to the places out[places]."""
@@ -176,6 +207,10 @@ class BuriedHandle(Handle):
 
     def locate(self, rows: NDArray[np.int64]) -> None:
         """Return None: rows with tombstones lie nowhere as they are."""
+        del rows
+
+    def chunks(self, rows: int) -> None:
+        """Return None, as `locate`."""
         del rows
 
     def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:

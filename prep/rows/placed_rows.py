@@ -174,6 +174,9 @@ def gather(stream: Stream, starts: Numbers, sizes: Numbers, places: Numbers, out
 
     Each frame of ids that holds some of them is decoded once.
     """
+    if not len(starts):
+        return
+    stream = stream.part(int(starts.min()), int((starts + sizes).max()))
     edges, owner = _frames(stream)
     first = np.searchsorted(edges, starts, side="right") - 1
     counts = np.searchsorted(edges, starts + sizes, side="left") - first

@@ -12,6 +12,7 @@ from crystalmix.prep.rows.hdf5_layout import CHANNELS
 from crystalmix.prep.rows.open_shards import (
     POOL,
     UNREADABLE,
+    Buffer,
     Handle,
     Rows,
     fault,
@@ -91,7 +92,7 @@ class _Located:
 
 def packed(
     sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]
-) -> Iterator[tuple[bytes | bytearray, bytes | None]]:
+) -> Iterator[tuple[Buffer, bytes | None]]:
     """Yield scattered rows one by one: plain bytes, and the chunk as it lies deflated in its file.
 
     The chunk is None where the row is not stored so (another layout). Memory is bounded by

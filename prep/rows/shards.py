@@ -7,8 +7,9 @@ whose output depends on its input alone, and given to HDF5 whole: equal rows mak
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows.hdf5_layout import CHANNELS
-from crystalmix.prep.rows.open_shards import POOL, Rows, reading
+from crystalmix.prep.rows.open_shards import POOL, Buffer, Rows, inflated, reading
 from crystalmix.prep.rows.scattered_rows import gather, packed
 from crystalmix.prep.runtime.atomic_files import file_digest, replacing
 
@@ -29,7 +30,6 @@ LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
 AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
-Buffer = bytes | bytearray | memoryview
 Deflated = tuple[Buffer, list[Buffer]]  # plain bytes of one or more rows, deflated bytes of each
 
 
@@ -68,9 +68,35 @@ def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, at least one; not to be changed
     afterwards, since they are deflated in a thread where there is a second core.
     """
+    return write_deflated(path, rows, deflated(rows, blocks))
+
+
+def deflated(rows: int, blocks: Iterable[Rows]) -> Iterator[Deflated]:
+    """Deflate blocks of `rows` rows as `write` does."""
     beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
-    deflated = _ahead(blocks) if beside else map(_deflated, blocks)
-    return _write(path, rows, filter(None, deflated))
+    return filter(None, _ahead(blocks) if beside else map(_deflated, blocks))
+
+
+def chunks(path: Path, rows: int, msl: int) -> Iterator[Buffer]:
+    """Yield the first rows of a shard, deflated as they lie there, or else as `write` does it.
+
+    The file is read in large pieces. Rows are not inflated, and so not checked. Raises DamageError
+    for what is no shard of so many rows of msl.
+    """
+    with reading(path):
+        handle = POOL.get(path)
+        handle.check(np.array([0, rows - 1]))
+        if handle.msl != msl:
+            raise ValueError(f"has rows of {handle.msl} tokens, the others of {msl}")
+        if (lying := handle.chunks(rows)) is None:
+            size = block_rows(msl)
+            plain = (read(path, i, min(i + size, rows)) for i in range(0, rows, size))
+            for _, deflated_rows in deflated(rows, plain):
+                yield from deflated_rows
+            return
+        for chunk, skipped in lying:
+            bare = inflated(chunk, skipped, handle.row_bytes) if skipped else None
+            yield chunk if bare is None else deflate.zlib_compress(bare, LEVEL)
 
 
 def copy(
@@ -81,7 +107,7 @@ def copy(
     Deflated rows are copied as they are, and inflated to be digested and checked. Raises
     DamageError for a source that is broken, lacks a row, or is replaced meanwhile.
     """
-    return _write(path, len(rows), map(_repacked, packed(sources, which, rows)))
+    return write_deflated(path, len(rows), map(_repacked, packed(sources, which, rows)))
 
 
 def count(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
@@ -118,8 +144,8 @@ class _Content:
         return Shard(name, self.rows, self.msl, digest, rows_sum, self.loss_tokens, size, xxh3)
 
 
-def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
-    """Write a shard from its rows, some at a time."""
+def write_deflated(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
+    """Write a shard from its rows, some at a time, plain and deflated."""
     content, size = _Content(0), 0
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
@@ -128,7 +154,7 @@ def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
                 if dataset is None:
                     size = len(plain) // len(chunks)
                     content = _Content(size // ROW_TOKEN_BYTES)
-                    dataset = _create(file, rows, content.msl)
+                    dataset = _create(file, rows, CHANNELS, content.msl)
                 elif len(plain) != size * len(chunks):
                     other = len(plain) // len(chunks)
                     raise ValueError(f"{path}: rows of {size} and of {other} bytes")
@@ -167,12 +193,34 @@ def _repacked(row: tuple[Buffer, bytes | None]) -> Deflated:
     return plain, [deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk]
 
 
-def _create(file: h5py.File, rows: int, msl: int) -> h5py.Dataset:
+@contextmanager
+def writing(
+    path: Path, rows: int, features: int, msl: int
+) -> Generator[Callable[[NDArray[np.int32]], None]]:
+    """Open a file of `rows` rows of any number of features, written as shards are.
+
+    What is given takes one row, (features, msl), after the other.
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        data: Any = _create(file, rows, features, msl)
+        written = 0
+
+        def put(row: NDArray[np.int32]) -> None:
+            nonlocal written
+            plain = np.ascontiguousarray(row, "<i4").data.cast("B")
+            chunk = deflate.zlib_compress(plain, LEVEL)
+            data.id.write_direct_chunk((written, 0, 0), chunk, filter_mask=0)
+            written += 1
+
+        yield put
+
+
+def _create(file: h5py.File, rows: int, features: int, msl: int) -> h5py.Dataset:
     dataset = file.create_dataset(
         "data",
-        shape=(rows, CHANNELS, msl),
+        shape=(rows, features, msl),
         dtype="<i4",
-        chunks=(1, CHANNELS, msl),
+        chunks=(1, features, msl),
         compression="gzip",
         compression_opts=LEVEL,
     )

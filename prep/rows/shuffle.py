@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows import shards, spans
+from crystalmix.prep.rows.open_shards import UNREADABLE, fault, inflated
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.permutation import Permutation
 
@@ -43,6 +44,15 @@ def order(
     return Permutation(total, randomness.key(seed, "shuffle", domain)).forward(numbers)
 
 
+def places(
+    inputs: tuple[Input, ...], rows: tuple[int, int], seed: int, domain: str
+) -> NDArray[np.int64]:
+    """Return where in the shuffled order the rows numbered [first, last) come: `order` inverted."""
+    total = sum(item.rows for item in inputs)
+    key = randomness.key(seed, "shuffle", domain)
+    return Permutation(total, key).inverse(np.arange(*rows, dtype=np.int64))
+
+
 def shuffle(inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path) -> shards.Shard:
     """Write rows as one shard, with their origin.
 
@@ -58,6 +68,33 @@ def write(
     """Write rows that are made from their tokens as one shard, with their origin."""
     _write_origin(inputs, order, out)
     return shards.write(out, len(order), rows)
+
+
+def write_deflated(
+    inputs: tuple[Input, ...],
+    order: NDArray[np.int64],
+    out: Path,
+    msl: int,
+    rows: Iterable[shards.Buffer],
+) -> shards.Shard:
+    """Write deflated rows of msl as one shard, with their origin, and check what they inflate to.
+
+    Raises DamageError, with the input's path, for one that is broken.
+    """
+    which, _ = _write_origin(inputs, order, out)
+    paths = (inputs[place].path for place in which.tolist())
+    checked = (
+        (_inflated(path, row, msl * shards.ROW_TOKEN_BYTES), [row])
+        for path, row in zip(paths, rows, strict=True)
+    )
+    return shards.write_deflated(out, len(order), checked)
+
+
+def _inflated(path: Path, row: shards.Buffer, size: int) -> shards.Buffer:
+    try:
+        return inflated(row, 0, size)
+    except UNREADABLE as error:
+        raise fault(path, error) from None
 
 
 def located(

@@ -6,6 +6,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from crystalmix.mixtures.build import shuffle
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.mixtures.plan.outlook import outlook
@@ -85,6 +86,24 @@ def test_the_disk_is_what_was_written_and_hours_are_tokens_over_speed(folder: Pa
     assert guess.disk is not None
     assert 0 < guess.disk < sum(sizes)  # files of eight rows are mostly HDF5
     assert outlook(str(folder / "recipe.yaml"), None, None, None).disk is None
+
+
+def test_what_lies_beside_the_shards_of_two_passes_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guess = outlook(str(folder / "recipe.yaml"), None, folder, None)
+    assert guess.passing is None
+    assert "passing" not in guess.content()
+    monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    guess = outlook(str(folder / "recipe.yaml"), None, folder, None)
+    assert guess.passing is not None
+    assert guess.disk is not None
+    assert guess.passing.domain == "code"  # the largest
+    assert guess.disk / 4 < guess.passing.bytes < guess.disk
+    assert guess.content()["passing"] == {"domain": "code", "bytes": guess.passing.bytes}
+    assert any(" more while code is shuffled (in two passes, above 2 " in x for x in guess.lines())
+    built = outlook(str(folder / "recipe.yaml"), folder / "build", folder, None)
+    assert built.passing is None
 
 
 def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
