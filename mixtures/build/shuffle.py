@@ -44,7 +44,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import PROGRESS
 
 ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough
-TWO_PASS_SHARDS = 512  # of a domain: of more, rows go through bucket files
+TWO_PASS_SHARDS = 128  # of a domain: of more, rows go through bucket files
 LEAST_GROUPS = 64  # of the inputs and of the shards of two passes, where there are enough
 BUCKETS = "buckets"  # the folder of bucket files
 CHUNKS = 256  # deflated rows that are handed on at once
