@@ -1,6 +1,6 @@
 """Measure the shuffle of one domain: reads for each output shard, what is decoded, CPU-seconds.
 
-    python tests/bench/bench_shuffle.py TOKENIZER RAW SIZE_MB [KIND ...]
+    python tests/bench/scale/bench_shuffle.py TOKENIZER RAW SIZE_MB [KIND ...]
 
 It gathers SIZE_MB of distinct documents as `bench_prep` does and builds one shuffled domain of each
 KIND (all by default) in a process of its own, one worker, in one pass and in two. All sizes are a
