@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 NAME = "about.json"
 REMEDY = "remove it and run `crystalmix build` again, which writes it anew"
@@ -84,7 +84,7 @@ class About:
     licences: str | None = None
     text: str | None = None
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return it as JSON with the keys of a recipe."""
         content = asdict(self)
         content["collected"] = {"from": self.collected.since, "to": self.collected.to}

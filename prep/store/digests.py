@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.store.store import Store, read_mark, write_mark
 
 
@@ -15,7 +15,7 @@ class Remembered:
 
     store: Store
 
-    def digest(self, name: str, looks: Json) -> str | None:
+    def digest(self, name: str, looks: Content) -> str | None:
         """Return the digest of a file that looks as it did, None where it is to be read.
 
         name: its absolute path or url. looks: size, times and inode; an unknown time never matches.
@@ -32,7 +32,7 @@ class Remembered:
             self.keep(name, looks, entry["xxh3"])
         return entry["xxh3"]
 
-    def keep(self, name: str, looks: Json, xxh3: str) -> None:
+    def keep(self, name: str, looks: Content, xxh3: str) -> None:
         """Remember the digest of a file, unless the store lies on a disk that is read-only."""
         if looks.get("modified") is not None:
             try:

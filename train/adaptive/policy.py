@@ -23,7 +23,7 @@ from crystalmix.mixtures.manifest.exact_order import largest_remainders
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import AtLeastOne, within
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 
 VERSION = "windows-1"
 UNITS = 10**6  # shares are whole multiples of one millionth, losses of one micronat
@@ -56,7 +56,7 @@ class Policy:
                 f"{self.to} for {self.policy}"
             )
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return the policy as a manifest records it."""
         return {"version": VERSION, **asdict(self)}
 
@@ -73,7 +73,7 @@ class Window:
     tokens: dict[str, int]
     losses: dict[str, int | None]
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return what the ledger recorded, as the next window's manifest has it."""
         return {"tokens": self.tokens, "losses": self.losses}
 

@@ -15,7 +15,7 @@ from crystalmix.prep.runtime.atomic_files import file_digest
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import ledger, run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
 
@@ -39,11 +39,11 @@ class BoundReceipt:
     chain: str
     manifest: str | None
     weights: str | None
-    settings: Json
+    settings: Content
     files: tuple[FileEntry, ...]
 
 
-def bind(folder: Path, checkpoint: Path, kind: str, settings: Json) -> BoundReceipt:
+def bind(folder: Path, checkpoint: Path, kind: str, settings: Content) -> BoundReceipt:
     """Seal a folder as made from a checkpoint of a run; call it when all files are written.
 
     Raises DamageError for a checkpoint that seals no ledger, InputError for one outside a run: what

@@ -112,11 +112,6 @@ def read(path: Path) -> Released:
     return Released(path, revisions, len(sizes), sum(sizes))
 
 
-def is_release(path: Path) -> bool:
-    """Tell whether a folder is a release."""
-    return (path / RELEASE).is_file() and (path / SUMS).is_file()
-
-
 def faults(path: Path) -> list[str]:
     """Return a line for each file that is not what it was, and for weights of another checkpoint.
 
