@@ -13,7 +13,6 @@ import orjson
 import pyarrow as pa
 
 from crystalmix.prep.documents.conversation_text import ROLES, Message, as_text
-from crystalmix.prep.documents.reply_trees import Paths, best_paths, is_tree_row
 from crystalmix.prep.readers.batch import (
     BATCH_BYTES,
     RECORD,
@@ -46,6 +45,7 @@ BESIDE = ("system", "input", "history", "parent_id", "rank", "deleted", "tree_st
 COLUMNS = tuple(dict.fromkeys([c for g in TOLD_BY.values() for names in g for c in names])) + BESIDE
 # Of all paths of a file's trees: messages, each counted on every path; an OASST row is on three.
 MOST_OF_PATHS, MOST_A_ROW = 2_000_000, 100
+READY = "ready_for_export"  # of a tree
 LEARN = ("train", "weight")  # of a message: whether it is learnt
 Record = dict[str, Any]
 
@@ -68,6 +68,26 @@ class ConversationSettings:
         for name, role in self.roles.items():
             if role not in ROLES:
                 raise ValueError(f"roles.{name}: must be one of {', '.join(ROLES)}, got {role!r}")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The paths to take of some rows of trees of replies.
+
+    places: of each message, by its id, in `rows`. leaves: of each path its last row -> how many
+    rows it has.
+    """
+
+    rows: Sequence[Record]
+    places: Mapping[str, int]
+    leaves: Mapping[int, int]
+
+    def to(self, leaf: int) -> list[int]:
+        """Return the rows from the root to a leaf, each a place in `rows`."""
+        steps = [leaf]
+        while (parent := self.rows[steps[-1]]["parent_id"]) is not None:
+            steps.append(self.places[parent])
+        return steps[::-1]
 
 
 @dataclass(frozen=True)
@@ -330,3 +350,43 @@ _MESSAGES = {
     "completion": _of_completion,
     "text": _of_text,
 }
+
+
+def is_tree_row(record: Record) -> bool:
+    """Tell whether a record is a message of a tree."""
+    return isinstance(record["message_id"], str) and isinstance(record["role"], str)
+
+
+def best_paths(rows: Sequence[Record], *, every_path: bool) -> Paths:
+    """Return the paths of trees to take, in a time that grows with the rows alone.
+
+    Of the replies to a message the one of the lowest rank is taken (one without a rank last, then
+    by place in the file); rows that are deleted, and trees that are not ready to be used, are left
+    out. every_path: all paths of a tree, not the best alone.
+    """
+    places = {row["message_id"]: place for place, row in enumerate(rows)}
+    replies: dict[int, list[int]] = {}
+    roots: list[int] = []
+    for number, row in enumerate(rows):
+        if row["deleted"] or row["tree_state"] not in (None, READY):
+            continue
+        parent = row["parent_id"]
+        if parent is None:
+            roots.append(number)
+        elif parent in places:
+            replies.setdefault(places[parent], []).append(number)
+    for below in replies.values():
+        below.sort(key=lambda place: (_rank(rows[place]), place))
+    leaves: dict[int, int] = {}
+    waiting = [(root, 1) for root in roots]
+    while waiting:  # no row comes twice: each has one parent, and no ring of replies has a root
+        number, count = waiting.pop()
+        below = replies.get(number, [])
+        if not below:
+            leaves[number] = count
+        waiting += [(reply, count + 1) for reply in (below if every_path else below[:1])]
+    return Paths(rows, places, leaves)
+
+
+def _rank(row: Record) -> float:
+    return float("inf") if row["rank"] is None else float(row["rank"])

@@ -9,8 +9,7 @@ import pytest
 
 from crystalmix.prep.documents import conversations
 from crystalmix.prep.documents.conversation_text import messages_of
-from crystalmix.prep.documents.conversations import ConversationSettings
-from crystalmix.prep.documents.reply_trees import best_paths
+from crystalmix.prep.documents.conversations import ConversationSettings, best_paths
 from crystalmix.prep.documents.source import Source, read
 from crystalmix.prep.runtime.errors import BrokenFile
 from helpers.materials import raw
