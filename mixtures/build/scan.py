@@ -25,15 +25,18 @@ from crystalmix.prep.documents import (
     dropped,
     expressions,
     input_files,
+    key_lists,
     merge,
     scan,
     source_sql,
 )
 from crystalmix.prep.documents.input_files import Held, Reading, Seen
+from crystalmix.prep.documents.key_lists import Kept
 from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
 from crystalmix.prep.documents.schema import schema
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
+from crystalmix.prep.filters.exact_duplicates import Duplicates
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
@@ -64,6 +67,7 @@ class Scan:
     block: str
     wanted: tuple[Wanted, ...]
     held: tuple[Held, ...]
+    duplicates: Duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +156,7 @@ def _blocks(context: Context, works: Sequence["Work"]) -> list[list[Json]]:
                 if place is None:
                     same.append(place := _Reading(block))
                 place.add(wanted, heads, work.seen.of_block(block))
-    items = [
-        Scan(context.root, each.block, tuple(each.wanted.values()), tuple(each.held.values()))
-        for same in readings.values()
-        for each in same
-    ]
+    items = [each.item(context) for same in readings.values() for each in same]
     context.run(_scan_once, [items], "documents")
     return [[_result(path) for path in work.parts] for work in works]
 
@@ -174,6 +174,11 @@ class _Reading:
     heads: dict[str, bool] = field(default_factory=dict[str, bool])
     held: dict[tuple[str, bool], Held] = field(default_factory=dict[tuple[str, bool], Held])
 
+    def item(self, context: Context) -> Scan:
+        """Return the work item."""
+        wanted, held = tuple(self.wanted.values()), tuple(self.held.values())
+        return Scan(context.root, self.block, wanted, held, context.recipe.duplicates)
+
     def takes(self, heads: dict[str, bool]) -> bool:
         """Return whether a source that names these columns can share the reading."""
         return all(self.heads.get(head, whole) == whole for head, whole in heads.items())
@@ -189,6 +194,8 @@ def _scan_once(item: Scan) -> Json:
     """Write the documents of a file's sources; their accounts are kept beside them."""
     with naming(item.wanted[0].out):
         accounts = scan_together(item.wanted, item.root, item.block)
+        for wanted in item.wanted:
+            key_lists.write_beside(wanted.out, item.duplicates)
     for held in item.held:
         held.check()
     for wanted, account in zip(item.wanted, accounts, strict=True):
@@ -305,8 +312,8 @@ class Work:
         with (
             naming(out),
             self.context.store.scratch() as scratch,
-            choose.chosen(self._among(list(earlier), scratch)) as choice,
         ):
+            choice = choose.choice(self._among(list(earlier), scratch))
             kept = merge.merge(self.source, self.parts, out, choice)
         account = self._account(results, kept, statistics.of_documents(out))
         if account.documents == 0:
@@ -329,9 +336,8 @@ class Work:
         }
         names = [out.name, dropped.NAME, *([merge.NEAR] if choice.width else [])]
         files = [receipts.describe(self.folder / name) for name in names]
-        self.context.store.write_uses(
-            store.key_of(recipe), {"blocks": [p.stem for p in self.parts]}
-        )
+        blocks = [path.stem for path in self.parts]
+        self.context.store.add_uses(store.key_of(recipe), "blocks", blocks)
         receipt = receipts.seal(self.folder, recipe, files, content)
         if self.index is not None:
             self.index.unlink(missing_ok=True)
@@ -356,8 +362,9 @@ class Work:
             folder=scratch,
             blocks=tuple(self.blocks),
             parts=tuple(self.parts),
-            earlier={name: self.context.documents(name) for name in earlier},
+            earlier={name: self.context.sources[name] for name in earlier},
             duplicates=self.context.recipe.duplicates,
+            kept=Kept(self.context.pool, self.context.store),
             limit=self.source.select.limit,
         )
 

@@ -2,7 +2,8 @@
 
 Two parts of a phase that have texts in common repeat them more often than the epochs of either
 say; the loss on a text that is trained on and validated on means nothing. Texts are compared by
-digest, over the documents that are scanned; what is not scanned yet is left out.
+digest, over the documents that are scanned; what is not scanned yet is left out. Work items count
+them by ranges of digests, in lists that each source has in the store.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +11,18 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.context import Context
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe
-from crystalmix.prep.filters.exact_duplicates import owners, shared
+from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.documents.key_lists import Kept
+from crystalmix.prep.filters import exact_duplicates
+from crystalmix.prep.filters.exact_duplicates import Sides
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.store.store import key_of, read_mark, write_mark
-
-if TYPE_CHECKING:
-    from crystalmix.prep.runtime.database import Connection
+from crystalmix.prep.runtime.workers import Fanout
+from crystalmix.prep.store.store import Store, key_of, read_mark, write_mark
 
 VERSION = 1  # of what is refused
 
@@ -50,7 +46,7 @@ def check(context: Context) -> None:
     mark = context.store.checked(key_of(_question(recipe, phases, contents)))
     if read_mark(mark) is not None:
         return
-    for refusal in find(recipe, phases, documents).refusals:
+    for refusal in find(recipe, phases, documents, Kept(context.pool, context.store)).refusals:
         raise RefusalError(refusal)
     write_mark(mark, {"phases": sorted(phases), "documents": contents})
 
@@ -73,23 +69,25 @@ def _question(recipe: Recipe, phases: Sequence[str], contents: Mapping[str, str]
     }
 
 
-def find(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -> Findings:
-    """Look for texts that domains of these phases have in common; documents: by source."""
+def find(
+    recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path], lists: Kept | None = None
+) -> Findings:
+    """Look for texts that domains of these phases have in common; documents: by source.
+
+    lists: who makes what sources lack, for good; by default it is made here for this once.
+    """
     domains = {part.domain for name in phases for part in recipe.phases[name].parts}
     known = {source: path.resolve() for source, path in documents.items() if path.exists()}
     scanned = {
-        name: [known[source] for source in domain.sources]
+        name: [known[source].parent for source in domain.sources]
         for name, domain in recipe.domains.items()
         if name in domains and known.keys() >= {*domain.sources}
     }
     if len(scanned) < 2:
         return Findings()
-    folders = {path.parent for paths in scanned.values() for path in paths}
-    with (
-        TemporaryDirectory(prefix="crystalmix-") as folder,
-        scratch(Path(folder), readable=sorted(folders)) as connection,
-    ):
-        texts = _DomainTexts(recipe, phases, scanned, connection)
+    with TemporaryDirectory(prefix="crystalmix-") as folder:
+        lists = lists or Kept(Fanout(), Store(Path(folder)))
+        texts = _DomainTexts(recipe, phases, scanned, lists)
         lines = [*texts.within_phases()]
         leaks = [*texts.leaks()]
     refusals = [line for line, refused in lines if refused]
@@ -97,28 +95,40 @@ def find(recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path]) -
 
 
 class _DomainTexts:
-    """The texts of some domains, by digest."""
+    """The texts of some domains, by digest; folders: of the sources of each."""
 
     def __init__(
         self,
         recipe: Recipe,
         phases: Sequence[str],
-        files: dict[str, list[Path]],
-        connection: "Connection",
+        folders: dict[str, list[Path]],
+        lists: Kept,
     ) -> None:
-        self.recipe, self.phases, self.files = recipe, phases, files
-        self.connection = connection
-        every = sorted({path for paths in files.values() for path in paths})
-        self.owners = owners(connection, every)
-        self.numbers = {
-            name: {every.index(path) for path in paths} for name, paths in files.items()
-        }
+        self.recipe, self.phases, self.folders = recipe, phases, folders
+        every = sorted({folder for some in folders.values() for folder in some})
+        self.numbers = {name: frozenset(map(every.index, some)) for name, some in folders.items()}
+        valid = {name for name in folders if recipe.domains[name].validates}
+        pairs = [(one, other) for one in folders for other in folders if one in valid - {other}]
+        self.pairs = [pair for pair in pairs if pair[1] not in valid]
+        with lists.store.scratch() as passing:
+            self.shared = exact_duplicates.shared(
+                lists.pool, passing, lists.digests(every), [*map(self._sides, self.pairs)]
+            )
+
+    def _sides(self, pair: tuple[str, str]) -> Sides:
+        """Return a domain that is validated on and one that is trained on."""
+        one, other = (self._split(name) for name in pair)
+        return Sides((self.numbers[pair[0]], self.numbers[pair[1]]), (one, other))
+
+    def _split(self, domain: str) -> Split | None:
+        side = self.recipe.domains[domain].split
+        return None if side is None else Split(self.recipe.seed, self.recipe.valid, side)
 
     def within_phases(self) -> Iterator[tuple[str, bool]]:
         """Yield what pairs of parts of a phase share, and whether that is refused."""
         for name in self.phases:
             phase = self.recipe.phases[name]
-            domains = sorted({part.domain for part in phase.parts} & self.files.keys())
+            domains = sorted({part.domain for part in phase.parts} & self.folders.keys())
             for first, second in combinations(domains, 2):
                 sides = {self.recipe.domains[first].split, self.recipe.domains[second].split}
                 count = 0 if sides == {"train", "valid"} else self._texts(first, second)
@@ -139,38 +149,20 @@ class _DomainTexts:
 
     def leaks(self) -> Iterator[str]:
         """Yield a line for each domain that validates on texts another trains on."""
-        for valid in (name for name in self.files if self.recipe.domains[name].validates):
-            for other in self.files:
-                if self.recipe.domains[other].validates or not self._texts(valid, other):
-                    continue
-                if count := self._leaked(valid, other):
-                    yield (
-                        f"domain {valid} is there to validate on, and domain {other} trains on "
-                        f"{count:,} of its {self._texts(valid):,} texts; drop them with "
-                        "`duplicates: {exact: recipe}`, the held-out source first, or set "
-                        f"split: train for {other}"
-                    )
+        for (valid, other), count in zip(self.pairs, self.shared.pairs, strict=True):
+            if count:
+                yield (
+                    f"domain {valid} is there to validate on, and domain {other} trains on "
+                    f"{count:,} of its {self._texts(valid):,} texts; drop them with "
+                    "`duplicates: {exact: recipe}`, the held-out source first, or set "
+                    f"split: train for {other}"
+                )
 
     def _texts(self, *names: str) -> int:
         """Return how many distinct texts all of some domains have, splits apart."""
         sets = [self.numbers[name] for name in names]
         return sum(
             count
-            for owners, count in self.owners.items()
+            for owners, count in self.shared.owners.items()
             if all(not numbers.isdisjoint(owners) for numbers in sets)
         )
-
-    def _leaked(self, valid: str, other: str) -> int:
-        """Count the texts that one domain validates on and the other trains on."""
-        count = 0
-        for digests in shared(self.connection, self.files[valid], self.files[other]):
-            mask = _taken(self.recipe, self.recipe.domains[valid], digests)
-            mask &= _taken(self.recipe, self.recipe.domains[other], digests)
-            count += int(np.count_nonzero(mask))
-        return count
-
-
-def _taken(recipe: Recipe, domain: Domain, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    if domain.split is None:
-        return np.ones(len(digests), np.bool_)
-    return Split(recipe.seed, recipe.valid, domain.split).taken(digests)

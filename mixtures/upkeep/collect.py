@@ -24,7 +24,8 @@ FRESH = 24 * 3600.0  # seconds: younger artifacts of a shared store may belong t
 class Entry:
     """What may be freed: its kind, files and bytes.
 
-    Kinds are documents, rows, blocks, tokens, digests (of raw files, as remembered) and history.
+    Kinds are documents, rows, blocks, tokens, copies, lists (sorted digests), digests (of raw
+    files, as remembered) and history.
     """
 
     kind: str

@@ -189,7 +189,7 @@ def _pad(folder: Path, rows: Folder) -> int:
 
 
 def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
-    """Return the files of blocks and tokens that hold what is taken, in all states."""
+    """Return the files of blocks, lists and tokens that hold what is taken, in all states."""
     store = Store(build.store)
     keys: set[tuple[Files, str]] = set()
     for folder in {one.folder for one in taken}:
@@ -198,6 +198,7 @@ def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
         own = {one.file for one in taken if one.folder == folder}
         pairs = zip(files, scan.block_keys(receipt.recipe, files), strict=True)
         keys |= {("blocks", key) for file, key in pairs if file in own}
+        keys |= {("lists", key) for key in store.uses(folder.resolve().name).get("lists", ())}
     for state in states(build):
         keys |= {("tokens", key) for key in _token_keys(state, _by_source(state, taken))}
     return sorted(

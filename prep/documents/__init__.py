@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         dropped,
         expressions,
         input_files,
+        key_lists,
         lookup,
         merge,
         repair_text,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from crystalmix.prep.documents.conversation_text import Message
     from crystalmix.prep.documents.input_files import Reading, Seen
+    from crystalmix.prep.documents.key_lists import Kept
     from crystalmix.prep.documents.source import Document, Source
 
 __getattr__, __dir__ = lazy_names(__name__)

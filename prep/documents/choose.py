@@ -1,24 +1,20 @@
 """Choosing among the documents of a source: duplicates, near-duplicates, then `limit`."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crystalmix.prep.documents import key_lists
+from crystalmix.prep.documents.key_lists import Kept
 from crystalmix.prep.documents.merge import NEAR, Choice, Removed
 from crystalmix.prep.documents.schema import side
-from crystalmix.prep.filters import exact_duplicates, near_duplicates
+from crystalmix.prep.filters import exact_duplicates, near_duplicates, near_pairs
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
-from crystalmix.prep.filters.near_duplicates import Stored
-from crystalmix.prep.runtime.database import scratch
-
-if TYPE_CHECKING:
-    from crystalmix.prep.runtime.database import Connection
+from crystalmix.prep.filters.near_pairs import Bands
+from crystalmix.prep.filters.sorted_lists import Runs
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)
@@ -28,7 +24,8 @@ NOTHING = np.empty(0, np.int64)
 class Among:
     """The documents of one source, and those that they are compared with.
 
-    parts: one file for each block. earlier: the documents of the sources before, by name, in order.
+    folder: for passing files. parts: one file for each block. earlier: the folders of the sources
+    before, by name, in order. kept: who makes the lists of what these kept, and runs all items.
     """
 
     folder: Path
@@ -36,71 +33,83 @@ class Among:
     parts: tuple[Path, ...]
     earlier: dict[str, Path]
     duplicates: Duplicates
+    kept: Kept
     limit: int | None = None
 
 
-@contextmanager
-def chosen(among: Among) -> Generator[Choice]:
-    """Give the choice between a source's documents, as `merge.merge` takes it."""
+def choice(among: Among) -> Choice:
+    """Return the choice between a source's documents, as `merge.merge` takes it."""
     settings = among.duplicates
     width = 0 if settings.near is None else 4 * settings.near.permutations
     if settings.exact == "none" and settings.near is None:
-        yield Choice(lambda _: Removed(NOTHING, [], []), among.limit)
-        return
-    with scratch(among.folder) as connection:
-        exact = _Exact(among, connection)
-        alike = _Alike(among, exact, connection)
-
-        def removed(block: int) -> Removed:
-            return _joined(exact.removed(block), alike.removed(block))
-
-        yield Choice(removed, among.limit, width)
+        return Choice(lambda _: Removed(NOTHING, [], []), among.limit)
+    digests, bands = key_lists.of_blocks(among.kept.pool, among.parts, settings)
+    exact = _Exact(among, digests)
+    alike = _Alike(among, exact, bands)
+    return Choice(
+        lambda block: _joined(exact.removed(block), alike.removed(block)), among.limit, width
+    )
 
 
 class _Exact:
-    """Exact duplicates among the documents of a source."""
+    """Exact duplicates among the documents of a source; lists: of the digests of its blocks."""
 
-    def __init__(self, among: Among, connection: "Connection") -> None:
-        self.among, self.connection = among, connection
-        across = among.duplicates.exact == "recipe"
-        earlier = [*among.earlier.values()]
+    def __init__(self, among: Among, lists: list[Path]) -> None:
+        self.among, self.found = among, None
         if among.duplicates.exact != "none":
-            exact_duplicates.find(connection, earlier if across else [], among.parts)
+            across = among.duplicates.exact == "recipe"
+            earlier = among.kept.digests([*among.earlier.values()] if across else [])
+            self.found: Runs | None = exact_duplicates.find(
+                among.kept.pool, among.folder, earlier, lists
+            )
 
     def removed(self, block: int) -> Removed:
         """Return the documents of a block that repeat a text."""
-        records, firsts = self._repeated(block)
+        if self.found is None:
+            return Removed(NOTHING, [], [])
+        found = self.found.between(block, block + 1)
+        found = found[np.argsort(found["place"])]
         names = list(self.among.earlier)
         details: list[str | None] = [
             f"source {names[first]}" if first < 0 else _place(self.among, *divmod(first, RECORDS))
-            for first in firsts.tolist()
+            for first in found["first"].tolist()
         ]
+        records = found["place"] - block * RECORDS
         return Removed(records, [exact_duplicates.REASON] * len(details), details)
 
-    def records(self, block: int) -> Places:
-        """Return the records of a block that repeat a text."""
-        return self._repeated(block)[0]
-
-    def _repeated(self, block: int) -> tuple[Places, Places]:
-        if self.among.duplicates.exact == "none":
-            return NOTHING, NOTHING
-        return exact_duplicates.repeated(self.connection, block)
+    def rows(self, block: int) -> Places:
+        """Return the rows of a block that repeat a text, ascending."""
+        if self.found is None:
+            return NOTHING
+        return np.sort(self.found.between(block, block + 1)["row"].astype(np.int64))
 
 
 class _Alike:
-    """Near-duplicates of earlier texts, exact duplicates left out."""
+    """Near-duplicates of earlier texts, exact ones left out; lists: of the bands of its blocks."""
 
-    def __init__(self, among: Among, exact: _Exact, connection: "Connection") -> None:
+    def __init__(self, among: Among, exact: _Exact, lists: list[Path]) -> None:
         self.among, self.rows = among, NOTHING
         settings = among.duplicates.near
         if settings is None:
             return
         self.earlier = list(among.earlier) if settings.scope == "recipe" else []
-        stored = Stored(self._files(), settings)
-        skipped = [NOTHING for _ in self.earlier]
-        skipped += [self._rows(block, exact) for block in range(len(among.parts))]
-        self.starts = stored.starts
-        self.rows, firsts = near_duplicates.alike(connection, stored, skipped, settings)
+        folders = [among.earlier[name] for name in self.earlier]
+        files = [folder / NEAR for folder in folders] + [side(part, NEAR) for part in among.parts]
+        self.starts = near_duplicates.Stored(files, settings).starts
+        starts = self.starts.tolist()
+        kept = among.kept.bands(folders, settings)
+        bands = [Bands(b.path, n + b.first) for n, g in zip(starts, kept, strict=False) for b in g]
+        own = starts[len(folders) : -1]
+        bands += [Bands(path, first) for path, first in zip(lists, own, strict=True)]
+        skipped = [first + exact.rows(block) for block, first in enumerate(own)]
+        self.rows, firsts = near_pairs.alike(
+            among.kept.pool,
+            among.folder,
+            bands,
+            files,
+            np.concatenate([NOTHING, *skipped]),
+            settings,
+        )
         self.owners = np.searchsorted(self.starts, firsts, side="right") - 1
         self.firsts = np.zeros(len(firsts), np.int64)  # records of the documents that stay
         for number in np.unique(self.owners).tolist():
@@ -120,15 +129,6 @@ class _Alike:
         records = self._records(block)[self.rows[low:high] - start]
         details = [self._detail(i) for i in range(low, high)]
         return Removed(records, [near_duplicates.REASON] * len(details), details)
-
-    def _files(self) -> list[Path]:
-        before = [self.among.earlier[name].with_name(NEAR) for name in self.earlier]
-        return before + [side(part, NEAR) for part in self.among.parts]
-
-    def _rows(self, block: int, exact: _Exact) -> Places:
-        """Return the rows of a block that repeat a text exactly."""
-        repeats = exact.records(block)
-        return np.flatnonzero(np.isin(self._records(block), repeats)) if len(repeats) else NOTHING
 
     def _records(self, block: int) -> Places:
         return pq.read_table(self.among.parts[block], columns=["record"])["record"].to_numpy()

@@ -359,15 +359,19 @@ def _places(records: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[n
 
 
 def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
-    stat = path.stat()
-    file, starts = _row_groups(path, (stat.st_ino, stat.st_mtime_ns))
+    file, starts = row_groups(path)
     groups = list(range(*np.searchsorted(starts, rows, side="left").tolist()))
     return file.read_row_groups(groups, columns=["record", "digest", *named])
 
 
+def row_groups(path: Path) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
+    """Open a documents.parquet once a process: the file, and where each row group begins."""
+    stat = path.stat()
+    return _opened(path, (stat.st_ino, stat.st_mtime_ns))
+
+
 @lru_cache(maxsize=8)
-def _row_groups(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
-    """Open a documents.parquet once per process: the file, and where each row group begins."""
+def _opened(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
     file = pq.ParquetFile(path)
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     return file, np.cumsum([0, *sizes])

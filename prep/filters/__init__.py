@@ -15,15 +15,18 @@ if TYPE_CHECKING:
         entries,
         exact_duplicates,
         near_duplicates,
+        near_pairs,
         upsample,
     )
     from crystalmix.prep.filters.decontaminate import IndexCounts
     from crystalmix.prep.filters.entries import Entry, Names
-    from crystalmix.prep.filters.exact_duplicates import Duplicates
+    from crystalmix.prep.filters.exact_duplicates import Duplicates, Sides
     from crystalmix.prep.filters.near_duplicates import Stored
+    from crystalmix.prep.filters.near_pairs import Bands
     from crystalmix.prep.filters.opt_out import OptOut
     from crystalmix.prep.filters.sample import Split
     from crystalmix.prep.filters.screen import Screen, Selection
+    from crystalmix.prep.filters.sorted_lists import Runs
     from crystalmix.prep.filters.upsample import Upsample
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,28 +1,33 @@
-"""Exact duplicates: of documents with one text digest the first stays, in bounded memory.
+"""Exact duplicates: of documents with one text digest the first stays, whatever the engine.
 
-Digests go to a scratch DuckDB, which finds the repeated ones and spills to disk as it must. The
-first is the one that comes first by source (in the recipe's order), block and record.
+The first is the one that comes first by source (in the recipe's order), block and record. Digests
+lie in sorted lists, one of each raw file and some of each sealed source; a work item reads one
+range of them in all lists.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import Near
-from crystalmix.prep.runtime.types import Column
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.filters.sorted_lists import KeyRange, Keys, Layout, Places, Runs, Seen
+from crystalmix.prep.runtime.types import Column, Json
 
 if TYPE_CHECKING:
-    from crystalmix.prep.runtime.database import Connection
+    from crystalmix.prep.engines.engine import Engine
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
-BATCH_ROWS = 1 << 17
 REASON = "duplicate"
+OWN = Layout(("<u8", "<u8", "<i8", "<u4"))  # digest, record and row of a block's documents
+KEPT = Layout(("<u8", "<u8"))  # digest of a sealed source's documents
+REPEATED = np.dtype([("place", "<i8"), ("first", "<i8"), ("row", "<u4")])
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,69 @@ class Duplicates:
         return self.exact == "recipe" or (self.near is not None and self.near.scope == "recipe")
 
 
+@dataclass(frozen=True)
+class Search:
+    """Work item: find the repeated texts of one range of digests; lists: a catalogue."""
+
+    lists: Path
+    keys: KeyRange
+    out: Path
+
+
+def find(
+    pool: "Engine", folder: Path, earlier: Sequence[Sequence[Path]], own: Sequence[Path]
+) -> Runs:
+    """Find the own documents whose text was seen before, by items; return them block by block.
+
+    earlier: lists of KEPT of each of the sources before, in order. own: a list of OWN of each
+    block. A place is block * RECORDS + record; `first` is the place of the document that stays, or
+    i - len(earlier), which is below 0, where source i of the earlier ones holds it. folder: for
+    passing files.
+    """
+    names = {"earlier": [[str(p) for p in paths] for paths in earlier], "own": [*map(str, own)]}
+    lists = sorted_lists.write_catalogue(folder / "equal.json", names)
+    entries = sum(KEPT.count(path) for paths in earlier for path in paths)
+    entries += sum(map(OWN.count, own))
+    items = [
+        Search(lists, keys, folder / f"equal-{keys.number}")
+        for keys in sorted_lists.ranges(entries)
+    ]
+    for _ in pool.map(search, items, "duplicates"):
+        pass
+    return Runs([item.out for item in items], REPEATED)
+
+
+def search(item: Search) -> Json:
+    """Write the repeated documents of a range, by place."""
+    lists, seen = sorted_lists.catalogue(item.lists), Seen(2)
+    earlier: list[list[str]] = lists["earlier"]
+    own: list[str] = lists["own"]
+    for number, paths in enumerate(earlier):
+        for high, low in sorted_lists.gathered(_slices(KEPT, paths, item.keys)):
+            seen.add((high, low), np.full(len(high), number - len(earlier)))
+
+    def repeated() -> Iterator[tuple[Places, NDArray[Any]]]:
+        for columns in sorted_lists.gathered(_placed(own, item.keys)):
+            order = np.argsort(columns[2])
+            high, low, place, row = (column[order] for column in columns)
+            which, firsts = seen.add((high, low), place)
+            entries = np.empty(len(which), REPEATED)
+            entries["place"], entries["first"], entries["row"] = place[which], firsts, row[which]
+            yield entries["place"] // RECORDS, entries
+
+    return {"repeated": sorted_lists.write_runs(item.out, len(own), repeated())}
+
+
+def _slices(layout: Layout, paths: Iterable[str], keys: KeyRange) -> Iterator[list[list[Any]]]:
+    for path in paths:
+        yield [*layout.read(Path(path), keys)]
+
+
+def _placed(own: Sequence[str], keys: KeyRange) -> Iterator[list[list[Any]]]:
+    for number, slices in enumerate(_slices(OWN, own, keys)):
+        yield [[high, low, number * RECORDS + record, row] for high, low, record, row in slices]
+
+
 def halves(digests: Column) -> NDArray[np.uint64]:
     """Return digests, binary(16), as (n, 2) uint64, the high half first."""
     array = digests.combine_chunks() if isinstance(digests, pa.ChunkedArray) else digests
@@ -53,84 +121,83 @@ def halves(digests: Column) -> NDArray[np.uint64]:
     return raw[array.offset : array.offset + len(array)].astype(np.uint64)
 
 
-def find(connection: "Connection", earlier: Sequence[Path], parts: Sequence[Path]) -> None:
-    """Fill the connection's table `repeated` (place, first): own documents with a text seen before.
+@dataclass(frozen=True)
+class Sides:
+    """Two domains of which shared texts are counted: the sources of each, and its split."""
 
-    earlier: the documents.parquet of the sources before, in order. parts: this source's blocks.
-    A place is block * RECORDS + record; `first` is the place of the document that stays, or
-    i - len(earlier), which is below 0, where source i of the earlier ones holds it.
+    sides: tuple[frozenset[int], frozenset[int]]
+    splits: tuple[Split | None, Split | None] = (None, None)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Work item: count the texts of one range of digests by the sources that have them."""
+
+    lists: Path
+    keys: KeyRange
+    pairs: tuple[Sides, ...]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Distinct texts by the sources that have them, and the texts of each pair of domains.
+
+    owners: the keys are numbers of sources, ascending: {(0,): 70, (0, 2): 3} is 70 texts that only
+    the first source has, and 3 that the first and the third have.
     """
-    connection.execute("CREATE OR REPLACE TABLE digests (high UBIGINT, low UBIGINT, place BIGINT)")
-    for number, path in enumerate(earlier):
-        for batch in _batches(path, ["digest"]):
-            place = np.full(len(batch), number - len(earlier), np.int64)
-            _insert(connection, batch, place)
-    for number, path in enumerate(parts):
-        for batch in _batches(path, ["digest", "record"]):
-            _insert(connection, batch, number * RECORDS + batch["record"].to_numpy())
-    connection.execute(
-        "CREATE OR REPLACE TABLE repeated AS SELECT place, first FROM digests JOIN ("
-        "SELECT high, low, min(place) AS first FROM digests GROUP BY high, low "
-        "HAVING count(*) > 1) USING (high, low) WHERE place > first AND place >= 0"
-    )
-    connection.execute("DROP TABLE digests")
 
-
-def repeated(connection: "Connection", block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the records of a block that repeat a text, ascending, and where each stood first."""
-    low = block * RECORDS
-    rows = connection.execute(
-        "SELECT place, first FROM repeated WHERE place >= ? AND place < ? ORDER BY place",
-        [low, low + RECORDS],
-    ).fetchnumpy()
-    return np.asarray(rows["place"], np.int64) - low, np.asarray(rows["first"], np.int64)
-
-
-def owners(connection: "Connection", files: Sequence[Path]) -> dict[tuple[int, ...], int]:
-    """Return how many distinct texts there are by the documents.parquet files that have them.
-
-    The keys are numbers of files, ascending: {(0,): 70, (0, 2): 3} is 70 texts that only the first
-    file has, and 3 that the first and the third have.
-    """
-    marks = " UNION ALL ".join(
-        f"SELECT digest, set_bit(bitstring('0', {len(files)}), {i}, 1) AS owner "
-        f"FROM read_parquet($file{i})"
-        for i in range(len(files))
-    )
-    query = (
-        "SELECT owners::VARCHAR, count(*) FROM "
-        f"(SELECT bit_or(owner) AS owners FROM ({marks}) GROUP BY digest) GROUP BY ALL ORDER BY ALL"
-    )
-    places = {f"file{i}": str(path) for i, path in enumerate(files)}
-    rows = connection.execute(query, places).fetchall()
-    return {
-        tuple(i for i, mark in enumerate(marked) if mark == "1"): int(count)
-        for marked, count in rows
-    }
+    owners: dict[tuple[int, ...], int]
+    pairs: tuple[int, ...]
 
 
 def shared(
-    connection: "Connection",
-    one: Sequence[Path],
-    other: Sequence[Path],
-) -> Iterator[NDArray[np.uint64]]:
-    """Yield the low 64 bits of the digests of texts that the files of both sides have, in runs."""
-    query = (
-        "SELECT digest FROM read_parquet($one) INTERSECT SELECT digest FROM read_parquet($other)"
-    )
-    sides = {"one": [str(path) for path in one], "other": [str(path) for path in other]}
-    for batch in connection.sql(query, params=sides).to_arrow_reader(BATCH_ROWS):
-        yield halves(batch.column("digest").cast(pa.binary(16)))[:, 1]
+    pool: "Engine", folder: Path, sources: Sequence[Sequence[Path]], pairs: Sequence[Sides]
+) -> Shared:
+    """Count the texts of sources by who has them, by items; sources: lists of KEPT of each."""
+    names = {"sources": [[str(path) for path in paths] for paths in sources]}
+    lists = sorted_lists.write_catalogue(folder / "owners.json", names)
+    entries = sum(KEPT.count(path) for paths in sources for path in paths)
+    items = [Sharing(lists, keys, tuple(pairs)) for keys in sorted_lists.ranges(entries)]
+    owners: dict[tuple[int, ...], int] = {}
+    totals = [0] * len(pairs)
+    for result in pool.map(share, items, "shared texts"):
+        for numbers, count in result["owners"]:
+            owners[tuple(numbers)] = owners.get(tuple(numbers), 0) + count
+        totals = [total + more for total, more in zip(totals, result["pairs"], strict=True)]
+    return Shared(dict(sorted(owners.items())), tuple(totals))
 
 
-def _insert(connection: "Connection", batch: pa.RecordBatch, place: NDArray[np.int64]) -> None:
-    both = halves(batch.column("digest"))
-    columns: list[Any] = [both[:, 0], both[:, 1], place]
-    connection.register("more", pa.table(columns, ["high", "low", "place"]))
-    connection.execute("INSERT INTO digests SELECT * FROM more")
-    connection.unregister("more")
+def share(item: Sharing) -> Json:
+    """Count the texts of a range."""
+    seen = Seen(3)  # texts by source, each once
+    sources: list[list[str]] = sorted_lists.catalogue(item.lists)["sources"]
+    for number, paths in enumerate(sources):
+        for high, low in sorted_lists.gathered(_slices(KEPT, paths, item.keys)):
+            places = np.full(len(high), number)
+            seen.add((high, low, places.astype(np.uint64)), places)
+    low, group, owners = _owners(seen, len(sources))
+    totals: list[int] = []
+    for pair in item.pairs:
+        both = [all(not side.isdisjoint(who) for side in pair.sides) for who in owners]
+        texts = low[np.array(both, np.bool_)[group]]
+        for split in pair.splits:
+            texts = texts if split is None else texts[split.taken(texts)]
+        totals.append(len(texts))
+    counts = np.bincount(group, minlength=len(owners)).tolist()
+    owned = [[list(who), count] for who, count in zip(owners, counts, strict=True) if count]
+    return {"owners": owned, "pairs": totals}
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+def _owners(seen: Seen, sources: int) -> tuple[Keys, Places, list[tuple[int, ...]]]:
+    """Return the low halves of distinct texts, who has each (a place in the last), and who may."""
+    high, low, source = seen.keys
+    _, is_new = sorted_lists.sorted_groups((high, low))
+    text = np.cumsum(is_new) - 1
+    group = np.zeros(np.count_nonzero(is_new), np.int64)
+    owners: list[tuple[int, ...]] = [()]
+    for number in range(sources):
+        own = text[source == number]
+        before, place = np.unique(group[own], return_inverse=True)
+        group[own] = len(owners) + place
+        owners += [(*owners[who], number) for who in before.tolist()]
+    return low[is_new], group, owners

@@ -1,27 +1,25 @@
-"""Near-duplicates: MinHash signatures of texts (datasketch), and which of them are alike.
+"""Near-duplicates: MinHash signatures of texts (datasketch), and their bands.
 
 A signature estimates the share of word shingles that two texts have in common (Broder 1997). Its
-bands (locality-sensitive hashing) propose pairs, whole signatures confirm them, and of each cluster
-of confirmed pairs the first text stays. Signatures lie in plain files of uint32, one row a text.
+bands (locality-sensitive hashing) propose pairs, which `near_pairs` finds and confirms. Signatures
+lie in plain files of uint32, one row a text.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.randomness import mix
-
-if TYPE_CHECKING:
-    from crystalmix.prep.runtime.database import Connection
 
 VERSION = 1
 REASON = "near_duplicate"
@@ -114,52 +112,38 @@ class Stored:
     """Signature files one after the other, as one array of rows on disk."""
 
     def __init__(self, files: Sequence[Path], settings: Near) -> None:
-        self.width = settings.permutations
+        self.files, self.width = files, settings.permutations
         sizes = [path.stat().st_size // (4 * self.width) for path in files]
         self.starts = np.cumsum([0, *sizes])
-        self.parts = [
-            np.memmap(path, "<u4", "r", shape=(rows, self.width)) if rows else None
-            for path, rows in zip(files, sizes, strict=True)
-        ]
 
     def take(self, rows: Places) -> Signatures:
         """Return some rows, in their order here."""
         owners = np.searchsorted(self.starts, rows, side="right") - 1
-        signatures = np.empty((len(rows), self.width), np.uint32)
-        for number in np.unique(owners).tolist():
-            here, part = owners == number, self.parts[number]
-            if part is not None:
-                signatures[here] = part[rows[here] - self.starts[number]]
+        signatures = np.empty((len(rows), self.width), "<u4")
+        order = np.argsort(owners, kind="stable")
+        numbers, firsts = np.unique(owners[order], return_index=True)
+        ends = [*firsts.tolist(), len(rows)]
+        for number, (low, high) in zip(numbers.tolist(), pairwise(ends), strict=True):
+            here = order[low:high]
+            places = (rows[here] - self.starts[number]) * (4 * self.width)
+            with self.files[number].open("rb") as file:  # mapped, its pages would count as ours
+                for row, place in zip(here.tolist(), places.tolist(), strict=True):
+                    os.preadv(file.fileno(), [signatures[row].data], place)
         return signatures
 
-    def pieces(self, number: int) -> Iterator[tuple[int, Signatures]]:
-        """Yield a file's rows SLICE by SLICE, each with the number of its first row."""
-        part = self.parts[number]
-        if part is None:
-            return
-        for first in range(0, len(part), SLICE):
-            yield int(self.starts[number]) + first, np.asarray(part[first : first + SLICE])
+    def pieces(
+        self, number: int, rows: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, Signatures]]:
+        """Yield a file's rows SLICE by SLICE, each with the number of its first row.
 
-
-def alike(
-    connection: "Connection",
-    stored: Stored,
-    skipped: Sequence[Places],
-    settings: Near,
-) -> tuple[Places, Places]:
-    """Return the rows that are near-duplicates, ascending, and the row that stays for each.
-
-    skipped: for each file, the rows of it that take no part. The row that stays is the first of its
-    cluster.
-    """
-    connection.execute("CREATE OR REPLACE TABLE bands (hash UBIGINT, i BIGINT)")
-    for number, left_out in enumerate(skipped):
-        for first, rows in stored.pieces(number):
-            places = np.arange(first, first + len(rows))
-            wanted = ~np.isin(places - stored.starts[number], left_out)
-            wanted &= (rows != EMPTY).any(axis=1)
-            _insert(connection, rows[wanted], places[wanted], settings)
-    return _clusters(*_pairs(connection, stored, settings.threshold))
+        rows: [first, stop) of the file, all by default.
+        """
+        start, size = self.starts[number], int(self.starts[number + 1] - self.starts[number])
+        low, stop = rows or (0, size)
+        for first in range(low, stop, SLICE):
+            count = min(SLICE, stop - first) * self.width
+            part = np.fromfile(self.files[number], "<u4", count, offset=4 * self.width * first)
+            yield int(start) + first, part.reshape(-1, self.width)
 
 
 def band_hashes(rows: Signatures, settings: Near) -> NDArray[np.uint64]:
@@ -170,52 +154,3 @@ def band_hashes(rows: Signatures, settings: Near) -> NDArray[np.uint64]:
     for column in range(width):
         hashes = mix(hashes ^ parts[:, :, column])
     return hashes
-
-
-def _insert(connection: "Connection", rows: Signatures, places: Places, settings: Near) -> None:
-    """Add the hash of every band of some signatures."""
-    hashes = band_hashes(rows, settings)
-    count = hashes.shape[1]
-    columns: list[Any] = [hashes.ravel(), np.repeat(places, count)]
-    table = pa.table(columns, ["hash", "i"])
-    connection.register("more", table)
-    connection.execute("INSERT INTO bands SELECT * FROM more")
-    connection.unregister("more")
-
-
-def _pairs(connection: "Connection", stored: Stored, threshold: float) -> tuple[Places, Places]:
-    """Return (row, earlier row) of the pairs that share a band and are alike."""
-    pairs = connection.sql(
-        "SELECT DISTINCT i, first FROM bands JOIN (SELECT hash, min(i) AS first FROM bands "
-        "GROUP BY hash HAVING count(*) > 1) USING (hash) WHERE i > first ORDER BY i, first"
-    )
-    rows, firsts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for batch in pairs.to_arrow_reader(SLICE):
-        own, first = (np.asarray(batch.column(key)) for key in ("i", "first"))
-        same = (stored.take(own) == stored.take(first)).mean(axis=1) >= threshold
-        rows.append(own[same])
-        firsts.append(first[same])
-    return np.concatenate(rows), np.concatenate(firsts)
-
-
-def _clusters(rows: Places, firsts: Places) -> tuple[Places, Places]:
-    """Join pairs to clusters; return each member but the first, and the first of its cluster.
-
-    >>> _clusters(np.array([4, 7, 9]), np.array([1, 4, 8]))
-    (array([4, 7, 9]), array([1, 1, 8]))
-    """
-    members, places = np.unique(np.concatenate([rows, firsts]), return_inverse=True)
-    later, earlier = places[: len(rows)], places[len(rows) :]
-    first = np.arange(len(members))  # of each member's cluster, as far as it is known
-    while True:
-        lower = np.minimum(first[later], first[earlier])
-        joined = first.copy()
-        for side in (later, earlier):
-            np.minimum.at(joined, side, lower)
-            np.minimum.at(joined, first[side], lower)  # and the first of before follows
-        joined = joined[joined]
-        if np.array_equal(joined, first):
-            break
-        first = joined
-    others = first != np.arange(len(members))
-    return members[others], members[first[others]]

@@ -1,13 +1,9 @@
 """Plain-text tables, and numbers in words."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 
-OBEYED = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
-)
 NARROWEST = 8  # a column of text is cut no shorter
 
 
@@ -15,12 +11,12 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
     """Lay out a table: text to the left, numbers to the right.
 
     On a terminal that is too narrow the widest columns of text are cut, with an ellipsis; nothing
-    is cut where the output is piped. What a terminal would obey is written as escapes.
+    is cut where the output is piped.
 
     >>> table([["a", 1], ["bc", 20]], ["name", "n"])
     ['name   n', 'a      1', 'bc    20']
     """
-    cells = [[on_one_line(str(cell)) for cell in row] for row in [head, *rows]]
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
     if (room := terminal_width()) is not None:
@@ -32,15 +28,6 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
         ).rstrip()
         for row in cells
     ]
-
-
-def on_one_line(text: str) -> str:
-    r"""Return a text without what ends a line, moves a cursor or turns the direction of writing.
-
-    >>> on_one_line("a\nb\x1b[31m")
-    'a\\nb\\x1b[31m'
-    """
-    return OBEYED.sub(lambda match: match[0].encode("unicode-escape").decode(), text)
 
 
 def terminal_width() -> int | None:

@@ -5,6 +5,7 @@ rows/<key>/          a folder of rows, sealed by a receipt
 blocks/<k>/<key>.*   the documents of one raw file
 tokens/<k>/<key>.*   the token ids of one raw file's documents
 copies/<k>/<key>.*   how often a source's documents are taken, by a number that they have
+lists/<k>/<key>.*    sorted digests or band hashes of a source's documents
 files/<k>/<key>.json digests of raw files, by path, size, times and inode
 uses/<key>.json      the blocks, tokens and copies that a folder was made from
 builds/<key>.json    the builds that use a shared store
@@ -28,9 +29,9 @@ from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 
 Folders = Literal["documents", "rows"]
-Files = Literal["blocks", "tokens", "copies"]
+Files = Literal["blocks", "tokens", "copies", "lists"]
 FOLDERS: tuple[Folders, ...] = ("documents", "rows")
-FILES: tuple[Files, ...] = ("blocks", "tokens", "copies")
+FILES: tuple[Files, ...] = ("blocks", "tokens", "copies", "lists")
 KEY_DIGITS = 32
 
 
@@ -71,6 +72,13 @@ class Store:
         content = {kind: sorted(set(keys)) for kind, keys in uses.items()}
         if read_mark(path) != content:
             write_mark(path, content)
+
+    def add_uses(self, key: str, kind: Files, keys: Sequence[str]) -> None:
+        """Note more of what a folder uses."""
+        content = self.uses(key)
+        uses: dict[Files, list[str]] = {name: content[name] for name in FILES if name in content}
+        uses[kind] = [*uses.get(kind, []), *keys]
+        self.write_uses(key, uses)
 
     def uses(self, key: str) -> Json:
         """Return the keys of the blocks and tokens that a folder was made from, by kind."""

@@ -134,31 +134,6 @@ def test_what_a_verb_writes_to_a_full_disk_is_one_line_and_takes_no_room(
         assert corpora.crystalmix(*words).exit_code == 0
 
 
-MDL = """
-import sys
-from pathlib import Path
-import torch
-from crystalmix.prep.runtime.errors import MachineError
-from crystalmix.train.weights import mdl
-tree = {f"layer.{i}": torch.rand(1 << 18) for i in range(8)}
-try:
-    mdl.write(Path(sys.argv[1]), tree)
-except MachineError as error:
-    print(error)
-"""
-
-
-def test_an_mdl_on_a_full_disk_is_one_line_where_hdf5_would_crash(disk: Path) -> None:
-    pytest.importorskip("hdf5plugin")
-    assert mount("-o", "remount,size=4m", disk)
-    command = [sys.executable, "-c", MDL, str(disk / "a.mdl")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    remedy = "No space left on device; free space on the disk and run again"
-    assert done.stdout == f"{disk / 'a.mdl'}: {remedy}\n"
-    assert list(disk.iterdir()) == []
-
-
 @pytest.mark.parametrize("described", [False, True])
 def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
     tmp_path: Path, disk: Path, described: bool

@@ -9,13 +9,10 @@ keep the type at the dataset and pickle their tree: of them the flat names are r
 lists and tuples. torch writes it; it is read here, because torch would import what a file names.
 """
 
-import errno
 import json
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import disk_usage
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +25,7 @@ from torch import Tensor
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
-from crystalmix.prep.runtime.machine import machine, machine_error
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Content, Json
 
 Tree = Any  # dicts, lists and tuples, nested, of values
@@ -36,7 +33,6 @@ Value = Tensor | int | float | bool | str | None
 FORMAT = 0.5
 CSTORCH = "2.10.0"  # whose files ours are like
 META = ".__metadata__"
-VALUE_BYTES = 8 << 10  # that a value takes beside its numbers
 RTFX = {  # their numbers for types
     torch.bool: 1,
     torch.int16: 3,
@@ -205,17 +201,6 @@ def opened(path: Path) -> Generator[Mdl]:
         yield Mdl(path, file)
 
 
-def _look_for_room(path: Path, tree: Tree) -> None:
-    """Raise MachineError where a disk has no room for a tree: HDF5 crashes on a full one."""
-    values = [value for _, value in flatten(tree)]
-    tensors = {id(value): value for value in values if isinstance(value, Tensor)}
-    size = sum(tensor.nbytes for tensor in tensors.values()) + VALUE_BYTES * len(values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if disk_usage(path.parent).free < size:
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        raise machine_error(full, path) or full
-
-
 def write(path: Path, tree: Tree) -> None:
     """Write a tree of tensors, numbers, texts and None as an .mdl, whole or not at all.
 
@@ -223,14 +208,8 @@ def write(path: Path, tree: Tree) -> None:
     """
     plugin = _filters()
     written: dict[int, str] = {}
-    _look_for_room(path, tree)
     # of 1.8 on, files find one of thousands of attributes without reading all
-    libver = ("v108", "v110")
-    with (
-        machine(path),
-        replacing(path) as temporary,
-        h5py.File(temporary, "w", libver=libver) as file,
-    ):
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v108", "v110")) as file:
         attributes: Any = file.attrs
         attributes["__spec__"] = _specification(tree)
         attributes["__version__"] = FORMAT

@@ -15,11 +15,12 @@ from crystalmix.mixtures.build import scan as scan_stage
 from crystalmix.mixtures.build.build import build, sweep
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.documents import key_lists
 from crystalmix.prep.documents import merge as numbering
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents.scan import texts
 from crystalmix.prep.filters import exact_duplicates as duplicates
-from crystalmix.prep.filters import near_duplicates as near
+from crystalmix.prep.filters import near_pairs
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -214,13 +215,24 @@ def test_verify_tells_a_source_made_from_another_one_than_is_here(tmp_path: Path
     assert any("was made from another web than the one here" in line for line in told)
 
 
-@pytest.mark.parametrize("step", ["find", "alike", "merge", "describe", "seal"])
+STEPS: dict[str, Any] = {
+    "write_beside": key_lists,
+    "search": duplicates,
+    "propose": near_pairs,
+    "confirm": near_pairs,
+    "merge": numbering,
+    "describe": receipts,
+    "seal": receipts,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_build_that_ended_in_the_middle_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     scan(corpus(tmp_path), "whole", **EVERYTHING)
-    module: Any = {"find": duplicates, "alike": near, "merge": numbering}.get(step, receipts)
-    real, calls = getattr(module, step), [0]
+    module, calls = STEPS[step], [0]
+    real = getattr(module, step)
 
     def ends(*given: Any) -> Any:
         calls[0] += 1

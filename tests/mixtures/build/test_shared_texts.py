@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -15,9 +14,7 @@ from crystalmix.mixtures.build import shared_texts as sharing
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.phase import Part, common
-from crystalmix.prep.filters import exact_duplicates as duplicates
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.runtime.database import scratch
 from crystalmix.prep.runtime.errors import RecipeError, RefusalError
 from crystalmix.train.evaluation.held_out import is_held_out
 from helpers.corpora import crystalmix, write_corpus, write_recipe
@@ -147,11 +144,11 @@ def test_a_phase_of_domains_held_out_whole_is_not_trained_on(tmp_path: Path) -> 
 
 def test_of_a_split_only_the_texts_that_are_held_out_count(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, {"split": "valid"}, max_shared=1)
-    files = [[tmp_path / "out" / "sources" / name / "documents.parquet"] for name in ("b", "c")]
     told = refusal(tmp_path, recipe)
-    with scratch(tmp_path / "scratch", readable=[tmp_path]) as connection:
-        (digests,) = duplicates.shared(connection, *files)
-    count = int(Split(5, 0.4, "valid").taken(digests).sum())
+    paths = documents(tmp_path / "out")
+    b, c = (set(pq.read_table(paths[n])["digest"].to_pylist()) for n in ("b", "c"))
+    split = Split(5, 0.4, "valid")
+    count = sum(split.takes(int.from_bytes(digest[8:], "big")) for digest in b & c if digest)
     assert 0 < count < 10
     assert f"domain b trains on {count} of its 10 texts" in told
 
@@ -246,22 +243,3 @@ def test_the_rows_in_common_are_those_of_counting(one: Any, other: Any) -> None:
     mine, theirs = rows(*one), rows(*other)
     assert common(*parts) == pytest.approx(len(mine & theirs) / len(mine))
     assert common(parts[0], Part("e", 1)) == 0
-
-
-@given(st.lists(st.sets(st.integers(0, 12)), min_size=1, max_size=4))
-def test_texts_are_counted_by_the_files_that_have_them(
-    tmp_path_factory: pytest.TempPathFactory, files: list[set[int]]
-) -> None:
-    folder = tmp_path_factory.mktemp("owners")
-    paths = [folder / f"{i}.parquet" for i in range(len(files))]
-    for path, texts in zip(paths, files, strict=True):
-        digests = [text.to_bytes(16, "big") for text in texts for _ in range(1 + text % 2)]
-        pq.write_table(pa.table({"digest": pa.array(digests, pa.binary(16))}), path)
-    wanted: dict[tuple[int, ...], int] = {}
-    for text in set().union(*files):
-        owners = tuple(i for i, texts in enumerate(files) if text in texts)
-        wanted[owners] = wanted.get(owners, 0) + 1
-    with scratch(folder, readable=[folder]) as connection:
-        assert duplicates.owners(connection, paths) == wanted
-        both = list(duplicates.shared(connection, paths[:1], paths[-1:]))
-    assert sorted(i for each in both for i in each.tolist()) == sorted(files[0] & files[-1])

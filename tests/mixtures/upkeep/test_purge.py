@@ -127,6 +127,14 @@ def test_a_purged_build_is_sound_and_other_shards_are_the_same_bytes() -> None:
     assert all(one["before"] != one["after"] for one in certificate["files"])
 
 
+def test_sorted_lists_of_a_source_go_with_what_was_purged_of_it() -> None:
+    before, after = (
+        {path.name for path in out.glob("store/lists/*/*")}
+        for out in (audited_build(), purged_build()[0])
+    )
+    assert after < before
+
+
 def test_manifests_name_the_purge_and_keep_their_order() -> None:
     build, certificate = purged_build()
     changed = {one["after"]: one["before"] for one in certificate["manifests"]}

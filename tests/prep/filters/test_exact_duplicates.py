@@ -1,4 +1,4 @@
-"""Exact duplicates: the first by source, block and record stays, in bounded memory."""
+"""Exact duplicates: the first by source, block and record stays, whoever searches which range."""
 
 import subprocess
 import sys
@@ -7,88 +7,143 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.filters import exact_duplicates as duplicates
-from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
+from crystalmix.prep.filters import sorted_lists
+from crystalmix.prep.filters.exact_duplicates import KEPT, OWN, RECORDS, Duplicates, Sides
 from crystalmix.prep.filters.near_duplicates import Near
+from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.filters.sorted_lists import KeyRange
 from crystalmix.prep.runtime.database import NAME, scratch
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.workers import Fanout
 
 DOCUMENTS = 1_000_000
-# A process of its own: a million digests, half of them repeated, in 64 MB beside the libraries.
+ITEMS = (1, 2, 7, 64)
+# A process of its own: one range of a million digests, a hundredth of them one text.
 BIG = """
 import sys
 from pathlib import Path
-from crystalmix.prep.filters import exact_duplicates as duplicates
-from crystalmix.prep.runtime.database import scratch
-folder = Path(sys.argv[1])
-parts = sorted(folder.glob("*.parquet"))
-with scratch(folder) as connection:
-    connection.execute("SELECT 1").fetchall()
+from crystalmix.prep.filters import exact_duplicates, sorted_lists
+from crystalmix.prep.filters.exact_duplicates import Search
+from crystalmix.prep.filters.sorted_lists import KeyRange
+folder, of = Path(sys.argv[1]), int(sys.argv[2])
+sorted_lists.RANGE = 250_000 // of
 def peak():  # what getrusage tells begins with the parent's
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 before = peak()
-with scratch(folder, memory="64MB") as connection:
-    duplicates.find(connection, [], parts)
-    print(sum(len(duplicates.repeated(connection, i)[0]) for i in range(len(parts))))
-print(peak() - before)
+item = Search(folder / "lists.json", KeyRange(0, of), folder / f"out-{of}")
+print(exact_duplicates.search(item)["repeated"], peak() - before)
 """
+Digest = tuple[int, int]
 
 
-def part(path: Path, digests: Sequence[int]) -> Path:
-    raw = np.array(digests, ">u8").repeat(2).tobytes()
-    rows = [raw[i : i + 16] for i in range(0, len(raw), 16)]
-    records = pa.array(np.arange(len(rows)) * 3, pa.int64())
-    pq.write_table(pa.table({"record": records, "digest": pa.array(rows, pa.binary(16))}), path)
+def columns(digests: Sequence[Digest]) -> list[np.ndarray]:
+    both = np.array(digests, np.uint64).reshape(-1, 2)
+    return [both[:, 0], both[:, 1]]
+
+
+def own(path: Path, digests: Sequence[Digest]) -> Path:
+    """Write the list of a block whose records are every third."""
+    rows = np.arange(len(digests))
+    OWN.write(path, [[*columns(digests), rows * 3, rows]] if digests else [])
     return path
 
 
-blocks = st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=4)
+def kept(path: Path, digests: Sequence[Digest]) -> Path:
+    KEPT.write(path, [columns(digests)] if digests else [])
+    return path
 
 
-@settings(max_examples=60, deadline=None)
-@given(blocks, blocks)
+# few texts, over all keys; some have a high half in common, some a low one
+texts = st.integers(0, 11).map(lambda i: ((i // 2) * (2**64 // 6) + 5, [7, 2**64 - 1, 0][i % 3]))
+blocks = st.lists(st.lists(texts, max_size=8), max_size=4)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few entries be many: segments of 3, and searches that hold 4."""
+    monkeypatch.setattr(sorted_lists, "SEGMENT", 3)
+    monkeypatch.setattr(sorted_lists, "RANGE", 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(blocks, blocks, st.sampled_from(ITEMS))
+@pytest.mark.usefixtures("small")
 def test_the_first_of_each_text_stays(
-    tmp_path_factory: pytest.TempPathFactory, earlier: list[list[int]], own: list[list[int]]
+    tmp_path_factory: pytest.TempPathFactory,
+    earlier: list[list[Digest]],
+    mine: list[list[Digest]],
+    items: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("parts")
-    before = [part(folder / f"before-{i}", block) for i, block in enumerate(earlier)]
-    parts = [part(folder / f"own-{i}", block) for i, block in enumerate(own)]
-    seen: dict[int, int] = {}
+    before = [[kept(folder / f"before-{i}", block)] for i, block in enumerate(earlier)]
+    parts = [own(folder / f"own-{i}", block) for i, block in enumerate(mine)]
+    seen: dict[Digest, int] = {}
     for number, block in enumerate(earlier):
         for value in block:
             seen.setdefault(value, number - len(earlier))
-    with scratch(folder) as connection:
-        duplicates.find(connection, before, parts)
-        for number, block in enumerate(own):
-            expected: list[tuple[int, int]] = []
-            for record, value in enumerate(block):
-                place = number * RECORDS + 3 * record
-                if seen.setdefault(value, place) != place:
-                    expected.append((3 * record, seen[value]))
-            records, firsts = duplicates.repeated(connection, number)
-            assert list(zip(records.tolist(), firsts.tolist(), strict=True)) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        every = [KeyRange(number, items) for number in range(items)]
+        patch.setattr(sorted_lists, "ranges", lambda _: every)
+        found = duplicates.find(Fanout(), folder, before, parts)
+    for number, block in enumerate(mine):
+        expected: list[tuple[int, int, int]] = []
+        for row, value in enumerate(block):
+            place = number * RECORDS + 3 * row
+            if seen.setdefault(value, place) != place:
+                expected.append((place, seen[value], row))
+        assert sorted(found.between(number, number + 1).tolist()) == expected
 
 
-def test_a_million_digests_take_little_memory(tmp_path: Path) -> None:
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(texts), min_size=1, max_size=4), st.sampled_from(ITEMS))
+@pytest.mark.usefixtures("small")
+def test_texts_are_counted_by_the_sources_that_have_them(
+    tmp_path_factory: pytest.TempPathFactory, sources: list[list[Digest]], items: int
+) -> None:
+    folder = tmp_path_factory.mktemp("owners")
+    lists = [
+        [kept(folder / f"{i}-0", some[:3]), kept(folder / f"{i}-1", some[3:])]
+        for i, some in enumerate(sources)
+    ]
+    wanted: dict[tuple[int, ...], int] = {}
+    for text in {text for some in sources for text in some}:
+        who = tuple(i for i, some in enumerate(sources) if text in some)
+        wanted[who] = wanted.get(who, 0) + 1
+    split = Split(5, 0.4, "valid")
+    ends = frozenset({0}), frozenset({len(sources) - 1})
+    both = set(sources[0]) & set(sources[-1])
+    with pytest.MonkeyPatch.context() as patch:
+        every = [KeyRange(number, items) for number in range(items)]
+        patch.setattr(sorted_lists, "ranges", lambda _: every)
+        pairs = [Sides(ends), Sides(ends, (split, None))]
+        shared = duplicates.shared(Fanout(), folder, lists, pairs)
+    assert shared.owners == wanted
+    assert shared.pairs == (len(both), sum(split.takes(low) for _, low in both))
+
+
+def test_a_quarter_of_the_digests_takes_less_memory(tmp_path: Path) -> None:
     rng = np.random.Generator(np.random.Philox(2))
-    values = rng.integers(0, DOCUMENTS, DOCUMENTS)
-    for number, some in enumerate(np.split(values, 4)):
-        raw = some.astype(">u8").repeat(2).tobytes()
-        digests = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(16), len(some), [None, pa.py_buffer(raw)]
-        )
-        table = pa.table({"record": pa.array(np.arange(len(some))), "digest": digests})
-        pq.write_table(table, tmp_path / f"{number}.parquet")
-    command = [sys.executable, "-c", BIG, str(tmp_path)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path.cwd())
-    found, kilobytes = map(int, told.stdout.split())
-    assert found == DOCUMENTS - len(np.unique(values))
-    assert kilobytes < 300_000  # of which DuckDB may hold 64 MB, and Arrow a batch
+    values = rng.integers(0, 2**63, (DOCUMENTS, 2), np.uint64)
+    values[rng.random(DOCUMENTS) < 0.01] = 0
+    paths = [tmp_path / str(number) for number in range(4)]
+    for path, some in zip(paths, np.split(values, 4), strict=True):
+        rows = np.arange(len(some))
+        OWN.write(path, [[some[:, 0], some[:, 1], rows, rows]])
+    names = {"earlier": [], "own": [*map(str, paths)]}
+    sorted_lists.write_catalogue(tmp_path / "lists.json", names)
+    kilobytes: dict[int, int] = {}
+    for of in (1, 16):
+        command = [sys.executable, "-c", BIG, str(tmp_path), str(of)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path.cwd())
+        found, kilobytes[of] = map(int, told.stdout.split())
+        assert found == np.count_nonzero(values[:, 0] == 0) - 1  # of the text that repeats
+    assert kilobytes[1] < 200_000
+    assert kilobytes[16] < 40_000
 
 
 def test_halves_are_those_of_the_digest() -> None:

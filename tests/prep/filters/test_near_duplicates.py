@@ -1,6 +1,7 @@
 """Near-duplicates: variants of a text are found, unrelated texts never, the first stays."""
 
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import orjson
@@ -9,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.filters import near_duplicates as near
-from crystalmix.prep.filters.near_duplicates import Near, Stored
-from crystalmix.prep.runtime.database import scratch
+from crystalmix.prep.filters import near_pairs, sorted_lists
+from crystalmix.prep.filters.near_duplicates import Near, Signatures
+from crystalmix.prep.filters.near_pairs import Bands
+from crystalmix.prep.filters.sorted_lists import KeyRange
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.workers import Fanout
 from helpers.materials import shared
 
 pytest.importorskip("datasketch")
@@ -24,14 +28,26 @@ def found(
     folder: Path, texts: list[str], asked: Near = USUAL, cuts: tuple[int, ...] = ()
 ) -> dict[int, int]:
     """Return which texts are near-duplicates, and of which; cuts: where files end."""
-    signatures = near.signatures(texts, asked)
+    return among(folder, near.signatures(texts, asked), asked, cuts)
+
+
+def among(
+    folder: Path,
+    signatures: Signatures,
+    asked: Near = USUAL,
+    cuts: tuple[int, ...] = (),
+    skipped: tuple[int, ...] = (),
+) -> dict[int, int]:
+    passing = Path(mkdtemp(dir=folder))
     files: list[Path] = []
+    bands: list[Bands] = []
     for number, part in enumerate(np.split(signatures, cuts)):
-        files.append(folder / f"{number}.near")
+        files.append(passing / f"{number}.near")
         files[-1].write_bytes(part.astype("<u4").tobytes())
-    with scratch(folder) as connection:
-        stored = Stored(files, asked)
-        rows, firsts = near.alike(connection, stored, [np.empty(0, np.int64)] * len(files), asked)
+        bands.append(Bands(passing / f"{number}.bands", ([0, *cuts])[number]))
+        near_pairs.write_bands(files[-1], None, bands[-1].path, asked)
+    skips = np.array(skipped, np.int64)
+    rows, firsts = near_pairs.alike(Fanout(), passing, bands, files, skips, asked)
     return dict(zip(rows.tolist(), firsts.tolist(), strict=True))
 
 
@@ -92,7 +108,7 @@ def test_a_cluster_keeps_exactly_its_first(
 def test_a_chain_of_likenesses_is_one_cluster() -> None:
     pairs = [(2, 1), (3, 2), (9, 8), (4, 3), (12, 4), (8, 7), (12, 9)]
     rows, firsts = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
-    members, first = near._clusters(rows, firsts)
+    members, first = near_pairs.clusters(rows, firsts)
     assert members.tolist() == [2, 3, 4, 7, 8, 9, 12]
     assert set(first.tolist()) == {1}
 
@@ -110,7 +126,7 @@ def test_clusters_are_the_connected_ones(pairs: list[tuple[int, int]]) -> None:
         low, high = sorted((root(one), root(other)))
         parent[high] = low
     sides = [np.array([link[i] for link in links], np.int64) for i in (0, 1)]
-    members, first = near._clusters(*sides)
+    members, first = near_pairs.clusters(*sides)
     expected = {i: root(i) for i in range(31) if root(i) != i}
     assert dict(zip(members.tolist(), first.tolist(), strict=True)) == expected
 
@@ -133,13 +149,59 @@ def test_signatures_do_not_depend_on_what_is_read_together() -> None:
 
 
 def test_rows_that_are_skipped_take_no_part(tmp_path: Path) -> None:
-    text = prose(100)
-    path = tmp_path / "0.near"
-    path.write_bytes(near.signatures([text] * 4, Near()).tobytes())
-    with scratch(tmp_path) as connection:
-        stored = Stored([path], Near())
-        rows, firsts = near.alike(connection, stored, [np.array([0, 2])], Near())
-    assert (rows.tolist(), firsts.tolist()) == ([3], [1])
+    signatures = near.signatures([prose(100)] * 4, Near())
+    assert among(tmp_path, signatures, skipped=(0, 2)) == {3: 1}
+
+
+def naive(rows: Signatures, asked: Near, skipped: tuple[int, ...]) -> dict[int, int]:
+    """Find what is alike text by text: the first text of each band is who it is compared with."""
+    count, width = near.bands(asked.threshold, asked.permutations)
+    links: dict[int, set[int]] = {i: {i} for i in range(len(rows))}
+    first: dict[tuple[int, bytes], int] = {}
+    for i, row in enumerate(rows):
+        if i in skipped or (row == near.EMPTY).all():
+            continue
+        for band in range(count):
+            key = band, row[band * width : (band + 1) * width].tobytes()
+            other = first.setdefault(key, i)
+            if (rows[other] == row).mean() >= asked.threshold:
+                links[i].add(other)
+                links[other].add(i)
+    kept: dict[int, int] = {}
+    for i in links:
+        group, more = {i}, {i}
+        while more:
+            more = {k for j in more for k in links[j]} - group
+            group |= more
+        if min(group) != i:
+            kept[i] = min(group)
+    return kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 30), st.sampled_from((1, 2, 7, 64)))
+def test_items_find_what_a_walk_over_all_texts_finds(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, items: int
+) -> None:
+    rng = np.random.Generator(np.random.Philox(seed))
+    asked = Near(permutations=16, threshold=0.5)
+    numbers = rng.integers(0, 2**31, 4, np.uint32)
+    rows = rng.choice(numbers, (5, 16))[rng.integers(0, 5, count)]
+    changed = rng.random(rows.shape) < 0.15
+    rows[changed] = rng.choice(numbers, np.count_nonzero(changed))
+    rows[rng.random(count) < 0.05] = near.EMPTY
+    skipped = tuple(np.flatnonzero(rng.random(count) < 0.1).tolist())
+    cuts = tuple(sorted(rng.integers(0, count + 1, 3).tolist()))
+    with pytest.MonkeyPatch.context() as patch:
+        every = [KeyRange(number, items) for number in range(items)]
+        patch.setattr(sorted_lists, "ranges", lambda *_: every)
+        patch.setattr(sorted_lists, "SEGMENT", 5)
+        patch.setattr(sorted_lists, "RANGE", 6)
+        patch.setattr(near_pairs, "RUN", 1 + items)
+        patch.setattr(near_pairs, "SLICE", 4)
+        patch.setattr(near, "SLICE", 3)
+        told = among(tmp_path_factory.mktemp("walk"), rows, asked, cuts, skipped)
+    assert told == naive(rows, asked, skipped)
 
 
 @pytest.mark.parametrize(

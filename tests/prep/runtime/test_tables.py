@@ -76,22 +76,3 @@ def test_the_width_is_that_of_the_terminal_that_stdout_is(columns: int, widest: 
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(shown.split()[-1]) == min(widest, 78)
     assert piped.stdout.split()[-1] == "x" * 78
-
-
-def test_what_a_terminal_would_obey_is_written_as_escapes() -> None:
-    """Names come from strangers' files: a line feed, an escape, a mark that turns the writing."""
-    names = [
-        "a\nb",
-        "c\x1b[2Jd",
-        "e\u202egnp",
-        "nul\0",
-        "\x9b31m",
-        "\u2028",
-        "\udcff",
-        "naïve 日本",
-    ]
-    lines = tables.table([[name, 1] for name in names], ["name", "n"])
-    assert len(lines) == 1 + len(names)
-    assert all(line.isprintable() for line in lines)
-    assert lines[1].startswith(r"a\nb ")
-    assert lines[-1].startswith("naïve 日本 ")
