@@ -1,11 +1,12 @@
 """Answers on real text, held against a recount: `python bench_dev_answers.py DEV TOKENIZER`.
 
 DEV: a corpus in the layouts of SlimPajama and StarCoder; TOKENIZER: the tokenizer.json of recipe
-crystalcoder-mini. Of each set some texts are taken, cut at 16,000 characters. Two repositories are
-added: `two/phases`, real Python whose characters are moved into an alphabet that no other text has,
-so that its ids tell its pieces, and `dropped/copy` of the same texts. The recipe is built, some
-steps are trained, three repositories are audited (those two, and one that is not there), redacted,
-and purged. What is counted here is read by h5py, pyarrow and tokenizers alone.
+crystalcoder-mini. Of each set some texts are taken, cut at 16,000 characters; with --whole behind
+the paths all texts of all files, as they are. Two repositories are added: `two/phases`, real Python
+whose characters are moved into an alphabet that no other text has, so that its ids tell its pieces,
+and `dropped/copy` of the same texts. The recipe is built, some steps are trained, three
+repositories are audited (those two, and one that is not there), redacted, and purged. What is
+counted here is read by h5py, pyarrow and tokenizers alone.
 """
 
 import sys
@@ -27,7 +28,9 @@ from tokenizers import Tokenizer
 import crystalmix as cm
 
 OWN, COPY, ABSENT = "two/phases", "dropped/copy", "not/there"
-TEXTS, CHARACTERS = 24, 16_000
+WHOLE = "--whole" in sys.argv
+TEXTS, CHARACTERS = (None, None) if WHOLE else (24, 16_000)
+OWN_TEXTS = 40 if WHOLE else 3
 LETTERS = {chr(c): chr(0x1200 + c) for c in range(33, 127)}  # into Ethiopic
 LANGUAGES = ("css", "javascript", "html", "python")
 STEPS = {"phase1": 8, "phase2": 20, "phase3": 20}
@@ -51,24 +54,31 @@ def tell(line: str) -> None:
 def write_slice(dev: Path, out: Path) -> list[str]:
     """Write a part of the corpus and the two repositories; return the texts of `two/phases`."""
     for folder in sorted((dev / "slimpajama").iterdir()):
-        raw = zstandard.ZstdDecompressor().stream_reader(sorted(folder.iterdir())[0].open("rb"))
-        lines = [orjson.loads(line) for line in islice(_lines(raw), TEXTS)]
+        lines = [
+            orjson.loads(line)
+            for file in sorted(folder.iterdir())[: None if WHOLE else 1]
+            for line in islice(
+                _lines(zstandard.ZstdDecompressor().stream_reader(file.open("rb"))), TEXTS
+            )
+        ]
         cut = [orjson.dumps({**line, "text": line["text"][:CHARACTERS]}) for line in lines]
         path = out / "slimpajama" / folder.name / "a.jsonl.zst"
         path.parent.mkdir(parents=True)
         path.write_bytes(zstandard.compress(b"\n".join(cut) + b"\n"))
     own: list[str] = []
     for name in LANGUAGES:
-        table = pq.read_table(sorted((dev / "starcoderdata" / name).iterdir())[0])
-        rows = (
-            table.slice(0, TEXTS)
-            .select(["max_stars_repo_path", "max_stars_repo_name", "content"])
-            .to_pylist()
-        )
+        files = sorted((dev / "starcoderdata" / name).iterdir())[: None if WHOLE else 1]
+        columns = ["max_stars_repo_path", "max_stars_repo_name", "content"]
+        rows = [
+            row
+            for file in files
+            for row in pq.read_table(file, columns=columns).slice(0, TEXTS).to_pylist()
+        ]
         rows = [{**row, "content": row["content"][:CHARACTERS]} for row in rows]
         if name == "python":
             own = [
-                "".join(LETTERS.get(c, c) for c in str(row["content"])[:1500]) for row in rows[:3]
+                "".join(LETTERS.get(c, c) for c in str(row["content"])[:1500])
+                for row in rows[:OWN_TEXTS]
             ]
             for repository in (OWN, COPY):
                 rows += [
