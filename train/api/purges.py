@@ -110,7 +110,7 @@ class PurgeLog(Answer):
             ]
             for one in self.requests
         ]
-        head = ["purge", "time", "names", "by", "state", "records"]
+        head = ["purge", "time", "records", "names", "by", "state"]
         yield Grid(cells, head) if cells else "nothing was purged"
 
 

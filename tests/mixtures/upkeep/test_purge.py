@@ -427,6 +427,9 @@ def test_the_command_lists_first_and_logs_what_it_did() -> None:
     done = orjson.loads(crystalmix("purge", build, "--list", names, "--erase", "--json").stdout)
     [request] = orjson.loads(crystalmix("purge", build, "--json").stdout)
     assert (request["id"], request["state_is"]) == (done["id"], "done")
+    head, *_, line = crystalmix("purge", build).stdout.strip().splitlines()
+    assert head.split() == ["purge", "time", "records", "names", "by", "state"]
+    assert line.split()[2:] == [str(done["documents"] + done["dropped"]), "erased", "done"]
     assert crystalmix("purge", build, "--resume").exit_code == 1
     assert crystalmix("purge", build, "--erase").exit_code == 2
 
