@@ -37,7 +37,11 @@ STEPS = {"phase1": 8, "phase2": 20, "phase3": 20}
 NAME = "max_stars_repo_name || '/' || max_stars_repo_path"
 SETTINGS = (
     *(f"phases.{phase}.steps={steps}" for phase, steps in STEPS.items()),
-    *("phases.phase2.max_shared=1", "rows.rows_per_shard=4", "duplicates.exact=source"),
+    *(
+        "phases.phase2.max_shared=1",
+        f"rows.rows_per_shard={64 if WHOLE else 4}",
+        "duplicates.exact=source",
+    ),
     *(f"phases.phase3.parts.{part}.max_epochs=50" for part in range(11)),
     f'sources.starcoder.identity="{NAME}"',
 )
