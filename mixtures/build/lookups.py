@@ -15,8 +15,8 @@ from tempfile import mkdtemp
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from crystalmix.mixtures.manifest import opened as opened_manifests
 from crystalmix.mixtures.manifest.build_folder import (
     DOMAINS,
     SOURCES,
@@ -26,10 +26,10 @@ from crystalmix.mixtures.manifest.build_folder import (
 from crystalmix.prep.documents import lookup
 from crystalmix.prep.documents.lookup import Lookup
 from crystalmix.prep.engines.engine import Engine
-from crystalmix.prep.rows import document_ranges, spans
+from crystalmix.prep.rows import document_ranges
 from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 from crystalmix.prep.runtime.types import Json
@@ -76,7 +76,7 @@ class Lookups:
     def ranges(self, folder: Path) -> Ranges:
         """Return the documents of the shards of a folder of packed rows."""
         if folder not in self._ranges:
-            self._ranges[folder] = Ranges(pq.read_table(self._inside(folder) / RANGES))
+            self._ranges[folder] = Ranges(self._inside(folder) / RANGES)
         return self._ranges[folder]
 
     def places(self, first: str, end: str, most: int | None = None) -> Iterator[tuple[str, int]]:
@@ -100,7 +100,8 @@ class Lookups:
         relative = folder.relative_to(self.build.path)
         if self.made is None and folder not in self._fresh:
             try:
-                _make([(folder, self.place / relative)])
+                if not _is_known(folder, self.place / relative / SEAL):
+                    _make([(folder, self.place / relative)])
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
@@ -139,7 +140,11 @@ def _elsewhere() -> Path:
 
 
 def make(build: BuildFolder, place: Path | None = None, pool: Engine | None = None) -> int:
-    """Make the lookups that are missing or stale; return how many. pool: who writes their files."""
+    """Make the lookups that are missing or stale; return how many. pool: who writes their files.
+
+    Tables of shards with them (`manifest.opened`).
+    """
+    opened_manifests.make(build)
     place = place or build.lookup
     folders = [folder for folder in build.sealed() if folder.name not in LAST]
     return _make([(folder, place / folder.relative_to(build.path)) for folder in folders], pool)
@@ -164,13 +169,15 @@ class Stale:
     folder: Path
     inside: Path
     made_from: Json
-    receipt: str
+    receipt: FileEntry
     names: tuple[str, ...]
 
     def seal(self) -> None:
         """Seal it; its files are written."""
         files = [receipts.describe(self.inside / name) for name in self.names]
-        content = {**self.made_from, "receipt": self.receipt, "files": files}
+        content = {**self.made_from, "receipt": self.receipt.xxh3, "files": files}
+        content["receipt_bytes"] = self.receipt.bytes
+        content["receipt_digest"] = receipts.own_digest(self.folder / receipts.NAME)
         sealed = canonical({**content, "digest": receipts.digest(content)})
         write_atomic(self.inside / SEAL, sealed)
 
@@ -186,8 +193,8 @@ class Written:
 
 def _look(folder: Path, inside: Path) -> Stale | None:
     """Return the lookup of a folder, None where it is there or the folder has none."""
-    digest = file_digest(folder / receipts.NAME)
-    if _is_fresh(inside / SEAL, {"version": lookup.VERSION, "receipt": digest}):
+    entry = FileEntry.of(folder / receipts.NAME)
+    if _is_fresh(inside / SEAL, {"version": lookup.VERSION, "receipt": entry.xxh3}):
         return None
     receipt = receipts.read(folder)
     names = (lookup.NAMES, lookup.DIGESTS)
@@ -198,7 +205,22 @@ def _look(folder: Path, inside: Path) -> Stale | None:
     made_from = {"version": lookup.VERSION, "origin": origin_digest(receipt)}
     if _is_fresh(inside / SEAL, made_from):
         return None
-    return Stale(folder, inside, made_from, digest, names)
+    return Stale(folder, inside, made_from, entry, names)
+
+
+def _is_known(folder: Path, seal: Path) -> bool:
+    """Return whether a lookup is fresh by what is seen without reading the folder's receipt.
+
+    That is its size, its age, and its own digest where that stands in its head.
+    """
+    try:
+        known = _read(seal)
+        entry = FileEntry(receipts.NAME, known["receipt_bytes"], known["receipt"])
+    except (DamageError, KeyError):
+        return False
+    path = folder / receipts.NAME
+    made_from = {"version": lookup.VERSION, "receipt_digest": receipts.own_digest(path)}
+    return receipts.is_still(path, entry, seal) and _is_fresh(seal, made_from)
 
 
 def _write(item: Written) -> Json:
@@ -207,7 +229,7 @@ def _write(item: Written) -> Json:
         return {}
     entries = shards_of(receipts.read(item.folder))
     table = document_ranges.of_shards(item.folder / entry["name"] for entry in entries)
-    spans.write(item.inside / RANGES, table)
+    document_ranges.write(item.inside / RANGES, table)
     return {}
 
 
@@ -252,6 +274,7 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
         else:
             if not is_of_it:
                 yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
+    yield from opened_manifests.faults(build, sealed)
     yield from tally.faults(build.lookup / SOURCES)
 
 

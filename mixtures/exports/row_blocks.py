@@ -63,13 +63,13 @@ class Block:
     def references(self) -> dict[str, Column]:
         """Return where each row is from: step, slot, part, epoch, shard, row, documents."""
         names = np.array([part.name for part in self.manifest.parts])
-        batch = self.manifest.batch
+        batch, paths = self.manifest.batch, self.manifest.paths
         return {
             "step": pa.array(self.positions // batch, pa.int64()),
             "slot": pa.array(self.positions % batch, pa.int32()),
             "part": pa.array(names[self.refs.part], pa.string()),
             "epoch": pa.array(self.refs.epoch, pa.int32()),
-            "shard": pa.array(np.array(self.manifest.paths)[self.refs.shard], pa.string()),
+            "shard": pa.array([paths[shard] for shard in self.refs.shard.tolist()], pa.string()),
             "row": pa.array(self.refs.row, pa.int32()),
             "documents": self.documents,
         }

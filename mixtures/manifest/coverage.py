@@ -12,9 +12,8 @@ from functools import cached_property
 from itertools import pairwise
 
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.shard_runs import Range, ranges
 from crystalmix.prep.runtime.tables import table
-
-Range = tuple[str, int, int]  # rows [first, last) of a unit, such as a shard
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Draws:
         return sum(last - first for _, first, last in self.ranges)
 
     @cached_property
-    def units(self) -> dict[str, list[tuple[int, int]]]:
+    def units(self) -> dict[Hashable, list[tuple[int, int]]]:
         """The ranges of each unit."""
-        units: dict[str, list[tuple[int, int]]] = {}
+        units: dict[Hashable, list[tuple[int, int]]] = {}
         for unit, first, last in self.ranges:
             units.setdefault(unit, []).append((first, last))
         return units
@@ -101,17 +100,17 @@ class Reads:
 
 def of_manifests(manifests: Sequence[Manifest]) -> list[Draws]:
     """Return what each part of each phase draws, phases in their order."""
+    every = [(manifest, part) for manifest in manifests for part in manifest.parts]
     return [
         Draws(
             phase=manifest.phase,
             domain=part.domain,
             walk=(part.digest, manifest.seed, manifest.cerebras is None),
-            ranges=tuple((shard.path, shard.first, shard.last) for shard in part.shards),
+            ranges=own,
             start=part.start,
             count=part.rows,
         )
-        for manifest in manifests
-        for part in manifest.parts
+        for (manifest, part), own in zip(every, ranges([p.runs for _, p in every]), strict=True)
     ]
 
 
@@ -168,7 +167,7 @@ def _of_pieces(
     ranges: dict[Hashable, tuple[Range, ...]], shares: dict[Hashable, float]
 ) -> tuple[int, int]:
     """Return rows there and rows read, where walks overlap in part."""
-    units: dict[str, list[tuple[int, int, Hashable]]] = {}
+    units: dict[Hashable, list[tuple[int, int, Hashable]]] = {}
     for walk, members in ranges.items():
         for unit, first, last in members:
             units.setdefault(unit, []).append((first, last, walk))

@@ -6,12 +6,10 @@ epochs, FIM settings, and every shard with its rows and the digest of its decode
 the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what a step consumes.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,13 @@ from crystalmix.mixtures.manifest import sealed_receipts
 from crystalmix.mixtures.manifest.build_folder import MANIFEST, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder, ZooSettings
 from crystalmix.mixtures.manifest.exact_order import Order, OrderPart
+from crystalmix.mixtures.manifest.shard_runs import Runs, Shard, joined
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 
+Whole = Callable[[], "Manifest"]
 SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`
 
 
@@ -43,6 +43,32 @@ class PartShard:
     first: int
     last: int
     loss_tokens: int | None
+
+
+class LaterShards(Sequence[PartShard]):
+    """A part's shards, of which runs are known; what else there is of them is read when asked."""
+
+    def __init__(self, runs: Runs, read: Callable[[], Sequence[PartShard]]) -> None:
+        self.runs, self._read = runs, read
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, place: Any) -> Any:  # noqa: ANN401  a shard, of a slice several
+        return self._whole[place]
+
+    def __iter__(self) -> Iterator[PartShard]:
+        return iter(self._whole)
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._whole)
+
+    @cached_property
+    def _whole(self) -> tuple[PartShard, ...]:
+        return tuple(self._read())
 
 
 @dataclass(frozen=True)
@@ -99,12 +125,19 @@ class ManifestPart:
     epochs: float
     fim: Json | None
     variants: int  # epochs that the domain's rows hold: of FIM, or of documents with copies left
-    shards: tuple[PartShard, ...]
+    shards: Sequence[PartShard]
     digest: str  # over the shards' digests and row ranges
     packed: PackedAs | None = None  # None in schema 3
     sharing: Json | None = None  # how documents share rows (`PackSettings.sharing`), None: run on
     upsampling: Json | None = None  # a curve over documents, and the copies that it came to
     start: int = 0  # draws of the part's sequence that earlier phases took; absent where 0
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Paths and rows of its shards."""
+        if isinstance(self.shards, LaterShards):
+            return self.shards.runs
+        return Runs.of(Shard(s.path, s.rows, s.first, s.last) for s in self.shards)
 
 
 @dataclass(frozen=True)
@@ -145,7 +178,8 @@ class Manifest:
 
     def content(self) -> Json:
         """Return the manifest as JSON without its own digest."""
-        value = asdict(self)
+        parts = (replace(part, shards=tuple(part.shards)) for part in self.parts)
+        value = asdict(replace(self, parts=tuple(parts)))
         del value["digest"], value["folder"]
         if self.schema == 3:
             del value["migrated"]
@@ -195,19 +229,16 @@ class Manifest:
         )
 
     @cached_property
-    def paths(self) -> list[str]:
+    def paths(self) -> list[str] | Runs:
         """Every shard file of every part, in part order; `RowRefs.shard` points here."""
+        if any(isinstance(part.shards, LaterShards) for part in self.parts):
+            return self._runs
         return [shard.path for part in self.parts for shard in part.shards]
 
     def rows(self, start: int, stop: int) -> RowRefs:
         """Predict the rows at positions [start, stop); step s is [s * batch, (s + 1) * batch)."""
         refs = self.order.refs(start, stop)
-        shard, row = np.empty_like(refs.row), np.empty_like(refs.row)
-        for i, (base, ends, lasts) in enumerate(self._tables):
-            mask = refs.part == i
-            which = np.searchsorted(ends, refs.row[mask], side="right")
-            shard[mask] = base + which
-            row[mask] = refs.row[mask] - (ends[which] - lasts[which])
+        shard, row = self._runs.located(self._starts[refs.part] + refs.row)
         return RowRefs(refs.part, refs.epoch, shard, row)
 
     def step(self, step: int) -> RowRefs:
@@ -217,44 +248,23 @@ class Manifest:
     def positions(self, path: str, row: int) -> list[int]:
         """Return every position of the phase that consumes a row of a shard, ascending."""
         positions: list[int] = []
-        for i, part in enumerate(self.parts):
-            _, ends, _ = self._tables[i]
-            for place in self._places(i, path):
-                shard = part.shards[place]
-                if shard.first <= row < shard.last:
-                    number = int(ends[place]) - (shard.last - row)
-                    positions += self.order.positions(i, number, self.steps * self.batch)
+        for place in self._runs.places(path):
+            shard, first = self._runs.shard(place), self._runs.row(place)
+            if shard.first <= row < shard.last:
+                part = int(np.searchsorted(self._starts, first, side="right")) - 1
+                number = first - int(self._starts[part]) + row - shard.first
+                positions += self.order.positions(part, number, self.steps * self.batch)
         return sorted(positions)
 
-    def _places(self, part: int, path: str) -> list[int]:
-        """Return where a path stands among a part's shards."""
-        shards = self.parts[part].shards
-        if not self._ascending[part]:
-            return [place for place, shard in enumerate(shards) if shard.path == path]
-        first, last = (
-            side(shards, path, key=lambda shard: shard.path) for side in (bisect_left, bisect_right)
-        )
-        return [*range(first, last)]
+    @cached_property
+    def _runs(self) -> Runs:
+        """The shards of all parts; their rows are numbered on over parts."""
+        return joined(part.runs for part in self.parts)
 
     @cached_property
-    def _ascending(self) -> list[bool]:
-        """Whether the paths of each part's shards ascend, so that one is found by halving."""
-        return [
-            all(one.path <= other.path for one, other in pairwise(part.shards))
-            for part in self.parts
-        ]
-
-    @cached_property
-    def _tables(self) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Per part: index of its first shard; rows up to each shard's end; its last."""
-        tables: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
-        base = 0
-        for part in self.parts:
-            ends = np.cumsum([shard.last - shard.first for shard in part.shards])
-            lasts = np.array([shard.last for shard in part.shards], dtype=np.int64)
-            tables.append((base, ends, lasts))
-            base += len(part.shards)
-        return tables
+    def _starts(self) -> NDArray[np.int64]:
+        """The number of each part's first row."""
+        return np.cumsum([0, *(part.runs.rows for part in self.parts)])
 
 
 def budgeted(part: ManifestPart, count: int, rows: int, msl: int) -> ManifestPart:
@@ -321,11 +331,18 @@ def read(path: Path) -> Manifest:
             f"{file}: was edited (its digest does not match its content); "
             "restore it, or remove it and build again"
         )
+    return parsed(content, digest, file)
+
+
+def parsed(content: Json, digest: str, file: Path, whole: Whole | None = None) -> Manifest:
+    """Return the manifest of JSON without its digest; whole: reads it, where shards are runs."""
     schema = content.pop("schema", None)
     if schema not in SCHEMAS:
         raise DamageError(f"{file}: has schema {schema}, not one of {SCHEMAS}; build again")
     try:
-        content["parts"] = tuple(_part(part) for part in content["parts"])
+        content["parts"] = tuple(
+            _part(part, whole, place) for place, part in enumerate(content["parts"])
+        )
         content["tokenizer"] = TokenizerIdentity(**content["tokenizer"])
         content["cerebras"] = content["cerebras"] and ZooSettings(**content["cerebras"])
         manifest = Manifest(**content, digest=digest, folder=file.parent)
@@ -365,14 +382,15 @@ def read_phase_set(build: BuildFolder) -> dict[str, str]:
     return sealed["phases"]
 
 
-def read_manifests(path: Path) -> list[Manifest]:
+def read_manifests(path: Path, one: Callable[[Path], Manifest] = read) -> list[Manifest]:
     """Return the manifests at a path: a manifest file, a phase's folder, or a build in order.
 
-    Phases are ordered by lineage: each after the one that its `previous` or `after` names.
+    Phases are ordered by lineage: each after the one that its `previous` or `after` names. one: how
+    each is read.
     """
     places = [path] if path.is_file() or (path / MANIFEST).exists() else []
     places = places or BuildFolder(path).manifests()
-    return in_order([read(place) for place in places])
+    return in_order([one(place) for place in places])
 
 
 def in_order(manifests: Sequence[Manifest]) -> list[Manifest]:
@@ -406,11 +424,21 @@ def state_with(build: Path, digests: Collection[str]) -> Path:
 
 
 def _digests(build: BuildFolder) -> dict[str, str]:
-    return {manifest.phase: manifest.digest for manifest in read_manifests(build.path)}
+    paths = build.manifests()
+    return {path.parent.name: receipts.own_digest(path) or read(path).digest for path in paths}
 
 
-def _part(content: Json) -> ManifestPart:
-    shards = tuple(PartShard(**shard) for shard in content.pop("shards"))
+def _shards(whole: Whole, part: int) -> Sequence[PartShard]:
+    return whole().parts[part].shards
+
+
+def _part(content: Json, whole: Whole | None, place: int) -> ManifestPart:
+    listed = content.pop("shards")
+    shards: Sequence[PartShard]
+    if whole is None:
+        shards = tuple(PartShard(**shard) for shard in listed)
+    else:
+        shards = LaterShards(Runs.from_json(listed), partial(_shards, whole, place))
     packed = content.pop("packed", None)
     return ManifestPart(**content, shards=shards, packed=packed and PackedAs(**packed))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
+from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.tables import table
 
@@ -62,7 +63,7 @@ def look(path: Path, steps: str) -> tuple[list[StepRow] | list[PartCount], list[
 
 def _manifest(path: Path, name: str, first: int, last: int) -> Manifest:
     """Return the manifest of a phase that has the steps first to last."""
-    phases = {manifest.phase: manifest for manifest in read_manifests(path)}
+    phases = {manifest.phase: manifest for manifest in in_build(path)}
     if not phases:
         raise InputError(f"{path}: holds no manifest; give the --out of build or import")
     if name not in phases:

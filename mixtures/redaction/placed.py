@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups
-from crystalmix.mixtures.manifest.build_folder import shards_of
+from crystalmix.mixtures.manifest import opened as manifest_opened
 from crystalmix.mixtures.manifest.exact_order import Order
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.opened import Rows
 from crystalmix.prep.rows import document_ranges, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.errors import DamageError
@@ -50,19 +51,21 @@ class Pieces:
 
 
 class Folder:
-    """A folder of rows: its receipt, and the numbers of its rows over all shards."""
+    """A folder of rows: its receipt, and the numbers of its rows over all shards.
 
-    def __init__(self, path: Path) -> None:
+    opened: by its table of shards; of the receipt its recipe alone is known then.
+    """
+
+    def __init__(self, path: Path, *, opened: bool = False) -> None:
         self.path = path
-        self.receipt: Receipt = receipts.read(path)
-        files = shards_of(self.receipt)
-        self.names = [entry["name"] for entry in files]
-        self.starts = np.cumsum([0, *(entry["rows"] for entry in files)])
+        read = manifest_opened.rows(path) if opened else None
+        self.receipt: Receipt = read.receipt if read else receipts.read(path)
+        self.names = read.shards if read else Rows.of(self.receipt).shards
 
     @property
     def rows(self) -> int:
         """How many rows it holds."""
-        return int(self.starts[-1])
+        return self.names.rows
 
     @cached_property
     def place_of(self) -> dict[str, int]:
@@ -71,18 +74,20 @@ class Folder:
 
     def located(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """Return the shard (its place) and the row in it of each row's number."""
-        which = np.searchsorted(self.starts, numbers, side="right") - 1
-        return which, numbers - self.starts[which]
+        return self.names.located(numbers)
 
 
 class DomainRows:
-    """The rows of a domain: the folder that phases draw from, and the packed folders behind it."""
+    """The rows of a domain: the folder that phases draw from, and the packed folders behind it.
 
-    def __init__(self, last: Path) -> None:
-        self.last = Folder(last)
+    opened: as of `Folder`.
+    """
+
+    def __init__(self, last: Path, *, opened: bool = False) -> None:
+        self.last = Folder(last, opened=opened)
         joined = self.last.receipt.stage in {"shuffle", "join"}
         inputs = [last.parent / name for name in self.last.receipt.inputs] if joined else [last]
-        self.packed = [Folder(path) for path in inputs] if joined else [self.last]
+        self.packed = [Folder(path, opened=opened) for path in inputs] if joined else [self.last]
         self.bases = np.cumsum([0, *(folder.rows for folder in self.packed)])
 
     @cached_property
@@ -105,38 +110,61 @@ class DomainRows:
             numbers = [np.empty(0, np.int64)]
             for name in ranges.shards(documents):
                 table = document_ranges.pieces(folder.path / name, documents)
-                base = folder.starts[folder.place_of[name]]
-                numbers.append(base + table["row"].to_numpy().astype(np.int64))
+                [place] = folder.names.places(name)
+                numbers.append(folder.names.row(place) + table["row"].to_numpy().astype(np.int64))
                 tables.append(table)
             if tables:
                 yield folder, _pieces(pa.concat_tables(tables), np.concatenate(numbers))
 
+    def origins(self, numbers: Numbers) -> Iterator[tuple[Folder, Numbers, Numbers]] | None:
+        """Yield by packed folder which rows of the last are of it, and their numbers in it.
+
+        numbers: of rows of the last folder. None where origin tables alone know it.
+        """
+        items = numbers
+        if self.last.receipt.stage == "shuffle":
+            if (order := self._order) is None:
+                return None
+            items = order.forward(numbers)
+        owners = np.searchsorted(self.bases, items, side="right") - 1
+        return (
+            (folder, own, items[own] - self.bases[place])
+            for place, folder in enumerate(self.packed)
+            for own in [np.flatnonzero(owners == place)]
+            if len(own)
+        )
+
+    @cached_property
+    def _order(self) -> Permutation | None:
+        """The shuffle as a formula: last row -> packed row."""
+        receipt = self.last.receipt
+        if receipt.seed is None or receipt.version != shuffle.VERSION:
+            return None
+        key = randomness.key(receipt.seed, "shuffle", receipt.settings["domain"])
+        return Permutation(self.last.rows, key)
+
     def final(self, folder: Folder, numbers: Numbers) -> Numbers:
         """Return the numbers in the last folder of rows of a packed folder."""
         items = self.bases[self.packed.index(folder)] + numbers
-        receipt = self.last.receipt
-        if receipt.stage != "shuffle":
+        if self.last.receipt.stage != "shuffle":
             return items
-        if receipt.seed is not None and receipt.version == shuffle.VERSION:
-            key = randomness.key(receipt.seed, "shuffle", receipt.settings["domain"])
-            return Permutation(self.last.rows, key).inverse(items)
-        return self._inverse[items]
+        return self._inverse[items] if self._order is None else self._order.inverse(items)
 
     @cached_property
     def _inverse(self) -> Numbers:
         """The whole order, from the origin tables: the original's shuffle has no formula."""
         inverse = np.full(self.last.rows, -1, np.int64)
         bases = {
-            f"{folder.path.name}/{name}": int(base + start)
+            f"{folder.path.name}/{name}": int(base) + folder.names.row(place)
             for folder, base in zip(self.packed, self.bases, strict=False)
-            for name, start in zip(folder.names, folder.starts, strict=False)
+            for place, name in enumerate(folder.names)
         }
         for place, name in enumerate(self.last.names):
             table = pq.read_table(spans.path_of(self.last.path / name, "origin"))
             origins: Any = table["origin"].combine_chunks()
             starts = np.array([bases.get(o, -1) for o in origins.dictionary.to_pylist()], np.int64)
             own = starts[origins.indices.to_numpy()] + table["origin_row"].to_numpy()
-            inverse[own] = self.last.starts[place] + np.arange(len(own))
+            inverse[own] = self.last.names.row(place) + np.arange(len(own))
         if (inverse < 0).any():
             raise DamageError(f"{self.last.path}: its origins are no order; build again")
         return inverse

@@ -184,7 +184,7 @@ def _before(folder: Folder, numbers: Numbers) -> Numbers:
         else:
             place = shard - 1
         if place >= 0:
-            edges.append(int(folder.starts[place + 1]) - 1)
+            edges.append(folder.names.row(place + 1) - 1)
     return np.concatenate([inner, np.array(edges, np.int64)])
 
 

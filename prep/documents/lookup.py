@@ -10,6 +10,7 @@ dropped.parquet and can be made again at any time.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ VERSION = 1
 NAMES, DIGESTS = "names.parquet", "digests.parquet"
 GROUP_ROWS = 1 << 15
 BATCH_ROWS = 1 << 16
+TAKEN_ROWS = 1 << 13  # of a row group of which few lines are taken
+THREADS = 2  # that read row groups
 MOST_IN_MEMORY = 1 << 22  # lines that are sorted in memory; more are sorted on disk
 MEMORY = "512MB"
 COLUMNS = ["file", "record", "name", "digest"]
@@ -177,15 +180,26 @@ class Lines:
     def take(self, numbers: Places, columns: Sequence[str]) -> pa.Table:
         """Read lines by number, ascending."""
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
-        tables = [
-            self._file.read_row_groups([group], columns=list(columns)).take(
-                pa.array(numbers[owners == group] - self._starts[group], pa.int64())
-            )
-            for group in np.unique(owners).tolist()
-        ]
-        if not tables:
-            return self._file.schema_arrow.empty_table().select(list(columns))
+        groups = np.unique(owners).tolist()
+        tables = [self._file.schema_arrow.empty_table().select(list(columns))]
+        with ThreadPoolExecutor(max(1, min(len(groups), THREADS))) as pool:
+            asked = [(g, numbers[owners == g] - self._starts[g], columns) for g in groups]
+            tables += pool.map(self._within, *zip(*asked, strict=True)) if asked else []
         return pa.concat_tables(tables).unify_dictionaries()
+
+    def _within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
+        """Read lines of a row group, as far as the last of them."""
+        tables, first = list[pa.Table](), 0
+        with pq.ParquetFile(self.path, metadata=self._file.metadata) as file:  # of this thread
+            for batch in file.iter_batches(
+                TAKEN_ROWS, row_groups=[group], columns=list(columns), use_threads=False
+            ):
+                own = numbers[slice(*np.searchsorted(numbers, (first, first + batch.num_rows)))]
+                tables.append(pa.Table.from_batches([batch]).take(pa.array(own - first)))
+                first += batch.num_rows
+                if first > numbers[-1]:
+                    break
+        return pa.concat_tables(tables)
 
     def of_record(self, file: str, record: int) -> list[int]:
         """Return the numbers of the lines of a record of a file."""

@@ -5,7 +5,6 @@ from the first and the last document of each, and no spans of another shard are 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows.spans import path_of
+from crystalmix.prep.runtime.atomic_files import replacing
 
 SCHEMA = pa.schema(
     [
@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("last", pa.int64()),
     ]
 )
+GROUP_ROWS = 1 << 12
 PIECES = ["row", "start", "stop", "source", "document", "offset", "fim"]
 Numbers = NDArray[np.int64]
 
@@ -59,36 +60,66 @@ def _of_group(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class Ranges:
-    """The ranges of a folder's shards (SCHEMA)."""
+def write(path: Path, table: pa.Table) -> None:
+    """Write ranges, in row groups that are read alone."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=GROUP_ROWS)
 
-    table: pa.Table
+
+class Ranges:
+    """The ranges of a folder's shards (SCHEMA); of the file's row groups those asked are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._groups: dict[int, pa.Table] = {}
 
     def shards(self, documents: dict[str, Numbers]) -> list[str]:
         """Return the names of the shards that may hold documents (ascending, by source)."""
-        lines = [np.empty(0, np.int64)]
-        for name, numbers in documents.items():
-            mine = self._by_source.get(name)
-            if mine is not None:
-                place, first, last = mine
-                low = np.searchsorted(numbers, first, side="left")
-                lines.append(place[np.searchsorted(numbers, last, side="right") > low])
-        hit = pa.array(np.sort(np.concatenate(lines)), pa.int64())
-        names: list[Any] = self.table["shard"].take(hit).to_pylist()
-        return list(dict.fromkeys(names))
+        names: dict[str, None] = {}
+        for group, bounds in enumerate(self._bounds):
+            if any(_may_hold(bounds, source, own) for source, own in documents.items()):
+                names |= dict.fromkeys(_holding(self._group(group), documents))
+        return [*names]
 
     @cached_property
-    def _by_source(self) -> dict[str, tuple[Numbers, Numbers, Numbers]]:
-        """Of each source its lines, and their first and last documents."""
-        source: Any = self.table["source"].combine_chunks().dictionary_encode()
-        numbers = source.indices.to_numpy()
-        first, last = (self.table[name].to_numpy() for name in ("first", "last"))
-        lines = [np.flatnonzero(numbers == place) for place in range(len(source.dictionary))]
-        return {
-            name: (own, first[own], last[own])
-            for name, own in zip(source.dictionary.to_pylist(), lines, strict=True)
-        }
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path)
+
+    @cached_property
+    def _bounds(self) -> list[list[Any]]:
+        """Of each row group the statistics of source, first and last; None where there are none."""
+        metadata = self._file.metadata
+        return [
+            [metadata.row_group(group).column(place).statistics for place in (1, 2, 3)]
+            for group in range(metadata.num_row_groups)
+        ]
+
+    def _group(self, group: int) -> pa.Table:
+        if group not in self._groups:
+            self._groups[group] = self._file.read_row_group(group)
+        return self._groups[group]
+
+
+def _may_hold(bounds: list[Any], source: str, documents: Numbers) -> bool:
+    """Tell by statistics whether a row group may have a shard that holds documents, ascending."""
+    known, first, last = bounds
+    if not all(one is not None and one.has_min_max for one in bounds):
+        return True
+    low, high = np.searchsorted(documents, (first.min, last.max + 1))
+    return bool(known.min <= source <= known.max and low < high)
+
+
+def _holding(table: pa.Table, documents: dict[str, Numbers]) -> list[Any]:
+    """Return the shards of ranges that may hold documents."""
+    source: Any = table["source"].combine_chunks().dictionary_encode()
+    numbers = source.indices.to_numpy()
+    first, last = (table[name].to_numpy() for name in ("first", "last"))
+    hit = np.zeros(len(table), np.bool_)
+    for place, name in enumerate(source.dictionary.to_pylist()):
+        own = documents.get(name, np.empty(0, np.int64))
+        low = np.searchsorted(own, first, side="left")
+        hit |= (numbers == place) & (np.searchsorted(own, last, side="right") > low)
+    return table["shard"].filter(pa.array(hit)).to_pylist()
 
 
 def pieces(shard: Path, documents: dict[str, Numbers]) -> pa.Table:

@@ -5,6 +5,7 @@ folder has no spans of its own but `data-00007.origin.parquet`: for each row the
 came from, so that spans are found by one join and never copied.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,29 +84,45 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def of_rows(shard: Path, rows: NDArray[np.int64]) -> pa.Table | None:
     """Return the document pieces of some rows of a shard (`SPANS`); None where none are."""
-    own, origin = path_of(shard), path_of(shard, "origin")
-    wanted = np.unique(rows)
+    own, wanted = path_of(shard), np.unique(rows)
     if own.exists():
         return _of_groups(own, wanted)
-    if not origin.exists():
-        return None
-    origins = _of_groups(origin, wanted)
-    names: list[Any] = origins["origin"].to_pylist()
-    before = origins["origin_row"].to_numpy()
-    now, tables = origins["row"].to_numpy(), list[pa.Table]()
-    for name in sorted(set(names)):
-        here = np.array([other == name for other in names])
-        table = of_rows(shard.parents[1] / name, before[here])
+    found = origins(shard, wanted)
+    tables = list[pa.Table]()
+    for packed, before, now in found or ():
+        table = of_rows(packed, before)
         if table is None:
             return None
-        row_of = dict(zip(before[here].tolist(), now[here].tolist(), strict=True))
+        row_of = dict(zip(before.tolist(), now.tolist(), strict=True))
         moved = pa.array([row_of[row] for row in table["row"].to_pylist()], pa.int32())
         table = table.set_column(0, table.schema.field(0), moved)
         tables.append(table.cast(SPANS))
-    return pa.concat_tables(tables).unify_dictionaries()
+    return None if found is None else pa.concat_tables(tables).unify_dictionaries()
 
 
-def _of_groups(path: Path, rows: NDArray[np.int64]) -> pa.Table:
+def origins(
+    shard: Path, rows: NDArray[np.int64]
+) -> list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] | None:
+    """Return the shards that rows came from, the rows there and here; None without such a table."""
+    path = path_of(shard, "origin")
+    if not path.exists():
+        return None
+    table = _of_groups(path, np.unique(rows))
+    names: list[Any] = table["origin"].to_pylist()
+    before, now = (table[name].to_numpy().astype(np.int64) for name in ("origin_row", "row"))
+    found = [(name, np.array([other == name for other in names])) for name in sorted(set(names))]
+    return [(shard.parents[1] / name, before[here], now[here]) for name, here in found]
+
+
+def of_packed(shard: Path, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table | None:
+    """Return columns of what `of_rows` does, `row` first, of a shard that has its own spans."""
+    own = path_of(shard)
+    return _of_groups(own, np.unique(rows), ["row", *columns]) if own.exists() else None
+
+
+def _of_groups(
+    path: Path, rows: NDArray[np.int64], columns: Sequence[str] | None = None
+) -> pa.Table:
     """Read the lines of some rows, ascending: of the file's row groups those that hold one."""
     with pq.ParquetFile(path) as file:
         groups = list[int]()
@@ -114,7 +131,7 @@ def _of_groups(path: Path, rows: NDArray[np.int64]) -> pa.Table:
             low, high = (known.min, known.max) if known else (rows[0], rows[-1])
             if np.searchsorted(rows, high, side="right") > np.searchsorted(rows, low):
                 groups.append(group)
-        table = file.read_row_groups(groups)
+        table = file.read_row_groups(groups, columns and [*columns], use_threads=False)
     return table.filter(np.isin(table["row"].to_numpy(), rows))
 
 

@@ -8,7 +8,10 @@ Work items inside an unfinished folder leave `*.done` files, so that a killed bu
 it stopped; `seal` removes them.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +30,8 @@ from crystalmix.prep.runtime.errors import DamageError, StaleError
 from crystalmix.prep.runtime.types import Json
 
 NAME = "receipt.json"
+HEAD_BYTES = (1 << 11, 1 << 15)  # read at once
+OWN_DIGEST = re.compile(rb'^  "digest": "([0-9a-f]{64})",?$', re.MULTILINE)
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
 
 
@@ -155,6 +160,38 @@ def read(folder: Path) -> Receipt:
     if digest(body) != receipt.get("digest"):
         raise DamageError(f"{folder / NAME}: was edited (its digest does not match); build again")
     return Receipt.of(receipt)
+
+
+def own_digest(path: Path) -> str | None:
+    """Return the digest that a receipt or manifest has of itself, from its head; None without one.
+
+    Keys are sorted, so that it comes before files, shards and parts.
+    """
+    head = b""
+    with path.open("rb", buffering=0) as file:
+        for size in HEAD_BYTES:
+            head += file.read(size)
+            if found := OWN_DIGEST.search(head):
+                return found[1].decode()
+    return None
+
+
+def is_still(path: Path, file: FileEntry, since: Path) -> bool:
+    """Return whether a file has the bytes that it had when `since` was written.
+
+    They are looked at where its size is the same and it is not older than that.
+    """
+    try:
+        stat = path.stat()
+        if stat.st_size != file.bytes or stat.st_mtime_ns < since.stat().st_mtime_ns:
+            return stat.st_size == file.bytes
+    except OSError:
+        return False
+    same = file_digest(path) == file.xxh3
+    if same:
+        with suppress(OSError):
+            os.utime(since)  # the next time it is younger
+    return same
 
 
 def damages(folder: Path, files: Iterable[FileEntry]) -> list[str]:

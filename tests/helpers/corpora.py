@@ -186,7 +186,7 @@ def contents(build: Path) -> Json:
             found[name] = path.read_bytes()
             continue
         sealed = orjson.loads(path.read_bytes())
-        timely = {"digest", "seen", "receipt"}
+        timely = {"digest", "seen", "receipt", "receipt_bytes", "receipt_digest"}
         found[name] = {key: sealed[key] for key in sealed if key not in timely}
     return found
 

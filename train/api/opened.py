@@ -16,7 +16,8 @@ import pyarrow as pa
 
 import crystalmix.train.trace as asked  # its modules are loaded when they are first used
 from crystalmix.mixtures.manifest import rows_of_steps
-from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.types import Content
@@ -88,7 +89,7 @@ class Build(Answer):
     @cached_property
     def phases(self) -> dict[str, Phase]:
         """Its phases by name, in the order in which they follow each other."""
-        return {m.phase: Phase(m, self.path) for m in read_manifests(self.path)}
+        return {m.phase: Phase(m, self.path) for m in in_build(self.path)}
 
     @property
     def overview(self) -> asked.overview.BuildOverview:
@@ -177,6 +178,7 @@ class Phase(Answer):
         that the phase does not have.
         """
         manifest, last = self.manifest, self._last(first, last)
+        paths = manifest.paths
         refs = manifest.rows(first * manifest.batch, (last + 1) * manifest.batch)
         places = np.arange(len(refs.row))
         names = np.array([part.name for part in manifest.parts])
@@ -185,7 +187,7 @@ class Phase(Answer):
             "slot": pa.array(places % manifest.batch),
             "part": pa.array(names[refs.part]),
             "epoch": pa.array(refs.epoch),
-            "shard": pa.array(np.array(manifest.paths)[refs.shard]),
+            "shard": pa.array([paths[shard] for shard in refs.shard.tolist()], pa.string()),
             "row": pa.array(refs.row),
         }
         return Table(pa.Table.from_pydict(columns))

@@ -57,7 +57,7 @@ STEPS = pa.schema(
     ]
 )
 
-BATCH_ROWS = 1 << 14  # of a segment in which few steps are looked for
+BATCH_ROWS = 1 << 16  # of a segment in which few steps are looked for; each repeats all names
 SCHEMAS = {"rows": ROWS, "steps": STEPS}
 
 
@@ -303,9 +303,11 @@ def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Ta
             if np.searchsorted(steps, high, side="right") > np.searchsorted(steps, low):
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
                     found = batch["step"].to_numpy()
-                    own = np.isin(found, steps)
-                    if own.any():
-                        table = pa.Table.from_batches([batch.filter(pa.array(own))])
+                    own = np.flatnonzero(np.isin(found, steps))
+                    for some in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
+                        if not len(some):
+                            continue
+                        table = pa.Table.from_batches([batch.slice(some[0], len(some))])
                         table.validate(full=True)  # texts that are no UTF-8, bad places
                         tables.append(table)
                     if len(found) and found[-1] > steps[-1]:

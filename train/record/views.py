@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from crystalmix.mixtures.manifest import opened
 from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
@@ -70,7 +70,7 @@ class Manifests(Mapping[str, Manifest]):
 
     def __getitem__(self, phase: str) -> Manifest:
         if phase not in self._read:
-            self._read[phase] = read_manifest(self._paths[phase])
+            self._read[phase] = opened.manifest(self._paths[phase])
         return self._read[phase]
 
     def __iter__(self) -> Iterator[str]:

@@ -114,14 +114,14 @@ class Index:
         """The folders that phases draw from, by the folder of their domain."""
         found: dict[str, set[str]] = {}
         for part in (part for phase in self.phases.values() for part in phase.parts):
-            for inside in {shard.path.rpartition("/")[0] for shard in part.shards}:
+            for inside in {run.prefix.rpartition("/")[0] for run in part.runs.runs}:
                 found.setdefault(inside.rpartition("/")[0], set()).add(inside)
         return found
 
     def rows_of(self, folder: Path) -> DomainRows:
         """Return the rows of a domain by the folder that phases draw from."""
         if folder not in self._rows:
-            self._rows[folder] = DomainRows(folder)
+            self._rows[folder] = DomainRows(folder, opened=True)
         return self._rows[folder]
 
     def lines(self, source: str) -> lookup.Lines | None:
@@ -200,9 +200,10 @@ def documents(
 
 def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
     """Return the document pieces of rows, row by row."""
-    held = _pieces_of(traced.build, [(row.shard, row.row) for row in rows])
+    index = index_of(traced)
+    held = _pieces_of(index, [(row.shard, row.row) for row in rows])
     keys = {(piece["source"], piece["document"]) for own in held.values() for piece in own}
-    known = _lines_of(index_of(traced), keys)
+    known = _lines_of(index, keys)
     found: list[Piece] = []
     for row in rows:
         for piece in held[row.shard, row.row]:
@@ -215,22 +216,44 @@ def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
     return found
 
 
-def _pieces_of(build: Path, places: Iterable[Shard]) -> dict[Shard, list[Json]]:
-    """Return what stands in each of some rows, shard by shard."""
-    wanted: dict[str, list[int]] = {}
-    held: dict[Shard, list[Json]] = {}
-    for shard, row in places:
-        held[shard, row] = []
-        wanted.setdefault(shard, []).append(row)
-    for shard, numbers in wanted.items():
-        table = spans.of_rows(build / shard, np.array(numbers, np.int64))
+def _pieces_of(index: Index, places: Sequence[Shard]) -> dict[Shard, list[Json]]:
+    """Return what stands in each of some rows, packed shard by packed shard."""
+    held: dict[Shard, list[Json]] = {place: [] for place in places}
+    for shard, own in _packed(index, [*held]).items():
+        table = spans.of_packed(shard, np.array([*own], np.int64), PIECE)
         if table is None:
             continue
         columns = [table[name].to_pylist() for name in ("row", *PIECE)]
         lines: list[Any] = sorted(zip(*columns, strict=True))
         for row, *piece in lines:
-            held[shard, row].append(dict(zip(PIECE, piece, strict=True)))
+            held[own[row]].append(dict(zip(PIECE, piece, strict=True)))
     return held
+
+
+def _packed(index: Index, places: Sequence[Shard]) -> dict[Path, dict[int, Shard]]:
+    """Return of the shards in which some rows were packed which of these is each of their rows."""
+    by_folder: dict[str, list[Shard]] = {}
+    for place in places:
+        by_folder.setdefault(place[0].rpartition("/")[0], []).append(place)
+    found: dict[Path, dict[int, Shard]] = {}
+    for inside, own in by_folder.items():
+        rows = index.rows_of(index.build.path / inside)
+        names = rows.last.names
+        held = [(shard, row) for shard, row in own if names.places(shard.rpartition("/")[2])]
+        numbers = [names.row(names.places(s.rpartition("/")[2])[0]) + row for s, row in held]
+        origins = rows.origins(np.array(numbers, np.int64))
+        if origins is None:  # the original's shuffle has no formula
+            for shard, row in held:
+                for packed, [before], _ in (
+                    spans.origins(index.build.path / shard, np.array([row])) or ()
+                ):
+                    found.setdefault(packed, {})[int(before)] = (shard, row)
+            continue
+        for folder, which, number in origins:
+            columns = (which.tolist(), *(column.tolist() for column in folder.located(number)))
+            for place, shard, row in zip(*columns, strict=True):
+                found.setdefault(folder.path / folder.names[shard], {})[row] = held[place]
+    return found
 
 
 def _lines_of(index: Index, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[Any]]:

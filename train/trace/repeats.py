@@ -139,10 +139,10 @@ def repeats(traced: Traced, phase: str) -> Repeats:
 
 def _by_formula(traced: Traced, phase: str, earlier: list[str]) -> Repeats:
     """Return what a phase repeats by the draws of its parts, of the steps that are recorded."""
-    before = [draws for name in earlier for draws in _draws(traced, name)]
+    before, now = _draws(traced, earlier, phase)
     counts = rows_of_parts(_ledger(traced, phase), 0, _steps(traced, phase) - 1)
     parts: list[PartRepeats] = []
-    for part, own in zip(traced.manifests[phase].parts, _draws(traced, phase), strict=True):
+    for part, own in zip(traced.manifests[phase].parts, now, strict=True):
         same = [draws for draws in before if draws.domain == own.domain]
         by_phase = {
             name: coverage.seen(own, [draws for draws in same if draws.phase == name])
@@ -153,12 +153,15 @@ def _by_formula(traced: Traced, phase: str, earlier: list[str]) -> Repeats:
     return Repeats(phase, tuple(parts), by_formula=True)
 
 
-def _draws(traced: Traced, phase: str) -> list[coverage.Draws]:
-    """Return what the recorded steps of a phase draw, part by part."""
-    manifest = traced.manifests[phase]
-    counts = manifest.order.counts(_steps(traced, phase) * manifest.batch)
-    every = zip(coverage.of_manifests([manifest]), counts, strict=True)
-    return [replace(draws, count=count) for draws, count in every]
+def _draws(
+    traced: Traced, earlier: list[str], phase: str
+) -> tuple[list[coverage.Draws], list[coverage.Draws]]:
+    """Return what the recorded steps of earlier phases and of a phase draw, part by part."""
+    phases = [traced.manifests[name] for name in (*earlier, phase)]
+    counts = [count for m in phases for count in m.order.counts(_steps(traced, m.phase) * m.batch)]
+    every = zip(coverage.of_manifests(phases), counts, strict=True)
+    draws = [replace(each, count=count) for each, count in every]
+    return draws[: -len(phases[-1].parts)], draws[-len(phases[-1].parts) :]
 
 
 def _ledger(traced: Traced, phase: str) -> Path:

@@ -6,7 +6,6 @@ its own: CPU and wall time to answer it first and again, and what that read; gre
 where what was made is kept, and taken again.
 """
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,10 +19,10 @@ from typing import Any
 import full_scale
 import numpy as np
 
-from crystalmix.mixtures.manifest import rows_of_steps
+from crystalmix.mixtures.manifest import opened, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
-from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest
 
 STEPS = {"phase1": 40_000, "phase2": 200_000, "phase3": 20_000}
 SLOTS = (0, 15)  # those that are shown of a step
@@ -41,7 +40,7 @@ def make(place: Path, tokenizer: Path) -> None:
     from crystalmix.train.record import run_folder
 
     every, asked = full_scale.domains(), dict[str, list[np.ndarray]]()
-    phases = {manifest.phase: manifest for manifest in read_manifests(out)}
+    phases = {manifest.phase: manifest for manifest in opened.in_build(out)}
     for phase, step in STEPS.items():
         manifest = phases[phase]
         refs = manifest.rows(step * manifest.batch, step * manifest.batch + SLOTS[1] + 1)
@@ -85,7 +84,7 @@ def document(out: Path) -> tuple[str, int]:
 
 
 def _phase(out: Path) -> Manifest:
-    return read(BuildFolder(out).manifest(PHASE))
+    return opened.manifest(BuildFolder(out).manifest(PHASE))
 
 
 def _rows(place: Path) -> Callable[[], Any]:
@@ -100,12 +99,12 @@ def _planned(place: Path) -> Callable[[], Any]:
 
 def _positions(place: Path) -> Callable[[], Any]:
     phase = _phase(place / "build")
-    path = phase.parts[-1].shards[-2].path
+    path = phase.parts[-1].runs[-2]
     return lambda: phase.positions(path, 1234)
 
 
 def _reads(place: Path) -> Callable[[], Any]:
-    phases = read_manifests(place / "build")
+    phases = opened.in_build(place / "build")
     return lambda: Reads.of(of_manifests(phases)).lines()
 
 
@@ -159,6 +158,7 @@ QUESTIONS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "what all phases read": _reads,
     "trace --step": partial(_traced, lambda q, t: q.step_documents(t, PHASE, STEPS[PHASE], SLOTS)),
     "trace --document": _name,
+    "trace --ratios 0:3": partial(_traced, lambda q, t: q.step_ratios(t, 0, 3)),
     "trace --ratios 0:999": partial(_traced, lambda q, t: q.step_ratios(t, 0, 999)),
     "trace --ratios, all": partial(_traced, lambda q, t: q.step_ratios(t, 0, 79_720)),
     "trace --repeats phase3": partial(_traced, lambda q, t: q.repeats(t, "phase3")),
@@ -171,6 +171,12 @@ def bytes_read() -> int:
     """Return the bytes that this process asked the system for."""
     lines = Path("/proc/self/io").read_text("utf-8").splitlines()
     return int(lines[0].rpartition(" ")[2])
+
+
+def most_resident() -> float:
+    """Return the most MiB that this program had in memory; `ru_maxrss` has its parent's, too."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def ask(place: Path, question: str) -> None:
@@ -186,7 +192,7 @@ def ask(place: Path, question: str) -> None:
             f"{(now[2] - read_before) / 1e6:7.1f}"
         )
         began, wall, read_before = now
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = most_resident()
     sys.stdout.write(f"{question:30} {figures[0]} {figures[2]} {peak:6.0f}\n")
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest import opened
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import (
@@ -32,7 +33,7 @@ from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.rows import document_ranges, shards, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
-from crystalmix.prep.runtime.atomic_files import canonical, file_digest, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
 from crystalmix.prep.runtime.permutation import Permutation
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger, run_folder
@@ -43,6 +44,7 @@ DOCUMENTS = 800_000_000
 GROUP = 1 << 16  # documents of a row group
 FILES = 60_000  # raw files of all sources
 PER_SEAL = 1000  # steps between checkpoints
+IDS = (300, 32_000)  # tokens of rows
 Numbers = NDArray[np.int64]
 
 
@@ -266,15 +268,19 @@ def write_lookups(out: Path, asked: dict[str, Numbers]) -> None:
             "first": domain.holding(ends[:-1] * MSL),
             "last": domain.holding(ends[1:] * MSL - 1),
         }
-        spans.write(inside / lookups.RANGES, pa.table(table, schema=document_ranges.SCHEMA))
+        ranges = pa.table(table, schema=document_ranges.SCHEMA)
+        document_ranges.write(inside / lookups.RANGES, ranges)
         seal(out, packed, [lookups.RANGES])
+    opened.make(build)
 
 
 def seal(out: Path, folder: Path, names: list[str]) -> None:
     """Seal the lookup of a folder, as a build does."""
     inside = BuildFolder(out).lookup / folder.relative_to(out)
     made = {"version": lookup.VERSION, "origin": lookups.origin_digest(receipts.read(folder))}
-    made["receipt"] = file_digest(folder / receipts.NAME)
+    receipt = receipts.FileEntry.of(folder / receipts.NAME)
+    made |= {"receipt": receipt.xxh3, "receipt_bytes": receipt.bytes}
+    made["receipt_digest"] = receipts.own_digest(folder / receipts.NAME)
     content = {**made, "files": [receipts.describe(inside / name) for name in names]}
     write_atomic(inside / lookups.SEAL, canonical({**content, "digest": receipts.digest(content)}))
 
@@ -390,7 +396,7 @@ def write_shuffled(out: Path, domain: Domain, shard: int) -> Numbers:
         )
         rng = np.random.default_rng(shard)
         block = np.ones((256, 3, MSL), np.int32)
-        block[:, 0] = rng.integers(300, 32_000, (256, MSL))
+        block[:, 0] = rng.integers(*IDS, (256, MSL))
         rows = (block[: min(256, last - first - at)] for at in range(0, last - first, 256))
         shuffle.write(inputs, packed, place, rows)
     return packed

@@ -26,7 +26,9 @@ def test_lookups_that_are_gone_are_made_again_the_same(tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in build.lookup.rglob("*") if p.is_file()}
     rmtree(build.lookup)
     assert verify(build.path) == []
-    assert lookups.ensured(build.path).made == len(list((small_build() / "lookup").rglob("*.json")))
+    assert lookups.ensured(build.path).made == len(
+        list((small_build() / "lookup").rglob(lookups.SEAL))
+    )
     assert {p: p.read_bytes() for p in build.lookup.rglob("*") if p.is_file()} == before
 
 
