@@ -190,12 +190,14 @@ class Lines:
     def _within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
         """Read lines of a row group, as far as the last of them."""
         tables, first = list[pa.Table](), 0
-        with pq.ParquetFile(self.path, metadata=self._file.metadata) as file:  # of this thread
+        known = self._file.metadata
+        with pq.ParquetFile(self.path, metadata=known, pre_buffer=False) as file:  # this thread's
             for batch in file.iter_batches(
                 TAKEN_ROWS, row_groups=[group], columns=list(columns), use_threads=False
             ):
                 own = numbers[slice(*np.searchsorted(numbers, (first, first + batch.num_rows)))]
-                tables.append(pa.Table.from_batches([batch]).take(pa.array(own - first)))
+                if len(own):
+                    tables.append(pa.Table.from_batches([batch]).take(pa.array(own - first)))
                 first += batch.num_rows
                 if first > numbers[-1]:
                     break

@@ -294,7 +294,7 @@ def span_of(segment: Path) -> tuple[int, int]:
 
 def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Table:
     """Read some steps of a segment, ascending: of its row groups those that hold one."""
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, schema)
         tables = [schema.empty_table()]
         for group in range(file.num_row_groups):

@@ -29,7 +29,8 @@ from crystalmix.train.record.views import Traced
 
 MOST_DOCUMENTS = 100
 MOST_SEARCHED: Final = 5_000_000  # documents whose names are searched for a part of them
-DOCUMENT = ("name", "file", "record", "characters")
+NAMED = ("name", "file", "record")
+DOCUMENT = (*NAMED, "characters")
 PIECE = ("start", "stop", "source", "document", "fim")
 PARTS_OF_NAMES = """
     SELECT source, document, coalesce(name, file || '#' || record) AS name, file, record,
@@ -203,12 +204,12 @@ def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
     index = index_of(traced)
     held = _pieces_of(index, [(row.shard, row.row) for row in rows])
     keys = {(piece["source"], piece["document"]) for own in held.values() for piece in own}
-    known = _lines_of(index, keys)
+    known = _lines_of(index, keys, NAMED)
     found: list[Piece] = []
     for row in rows:
         for piece in held[row.shard, row.row]:
             line = known.get((piece["source"], piece["document"]))
-            name, file, record, _ = line or (None,) * 4
+            name, file, record = line or (None,) * 3
             named = name or (None if file is None else f"{file}#{record}")
             place: Json = {"shard": row.shard, "row": row.row, "name": named}
             place |= {"file": file, "record": record}
@@ -256,8 +257,10 @@ def _packed(index: Index, places: Sequence[Shard]) -> dict[Path, dict[int, Shard
     return found
 
 
-def _lines_of(index: Index, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[Any]]:
-    """Return what DOCUMENT says of documents, of those that are known."""
+def _lines_of(
+    index: Index, keys: Iterable[tuple[str, int]], columns: Sequence[str] = DOCUMENT
+) -> dict[tuple[str, int], list[Any]]:
+    """Return columns of the lines of documents, of those that are known."""
     wanted: dict[str, list[int]] = {}
     for source, number in sorted(keys):
         wanted.setdefault(source, []).append(number)
@@ -265,9 +268,9 @@ def _lines_of(index: Index, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, 
     for source, numbers in wanted.items():
         if (lines := index.lines(source)) is not None:
             inside = np.array([number for number in numbers if number < len(lines)], np.int64)
-            table = lines.take(inside, DOCUMENT)
-            columns = [table[name].to_pylist() for name in DOCUMENT]
-            for number, *line in zip(inside.tolist(), *columns, strict=True):
+            table = lines.take(inside, columns)
+            values = [table[name].to_pylist() for name in columns]
+            for number, *line in zip(inside.tolist(), *values, strict=True):
                 known[source, number] = line
     return known
 

@@ -23,6 +23,7 @@ from crystalmix.mixtures.manifest import opened, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
+from crystalmix.prep.runtime.workers import without_pandas
 
 STEPS = {"phase1": 40_000, "phase2": 200_000, "phase3": 20_000}
 SLOTS = (0, 15)  # those that are shown of a step
@@ -181,6 +182,7 @@ def most_resident() -> float:
 
 def ask(place: Path, question: str) -> None:
     """Print what the question takes first, with what it opens, and again; one line."""
+    without_pandas()  # as commands do
     figures: list[str] = []
     began, wall, read_before = time.process_time(), time.perf_counter(), bytes_read()
     answer = QUESTIONS[question](place)
