@@ -175,10 +175,11 @@ def contents(build: Path) -> Json:
     """Return what two builds of one recipe must have in common: every file, byte for byte.
 
     Only of receipts what depends on the times of raw files is left out (`seen`, their digest), of
-    seals of lookups the digest of such a receipt, and what a store remembers of raw files.
+    seals of lookups the digest of such a receipt, what a store remembers of raw files, and tables
+    of shards, which are made when they are asked for.
     """
-    remembered = build / "store" / "files"
-    paths = [path for path in build.rglob("*") if not path.is_relative_to(remembered)]
+    kept = (build / "store" / "files", build / "lookup" / "shards")
+    paths = [p for p in build.rglob("*") if not any(map(p.is_relative_to, kept))]
     found: Json = {"names": sorted(path.relative_to(build).as_posix() for path in paths)}
     for path in (path for path in paths if path.is_file()):
         name = path.relative_to(build).as_posix()
