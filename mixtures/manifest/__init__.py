@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         coverage,
         exact_order,
         manifest,
+        opened,
         purged,
         report,
         rows_of_steps,
@@ -31,5 +32,6 @@ if TYPE_CHECKING:
         PartShard,
         RowRefs,
     )
+    from crystalmix.mixtures.manifest.opened import Rows, in_build
 
 __getattr__, __dir__ = lazy_names(__name__)
