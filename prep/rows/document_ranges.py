@@ -119,7 +119,7 @@ def _holding(table: pa.Table, documents: dict[str, Numbers]) -> list[Any]:
         own = documents.get(name, np.empty(0, np.int64))
         low = np.searchsorted(own, first, side="left")
         hit |= (numbers == place) & (np.searchsorted(own, last, side="right") > low)
-    return table["shard"].filter(pa.array(hit)).to_pylist()
+    return table.filter(hit)["shard"].to_pylist()
 
 
 def pieces(shard: Path, documents: dict[str, Numbers]) -> pa.Table:

@@ -131,7 +131,8 @@ def _of_groups(
             low, high = (known.min, known.max) if known else (rows[0], rows[-1])
             if np.searchsorted(rows, high, side="right") > np.searchsorted(rows, low):
                 groups.append(group)
-        table = file.read_row_groups(groups, columns and [*columns], use_threads=False)
+        chosen = None if columns is None else [*columns]
+        table = file.read_row_groups(groups, chosen, use_threads=False)
     return table.filter(np.isin(table["row"].to_numpy(), rows))
 
 
