@@ -29,7 +29,7 @@ def test_every_mark_that_changed_is_told(made: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(made, tmp_path / "out", symlinks=True))
     marks = [path for path in Store(out / "store").marks() if b'"digest"' in path.read_bytes()]
     assert {path.relative_to(out).parts[1] for path in marks} == {
-        *("blocks", "tokens", "files", "uses")
+        *("blocks", "tokens", "files", "lists", "uses")
     }
     for path in marks:
         before = path.read_bytes()
