@@ -197,7 +197,9 @@ class Lines:
             ):
                 own = numbers[slice(*np.searchsorted(numbers, (first, first + batch.num_rows)))]
                 if len(own):
-                    tables.append(pa.Table.from_batches([batch]).take(pa.array(own - first)))
+                    tables.append(
+                        pa.Table.from_batches([batch]).take(pa.array(own - first, pa.int64()))
+                    )
                 first += batch.num_rows
                 if first > numbers[-1]:
                     break

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -44,7 +44,7 @@ class StepDocuments(Answer):
     batch: int = 0
     slots: tuple[int, int] | None = None
 
-    def content(self) -> list[Content]:
+    def content(self) -> list[dict[str, Any]]:
         """The pieces as JSON."""
         return self.pieces.to_pylist()
 
