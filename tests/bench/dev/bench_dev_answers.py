@@ -9,6 +9,7 @@ repositories are audited (those two, and one that is not there), redacted, and p
 counted here is read by h5py, pyarrow and tokenizers alone.
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ OWN, COPY, ABSENT = "two/phases", "dropped/copy", "not/there"
 WHOLE = "--whole" in sys.argv
 TEXTS, CHARACTERS = (None, None) if WHOLE else (24, 16_000)
 OWN_TEXTS = 40 if WHOLE else 3
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 MOST_BLANK = 16  # ids of a piece that a row's end cut off, which may be blanks or half a letter
 LETTERS = {chr(c): chr(0x1200 + c) for c in range(33, 127)}  # into Ethiopic
 LANGUAGES = ("css", "javascript", "html", "python")
@@ -106,9 +108,10 @@ Holds = Callable[[list[int]], bool]
 
 
 def marked(build: Path, file: Path) -> Holds:
-    """Return what tells whether ids hold a letter of `two/phases`, decoded; no other text has one.
+    """Return what tells whether ids hold a letter of `two/phases`, as bytes; no other text has one.
 
-    Ids don't tell: letters that are in no vocabulary are bytes, which other texts have, too.
+    Ids don't tell: letters that are in no vocabulary are bytes, which other texts have, too. Nor
+    does the tokenizer's decoder, which gives up a run of bytes that begins within a letter.
     """
     tokenizer, letters = Tokenizer.from_file(str(file)), {*LETTERS.values()}
     for path in sorted((build.parent / "data").rglob("*")):
@@ -124,8 +127,14 @@ def marked(build: Path, file: Path) -> Holds:
             continue
         assert all(letters.isdisjoint(text) for text in texts), path
 
+    spelt = [
+        bytes([int(name[3:-1], 16)]) if BYTE.fullmatch(name) else name.encode()
+        for name in map(tokenizer.id_to_token, range(tokenizer.get_vocab_size()))
+    ]
+
     def holds(ids: list[int]) -> bool:
-        return not letters.isdisjoint(tokenizer.decode(ids, skip_special_tokens=True))
+        text = b"".join(spelt[number] for number in ids).decode("utf-8", "ignore")
+        return not letters.isdisjoint(text)
 
     return holds
 
