@@ -52,7 +52,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShuffledRows:
     """The rows of a domain's packed folders and their shuffled order, as work items know them.
 
     folders: name and path of each. order: a file of row numbers (.npy), where the order is no
@@ -104,10 +104,10 @@ class Shuffle:
     """Work item: write shards of the shuffled order.
 
     bounds: the rows [first, last) of each shard, outs: its file. buckets: where the rows lie in
-    bucket files, if they do (`_write_buckets`).
+    bucket files, if they do (`_two_passes`).
     """
 
-    rows: Rows
+    rows: ShuffledRows
     bounds: tuple[tuple[int, int], ...]
     outs: tuple[Path, ...]
     buckets: tuple[Path, Path] | None = None
@@ -120,7 +120,7 @@ class Spread:
     ends: a file of where in the order each bucket ends. mark: of all that the output follows from.
     """
 
-    rows: Rows
+    rows: ShuffledRows
     mark: str
     numbers: tuple[int, int]
     ends: Path
@@ -196,7 +196,7 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
 class _Whole:
     """The shuffle of a domain into a folder: its rows, bounds and file of each shard."""
 
-    rows: Rows
+    rows: ShuffledRows
     shards: tuple[tuple[tuple[int, int], Path], ...]
     folder: Folder
 
@@ -227,7 +227,7 @@ def _whole(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     every = [pair for pair in zip(bounds, outs, strict=True) if pair[0][0] < pair[0][1]]
     if is_laid_out := epochs[0].laid_out:
         laid_out_rows.write_streams(context, streams_file, epochs)
-    rows = Rows(
+    rows = ShuffledRows(
         mark=folder.mark,
         folders=folders,
         seed=context.recipe.seed if folder.domain.shuffle else None,
@@ -334,7 +334,7 @@ def _spread(item: Spread) -> Json:
     return {"buckets": writer.files}
 
 
-def _deflated(rows: Rows, first: int, last: int) -> Iterator[list[shards.Buffer]]:
+def _deflated(rows: ShuffledRows, first: int, last: int) -> Iterator[list[shards.Buffer]]:
     """Yield the rows numbered [first, last) deflated, some at a time; whole shards if in files."""
     if rows.streams is None:
         low, high = shuffle.located(rows.inputs, np.array([first, last - 1]))[0].tolist()

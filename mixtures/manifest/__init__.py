@@ -32,6 +32,6 @@ if TYPE_CHECKING:
         PartShard,
         RowRefs,
     )
-    from crystalmix.mixtures.manifest.opened import Rows, in_build
+    from crystalmix.mixtures.manifest.opened import OpenedRows, in_build
 
 __getattr__, __dir__ = lazy_names(__name__)

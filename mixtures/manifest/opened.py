@@ -41,14 +41,14 @@ REMEDY: Final = "remove it; it is made again when it is needed"
 
 
 @dataclass(frozen=True)
-class Rows:
+class OpenedRows:
     """A folder of rows: the recipe of its receipt, and its shards."""
 
     receipt: Receipt
     shards: Runs
 
     @classmethod
-    def of(cls, receipt: Receipt) -> "Rows":
+    def of(cls, receipt: Receipt) -> "OpenedRows":
         """Take them from a whole receipt."""
         entries = shards_of(receipt)
         return cls(
@@ -97,17 +97,17 @@ def in_build(path: Path) -> list[Manifest]:
     return manifests.read_manifests(path, manifest)
 
 
-def rows(place: Path) -> Rows:
+def rows(place: Path) -> OpenedRows:
     """Return a folder of rows of a build; errors as of `receipts.read`."""
     if place.parents[1].name != DOMAINS:
-        return Rows.of(receipts.read(place))
+        return OpenedRows.of(receipts.read(place))
     folder, file = BuildFolder(place.parents[2]), place / receipts.NAME
     if file.exists() and (table := _read(folder, file)) is not None:
         content = table["content"]
         shards = Runs.from_json(content.pop("shards"))
-        return Rows(Receipt(**content), shards)
+        return OpenedRows(Receipt(**content), shards)
     receipt = receipts.read(place)
-    whole = Rows.of(receipt)
+    whole = OpenedRows.of(receipt)
     _keep(folder, file, receipt.digest, _of_rows(whole))
     return whole
 
@@ -138,7 +138,7 @@ def faults(folder: BuildFolder, sealed: Mapping[Path, Receipt]) -> Iterator[str]
             contents[whole.digest] = _of_manifest(whole)
     for receipt in sealed.values():
         with suppress(KeyError, TypeError):
-            contents[receipt.digest] = _of_rows(Rows.of(receipt))
+            contents[receipt.digest] = _of_rows(OpenedRows.of(receipt))
     for path in sorted((folder.lookup / TABLES).glob("*.json")):
         try:
             table = _checked(path)
@@ -167,7 +167,7 @@ def _of_manifest(whole: Manifest) -> Json:
     return content
 
 
-def _of_rows(whole: Rows) -> Json:
+def _of_rows(whole: OpenedRows) -> Json:
     return {**whole.receipt.recipe, "shards": whole.shards.content()}
 
 

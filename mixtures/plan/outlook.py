@@ -126,8 +126,17 @@ def outlook(
         except CrystalmixError as error:  # raw files or the tokenizer are elsewhere
             unknown = str(error)
     disk = _disk(recipe, out, sampled)
-    parts = shared, reads, found, unknown, copies(recipe, out), _passing(recipe, out, sampled)
-    return Outlook(tuple(phases), disk, hours, *parts)
+    return Outlook(
+        phases=tuple(phases),
+        disk=disk,
+        hours=hours,
+        shared=shared,
+        reads=reads,
+        reuse=found,
+        unknown=unknown,
+        copies=copies(recipe, out),
+        passing=_passing(recipe, out, sampled),
+    )
 
 
 def plan_lines(plans: Sequence[PhasePlan]) -> list[str]:

@@ -20,7 +20,7 @@ from crystalmix.mixtures.build.lookups import Lookups
 from crystalmix.mixtures.manifest import opened as manifest_opened
 from crystalmix.mixtures.manifest.exact_order import Order
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.manifest.opened import Rows
+from crystalmix.mixtures.manifest.opened import OpenedRows
 from crystalmix.prep.rows import document_ranges, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.errors import DamageError
@@ -60,7 +60,7 @@ class Folder:
         self.path = path
         read = manifest_opened.rows(path) if opened else None
         self.receipt: Receipt = read.receipt if read else receipts.read(path)
-        self.names = read.shards if read else Rows.of(self.receipt).shards
+        self.names = read.shards if read else OpenedRows.of(self.receipt).shards
 
     @property
     def rows(self) -> int:

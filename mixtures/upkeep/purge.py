@@ -72,7 +72,7 @@ def plan(build: Path, listed: Path, *, copies: bool = False, everywhere: bool = 
     gone = [one for shards in stones.values() for one in shards.values()]
     unnamed = collect(build).entries if homes[0].store.exists() else ()
     return Plan(
-        builds=len(_holders(homes, found)),
+        builds=len(_owned(homes, found.taken)),
         documents=sum(one.place >= 0 for one in found.taken),
         dropped=sum(one.place < 0 for one in found.taken),
         copies=found.copies,
@@ -111,17 +111,16 @@ def purge(
             "making it: purge when it is finished"
         )
     with _alone(homes):
-        for void in _joint(homes[0], "*").parent.glob("*.json"):
+        for void in _joint_folder(homes[0]).glob("*.json"):
             void.unlink()  # of a purge that was killed before its first request, or after its last
         for home in homes:
             sweep(home.path)
             adopt_all(home)
         found = _found(homes, listed, copies)
-        common = _common(_holders(homes, found), found, listed)
+        owned = _owned(homes, found.taken)
+        common = _common([*owned], found, listed)
         common |= {"by": by, "copies": copies, "names": "kept" if keep_names else "erased"}
-        requests = {
-            home: _request(home, _own(home, found.taken), common) for home in _holders(homes, found)
-        }
+        requests = {home: _request(home, own, common) for home, own in owned.items()}
         _write(requests)
         return _finish(requests)[homes[0]]
 
@@ -205,9 +204,14 @@ def _alone(homes: Sequence[BuildFolder]) -> Generator[None]:
         yield
 
 
+def _joint_folder(home: BuildFolder) -> Path:
+    """Return the store's folder of purges of several builds that are not finished."""
+    return home.store.resolve() / "purges"
+
+
 def _joint(home: BuildFolder, number: str) -> Path:
     """Return the file that has the requests of builds that are purged together."""
-    return home.store.resolve() / "purges" / f"{number}.json"
+    return _joint_folder(home) / f"{number}.json"
 
 
 def _write(requests: Mapping[BuildFolder, Json]) -> None:
@@ -227,7 +231,7 @@ def _write(requests: Mapping[BuildFolder, Json]) -> None:
 
 def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool) -> Found:
     found = purge_plan.find(homes, lists.read(listed), copies=copies)
-    if not _own(homes[0], found.taken):
+    if homes[0] not in _owned(homes, found.taken):
         known = f"; {found.gone} of it were purged before" if found.gone else ""
         raise InputError(f"{listed}: names no document or dropped record of {homes[0].path}{known}")
     return found
@@ -243,16 +247,15 @@ def _stones(
     return stones
 
 
-def _own(home: BuildFolder, taken: Sequence[Taken]) -> list[Taken]:
-    """Return those of what is taken that a build, or what it was, has."""
-    sources = (path for state in purge_plan.states(home) for path in state.path.glob("sources/*"))
-    folders = {path.resolve() for path in sources}
-    return [one for one in taken if one.folder in folders]
-
-
-def _holders(homes: Sequence[BuildFolder], found: Found) -> list[BuildFolder]:
-    """Return the builds that have something of what is taken."""
-    return [home for home in homes if _own(home, found.taken)]
+def _owned(homes: Sequence[BuildFolder], taken: Sequence[Taken]) -> dict[BuildFolder, list[Taken]]:
+    """Return what is taken by the builds that have some of it now, or in what they were."""
+    owned: dict[BuildFolder, list[Taken]] = {}
+    for home in homes:
+        sources = (p for state in purge_plan.states(home) for p in state.path.glob("sources/*"))
+        folders = {path.resolve() for path in sources}
+        if own := [one for one in taken if one.folder in folders]:
+            owned[home] = own
+    return owned
 
 
 def _common(homes: Sequence[BuildFolder], found: Found, listed: Path) -> Json:

@@ -14,7 +14,7 @@ from crystalmix.prep.documents.schema import side
 from crystalmix.prep.filters import exact_duplicates, near_duplicates, near_pairs
 from crystalmix.prep.filters.exact_duplicates import RECORDS, Duplicates
 from crystalmix.prep.filters.near_pairs import Bands
-from crystalmix.prep.filters.sorted_lists import Runs
+from crystalmix.prep.filters.sorted_lists import Grouped
 
 Places = NDArray[np.int64]
 NOTHING = np.empty(0, np.int64)
@@ -55,13 +55,12 @@ class _Exact:
     """Exact duplicates among the documents of a source; lists: of the digests of its blocks."""
 
     def __init__(self, among: Among, lists: list[Path]) -> None:
-        self.among, self.found = among, None
+        self.among = among
+        self.found: Grouped | None = None
         if among.duplicates.exact != "none":
             across = among.duplicates.exact == "recipe"
             earlier = among.kept.digests([*among.earlier.values()] if across else [])
-            self.found: Runs | None = exact_duplicates.find(
-                among.kept.pool, among.folder, earlier, lists
-            )
+            self.found = exact_duplicates.find(among.kept.pool, among.folder, earlier, lists)
 
     def removed(self, block: int) -> Removed:
         """Return the documents of a block that repeat a text."""

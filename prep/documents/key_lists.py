@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 DIGESTS, BANDS = "digests", "bands"
-DOCUMENTS = 1 << 20  # of a sealed source in one list
+LIST_DOCUMENTS = 1 << 20  # of a sealed source in one list
 BATCH_ROWS = 1 << 16
 
 
@@ -125,8 +125,8 @@ class Kept:
         if near is not None:  # of what was purged signatures are no more
             what |= {"near": asdict(near), "purged": receipt.purged.get("certificates", [])}
         count = sum(block["documents"] for block in receipt.blocks)
-        for first in range(0, count, DOCUMENTS):
-            stop = min(first + DOCUMENTS, count)
+        for first in range(0, count, LIST_DOCUMENTS):
+            stop = min(first + LIST_DOCUMENTS, count)
             key = artifacts.key_of({**what, "documents": [first, stop]})
             suffix = f".{DIGESTS if near is None else BANDS}"
             yield Piece(folder, first, stop, near, self.store.file("lists", key, suffix))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.filters.opt_out import OptOut
     from crystalmix.prep.filters.sample import Split
     from crystalmix.prep.filters.screen import Screen, Selection
-    from crystalmix.prep.filters.sorted_lists import Runs
+    from crystalmix.prep.filters.sorted_lists import Grouped
     from crystalmix.prep.filters.upsample import Upsample
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.filters.sorted_lists import KeyRange, Keys, Layout, Places, Runs, Seen
+from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Keys, Layout, Places, Seen
 from crystalmix.prep.runtime.types import Column, Json
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Search:
 
 def find(
     pool: "Engine", folder: Path, earlier: Sequence[Sequence[Path]], own: Sequence[Path]
-) -> Runs:
+) -> Grouped:
     """Find the own documents whose text was seen before, by items; return them block by block.
 
     earlier: lists of KEPT of each of the sources before, in order. own: a list of OWN of each
@@ -77,7 +77,7 @@ def find(
     ]
     for _ in pool.map(search, items, "duplicates"):
         pass
-    return Runs([item.out for item in items], REPEATED)
+    return Grouped([item.out for item in items], REPEATED)
 
 
 def search(item: Search) -> Json:
@@ -98,7 +98,7 @@ def search(item: Search) -> Json:
             entries["place"], entries["first"], entries["row"] = place[which], firsts, row[which]
             yield entries["place"] // RECORDS, entries
 
-    return {"repeated": sorted_lists.write_runs(item.out, len(own), repeated())}
+    return {"repeated": sorted_lists.write_grouped(item.out, len(own), repeated())}
 
 
 def _slices(layout: Layout, paths: Iterable[str], keys: KeyRange) -> Iterator[list[list[Any]]]:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import EMPTY, Near, Stored, band_hashes
-from crystalmix.prep.filters.sorted_lists import KeyRange, Layout, Places, Runs, Seen
+from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Places, Seen
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.types import Json
 
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import Engine
 
-BANDS = Layout(("<u8", "<u4"))  # hash of a band, and row from the list's first
+BAND_HASHES = Layout(("<u8", "<u4"))  # hash of a band, and row from the list's first
 RANGE = 1 << 22  # hashes of one item
 RUN = 1 << 20  # proposed pairs of one item
 SLICE = 1 << 16  # pairs that are confirmed together
@@ -66,7 +66,7 @@ def write_bands(signatures: Path, rows: tuple[int, int] | None, out: Path, setti
 
     Texts without words have none.
     """
-    BANDS.write(out, _bands(Stored([signatures], settings), rows, settings))
+    BAND_HASHES.write(out, _bands(Stored([signatures], settings), rows, settings))
 
 
 def _bands(
@@ -100,7 +100,7 @@ def alike(
         "skipped": str(folder / "skipped"),
     }
     lists = sorted_lists.write_catalogue(folder / "bands.json", names)
-    entries = sum(BANDS.count(each.path) for each in bands)
+    entries = sum(BAND_HASHES.count(each.path) for each in bands)
     searches = [
         Proposing(lists, keys, folder / f"proposed-{keys.number}")
         for keys in sorted_lists.ranges(entries, RANGE)
@@ -111,7 +111,7 @@ def alike(
     proposed = sorted_lists.write_catalogue(folder / "pairs.json", {"pairs": [*map(str, outs)]})
     checks = [
         Confirming(lists, proposed, low, high, settings, folder / f"alike-{low}")
-        for low, high in _runs(Runs(outs, PAIR).counts)
+        for low, high in _runs(Grouped(outs, PAIR).counts)
     ]
     for _ in pool.map(confirm, checks, "near-duplicates"):
         pass
@@ -145,14 +145,13 @@ def propose(item: Proposing) -> Json:
             entries = _each_once(places[order][which], first)
             yield np.searchsorted(firsts, entries["row"], side="right") - 1, entries
 
-    return {"pairs": sorted_lists.write_runs(item.out, len(bands), pairs())}
+    return {"pairs": sorted_lists.write_grouped(item.out, len(bands), pairs())}
 
 
 def _numbered(bands: Iterable[tuple[str, int]], keys: KeyRange) -> Iterator[list[list[Any]]]:
     for path, first in bands:
-        yield [
-            [hashes, first + row.astype(np.int64)] for hashes, row in BANDS.read(Path(path), keys)
-        ]
+        slices = BAND_HASHES.read(Path(path), keys)
+        yield [[hashes, first + row.astype(np.int64)] for hashes, row in slices]
 
 
 def _is_in(places: Places, some: Places) -> NDArray[np.bool_]:
@@ -174,7 +173,7 @@ def confirm(item: Confirming) -> Json:
     """Write the pairs of some lists that are alike."""
     files: list[str] = sorted_lists.catalogue(item.lists)["files"]
     stored = _stored(tuple(map(Path, files)), item.settings)
-    proposed = Runs([*map(Path, sorted_lists.catalogue(item.proposed)["pairs"])], PAIR)
+    proposed = Grouped([*map(Path, sorted_lists.catalogue(item.proposed)["pairs"])], PAIR)
     found = proposed.between(item.low, item.high)
     pairs = _each_once(found["row"], found["first"])
     count = 0

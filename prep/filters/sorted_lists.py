@@ -173,7 +173,7 @@ def _differ(values: Keys) -> NDArray[np.bool_]:
     return np.concatenate([np.ones(min(1, len(values)), np.bool_), values[1:] != values[:-1]])
 
 
-class Runs:
+class Grouped:
     """Entries by the number of a list, as items write them: each file ascends by number.
 
     Beside each file, which holds entries of one numpy type, lie the places where numbers begin.
@@ -204,8 +204,8 @@ class Runs:
         return counts
 
 
-def write_runs(path: Path, lists: int, pieces: Iterable[tuple[Places, NDArray[Any]]]) -> int:
-    """Write a file of `Runs`; pieces: numbers of lists, ascending, and entries. Return how many."""
+def write_grouped(path: Path, lists: int, pieces: Iterable[tuple[Places, NDArray[Any]]]) -> int:
+    """Write a file of `Grouped`; return how many. pieces: lists' numbers, ascending; entries."""
     counts = np.zeros(lists, np.int64)
     with replacing(path) as temporary, temporary.open("wb") as file:
         for numbers, entries in pieces:

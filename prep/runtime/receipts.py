@@ -179,18 +179,21 @@ def own_digest(path: Path) -> str | None:
 def is_still(path: Path, file: FileEntry, since: Path) -> bool:
     """Return whether a file has the bytes that it had when `since` was written.
 
-    They are looked at where its size is the same and it is not older than that.
+    They are looked at where its size is the same and it is not older than that; where they are the
+    same, `since` becomes younger, so that they are not looked at again.
     """
     try:
         stat = path.stat()
-        if stat.st_size != file.bytes or stat.st_mtime_ns < since.stat().st_mtime_ns:
-            return stat.st_size == file.bytes
+        if stat.st_size != file.bytes:
+            return False
+        if stat.st_mtime_ns < since.stat().st_mtime_ns:
+            return True
     except OSError:
         return False
     same = file_digest(path) == file.xxh3
     if same:
         with suppress(OSError):
-            os.utime(since)  # the next time it is younger
+            os.utime(since)
     return same
 
 

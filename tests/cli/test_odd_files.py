@@ -44,7 +44,9 @@ FOLDERS = (
 
 
 @pytest.fixture(autouse=True)
-def in_time() -> Iterator[None]:
+def in_time_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+
     def late(*_: object) -> None:
         raise AssertionError("it waits")
 
@@ -81,10 +83,7 @@ def told(folder: Path, words: tuple[str, ...], kind: str) -> tuple[Path, str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", READ, ids=" ".join)
-def test_an_odd_file_to_read_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], kind: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_an_odd_file_to_read_is_one_line(tmp_path: Path, words: tuple[str, ...], kind: str) -> None:
     path, line = told(tmp_path, words, kind)
     assert path.name in line
     assert not (tmp_path / "out").exists()
@@ -94,10 +93,9 @@ def test_an_odd_file_to_read_is_one_line(
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 @pytest.mark.parametrize("words", WRITTEN, ids=" ".join)
 def test_an_odd_file_to_write_is_left_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], kind: str
+    tmp_path: Path, words: tuple[str, ...], kind: str
 ) -> None:
     """A rename would put a file in place of `/dev/stdout`."""
-    monkeypatch.chdir(tmp_path)
     path, line = told(tmp_path, words, kind)
     assert line == f"crystalmix: {path.name}: is no regular file; name another file"
     assert path.is_fifo() or path.is_symlink()
@@ -106,9 +104,8 @@ def test_an_odd_file_to_write_is_left_as_it_is(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", FOLDERS, ids=" ".join)
 def test_an_odd_file_for_a_folder_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], kind: str
+    tmp_path: Path, words: tuple[str, ...], kind: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     path, line = told(tmp_path, words, kind)
     assert "X" in line
     assert path.is_fifo() or path.is_symlink()

@@ -79,7 +79,7 @@ def test_an_opened_folder_has_the_shards_of_its_receipt(
     for folder in folders(build):
         here = opened.rows(folder)
         assert whole == []
-        true = opened.Rows.of(receipts.read(folder))
+        true = opened.OpenedRows.of(receipts.read(folder))
         whole.clear()
         assert here == true
 
