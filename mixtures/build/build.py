@@ -87,6 +87,7 @@ def build(
     with naming(out), alone(out), engine.start(out) as pool:
         purged.check_finished(BuildFolder(out))
         artifacts = view.store_of(out, store)
+        purged.check_store(artifacts.path)
         begun = any(artifacts.path.glob("rows/*/*.done"))  # by a build that was killed
         processes = engine.workers * (engine.ranks or 1)
         context = Context(recipe, root, out, pool, tokenizer, tuple(phases), processes=processes)

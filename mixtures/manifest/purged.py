@@ -86,6 +86,19 @@ def check_finished(build: BuildFolder) -> None:
         )
 
 
+def joint_folder(store: Path) -> Path:
+    """Return a shared store's folder of the requests of purges of several builds, until all end."""
+    return store.resolve() / "purges"
+
+
+def check_store(store: Path) -> None:
+    """Raise RefusalError while a purge of builds that share a store is not finished."""
+    for path in sorted(joint_folder(store).glob("*.json")):
+        for home in map(BuildFolder, map(Path, read_json(path, REMEDY)["requests"])):
+            if home.path.exists():
+                check_finished(home)
+
+
 def texts(build: BuildFolder) -> set[bytes]:
     """Return the digests of the texts that were purged."""
     lines = [line for request in requests(build) for line in request["documents"]]

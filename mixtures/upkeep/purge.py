@@ -111,7 +111,7 @@ def purge(
             "making it: purge when it is finished"
         )
     with _alone(homes):
-        for void in _joint_folder(homes[0]).glob("*.json"):
+        for void in purged.joint_folder(homes[0].store).glob("*.json"):
             void.unlink()  # of a purge that was killed before its first request, or after its last
         for home in homes:
             sweep(home.path)
@@ -204,14 +204,9 @@ def _alone(homes: Sequence[BuildFolder]) -> Generator[None]:
         yield
 
 
-def _joint_folder(home: BuildFolder) -> Path:
-    """Return the store's folder of purges of several builds that are not finished."""
-    return home.store.resolve() / "purges"
-
-
 def _joint(home: BuildFolder, number: str) -> Path:
     """Return the file that has the requests of builds that are purged together."""
-    return _joint_folder(home) / f"{number}.json"
+    return purged.joint_folder(home.store) / f"{number}.json"
 
 
 def _write(requests: Mapping[BuildFolder, Json]) -> None:

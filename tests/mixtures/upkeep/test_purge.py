@@ -388,6 +388,20 @@ def test_a_purge_of_a_shared_store_that_is_killed_goes_on_from_any_of_its_builds
     assert undone >= 3
 
 
+def test_no_build_begins_in_a_shared_store_until_a_killed_purge_went_on() -> None:
+    folder, names, raw = shared_builds(), listed(*NAMES), audited_build().parent
+    words = (str(folder / "one"), str(names), 60, str(folder))
+    assert kills.run(kills.purge_until_operation, *words) == -9
+    recipe = recipes.load(raw / "recipe.yaml")
+    for name in ("new", "three"):
+        with pytest.raises(RefusalError, match=r"shared/(one|two): purge .* is not finished"):
+            make(recipe, raw, folder / name, store=folder / "store", phases=("prose",))
+    cm.purge(folder / "two", resume=True)
+    make(recipe, raw, folder / "new", store=folder / "store", phases=("prose",))
+    check_purged_everywhere(folder)
+    assert verify(folder / "new") == []
+
+
 def test_a_build_that_cannot_be_reached_ends_a_purge_of_a_shared_store_before_it_begins() -> None:
     folder, names = shared_builds(), listed(*NAMES)
     (folder / "two").rename(folder / "moved")
