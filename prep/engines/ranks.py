@@ -73,13 +73,13 @@ class FirstRank:
     def __enter__(self) -> "FirstRank":
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_owner(self._home)
-        for left in self._home.iterdir():
-            if left.is_dir() and left.name != TRIED:
-                rmtree(left, ignore_errors=True)
         self._session.mkdir()
         (self._home / TRIED).mkdir(exist_ok=True)
         content = {"id": self._session.name, "ranks": self._ranks, "folder": str(Path.cwd())}
         write_atomic(self._home / SESSION, canonical(content))
+        for left in self._home.iterdir():  # after the new session: whose folder goes is not current
+            if left.is_dir() and left.name not in {TRIED, self._session.name}:
+                rmtree(left, ignore_errors=True)
         self._pool.__enter__()
         return self
 
@@ -227,8 +227,11 @@ def _share(
 
 
 def _run_share(pool: Fanout, jobs: Sequence[Job], label: str) -> None:
-    """Run jobs until each has a result; what killed its process TRIES times gets an error."""
-    while jobs := [job for job in jobs if not job.out.exists()]:
+    """Run jobs until each has a result; what killed its process TRIES times gets an error.
+
+    Return at once when the session was replaced, and its folder removed with its results.
+    """
+    while jobs := [job for job in jobs if job.out.parent.exists() and not job.out.exists()]:
         for job in jobs:
             if len([*job.tries.parent.glob(f"{job.tries.name}-*")]) >= TRIES:
                 lost = WorkerError("its process was killed each time")

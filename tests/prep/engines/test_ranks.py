@@ -42,13 +42,15 @@ else:
             print(list(engine.map(work.work, list(range(9)), "work")))
 """
 WORK = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 HERE = Path(__file__).parent
 def work(item):
     (HERE / f"ran-{item}-{os.getpid()}").touch()
     if item == 4 and (HERE / "deadly").exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    while (HERE / f"slow-{item}").exists():
+        time.sleep(0.01)
     if item == 5 and (HERE / "bad").exists():
         raise ValueError("item 5")
     return item * item
@@ -147,6 +149,23 @@ def test_a_first_rank_that_is_started_again_begins_a_session_that_the_others_joi
     assert told[1].count(str([item * item for item in range(9)])) == 2
 
 
+def test_a_rank_whose_session_is_replaced_while_it_works_joins_the_new_one(tmp_path: Path) -> None:
+    work_of(tmp_path, "slow-1")
+    out = tmp_path / "out"
+    processes = [start(RANK, out, rank, 2, tmp_path) for rank in (0, 1)]
+    with ended(processes):
+        wait_for(tmp_path, "ran-1-*")  # item 1 is of rank 1
+        processes[0].kill()
+        (lost,) = {path.parent for path in out.glob(".ranks/*/00000.items")}
+        processes.append(start(RANK, out, 0, 2, tmp_path))
+        while lost.exists():
+            time.sleep(0.005)
+        (tmp_path / "slow-1").unlink()
+        told = [process.communicate(timeout=60)[0] for process in processes[1:]]
+    assert told[0] in {"8\n", "12\n"}
+    assert told[1].count(str([item * item for item in range(9)])) == 2
+
+
 def test_an_error_of_an_item_is_raised_by_rank_0_and_ends_the_others(tmp_path: Path) -> None:
     work_of(tmp_path, "bad")
     processes = [start(RANK, tmp_path / "out", rank, 2, tmp_path) for rank in (0, 1)]
@@ -154,6 +173,16 @@ def test_an_error_of_an_item_is_raised_by_rank_0_and_ends_the_others(tmp_path: P
         told = [process.communicate(timeout=60)[1] for process in processes]
     assert told[0].rstrip().endswith("ValueError: item 5")
     assert "WorkerError: rank 0 failed: item 5" in told[1]
+
+
+def test_a_rank_that_works_when_rank_0_fails_ends_with_its_error(tmp_path: Path) -> None:
+    work_of(tmp_path, "bad", "slow-7")  # both are of rank 1
+    processes = [start(RANK, tmp_path / "out", rank, 2, tmp_path) for rank in (0, 1)]
+    with ended(processes):
+        wait_for(tmp_path, "ran-7-*")
+        assert processes[0].communicate(timeout=60)[1].rstrip().endswith("ValueError: item 5")
+        (tmp_path / "slow-7").unlink()
+        assert "WorkerError: rank 0 failed: item 5" in processes[1].communicate(timeout=60)[1]
 
 
 def test_an_item_that_kills_its_rank_each_time_is_named_and_all_others_are_done(
