@@ -155,25 +155,38 @@ def test_another_manifest_in_its_place_has_its_own_table(build: BuildFolder) -> 
     assert len(tables(build)) == count - 1
 
 
+def resealed(data: bytes, **changes: object) -> bytes:
+    """Return a table that was changed, with a digest that says that it was not."""
+    table = {**orjson.loads(data), **changes}
+    del table["sha256"]
+    table["sha256"] = opened.sha256(opened._dumped(table)).hexdigest()
+    return opened._dumped(table)
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_table_that_says_something_else_is_a_fault(build: BuildFolder, sealed: bool) -> None:
     for path, data in tables(build).items():
         changed = data.replace(b".h5", b".h6", 1)
-        if sealed:
-            table = orjson.loads(changed)
-            del table["sha256"]
-            table["sha256"] = opened.sha256(opened._dumped(table)).hexdigest()
-            changed = opened._dumped(table)
-        path.write_bytes(changed)
+        path.write_bytes(resealed(changed) if sealed else changed)
         faults = verify(build.path)
         assert [str(path) in line for line in faults] == [True]
         path.write_bytes(data)
 
 
-def test_a_torn_table_is_made_again(build: BuildFolder, whole: list[Path]) -> None:
+SPOILT: list[Callable[[bytes], bytes]] = [
+    lambda data: data[: len(data) // 2],
+    lambda data: resealed(data, version=opened.VERSION - 1),
+    lambda data: resealed(data, of={**orjson.loads(data)["of"], "digest": "0" * 64}),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=["torn", "of another version", "of another file"])
+def test_a_spoilt_table_is_made_again(
+    build: BuildFolder, whole: list[Path], spoil: Callable[[bytes], bytes]
+) -> None:
     kept = tables(build)
     for path, data in kept.items():
-        path.write_bytes(data[: len(data) // 2])
+        path.write_bytes(spoil(data))
     for path in build.manifests():
         opened.manifest(path)
     for folder in folders(build):
