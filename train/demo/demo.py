@@ -51,7 +51,7 @@ class Size:
     checkpoint_steps: int
 
 
-FULL = Size((20, 40, 20), 16, 4096, 10)
+FULL = Size((20, 40, 20), 10, 3072, 10)
 TINY = Size((10, 16, 10), 8, 1024, 4)
 
 
@@ -115,6 +115,7 @@ def _write_settings(out: Path, size: Size, raw: Path) -> tuple[Path, Path]:
         "steps2": size.steps[1],
         "steps3": size.steps[2],
         "batch": size.batch,
+        "micro_batch": size.batch // 2,
         "vocab": size.vocab + 64,
         "checkpoint_steps": size.checkpoint_steps,
     }
