@@ -5,6 +5,7 @@ completion, flat rows of OASST's trees, and plain text. What can't be read for c
 that fit, an unknown role, a part that is no text) is an error with file and record.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -41,10 +42,14 @@ TOLD_BY: dict[Layout, tuple[tuple[str, ...], ...]] = {
     "completion": (("prompt", "completion"), ("prompt", "response")),
     "tree": (("message_id", "role", "text"),),
 }
+TREE = ("message_id", "parent_id", "role", "text", "rank", "deleted", "tree_state")
 BESIDE = ("system", "input", "history", "parent_id", "rank", "deleted", "tree_state")
 COLUMNS = tuple(dict.fromkeys([c for g in TOLD_BY.values() for names in g for c in names])) + BESIDE
 # Of all paths of a file's trees: messages, each counted on every path; an OASST row is on three.
 MOST_OF_PATHS, MOST_A_ROW = 2_000_000, 100
+# What is held whole, 600 MB at most: messages of one conversation; of a file's trees messages, each
+# with HELD_A_ROW bytes beside its text, and texts.
+MOST_MESSAGES, MOST_HELD, HELD_A_ROW = 100_000, 384 << 20, 600
 READY = "ready_for_export"  # of a tree
 LEARN = ("train", "weight")  # of a message: whether it is learnt
 Record = dict[str, Any]
@@ -115,7 +120,7 @@ class Reader:
         Of trees the records are the last messages of the paths that are taken.
         """
         trees: list[tuple[Batch, list[Record]]] = []
-        fitting = False
+        fitting, held = False, 0
         for whole in batches:
             batch = replace(whole, absent=whole.absent & {*self.named})
             records = self._records(batch)
@@ -126,7 +131,15 @@ class Reader:
             if "tree" in layouts:
                 if set(layouts) - {"tree"}:
                     raise self._fault(batch, layouts.index(None), "is no row of a tree", "layout")
-                trees.append((batch, records))
+                slim = [{key: record[key] for key in TREE} for record in records]
+                trees.append((self._named(batch), slim))
+                held += sum(HELD_A_ROW + sys.getsizeof(row["text"]) for row in slim)
+                if held > MOST_HELD:
+                    rows = sum(len(each) for _, each in trees)
+                    raise self._too_many(
+                        f"its trees are read whole, and {rows:,} replies or more take too much "
+                        "memory; cut the file between trees"
+                    )
                 continue
             texts = [
                 None if layout is None else self._text(layout, record, batch, row)
@@ -153,6 +166,14 @@ class Reader:
             for row in zip(*columns, strict=True)
         ]
 
+    def _named(self, batch: Batch) -> Batch:
+        """Return a batch without the columns that conversations alone are made of."""
+        own = [value_name(len(self.named) + number) for number in range(len(COLUMNS))]
+        if isinstance(batch.columns, pa.Table):
+            return replace(batch, columns=batch.columns.drop_columns(own))
+        kept = {name: values for name, values in batch.columns.items() if name not in own}
+        return replace(batch, columns=kept)
+
     def _layout(self, record: Record, batch: Batch, row: int) -> Layout | None:
         """Return the one layout that a record fits, None where it has no conversation."""
         text: Layout = "text"
@@ -170,7 +191,7 @@ class Reader:
 
     def _text(self, layout: Layout, record: Record, batch: Batch, row: int) -> str | None:
         try:
-            messages = _MESSAGES[layout](record, self.settings)
+            messages = _few(_MESSAGES[layout](record, self.settings))
         except ValueError as error:
             raise self._fault(batch, row, str(error), "conversation") from None
         return as_text(messages) if messages else None
@@ -190,10 +211,9 @@ class Reader:
         paths = best_paths(every, every_path=self.settings.replies == "all")
         messages = sum(paths.leaves.values())
         if messages > max(MOST_OF_PATHS, MOST_A_ROW * len(every)):
-            raise BrokenFile(
-                f"source {self.source}: {self.block}: all paths of its {len(every):,} replies have "
-                f"{messages:,} messages; take `conversations.replies: best`, or cut the trees",
-                "too_many_messages",
+            raise self._too_many(
+                f"all paths of its {len(every):,} replies have {messages:,} messages; "
+                "take `conversations.replies: best`, or cut the trees"
             )
         first = 0
         for batch, records in trees:
@@ -210,7 +230,8 @@ class Reader:
                 continue
             try:
                 groups = [
-                    _message(paths.rows[i], self.settings, "role", "text") for i in paths.to(leaf)
+                    _message(paths.rows[i], self.settings, "role", "text")
+                    for i in _few(paths.to(leaf))
                 ]
             except ValueError as error:
                 raise self._fault(batch, row, str(error), "conversation") from None
@@ -224,6 +245,9 @@ class Reader:
                 rows, texts, size = [], [], 0
         yield _with_texts(batch, rows, texts)
 
+    def _too_many(self, fault: str) -> BrokenFile:
+        return BrokenFile(f"source {self.source}: {self.block}: {fault}", "too_many_messages")
+
     def _fault(
         self, batch: Batch, row: int, fault: str, reason: str, remedy: str = ""
     ) -> BrokenFile:
@@ -234,6 +258,12 @@ class Reader:
             "leave such files out",
             reason,
         )
+
+
+def _few(messages: list[Any]) -> list[Any]:
+    if len(messages) > MOST_MESSAGES:
+        raise ValueError(f"has {len(messages):,} messages, more than {MOST_MESSAGES:,}")
+    return messages
 
 
 def _with_texts(batch: Batch, rows: Sequence[int], texts: list[str | None]) -> Batch:

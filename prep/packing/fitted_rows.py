@@ -20,7 +20,7 @@ from crystalmix.prep.packing.fits import Fit, best_fit, next_fit
 from crystalmix.prep.packing.pieces import Numbers, Pieces, capacity, kept, of_group
 from crystalmix.prep.rows import shards
 from crystalmix.prep.rows.pack import Keeper, Packed, PackSettings, Shape
-from crystalmix.prep.rows.placed_rows import unlearnt
+from crystalmix.prep.rows.placed_rows import Owners, unlearnt
 from crystalmix.prep.rows.token_blocks import Stream
 
 
@@ -100,17 +100,17 @@ def pack(
     """Write the rows [first, last) of groups, counted from the first group's, as one shard."""
     keeper, sides = Keeper(shape, out), _Sides([], [])
     shard = keeper.keep(rows[1] - rows[0], _blocks(stream, bounds, rows, shape, sides))
-    owner = pa.concat_tables(sides.owners)
+    owners = Owners.joined(sides.owners)
     names = sides.pieces[0]
     pieces = {name: np.concatenate([part[name] for part in sides.pieces]) for name in names}
-    return keeper.packed(shard, owner, pieces, turned=stream.has_turns)
+    return keeper.packed(shard, owners, pieces, turned=stream.has_turns)
 
 
 @dataclass(frozen=True)
 class _Sides:
     """The pieces of a shard's rows, group by group, and the document of each."""
 
-    owners: list[pa.Table]
+    owners: list[Owners]
     pieces: list[dict[str, Numbers]]
 
 
@@ -126,15 +126,15 @@ def _blocks(
             maker = _Maker(stream, group, settings, shape.pad)
             for first in range(low, high, size):
                 yield maker.rows(first, min(first + size, high))
-            owner, pieces = _pieces(group, low, high, before - rows[0], settings)
-            sides.owners.append(owner)
+            owners, pieces = _pieces(group, low, high, before - rows[0], settings)
+            sides.owners.append(owners)
             sides.pieces.append(pieces)
         before += group.fit.rows
 
 
 def _pieces(
     group: Group, first: int, last: int, shift: int, settings: PackSettings
-) -> tuple[pa.Table, dict[str, Numbers]]:
+) -> tuple[Owners, dict[str, Numbers]]:
     """Return the document of each piece in a group's rows [first, last), and the pieces.
 
     shift: what the numbers of rows are raised by. step: how far behind a piece its row's last label
@@ -153,10 +153,9 @@ def _pieces(
         step[owns[same]] = label[same] - (group.places[piece] + size)[owns[same]]
     held = size > 0
     piece, row, start, size, step = (x[held] for x in (piece, row, start, size, step))
-    owner = group.documents.take(group.pieces.document[piece])
     offset = group.pieces.offset[piece]
     places = {"row": row + shift, "start": start, "stop": start + size, "offset": offset}
-    return owner, {**places, "step": step}
+    return Owners(group.documents, group.pieces.document[piece]), {**places, "step": step}
 
 
 class _Maker:

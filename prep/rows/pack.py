@@ -35,6 +35,7 @@ from crystalmix.prep.rows import shards, spans, turns
 from crystalmix.prep.rows.placed_rows import (
     LAYOUT,
     LayoutWriter,
+    Owners,
     labels_of,
     masked,
     pieces_of,
@@ -351,19 +352,20 @@ class Keeper:
             yield block
 
     def packed(
-        self, shard: shards.Shard, owner: pa.Table, pieces: dict[str, Numbers], *, turned: bool
+        self, shard: shards.Shard, owners: Owners, pieces: dict[str, Numbers], *, turned: bool
     ) -> Packed:
         """Write spans and what else lies beside a shard, and return its account.
 
-        owner, pieces: as of `span_table`. turned: whether documents are conversations.
+        owners, pieces: as of `span_table`. turned: whether documents are conversations.
         """
-        table, sides = span_table(owner, pieces), ["spans"]
+        table, sides = span_table(owners, pieces), ["spans"]
         spans.write(spans.path_of(self.out), table)
         if turned:
-            spans.write(spans.path_of(self.out, turns.KIND), turns.cut(table, owner["turns"]))
+            cut = turns.cut(table, owners.documents, owners.numbers)
+            spans.write(spans.path_of(self.out, turns.KIND), cut)
             sides.append(turns.KIND)
         if self.layout is not None:
-            places = owner["first"].to_numpy() + pieces["offset"]
+            places = owners.column("first").to_numpy() + pieces["offset"]
             self.layout.write(spans.path_of(self.out, LAYOUT), pieces, places)
             sides.append(LAYOUT)
         used = int((pieces["stop"] - pieces["start"]).sum())
@@ -380,20 +382,20 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
     first, last = rows
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
-        owner, pieces = _pieces(stream, start, stop, settings.msl)
+        owners, pieces = _pieces(stream, start, stop, settings.msl)
         places = np.arange(start, stop, settings.msl)
         across = bool(settings.loss_across)
         blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places, across=across)
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
-        owner, pieces = _window_pieces(stream, chosen)
+        owners, pieces = _window_pieces(stream, chosen)
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
         places = starts + chosen.offset
         sizes = chosen.size
         blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
         blocks = masked(blocks, stream, places)
-    return keeper.packed(keeper.keep(last - first, blocks), owner, pieces, turned=False)
+    return keeper.packed(keeper.keep(last - first, blocks), owners, pieces, turned=False)
 
 
 def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packed:
@@ -405,10 +407,10 @@ def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packe
         places = places[labels_of(stream, places, msl, across=across) > 0]
     sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
-    pieces, owner = pieces_of(stream, places, inputs)
+    owners, pieces = pieces_of(stream, places, inputs)
     windowed = window_rows(stream, places, sizes, inputs, msl, keeper.shape.pad)
     shard = keeper.keep(len(places), masked(windowed, stream, places, across=across))
-    return keeper.packed(shard, owner, pieces, turned=stream.has_turns)
+    return keeper.packed(shard, owners, pieces, turned=stream.has_turns)
 
 
 def _rows(stream: Stream, rows: tuple[int, int], msl: int, pad: int) -> Iterator[shards.Rows]:
@@ -472,28 +474,28 @@ def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
     return windows(lengths, settings.msl, settings.cerebras.min_tokens if settings.cerebras else 0)
 
 
-def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[pa.Table, dict[str, Numbers]]:
+def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[Owners, dict[str, Numbers]]:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    return documents.take(pieces["document"]), pieces
+    return Owners(documents, pieces["document"]), pieces
 
 
-def _window_pieces(stream: Stream, chosen: Windows) -> tuple[pa.Table, dict[str, Numbers]]:
-    owner = stream.documents(int(stream.starts[0]), stream.tokens).take(chosen.document)
+def _window_pieces(stream: Stream, chosen: Windows) -> tuple[Owners, dict[str, Numbers]]:
+    documents = stream.documents(int(stream.starts[0]), stream.tokens)
     rows = np.arange(len(chosen.size))
     pieces = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return owner, pieces
+    return Owners(documents, chosen.document), pieces
 
 
-def span_table(owner: pa.Table, pieces: dict[str, Numbers]) -> pa.Table:
+def span_table(owners: Owners, pieces: dict[str, Numbers]) -> pa.Table:
     """Return spans: pieces of rows, each with the document it is of.
 
-    owner: the document of each piece, as of `Stream.documents`. pieces: row, start, stop, offset.
+    owners: the document of each piece. pieces: row, start, stop, offset.
     """
     columns: dict[str, Any] = {
         **{name: pieces[name] for name in ("row", "start", "stop", "offset")},
-        **{name: owner[name].combine_chunks() for name in ("document", "fim", "cut1", "cut2")},
-        "source": owner["source"].combine_chunks().dictionary_encode(),
+        **{name: owners.column(name) for name in ("document", "fim", "cut1", "cut2")},
+        "source": owners.column("source").dictionary_encode(),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in spans.SPANS]
     return pa.table(arrays, schema=spans.SPANS)

@@ -43,6 +43,29 @@ Numbers = NDArray[np.int64]
 Ids = NDArray[np.integer]
 
 
+@dataclass(frozen=True)
+class Owners:
+    """The documents that pieces are of, each once: what is long in one is not there for each piece.
+
+    documents: as of `Stream.documents`. numbers: (pieces,), of each piece its document's place.
+    """
+
+    documents: pa.Table
+    numbers: Numbers
+
+    def column(self, name: str) -> Any:  # noqa: ANN401  of any type
+        """Return a column of the document of each piece."""
+        return self.documents[name].take(pa.array(self.numbers, pa.int64())).combine_chunks()
+
+    @classmethod
+    def joined(cls, parts: Sequence["Owners"]) -> "Owners":
+        """Return the owners of some pieces behind those of others."""
+        before = np.cumsum([0, *(len(part.documents) for part in parts)])
+        numbers = [part.numbers + shift for part, shift in zip(parts, before[:-1], strict=True)]
+        documents = pa.concat_tables([part.documents for part in parts])
+        return cls(documents, np.concatenate(numbers))
+
+
 def window_rows(
     stream: Stream, starts: Numbers, sizes: Numbers, inputs: Numbers, msl: int, pad: int
 ) -> Iterator[shards.Rows]:
@@ -132,8 +155,8 @@ def labels_of(stream: Stream, places: Numbers, msl: int, *, across: bool = True)
 
 def pieces_of(
     stream: Stream, places: Numbers, inputs: Numbers
-) -> tuple[dict[str, Numbers], pa.Table]:
-    """Return the document pieces of windows of a stream, and the documents that they are of."""
+) -> tuple[Owners, dict[str, Numbers]]:
+    """Return the document pieces of windows of a stream, behind the documents that they are of."""
     low, high = int(places[0]), int(places[-1] + inputs[-1])
     documents = stream.documents(low, high)
     starts = documents["first"].to_numpy()
@@ -150,7 +173,7 @@ def pieces_of(
         "stop": stops - places[row],
         "offset": begins - starts[owner],
     }
-    return pieces, documents.take(owner)
+    return Owners(documents, owner), pieces
 
 
 def scattered_ids(stream: Stream, starts: Numbers, size: int, fill: int) -> Ids:

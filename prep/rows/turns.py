@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from crystalmix.prep.rows.token_blocks import TURN
 
@@ -26,30 +27,52 @@ TURNS = pa.schema(
 )
 
 
-def cut(pieces: pa.Table, turns: Any) -> pa.Table:  # noqa: ANN401  a column of lists
+def cut(pieces: pa.Table, documents: pa.Table, owner: NDArray[np.int64]) -> pa.Table:
     """Cut the pieces of rows (`spans.SPANS`) where turns begin.
 
-    turns: of each piece's document, as `token_blocks.INDEX` has them.
+    documents: each once, `tokens` and `turns` as of `token_blocks.INDEX`. owner: of each piece the
+    place of its document among them.
     """
-    column = turns.combine_chunks()
-    counts = column.value_lengths().to_numpy() // TURN  # (pieces,)
-    first, message, role = column.flatten().to_numpy().reshape(-1, TURN).T  # (turns of pieces,)
-    piece = np.repeat(np.arange(len(counts)), counts)
+    column: Any = documents["turns"].combine_chunks()
+    counts = column.value_lengths().to_numpy() // TURN  # (documents,)
+    first, message, role = column.flatten().to_numpy().reshape(-1, TURN).T  # (turns,)
+    tokens = documents["tokens"].to_numpy()
+    base, stop_turn = np.cumsum(tokens) - tokens, np.cumsum(counts)
     last = np.append(first[1:], 0)
-    last[np.cumsum(counts)[counts > 0] - 1] = np.iinfo(np.int64).max
-    start, stop, offset = (pieces[name].to_numpy()[piece] for name in ("start", "stop", "offset"))
-    low = np.maximum(first, offset)
-    high = np.minimum(last, offset + stop - start)
+    last[stop_turn[counts > 0] - 1] = np.iinfo(np.int64).max
+    begins = first + np.repeat(base, counts)  # ascending over all documents
+    start, stop, offset = (pieces[name].to_numpy() for name in ("start", "stop", "offset"))
+    place = base[owner] + offset
+    low = np.searchsorted(begins, place, side="right") - 1  # the turn that a piece begins in
+    low = np.maximum(low, (stop_turn - counts)[owner])
+    high = np.minimum(np.searchsorted(begins, place + stop - start), stop_turn[owner])
+    piece, turn = _expanded(low, (high - low).clip(min=0))
+    low = np.maximum(first[turn], offset[piece])
+    high = np.minimum(last[turn], (offset + stop - start)[piece])
     kept = low < high
-    taken = pieces.take(pa.array(piece[kept], pa.int64()))
-    names = pa.DictionaryArray.from_arrays(pa.array(role[kept], pa.int8()), pa.array(ROLES))
+    piece, turn, low, high = piece[kept], turn[kept], low[kept], high[kept]
+    shift = (start - offset)[piece]
+    taken = pieces.select(["row", "source", "document"]).take(pa.array(piece, pa.int64()))
+    names = pa.DictionaryArray.from_arrays(pa.array(role[turn], pa.int8()), pa.array(ROLES))
     columns: dict[str, Any] = {
         "row": taken["row"].combine_chunks(),
-        "start": pa.array((start + low - offset)[kept], pa.int32()),
-        "stop": pa.array((start + high - offset)[kept], pa.int32()),
+        "start": pa.array(low + shift, pa.int32()),
+        "stop": pa.array(high + shift, pa.int32()),
         "source": taken["source"].combine_chunks(),
         "document": taken["document"].combine_chunks(),
-        "message": pa.array(message[kept], pa.int32()),
+        "message": pa.array(message[turn], pa.int32()),
         "role": names,
     }
     return pa.table([columns[field.name] for field in TURNS], schema=TURNS)
+
+
+def _expanded(
+    first: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers [first, first + count) of each, and whose each is.
+
+    >>> [each.tolist() for each in _expanded(np.array([4, 9]), np.array([1, 2]))]
+    [[0, 1, 1], [4, 9, 10]]
+    """
+    whose = np.repeat(np.arange(len(count)), count)
+    return whose, np.arange(len(whose)) + (first - np.cumsum(count) + count)[whose]

@@ -1,6 +1,7 @@
 """Exports as the real libraries read them: every row, token by token, in the order of the phase."""
 
 import sys
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from helpers import row_kinds
 from helpers.exported import COLUMNS, documents, exported, of_part, references, rows, tokens
 
 pytestmark = pytest.mark.filterwarnings("default")  # others' code warns
@@ -87,3 +89,52 @@ def test_datasets_reads_each_row(to: str, tmp_path: Path) -> None:
         check_sample(sample, place)
         assert [tuple(piece.values()) for piece in sample["documents"]] == documents()[place]
     assert isinstance(loaded.with_format("arrow")[:5], pa.Table)
+
+
+def check_kind(kind: str, samples: Iterable[dict[str, Any]]) -> None:
+    """Hold samples against what the trainer is fed of a phase, and where masked documents begin."""
+    phase, batches = row_kinds.phase_of(kind), row_kinds.fed(kind)
+    pieces = [each for batch in batches for each in batch.pieces or [None] * len(batch.slots)]
+    parts = [part.name for part in phase.manifest.parts]
+    count = 0
+    for place, sample in enumerate(samples):
+        for name, ours in (("input_ids", "ids"), ("labels", "labels"), ("loss_mask", "mask")):
+            assert np.array_equal(np.asarray(sample[name]), row_kinds.whole(kind, ours)[place])
+        if phase.manifest.masked[parts.index(sample["part"])]:
+            starts = [0, *np.cumsum(pieces[place])[:-1].tolist()]
+            assert starts[: len(sample["documents"])] == [d["start"] for d in sample["documents"]]
+        count += 1
+    assert count == len(pieces)
+
+
+@pytest.mark.parametrize("kind", list(row_kinds.KINDS))
+def test_streaming_reads_every_kind_of_rows(kind: str, tmp_path: Path) -> None:
+    streaming = without_pictures()
+    folder = row_kinds.exported(kind, "mds", tmp_path / "rows")
+    dataset = streaming.StreamingDataset(
+        local=str(folder), shuffle=False, batch_size=1, num_canonical_nodes=1
+    )
+    check_kind(kind, dataset)
+    streaming.base.util.clean_stale_shared_memory()
+
+
+@pytest.mark.parametrize("kind", list(row_kinds.KINDS))
+def test_datasets_reads_every_kind_of_rows(kind: str, tmp_path: Path) -> None:
+    import datasets
+
+    check_kind(
+        kind, datasets.load_from_disk(str(row_kinds.exported(kind, "arrow", tmp_path / "r")))
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in row_kinds.KINDS if kind != "chat"])
+def test_megatron_core_reads_every_kind_of_rows_but_talks(kind: str, tmp_path: Path) -> None:
+    indexed = pytest.importorskip(
+        "megatron.core.datasets.indexed_dataset", reason="needs `make peers`"
+    )
+    files = sorted(row_kinds.exported(kind, "megatron", tmp_path / "rows").glob("*.idx"))
+    sets = [indexed.IndexedDataset(str(path.with_suffix(""))) for path in files]
+    got = np.stack([dataset[i] for dataset in sets for i in range(len(dataset))])
+    counted = row_kinds.whole(kind, "mask") == 1
+    assert np.array_equal(got[:, :-1], row_kinds.whole(kind, "ids"))
+    assert np.array_equal(got[:, 1:][counted], row_kinds.whole(kind, "labels")[counted])

@@ -97,3 +97,31 @@ def test_paths_that_share_a_long_message_are_given_in_pieces(
     texts = [text or "" for batch in batches for text in batch.texts]
     assert [messages_of(text)[1].text for text in texts] == [f"t{i}" for i in range(1, 8)]
     assert [n for batch in batches for n in batch.records.tolist()] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("is_tree", [True, False])
+def test_a_conversation_of_more_messages_than_a_worker_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tree: bool
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_MESSAGES", 1000)
+    talk = [{"role": "user", "content": "a"}] * 1001
+    for more in (False, True):
+        rows = chain(1000 + more) if is_tree else [{"messages": talk[: 1000 + more]}]
+        raw(tmp_path / "talk.jsonl", rows)
+        if more:
+            with pytest.raises(BrokenFile, match="has 1,001 messages, more than 1,000; mend it"):
+                list(read(source(), tmp_path, "talk.jsonl"))
+        else:
+            [text] = [t for b in read(source(), tmp_path, "talk.jsonl") for t in b.texts]
+            assert len(messages_of(text or "")) == 1000
+
+
+def test_trees_that_a_worker_cannot_hold_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_HELD", 1 << 20)
+    raw(tmp_path / "talk.jsonl", [row(i, None) for i in range(1500)])
+    assert sum(map(len, read(source(), tmp_path, "talk.jsonl"))) == 1500
+    raw(tmp_path / "talk.jsonl", [row(i, None, text="x" * 200) for i in range(1500)])
+    with pytest.raises(BrokenFile, match=r"1,500 replies or more take .*; cut the file between"):
+        list(read(source(), tmp_path, "talk.jsonl"))
