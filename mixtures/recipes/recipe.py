@@ -345,7 +345,10 @@ def _name_entries(path: Path, content: object) -> None:
             if isinstance(entry, dict):
                 if "name" in entry:
                     line = yaml_settings.line_of(content, (section, name, "name"))
-                    raise RecipeError(f"{path}:{line}: {section}.{name}.name: is no known key")
+                    raise RecipeError(
+                        f"{path}:{line}: {section}.{name}.name: is no known key; its name is the "
+                        f"key that it stands under, {name}"
+                    )
                 entry["name"] = str(name)
 
 

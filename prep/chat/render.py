@@ -81,7 +81,10 @@ class Renderer:
         if token in PARTS:
             return tokenizer.id_of(token)
         if token not in tokenizer.added:
-            raise RecipeError(f"template: {token!r} is no added token of the tokenizer")
+            raise RecipeError(
+                f"template: {token!r} is no added token of {tokenizer.settings.path}; take a "
+                "template whose tokens it has, or add them to it as `special`"
+            )
         number = tokenizer.added[token]
         if token in tokenizer.matched or token in tokenizer.spelt_controls:
             raise RecipeError(

@@ -182,6 +182,12 @@ def test_a_token_that_texts_can_spell_is_refused() -> None:
         Renderer(made(raw), ChatSettings("crystal"))
 
 
+def test_a_template_whose_tokens_a_tokenizer_lacks_is_refused_with_what_to_do() -> None:
+    said = r"'<\|im_start\|>' is no added token of \S+; take a template whose tokens it has, or"
+    with pytest.raises(RecipeError, match=said):
+        Renderer(made(chatty_small().replace(b"im_start", b"im_begin")), ChatSettings("chatml"))
+
+
 @settings(max_examples=100, deadline=None)
 @given(messages=conversations)
 def test_a_conversation_comes_back_from_its_text(messages: list[Message]) -> None:
