@@ -34,7 +34,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
         f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
         f"  manifest {manifest.digest}",
-        *_redaction_lines(manifest),
+        *([f"  {taken}"] if (taken := redaction_line(manifest)) else []),
         *_sharing_lines(manifest),
         *_upsampling_lines(manifest),
         *table(rows, head),
@@ -50,17 +50,17 @@ def bar(value: float, most: float) -> str:
     return "#" * round(BAR * value / most) if most else ""
 
 
-def _redaction_lines(manifest: Manifest) -> list[str]:
-    """Return what was taken out of a redacted phase."""
+def redaction_line(manifest: Manifest) -> str | None:
+    """Return what was taken out of the rows of a redacted or purged phase, None for nothing."""
     if (taken := manifest.redaction) is None:
-        return []
+        return None
     word, by = "redacted", ""
     if certificates := taken.get("certificates"):
         word, by = "purged", f" by {', '.join(certificates)}"
-    return [
-        f"  {word}{by}: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
+    return (
+        f"{word}{by}: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
         f"{taken['rows']:,} rows are padding; of manifest {taken['origin'][:16]}"
-    ]
+    )
 
 
 def _sharing_lines(manifest: Manifest) -> list[str]:

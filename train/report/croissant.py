@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
+from crystalmix.mixtures.manifest.report import redaction_line
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
@@ -151,7 +152,8 @@ def _creator(facts: Facts) -> Content | None:
 def _description(facts: Facts) -> str:
     phases = ", ".join(phase.name for phase in facts.phases)
     digests = ", ".join(f"{phase.name} {phase.manifest.digest}" for phase in facts.phases)
+    taken = [(phase.name, redaction_line(phase.manifest)) for phase in facts.phases]
     return (
         f"Packed rows of the phases {phases} of the recipe {facts.name}, and the documents that "
         f"they hold. Manifests: {digests}."
-    )
+    ) + "".join(f" Phase {name} was {line}." for name, line in taken if line)

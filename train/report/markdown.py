@@ -1,5 +1,6 @@
 """Markdown: the sections that cards share, and the plain card of a build or run."""
 
+from crystalmix.mixtures.manifest.report import redaction_line
 from crystalmix.train.record.metrics import HeldOutLoss
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
@@ -160,10 +161,10 @@ def evidence(facts: Facts) -> list[str]:
         lines.append(f"- manifest of {phase.name}: `{phase.manifest.digest}`")
         if phase.chain:
             lines.append(f"- head of the ledger's chain of {phase.name}: `{phase.chain}`")
-    taken = [phase for phase in facts.phases if phase.manifest.redaction is not None]
     lines += [
-        f"- {phase.name} is redacted, its manifest says of what; numbers are those before it"
-        for phase in taken
+        f"- phase {phase.name} was {taken}; the numbers above are those before it"
+        for phase in facts.phases
+        if (taken := redaction_line(phase.manifest)) is not None
     ]
     command = (
         "crystalmix verify BUILD" if facts.run is None else "crystalmix verify BUILD --run RUN"

@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pyarrow.parquet as pq
 
+from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Content
@@ -146,15 +147,25 @@ def _of_phase(facts: Facts, phase: PhaseFacts) -> Content:
     ]
     if taken is not None:
         origin = _facet("version", datasetVersion=f"sha256:{taken['origin']}")
-        listed = _facet("version", datasetVersion=f"xxh3:{taken['list']}")
-        inputs += [
-            _dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [origin]),
-            _dataset(facts.name, "redaction list", [listed]),
-        ]
+        inputs.append(_dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [origin]))
+        if purged.is_purged(manifest):
+            inputs += _certificates(facts, taken["certificates"])
+        else:
+            listed = _facet("version", datasetVersion=f"xxh3:{taken['list']}")
+            inputs.append(_dataset(facts.name, "redaction list", [listed]))
     made = _facet("outputStatistics", rowCount=manifest.steps * manifest.batch)
     output = _manifest(facts, phase, outputFacets=[made])
     path = facts.build.manifest(phase.name)
     return _event(path, f"{facts.name}.phase.{phase.name}", manifest.digest, inputs, [output])
+
+
+def _certificates(facts: Facts, ids: Sequence[str]) -> Iterator[Content]:
+    """Yield the certificates of purges that a phase's manifest names."""
+    for one in purged.certificates(facts.build):
+        if one["id"] in ids:
+            version = _facet("version", datasetVersion=f"sha256:{one['digest']}")
+            name = f"{purged.PURGE}/{one['id']}/{purged.CERTIFICATE}"
+            yield _dataset(facts.name, name, [version])
 
 
 def _manifest(facts: Facts, phase: PhaseFacts, **more: list[Facet]) -> Content:

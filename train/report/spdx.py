@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from json import dumps
 from uuid import NAMESPACE_URL, uuid5
 
+from crystalmix.mixtures.manifest.report import redaction_line
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
@@ -185,6 +186,7 @@ def _dataset(graph: _Graph, facts: Facts, blanks: Blanks) -> str:
     phases = [
         f"phase {phase.name}: {phase.manifest.steps:,} steps of {phase.manifest.batch:,} rows of "
         f"{phase.manifest.msl:,} tokens, manifest {phase.manifest.digest}"
+        + (f", {taken}" if (taken := redaction_line(phase.manifest)) else "")
         for phase in facts.phases
     ]
     if facts.redacted:

@@ -4,6 +4,7 @@ import json
 import re
 from hashlib import sha256
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -347,10 +348,32 @@ def test_a_redacted_view_says_so_and_has_no_croissant(tmp_path: Path) -> None:
     view = cm.redact(described(), tmp_path / "list.txt", tmp_path / "view")
     text = cm.card(view.path).text
     assert "configs" not in head_of(cm.card(view.path, "dataset-card").text)
-    assert " is redacted, its manifest says of what; numbers are those before it\n" in text
+    assert re.search(
+        r"^- phase prose was redacted: 1 documents, \d+ tokens of \d+ rows are", text, re.M
+    )
     assert "### Encyclopedia\n" in text
     with pytest.raises(RefusalError, match="is a redacted view, whose rows no file holds"):
         cm.card(view.path, "croissant")
+
+
+@pytest.mark.parametrize(
+    "form", ["md", "dataset-card", "croissant", "aiact", "spdx", "openlineage"]
+)
+def test_every_card_of_a_purged_build_names_the_purge(form: str, tmp_path: Path) -> None:
+    [certificate] = purged(tmp_path).glob("purge/*/certificate.json")
+    text = cm.card(tmp_path / "build", form).text
+    assert certificate.parent.name in text
+    assert " redact" not in text
+
+
+def purged(folder: Path) -> Path:
+    """Copy the build, and purge a document of a phase; return the copy."""
+    copytree(described(), folder / "build", symlinks=True)
+    path = folder / "build" / "sources" / "wiki" / "documents.parquet"
+    digest: bytes = pq.read_table(path).to_pylist()[0]["digest"]
+    (folder / "list.txt").write_text(f"digest:{digest.hex()}\n")
+    cm.purge(folder / "build", folder / "list.txt", erase=True)
+    return folder / "build"
 
 
 @pytest.mark.parametrize("form", ["md", "model-card"])
