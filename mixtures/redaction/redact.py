@@ -10,6 +10,7 @@ digest and the digest of what was taken.
 The cost grows with what is taken: spans of the shards that hold it are read, rows are not.
 """
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -90,11 +91,14 @@ def take(lookups: Lookups, listed: Path, *, copies: bool = False) -> Taken:
 
     Raises RefusalError where rows were imported, InputError where the list names no document.
     """
-    found = find(lookups, lists.read(listed))
+    entries = lists.read(listed)
+    found = find(lookups, entries)
     chosen = {d.key: d for hit in found for d in (hit.documents if copies else hit.own)}
     left = {d.key for hit in found for d in hit.copies} - chosen.keys()
     if not chosen:
         raise InputError(f"{listed}: names no document of {lookups.build.path}")
+    named = {place for place, hit in enumerate(found) if hit.own or hit.dropped}
+    lists.tell_missing(listed, entries, named)
     return placed(lookups, [chosen[key] for key in sorted(chosen)], len(left))
 
 
@@ -222,6 +226,12 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
     origin = lasting(BuildFolder(build.resolve()))
     lookups = ensured(origin.path)
     taken = take(lookups, listed, copies=copies)
+    if taken.copies:
+        logging.getLogger("crystalmix").warning(
+            "%s: %s other documents of equal text, or near it, stay under other names; --copies "
+            "takes them too",
+            *(out, f"{taken.copies:,}"),
+        )
     with replacing_folder(out) as temporary:
         view = BuildFolder(temporary)
         _link(origin, taken, temporary, out.resolve())

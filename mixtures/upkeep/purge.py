@@ -103,7 +103,7 @@ def purge(
     """
     homes = _purgeable(build, everywhere)
     with _alone(homes):
-        _found(homes, listed, copies)
+        _found(homes, listed, copies, told=False)
     store_path = homes[0].store
     if store_path.exists() and collect(build, delete=True).fresh:
         raise RefusalError(
@@ -224,11 +224,14 @@ def _write(requests: Mapping[BuildFolder, Json]) -> None:
             write_atomic(place / purged.REQUEST, canonical(request))
 
 
-def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool) -> Found:
-    found = purge_plan.find(homes, lists.read(listed), copies=copies)
+def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool, *, told: bool = True) -> Found:
+    entries = lists.read(listed)
+    found = purge_plan.find(homes, entries, copies=copies)
     if homes[0] not in _owned(homes, found.taken):
         known = f"; {found.gone} of it were purged before" if found.gone else ""
         raise InputError(f"{listed}: names no document or dropped record of {homes[0].path}{known}")
+    if told:
+        lists.tell_missing(listed, entries, found.entries)
     return found
 
 

@@ -46,11 +46,13 @@ class Found:
     """What a list names of a build: what is to be erased, and what is not.
 
     copies: other documents of equal text, or near it, that stay. gone: that were purged before.
+    entries: places of those of the list that name something.
     """
 
     taken: tuple[Taken, ...]
     copies: int
     gone: int
+    entries: frozenset[int]
 
 
 def states(build: BuildFolder) -> list[BuildFolder]:
@@ -63,10 +65,13 @@ def find(builds: Sequence[BuildFolder], entries: Sequence[Entry], *, copies: boo
     chosen: dict[tuple[Path, int], Taken] = {}
     others: set[tuple[Path, int]] = set()
     gone: set[tuple[Path, int]] = set()
+    naming: set[int] = set()
     known = {number for build in builds for number in erased_names.numbers(build)}
     for state in (state for build in builds for state in states(build)):
         lookups = ensured(state.path)
-        for source, places, rest in _places(lookups, entries, copies):
+        pairs = set(find_documents.places_of(lookups, entries))
+        naming |= {number for number, _ in pairs}
+        for source, places, rest in _places(lookups, entries, {key for _, key in pairs}, copies):
             folder = state.source(source).resolve()
             others |= {(folder, place) for place in rest}
             for taken in _read(folder, places):
@@ -76,18 +81,21 @@ def find(builds: Sequence[BuildFolder], entries: Sequence[Entry], *, copies: boo
                 else:
                     chosen[key] = taken
     left = others - chosen.keys() - gone
-    return Found(tuple(chosen[key] for key in sorted(chosen)), len(left), len(gone))
+    every = tuple(chosen[key] for key in sorted(chosen))
+    return Found(every, len(left), len(gone), frozenset(naming))
 
 
 def _places(
-    lookups: Lookups, entries: Sequence[Entry], copies: bool
+    lookups: Lookups, entries: Sequence[Entry], taken: set[tuple[str, int]], copies: bool
 ) -> Iterator[tuple[str, set[int], set[int]]]:
-    """Yield by source the places to take, and those of copies that stay."""
-    taken = {key for _, key in find_documents.places_of(lookups, entries)}
+    """Yield by source the places to take, and those of copies that stay.
+
+    taken: source and place of what the entries name.
+    """
     hits = find_documents.find(lookups, entries)
     more = {document.key for hit in hits for document in hit.copies}
     if copies:
-        taken |= more
+        taken = taken | more
     find_documents.find_near(lookups, hits)
     more |= {document.key for hit in hits for document in hit.copies}
     if copies:

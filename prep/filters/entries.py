@@ -11,8 +11,9 @@ Names are compared in lower case. A document without a name is called `file#reco
 `redact` and `purge` take these lists, and `opt_out` with `match: entries`.
 """
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from crystalmix.prep.runtime.errors import InputError, UsageError
 
 Kind = Literal["prefix", "name", "digest", "sql"]
 HEX_DIGITS = 32
+SHOWN = 8  # entries in a note
 DIGEST, SQL = "digest:", "sql:"
 BARE_DIGEST = re.compile("[0-9a-f]{32}")  # as drop lists have them
 
@@ -111,6 +113,18 @@ def read(path: Path, *, empty: bool = False) -> list[Entry]:
     if not entries and not empty:
         raise InputError(f"{path}: has no entry; write one name, prefix or digest a line")
     return entries
+
+
+def tell_missing(listed: Path, entries: Sequence[Entry], found: Collection[int]) -> None:
+    """Note the entries of a list that name nothing; found: places of those that name something."""
+    if missing := [entry for place, entry in enumerate(entries) if place not in found]:
+        shown = ", ".join(f"line {entry.line} {entry.text!r}" for entry in missing[:SHOWN])
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        logging.getLogger("crystalmix").warning(
+            "%s: %s of %s entries name nothing that was read for the build (%s%s); "
+            "`crystalmix audit` tells what each entry names",
+            *(listed, f"{len(missing):,}", f"{len(entries):,}", shown, more),
+        )
 
 
 class Names:

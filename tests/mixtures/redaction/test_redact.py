@@ -16,6 +16,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.recipes.recipe import load as load_recipe
 from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.mixtures.resealing.mix import mix
+from crystalmix.mixtures.upkeep import purge as purging
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import spans
 from crystalmix.prep.rows.scattered_rows import gather
@@ -154,6 +155,26 @@ def test_a_list_that_names_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no document"):
         redact(audited_build(), tmp_path / "list", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_entries_that_name_nothing_are_told_by_their_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "list").write_text(f"# asked\n{TAKEN}\nseen/twcie\n", "utf-8")
+    redact(audited_build(), tmp_path / "list", tmp_path / "view")
+    purging.plan(audited_build(), tmp_path / "list")
+    notes = [record.getMessage() for record in caplog.records]
+    assert len([note for note in notes if "1 of 2 entries name nothing" in note]) == 2
+    assert all("(line 3 'seen/twcie')" in note for note in notes if "name nothing" in note)
+
+
+def test_copies_that_stay_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "list").write_text("owner2/\ncopy/cat\n", "utf-8")  # dropped for seen/twice
+    redact(audited_build(), tmp_path / "list", tmp_path / "view")
+    assert "2 other documents of equal text, or near it, stay under other names" in caplog.text
+    caplog.clear()
+    redact(audited_build(), tmp_path / "list", tmp_path / "all", copies=True)
+    assert "stay under other names" not in caplog.text
 
 
 def test_a_rebuild_has_none_of_the_texts_and_says_what_moves(tmp_path: Path) -> None:
