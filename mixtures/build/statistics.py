@@ -14,6 +14,7 @@ from crystalmix.prep.packing import pieces
 from crystalmix.prep.rows import pack, spans
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Stream
+from crystalmix.prep.runtime.types import Json
 
 PERCENT = (1, 10, 50, 90, 99)
 
@@ -23,7 +24,8 @@ class SourceCounts:
     """What a packed folder holds of one source.
 
     bytes: of the texts; text_tokens: control ids left out. lengths: quantiles of tokens per
-    document. cut: documents that lie in more than one row. psm, spm: permuted by FIM, by form.
+    document. cut: documents that lie in more than one row. psm, spm: permuted by FIM, by form. A
+    conversation that is written as several pieces is one document, which is cut.
     """
 
     documents: int
@@ -101,6 +103,17 @@ def cut_documents(lengths: NDArray[np.int64], first: int, stop: int, msl: int) -
     return int((inside & ((starts // msl != (ends - 1) // msl) | (ends > stop))).sum())
 
 
+def cut_shares(account: Json) -> tuple[float, float]:
+    """Return the shares of documents that fitted rows cut, and that a stream's would, of a folder.
+
+    account: of a folder of fitted rows. A stream has conversations as the pieces of `split_turns`.
+    """
+    cut, every = (
+        sum(source[key] for source in account["sources"].values()) for key in ("cut", "documents")
+    )
+    return cut / max(1, every), account["fitted"]["stream_cut"] / max(1, account["documents"])
+
+
 def summed_literals(parts: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
     """Add up counts of literals: [documents, occurrences] of each.
 
@@ -130,18 +143,22 @@ class _Tally:
         stop: where the rows end, None where they don't run on over documents. most: tokens of a
         row.
         """
-        index = spans.read(block.block.path.with_suffix(".parquet"), ["tokens", "fim"])
-        lengths, forms = index["tokens"].to_numpy(), index["fim"].to_numpy()
-        self.lengths.add(lengths)
-        self.documents += len(lengths)
+        columns = ["document", "tokens", "fim"]
+        index = spans.read(block.block.path.with_suffix(".parquet"), columns)
+        numbers, lengths, forms = (index[name].to_numpy() for name in columns)
+        begins = np.flatnonzero(np.diff(numbers, prepend=-1))  # pieces of one follow each other
+        whole = np.add.reduceat(lengths, begins) if len(lengths) else lengths
+        split = np.diff(np.append(begins, len(lengths))) > 1
+        self.lengths.add(whole)
+        self.documents += len(whole)
         self.tokens += block.block.tokens
         self.controls += block.controls
         self.psm += int((forms == document_fim.PSM).sum())
         self.spm += int((forms == document_fim.SPM).sum())
         if stop is None:  # none is cut but those longer than a row
-            self.cut += int((lengths > most).sum())
+            self.cut += int((split | (whole > most)).sum())
         else:
-            self.cut += cut_documents(lengths, first, stop, most)
+            self.cut += cut_documents(whole, first, stop, most)
 
     def counts(self, size: int) -> SourceCounts:
         """Return the counts; size: bytes of the source's texts."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from crystalmix.mixtures.build.statistics import cut_shares
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Draws
@@ -182,12 +183,12 @@ class Planner:
             receipt = receipts.read(place)
             account, settings = receipt.account, receipt.settings["rows"]
             if "fitted" in account:
-                counts, documents = account["fitted"], max(1, account["documents"])
+                cut, streamed = cut_shares(account)
                 padding = account["padding"] / (account["rows"] * settings["msl"])
                 lines.append(
                     f"{name}: {settings['pack']} pads {padding:.2%} of its rows and cuts "
-                    f"{counts['cut'] / documents:.1%} of its documents (a stream pads none and "
-                    f"would cut {counts['stream_cut'] / documents:.1%})"
+                    f"{cut:.1%} of its documents (a stream pads none and "
+                    f"would cut {streamed:.1%})"
                 )
         return lines
 

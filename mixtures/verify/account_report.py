@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from crystalmix.mixtures.build.statistics import cut_shares
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.manifest.report import upsampled_lines
@@ -139,9 +140,7 @@ def fitted_lines(build: Path) -> list[str]:
         account = receipt.account
         if "fitted" in account:
             settings, counts = receipt.settings["rows"], account["fitted"]
-            documents = max(1, account["documents"])
             least = -(-account["tokens_out"] // settings["msl"])
-            shares = (counts["cut"] / documents, counts["stream_cut"] / documents)
             rows.append(
                 [
                     folder.relative_to(build).as_posix(),
@@ -151,7 +150,7 @@ def fitted_lines(build: Path) -> list[str]:
                     f"{account['rows']:,}",
                     f"{least:,}",
                     f"{padding_of(account, settings['msl']):.2%}",
-                    *(f"{share:.1%}" for share in shares),
+                    *(f"{share:.1%}" for share in cut_shares(account)),
                 ]
             )
     head = ["folder", "pack", "groups", "pieces", "rows", "at least", "padding", "cut"]

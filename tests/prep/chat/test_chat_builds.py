@@ -9,12 +9,13 @@ import pytest
 
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify.account_report import fitted_lines
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, RecipeError
 from helpers import corpora
-from helpers.chat import SYSTEM, chatty_llama, recipe_of
+from helpers.chat import SYSTEM, chatty_llama, chatty_small, recipe_of
 from helpers.materials import raw, shared
 
 
@@ -186,6 +187,26 @@ def test_conversations_that_are_dropped_are_told_by_build_and_show(tmp_path: Pat
     assert line.split()[:2] == ["domains/talk/epoch-0", "4"]
     assert line.split()[2:4] == ["2", "2"]
     assert line.endswith("no_turn 1, too_long 1")
+
+
+@pytest.mark.parametrize("pack", ["stream", "best_fit"])
+def test_a_conversation_of_several_pieces_counts_as_one_document(pack: str, tmp_path: Path) -> None:
+    turns = [("user", "quartz lantern " * 6), ("assistant", "amber river " * 6)]
+    short = [{"role": role, "content": text} for role, text in turns]
+    raw(tmp_path / "talk.jsonl", [{"messages": short * 4}, {"messages": short}])
+    (tmp_path / "tokenizer.json").write_bytes(chatty_small())
+    rows = {"msl": 192, "too_long": "split_turns", "pack": pack}
+    recipe = recipe_of(tmp_path, chat={"template": "crystal"}, rows=rows)
+    build(recipes.load(recipe), tmp_path, tmp_path / "out")
+    account = account_of(tmp_path / "out")
+    counts = account["sources"]["talk"]
+    assert account["chat"]["pieces"] > 2
+    assert counts["documents"] == 2
+    assert counts["lengths"]["min"] + counts["lengths"]["max"] == account["tokens_in"]
+    if pack == "best_fit":
+        [line] = fitted_lines(tmp_path / "out")[-1:]
+        assert line.split()[-2] == "50.0%"
+        assert counts["cut"] == 1
 
 
 @pytest.mark.parametrize(
