@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import click
 
 from crystalmix import __version__
+from crystalmix.prep.runtime.tables import visible
 from crystalmix.train.commands import ablate, answering, csx, data, train, weights
 from crystalmix.train.commands.options import Group
 
@@ -85,8 +86,16 @@ def ended_as_by_ctrl_c() -> Generator[None]:
 
 def fail(message: str, code: int) -> None:
     """Print one line on stderr and exit."""
-    click.echo(f"crystalmix: {' '.join(message.split())}", err=True)
+    click.echo(f"crystalmix: {visible(' '.join(message.split()))}", err=True)
     sys.exit(code)
+
+
+class Notes(logging.Formatter):
+    """Notes on stderr, with names from data as they can be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a note as it is printed."""
+        return visible(super().format(record), keep="\n\t")
 
 
 @click.group(
@@ -100,7 +109,8 @@ def main(verbose: bool, quiet: bool) -> None:
     """Build, prove and train on data mixtures: what was fed, in which proportion, exactly when."""
     handler = logging.StreamHandler(sys.stderr)
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(format="note: %(message)s", level=level, handlers=[handler], force=True)
+    handler.setFormatter(Notes("note: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     if quiet:
         handler.setLevel(logging.ERROR)  # loggers of progress have a level of their own
         os.environ[QUIET] = "1"

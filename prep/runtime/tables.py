@@ -1,10 +1,29 @@
-"""Plain-text tables, and numbers in words."""
+"""Plain-text tables, numbers in words, and texts from data as they can be shown."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 NARROWEST = 8  # a column of text is cut no shorter
+# Controls, separators of lines, and what turns the direction of writing: they would move a
+# terminal's cursor, end a line, or show a name as another one.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]")
+SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text from data with its control characters spelt out; keep: those that stay.
+
+    >>> visible("red \x1b[31m\u202e\n")
+    'red \\x1b[31m\\u202e\\n'
+    """
+    return UNSEEN.sub(lambda found: found[0] if found[0] in keep else _spelt(found[0]), text)
+
+
+def _spelt(character: str) -> str:
+    number = ord(character)
+    return SHORT.get(character, rf"\x{number:02x}" if number < 0x100 else rf"\u{number:04x}")
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
@@ -16,7 +35,7 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
     >>> table([["a", 1], ["bc", 20]], ["name", "n"])
     ['name   n', 'a      1', 'bc    20']
     """
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    cells = [[visible(str(cell)) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
     if (room := terminal_width()) is not None:

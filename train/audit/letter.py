@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from crystalmix.mixtures.redaction.find_documents import Found
+from crystalmix.prep.runtime.tables import visible
 from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
 from crystalmix.train.audit.evidence import Evidence
 
@@ -44,7 +45,8 @@ def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
         "It holds for these bytes: a text that was changed in any way is another text.",
         f"Evidence: sha256 {evidence.digest}; `crystalmix audit --check` works it out anew.",
     ]
-    return "\n".join([*lines, *(["", f"Signed: {by}"] if by else [])]) + "\n"
+    lines += ["", f"Signed: {by}"] if by else []
+    return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def _entry(entry: EntryAudit) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
+
+from crystalmix.prep.runtime.tables import UNSEEN, visible
 
 if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build
@@ -191,13 +194,19 @@ def show_json(value: object) -> None:
     import orjson
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    click.echo(orjson.dumps(value, option=options, default=_readable).decode())
+    text = orjson.dumps(value, option=options, default=_readable).decode()
+    click.echo(UNSEEN.sub(_as_json, text))
+
+
+def _as_json(found: re.Match[str]) -> str:
+    """Return a character that orjson leaves as it is as an escape; ends of lines stay."""
+    return "\n" if found[0] == "\n" else f"\\u{ord(found[0]):04x}"
 
 
 def show_lines(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
-        click.echo(line)
+        click.echo(visible(line, keep="\n\t"))
 
 
 def show_answer(answer: Shown, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.rows.shards import ROW_TOKEN_BYTES
 from crystalmix.prep.runtime.atomic_files import write_atomic
+from crystalmix.prep.runtime.tables import visible
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.pages import page_parts, refs
 from crystalmix.train.pages.curves import Curve, Flow, Plot, Point, flow, plot
@@ -125,11 +126,18 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters.update(n=refs.shown, total=refs.total, digest=refs.digest)
     return made
+
+
+def _shown(value: object) -> object:
+    """Return what a template prints, with the controls of a text from data spelt out."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value, keep="\n\t") if plain else value
 
 
 def _manifests(known: Ref) -> list[Ref]:

@@ -1,6 +1,7 @@
 """Markdown: the sections that cards share, and the plain card of a build or run."""
 
 from crystalmix.mixtures.manifest.report import redaction_line
+from crystalmix.prep.runtime.tables import visible
 from crystalmix.train.record.metrics import HeldOutLoss
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
@@ -101,7 +102,7 @@ def tallied(source: SourceFacts) -> list[str]:
         if tally is None:
             continue
         sealed, largest = tally.sealed, tally.largest(1.0, SHOWN)[:SHOWN]
-        shown = ", ".join(f"{value} {documents:,}" for value, documents, _ in largest)
+        shown = ", ".join(f"{visible(value)} {documents:,}" for value, documents, _ in largest)
         others = ", ..." if sealed.values > len(largest) else ""
         lines.append(
             f"- {what} of documents: {sealed.values:,} ({sealed.by}); documents of the largest: "

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from json import dumps
 
+from crystalmix.prep.runtime.tables import visible
+
 UNSTATED = "not stated"
 
 
@@ -46,7 +48,7 @@ def words(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, (tuple, list)):
         return ", ".join(words(each) for each in value)  # pyright: ignore[reportUnknownVariableType]
-    return str(value)
+    return visible(str(value), keep="\n")
 
 
 def program_version() -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.tables import table as text_table
+from crystalmix.prep.runtime.tables import visible
 
 FIM = ("", "PSM", "SPM")
 MOST_ROWS = 1000  # of a table shown as text; JSON has all of them
@@ -55,7 +56,7 @@ class Answer:
         """Return the answer as HTML, lines of text with their layout: Jupyter calls this."""
         parts = groupby(self.shown(), lambda part: isinstance(part, str))
         return "".join(
-            "<pre>" + escape("\n".join(map(str, group))) + "</pre>"
+            "<pre>" + escape(visible("\n".join(map(str, group)), keep="\n\t")) + "</pre>"
             if is_text
             else "".join(_html(grid) for grid in group if isinstance(grid, Grid))
             for is_text, group in parts
@@ -151,7 +152,7 @@ def _html(grid: Grid) -> str:
     """Return a table as HTML, numbers to the right."""
     head = "".join(f"<th>{escape(name.strip())}</th>" for name in grid.head)
     rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(value).strip())}</td>' for value in row)}</tr>"
+        f"<tr>{''.join(f'<td>{escape(visible(str(value).strip()))}</td>' for value in row)}</tr>"
         for row in grid.rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
