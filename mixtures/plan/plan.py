@@ -20,6 +20,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.receipts import Receipt
 
+LOSING = {"truncate": "shortens", "drop": "leaves out"}  # of documents that are too long
 Known = Literal["built", "sampled", "declared", "unknown"]
 
 
@@ -185,8 +186,9 @@ class Planner:
             if "fitted" in account:
                 cut, streamed = cut_shares(account)
                 padding = account["padding"] / (account["rows"] * settings["msl"])
+                done = LOSING.get(settings.get("too_long"), "cuts")
                 lines.append(
-                    f"{name}: {settings['pack']} pads {padding:.2%} of its rows and cuts "
+                    f"{name}: {settings['pack']} pads {padding:.2%} of its rows and {done} "
                     f"{cut:.1%} of its documents (a stream pads none and "
                     f"would cut {streamed:.1%})"
                 )

@@ -2,7 +2,7 @@
 
 The smallest files of each source are scanned whole: what their documents keep of each raw byte
 stands for all files. The first megabytes of text are encoded, conversations as their domain writes
-them: their tokens a byte stand for all.
+them: their tokens a byte stand for all, less what `too_long` leaves out of documents over a row.
 Duplicates and lists are not looked for, so a domain may come out smaller.
 """
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from crystalmix.mixtures.build import drop_report
 from crystalmix.mixtures.build.tokenise import most_of_conversation
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
@@ -20,7 +22,9 @@ from crystalmix.prep.chat.encode import ChatEncoder
 from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.documents.scan import scan
 from crystalmix.prep.documents.source import Document, Source, blocks, identity, listing, read
+from crystalmix.prep.packing import pieces
 from crystalmix.prep.readers.batch import TEXT
+from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
 
 TokensOf = Callable[[str, str], int]  # of a text, and its place for a refusal
@@ -45,18 +49,21 @@ def sampled(recipe: Recipe, root: Path, known: Collection[str] = ()) -> dict[str
     for name in (name for name in local if name in drawn):
         drop_report.tell_unread(recipe, root, local[name], listing(local[name], root))
         samples[name] = _sample(local[name], root)
-    rates: dict[tuple[str, ChatSettings | None, int | None], float] = {}
+    rates: dict[tuple[str, _Way], float] = {}
     estimates: dict[str, int] = {}
     for name, domain in domains.items():
         if any(source not in samples for source in domain.sources):
             continue
-        how = domain.chat, most_of_conversation(recipe.rows_of(name).content())
+        rows = recipe.rows_of(name)
+        lossy = rows.too_long in ("truncate", "drop")
+        most = most_of_conversation(rows.content())
+        way = _Way(domain.chat, most, rows if lossy else None, 0 if domain.chat else around)
         total = 0.0
         for source in domain.sources:
-            sample, key = samples[source], (source, *how)
+            sample, key = samples[source], (source, way)
             if key not in rates:
-                rates[key] = _tokens_a_byte(sample, root, _counter(tokenizer, *how))
-            total += sample.bytes * rates[key] + (0 if domain.chat else sample.documents * around)
+                rates[key] = _tokens_a_byte(sample, root, _counter(tokenizer, way))
+            total += sample.bytes * rates[key] + sample.documents * way.around
         side = {"train": 1 - recipe.valid, "valid": recipe.valid, None: 1.0}[domain.split]
         copies = domain.epochs if domain.upsample is None else domain.upsample.mean
         estimates[name] = round(total * side * copies)
@@ -71,6 +78,20 @@ class _Sample:
     blocks: tuple[str, ...]
     documents: float
     bytes: float
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a domain writes a text.
+
+    chat, most: of conversations. lossy: rows that leave out what is too long. around: BOS and EOS
+    of a document, which a conversation's template has itself.
+    """
+
+    chat: ChatSettings | None
+    most: int | None
+    lossy: PackSettings | None
+    around: int
 
 
 def _sample(source: Source, root: Path) -> _Sample:
@@ -90,14 +111,19 @@ def _sample(source: Source, root: Path) -> _Sample:
     return _Sample(source, tuple(chosen), kept * count, kept * text)
 
 
-def _counter(tokenizer: Tokenizer, chat: ChatSettings | None, most: int | None) -> TokensOf:
-    """Return what counts the ids of a text; of a conversation as its template writes it."""
-    if chat is None:
-        return lambda text, _place: len(tokenizer.encode(text))
-    encoder = ChatEncoder(tokenizer, chat, most)
+def _counter(tokenizer: Tokenizer, way: _Way) -> TokensOf:
+    """Return what counts the ids of a text that are kept, without those around it."""
+    encoder = None if way.chat is None else ChatEncoder(tokenizer, way.chat, way.most)
 
     def count(text: str, place: str) -> int:
-        return sum(len(piece.ids) for piece in encoder.encode(Document(0, 0, text), place))
+        if encoder is None:
+            sizes = [len(tokenizer.encode(text))]
+        else:
+            sizes = [len(piece.ids) for piece in encoder.encode(Document(0, 0, text), place)]
+        if way.lossy is None:
+            return sum(sizes)
+        whole = np.array(sizes, np.int64) + way.around
+        return int((pieces.kept(whole, way.lossy) - way.around).sum())
 
     return count
 

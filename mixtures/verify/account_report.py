@@ -13,6 +13,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies import tally
 
 LARGEST = 5  # values of a tally to show
+LOST = {"truncate": " shortened", "drop": " left out"}  # in place of cut, by `too_long`
 
 
 def account_lines(build: Path) -> list[str]:
@@ -140,6 +141,7 @@ def fitted_lines(build: Path) -> list[str]:
         account = receipt.account
         if "fitted" in account:
             settings, counts = receipt.settings["rows"], account["fitted"]
+            cut, streamed = cut_shares(account)
             least = -(-account["tokens_out"] // settings["msl"])
             rows.append(
                 [
@@ -150,7 +152,8 @@ def fitted_lines(build: Path) -> list[str]:
                     f"{account['rows']:,}",
                     f"{least:,}",
                     f"{padding_of(account, settings['msl']):.2%}",
-                    *(f"{share:.1%}" for share in cut_shares(account)),
+                    f"{cut:.1%}{LOST.get(settings.get('too_long'), '')}",
+                    f"{streamed:.1%}",
                 ]
             )
     head = ["folder", "pack", "groups", "pieces", "rows", "at least", "padding", "cut"]

@@ -5,6 +5,7 @@ rows that consumed it by phase, with steps, tokens, epochs and FIM; the first an
 last checkpoint before the first.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.build.lookups import ensured
+from crystalmix.mixtures.build.lookups import Lookups, ensured
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.mixtures.redaction import erased_names, find_documents
 from crystalmix.mixtures.redaction.find_documents import Dropped, Found, Hits
 from crystalmix.mixtures.redaction.near_copies import NearSearch
-from crystalmix.prep.filters.entries import Entry
+from crystalmix.prep.filters.entries import Entry, lowered
+from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.database import quoted
 from crystalmix.prep.runtime.errors import InputError, RefusalError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.audit.exposures import (
@@ -43,7 +46,7 @@ WORDS: dict[Verdict, str] = {
     "planned": "is planned, but no recorded step consumed it",
     "not consumed": "is in the build, and no step consumes it",
     "dropped": "was read and dropped, and no step consumes it",
-    "absent": "is not in what the build has read",
+    "absent": "names no record that the build has read",
 }
 
 
@@ -180,6 +183,7 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     lookups = ensured(build)
     hits = find_documents.find(lookups, entries)
     near = find_documents.find_near(lookups, hits)
+    _tell_files(hits, lookups)
     keys = sorted({document.key for hit in hits for document in hit.documents})
     seen = exposures(lookups, manifests, keys)
     records = [recorded(run, manifest) for manifest in manifests]
@@ -192,6 +196,24 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     purges = erased_names.numbers(BuildFolder(build))
     audits = tuple(_entry(hit, places, pairs, run, purges) for hit in hits)
     return Audit(build, run, tuple(phases), audits, near)
+
+
+def _tell_files(hits: Sequence[Hits], lookups: Lookups) -> None:
+    """Note entries that name no record, but a raw file or a folder of raw files."""
+    absent = [h.entry for h in hits if not h.documents and not h.dropped and h.entry.ranges]
+    if not absent:
+        return
+    inputs = [receipts.read(lookups.build.source(name)).inputs for name in lookups.sources]
+    files = sorted(
+        {str(file["file"]) for each in inputs for file in each["files"] if "file" in file}
+    )
+    for entry in absent:
+        if named := [file for file in files if entry.has(lowered(file))]:
+            logging.getLogger("crystalmix").warning(
+                "line %d: %r names no record, but is a raw file or has some below it; to ask for "
+                "what was read of a file write sql:file = %s",
+                *(entry.line, entry.text, quoted(named[0])),
+            )
 
 
 def trained(build: Path) -> list[Manifest]:

@@ -7,6 +7,7 @@ from crystalmix.prep.runtime.tables import visible
 from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
 from crystalmix.train.audit.evidence import Evidence
 
+OF_NONE = "is true of no document of the build; records that were dropped were not asked"
 FIM = "of them permuted by fill-in-the-middle"
 
 
@@ -50,7 +51,8 @@ def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
 
 
 def _entry(entry: EntryAudit) -> Iterator[str]:
-    yield f"{entry.entry} {WORDS[entry.verdict]}."
+    absent = entry.kind == "sql" and entry.verdict == "absent"
+    yield f"{entry.entry} {OF_NONE if absent else WORDS[entry.verdict]}."
     if entry.documents:
         yield f"  documents: {len(entry.documents):,}"
     if entry.copies:

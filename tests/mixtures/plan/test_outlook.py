@@ -13,6 +13,7 @@ from crystalmix.mixtures.plan.outlook import outlook
 from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.plan.sample_sources import sampled
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.verify.account_report import fitted_lines
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from helpers import corpora
@@ -55,6 +56,30 @@ def test_conversations_are_estimated_as_their_template_writes_them(tmp_path: Pat
     raw(tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": [talk[0], *calls]}])
     with pytest.raises(RefusalError, match="source talk: talk.jsonl: message 2 is of role tool_ca"):
         sampled(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("too_long", ["truncate", "drop"])
+def test_what_too_long_leaves_out_is_not_estimated(too_long: str, tmp_path: Path) -> None:
+    raw(tmp_path / "x.jsonl", [{"text": "quartz " * words} for words in range(1, 41)])
+    (tmp_path / "tokenizer.json").write_bytes(chatty_small())
+    content = {
+        "name": "fitted",
+        "seed": 1,
+        "tokenizer": {"path": "tokenizer.json"},
+        "rows": {"msl": 32, "pack": "best_fit", "too_long": too_long},
+        "sources": {"x": {"files": ["x.jsonl"]}},
+        "domains": {"x": {"sources": ["x"]}},
+        "phases": {"one": {"batch": 1, "parts": [{"domain": "x", "epochs": 1}]}},
+    }
+    (tmp_path / "recipe.yaml").write_text(orjson.dumps(content).decode())
+    recipe = recipes.load(tmp_path / "recipe.yaml")
+    build(recipe, tmp_path, tmp_path / "out", workers=1)
+    account = receipts.read(tmp_path / "out/domains/x/epoch-0").account
+    assert account["dropped"]["too_long"] > 0
+    assert sampled(recipe, tmp_path)["x"] == pytest.approx(account["tokens_out"], abs=5)
+    word = {"truncate": "shortened", "drop": "left out"}[too_long]
+    [line] = fitted_lines(tmp_path / "out")[-1:]
+    assert f"% {word} " in line
 
 
 def test_a_sample_a_limit_and_a_side_of_a_split_make_less_of_it(folder: Path) -> None:

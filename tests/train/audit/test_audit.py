@@ -119,3 +119,20 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"# x\n{line}\n", "utf-8")
     with pytest.raises(InputError, match=r"list:2: .*; correct that line"):
         entries.read(tmp_path / "list")
+
+
+def test_an_absent_entry_that_is_a_raw_file_is_told_how_to_ask(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = "starcoderdata/python/train-00000-of-00002.parquet"
+    lines = (file, "starcoderdata/", "not/there")
+    each = [e for n, line in enumerate(lines, 1) if (e := parse(line, n, "list"))]
+    found = audits.audit(None, audited_build(), each).entries
+    assert [one.verdict for one in found] == ["absent"] * 3
+    every = (record.getMessage() for record in caplog.records)
+    notes = [note for note in every if "names no record" in note]
+    assert [note.partition(":")[0] for note in notes] == ["line 1", "line 2"]
+    assert notes[0].endswith(f"write sql:file = '{file}'")
+    asked = parse(notes[0].rpartition(" write ")[2], 1, "list")
+    assert asked is not None
+    assert audits.audit(None, audited_build(), [asked]).entries[0].documents

@@ -91,7 +91,7 @@ def test_the_letter_says_what_was_and_what_was_not_consumed() -> None:
     each = [e for n, line in enumerate(LIST.split("\n"), 1) if (e := parse(line, n, "list"))]
     answer = audits.audit(audited_run(), audited_build(), each)
     text = letters.letter(answer, content(), "Ada, 2026-11-29")
-    assert f"{ABSENT} is not in what the build has read." in text
+    assert f"{ABSENT} names no record that the build has read." in text
     assert not re.search(r"\b1 (rows|steps|tokens|pieces|entries|files|sources)\b", text)
     assert "copy/cat was consumed as a copy under another name." in text
     for phase in answer.phases:

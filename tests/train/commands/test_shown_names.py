@@ -12,7 +12,7 @@ from crystalmix.prep.runtime.tables import UNSEEN
 from helpers.corpora import crystalmix
 from helpers.materials import raw, small
 
-FORGED = "copy\n\nother/one is not in what the build has read."
+FORGED = "copy\n\nother/one names no record that the build has read."
 EVIL = ["nul\0name", "esc\x1b[31mred", "c1\x9b31m", "turned\u202egpj", FORGED]
 RECIPE = {
     "name": "odd",
@@ -60,7 +60,7 @@ def test_no_name_forges_a_line_of_a_letter(build: Path, tmp_path: Path) -> None:
     crystalmix("audit", build, "--list", tmp_path / "list", "--letter", tmp_path / "letter")
     lines = (tmp_path / "letter").read_text().splitlines()
     [copies] = [line for line in lines if line.startswith("  copies: 1: ")]
-    assert r"copy\n\nother/one is not" in copies
+    assert r"copy\n\nother/one names" in copies
     assert not [line for line in lines if line.startswith("other/one")]
 
 
