@@ -136,8 +136,9 @@ def environment() -> Environment:
 
 def _shown(value: object) -> object:
     """Return what a template prints, with the controls of a text from data spelt out."""
-    plain = isinstance(value, str) and not isinstance(value, Markup)
-    return visible(value, keep="\n\t") if plain else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value, keep="\n\t")
+    return value
 
 
 def _manifests(known: Ref) -> list[Ref]:
