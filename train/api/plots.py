@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.api.ablations import Ablation, is_ablation
 from crystalmix.train.figures import mixture_plot, run_plot
 from crystalmix.train.figures.mixture_plot import Copies, Lengths, PartShare, Recommended
@@ -44,13 +44,23 @@ def plot(path: Path, file: Path, build: Path | None = None) -> str:
 
 
 def plot_plan(outlook: Outlook, name: str, file: Path) -> str:
-    """Draw the shares that a plan's phases ask and get into a file; return so, in words."""
+    """Draw the shares that a plan's phases ask and get into a file; return so, in words.
+
+    Phases of which nobody knows how many rows they take are left out, and named. Raises UsageError
+    where nothing is left to draw.
+    """
     mixture_plot.checked(file)
     phases = {
         phase.name: [PartShare(part.name, part.asked, part.got) for part in phase.parts]
         for phase in outlook.phases
+        if phase.steps
     }
-    title = f"{name}: shares of rows as planned"
+    if not phases and not outlook.copies:
+        raise UsageError(
+            "--plot: nobody knows how many rows the phases take; give --data, or declare `tokens`"
+        )
+    unknown = ", ".join(phase.name for phase in outlook.phases if not phase.steps)
+    title = f"{name}: shares of rows as planned{f' (not known: {unknown})' if unknown else ''}"
     copies = [bars for plan in outlook.copies for bars in _copies(plan)]
     return mixture_plot.saved(mixture_plot.shares(title, phases, copies=copies), file)
 

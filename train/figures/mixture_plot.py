@@ -145,7 +145,7 @@ def _shares(axis: "Axes", name: str, parts: Sequence[PartShare]) -> None:
     axis.set_yticks(place, [part.part for part in parts])
     axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *(part.asked for part in parts)), default=1.0)))
     charts.label(axis, "share of rows", "", name)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(axis)
 
 
 def _copies(axis: "Axes", copies: Copies) -> None:
@@ -158,7 +158,7 @@ def _copies(axis: "Axes", copies: Copies) -> None:
     if copies.got is not None:
         axis.plot(place, copies.asked, "_", color=charts.INK, markersize=11, label="asked")
     charts.label(axis, "percentile", "epochs", copies.label)
-    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    _legend(axis)
 
 
 def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
@@ -181,4 +181,9 @@ def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
     if max(high) < 10 * max(1, min(low)):  # one decade has no room for its own marks alone
         axis.xaxis.set_minor_formatter("{x:,.0f}")
     charts.label(axis, "tokens of a document", "", title)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(axis)
+
+
+def _legend(axis: "Axes") -> None:
+    """Put the legend beside the title, where no bar is."""
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncol=2)

@@ -82,6 +82,28 @@ def test_a_build_and_a_plan_are_drawn_from_their_numbers(tmp_path: Path) -> None
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_phase_whose_rows_nobody_knows_is_named_and_not_drawn_as_nothing(tmp_path: Path) -> None:
+    part = {"domain": "x", "max_epochs": 9}
+    content: dict[str, Any] = {
+        "name": "unbuilt",
+        "seed": 1,
+        "tokenizer": {"path": "tokenizer.json"},
+        "sources": {"x": {"files": ["x.jsonl"]}},
+        "domains": {"x": {"sources": ["x"]}},
+        "phases": {"later": {"batch": 1, "parts": [{**part, "epochs": 1}]}},
+    }
+    for told in ("--plot: nobody knows how many rows the phases take", ""):
+        (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+        result = crystalmix("plan", tmp_path / "recipe.yaml", "--plot", tmp_path / "plan.svg")
+        assert told in result.stderr
+        assert (tmp_path / "plan.svg").exists() == (not told)
+        content["phases"]["first"] = {"batch": 1, "steps": 9, "parts": [{**part, "weight": 1}]}
+    drawn = (tmp_path / "plan.svg").read_text("utf-8")
+    assert "(not known: later)" in drawn
+    assert "100.00%" in drawn
+    assert "0.00%" not in drawn.replace("100.00%", "")
+
+
 def test_an_ablation_is_shown_and_its_mixture_drawn(tmp_path: Path) -> None:
     result = crystalmix("show", tiny(), "--json", "--plot", tmp_path / "mixture.svg")
     assert result.exit_code == 0, result.stderr
