@@ -174,7 +174,17 @@ def _check_contents(
             yield from _guarded(folder, accounts.miscounted(sealed[folder], results))
             rows, again = repeated(c.hashes for c in results if isinstance(c, ShardCounts))
             if again:
-                note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another")
+                why = _why_equal(folder, sealed)
+                note(f"{folder}: {again:,} of {rows:,} rows looked at are equal to another{why}")
+
+
+def _why_equal(folder: Path, sealed: dict[Path, Receipt]) -> str:
+    """Return what is known to make rows of a folder equal, nothing where nothing is."""
+    receipt = sealed[folder]
+    behind = (sealed.get(folder.parent / str(name)) for name in receipt.inputs)
+    if any(one is not None and one.settings.get("upsample") for one in behind):
+        return ": `upsample` takes documents several times"
+    return ": what was purged of them is padding" if receipt.purged else ""
 
 
 def _check_store(folder: BuildFolder, workers: int, note: Note) -> Iterator[str]:

@@ -25,6 +25,7 @@ from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError
 from crystalmix.prep.runtime.types import Json
 from helpers import corpora, laid_out
 from helpers.graded import CURVE, Record, records, wanted, written
+from helpers.materials import raw, small
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +263,23 @@ def test_a_curve_that_gives_no_document_a_copy_is_refused(tmp_path: Path) -> Non
     recipe = recipes.load(written(tmp_path, domains={"rated": {"upsample": none}}))
     with pytest.raises(RefusalError, match="domain rated: its curve gives none of its documents"):
         build(recipe, tmp_path, tmp_path / "build", workers=1)
+
+
+def test_equal_rows_of_copies_are_said_to_be_copies(tmp_path: Path) -> None:
+    raw(tmp_path / "x.jsonl", [{"q": i, "text": f"{i} quartz " * 90} for i in range(4)])
+    (tmp_path / "tokenizer.json").write_bytes(small().raw)
+    content = {
+        "name": "twice",
+        "seed": 1,
+        "tokenizer": {"path": "tokenizer.json"},
+        "rows": {"msl": 32, "pack": "best_fit"},
+        "sources": {"x": {"files": ["x.jsonl"], "keep": ["q"]}},
+        "domains": {"x": {"sources": ["x"], "upsample": {"by": "q", "curve": [[0, 2], [1, 2]]}}},
+        "phases": {"one": {"batch": 1, "parts": [{"domain": "x", "epochs": 1}]}},
+    }
+    (tmp_path / "recipe.yaml").write_bytes(orjson.dumps(content))
+    build(recipes.load(tmp_path / "recipe.yaml"), tmp_path, tmp_path / "build", workers=1)
+    notes: list[str] = []
+    assert verify(tmp_path / "build", note=notes.append) == []
+    [told] = [note for note in notes if "shuffled" in note and "equal to another" in note]
+    assert told.endswith(": `upsample` takes documents several times")
