@@ -31,7 +31,7 @@ NAMES, DIGESTS = "names.parquet", "digests.parquet"
 GROUP_ROWS = 1 << 15
 BATCH_ROWS = 1 << 16
 TAKEN_ROWS = 1 << 13  # of a row group of which few lines are taken
-THREADS = 2  # that read row groups
+READ_BYTES = 1 << 16  # that are read at once of a column of such a group
 MOST_IN_MEMORY = 1 << 22  # lines that are sorted in memory; more are sorted on disk
 MEMORY = "512MB"
 COLUMNS = ["file", "record", "name", "digest"]
@@ -179,19 +179,25 @@ class Lines:
 
     def take(self, numbers: Places, columns: Sequence[str]) -> pa.Table:
         """Read lines by number, ascending."""
-        owners = np.searchsorted(self._starts, numbers, side="right") - 1
-        groups = np.unique(owners).tolist()
-        tables = [self._file.schema_arrow.empty_table().select(list(columns))]
-        with ThreadPoolExecutor(max(1, min(len(groups), THREADS))) as pool:
-            asked = [(g, numbers[owners == g] - self._starts[g], columns) for g in groups]
-            tables += pool.map(self._within, *zip(*asked, strict=True)) if asked else []
-        return pa.concat_tables(tables).unify_dictionaries()
+        [table] = take([(self, numbers)], columns)
+        return table
 
-    def _within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
-        """Read lines of a row group, as far as the last of them."""
+    def groups(self, numbers: Places) -> list[tuple[int, Places]]:
+        """Return the row groups that hold lines, ascending, and the places of these in each."""
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
+        return [(g, numbers[owners == g] - self._starts[g]) for g in np.unique(owners).tolist()]
+
+    def empty(self, columns: Sequence[str]) -> pa.Table:
+        """Return columns of no line."""
+        return self._file.schema_arrow.empty_table().select([*columns])
+
+    def within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
+        """Read lines of a row group by their places in it, as far as the last of them."""
         tables, first = list[pa.Table](), 0
         known = self._file.metadata
-        with pq.ParquetFile(self.path, metadata=known, pre_buffer=False) as file:  # this thread's
+        with pq.ParquetFile(  # this thread's
+            self.path, metadata=known, pre_buffer=False, buffer_size=READ_BYTES
+        ) as file:
             for batch in file.iter_batches(
                 TAKEN_ROWS, row_groups=[group], columns=list(columns), use_threads=False
             ):
@@ -227,6 +233,28 @@ class Lines:
     @cached_property
     def _bounds(self) -> tuple[list[Any], list[Any]]:
         return _bounds(self._file, "file")
+
+
+def take(asked: Sequence[tuple[Lines, Places]], columns: Sequence[str]) -> list[pa.Table]:
+    """Read lines of several files by number, ascending; half of the row groups beside the others.
+
+    Memory that a thread took to unpack pages is given back at the end.
+    """
+    groups = [(i, *group) for i, (lines, own) in enumerate(asked) for group in lines.groups(own)]
+
+    def read(some: slice) -> list[tuple[int, pa.Table]]:
+        return [(i, asked[i][0].within(group, own, columns)) for i, group, own in groups[some]]
+
+    half = len(groups) // 2
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(read, slice(half)) if half else None
+        found = read(slice(half, None))
+        found = (first.result() if first else []) + found
+    pa.default_memory_pool().release_unused()
+    tables = [[lines.empty(columns)] for lines, _ in asked]
+    for i, table in found:
+        tables[i].append(table)
+    return [pa.concat_tables(own).unify_dictionaries() for own in tables]
 
 
 def _bounds(file: pq.ParquetFile, column: str) -> tuple[list[Any], list[Any]]:

@@ -124,7 +124,7 @@ def _of_groups(
     path: Path, rows: NDArray[np.int64], columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Read the lines of some rows, ascending: of the file's row groups those that hold one."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         groups = list[int]()
         for group in range(file.num_row_groups):
             known: Any = file.metadata.row_group(group).column(0).statistics

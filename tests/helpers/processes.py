@@ -22,3 +22,9 @@ def all_end(group: int) -> bool:
     while members(group) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not members(group)
+
+
+def bytes_read() -> int:
+    """Return the bytes that this process asked the system for, from files it holds or not."""
+    lines = Path("/proc/self/io").read_text("utf-8").splitlines()
+    return int(lines[0].rpartition(" ")[2])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.rows.spans import write as write_table
+from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry
@@ -57,7 +59,10 @@ STEPS = pa.schema(
     ]
 )
 
-BATCH_ROWS = 1 << 16  # of a segment in which few steps are looked for; each repeats all names
+GROUP_ROWS = 1 << 19  # of a segment's row groups, each of which repeats the names of all shards
+FEW_ROWS = 1 << 16  # up to here reading names one by one costs less than numbering all of them
+MOST_ROWS = 1 << 20  # that are read at once of a segment in which few steps are looked for
+READ_BYTES = 1 << 17  # that are read at once of a column of which some rows are asked
 SCHEMAS = {"rows": ROWS, "steps": STEPS}
 
 
@@ -156,7 +161,7 @@ class Ledger:
             steps = pa.Table.from_pylist(self._steps, schema=STEPS)
             for kind, table in (("rows", self._row_table()), ("steps", steps)):
                 path = self.folder / f"{kind}-{first:08d}-{last:08d}.parquet"
-                write_table(path, table)
+                _write_rows(path, table) if kind == "rows" else write_table(path, table)
                 self._files.append(FileEntry.of(path))
             self._rows, self._steps = [], []
         return SealedLedger(self.chain, self.next_step, tuple(self._files))
@@ -179,6 +184,21 @@ class Ledger:
             "epoch": epoch,
         }
         return pa.table(columns, schema=ROWS)
+
+
+def _write_rows(path: Path, table: pa.Table) -> None:
+    """Write rows in groups that are read alone; slots count on, so that they take next to none."""
+    write: Any = pq.write_table  # its stub knows no names of columns
+    with replacing(path) as temporary:
+        write(
+            table,
+            temporary,
+            compression="zstd",
+            version="2.6",
+            row_group_size=GROUP_ROWS,
+            use_dictionary=[name for name in ROWS.names if name != "slot"],
+            column_encoding={"slot": "DELTA_BINARY_PACKED"},
+        )
 
 
 def first_chain(manifest: str) -> str:
@@ -294,25 +314,50 @@ def span_of(segment: Path) -> tuple[int, int]:
 
 def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Table:
     """Read some steps of a segment, ascending: of its row groups those that hold one."""
+    tables = [schema.empty_table()]
     with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, schema)
-        tables = [schema.empty_table()]
         for group in range(file.num_row_groups):
-            known: Any = file.metadata.row_group(group).column(0).statistics
+            held: Any = file.metadata.row_group(group)
+            known: Any = held.column(0).statistics
             low, high = (known.min, known.max) if known else (steps[0], steps[-1])
-            if np.searchsorted(steps, high, side="right") > np.searchsorted(steps, low):
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
-                    found = batch["step"].to_numpy()
-                    own = np.flatnonzero(np.isin(found, steps))
-                    for some in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
-                        if not len(some):
-                            continue
-                        table = pa.Table.from_batches([batch.slice(some[0], len(some))])
-                        table.validate(full=True)  # texts that are no UTF-8, bad places
-                        tables.append(table)
-                    if len(found) and found[-1] > steps[-1]:
-                        break  # steps ascend
+            own = steps[slice(*np.searchsorted(steps, (low, high + 1)))]
+            if len(own):  # steps ascend, each with as many rows; of the last one some are behind
+                reach = ceil(held.num_rows * (own[-1] - low + 2) / (high - low + 1))
+                some = _of_group(path, file.metadata, group, min(reach, MOST_ROWS), own)
+                tables += [_compact(table, schema) for table in some]
         return pa.concat_tables(tables)
+
+
+def _of_group(
+    path: Path, metadata: pq.FileMetaData, group: int, reach: int, steps: NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """Yield the runs of some steps of a row group, which it has in about its first `reach` rows."""
+    texts = pa.large_binary() if reach <= FEW_ROWS else None  # in place of dictionaries
+    opened: Any = pq.ParquetFile  # its stub knows no binary_type
+    with opened(
+        path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES, binary_type=texts
+    ) as file:
+        for batch in file.iter_batches(max(1, reach), row_groups=[group], use_threads=False):
+            found = batch["step"].to_numpy()
+            own = np.flatnonzero(np.isin(found, steps))
+            for some in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
+                if len(some):
+                    yield pa.Table.from_batches([batch.slice(some[0], len(some))])
+            if len(found) and found[-1] > steps[-1]:
+                break
+
+
+def _compact(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table in its schema; where it is small, its dictionaries have what its rows name."""
+    if len(table) <= FEW_ROWS:
+        for place, field in enumerate(schema):
+            if pa.types.is_dictionary(field.type):
+                texts = table.column(place).cast(pa.string())
+                table = table.set_column(place, field, texts.dictionary_encode())
+    table = table.cast(schema)
+    table.validate(full=True)  # texts that are no UTF-8, bad places
+    return table
 
 
 def _read(path: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:

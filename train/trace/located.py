@@ -139,22 +139,29 @@ def index_of(traced: Traced) -> Index:
     return Index(traced)
 
 
-def rows(traced: Traced, phase: str, step: int) -> list[StepRow]:
+def rows(
+    traced: Traced, phase: str, step: int, slots: tuple[int, int] | None = None
+) -> list[StepRow]:
     """Return the rows of a step as recorded, slot by slot; without a run, as planned.
 
-    Raises UsageError for a step that the phase does not have, InputError for one that is not
-    recorded, DamageError where it is, but its rows are gone.
+    slots: the first and the last of them that are asked, all by default. Raises UsageError for a
+    step that the phase does not have, InputError for one that is not recorded, DamageError where it
+    is, but its rows are gone.
     """
     if phase not in traced.manifests:
         known = ", ".join(traced.manifests)
         raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
     if traced.run is None:
         _check_planned(traced, phase, step)
-        return step_rows(traced.manifests[phase], step)
+        planned = step_rows(traced.manifests[phase], step)
+        return planned if slots is None else planned[slots[0] : slots[1] + 1]
     folder = _ledger(traced, phase)
     table = ledger.of_steps(folder, "rows", [step]).sort_by("slot")
     if not len(table):
         _refuse(traced, phase, step, folder)
+    if slots is not None:
+        slot = table["slot"].to_numpy()
+        table = table.filter((slot >= slots[0]) & (slot <= slots[1]))
     columns = (table[name].to_pylist() for name in ("slot", "part", "epoch", "shard", "row"))
     lines: Iterable[Any] = zip(*columns, strict=True)
     return [StepRow(*line) for line in lines]
@@ -189,14 +196,8 @@ def _ledger(traced: Traced, phase: str) -> Path:
 def documents(
     traced: Traced, phase: str, step: int, slots: tuple[int, int] | None = None
 ) -> list[Piece]:
-    """Return the document pieces of a step, slot by slot; errors as of `rows`.
-
-    slots: the first and the last of them that are asked, all by default.
-    """
-    chosen = rows(traced, phase, step)
-    if slots is not None:
-        chosen = [row for row in chosen if slots[0] <= row.slot <= slots[1]]
-    return pieces(traced, chosen)
+    """Return the document pieces of a step, slot by slot; arguments and errors as of `rows`."""
+    return pieces(traced, rows(traced, phase, step, slots))
 
 
 def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
@@ -264,14 +265,17 @@ def _lines_of(
     wanted: dict[str, list[int]] = {}
     for source, number in sorted(keys):
         wanted.setdefault(source, []).append(number)
+    asked = [
+        (source, lines, np.array([number for number in numbers if number < len(lines)], np.int64))
+        for source, numbers in wanted.items()
+        if (lines := index.lines(source)) is not None
+    ]
+    tables = lookup.take([(lines, inside) for _, lines, inside in asked], columns)
     known: dict[tuple[str, int], list[Any]] = {}
-    for source, numbers in wanted.items():
-        if (lines := index.lines(source)) is not None:
-            inside = np.array([number for number in numbers if number < len(lines)], np.int64)
-            table = lines.take(inside, columns)
-            values = [table[name].to_pylist() for name in columns]
-            for number, *line in zip(inside.tolist(), *values, strict=True):
-                known[source, number] = line
+    for (source, _, inside), table in zip(asked, tables, strict=True):
+        values = [table[name].to_pylist() for name in columns]
+        for number, *line in zip(inside.tolist(), *values, strict=True):
+            known[source, number] = line
     return known
 
 

@@ -11,6 +11,7 @@ from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.lookup import DIGESTS, NAMES, Lookup
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.runtime import randomness
+from helpers.processes import bytes_read
 
 NAMED = ["Ada/x", "ada/x/y", "bob/z", None, "bob/z", "ädå/ü", "ada0"]
 
@@ -79,3 +80,29 @@ def test_rows_are_read_by_number_across_row_groups(tmp_path: Path) -> None:
     numbers = np.array([0, 8, 9, 50, 99])
     assert lookup.rows(path, numbers, ["a"])["a"].to_pylist() == numbers.tolist()
     assert lookup.rows(path, np.empty(0, np.int64), ["b"]).num_rows == 0
+
+
+def test_lines_of_several_files_come_file_by_file(tmp_path: Path) -> None:
+    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    for path, size in zip(files, (9, 7), strict=True):
+        names = pa.array([f"{path.stem}{i % 5}" for i in range(100)]).dictionary_encode()
+        pq.write_table(pa.table({"a": range(100), "b": names}), path, row_group_size=size)
+    asked = [np.array(numbers, np.int64) for numbers in ([3, 8, 9, 60, 99], [], [0, 98], [5])]
+    one, two = map(lookup.Lines, files)
+    files, lines = [files[0], files[1], files[1], files[0]], [one, two, two, one]
+    found = lookup.take([*zip(lines, asked, strict=True)], ["b", "a"])
+    for path, numbers, table in zip(files, asked, found, strict=True):
+        assert table["a"].to_pylist() == numbers.tolist()
+        assert table["b"].to_pylist() == [f"{path.stem}{i % 5}" for i in numbers.tolist()]
+
+
+def test_a_line_costs_no_read_of_what_is_behind_it(tmp_path: Path) -> None:
+    path, count = tmp_path / "documents.parquet", 1 << 18
+    random = randomness.stream(1, "names").bytes(16 * count).hex()
+    texts = [random[at : at + 32] for at in range(0, len(random), 32)]
+    pq.write_table(pa.table({"a": range(count), "b": texts}), path, compression="zstd")
+    lines = lookup.Lines(path)
+    lines.take(np.array([0]), ["b"])
+    before = bytes_read()
+    assert lines.take(np.array([30]), ["b"])["b"].to_pylist() == [texts[30]]
+    assert bytes_read() - before < path.stat().st_size / 3

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.train.record import ledger
 from crystalmix.train.record.ledger import (
@@ -23,6 +24,7 @@ from crystalmix.train.record.ledger import (
     segments,
 )
 from crystalmix.train.record.run_folder import SealedLedger
+from helpers.processes import bytes_read
 from helpers.runs import leftovers, manifest
 
 PHASE = "mixed"
@@ -245,3 +247,43 @@ def test_some_segments_can_be_read_alone(tmp_path: Path) -> None:
     names = [path.name for path in segments(tmp_path, "steps")[:2]]
     assert read(tmp_path, "steps", names)["step"].to_pylist() == list(range(STEPS))
     assert read(tmp_path, "steps", names[1:])["step"].to_pylist() == list(range(3, STEPS))
+
+
+@pytest.mark.parametrize("few", [0, 1 << 16])
+@pytest.mark.parametrize("reached", [3, 1 << 20])
+def test_some_steps_are_read_as_all_are(
+    few: int, reached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"GROUP_ROWS": 17, "FEW_ROWS": few, "MOST_ROWS": reached}.items():
+        monkeypatch.setattr(ledger, name, value)
+    fill(tmp_path, [3, 8])
+    for kind in ("rows", "steps"):
+        every = read(tmp_path, kind).to_pylist()
+        for steps in ([0], [2, 3], [7], [0, 4, 5], [9], [*range(STEPS)]):
+            found = ledger.of_steps(tmp_path, kind, steps)
+            assert found.schema == ledger.SCHEMAS[kind]
+            assert found.to_pylist() == [line for line in every if line["step"] in steps]
+
+
+def test_some_steps_come_with_no_other_names_than_theirs(tmp_path: Path) -> None:
+    fill(tmp_path, [STEPS])
+    found = ledger.of_steps(tmp_path, "rows", [4])
+    for name in ("part", "shard"):
+        column: Any = found[name].combine_chunks()
+        assert set(column.dictionary.to_pylist()) == set(column.to_pylist())
+    assert len(read(tmp_path, "rows")["shard"].chunk(0).dictionary) > len(set(column.to_pylist()))
+
+
+def test_a_step_costs_no_read_of_the_segment_it_stands_in(tmp_path: Path) -> None:
+    count, rng = 100_000, randomness.stream(1, "rows")
+    taken, sealed = Ledger(tmp_path, manifest(PHASE)), manifest(PHASE).rows(0, 1)
+    for number in range(8):
+        row, zero = rng.integers(0, 1 << 30, count), np.zeros(count, np.int64)
+        refs = type(sealed)(part=zero, epoch=zero, shard=zero, row=row)
+        taken.record(Step(number, refs, f"{number:032x}", 1.0, 1.0, 1.0, ()))
+    [segment, _] = (tmp_path / entry.name for entry in taken.seal().files)
+    ledger.of_steps(tmp_path, "rows", [0])
+    for number, most in ((0, 0.4), (7, 0.6)):
+        before = bytes_read()
+        assert len(ledger.of_steps(tmp_path, "rows", [number])) == count
+        assert bytes_read() - before < most * segment.stat().st_size
