@@ -4,11 +4,13 @@ A skipped step takes no optimiser step and consumes no row, but its place in the
 schedule passes. A skip holds for every resume; the ledger records which steps were skipped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
@@ -110,18 +112,19 @@ def recorded(run: Path) -> dict[str, list[Range]]:
     return ranges
 
 
-def faults(phase: Path, steps: pa.Table) -> list[str]:
-    """Return a line for each step whose skip is recorded wrongly or was not requested."""
-    skips, messages = read(phase), list[str]()
-    columns = (steps[name].to_pylist() for name in ("step", "skipped", "digest"))
-    for step, skipped_, digest in zip(*columns, strict=True):
-        if skipped_ != (digest == SKIPPED):
-            messages.append(
-                f"step {step} is told as {'' if skipped_ else 'not '}skipped, its digest is not"
-            )
-        elif skipped_ and step not in skips:
-            messages.append(f"step {step} was skipped, which nobody asked")
-    return messages
+def faults(phase: Path, tables: Iterable[pa.Table]) -> Iterator[str]:
+    """Yield a line for each step whose skip is recorded wrongly or was not requested."""
+    asked, equal = read(phase), cast("Any", pc.equal)  # whose stub knows no text
+    for table in tables:
+        skips = table["skipped"].to_numpy()
+        named = np.equal(equal(table["digest"], SKIPPED).to_numpy(), True)  # null: by no digest
+        for place in np.flatnonzero(skips | named).tolist():
+            step = cast("int", table["step"][place].as_py())
+            if skips[place] != named[place]:
+                told = "" if skips[place] else "not "
+                yield f"step {step} is told as {told}skipped, its digest is not"
+            elif step not in asked:
+                yield f"step {step} was skipped, which nobody asked"
 
 
 def lines(skips: dict[str, list[Range]]) -> list[str]:

@@ -16,7 +16,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError
-from crystalmix.prep.runtime.workers import watched
+from crystalmix.prep.runtime.workers import shown
 from crystalmix.train.record import ledger, proof, run_folder, skips
 from crystalmix.train.record.run_folder import CheckpointState, PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
@@ -24,6 +24,7 @@ from crystalmix.train.trace.answers import Answer, Grid
 MOST = 20  # findings reported per phase
 BRIEF = 12  # digits of a digest that are shown
 BLOCK_ROWS = 1 << 18  # rows of the ledger that are compared at once
+BLOCK_STEPS = 1 << 12  # steps whose digests are chained at once
 SHOWN = ["step", "digest", "chain", "skipped"]  # of steps; their parts are most of them
 
 
@@ -137,17 +138,19 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
     state = run_folder.read_state(newest)
     yield from _sealed_files(phase, manifest, newest, state)
     names = {file.name for file in state.sealed_ledger(newest).files}
-    steps = ledger.read(phase.ledger, "steps", names, SHOWN)
+    steps = ledger.read(phase.ledger, "steps", names, ["step", "skipped"])
     numbers, skipped = (steps[name].to_numpy() for name in ("step", "skipped"))
     if not np.array_equal(numbers, np.arange(len(numbers))):
         yield f"{folder}: steps are not 0 to {len(numbers) - 1} without gaps"
     if len(numbers) > manifest.steps:
         yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
-    yield from _chain(folder, manifest, steps)
-    yield from (f"{folder}: {line}" for line in skips.faults(folder, steps))
+    yield from _chain(folder, manifest, ledger.stream(phase.ledger, "steps", names, SHOWN))
+    told = skips.faults(folder, ledger.stream(phase.ledger, "steps", names, SHOWN))
+    yield from (f"{folder}: {line}" for line in told)
     yield from _rows(phase, manifest, names, np.sort(numbers[~skipped]))
     if root is not None:
-        yield from _bytes(folder, manifest, root, steps)
+        digests = ledger.stream(phase.ledger, "steps", names, ["digest"])
+        yield from _bytes(folder, manifest, root, digests, len(numbers))
 
 
 def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
@@ -168,8 +171,8 @@ def _fork_faults(build: Path, phase: PhaseFolder) -> Iterator[str]:
             f"{phase.fork}: goes on from manifest {_brief(fork.manifest)}, of which this build's "
             f"{phase.name} was not made"
         )
-    steps = ledger.read(phase.ledger, "steps", None, ["chain"])["chain"]
-    if len(steps) < fork.steps or steps[fork.steps - 1].as_py() != fork.chain:
+    ends = ledger.of_steps(phase.ledger, "steps", [fork.steps - 1])["chain"].to_pylist()
+    if ends != [fork.chain]:
         yield f"{phase.fork}: its chain does not end in step {fork.steps - 1} as it says"
 
 
@@ -194,9 +197,9 @@ def _unsealed(path: Path) -> str:
     return f"{path}: is in no checkpoint; resume the run to cut it"
 
 
-def _chain(folder: Path, manifest: Manifest, steps: pa.Table) -> Iterator[str]:
+def _chain(folder: Path, manifest: Manifest, tables: Iterator[pa.Table]) -> Iterator[str]:
     chain = ledger.first_chain(run_folder.chain_root(PhaseFolder(folder), manifest.digest))
-    for batch in steps.to_batches():
+    for batch in (batch for table in tables for batch in table.to_batches(BLOCK_STEPS)):
         columns = (batch[name].to_pylist() for name in ("step", "digest", "chain"))
         for step, digest, recorded in zip(*columns, strict=True):
             chain = ledger.next_chain(chain, digest)
@@ -311,14 +314,16 @@ def _list(numbers: Iterable[object]) -> str:
     return ", ".join(sorted(map(str, numbers)))
 
 
-def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Iterator[str]:
+def _bytes(
+    folder: Path, manifest: Manifest, root: Path, tables: Iterator[pa.Table], count: int
+) -> Iterator[str]:
     from crystalmix.train.trainer.batches import Batches
 
     batches = Batches(manifest, root)
-    digests = steps["digest"].to_pylist()
+    digests = (digest for table in tables for digest in table["digest"].to_pylist())
     gone = purged.since(BuildFolder(root), manifest)
     first: int | None = None  # of the wrong steps that follow each other
-    for step, digest in enumerate(watched(digests, f"{manifest.phase}: batches", "step")):
+    for step, digest in enumerate(shown(digests, count, f"{manifest.phase}: batches", "step")):
         known = digest not in {None, ledger.SKIPPED}  # None: harvested without reading
         wrong = (
             known and not (gone and _holds(manifest, step, gone)) and batches[step].digest != digest
@@ -327,7 +332,7 @@ def _bytes(folder: Path, manifest: Manifest, root: Path, steps: pa.Table) -> Ite
             yield _other_bytes(folder, first, step - 1)
         first = (step if first is None else first) if wrong else None
     if first is not None:
-        yield _other_bytes(folder, first, len(digests) - 1)
+        yield _other_bytes(folder, first, count - 1)
 
 
 def _other_bytes(folder: Path, first: int, last: int) -> str:

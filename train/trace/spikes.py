@@ -6,8 +6,9 @@ the training down, and neither it nor the MAD is moved by the spikes themselves.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.train.record import ledger
+from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
@@ -27,10 +30,6 @@ HISTORY = 16  # steps before a step that are needed to tell
 BLOCK = 4096
 MOST_DOCUMENTS = 10
 MEASURES = ("loss", "gradient_norm")
-STEPS = """
-    SELECT step, loss, gradient_norm FROM steps WHERE phase = ? AND NOT skipped ORDER BY step
-"""
-PARTS = 'SELECT step, part, "rows", tokens, loss FROM losses WHERE phase = ? ORDER BY step, part'
 DOCUMENTS = """
     WITH consumed AS (
       SELECT p.step, p.part, p.source, p.document, sum(p.stop - p.start)::BIGINT AS tokens,
@@ -162,6 +161,22 @@ def robust_z(values: Floats, window: int) -> tuple[Floats, Floats]:
     return z, medians
 
 
+class Window:
+    """The last values of a series that is looked at piece by piece."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._before = np.empty(0, np.float64)
+
+    def next(self, values: Floats) -> tuple[Floats, Floats]:
+        """Return what `robust_z` does of values that go on where the last ones ended."""
+        known = np.concatenate([self._before, values])
+        z, medians = robust_z(known, self.size)
+        first = len(self._before)
+        self._before = known[-self.size :]
+        return z[first:], medians[first:]
+
+
 def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
     """Return the steps that stand out, with their parts and documents."""
     phases = [settings.phase] if settings.phase else list(traced.manifests)
@@ -173,57 +188,74 @@ def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
 
 
 def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike]:
-    rows = traced.rows(STEPS, [phase])
-    columns: dict[str, Floats] = {}
-    highest = np.full(len(rows), -np.inf)
-    for name in MEASURES:
-        values = np.array([np.nan if r[name] is None else r[name] for r in rows], np.float64)
-        z, median = robust_z(values, settings.window)
-        highest = np.fmax(highest, z)
-        columns |= {name: values, f"{name}_z": z, f"{name}_median": median}
-    high = np.flatnonzero(highest >= settings.threshold).tolist()
-    if not high:
+    """Return the spikes of a phase; of its ledger one segment is in memory at a time."""
+    windows = {name: Window(settings.window) for name in MEASURES}
+    found: list[tuple[int, dict[str, float | None]]] = []
+    count = 0
+    for segment in _segments(traced, phase, ["step", "skipped", *MEASURES]):
+        table = segment.filter(pc.invert(segment["skipped"]))
+        columns: dict[str, Floats] = {}
+        highest = np.full(len(table), -np.inf)
+        for name in MEASURES:
+            values = table[name].to_numpy()
+            z, median = windows[name].next(values)
+            highest = np.fmax(highest, z)
+            columns |= {name: values, f"{name}_z": z, f"{name}_median": median}
+        for place in np.flatnonzero(highest >= settings.threshold).tolist():
+            own = {key: _number(column[place]) for key, column in columns.items()}
+            found.append((table["step"][place].as_py(), own))
+        count += len(table)
+    if not found:
         return []
-    numbers: list[int] = [rows[place]["step"] for place in high]
+    numbers = [step for step, _ in found]
     parts = _parts(traced, phase, settings.window, set(numbers))
-    documents = _documents(traced, phase, numbers, len(rows))
+    documents = _documents(traced, phase, numbers, count)
     return [
-        Spike(
-            phase,
-            step,
-            **{key: _number(column[place]) for key, column in columns.items()},
-            parts=parts[step],
-            documents=documents.get(step, ()),
-        )
-        for step, place in zip(numbers, high, strict=True)
+        Spike(phase, step, **own, parts=parts[step], documents=documents.get(step, ()))
+        for step, own in found
     ]
+
+
+def _segments(traced: Traced, phase: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    assert traced.run is not None
+    return ledger.stream(PhaseFolder(traced.run / phase).ledger, "steps", None, columns)
 
 
 def _parts(
     traced: Traced, phase: str, window: int, steps: set[int]
 ) -> dict[int, tuple[SpikePart, ...]]:
     """Return the parts of some steps."""
-    rows = traced.table(PARTS, [phase])  # hundreds of thousands of steps: few become objects
     manifest = traced.manifests[phase]
+    windows = {part.name: Window(window) for part in manifest.parts}
     parts: dict[int, list[SpikePart]] = {step: [] for step in steps}
-    for part in manifest.parts:
-        own = rows.filter((pc.field("part") == part.name) & (pc.field("tokens") > 0))
-        z, medians = robust_z(own["loss"].to_numpy(), window)
-        for place in np.flatnonzero(np.isin(own["step"].to_numpy(), [*steps])).tolist():
-            [row] = own.slice(place, 1).to_pylist()
-            parts[row.pop("step")].append(
-                SpikePart(
-                    **row,
-                    share=row["rows"] / manifest.batch,
-                    asked=part.asked,
-                    loss_z=_number(z[place]),
-                    loss_median=_number(medians[place]),
+    for table in _segments(traced, phase, ["step", "parts"]):
+        rows = _part_rows(table)
+        for part in manifest.parts:
+            own = rows.filter((pc.field("part") == part.name) & (pc.field("tokens") > 0))
+            z, medians = windows[part.name].next(own["loss"].to_numpy())
+            for place in np.flatnonzero(np.isin(own["step"].to_numpy(), [*steps])).tolist():
+                [row] = own.slice(place, 1).to_pylist()
+                parts[row.pop("step")].append(
+                    SpikePart(
+                        **row,
+                        share=row["rows"] / manifest.batch,
+                        asked=part.asked,
+                        loss_z=_number(z[place]),
+                        loss_median=_number(medians[place]),
+                    )
                 )
-            )
     return {
         step: tuple(sorted(own, key=lambda part: -(part.loss_z or 0.0)))
         for step, own in parts.items()
     }
+
+
+def _part_rows(table: pa.Table) -> pa.Table:
+    """Return a line for each part of each step, step by step."""
+    listed: Any = table["parts"].combine_chunks()
+    flat, owners = listed.flatten(), pc.list_parent_indices(listed)
+    columns = {name: flat.field(name) for name in ("part", "rows", "tokens", "loss")}
+    return pa.table({"step": table["step"].combine_chunks().take(owners), **columns})
 
 
 def _documents(

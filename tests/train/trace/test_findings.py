@@ -2,7 +2,9 @@
 
 from pathlib import Path
 from shutil import copytree, rmtree
+from weakref import ReferenceType, ref
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -11,8 +13,11 @@ from crystalmix.cli import main
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.record import ledger
 from crystalmix.train.record import run_folder as folder
+from crystalmix.train.record.views import connect
 from crystalmix.train.trace.findings import MOST, findings
+from crystalmix.train.trace.spikes import SpikeSettings, spikes
 from crystalmix.train.trainer import session
 from helpers.corpora import built, write_corpus, write_recipe
 from helpers.runs import (
@@ -288,3 +293,22 @@ def test_telling_changes_nothing(run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     told(run)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_a_segment_of_the_ledger_is_let_go_before_the_second_next_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, alive, read = list[ReferenceType[pa.Table]](), list[int](), vars(ledger)["_read"]
+
+    def noted(path: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
+        table: pa.Table = read(path, schema, columns)
+        if {*table.column_names} > {"step", "skipped"}:
+            made.append(ref(table))
+            alive.append(sum(one() is not None for one in made))
+        return table
+
+    monkeypatch.setattr(ledger, "_read", noted)
+    assert findings(small_build(), run) == []
+    assert spikes(connect(small_build(), run), SpikeSettings(window=16)).steps == ()
+    assert len(alive) > 20
+    assert max(alive) <= 2

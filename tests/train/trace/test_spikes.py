@@ -210,3 +210,13 @@ def test_the_robust_z_is_that_of_a_loop_over_windows(values: list[float], window
 def test_settings_are_refused_by_rule() -> None:
     with pytest.raises(UsageError, match="--threshold"):
         SpikeSettings(threshold=float("nan"))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 90, [16, 0, 1, 40, 33], [90]])
+def test_a_series_looked_at_piece_by_piece_stands_out_as_the_whole_does(sizes: list[int]) -> None:
+    values = randomness.stream(1, "losses").normal(3, QUIET, 90)
+    values[[20, 21, 60]] = 9, np.nan, np.inf
+    window, pieces = spikes.Window(32), np.split(values, np.cumsum(sizes)[:-1])
+    found = [np.concatenate(parts) for parts in zip(*map(window.next, pieces), strict=True)]
+    for own, whole in zip(found, robust_z(values, 32), strict=True):
+        np.testing.assert_array_equal(own, whole)
