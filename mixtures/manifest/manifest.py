@@ -46,10 +46,15 @@ class PartShard:
 
 
 class LaterShards(Sequence[PartShard]):
-    """A part's shards, of which runs are known; what else there is of them is read when asked."""
+    """A part's shards, of which runs are known; what else there is of them is read when asked.
 
-    def __init__(self, runs: Runs, read: Callable[[], Sequence[PartShard]]) -> None:
-        self.runs, self._read = runs, read
+    labels: as of `labels_of`.
+    """
+
+    def __init__(
+        self, runs: Runs, labels: Fraction | None, read: Callable[[], Sequence[PartShard]]
+    ) -> None:
+        self.runs, self.labels, self._read = runs, labels, read
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -285,6 +290,17 @@ def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
     Exact over whole epochs of whole shards, and wherever rows are alike; else as expected of rows
     in a random order, rounded down.
     """
+    labels = labels_of(shards)
+    return None if labels is None else int(rows * labels)
+
+
+def labels_of(shards: Sequence[PartShard]) -> Fraction | None:
+    """Return how many labels count in a row of a part, on average; None where they are not counted.
+
+    Of shards that are not read yet it is known.
+    """
+    if isinstance(shards, LaterShards):
+        return shards.labels
     available, by_size = 0, dict[int, int]()  # shards are of few sizes, fractions are slow
     for shard in shards:
         if shard.loss_tokens is None:
@@ -293,7 +309,7 @@ def loss_tokens_of(shards: Sequence[PartShard], rows: int) -> int | None:
         available += size
         by_size[shard.rows] = by_size.get(shard.rows, 0) + shard.loss_tokens * size
     counted = sum((Fraction(loss, size) for size, loss in by_size.items()), Fraction(0))
-    return int(rows * counted / available)
+    return counted / available
 
 
 def part_digest(shards: Sequence[PartShard]) -> str:
@@ -438,7 +454,9 @@ def _part(content: Json, whole: Whole | None, place: int) -> ManifestPart:
     if whole is None:
         shards = tuple(PartShard(**shard) for shard in listed)
     else:
-        shards = LaterShards(Runs.from_json(listed), partial(_shards, whole, place))
+        labels = content.pop("labels")
+        labels = None if labels is None else Fraction(labels)
+        shards = LaterShards(Runs.from_json(listed), labels, partial(_shards, whole, place))
     packed = content.pop("packed", None)
     return ManifestPart(**content, shards=shards, packed=packed and PackedAs(**packed))
 

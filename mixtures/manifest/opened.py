@@ -34,7 +34,7 @@ from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 from crystalmix.prep.runtime.types import Json
 
-VERSION: Final = 1
+VERSION: Final = 2  # 2 has labels
 TABLES: Final = "shards"  # below the build's lookups
 DIGITS: Final = 32  # of the digest, in a table's name
 REMEDY: Final = "remove it; it is made again when it is needed"
@@ -164,6 +164,8 @@ def _of_manifest(whole: Manifest) -> Json:
     content = replace(whole, parts=parts).content()
     for listed, part in zip(content["parts"], whole.parts, strict=True):
         listed["shards"] = part.runs.content()
+        labels = manifests.labels_of(part.shards)
+        listed["labels"] = None if labels is None else str(labels)  # no JSON number is as exact
     return content
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from crystalmix.mixtures.manifest import manifest as manifests
-from crystalmix.mixtures.manifest import opened
+from crystalmix.mixtures.manifest import opened, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
@@ -203,3 +203,14 @@ def test_receipts_digests_stand_in_their_heads(build: BuildFolder, tmp_path: Pat
     assert receipts.own_digest(tmp_path / "one.json") == "1" * 64
     (tmp_path / "one.json").write_bytes(canonical({"account": " " * (1 << 16), **many}))
     assert receipts.own_digest(tmp_path / "one.json") == "1" * 64
+
+
+def test_what_steps_give_of_each_part_reads_no_shard(build: BuildFolder, whole: list[Path]) -> None:
+    for path in build.manifests():
+        phase, last = path.parent.name, manifests.read(path).steps - 1
+        true = rows_of_steps.part_counts(manifests.read(path), 0, last)
+        whole.clear()
+        for _ in range(2):
+            counts, _ = rows_of_steps.look(build.path, f"{phase}:0:{last}")
+            assert counts == true
+        assert whole == []
