@@ -3,7 +3,7 @@
 What row-level FIM and the shuffle share: both make packed rows of which spans alone are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from crystalmix.prep.packing.laid_out import Place
 from crystalmix.prep.rows import pack, shards, spans
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.placed_rows import layout_of, lines_of
+from crystalmix.prep.rows.shuffle import Input
 from crystalmix.prep.rows.token_blocks import Stream
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
 HELD_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
 Numbers = NDArray[np.int64]
+Located = tuple[Numbers, Numbers]  # of rows, the shard of each and its row there
 
 
 def pad_of(context: Context, settings: PackSettings) -> int:
@@ -59,10 +61,10 @@ def write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None
 
 @dataclass(frozen=True)
 class RowFimAgain:
-    """Row-level FIM of a domain's rows that are laid out: its settings, and each shard's place.
+    """Row-level FIM of a domain's rows that are laid out: its settings, and where its shards lie.
 
-    shards: of each packed shard, in the order in which they count, its path, its epoch, and the
-    number of its first row in its folder; drawn: what was drawn for it, in the original's dialect.
+    folders: of each permuted folder, by its name in origin tables, that of the packed shards behind
+    it, and its epoch. Of single shards it holds nothing: it goes with every work item.
     """
 
     tokenizer: TokenizerSettings
@@ -70,7 +72,7 @@ class RowFimAgain:
     seed: int
     domain: str
     epochs: int
-    shards: tuple[tuple[Path, Path, int, int], ...]
+    folders: tuple[tuple[str, Path, int], ...]
 
     @classmethod
     def of(cls, context: Context, folders: Sequence[Folder]) -> "RowFimAgain | None":
@@ -78,39 +80,55 @@ class RowFimAgain:
         settings = folders[0].domain.fim
         if settings is None or settings.level != "row":
             return None
-        places: list[tuple[Path, Path, int, int]] = []
-        for folder in folders:
-            first = 0
-            for entry in shards_of(folder.sealed):
-                own, behind = folder.path / entry["name"], folder.behind or folder
-                places.append((behind.path / entry["name"], own, folder.epoch, first))
-                first += entry["rows"]
+        places = tuple((f.place.name, (f.behind or f).path, f.epoch) for f in folders)
         how = context.recipe.tokenizer, settings, context.recipe.seed, folders[0].name
-        return cls(*how, folders[0].domain.epochs, tuple(places))
+        return cls(*how, folders[0].domain.epochs, places)
 
-    def rows(self, packed: laid_out.Rows, which: Numbers, within: Numbers) -> "Permuted":
-        """Return rows permuted; packed: as they were. which: the shard of each, within: its row."""
-        return Permuted(self, packed, which, within)
+    def rows(
+        self, packed: laid_out.Rows, inputs: Sequence[Input], firsts: Numbers, located: Located
+    ) -> "Permuted":
+        """Return rows permuted; packed: as they were.
+
+        inputs: the permuted shards. firsts: the number of each one's first row in its folder.
+        located: the shard of each row, and its row there.
+        """
+        return Permuted(self, packed, inputs, firsts, located)
 
 
 class Permuted:
-    """Rows that are permuted as they pass."""
+    """Rows that are permuted as they pass; arguments as of `RowFimAgain.rows`."""
 
     def __init__(
-        self, how: RowFimAgain, packed: laid_out.Rows, which: Numbers, within: Numbers
+        self,
+        how: RowFimAgain,
+        packed: laid_out.Rows,
+        inputs: Sequence[Input],
+        firsts: Numbers,
+        located: Located,
     ) -> None:
-        self.how, self.packed = how, packed
-        epochs, firsts = (np.array([place[i] for place in how.shards], np.int64) for i in (2, 3))
-        self.epoch, self.number = epochs[which], firsts[which] + within
-        self.spans = self._lines(which, within, 0, "spans")
-        self.drawn = self._lines(which, within, 1, DRAWN) if how.fim.dialect == "cerebras" else None
+        which, within = located
+        self.how, self.packed, self.inputs = how, packed, inputs
+        epochs = {name: epoch for name, _, epoch in how.folders}
+        own = [epochs[item.name.partition("/")[0]] for item in inputs]
+        self.epoch, self.number = np.array(own, np.int64)[which], firsts[which] + within
+        behind = {name: path for name, path, _ in how.folders}
+        self.spans = self._lines(located, "spans", behind)
+        self.drawn = self._lines(located, DRAWN) if how.fim.dialect == "cerebras" else None
 
-    def _lines(self, which: Numbers, within: Numbers, file: int, kind: str) -> pa.Table:
-        """Return the lines of all rows in a side file, `row` counted among these rows."""
+    def _lines(
+        self, located: Located, kind: str, behind: Mapping[str, Path] | None = None
+    ) -> pa.Table:
+        """Return the lines of all rows in a side file, `row` counted among these rows.
+
+        behind: folders whose shards' they are, in place of the permuted shards'.
+        """
+        which, within = located
         tables: list[pa.Table] = []
         for place in np.unique(which).tolist():
             out = np.flatnonzero(which == place)
-            table = spans.read(spans.path_of(self.how.shards[place][file], kind))
+            folder, _, name = self.inputs[place].name.partition("/")
+            shard = self.inputs[place].path if behind is None else behind[folder] / name
+            table = spans.read(spans.path_of(shard, kind))
             taken, owner = lines_of(table["row"].to_numpy(), within[out])
             lines = table.take(pa.array(taken, pa.int64()))
             tables.append(lines.set_column(0, "row", pa.array(out[owner], pa.int64())))

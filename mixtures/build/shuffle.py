@@ -10,6 +10,7 @@ once, from its start to its end, the second all that an item needs of each bucke
 shards are the same, byte for byte; the bucket files lie beside them until the domain is sealed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -96,7 +97,11 @@ class ShuffledRows:
         laid = laid_out.read(self.streams, tuple(item.name for item in self.inputs))
         located, fim = shuffle.located(self.inputs, numbers), self.fim
         packed = laid.rows(*located)
-        return packed if fim is None else fim.rows(packed, *located)
+        if fim is None:
+            return packed
+        known = _firsts(self.folders, self.mark)
+        firsts = np.array([known[item.name] for item in self.inputs], np.int64)
+        return fim.rows(packed, self.inputs, firsts, located)
 
 
 @dataclass(frozen=True)
@@ -421,6 +426,18 @@ def _inputs(
         for entry in shards_of(receipts.read(folder))
     ]
     return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)
+
+
+@lru_cache(maxsize=4)
+def _firsts(folders: tuple[tuple[str, Path], ...], mark: str) -> dict[str, int]:
+    """Return the number of each shard's first row in its folder; arguments as of `_inputs`."""
+    firsts: dict[str, int] = {}
+    rows = Counter[str]()  # of each folder so far
+    for item in _inputs(folders, mark):
+        folder = item.name.partition("/")[0]
+        firsts[item.name] = rows[folder]
+        rows[folder] += item.rows
+    return firsts
 
 
 def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsAccount:
