@@ -110,8 +110,9 @@ def _write_origin(
     inputs: tuple[Input, ...], order: NDArray[np.int64], out: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     which, within = located(inputs, order)
+    held, indices = np.unique(which, return_inverse=True)  # all names in each would be quadratic
     names = pa.DictionaryArray.from_arrays(
-        pa.array(which, pa.int32()), pa.array([item.name for item in inputs])
+        pa.array(indices, pa.int32()), pa.array([inputs[place].name for place in held.tolist()])
     )
     numbers = pa.array(np.arange(len(order)), pa.int32())
     table = pa.table([numbers, names, pa.array(within, pa.int32())], schema=spans.ORIGIN)

@@ -1,6 +1,8 @@
 """A shuffle in two passes writes what one pass writes, whatever happens on the way."""
 
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -215,3 +217,22 @@ def test_reads_of_a_shard_are_bounded_by_the_buckets(
     assert items["Shuffle"] <= shuffle.LEAST_GROUPS + 1
     assert spent["Shuffle"] / shards < 2 * made * made / shards + 1
     assert spent["Spread"] <= 4 * shards
+
+
+def test_work_items_name_no_shard_but_their_own(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, items_of = list[tuple[int, int]](), vars(shuffle)["_items"]
+
+    def noted(*words: Any) -> list[Shuffle]:
+        items: list[Shuffle] = items_of(*words)
+        for item in items:
+            if item.rows.fim is not None:
+                named = re.findall(rb"data-[0-9]+\.h5", pickle.dumps(item))
+                made.append((len(named), len(item.outs)))
+        return items
+
+    monkeypatch.setattr(shuffle, "_items", noted)
+    build(corpus, tmp_path / "out")
+    assert made
+    assert all(named <= own for named, own in made)

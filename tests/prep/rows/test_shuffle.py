@@ -185,3 +185,14 @@ def test_a_shuffle_in_small_memory_is_the_same(
 def test_more_shards_than_16_bits_count_have_their_origins_told() -> None:
     index = spans.ORIGIN.field("origin").type.index_type
     assert index.bit_width >= 32  # CommonCrawl has some 44,000 shards of 4,096 rows
+
+
+def test_origins_name_the_shards_of_their_rows_and_no_others(tmp_path: Path) -> None:
+    inputs = tuple(Input(f"epoch-0/{shards.name(i)}", Path(), 2) for i in range(5000))
+    order, out = np.array([9999, 4, 8, 5]), tmp_path / shards.name(0)
+    shuffle.write(inputs, order, out, [rows_of(0, len(order))])
+    place = spans.path_of(out, "origin")
+    column: Any = spans.read(place)["origin"].combine_chunks()
+    assert column.to_pylist() == [f"epoch-0/{shards.name(i)}" for i in (4999, 2, 4, 2)]
+    assert column.dictionary.to_pylist() == [f"epoch-0/{shards.name(i)}" for i in (2, 4, 4999)]
+    assert place.stat().st_size < 4000
