@@ -44,7 +44,7 @@ from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import PROGRESS
 
-ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough
+ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough and several processes
 TWO_PASS_SHARDS = 128  # of a domain: of more, rows go through bucket files
 LEAST_GROUPS = 64  # of the inputs and of the shards of two passes, where there are enough
 BUCKETS = "buckets"  # the folder of bucket files
@@ -251,7 +251,8 @@ def _items(context: Context, whole: _Whole) -> list[Shuffle]:
     if whole.rows.streams is not None:
         rows = max(last - first for (first, last), _ in whole.shards)
         size = laid_out_rows.HELD_TOKENS // (rows * whole.rows.msl)
-        size = max(1, min(size, -(-count // (ITEMS_A_PROCESS * context.processes))))
+        parts = ITEMS_A_PROCESS * context.processes if context.processes > 1 else 1
+        size = max(1, min(size, -(-count // parts)))
     return [whole.item(first, first + size) for first in range(0, count, size)]
 
 
@@ -352,7 +353,7 @@ def _deflated(rows: ShuffledRows, first: int, last: int) -> Iterator[list[shards
     for low in range(first, last, most):
         count = min(most, last - low)
         made = rows.made(np.arange(low, low + count)).rows(0, count)
-        yield from (chunks for _, chunks in shards.deflated(count, made))
+        yield from (chunks for *_, chunks in shards.deflated(count, shards.alone(made)))
 
 
 def _shuffle_once(item: Shuffle) -> Json:

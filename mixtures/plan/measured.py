@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
+from crystalmix.prep.rows.hdf5_layout import CHUNK_ROWS, rows_together
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
@@ -15,19 +16,24 @@ from crystalmix.prep.store.store import Store
 MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 # Where nothing is built that tells, as measured on code and prose (BENCHMARKS).
 DOCUMENTS, BLOCKS = 0.045, 0.03  # bytes by raw byte
-TOKEN, ROW = 1.3, 160.0  # bytes of rows: of a token, and of a row beside
+TOKEN, ROW, CHUNK = 1.3, 60.0, 100.0  # bytes of rows: of a token; beside, of a row and a chunk
 SPANS = 0.05  # bytes by token of a row that is laid out only
 LAID_OUT = "laid out"  # the key of all such rows
 IDS = 0.8  # bytes by token
 
 
-def bytes_a_token(msl: int) -> float:
+def bytes_a_token(msl: int, *, alone: bool = False) -> float:
     """Return the bytes by token of rows of msl tokens, where none are measured.
 
-    >>> bytes_a_token(128), round(bytes_a_token(2048), 2)
-    (2.55, 1.38)
+    alone: whether each row is deflated alone, as bucket files hold short ones, too.
+
+    >>> [round(each, 2) for each in (bytes_a_token(128), bytes_a_token(2048))]
+    [1.87, 1.38]
+    >>> bytes_a_token(128, alone=True)
+    2.55
     """
-    return TOKEN + ROW / msl
+    together = 1 if alone else rows_together(CHUNK_ROWS, msl)
+    return TOKEN + (ROW + CHUNK / together) / msl
 
 
 @dataclass

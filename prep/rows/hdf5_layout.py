@@ -1,4 +1,4 @@
-"""Chunk index of a shard: where each row lies in its file, read from the file's own tables.
+"""Chunks of a shard: how many rows share one, and where each lies, by the file's own tables.
 
 The HDF5 library takes 0.2 ms to open a file and keeps one lock over all threads; a shuffle takes a
 row or two from each of thousands of files. This module knows the one layout that h5py writes when
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = 3
+SHORT = 512  # tokens: shorter rows share chunks, for each has its price whatever it holds
+CHUNK_TOKENS, CHUNK_ROWS = 1 << 10, 8  # at most, of rows that share one
 Pread = Callable[[int, int, int], bytes]  # descriptor, bytes, place: as os.pread
 HEAD_BYTES = 4096  # h5py writes all headers before the first chunk
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n" + bytes([0, 0, 0, 0, 0, 8, 8, 0])
@@ -46,18 +48,20 @@ ENTRY = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """A shard's rows and msl, and where the tree of its chunks begins."""
+    """A shard's rows and msl, where the tree of its chunks begins; together: rows of a chunk."""
 
     rows: int
     msl: int
     tree: int
+    together: int
 
     def locate(self, fd: int, rows: NDArray[np.int64], pread: Pread = os.pread) -> NDArray[Any]:
-        """Return the ENTRY of each row; rows: ascending, each below `self.rows`.
+        """Return the ENTRY of each row's chunk; rows: ascending, each below `self.rows`.
 
         Reads the nodes on the way to these rows only, in the order of rows. Raises ValueError where
         the tree is broken or lacks a row.
         """
+        rows = rows - rows % self.together
         entries = np.empty(len(rows), ENTRY)
         waiting = [(self.tree, 0, len(rows), -1)] if len(rows) else []
         while waiting:
@@ -83,6 +87,15 @@ class Chunks:
                     for a, b in reversed([*pairwise(cuts)])  # the last one is the next
                 ]
         return entries
+
+
+def rows_together(rows: int, msl: int) -> int:
+    """Return how many rows of a shard share a chunk; HDF5 wants no more than the shard has.
+
+    >>> [rows_together(4096, msl) for msl in (2048, 512, 511, 300, 128, 16)], rows_together(5, 16)
+    ([1, 1, 2, 3, 8, 8], 5)
+    """
+    return max(1, min(rows, CHUNK_ROWS, CHUNK_TOKENS // max(1, msl))) if msl < SHORT else 1
 
 
 def _walk(fd: int, at: int, row: int, expected: int, pread: Pread) -> NDArray[Any]:
@@ -176,7 +189,7 @@ def _messages(head: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _dataset(messages: dict[int, bytes]) -> Chunks | None:
-    """Return the chunks of a dataset of rows, each deflated by itself, from its messages."""
+    """Return the chunks of a dataset of rows, each of one or of `rows_together`, from messages."""
     if not {DATASPACE, DATATYPE, LAYOUT, PIPELINE} <= messages.keys():
         return None
     space, pipeline = messages[DATASPACE], messages[PIPELINE]
@@ -188,7 +201,10 @@ def _dataset(messages: dict[int, bytes]) -> Chunks | None:
     version, kind, rank, tree, *sides = CHUNKED.unpack_from(messages[LAYOUT])
     if (version, kind, rank) != (3, 2, 4) or tree == NONE or channels != CHANNELS:
         return None
-    return Chunks(rows, msl, tree) if sides == [1, CHANNELS, msl, 4] else None
+    together, *rest = sides
+    if rest != [CHANNELS, msl, 4] or together not in {1, rows_together(rows, msl)}:
+        return None
+    return Chunks(rows, msl, tree, together)
 
 
 def _n_examples(message: bytes) -> int | None:

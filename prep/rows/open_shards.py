@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.objects.mirror import bring
 from crystalmix.prep.rows import hdf5_layout, tombstones
-from crystalmix.prep.rows.hdf5_layout import CHANNELS, Pread
+from crystalmix.prep.rows.hdf5_layout import CHANNELS, Chunks, Pread
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -133,13 +133,16 @@ class Handle:
         return self.identity == now
 
     def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
-        """Return the `hdf5_layout.ENTRY` of each row, ascending; None if HDF5 must read it."""
-        return None if self._chunks is None else self._chunks.locate(self._fd, rows)
+        """Return the `hdf5_layout.ENTRY` of each row, ascending; None if none has its own chunk."""
+        if self._chunks is None or self._chunks.together > 1:
+            return None
+        return self._chunks.locate(self._fd, rows)
 
-    def packed(self, at: int, size: int, pread: Pread = os.pread) -> bytes:
-        """Read the bytes of one chunk, as they are."""
-        if size > 2 * self.row_bytes + 1024:  # deflate adds far less: spare the memory
-            raise ValueError(f"a row of {size} bytes deflated, {self.row_bytes} plain")
+    def packed(self, at: int, size: int, pread: Pread = os.pread, together: int = 1) -> bytes:
+        """Read the bytes of one chunk, of so many rows together, as they are."""
+        plain = self.row_bytes * together
+        if size > 2 * plain + 1024:  # deflate adds far less: spare the memory
+            raise ValueError(f"a row of {size} bytes deflated, {plain} plain")
         data = pread(self._fd, size, at)
         if len(data) != size:
             raise ValueError(f"a row ends past the end of the file, at byte {at + size}")
@@ -150,7 +153,7 @@ class Handle:
 
         The file is read by WINDOW_BYTES at a time.
         """
-        if self._chunks is None:
+        if self._chunks is None or self._chunks.together > 1:
             return None
         window = _Window()
         entries = self._chunks.locate(self._fd, np.arange(rows), window.pread)
@@ -160,6 +163,9 @@ class Handle:
 
     def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
         """Read rows, ascending, to the places out[places]."""
+        if self._chunks is not None and self._chunks.together > 1:
+            self._shared_into(self._chunks, out, places, rows)
+            return
         entries = self.locate(rows)
         if entries is None:
             for first, last in _runs(rows):
@@ -176,6 +182,27 @@ class Handle:
         )
         for place, at, length, skipped in where:
             flat[place : place + size] = inflated(self.packed(at, length), skipped, size)
+
+    def _shared_into(
+        self, chunks: Chunks, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]
+    ) -> None:
+        """Read rows as `into`, where several share a chunk: each chunk is inflated once."""
+        number, within = np.divmod(rows, chunks.together)
+        starts = np.flatnonzero(np.diff(number, prepend=-1))
+        entries = chunks.locate(self._fd, rows[starts])
+        shape = chunks.together, CHANNELS, self.msl
+        where = zip(
+            pairwise([*starts.tolist(), len(rows)]),
+            entries["at"].tolist(),
+            entries["size"].tolist(),
+            entries["skipped"].tolist(),
+            strict=True,
+        )
+        for (first, last), at, length, skipped in where:
+            packed = self.packed(at, length, together=chunks.together)
+            plain = inflated(packed, skipped, chunks.together * self.row_bytes)
+            block = np.frombuffer(plain, "<i4").reshape(shape)
+            out[places[first:last]] = block[within[first:last]]
 
 
 class BuriedHandle(Handle):

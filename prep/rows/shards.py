@@ -1,8 +1,9 @@
 """Shards: HDF5 files of rows that Cerebras Model Zoo and plain h5py read as they are.
 
 One dataset `data`, int32, (rows, 3, msl): [0] input ids, [1] loss mask, [2] labels; one chunk per
-row, standard deflate; attribute `n_examples`. Chunks are deflated and inflated here by libdeflate,
-whose output depends on its input alone, and given to HDF5 whole: equal rows make equal files.
+row, or for several short ones (`hdf5_layout.rows_together`, the last filled with zeros), standard
+deflate; attribute `n_examples`. Chunks are deflated and inflated here by libdeflate, whose output
+depends on its input alone, and given to HDF5 whole: equal rows make equal files.
 """
 
 import os
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from crystalmix.prep.rows.hdf5_layout import CHANNELS
+from crystalmix.prep.rows.hdf5_layout import CHANNELS, rows_together
 from crystalmix.prep.rows.open_shards import POOL, Buffer, Rows, inflated, reading
 from crystalmix.prep.rows.scattered_rows import gather, packed
 from crystalmix.prep.runtime.atomic_files import file_digest, replacing
@@ -30,7 +32,8 @@ LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
 AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
-Deflated = tuple[Buffer, list[Buffer]]  # plain bytes of one or more rows, deflated bytes of each
+Deflated = tuple[Buffer, int, list[Buffer]]  # plain bytes of rows, how many, their chunks
+Packed = tuple[Buffer, Buffer | None]  # plain bytes of a row, its chunk if it has one of its own
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,35 @@ def write(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
     blocks: (n, 3, msl) int32 arrays whose n add up to `rows`, at least one; not to be changed
     afterwards, since they are deflated in a thread where there is a second core.
     """
-    return write_deflated(path, rows, deflated(rows, blocks))
+    return _write(path, rows, deflated(rows, _together(rows, blocks)))
 
 
-def deflated(rows: int, blocks: Iterable[Rows]) -> Iterator[Deflated]:
-    """Deflate blocks of `rows` rows as `write` does."""
+def deflated(rows: int, blocks: Iterable[tuple[Rows, int]]) -> Iterator[Deflated]:
+    """Deflate blocks of `rows` rows as `write` does; with each, how many share a chunk."""
     beside = rows > BLOCK_ROWS and len(os.sched_getaffinity(0)) > 1
     return filter(None, _ahead(blocks) if beside else map(_deflated, blocks))
+
+
+def alone(blocks: Iterable[Rows]) -> Iterator[tuple[Rows, int]]:
+    """Yield blocks for `deflated` whose rows have a chunk each."""
+    return ((block, 1) for block in blocks)
+
+
+def _together(rows: int, blocks: Iterable[Rows]) -> Iterator[tuple[Rows, int]]:
+    """Yield blocks of whole chunks, and the last rows; what is left of one goes into the next."""
+    held, together = None, 1
+    for given in blocks:
+        block = np.ascontiguousarray(given, dtype="<i4")
+        if held is not None and held.shape[1:] == block.shape[1:]:
+            block = np.concatenate([held, block])
+        elif held is not None:
+            yield held, together  # `_write` refuses rows of two lengths
+        together = rows_together(rows, block.shape[2])
+        whole = len(block) - len(block) % together
+        yield block[:whole], together
+        held = block[whole:] if whole < len(block) else None
+    if held is not None:
+        yield held, together
 
 
 def chunks(path: Path, rows: int, msl: int) -> Iterator[Buffer]:
@@ -91,8 +116,8 @@ def chunks(path: Path, rows: int, msl: int) -> Iterator[Buffer]:
         if (lying := handle.chunks(rows)) is None:
             size = block_rows(msl)
             plain = (read(path, i, min(i + size, rows)) for i in range(0, rows, size))
-            for _, deflated_rows in deflated(rows, plain):
-                yield from deflated_rows
+            for _, _, own in deflated(rows, alone(plain)):
+                yield from own
             return
         for chunk, skipped in lying:
             bare = inflated(chunk, skipped, handle.row_bytes) if skipped else None
@@ -104,10 +129,11 @@ def copy(
 ) -> Shard:
     """Write rows of other shards, row rows[i] of sources[which[i]], as one shard.
 
-    Deflated rows are copied as they are, and inflated to be digested and checked. Raises
-    DamageError for a source that is broken, lacks a row, or is replaced meanwhile.
+    Deflated rows are copied as they are, and inflated to be digested and checked; short ones are
+    deflated anew, with their neighbours. Raises DamageError for a source that is broken, lacks a
+    row, or is replaced meanwhile.
     """
-    return write_deflated(path, len(rows), map(_repacked, packed(sources, which, rows)))
+    return write_packed(path, len(rows), packed(sources, which, rows))
 
 
 def count(path: Path, rows: int, blocks: Iterable[Rows]) -> Shard:
@@ -126,11 +152,12 @@ class _Content:
 
     def __init__(self, msl: int) -> None:
         self.msl, self.content = msl, sha256()
+        self.row_bytes = msl * ROW_TOKEN_BYTES
         self.rows = self.rows_sum = self.loss_tokens = 0
 
     def add(self, plain: Buffer, rows: int) -> None:
         """Add the plain bytes of rows."""
-        size = self.msl * ROW_TOKEN_BYTES
+        size = self.row_bytes
         self.content.update(plain)
         starts = range(0, len(plain), size)
         self.rows_sum += sum(xxhash.xxh3_64_intdigest(plain[i : i + size]) for i in starts)
@@ -144,39 +171,54 @@ class _Content:
         return Shard(name, self.rows, self.msl, digest, rows_sum, self.loss_tokens, size, xxh3)
 
 
-def write_deflated(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
-    """Write a shard from its rows, some at a time, plain and deflated."""
-    content, size = _Content(0), 0
+def write_packed(path: Path, rows: int, given: Iterable[Packed]) -> Shard:
+    """Write a shard from its rows one by one, plain and, if they have a chunk each, deflated."""
+    every = iter(given)
+    first = next(every, None)
+    every = every if first is None else chain([first], every)
+    msl = 0 if first is None else len(first[0]) // ROW_TOKEN_BYTES
+    if rows_together(rows, msl) == 1:
+        return _write(path, rows, map(_repacked, every))
+    blocks = iter(lambda: [plain for plain, _ in islice(every, BLOCK_ROWS)], [])
+    shape = -1, CHANNELS, msl
+    arrays = (np.frombuffer(b"".join(some), "<i4").reshape(shape) for some in blocks)
+    return write(path, rows, arrays)
+
+
+def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
+    content, together = _Content(0), 1
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             dataset: Any = None
-            for plain, chunks in deflated:
+            for plain, count, chunks in deflated:
+                size = len(plain) // count
                 if dataset is None:
-                    size = len(plain) // len(chunks)
                     content = _Content(size // ROW_TOKEN_BYTES)
-                    dataset = _create(file, rows, CHANNELS, content.msl)
-                elif len(plain) != size * len(chunks):
-                    other = len(plain) // len(chunks)
-                    raise ValueError(f"{path}: rows of {size} and of {other} bytes")
-                for row, chunk in enumerate(chunks, content.rows):
-                    if row < rows:
-                        dataset.id.write_direct_chunk((row, 0, 0), chunk, 0)
-                content.add(plain, len(chunks))
+                    together = rows_together(rows, content.msl)
+                    dataset = _create(file, rows, CHANNELS, content.msl, together)
+                elif size != content.row_bytes:
+                    raise ValueError(f"{path}: rows of {content.row_bytes} and of {size} bytes")
+                for row, chunk in zip(range(content.rows, rows, together), chunks, strict=False):
+                    dataset.id.write_direct_chunk((row, 0, 0), chunk, 0)
+                content.add(plain, count)
             if content.rows != rows or not rows:
                 raise ValueError(f"{path}: got {content.rows} rows, expected {rows or 'some'}")
         return content.shard(path.name, temporary.stat().st_size, file_digest(temporary))
 
 
-def _deflated(rows: Rows) -> Deflated | None:
+def _deflated(given: tuple[Rows, int]) -> Deflated | None:
+    rows, together = given
     block = np.ascontiguousarray(rows, dtype="<i4")
     if not len(block):
         return None
-    flat, size = block.reshape(-1).data.cast("B"), ROW_TOKEN_BYTES * block.shape[2]
-    starts = range(0, len(flat), size)
-    return flat, [deflate.zlib_compress(flat[i : i + size], LEVEL) for i in starts]
+    flat, size = block.reshape(-1).data.cast("B"), together * ROW_TOKEN_BYTES * block.shape[2]
+    pieces: list[Buffer] = [flat[i : i + size] for i in range(0, len(flat), size)]
+    if missing := size - len(pieces[-1]):
+        pieces[-1] = bytes(pieces[-1]) + bytes(missing)
+    return flat, len(block), [deflate.zlib_compress(piece, LEVEL) for piece in pieces]
 
 
-def _ahead(blocks: Iterable[Rows]) -> Iterator[Deflated | None]:
+def _ahead(blocks: Iterable[tuple[Rows, int]]) -> Iterator[Deflated | None]:
     """Deflate blocks in a thread, a few ahead, while this one makes, digests and writes them."""
     with ThreadPoolExecutor(1, thread_name_prefix="deflate") as pool:
         waiting: deque[Future[Deflated | None]] = deque()
@@ -188,9 +230,9 @@ def _ahead(blocks: Iterable[Rows]) -> Iterator[Deflated | None]:
             yield waiting.popleft().result()
 
 
-def _repacked(row: tuple[Buffer, bytes | None]) -> Deflated:
+def _repacked(row: Packed) -> Deflated:
     plain, chunk = row
-    return plain, [deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk]
+    return plain, 1, [deflate.zlib_compress(plain, LEVEL) if chunk is None else chunk]
 
 
 @contextmanager
@@ -202,7 +244,7 @@ def writing(
     What is given takes one row, (features, msl), after the other.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        data: Any = _create(file, rows, features, msl)
+        data: Any = _create(file, rows, features, msl, 1)
         written = 0
 
         def put(row: NDArray[np.int32]) -> None:
@@ -215,12 +257,12 @@ def writing(
         yield put
 
 
-def _create(file: h5py.File, rows: int, features: int, msl: int) -> h5py.Dataset:
+def _create(file: h5py.File, rows: int, features: int, msl: int, together: int) -> h5py.Dataset:
     dataset = file.create_dataset(
         "data",
         shape=(rows, features, msl),
         dtype="<i4",
-        chunks=(1, features, msl),
+        chunks=(together, features, msl),
         compression="gzip",
         compression_opts=LEVEL,
     )

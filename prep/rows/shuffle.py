@@ -83,11 +83,9 @@ def write_deflated(
     """
     which, _ = _write_origin(inputs, order, out)
     paths = (inputs[place].path for place in which.tolist())
-    checked = (
-        (_inflated(path, row, msl * shards.ROW_TOKEN_BYTES), [row])
-        for path, row in zip(paths, rows, strict=True)
-    )
-    return shards.write_deflated(out, len(order), checked)
+    size = msl * shards.ROW_TOKEN_BYTES
+    checked = ((_inflated(p, row, size), row) for p, row in zip(paths, rows, strict=True))
+    return shards.write_packed(out, len(order), checked)
 
 
 def _inflated(path: Path, row: shards.Buffer, size: int) -> shards.Buffer:

@@ -2,11 +2,14 @@
 
     python tests/bench/bench_written.py TOKENIZER RAW SIZE_MB [PACKAGES ...]
     python tests/bench/bench_written.py TOKENIZER RAW SIZE_MB --kinds
+    python tests/bench/bench_written.py TOKENIZER RAW SIZE_MB --lengths OLD NEW
 
 It gathers SIZE_MB of distinct documents as `bench_prep` does and builds one shuffled domain of them
 in a process of its own (one worker), in turns for each of PACKAGES: folders with a `crystalmix`, by
 default this one. Bytes written are those that the process handed to the system (`wchar`).
-`--kinds`: every kind of packing, once; TOKENIZER needs tokens of FIM and chat then.
+`--kinds`: every kind of packing, once; TOKENIZER needs tokens of FIM and chat then. `--lengths`:
+rows of each of LENGTHS, by two packages, and of how many times the CPU of NEW is that of OLD the
+median of the turns; `again` is packing, shuffling and sealing alone, from ids that are there.
 """
 
 import json
@@ -22,6 +25,7 @@ from typing import Any
 import zstandard
 
 TURNS = 3
+LENGTHS = 128, 256, 2048
 KINDS = {"rows": "rows/*/*.h5", "spans": "rows/*/*.parquet", "ids": "tokens/*/*"}
 
 FITTED = {"pack": "best_fit"}
@@ -55,7 +59,8 @@ def build(raw: Path, tokenizer: str, out: Path, domain: dict[str, Any]) -> dict[
     from crystalmix.mixtures.recipes import recipe
 
     path = out.with_suffix(".yaml")
-    content = {
+    again = domain.pop("again", False)
+    content: dict[str, Any] = {
         "name": "bench",
         "seed": 1,
         "tokenizer": {"path": tokenizer},
@@ -77,7 +82,15 @@ def build(raw: Path, tokenizer: str, out: Path, domain: dict[str, Any]) -> dict[
     for kind, pattern in KINDS.items():
         told[kind] = sum(file.stat().st_size for file in (out / "store").glob(pattern))
     told["disk"] = sum(file.stat().st_size for file in out.rglob("*") if not file.is_symlink())
-    return {**told, "manifest": manifest.digest}
+    told["manifest"] = manifest.digest
+    if again:
+        content["rows"]["rows_per_shard"] = 4095
+        path.write_text(json.dumps(content))
+        began = time.process_time()
+        build(recipe.load(path), raw, out, workers=1)
+        told["again"] = time.process_time() - began
+        told["tokens"] = sum(p.available * content["rows"]["msl"] for p in manifest.parts)
+    return told
 
 
 def talks(folder: Path) -> None:
@@ -118,6 +131,26 @@ def show(name: str, runs: list[dict[str, Any]]) -> None:
     sys.stdout.flush()
 
 
+def lengths(given: list[str], scratch: Path, old: str, new: str) -> None:
+    """Print for each of LENGTHS what rows take by two packages, in turns."""
+    for msl in LENGTHS:
+        runs: dict[str, list[dict[str, Any]]] = {old: [], new: []}
+        for turn in range(TURNS):
+            for number, place in enumerate(runs):
+                out = scratch / f"out-{msl}-{turn}-{number}"
+                domain = {"rows": {"msl": msl}, "again": True}
+                runs[place].append(run(place, [*given, str(out)], domain))
+                shutil.rmtree(out)
+        for place, every in runs.items():
+            show(f"{msl}: {place}", every)
+        for key in ("CPU-s", "again"):
+            pairs = zip(runs[old], runs[new], strict=True)
+            ratio = median(before[key] / now[key] for before, now in pairs)
+            speed = [e[0]["tokens"] / median(r[key] for r in e) / 1e6 for e in runs.values()]
+            sys.stdout.write(f"{msl}: {key} {ratio:.2f} times, M tokens/CPU-s {speed}\n")
+        sys.stdout.flush()
+
+
 def main(tokenizer: str, raw: str, megabytes: str, *packages: str) -> None:
     """Print one line for each package: medians of CPU-seconds, and what was written and kept."""
     from bench import bench_prep
@@ -134,6 +167,9 @@ def main(tokenizer: str, raw: str, megabytes: str, *packages: str) -> None:
                 out = Path(scratch) / f"out-{number}"
                 show(name, [run(own, [*given, str(out)], domain)])
                 shutil.rmtree(out)
+            return
+        if packages[:1] == ("--lengths",):
+            lengths(given, Path(scratch), *packages[1:])
             return
         runs: dict[str, list[dict[str, Any]]] = {place: [] for place in packages or (own,)}
         for turn in range(TURNS):

@@ -18,11 +18,12 @@ from crystalmix.mixtures.build import pack, shuffle
 from crystalmix.mixtures.build.shuffle import Shuffle, Spread
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
-from crystalmix.prep.rows import bucket_files
+from crystalmix.prep.rows import bucket_files, hdf5_layout
 from helpers import corpora
 
+FITTED = {"rows": {"pack": "best_fit", "group_tokens": 700, "documents": "masked"}}
 DOMAINS: dict[str, Any] = {
-    "wiki": {"rows": {"pack": "best_fit", "group_tokens": 700, "documents": "masked"}},
+    "wiki": FITTED,
     "zoo": {"sources": ["web"], "shuffle": {"chunks": 7, "workers": 2}},
     "old": {"sources": ["python"], "fim": {"rate": 0.5, "level": "row", "dialect": "cerebras"}},
 }
@@ -67,13 +68,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a recipe of two domains, and its build in one pass."""
+    """Return a folder with a recipe of two domains, and its build in one pass.
+
+    Of its shards of 21 short rows 8 share a chunk, and the last 5.
+    """
     folder = tmp_path_factory.mktemp("few")
     corpora.write_corpus(folder)
     parts = [{"domain": name, "weight": 0.5} for name in ("wiki", "web")]
     corpora.write_recipe(
         folder,
-        domains={**dict.fromkeys(("book", "code", "python")), "wiki": DOMAINS["wiki"]},
+        rows={"msl": 24, "rows_per_shard": 21},
+        domains={**dict.fromkeys(("book", "code", "python")), "wiki": FITTED},
         phases={**dict.fromkeys(corpora.RECIPE["phases"]), "one": {**PHASE, "parts": parts}},
     )
     return corpora.built(folder).parent
@@ -108,18 +113,21 @@ def test_two_passes_write_the_bytes_of_one(
     assert left_over(out) == []
 
 
+@pytest.mark.parametrize("short", [512, 0])  # rows share chunks, or have one each
 def test_rows_in_files_go_through_two_passes_too(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: int
 ) -> None:
+    monkeypatch.setattr(hdf5_layout, "SHORT", short)
+    laid_out = few / "build" if short else build(few, tmp_path / "laid out")
     monkeypatch.setattr(pack, "is_laid_out", lambda *_: False)
     one = build(few, tmp_path / "one")
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
     two = build(few, tmp_path / "two")
     assert corpora.contents(two) == corpora.contents(one)
-    shards = [*(few / "build").glob("domains/*/shuffled/*.h5")]
+    shards = [*laid_out.glob("domains/*/shuffled/*.h5")]
     assert shards
     for path in shards:
-        assert (two / path.relative_to(few / "build")).read_bytes() == path.read_bytes()
+        assert (two / path.relative_to(laid_out)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(("kind", "count", "workers"), [("Spread", 1, 2), ("Shuffle", 1, 1)])

@@ -19,11 +19,16 @@ from helpers.materials import shared
 MSL = 2
 
 
-def made(folder: Path, count: int) -> Path:
-    """Return a shard of `count` rows, written once."""
-    path = folder / f"rows-{count}.h5"
-    if not path.exists():
-        shards.write(path, count, [np.arange(count * 3 * MSL, dtype=np.int32).reshape(-1, 3, MSL)])
+def made(folder: Path, count: int, *, ours: bool = False) -> Path:
+    """Return a shard of `count` rows, written once: a chunk each, or ours of short rows."""
+    path = folder / f"rows-{count}-{ours}.h5"
+    rows = np.arange(count * 3 * MSL, dtype=np.int32).reshape(-1, 3, MSL)
+    if ours and not path.exists():
+        shards.write(path, count, [rows])
+    elif not path.exists():
+        with h5py.File(path, "w") as file:
+            file.attrs["n_examples"] = count
+            file.create_dataset("data", data=rows, chunks=(1, 3, MSL), compression="gzip")
     return path
 
 
@@ -40,19 +45,22 @@ def told_by_hdf5(path: Path, rows: list[int]) -> list[tuple[int, int]]:
     with h5py.File(path) as file:
         dataset: Any = file["data"]
         infos = [dataset.id.get_chunk_info_by_coord((row, 0, 0)) for row in rows]
+        assert all(info.filter_mask == 0 for info in infos)
     return [(info.byte_offset, info.size) for info in infos]
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), count=st.sampled_from([1, 2, 63, 64, 65, 200, 6000]))
+@given(data=st.data(), count=st.sampled_from([1, 2, 63, 64, 65, 200, 6000]), ours=st.booleans())
 def test_rows_lie_where_hdf5_says(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, count: int
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, count: int, ours: bool
 ) -> None:
-    path = made(tmp_path_factory.getbasetemp(), count)  # 6,000 rows: a tree of three levels
+    # 6,000 chunks: a tree of three levels
+    path = made(tmp_path_factory.getbasetemp(), count, ours=ours)
     rows = sorted(data.draw(st.lists(st.integers(0, count - 1), max_size=20)))
     with opened(path) as (fd, found):
         assert found is not None
-        assert (found.rows, found.msl) == (count, MSL)
+        together = min(8, count) if ours else 1
+        assert (found.rows, found.msl, found.together) == (count, MSL, together)
         told = found.locate(fd, np.array(rows, np.int64))
     assert list(zip(told["at"].tolist(), told["size"].tolist(), strict=True)) == told_by_hdf5(
         path, rows
@@ -70,7 +78,16 @@ def test_all_rows_of_a_large_shard_lie_where_hdf5_says(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("msl", "together"), [(1, 8), (128, 8), (129, 7), (300, 3), (511, 2), (512, 1), (2048, 1)]
+)
+def test_rows_share_a_chunk_of_1024_tokens_where_they_are_short(msl: int, together: int) -> None:
+    assert chunks.rows_together(4096, msl) == together
+    assert chunks.rows_together(1, msl) == 1  # HDF5 has no chunk larger than the dataset
+
+
 LAYOUTS: dict[str, dict[str, Any]] = {
+    "several rows": {"chunks": (2, 3, MSL), "compression": "gzip"},
     "stage 3": {"chunks": (2, 1, 2), "compression": "gzip"},
     "contiguous": {},
     "uncompressed": {"chunks": (1, 3, MSL)},

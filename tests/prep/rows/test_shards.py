@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import deflate
 import h5py
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def chunk_places(path: Path, msl: int) -> list[tuple[int, int]]:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=5).filter(any), msl=st.integers(1, 40)
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
+    msl=st.integers(1, 40) | st.sampled_from([128, 300, 511, 512]),
 )
 def test_what_is_written_in_blocks_is_what_h5py_reads(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], msl: int
@@ -61,7 +63,11 @@ def test_what_is_written_in_blocks_is_what_h5py_reads(
         dataset: Any = file["data"]
         assert np.array_equal(dataset[:], data)
         assert (dataset.dtype, dataset.shape) == (np.int32, data.shape)
-        assert dataset.chunks == (1, 3, msl)
+        assert dataset.chunks == (
+            min(len(data), 8, max(1, 1024 // msl) if msl < 512 else 1),
+            3,
+            msl,
+        )
         assert dataset.compression == "gzip"
         assert file.attrs["n_examples"] == len(data)
     assert np.array_equal(shards.read(path), data)
@@ -148,12 +154,12 @@ def test_a_chunk_that_skipped_its_filter_is_read(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_any_row_is_damage_or_harmless(tmp_path: Path) -> None:
-    path, data = tmp_path / "data-00000.h5", rows(4)
+    path, data = tmp_path / "data-00000.h5", rows(4, 512)
     shards.write(path, 4, [data])
     sound = path.read_bytes()
     rng = randomness.stream(1, "flips")
     refused = 0
-    for row, (start, size) in enumerate(chunk_places(path, 16)):
+    for row, (start, size) in enumerate(chunk_places(path, 512)):
         others = np.delete(np.arange(4), row)
         for _ in range(25):
             broken = bytearray(sound)
@@ -165,6 +171,24 @@ def test_a_flipped_bit_in_any_row_is_damage_or_harmless(tmp_path: Path) -> None:
                 refused += 1
             assert np.array_equal(shards.take(path, others), data[others])
     assert refused > 90
+
+
+@pytest.mark.parametrize("msl", [16, 128, 300, 511, 512])
+def test_a_chunk_is_the_deflate_of_its_rows_alone(tmp_path: Path, msl: int) -> None:
+    data, together = rows(21, msl), {16: 8, 128: 8, 300: 3, 511: 2, 512: 1}[msl]
+    files: list[bytes] = []
+    for number, cuts in enumerate(([21], [1, 20], [5, 7, 9], [8, 8, 5], [1] * 21)):
+        path = tmp_path / f"{number}.h5"
+        shards.write(path, 21, np.split(data, np.cumsum(cuts)[:-1]))
+        files.append(path.read_bytes())
+    assert len(set(files)) == 1
+    with h5py.File(tmp_path / "0.h5") as file:
+        dataset: Any = file["data"]
+        for first in range(0, 21, together):
+            plain = np.zeros((together, 3, msl), "<i4")
+            plain[: 21 - first] = data[first : first + together]
+            chunk = dataset.id.read_direct_chunk((first, 0, 0))
+            assert chunk == (0, deflate.zlib_compress(plain.tobytes(), 1))
 
 
 def test_a_flipped_bit_anywhere_never_gives_another_row(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import deflate
 import h5py
 import numpy as np
 import pytest
@@ -19,18 +20,18 @@ from helpers.materials import content_digest
 MSL = 4
 
 
-def rows_of(shard: int, count: int) -> Rows:
-    """Return rows that tell the shard and the row they are: (count, 3, MSL)."""
-    data = np.zeros((count, 3, MSL), np.int32)
+def rows_of(shard: int, count: int, msl: int = MSL) -> Rows:
+    """Return rows that tell the shard and the row they are: (count, 3, msl)."""
+    data = np.zeros((count, 3, msl), np.int32)
     data[:, 0, 0], data[:, 0, 1] = shard, np.arange(count)
     return data
 
 
-def inputs_of(folder: Path, sizes: list[int]) -> tuple[Input, ...]:
+def inputs_of(folder: Path, sizes: list[int], msl: int = MSL) -> tuple[Input, ...]:
     made: list[Input] = []
     for i, size in enumerate(sizes):
         path = folder / "in" / shards.name(i)
-        shards.write(path, size, [rows_of(i, size)])
+        shards.write(path, size, [rows_of(i, size, msl)])
         made.append(Input(f"epoch-0/{path.name}", path, size))
     return tuple(made)
 
@@ -125,17 +126,36 @@ def chunks_of(path: Path) -> list[bytes]:
         return [dataset.id.read_direct_chunk((row, 0, 0))[1] for row in range(len(dataset))]
 
 
+def zoo(path: Path, msl: int) -> None:
+    """Write 6 rows as Model Zoo does: a chunk for each."""
+    layout: dict[str, Any] = {"chunks": (1, 3, msl), "compression": "gzip", "compression_opts": 9}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", data=rows_of(2, 6, msl), **layout)
+
+
 def test_deflated_rows_are_copied_as_they_are(tmp_path: Path) -> None:
-    inputs = inputs_of(tmp_path, [7, 5])
-    with h5py.File(tmp_path / "in" / "zoo.h5", "w") as file:  # as Model Zoo writes them
-        file.create_dataset(
-            "data", data=rows_of(2, 6), chunks=(1, 3, MSL), compression="gzip", compression_opts=9
-        )
+    inputs = inputs_of(tmp_path, [7, 5], 512)
+    zoo(tmp_path / "in" / "zoo.h5", 512)
     inputs = (*inputs, Input("zoo", tmp_path / "in" / "zoo.h5", 6))
     shuffled(inputs, tmp_path / "out", 18)
     (path,) = shards.folder(tmp_path / "out")
     given = [chunks_of(item.path) for item in inputs]
     assert chunks_of(path) == [given[shard][row] for shard, row in identities(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("msl", [16, 300])
+def test_short_rows_are_deflated_anew_however_they_were(tmp_path: Path, msl: int) -> None:
+    inputs = inputs_of(tmp_path, [7, 5], msl)
+    zoo(tmp_path / "in" / "zoo.h5", msl)
+    inputs = (*inputs, Input("zoo", tmp_path / "in" / "zoo.h5", 6))
+    order = shuffle.order(inputs, (0, 18), 7, "web")
+    shuffle.shuffle(inputs, order, tmp_path / "out" / "a.h5")
+    every = np.concatenate([shards.read(item.path) for item in inputs])[order]
+    shards.write(tmp_path / "out" / "b.h5", 18, [every])
+    assert (tmp_path / "out" / "a.h5").read_bytes() == (tmp_path / "out" / "b.h5").read_bytes()
+    spilt = [deflate.zlib_compress(row.tobytes(), 1) for row in every]
+    shuffle.write_deflated(inputs, order, tmp_path / "out" / "c.h5", msl, spilt)
+    assert (tmp_path / "out" / "c.h5").read_bytes() == (tmp_path / "out" / "b.h5").read_bytes()
 
 
 @pytest.mark.parametrize("seed", [3, None])
@@ -154,7 +174,8 @@ def test_rows_of_other_layouts_are_shuffled_too(tmp_path: Path, seed: int | None
         with h5py.File(path) as file:
             dataset: Any = file["data"]
             assert np.array_equal(dataset[:], shards.read(path))
-            assert (dataset.chunks, dataset.compression) == ((1, 3, MSL), "gzip")
+            together = min(8, len(dataset))
+            assert (dataset.chunks, dataset.compression) == ((together, 3, MSL), "gzip")
 
 
 def test_a_broken_input_leaves_no_output(tmp_path: Path) -> None:
