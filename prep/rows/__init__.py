@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         check_rows,
         document_ranges,
         document_starts,
+        hdf5_layout,
         pack,
         placed_rows,
         scattered_rows,
