@@ -23,8 +23,9 @@ from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import FIM, Table
 from crystalmix.train.trace.questions import snippets
-from crystalmix.train.trace.spikes import STEPS, SpikeSettings, robust_z
+from crystalmix.train.trace.spikes import SpikeSettings, robust_z
 
+STEPS = "SELECT step, loss FROM steps WHERE phase = ? AND NOT skipped ORDER BY step"
 PROPERTIES = ("source", "part", "epoch", "fim", "document")
 OVER_REPRESENTED = pa.schema(
     [
