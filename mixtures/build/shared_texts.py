@@ -70,11 +70,16 @@ def _question(recipe: Recipe, phases: Sequence[str], contents: Mapping[str, str]
 
 
 def find(
-    recipe: Recipe, phases: Sequence[str], documents: Mapping[str, Path], lists: Kept | None = None
+    recipe: Recipe,
+    phases: Sequence[str],
+    documents: Mapping[str, Path],
+    lists: Kept | None = None,
+    workers: int = 1,
 ) -> Findings:
     """Look for texts that domains of these phases have in common; documents: by source.
 
-    lists: who makes what sources lack, for good; by default it is made here for this once.
+    lists: who makes what sources lack, for good; by default it is made for this once, by `workers`
+    processes.
     """
     domains = {part.domain for name in phases for part in recipe.phases[name].parts}
     known = {source: path.resolve() for source, path in documents.items() if path.exists()}
@@ -85,8 +90,8 @@ def find(
     }
     if len(scanned) < 2:
         return Findings()
-    with TemporaryDirectory(prefix="crystalmix-") as folder:
-        lists = lists or Kept(Fanout(), Store(Path(folder)))
+    with TemporaryDirectory(prefix="crystalmix-") as folder, Fanout(workers) as pool:
+        lists = lists or Kept(pool, Store(Path(folder)))
         texts = _DomainTexts(recipe, phases, scanned, lists)
         lines = [*texts.within_phases()]
         leaks = [*texts.leaks()]

@@ -99,13 +99,15 @@ def outlook(
     data: Path | None,
     speed: float | None,
     overrides: Sequence[str] = (),
+    workers: int = 1,
 ) -> Outlook:
     """Plan a recipe by path or bundled name.
 
     out: a build, or where one will be: what it measured is taken, and what a build into it would
     reuse is worked out. data: raw files (beside the recipe by default), from a few of which is
     estimated what is not built. speed: tokens a second. overrides: `--set` assignments over the
-    recipe. Raises UsageError for a speed that is none.
+    recipe. workers: processes that look for shared texts. Raises UsageError for a speed that is
+    none.
     """
     if speed is not None and not speed > 0:
         raise UsageError(f"--speed: must be positive, got {speed:g}")
@@ -115,7 +117,7 @@ def outlook(
     phases = plan(recipe, out, sampled)
     hours = () if speed is None else tuple(phase.tokens / speed / 3600 for phase in phases)
     documents = {} if out is None else {s: BuildFolder(out).documents(s) for s in recipe.sources}
-    shared = shared_texts.find(recipe, list(recipe.phases), documents)
+    shared = shared_texts.find(recipe, list(recipe.phases), documents, workers=workers)
     reads = Reads.of(draws(recipe, phases))
     found, unknown = None, ""
     if out is not None:

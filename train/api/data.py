@@ -35,13 +35,15 @@ def plan(
     data: Place | None = None,
     speed: float | None = None,
     overrides: Sequence[str] = (),
+    workers: int = 1,
 ) -> Outlook:
     """Work out rows, tokens and epochs that a recipe (a file or a bundled name) asks.
 
     out: a build, or where one will be: its measured rows replace declared ones, and `reuse` says
     what `build` would take of it, make and write. data: raw files, to estimate from a few of them
     what is not built. speed: tokens a second, to give hours of training. overrides: KEY=VALUE over
-    the recipe, as `domains.code.epochs=2`. The result has `phases` (with notes and refusals),
+    the recipe, as `domains.code.epochs=2`. workers: processes that look for texts that parts of
+    what is built have in common. The result has `phases` (with notes and refusals),
     `disk` (bytes of all shards, None if unknown), `hours`, `reuse`, `lines()` and `content()`.
     Raises RecipeError for a recipe that breaks a rule.
     """
@@ -53,6 +55,7 @@ def plan(
         None if data is None else existing(data),
         speed,
         overrides,
+        workers,
     )
 
 

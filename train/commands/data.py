@@ -39,6 +39,12 @@ DATA = click.option("--data", type=PATH, help="Folder of the raw files (default:
 @click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @click.option("--plot", type=PATH, help="Draw the shares of each phase into this file.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    help="Processes that look for texts that parts of what is built share.",
+)
 @SET
 @JSON
 def plan(recipe: str, as_json: bool, plot: Path | None, **settings: Any) -> None:

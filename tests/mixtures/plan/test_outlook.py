@@ -6,7 +6,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from crystalmix.mixtures.build import shuffle
+from crystalmix.mixtures.build import shared_texts, shuffle
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.manifest.build_folder import rows_files
 from crystalmix.mixtures.plan.outlook import outlook
@@ -14,7 +14,7 @@ from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.plan.sample_sources import sampled
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.account_report import fitted_lines
-from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime import receipts, workers
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from helpers import corpora
 from helpers.chat import chatty_small, recipe_of
@@ -145,6 +145,21 @@ def test_domains_with_texts_in_common_are_told(folder: Path) -> None:
     assert not told.faulty
     assert f"note: {line}" in told.lines()
     assert outlook(str(folder / "recipe.yaml"), None, None, None).shared.notes == ()
+
+
+def test_processes_that_are_asked_for_look_for_shared_texts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, pool = list[int](), workers.Fanout
+
+    def noted(processes: int) -> workers.Fanout:
+        asked.append(processes)
+        return pool(processes)
+
+    monkeypatch.setattr(shared_texts, "Fanout", noted)
+    words = str(folder / "recipe.yaml"), folder / "build", None, None
+    assert outlook(*words, workers=2).shared == outlook(*words).shared
+    assert asked == [2, 1]
 
 
 def test_the_command_line_tells_disk_and_hours(folder: Path) -> None:
