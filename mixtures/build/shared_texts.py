@@ -6,8 +6,10 @@ digest, over the documents that are scanned; what is not scanned yet is left out
 them by ranges of digests, in lists that each source has in the store.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -136,11 +138,11 @@ class _DomainTexts:
             domains = sorted({part.domain for part in phase.parts} & self.folders.keys())
             for first, second in combinations(domains, 2):
                 sides = {self.recipe.domains[first].split, self.recipe.domains[second].split}
-                count = 0 if sides == {"train", "valid"} else self._texts(first, second)
+                count = 0 if sides == {"train", "valid"} else self._texts[first, second]
                 if not count:
                     continue
-                least = min((first, second), key=lambda name: (self._texts(name), name))
-                share = count / self._texts(least)
+                least = min((first, second), key=lambda name: (self._texts[name,], name))
+                share = count / self._texts[least,]
                 text = (
                     f"phase {name}: domains {first} and {second} have {count:,} texts in common, "
                     f"{share:.1%} of {least}'s"
@@ -158,16 +160,21 @@ class _DomainTexts:
             if count:
                 yield (
                     f"domain {valid} is there to validate on, and domain {other} trains on "
-                    f"{count:,} of its {self._texts(valid):,} texts; drop them with "
+                    f"{count:,} of its {self._texts[valid,]:,} texts; drop them with "
                     "`duplicates: {exact: recipe}`, the held-out source first, or set "
                     f"split: train for {other}"
                 )
 
-    def _texts(self, *names: str) -> int:
-        """Return how many distinct texts all of some domains have, splits apart."""
-        sets = [self.numbers[name] for name in names]
-        return sum(
-            count
-            for owners, count in self.shared.owners.items()
-            if all(not numbers.isdisjoint(owners) for numbers in sets)
-        )
+    @cached_property
+    def _texts(self) -> Counter[tuple[str, ...]]:
+        """How many distinct texts each domain has, and each two in order; splits apart."""
+        domains: dict[int, list[str]] = {}
+        for name, numbers in self.numbers.items():
+            for number in numbers:
+                domains.setdefault(number, []).append(name)
+        texts = Counter[tuple[str, ...]]()
+        for owners, count in self.shared.owners.items():
+            names = sorted({name for number in owners for name in domains[number]})
+            for some in (*((name,) for name in names), *combinations(names, 2)):
+                texts[some] += count
+        return texts
