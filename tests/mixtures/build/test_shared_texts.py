@@ -253,7 +253,8 @@ def test_texts_of_many_domains_are_counted_in_one_pass() -> None:
     """400 domains once took a pass over all counts for each of their 80,000 pairs: a minute."""
     chance = random.Random(3)
     numbers = {f"d{i:03d}": frozenset(chance.sample(range(500), 2)) for i in range(400)}
-    drawn = {tuple(sorted(chance.sample(range(500), size))) for size in [1, 2, 4] * 150}
+    sources = sorted(frozenset[int]().union(*numbers.values()))
+    drawn = {tuple(sorted(chance.sample(sources, size))) for size in [1, 2, 4] * 150}
     owners = {key: chance.randint(1, 9) for key in sorted(drawn)}
     texts = object.__new__(sharing._DomainTexts)
     texts.numbers, texts.shared = numbers, Shared(owners, ())
