@@ -317,10 +317,13 @@ class Work:
             kept = merge.merge(self.source, self.parts, out, choice)
         account = self._account(results, kept, statistics.of_documents(out))
         if account.documents == 0:
-            broken = account.broken_files
+            drops, broken = (
+                ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+                for counts in (account.dropped, account.broken_files)
+            )
             raise InputError(
                 f"source {self.source.name}: no document is left of {account.records} records "
-                f"(dropped: {account.dropped or 'nothing'}"
+                f"(dropped: {drops or 'nothing'}"
                 f"{f'; broken files: {broken}' if broken else ''}); "
                 "check `files`, `text`, `where`, `select` and `duplicates`"
             )

@@ -80,12 +80,13 @@ class Paths:
     """The paths to take of some rows of trees of replies.
 
     places: of each message, by its id, in `rows`. leaves: of each path its last row -> how many
-    rows it has.
+    rows it has. cut: rows whose parent is not among them, so that no path leads to them.
     """
 
     rows: Sequence[Record]
     places: Mapping[str, int]
     leaves: Mapping[int, int]
+    cut: frozenset[int]
 
     def to(self, leaf: int) -> list[int]:
         """Return the rows from the root to a leaf, each a place in `rows`."""
@@ -117,7 +118,8 @@ class Reader:
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the records of a block, the text of each its conversation (null: it has none).
 
-        Of trees the records are the last messages of the paths that are taken.
+        Of trees the records are the last messages of the paths that are taken, and replies to what
+        is not in the block, which have no text.
         """
         trees: list[tuple[Batch, list[Record]]] = []
         fitting, held = False, 0
@@ -203,11 +205,13 @@ class Reader:
             return
         rows = [is_tree_row(record) for record in every]
         if not all(rows):
-            place = rows.index(False)
-            for batch, records in trees:
-                if place < len(records):
-                    raise self._fault(batch, place, "is no row of a tree", "layout")
-                place -= len(records)
+            raise self._fault_of_row(trees, rows.index(False), "is no row of a tree", "layout")
+        ids: set[str] = set()
+        for number, record in enumerate(every):
+            if (name := record["message_id"]) in ids:
+                fault = f"its message_id {name!r} is another row's too"
+                raise self._fault_of_row(trees, number, fault, "conversation")
+            ids.add(name)
         paths = best_paths(every, every_path=self.settings.replies == "all")
         messages = sum(paths.leaves.values())
         if messages > max(MOST_OF_PATHS, MOST_A_ROW * len(every)):
@@ -220,12 +224,25 @@ class Reader:
             yield from self._of_leaves(batch, range(first, first + len(records)), paths)
             first += len(records)
 
+    def _fault_of_row(
+        self, trees: list[tuple[Batch, list[Record]]], number: int, fault: str, reason: str
+    ) -> BrokenFile:
+        """Return the fault of a row; number: among all rows of the trees."""
+        for batch, records in trees:
+            if number < len(records):
+                return self._fault(batch, number, fault, reason)
+            number -= len(records)
+        raise AssertionError(number)
+
     def _of_leaves(self, batch: Batch, places: range, paths: Paths) -> Iterator[Batch]:
         """Yield the paths that end in a batch, in pieces of about BATCH_BYTES."""
         rows: list[int] = []
         texts: list[str | None] = []
         size = 0
         for row, leaf in enumerate(places):
+            if leaf in paths.cut:
+                rows.append(row)
+                texts.append(None)
             if leaf not in paths.leaves:
                 continue
             try:
@@ -306,14 +323,24 @@ def _message(
     role = settings.roles.get(str(name)) or KNOWN_ROLES.get(str(name))
     if role is None:
         raise ValueError(f"role {name!r} is not known")
-    learn = next((entry[key] for key in LEARN if entry.get(key) is not None), None)
+    learn = _learn(entry)
     calls = entry.get("tool_calls")
     text = _content(entry.get(text_key))
-    learnt = None if learn is None or text_key == "text" else bool(learn)
+    learnt = None if text_key == "text" else learn
     messages = [Message(role, text, learnt)] if text or not calls else []
     if calls:
         messages.append(Message("tool_call", orjson.dumps(calls).decode(), learnt))
     return messages
+
+
+def _learn(entry: Record) -> bool | None:
+    """Return whether a message says that it is learnt, None where it says nothing."""
+    for key in LEARN:
+        if (value := entry.get(key)) is not None:
+            if value not in (0, 1):
+                raise ValueError(f"its {key} must be true, false, 0 or 1, got {value!r}")
+            return bool(value)
+    return None
 
 
 def _content(content: Any) -> str:  # noqa: ANN401
@@ -397,6 +424,7 @@ def best_paths(rows: Sequence[Record], *, every_path: bool) -> Paths:
     places = {row["message_id"]: place for place, row in enumerate(rows)}
     replies: dict[int, list[int]] = {}
     roots: list[int] = []
+    cut: set[int] = set()
     for number, row in enumerate(rows):
         if row["deleted"] or row["tree_state"] not in (None, READY):
             continue
@@ -405,6 +433,8 @@ def best_paths(rows: Sequence[Record], *, every_path: bool) -> Paths:
             roots.append(number)
         elif parent in places:
             replies.setdefault(places[parent], []).append(number)
+        else:
+            cut.add(number)
     for below in replies.values():
         below.sort(key=lambda place: (_rank(rows[place]), place))
     leaves: dict[int, int] = {}
@@ -415,7 +445,7 @@ def best_paths(rows: Sequence[Record], *, every_path: bool) -> Paths:
         if not below:
             leaves[number] = count
         waiting += [(reply, count + 1) for reply in (below if every_path else below[:1])]
-    return Paths(rows, places, leaves)
+    return Paths(rows, places, leaves, frozenset(cut))
 
 
 def _rank(row: Record) -> float:

@@ -242,7 +242,7 @@ def test_a_source_without_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         build(recipe, tmp_path, tmp_path / "out")
     assert str(caught.value) == (
-        "source web: no document is left of 126 records (dropped: {'where': 126}); "
+        "source web: no document is left of 126 records (dropped: where 126); "
         "check `files`, `text`, `where`, `select` and `duplicates`"
     )
 

@@ -169,7 +169,7 @@ def test_sources_before_are_scanned_whichever_phases_are_built(tmp_path: Path) -
 
 def test_a_source_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
     copy = {**BASE["sources"]["web"], "files": ["web/a-0.jsonl"], "where": "n in (2, 3)"}
-    with pytest.raises(InputError, match=r"no document is left of 14 .*'duplicate': 3.*`select`"):
+    with pytest.raises(InputError, match=r"no document is left of 14 .*duplicate 3.*`select`"):
         scan(
             corpus(tmp_path),
             sources={"copy": copy},

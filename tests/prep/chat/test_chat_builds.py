@@ -225,6 +225,10 @@ def test_a_conversation_of_several_pieces_counts_as_one_document(pack: str, tmp_
             "talk.jsonl:1: fits the layouts messages and sharegpt; set `conversations.layout`",
         ),
         ({"other": 1}, "talk.jsonl has no column of a conversation"),
+        (
+            {"messages": [{"role": "user", "content": "x", "train": "no"}]},
+            "talk.jsonl:1: message 1: its train must be true, false, 0 or 1, got 'no'",
+        ),
     ],
 )
 def test_a_record_that_is_not_certain_is_refused_with_its_place(

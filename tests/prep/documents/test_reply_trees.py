@@ -11,6 +11,7 @@ from crystalmix.prep.documents import conversations
 from crystalmix.prep.documents.conversation_text import messages_of
 from crystalmix.prep.documents.conversations import ConversationSettings, best_paths
 from crystalmix.prep.documents.source import Source, read
+from crystalmix.prep.readers.batch import RECORD, TEXT
 from crystalmix.prep.runtime.errors import BrokenFile
 from helpers.materials import raw
 
@@ -49,6 +50,22 @@ def test_the_paths_are_those_of_a_walk_along_the_parents() -> None:
         best = best_paths(rows, every_path=False)
         assert best.leaves.items() <= paths.leaves.items()
         assert len(best.leaves) == sum(1 for walk in walks.values() if len(walk) == 1)
+
+
+def test_a_reply_to_what_is_not_in_the_file_is_a_record_without_a_text(tmp_path: Path) -> None:
+    rows = [row(0, None), row(1, 0), row(2, 9), row(3, 2), row(4, 9, deleted=True)]
+    raw(tmp_path / "talk.jsonl", rows)
+    batches = list(read(source(), tmp_path, "talk.jsonl"))
+    texts = [text for batch in batches for text in batch.table[TEXT].to_pylist()]
+    assert [text is None for text in texts] == [False, True]
+    records = [number for batch in batches for number in batch.table[RECORD].to_pylist()]
+    assert records == [1, 2]
+
+
+def test_an_id_of_two_messages_is_refused_with_its_place(tmp_path: Path) -> None:
+    raw(tmp_path / "talk.jsonl", [row(0, None), row(1, 0), {**row(0, None), "text": "other"}])
+    with pytest.raises(BrokenFile, match="talk.jsonl:3: its message_id 'm0' is another row's too"):
+        list(read(source(), tmp_path, "talk.jsonl"))
 
 
 def test_a_ring_of_replies_has_no_path() -> None:
