@@ -88,3 +88,12 @@ def format_hours(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f}"
     return f"{hours:.2g}" if hours >= 0.001 else "under 0.001"
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """Return a count with its word.
+
+    >>> counted(1, "row"), counted(2, "entry", "entries")
+    ('1 row', '2 entries')
+    """
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -31,6 +31,7 @@ from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
+from crystalmix.prep.runtime.tables import counted
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.audit.audit import Audit, EntryAudit, PhaseRecord, Verdict, trained
 from crystalmix.train.audit.exposures import recorded
@@ -212,10 +213,12 @@ def check(file: Path, build: Path, run: Path | None) -> Checked:
     sources, phases = evidence.sources.values(), evidence.phases
     lines = sum(file.lines for source in sources for file in source.files)
     steps = sum(phase.recorded for phase in phases)
+    recorded = counted(steps, "recorded step"), counted(len(phases), "phase")
     words = (
-        f"{len(evidence.entries)} entries",
-        f"{lines:,} documents and dropped records of {len(sources)} sources read from end to end",
-        f"{steps:,} recorded steps of {len(phases)} phases, to the heads of their chains",
+        counted(len(evidence.entries), "entry", "entries"),
+        f"{lines:,} documents and dropped records of {counted(len(sources), 'source')} read from "
+        "end to end",
+        f"{recorded[0]} of {recorded[1]}, to the heads of their chains",
     )
     return Checked(file, tuple(faults), words)
 

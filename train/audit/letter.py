@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from crystalmix.mixtures.redaction.find_documents import Found
-from crystalmix.prep.runtime.tables import visible
+from crystalmix.prep.runtime.tables import counted, visible
 from crystalmix.train.audit.audit import WORDS, Audit, EntryAudit, PhaseExposure
 from crystalmix.train.audit.evidence import Evidence
 
@@ -18,7 +18,7 @@ def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
         if audit.run
         else f"What the build {audit.build.name} plans to consume",
         "",
-        f"Of {_counted(len(audit.entries), 'entry', 'entries')} the names, prefixes or digests",
+        f"Of {counted(len(audit.entries), 'entry', 'entries')} the names, prefixes or digests",
         "were looked up among all records that were read for this build, kept or dropped,",
         "and among their copies of equal text.",
         f"{audit.near.line()}.",
@@ -30,14 +30,14 @@ def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
     for phase in audit.phases:
         lines.append(
             f"  phase {phase.phase}: manifest {phase.manifest}, {phase.recorded:,} of "
-            f"{_counted(phase.steps, 'step')} recorded"
+            f"{counted(phase.steps, 'step')} recorded"
         )
         if phase.chain:
             known = ", ".join(phase.proof)
             lines.append(f"    chain of batches ends in {phase.chain} (steps {known})")
     files = [file for source in evidence.sources.values() for file in source.files]
     lines.append(
-        f"  {_counted(len(files), 'file')} of {_counted(len(evidence.sources), 'source')} with "
+        f"  {counted(len(files), 'file')} of {counted(len(evidence.sources), 'source')} with "
         f"{sum(file.lines for file in files):,} documents and dropped records; their sha256"
     )
     lines.append("    stand in the evidence")
@@ -85,23 +85,14 @@ def _exposure(seen: PhaseExposure, kind: str) -> Iterator[str]:
         epochs = ", ".join(str(epoch + 1) for epoch in seen.epochs)
         permuted = seen.psm + seen.spm
         yield (
-            f"  phase {seen.phase}: {_counted(seen.rows, 'row')}{kind} in "
-            f"{_counted(seen.steps, 'step')} ({seen.first:,} to {seen.last:,}), "
-            f"{_counted(seen.tokens, 'token')} in {_counted(seen.pieces, 'piece')}, "
+            f"  phase {seen.phase}: {counted(seen.rows, 'row')}{kind} in "
+            f"{counted(seen.steps, 'step')} ({seen.first:,} to {seen.last:,}), "
+            f"{counted(seen.tokens, 'token')} in {counted(seen.pieces, 'piece')}, "
             f"{permuted:,} {FIM}; of epoch {epochs}"
         )
     if seen.planned_rows:
-        rows = _counted(seen.planned_rows, "row")
+        rows = counted(seen.planned_rows, "row")
         yield f"  phase {seen.phase}: planned, not done: {rows}{kind}"
     if seen.skipped_rows:
-        rows = _counted(seen.skipped_rows, "row")
+        rows = counted(seen.skipped_rows, "row")
         yield f"  phase {seen.phase}: skipped: {rows}{kind}"
-
-
-def _counted(count: int, one: str, more: str = "") -> str:
-    """Return a count with its word.
-
-    >>> _counted(1, "row"), _counted(2, "entry", "entries")
-    ('1 row', '2 entries')
-    """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -1,7 +1,7 @@
 """Markdown: the sections that cards share, and the plain card of a build or run."""
 
 from crystalmix.mixtures.manifest.report import redaction_line
-from crystalmix.prep.runtime.tables import visible
+from crystalmix.prep.runtime.tables import counted, visible
 from crystalmix.train.record.metrics import HeldOutLoss
 from crystalmix.train.report.facts import Facts, PhaseFacts, SourceFacts
 from crystalmix.train.report.words import Blanks, table
@@ -76,9 +76,10 @@ def described(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
     if about.text:
         lines.append(f"- {about.text}")
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in source.dropped.items())
+    files = counted(len(source.files), "file or shard", "files or shards")
     return [
         *lines,
-        f"- read from: {source.place} ({len(source.files):,} files or shards, {_stored(source)})",
+        f"- read from: {source.place} ({files}, {_stored(source)})",
         f"- records: {source.records:,}; documents kept: {source.documents:,} "
         f"({source.bytes:,} bytes, {source.characters:,} characters of text)",
         f"- dropped, by reason: {dropped or 'none'}",
@@ -183,7 +184,7 @@ def _phase(phase: PhaseFacts) -> list[str]:
     line = f"{manifest.steps:,} steps of {manifest.batch:,} rows of {manifest.msl:,} tokens."
     if phase.steps is not None:
         line += f" Recorded: {phase.steps:,} steps; skipped: {phase.skipped:,}."
-    head = ["part", "domain", "asked", "got", "rows", "tokens", "with loss", "epochs"]
+    head = ["part", "domain", "asked", "got", "rows", "tokens", "expected with loss", "epochs"]
     rows: list[list[object]] = [
         [p.name, p.domain, p.asked, p.got, p.rows, p.tokens, p.loss_tokens, p.epochs]
         for p in phase.parts

@@ -137,7 +137,7 @@ def test_cards_of_a_hub_dataset_name_its_shards(tmp_path: Path) -> None:
     dump(path, recipe)
     build = cm.build(path, tmp_path / "build", data=tmp_path).path
     text = cm.card(build).text
-    assert "(1 files or shards, of a size that is not recorded)" in text
+    assert "(1 file or shard, of a size that is not recorded)" in text
     assert cm.card(build, "aiact").text.count("of a size that is not recorded") == 1
     first = json.loads(cm.card(build, "openlineage").text.splitlines()[0])
     assert [(each["namespace"], each["name"]) for each in first["inputs"]] == [
