@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 from crystalmix.train.trainer import session
@@ -126,3 +127,13 @@ def recounted(run: Path, build: Path, phase: str, letter: str) -> dict[str, obje
         "first": steps[0] if steps else None,
         "last": steps[-1] if steps else None,
     }
+
+
+def inflated(raw: bytes) -> bytes:
+    """Return what the zstd frames at the head of some bytes hold."""
+    held = b""
+    while raw.startswith(b"\x28\xb5\x2f\xfd"):
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        held += frame.decompress(raw)
+        raw = frame.unused_data
+    return held

@@ -12,7 +12,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 import crystalmix as cm
 from crystalmix.mixtures.build.build import alone
@@ -29,7 +28,7 @@ from crystalmix.prep.runtime.types import Json
 from crystalmix.train.audit import audit as audits
 from crystalmix.train.record import run_folder
 from helpers import kills
-from helpers.audited import WORD, audited_build, audited_run, marks, recounted
+from helpers.audited import WORD, audited_build, audited_run, inflated, marks, recounted
 from helpers.corpora import built, crystalmix, write_corpus, write_recipe
 from helpers.runs import run_file, scratch
 
@@ -65,16 +64,6 @@ def purged_build() -> tuple[Path, Json]:
     """Return a build that two repositories were purged of, and the certificate."""
     out = copied()
     return out, purging.purge(out, listed(*NAMES), by="A. Lead, 30 November")
-
-
-def inflated(raw: bytes) -> bytes:
-    """Return what the zstd frames at the head of some bytes hold."""
-    held = b""
-    while raw.startswith(b"\x28\xb5\x2f\xfd"):
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        held += frame.decompress(raw)
-        raw = frame.unused_data
-    return held
 
 
 def holders(build: Path) -> Iterator[str]:
