@@ -25,7 +25,7 @@ from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.prep.packing import fitted_rows, pieces
 from crystalmix.prep.packing.fitted import merged
 from crystalmix.prep.rows import shards, spans, token_blocks
-from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
 from crystalmix.train.loader.batches import Share
 from helpers.masked import masked_build
@@ -61,6 +61,17 @@ def functions(file: str, *names: str) -> list[Callable[..., Any]]:
     space: dict[str, Any] = {"np": np, "torch": torch}
     exec(compile(ast.fix_missing_locations(ast.Module(body, [])), file, "exec"), space)
     return [space[name] for name in names]
+
+
+@pytest.mark.parametrize("msl", [24, 600])
+def test_its_reader_takes_shards_as_they_are(tmp_path: Path, msl: int) -> None:
+    """Rows below 512 tokens share chunks, longer ones have one each."""
+    rows = np.random.default_rng(msl).integers(0, 60_000, (50, 3, msl), np.int32)
+    for number, some in enumerate(np.split(rows, [21, 42])):
+        shards.write(tmp_path / shards.name(number), len(some), [some])
+    read = reader()(str(tmp_path))
+    assert len(read) == len(rows)
+    assert all(np.array_equal(read[i], rows[i]) for i in range(len(rows)))
 
 
 def test_its_reader_takes_every_row_and_its_mask_parts_the_documents(tmp_path: Path) -> None:
@@ -142,7 +153,8 @@ def test_next_fit_gives_its_rows(
     fitted = merged(stream, bounds, chosen, [vars(counted)])
     groups, place = fitted.groups_of(0, fitted.rows)
     out = folder / shards.name(0)
-    fitted_rows.pack(stream.part(groups[0], groups[-1] + 1), groups, place, chosen, PAD, (), out)
+    part = stream.part(groups[0], groups[-1] + 1)
+    fitted_rows.pack(part, groups, place, Shape(chosen, PAD, ()), out)
     rows = shards.read(out)
     wanted = packed_by_model_zoo(documents, msl)
     assert np.array_equal(rows, np.stack(wanted)[:, :3])
