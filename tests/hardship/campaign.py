@@ -28,7 +28,7 @@ from crystalmix.mixtures.verify.verify import verify
 from crystalmix.train.record import seal
 from crystalmix.train.trace.findings import findings
 from helpers import corpora, hostile, kills, runs, subjects
-from helpers.processes import all_end, members
+from helpers.processes import all_end, described, members
 
 PATIENCE_SECONDS = 180
 CODES = {0, 1, 2}
@@ -82,6 +82,7 @@ def ended(campaign: Campaign, process: BaseProcess, log: Path, what: str) -> int
         os.killpg(pid, signal.SIGKILL)
         process.join()
     if not (whole := all_end(pid)):
+        what = f"{what}: {described(pid)}"
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     campaign.hold(whole, f"{what}: processes were left")

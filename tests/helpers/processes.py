@@ -16,6 +16,19 @@ def members(group: int) -> list[int]:
     return found
 
 
+def described(group: int) -> str:
+    """Return the living processes of a group: state, CPU time so far in ticks, command."""
+    lines: list[str] = []
+    for number in members(group):
+        with suppress(OSError):
+            folder = Path("/proc") / str(number)
+            fields = (folder / "stat").read_text("utf-8").rpartition(")")[2].split()
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            ticks = int(fields[11]) + int(fields[12])
+            lines.append(f"{number} {fields[0]}, {ticks} ticks: {words[:100]}")
+    return "; ".join(lines)
+
+
 def all_end(group: int) -> bool:
     """Wait until no process of a group lives; the tracker of resources ends last."""
     deadline = time.monotonic() + 60
