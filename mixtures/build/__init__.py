@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.build.scan import Work
     from crystalmix.mixtures.build.seal import Basis
     from crystalmix.mixtures.build.shared_texts import Findings
-    from crystalmix.mixtures.build.statistics import cut_shares
     from crystalmix.mixtures.build.view import adopt_all, lasting, remember, state_of
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -14,7 +14,6 @@ from crystalmix.prep.packing import pieces
 from crystalmix.prep.rows import pack, spans
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Stream
-from crystalmix.prep.runtime.types import Json
 
 PERCENT = (1, 10, 50, 90, 99)
 
@@ -101,17 +100,6 @@ def cut_documents(lengths: NDArray[np.int64], first: int, stop: int, msl: int) -
     starts = ends - lengths
     inside = (lengths > 0) & (starts < stop)
     return int((inside & ((starts // msl != (ends - 1) // msl) | (ends > stop))).sum())
-
-
-def cut_shares(account: Json) -> tuple[float, float]:
-    """Return the shares of documents that fitted rows cut, and that a stream's would, of a folder.
-
-    account: of a folder of fitted rows. A stream has conversations as the pieces of `split_turns`.
-    """
-    cut, every = (
-        sum(source[key] for source in account["sources"].values()) for key in ("cut", "documents")
-    )
-    return cut / max(1, every), account["fitted"]["stream_cut"] / max(1, account["documents"])
 
 
 def summed_literals(parts: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:

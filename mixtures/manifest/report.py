@@ -97,6 +97,17 @@ def _upsampling_lines(manifest: Manifest) -> list[str]:
     return [*lines.values()]
 
 
+def cut_shares(account: Json) -> tuple[float, float]:
+    """Return the shares of documents that fitted rows cut, and that a stream's would, of a folder.
+
+    account: of a folder of fitted rows. A stream has conversations as the pieces of `split_turns`.
+    """
+    cut, every = (
+        sum(source[key] for source in account["sources"].values()) for key in ("cut", "documents")
+    )
+    return cut / max(1, every), account["fitted"]["stream_cut"] / max(1, account["documents"])
+
+
 def upsampled_lines(sources: Json) -> list[str]:
     """Return a table of the copies of each source's documents, with a bar for each bucket."""
     rows: list[list[object]] = []

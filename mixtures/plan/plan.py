@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from crystalmix.mixtures.build.statistics import cut_shares
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Draws
 from crystalmix.mixtures.manifest.exact_order import VERSION
+from crystalmix.mixtures.manifest.report import cut_shares
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
 from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.continuing import Reading

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from crystalmix.mixtures.build.statistics import cut_shares
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
-from crystalmix.mixtures.manifest.report import upsampled_lines
+from crystalmix.mixtures.manifest.report import cut_shares, upsampled_lines
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
