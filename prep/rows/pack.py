@@ -361,8 +361,7 @@ class Keeper:
         table, sides = span_table(owners, pieces), ["spans"]
         spans.write(spans.path_of(self.out), table)
         if turned:
-            cut = turns.cut(table, owners.documents, owners.numbers)
-            spans.write(spans.path_of(self.out, turns.KIND), cut)
+            spans.write(spans.path_of(self.out, turns.KIND), turns.cut(table, owners))
             sides.append(turns.KIND)
         if self.layout is not None:
             places = owners.column("first").to_numpy() + pieces["offset"]
@@ -483,8 +482,8 @@ def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[Owners, di
 def _window_pieces(stream: Stream, chosen: Windows) -> tuple[Owners, dict[str, Numbers]]:
     documents = stream.documents(int(stream.starts[0]), stream.tokens)
     rows = np.arange(len(chosen.size))
-    pieces = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return Owners(documents, chosen.document), pieces
+    places = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
+    return Owners(documents, chosen.document), places
 
 
 def span_table(owners: Owners, pieces: dict[str, Numbers]) -> pa.Table:

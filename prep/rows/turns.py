@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from crystalmix.prep.rows.placed_rows import Owners
 from crystalmix.prep.rows.token_blocks import TURN
 
 KIND = "turns"  # of the side file
@@ -27,12 +28,9 @@ TURNS = pa.schema(
 )
 
 
-def cut(pieces: pa.Table, documents: pa.Table, owner: NDArray[np.int64]) -> pa.Table:
-    """Cut the pieces of rows (`spans.SPANS`) where turns begin.
-
-    documents: each once, `tokens` and `turns` as of `token_blocks.INDEX`. owner: of each piece the
-    place of its document among them.
-    """
+def cut(pieces: pa.Table, owners: Owners) -> pa.Table:
+    """Cut the pieces of rows (`spans.SPANS`) where turns begin; owners: the documents of each."""
+    documents, owner = owners.documents, owners.numbers
     column: Any = documents["turns"].combine_chunks()
     counts = column.value_lengths().to_numpy() // TURN  # (documents,)
     first, message, role = column.flatten().to_numpy().reshape(-1, TURN).T  # (turns,)

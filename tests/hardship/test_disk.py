@@ -39,7 +39,7 @@ def test_a_file_that_may_not_grow_is_one_clear_line_and_a_rerun_finishes(tmp_pat
     corpora.write_corpus(tmp_path)
     corpora.write_recipe(tmp_path, **CHANGES)
     largest = 0
-    for bytes_, workers in ((1_000, 1), (13_000, 2), (20_000, 1)):
+    for bytes_, workers in ((1_000, 1), (9_000, 2), (12_000, 1)):
         told = limited(bytes_, tmp_path, workers)
         assert told.returncode == 1
         assert corpora.unnoted(told.stderr).count("\n") == 1, told.stderr
