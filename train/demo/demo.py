@@ -51,7 +51,7 @@ class Size:
     checkpoint_steps: int
 
 
-FULL = Size((20, 40, 20), 10, 3072, 10)
+FULL = Size((20, 40, 20), 10, 2048, 10)
 TINY = Size((10, 16, 10), 8, 1024, 4)
 
 
