@@ -8,7 +8,7 @@ that fit, an unknown role, a part that is no text) is an error with file and rec
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -42,17 +42,18 @@ TOLD_BY: dict[Layout, tuple[tuple[str, ...], ...]] = {
     "completion": (("prompt", "completion"), ("prompt", "response")),
     "tree": (("message_id", "role", "text"),),
 }
-TREE = ("message_id", "parent_id", "role", "text", "rank", "deleted", "tree_state")
-BESIDE = ("system", "input", "history", "parent_id", "rank", "deleted", "tree_state")
+BESIDE_REPLIES = ("parent_id", "rank", "deleted", "tree_state")
+REPLY = (*TOLD_BY["tree"][0], *BESIDE_REPLIES)
+BESIDE = ("system", "input", "history", *BESIDE_REPLIES)
 COLUMNS = tuple(dict.fromkeys([c for g in TOLD_BY.values() for names in g for c in names])) + BESIDE
 # Of all paths of a file's trees: messages, each counted on every path; an OASST row is on three.
 MOST_OF_PATHS, MOST_A_ROW = 2_000_000, 100
-# What is held whole, 600 MB at most: messages of one conversation; of a file's trees messages, each
-# with HELD_A_ROW bytes beside its text, and texts.
-MOST_MESSAGES, MOST_HELD, HELD_A_ROW = 100_000, 384 << 20, 600
+MOST_MESSAGES = 100_000  # of a conversation, which a worker holds whole
+MOST_TREE_BYTES, REPLY_BYTES = 384 << 20, 600  # of a file's trees, held whole; beside a text
 READY = "ready_for_export"  # of a tree
 LEARN = ("train", "weight")  # of a message: whether it is learnt
 Record = dict[str, Any]
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ class Reader:
             if "tree" in layouts:
                 if set(layouts) - {"tree"}:
                     raise self._fault(batch, layouts.index(None), "is no row of a tree", "layout")
-                slim = [{key: record[key] for key in TREE} for record in records]
+                slim = [{key: record[key] for key in REPLY} for record in records]
                 trees.append((self._named(batch), slim))
-                held += sum(HELD_A_ROW + sys.getsizeof(row["text"]) for row in slim)
-                if held > MOST_HELD:
+                held += sum(REPLY_BYTES + sys.getsizeof(row["text"]) for row in slim)
+                if held > MOST_TREE_BYTES:
                     rows = sum(len(each) for _, each in trees)
                     raise self._too_many(
                         f"its trees are read whole, and {rows:,} replies or more take too much "
@@ -193,7 +194,7 @@ class Reader:
 
     def _text(self, layout: Layout, record: Record, batch: Batch, row: int) -> str | None:
         try:
-            messages = _few(_MESSAGES[layout](record, self.settings))
+            messages = _bounded(_MESSAGES[layout](record, self.settings))
         except ValueError as error:
             raise self._fault(batch, row, str(error), "conversation") from None
         return as_text(messages) if messages else None
@@ -248,7 +249,7 @@ class Reader:
             try:
                 groups = [
                     _message(paths.rows[i], self.settings, "role", "text")
-                    for i in _few(paths.to(leaf))
+                    for i in _bounded(paths.to(leaf))
                 ]
             except ValueError as error:
                 raise self._fault(batch, row, str(error), "conversation") from None
@@ -277,7 +278,8 @@ class Reader:
         )
 
 
-def _few(messages: list[Any]) -> list[Any]:
+def _bounded(messages: list[Entry]) -> list[Entry]:
+    """Return messages, or the rows of them; ValueError where they are more than a worker holds."""
     if len(messages) > MOST_MESSAGES:
         raise ValueError(f"has {len(messages):,} messages, more than {MOST_MESSAGES:,}")
     return messages

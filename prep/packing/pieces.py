@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.rows.pack import PackSettings
+from crystalmix.prep.rows.placed_rows import expanded
 
 Numbers = NDArray[np.int64]
 
@@ -73,9 +74,7 @@ def pieces(tokens: Numbers, settings: PackSettings) -> Pieces:
     """
     most, held = capacity(settings), kept(tokens, settings)
     counts = -(-held // most)
-    document = np.repeat(np.arange(len(tokens)), counts)
-    first = np.cumsum(counts) - counts
-    place = np.arange(len(document)) - first[document]
+    document, place = expanded(counts)
     offset = place * most
     last = place == counts[document] - 1
     size = np.minimum(held[document] - offset, most)

@@ -111,6 +111,8 @@ class Handle:
             self.rows, _, self.msl = map(int, self._dataset.shape)
         else:
             self.rows, self.msl = self._chunks.rows, self._chunks.msl
+        is_alone = self._chunks is not None and self._chunks.together == 1
+        self._own_chunks = self._chunks if is_alone else None  # one of each row
         self.row_bytes = CHANNELS * self.msl * 4
         if not 0 < self.row_bytes <= MOST_CHUNK_BYTES:
             raise ValueError(f"its rows are of {self.msl} tokens")
@@ -134,9 +136,7 @@ class Handle:
 
     def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """Return the `hdf5_layout.ENTRY` of each row, ascending; None if none has its own chunk."""
-        if self._chunks is None or self._chunks.together > 1:
-            return None
-        return self._chunks.locate(self._fd, rows)
+        return None if self._own_chunks is None else self._own_chunks.locate(self._fd, rows)
 
     def packed(self, at: int, size: int, pread: Pread = os.pread, together: int = 1) -> bytes:
         """Read the bytes of one chunk, of so many rows together, as they are."""
@@ -153,17 +153,17 @@ class Handle:
 
         The file is read by WINDOW_BYTES at a time.
         """
-        if self._chunks is None or self._chunks.together > 1:
+        if self._own_chunks is None:
             return None
         window = _Window()
-        entries = self._chunks.locate(self._fd, np.arange(rows), window.pread)
+        entries = self._own_chunks.locate(self._fd, np.arange(rows), window.pread)
         places, sizes = entries["at"].tolist(), entries["size"].tolist()
         chunks = (self.packed(*place, window.pread) for place in zip(places, sizes, strict=True))
         return zip(chunks, entries["skipped"].tolist(), strict=True)
 
     def into(self, out: Rows, places: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
         """Read rows, ascending, to the places out[places]."""
-        if self._chunks is not None and self._chunks.together > 1:
+        if self._chunks is not None and self._own_chunks is None:
             self._shared_into(self._chunks, out, places, rows)
             return
         entries = self.locate(rows)

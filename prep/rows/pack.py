@@ -36,6 +36,7 @@ from crystalmix.prep.rows.placed_rows import (
     LAYOUT,
     LayoutWriter,
     Owners,
+    expanded,
     labels_of,
     masked,
     pieces_of,
@@ -461,9 +462,8 @@ def windows(tokens: Numbers, msl: int, least: int) -> Windows:
     ([0, 1, 1, 2], [0, 0, 4, 0], [3, 5, 5, 5])
     """
     counts = -(-tokens // msl)
-    document = np.repeat(np.arange(len(tokens)), counts)
-    first = np.cumsum(counts) - counts
-    offset = (np.arange(len(document)) - first[document]) * msl
+    document, place = expanded(counts)
+    offset = place * msl
     size = np.minimum(tokens[document] - offset, msl + 1)
     kept = size >= max(2, least)
     return Windows(document[kept], offset[kept], size[kept])

@@ -66,6 +66,19 @@ class Owners:
         return cls(documents, np.concatenate(numbers))
 
 
+def expanded(counts: Numbers, first: Numbers | None = None) -> tuple[Numbers, Numbers]:
+    """Return whose each of some numbers is, and the numbers: `counts` of each, from its first on.
+
+    first: 0 by default.
+
+    >>> [each.tolist() for each in expanded(np.array([1, 0, 2]), np.array([4, 7, 9]))]
+    [[0, 2, 2], [4, 9, 10]]
+    """
+    owner = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    return owner, number if first is None else number + first[owner]
+
+
 def window_rows(
     stream: Stream, starts: Numbers, sizes: Numbers, inputs: Numbers, msl: int, pad: int
 ) -> Iterator[shards.Rows]:
@@ -203,8 +216,7 @@ def gather(stream: Stream, starts: Numbers, sizes: Numbers, places: Numbers, out
     edges, owner = _frames(stream)
     first = np.searchsorted(edges, starts, side="right") - 1
     counts = np.searchsorted(edges, starts + sizes, side="left") - first
-    piece = np.repeat(np.arange(len(starts)), counts)
-    frame = np.arange(len(piece)) - (np.cumsum(counts) - counts - first)[piece]
+    piece, frame = expanded(counts, first)
     order = np.argsort(frame, kind="stable")
     piece, frame = piece[order], frame[order]
     low = np.maximum(starts[piece], edges[frame])
@@ -224,8 +236,7 @@ def gather(stream: Stream, starts: Numbers, sizes: Numbers, places: Numbers, out
 def _frames(stream: Stream) -> tuple[Numbers, Numbers]:
     """Return where the frames of a stream begin, its end behind them, and the block of each."""
     counts = np.array([-(-block.tokens // frames.FRAME) for block in stream.blocks], np.int64)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    number = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    owner, number = expanded(counts)
     return np.append(stream.starts[owner] + number * frames.FRAME, stream.tokens), owner
 
 
@@ -261,9 +272,8 @@ def lines_of(column: NDArray[np.integer], rows: Numbers) -> tuple[Numbers, Numbe
     (array([3, 4, 0, 1]), array([0, 0, 2, 2]))
     """
     low = np.searchsorted(column, rows)
-    counts = np.searchsorted(column, rows, side="right") - low
-    owner = np.repeat(np.arange(len(rows)), counts)
-    return np.arange(len(owner)) + (low - (np.cumsum(counts) - counts))[owner], owner
+    owner, places = expanded(np.searchsorted(column, rows, side="right") - low, low)
+    return places, owner
 
 
 def layout_of(shard: Path) -> Path:

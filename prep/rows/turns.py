@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from crystalmix.prep.rows.placed_rows import Owners
+from crystalmix.prep.rows.placed_rows import Owners, expanded
 from crystalmix.prep.rows.token_blocks import TURN
 
 KIND = "turns"  # of the side file
@@ -41,10 +40,10 @@ def cut(pieces: pa.Table, owners: Owners) -> pa.Table:
     begins = first + np.repeat(base, counts)  # ascending over all documents
     start, stop, offset = (pieces[name].to_numpy() for name in ("start", "stop", "offset"))
     place = base[owner] + offset
-    low = np.searchsorted(begins, place, side="right") - 1  # the turn that a piece begins in
-    low = np.maximum(low, (stop_turn - counts)[owner])
-    high = np.minimum(np.searchsorted(begins, place + stop - start), stop_turn[owner])
-    piece, turn = _expanded(low, (high - low).clip(min=0))
+    turn = np.searchsorted(begins, place, side="right") - 1  # that a piece begins in
+    turn = np.maximum(turn, (stop_turn - counts)[owner])
+    behind = np.minimum(np.searchsorted(begins, place + stop - start), stop_turn[owner])
+    piece, turn = expanded((behind - turn).clip(min=0), turn)
     low = np.maximum(first[turn], offset[piece])
     high = np.minimum(last[turn], (offset + stop - start)[piece])
     kept = low < high
@@ -62,15 +61,3 @@ def cut(pieces: pa.Table, owners: Owners) -> pa.Table:
         "role": names,
     }
     return pa.table([columns[field.name] for field in TURNS], schema=TURNS)
-
-
-def _expanded(
-    first: NDArray[np.int64], count: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers [first, first + count) of each, and whose each is.
-
-    >>> [each.tolist() for each in _expanded(np.array([4, 9]), np.array([1, 2]))]
-    [[0, 1, 1], [4, 9, 10]]
-    """
-    whose = np.repeat(np.arange(len(count)), count)
-    return whose, np.arange(len(whose)) + (first - np.cumsum(count) + count)[whose]

@@ -136,7 +136,7 @@ def test_a_conversation_of_more_messages_than_a_worker_can_hold_is_refused(
 def test_trees_that_a_worker_cannot_hold_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversations, "MOST_HELD", 1 << 20)
+    monkeypatch.setattr(conversations, "MOST_TREE_BYTES", 1 << 20)
     raw(tmp_path / "talk.jsonl", [row(i, None) for i in range(1500)])
     assert sum(map(len, read(source(), tmp_path, "talk.jsonl"))) == 1500
     raw(tmp_path / "talk.jsonl", [row(i, None, text="x" * 200) for i in range(1500)])
