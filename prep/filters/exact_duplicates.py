@@ -177,15 +177,30 @@ def share(item: Sharing) -> Json:
             seen.add((high, low, places.astype(np.uint64)), places)
     low, group, owners = _owners(seen, len(sources))
     totals: list[int] = []
-    for pair in item.pairs:
-        both = [all(not side.isdisjoint(who) for side in pair.sides) for who in owners]
-        texts = low[np.array(both, np.bool_)[group]]
+    of_both = _of_both(item.pairs, owners)
+    for number, pair in enumerate(item.pairs):
+        texts = low[np.isin(group, of_both[number])] if number in of_both else low[:0]
         for split in pair.splits:
             texts = texts if split is None else texts[split.taken(texts)]
         totals.append(len(texts))
     counts = np.bincount(group, minlength=len(owners)).tolist()
     owned = [[list(who), count] for who, count in zip(owners, counts, strict=True) if count]
     return {"owners": owned, "pairs": totals}
+
+
+def _of_both(pairs: Sequence[Sides], owners: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
+    """Return for each pair, by its number, which owners have texts for both of its sides."""
+    sides: list[dict[int, list[int]]] = [{}, {}]
+    for number, pair in enumerate(pairs):
+        for known, side in zip(sides, pair.sides, strict=True):
+            for source in side:
+                known.setdefault(source, []).append(number)
+    of_both: dict[int, list[int]] = {}
+    for place, who in enumerate(owners):
+        one, other = ({n for source in who for n in known.get(source, ())} for known in sides)
+        for number in one & other:
+            of_both.setdefault(number, []).append(place)
+    return of_both
 
 
 def _owners(seen: Seen, sources: int) -> tuple[Keys, Places, list[tuple[int, ...]]]:

@@ -1,9 +1,11 @@
 """Exact duplicates: the first by source, block and record stays, whoever searches which range."""
 
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pyarrow as pa
@@ -184,3 +186,18 @@ def test_across_tells_whether_sources_depend_on_each_other() -> None:
     assert not Duplicates("source", Near()).across
     assert Duplicates("recipe").across
     assert Duplicates("none", Near(scope="recipe")).across
+
+
+def test_pairs_of_many_domains_are_counted_by_those_that_share() -> None:
+    """200 domains to validate on and 200 to train on once looked at all owners for each."""
+    chance = random.Random(4)
+    one, other = ([frozenset(chance.sample(range(400), 2)) for _ in range(200)] for _ in range(2))
+    pairs = [Sides((a, b)) for a in one for b in other]
+    owners = [tuple(sorted(chance.sample(range(400), size))) for size in [0, 1, 2, 3] * 100]
+    before = process_time()
+    found = duplicates._of_both(pairs, owners)
+    assert process_time() - before < 2
+    for number in range(0, len(pairs), 997):
+        sides = pairs[number].sides
+        both = [place for place, who in enumerate(owners) if all(side & {*who} for side in sides)]
+        assert found.get(number, []) == both
