@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from crystalmix.mixtures.build.build import alone, store
-from crystalmix.mixtures.manifest import manifest
+from crystalmix.mixtures.manifest import manifest, purged
 from crystalmix.mixtures.manifest.build_folder import (
     HISTORY,
     LOOKUP,
@@ -37,10 +37,12 @@ TIMES = ("seen", "digest")  # keys of receipts in which times of raw files count
 def merge(builds: Sequence[Path], out: Path) -> list[Manifest]:
     """Link what builds hold into a new folder and seal their phases as one build.
 
-    Raises RefusalError where two of them hold something under one name that was made otherwise.
+    Raises RefusalError where two of them hold something under one name that was made otherwise, and
+    while a purge of one is not finished: what it links would never be erased.
     """
     for build in builds:
         refuse_url(build, "a build")
+        purged.check_finished(BuildFolder(build))
     refuse_url(out, "--out")
     phases = _phases(builds)
     with alone(out):

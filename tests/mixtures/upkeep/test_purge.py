@@ -18,6 +18,7 @@ from crystalmix.mixtures.build.build import alone
 from crystalmix.mixtures.build.build import build as make
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
+from crystalmix.mixtures.resealing.merge import merge
 from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.upkeep import purge as purging
 from crystalmix.mixtures.verify.verify import verify
@@ -216,6 +217,8 @@ def test_a_killed_purge_is_no_build_until_it_went_on() -> None:
                 cm.purge(build, names)
             with pytest.raises(RefusalError, match="not finished"):
                 cm.redact(build, names, scratch() / "out")
+            with pytest.raises(RefusalError, match="not finished"):
+                merge([build], scratch() / "out")
             cm.purge(build, resume=True)
         assert verify(build) == []
         assert list(holders(build)) == []
