@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def start(program: str, *words: object, **env: str) -> "subprocess.Popen[str]":
 
 
 @contextmanager
-def ended(processes: "list[subprocess.Popen[str]]") -> Iterator[None]:
+def ended(processes: "list[subprocess.Popen[str]]") -> Generator[None]:
     """Kill what is left, so that a test that fails does not wait for ever."""
     try:
         yield
@@ -78,11 +78,15 @@ def ended(processes: "list[subprocess.Popen[str]]") -> Iterator[None]:
             process.communicate()
 
 
-def wait_for(path: Path, pattern: str) -> None:
+def wait_until(ready: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + 60
-    while not any(path.glob(pattern)):
-        assert time.monotonic() < until, pattern
+    while not ready():
+        assert time.monotonic() < until, what
         time.sleep(0.005)
+
+
+def wait_for(path: Path, pattern: str) -> None:
+    wait_until(lambda: any(path.glob(pattern)), pattern)
 
 
 def test_three_ranks_one_killed_and_started_again_build_what_one_process_builds(
@@ -158,8 +162,7 @@ def test_a_rank_whose_session_is_replaced_while_it_works_joins_the_new_one(tmp_p
         processes[0].kill()
         (lost,) = {path.parent for path in out.glob(".ranks/*/00000.items")}
         processes.append(start(RANK, out, 0, 2, tmp_path))
-        while lost.exists():
-            time.sleep(0.005)
+        wait_until(lambda: not lost.exists(), "the lost session's end")
         (tmp_path / "slow-1").unlink()
         told = [process.communicate(timeout=60)[0] for process in processes[1:]]
     assert told[0] in {"8\n", "12\n"}
