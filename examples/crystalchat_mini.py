@@ -66,7 +66,7 @@ def main(build: Path, run_file: Path, run: Path, phase: str, out: Path) -> None:
         {"scheduler": "CosineDecay", "initial_learning_rate": 0.01,
          "end_learning_rate": 0.001, "decay_steps": STEPS},
     ]  # fmt: skip
-    settings["runconfig"]["checkpoint_steps"] = STEPS
+    settings["runconfig"] |= {"checkpoint_steps": STEPS, "micro_batch": BATCH}
     settings.pop("phases", None)
     yaml.dump(settings, out / "run.yaml")
     cm.build(out / "recipe.yaml", data=out, out=out / "build")

@@ -6,6 +6,7 @@ source by source, in the recipe's order: a source's documents follow from its ra
 settings, and, where duplicates go across sources, from what the sources before it kept.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -454,4 +455,9 @@ class Work:
         matches = [np.array(result["opt_out"][number], np.int64) for result in results]
         matched = len(np.unique(np.concatenate(matches))) if matches else 0
         entries = opt_out.entries(self.root)
+        if matched < entries:
+            logging.getLogger("crystalmix").warning(
+                "%s: %s of %s entries of %s match nothing",
+                *(self.source.name, f"{entries - matched:,}", f"{entries:,}", opt_out.file),
+            )
         return {"file": opt_out.file, "entries": entries, "unmatched": entries - matched}

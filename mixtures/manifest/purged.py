@@ -77,13 +77,18 @@ def unfinished(build: BuildFolder) -> str | None:
     return None
 
 
-def check_finished(build: BuildFolder) -> None:
-    """Raise RefusalError while a purge of a build is not finished."""
+def unfinished_line(build: BuildFolder) -> str | None:
+    """Return a line of the purge that was begun and not finished, with what goes on with it."""
     if number := unfinished(build):
         home = log(build).parent
-        raise RefusalError(
-            f"{home}: purge {number} is not finished; `crystalmix purge {home} --resume` goes on"
-        )
+        return f"{home}: purge {number} is not finished; `crystalmix purge {home} --resume` goes on"
+    return None
+
+
+def check_finished(build: BuildFolder) -> None:
+    """Raise RefusalError while a purge of a build is not finished."""
+    if line := unfinished_line(build):
+        raise RefusalError(line)
 
 
 def joint_folder(store: Path) -> Path:

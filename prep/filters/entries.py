@@ -6,6 +6,7 @@
     https://host/page      that url, and every url below it
     digest:5ab2feb2...     a text, by its xxh3-128 (32 hex digits); the digits alone will do
     sql:licence = 'GPL'    documents for which an SQL expression over their columns is true
+    name:#1 of a list      a name or prefix that another line would take for something else
 
 Names are compared in lower case. A document without a name is called `file#record`. `audit`,
 `redact` and `purge` take these lists, and `opt_out` with `match: entries`.
@@ -28,7 +29,7 @@ from crystalmix.prep.runtime.errors import InputError, UsageError
 Kind = Literal["prefix", "name", "digest", "sql"]
 HEX_DIGITS = 32
 SHOWN = 8  # entries in a note
-DIGEST, SQL = "digest:", "sql:"
+DIGEST, SQL, NAME = "digest:", "sql:", "name:"
 BARE_DIGEST = re.compile("[0-9a-f]{32}")  # as drop lists have them
 
 
@@ -74,9 +75,10 @@ def parse(line: str, number: int, file: str) -> Entry | None:
     text = line.strip()
     if not text or text.startswith("#"):
         return None
-    lower = lowered(text)
+    if text.startswith(NAME):
+        return _named(text, text.removeprefix(NAME).strip(), number, file)
     if text.startswith(DIGEST) or BARE_DIGEST.fullmatch(text):
-        digits = lower.removeprefix(DIGEST).strip()
+        digits = text.lower().removeprefix(DIGEST).strip()
         if len(digits) != HEX_DIGITS or set(digits) - set("0123456789abcdef"):
             raise InputError(
                 f"{file}:{number}: a digest must be {HEX_DIGITS} hex digits (xxh3-128 of the "
@@ -87,6 +89,11 @@ def parse(line: str, number: int, file: str) -> Entry | None:
         if not (expression := text.removeprefix(SQL).strip()):
             raise InputError(f"{file}:{number}: sql: names no expression; correct that line")
         return Entry(number, "sql", text, expression)
+    return _named(text, text, number, file)
+
+
+def _named(text: str, name: str, number: int, file: str) -> Entry:
+    lower = lowered(name)
     if not lower.strip("/"):
         raise InputError(f"{file}:{number}: {text!r} would match every name; correct that line")
     return Entry(number, "prefix" if lower.endswith("/") else "name", text, lower)

@@ -28,7 +28,10 @@ TURNS = pa.schema(
 
 
 def cut(pieces: pa.Table, owners: Owners) -> pa.Table:
-    """Cut the pieces of rows (`spans.SPANS`) where turns begin; owners: the documents of each."""
+    """Cut the pieces of rows (`spans.SPANS`) where turns begin; owners: the documents of each.
+
+    A document's first turn begins at its first id, so that no piece reaches into another's turns.
+    """
     documents, owner = owners.documents, owners.numbers
     column: Any = documents["turns"].combine_chunks()
     counts = column.value_lengths().to_numpy() // TURN  # (documents,)
@@ -41,9 +44,8 @@ def cut(pieces: pa.Table, owners: Owners) -> pa.Table:
     start, stop, offset = (pieces[name].to_numpy() for name in ("start", "stop", "offset"))
     place = base[owner] + offset
     turn = np.searchsorted(begins, place, side="right") - 1  # that a piece begins in
-    turn = np.maximum(turn, (stop_turn - counts)[owner])
-    behind = np.minimum(np.searchsorted(begins, place + stop - start), stop_turn[owner])
-    piece, turn = expanded((behind - turn).clip(min=0), turn)
+    behind = np.searchsorted(begins, place + stop - start)
+    piece, turn = expanded(behind - turn, turn)
     low = np.maximum(first[turn], offset[piece])
     high = np.minimum(last[turn], (offset + stop - start)[piece])
     kept = low < high

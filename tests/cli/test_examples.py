@@ -91,9 +91,12 @@ def ran(words: list[str], folder: Path, tools: Path) -> "subprocess.CompletedPro
 
 def test_a_trained_phase_is_taught_to_answer_in_the_template_of_crystalchat(tmp_path: Path) -> None:
     model = {"vocab_size": 440, "hidden_size": 32, "filter_size": 64}
-    run = write_run(tmp_path / "run.yaml", model=model)
-    cm.train(small_build(), run, out=tmp_path / "run", phases=["prose"], stop=3)
-    words = [small_build(), run, tmp_path / "run", "prose", tmp_path / "chat"]
+    corpora.write_recipe(tmp_path, phases={"prose": {"batch": 6, "steps": 8}})
+    build = corpora.built(tmp_path)
+    uneven = {"micro_batch": 3}  # does not divide the batch of chat
+    run = write_run(tmp_path / "run.yaml", model=model, runconfig=uneven)
+    cm.train(build, run, out=tmp_path / "run", phases=["prose"], stop=3)
+    words = [build, run, tmp_path / "run", "prose", tmp_path / "chat"]
     command = [sys.executable, EXAMPLES / "crystalchat_mini.py", *words]
     done = subprocess.run(
         list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.manifest import report, rows_of_steps
+from crystalmix.mixtures.manifest import purged, report, rows_of_steps
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
@@ -42,7 +42,10 @@ class BuildOverview(Answer):
         return Reads.of(of_manifests(self.manifests))
 
     def shown(self) -> Iterator[str | Grid]:
-        """Yield a table for each manifest, then the accounts."""
+        """Yield a purge that is not finished, a table for each manifest, then the accounts."""
+        if self.accounts and (line := purged.unfinished_line(BuildFolder(self.path))):
+            yield line
+            yield ""
         for manifest in self.manifests:
             yield from report.manifest_lines(manifest)
             yield ""

@@ -152,6 +152,7 @@ def test_changed_bytes_and_a_lost_certificate_are_faults(tmp_path: Path) -> None
     assert any("was edited" in line for line in verify(out))
     certificate.unlink()
     assert any("is not finished" in line for line in verify(out))
+    assert "is not finished" in str(next(cm.show(out).shown()))
 
 
 def test_an_audit_still_answers_by_name_and_names_the_certificate() -> None:

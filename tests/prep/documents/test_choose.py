@@ -74,12 +74,15 @@ def test_near_duplicates_are_dropped_after_equal_ones(tmp_path: Path) -> None:
     assert dropped(alone)["book"] == {"near_duplicate": 6}
 
 
-def test_opt_out_lists_are_matched_and_counted(tmp_path: Path) -> None:
+def test_opt_out_lists_are_matched_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = scan(corpus(tmp_path), **select(opt_out=[{"file": "out.txt", "match": "m.url"}]))
     assert dropped(told)["web"] == {**PLAIN["web"], "opt_out": 1}
     assert dropped(told)["book"] == {"opt_out": 1}
     lists = {name: receipt["account"]["opt_out"] for name, receipt in told.items()}
     assert [*lists["web"]] == [{"file": "out.txt", "entries": 3, "unmatched": 2}]
+    assert "web: 2 of 3 entries of out.txt match nothing" in caplog.messages
     [row] = pq.read_table(tmp_path / "build/sources/book/dropped.parquet").to_pylist()
     assert (row["name"], row["detail"]) == ("25", "out.txt:4")
     scan(tmp_path, "whole")
