@@ -64,6 +64,23 @@ def test_a_pool_keeps_few_files_open_and_closes_the_others(tmp_path: Path) -> No
     assert (len(pool), pool.weight, descriptors()) == (0, 0, before)
 
 
+def test_a_chunk_of_several_rows_is_inflated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, inflated, sizes = tmp_path / shards.name(0), handles.inflated, list[int]()
+
+    def counted(packed: Any, skipped: int, size: int) -> Any:
+        sizes.append(size)
+        return inflated(packed, skipped, size)
+
+    monkeypatch.setattr(handles, "inflated", counted)
+    shards.write(path, 20, [rows(20)])
+    handle = Handle(path)
+    wanted = [0, 1, 7, 8, 16, 19]  # of chunks of 8 rows
+    assert taken(handle, wanted) == [(0, row) for row in wanted]
+    assert sizes == [8 * handle.row_bytes] * 3
+
+
 def test_the_latest_used_files_stay_open(tmp_path: Path) -> None:
     paths, pool = folder(tmp_path, 3), Pool(2)
     first = pool.get(paths[0])
