@@ -1,15 +1,18 @@
 """Builds the demo's three phases by every way there is, and compares what comes of it.
 
-`PYTHONPATH=tests python tests/hardship/same_everywhere.py DIR [--whole] [WAY ...]`: one worker and
-two; three ranks that share a folder, each with a host name and a temporary folder of its own, one
-of which is killed and started again; Ray, where it is installed (`make ray`'s environment, where
-its own tests kill workers and nodes); raw files in an S3 server and the build into it, back and
-verified, where s3fs and moto are (`make objects`'). Prints the digest of all shards of all phases
-of each; exits with 1 where two differ. --whole: the demo's own size, not the small one. WAY: of
-those alone, as `2 workers`.
+`PYTHONPATH=tests python tests/hardship/same_everywhere.py DIR [--whole] [--way WAY ...]`: one
+worker and two; three ranks that share a folder, each with a host name and a temporary folder of its
+own, one of which is killed and started again; Ray, where it is installed (`make ray`'s
+environment), of two nodes with five killed workers, then one node lost; raw files in an S3 server
+and the build into it, back and verified, where s3fs and moto are (`make objects`'). Prints the
+digest of all shards of all phases of each; exits with 1 where two differ. --whole: the demo's own
+size, not the small one. WAY: of those alone, as `2 workers`. `--recipe RECIPE --data RAW
+--tokenizer FILE`: that recipe in place of the demo's.
 """
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +25,7 @@ from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.runtime import receipts
 from crystalmix.train.demo import demo
 from helpers import s3_server
+from helpers.ray_trouble import KILLS, Trouble
 
 RANK = """
 import socket, sys
@@ -81,40 +85,74 @@ def objects(recipe: Path, raw: Path, out: Path) -> None:
             system.put_file(path, f"{url}/raw/{path.relative_to(raw)}")
         there = out.with_name("there.yaml")
         text = recipe.read_text("utf-8")
-        for folder in ("slimpajama", "starcoderdata"):
-            text = text.replace(f"files: [{folder}/", f"files: [{url}/raw/{folder}/")
-        there.write_text(text, "utf-8")
+        files = r"files: \[(?=slimpajama|starcoderdata)"
+        there.write_text(re.sub(files, f"files: [{url}/raw/", text), "utf-8")
         cm.build(there, f"{url}/build", workers=2)
         cm.copy(f"{url}/build", out)
         if faults := cm.verify(out).lines()[1:]:
             raise SystemExit("\n".join(faults))
 
 
+def ray_cluster(recipe: Path, raw: Path, out: Path) -> None:
+    """Build on two nodes; workers are killed and one node is lost on the way."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(RAY_memory_monitor_refresh_ms="0")  # others may need the memory
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    ray.init(address=cluster.address, log_to_driver=False)
+    trouble = Trouble(cluster, cluster.add_node(num_cpus=1))
+    trouble.start()
+    cm.build(recipe, out, data=raw, workers=EngineSettings(kind="ray"))
+    trouble.over.set()
+    ray.shutdown()
+    cluster.shutdown()
+    sys.stdout.write(f"Ray: {trouble.kills} workers killed, node lost: {trouble.gone}\n")
+    if (trouble.kills, trouble.gone) != (KILLS, True):
+        raise SystemExit("the build was over before all of them")
+
+
 WAYS: dict[str, Callable[[Path, Path, Path], object]] = {
     "1 worker": lambda recipe, raw, out: cm.build(recipe, out, data=raw),
     "2 workers": lambda recipe, raw, out: cm.build(recipe, out, data=raw, workers=2),
     "3 ranks, one killed": ranks,
-    "Ray": lambda recipe, raw, out: cm.build(
-        recipe, out, data=raw, workers=EngineSettings(kind="ray")
-    ),
+    "Ray": ray_cluster,
     "from S3, to S3 and back": objects,
 }
 NEEDS = {"Ray": ("ray",), "from S3, to S3 and back": ("s3fs", "moto")}
 
 
+def prepared(given: argparse.Namespace) -> tuple[Path, Path]:
+    """Return the recipe and the folder of raw files to build."""
+    if given.recipe:
+        text = given.recipe.read_text("utf-8")
+        (given.place / "recipe.yaml").write_text(
+            re.sub("(?m)^tokenizer:.*$", f"tokenizer: {{path: {given.tokenizer}}}", text), "utf-8"
+        )
+        return given.place / "recipe.yaml", given.data
+    size = demo.FULL if given.whole else demo.TINY
+    raw = demo._gather(given.place, not given.whole, lambda _: None)
+    return demo._write_settings(given.place, size, raw)[0], raw
+
+
 def main() -> None:
     """Build by each way, print digests, and compare them."""
-    place, size = Path(sys.argv[1]), demo.FULL if "--whole" in sys.argv else demo.TINY
-    place.mkdir(parents=True, exist_ok=True)
-    raw = demo._gather(place, size is demo.TINY, lambda _: None)
-    recipe, _ = demo._write_settings(place, size, raw)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("place", type=lambda text: Path(text).resolve())
+    parser.add_argument("--whole", action="store_true")
+    for name in ("recipe", "data", "tokenizer"):
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve())
+    parser.add_argument("--way", nargs="+", choices=[*WAYS], default=[*WAYS])
+    given = parser.parse_args()
+    given.place.mkdir(parents=True, exist_ok=True)
+    recipe, raw = prepared(given)
     found: set[str] = set()
-    chosen = [word for word in sys.argv[2:] if word in WAYS] or [*WAYS]
-    for name, way in ((name, WAYS[name]) for name in chosen):
+    for name, way in ((name, WAYS[name]) for name in given.way):
         if any(find_spec(module) is None for module in NEEDS.get(name, ())):
             sys.stdout.write(f"{name:26} not installed here\n")
             continue
-        out, began = place / name.replace(" ", "-").replace(",", ""), time.perf_counter()
+        out, began = given.place / name.replace(" ", "-").replace(",", ""), time.perf_counter()
         way(recipe, raw, out)
         found.add(own := digest(out))
         sys.stdout.write(f"{name:26} {own[:32]} {time.perf_counter() - began:6.1f} s\n")

@@ -5,9 +5,7 @@ Ray has an environment of its own: `make ray`.
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.engines.ray_cluster import RayCluster
 from crystalmix.prep.runtime.errors import InputError, WorkerError
 from helpers import corpora
+from helpers.ray_trouble import KILLS, Trouble
 
 try:
     import ray
@@ -33,7 +32,6 @@ pytestmark = [
     pytest.mark.skipif(ray is None, reason="needs Ray, which has its own environment: make ray"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
-KILLS = 5
 
 
 @pytest.fixture(scope="module")
@@ -47,45 +45,6 @@ def cluster() -> "Iterator[Any]":
         yield made
         ray.shutdown()
         made.shutdown()
-
-
-def running() -> list[int]:
-    """Return the Ray workers below this process that run an item."""
-    parents: dict[int, int] = {}
-    workers: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents[int(entry.name)] = int(status[1])
-                if (entry / "cmdline").read_bytes().startswith(b"ray::_run"):
-                    workers.append(int(entry.name))
-
-    def ours(number: int) -> bool:
-        while number not in {0, 1, os.getpid()}:
-            number = parents.get(number, 0)
-        return number == os.getpid()
-
-    return [number for number in workers if ours(number)]
-
-
-class Trouble(threading.Thread):
-    """Kills workers at their work, then takes a node away."""
-
-    def __init__(self, cluster: Any, node: Any) -> None:
-        super().__init__(daemon=True)
-        self.cluster, self.node = cluster, node
-        self.kills, self.gone, self.over = 0, False, threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(0.05):
-            for number in running()[-1:] if self.kills < KILLS else []:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-                    self.kills += 1
-            if self.kills == KILLS and not self.gone and running():
-                self.cluster.remove_node(self.node, allow_graceful=False)
-                self.gone = True
 
 
 def test_killed_workers_and_a_lost_node_change_no_digest(cluster: Any, tmp_path: Path) -> None:
