@@ -11,7 +11,6 @@ The cost grows with what is taken: spans of the shards that hold it are read, ro
 """
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -320,12 +319,12 @@ def _link(origin: BuildFolder, taken: Taken, temporary: Path, out: Path) -> None
             if inside not in touched:
                 _symlink(folder, temporary / inside, out / inside)
                 continue
-            for file in os.scandir(folder):
+            for file in sorted(folder.iterdir()):
                 at = inside / file.name
                 if at in stones:
                     tombstones.write(temporary / at, stones[at], origin.path / at, out / at)
                 elif not _is_side_of(at, stones):
-                    _symlink(folder / file.name, temporary / at, out / at)
+                    _symlink(file, temporary / at, out / at)
             for path in (path for path in stones if path.parent == inside):
                 _write_spans(origin.path / path, temporary / path, taken)
 

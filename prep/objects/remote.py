@@ -8,6 +8,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -111,7 +112,13 @@ class Remote:
 
         def operation(system: Any, path: str) -> None:  # noqa: ANN401
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            system.pipe_file(path, content)
+            try:
+                system.pipe_file(path, content)
+            except OSError as error:
+                if error.errno in LOCAL:  # else what was begun would be taken for whole
+                    with suppress(OSError):
+                        system.rm_file(path)
+                raise
 
         self._try(operation, name, "written")
         self.traffic.add(sent=len(content))
@@ -170,7 +177,8 @@ class Remote:
                 raise
             except Exception as error:  # noqa: BLE001  every file system raises its own kinds
                 if isinstance(error, OSError) and error.errno in LOCAL:
-                    raise machine_error(error, error.filename or "") or error from None
+                    name = error.filename if error.filename2 is None else place  # of a copy: from
+                    raise machine_error(error, name or place) or error from None
                 final = isinstance(error, FileNotFoundError | PermissionError)
                 if final or attempt == TRIES - 1:
                     brief = (str(error).splitlines() or [""])[0].replace(place, "it")

@@ -21,6 +21,7 @@ import orjson
 import xxhash
 
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.machine import errno_of
 from crystalmix.prep.runtime.types import Json
 
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
@@ -154,13 +155,17 @@ def replacing(path: Path) -> Generator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Generator[None]:
-    """Give an error that only a write can have the name of what was written, where it has none."""
+    """Give an error that only a write can have the name of what was written.
+
+    One of a copy names its source first; one of HDF5 has its number in its words alone.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in FULL and error.filename is None:
-            error.filename = str(path)
-        raise
+    except Exception as error:
+        number, name = errno_of(error), getattr(error, "filename", None)
+        if number not in FULL or (name is not None and getattr(error, "filename2", None) is None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def temporary_name(path: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from crystalmix.prep.runtime.errors import DamageError, MachineError, RefusalError, UsageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def scratch(
     try:
         yield connection
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if isinstance(error, duckdb.IOException) and (trouble := machine_error(error, place)):
+            raise trouble from None
         reason = " ".join(str(error).split())[:200]
         raise RefusalError(f"{place}: {reason}; make room on that disk and build again") from None
     finally:
@@ -137,6 +140,8 @@ def explained() -> Generator[None]:
     except duckdb.Error as error:
         if isinstance(error, duckdb.PermissionException):
             raise UsageError("sql: may read no file; read the views that `sql` lists") from None
+        if trouble := machine_error(error, "sql"):
+            raise trouble from None
         if isinstance(error, unreadable):
             raise DamageError(f"sql: {brief(error)}; restore that file or make it again") from None
         raise UsageError(f"sql: {brief(error)}") from None

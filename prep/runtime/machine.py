@@ -6,6 +6,7 @@ Readers of files check here first: only what the bytes prove may be called corru
 import errno
 import os
 import re
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -45,7 +46,12 @@ def machine_error(error: BaseException, place: str | os.PathLike[str] = "") -> M
     """
     if isinstance(error, MachineError):
         return error
-    number = None if isinstance(error, CrystalmixError) else _number(error)
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return MachineError(
+            f"{error.object!r}: can't name a file in this locale ({error.encoding}); "
+            "set LC_ALL=C.UTF-8, unset PYTHONUTF8 and run again"
+        )
+    number = None if isinstance(error, CrystalmixError) else errno_of(error)
     if number is None and not isinstance(error, CONNECTIONS):
         return None
     name = getattr(error, "filename", None) or "".join(LOOP.findall(str(error)))
@@ -67,7 +73,7 @@ def machine(place: str | os.PathLike[str]) -> Generator[None]:
         raise trouble from None
 
 
-def _number(error: BaseException) -> int | None:
+def errno_of(error: BaseException) -> int | None:
     """Return the errno of an exception, or what its message amounts to."""
     if isinstance(error, OSError) and error.errno:
         return error.errno

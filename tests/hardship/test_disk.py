@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.objects import copies
 from helpers import corpora, runs
 
 # What grows with rows_per_shard: shards of some kilobytes, larger than anything else.
@@ -94,21 +96,47 @@ def test_a_full_disk_is_one_clear_line_and_a_rerun_finishes(tmp_path: Path, disk
     assert corpora.contents(disk / "out") == corpora.contents(corpora.built(tmp_path))
 
 
-def weights(folder: Path) -> tuple[object, ...]:
+def names(folder: Path) -> Path:
+    (folder / "names").write_text("amber/\n")
+    return folder / "names"
+
+
+def weights(folder: Path, out: Path) -> tuple[object, ...]:
     assert corpora.crystalmix("export", runs.undisturbed(), "--out", folder / "weights")
-    return ("import-weights", folder / "weights", "--run", runs.run_file())
+    return ("import-weights", folder / "weights", "--run", runs.run_file(), "--out", out)
 
 
-VERBS: dict[str, Callable[[Path], tuple[object, ...]]] = {
-    "train": lambda _: ("train", runs.small_build(), "--run", runs.run_file(), "--phase", "prose"),
-    "import-weights": weights,
-    "export": lambda _: ("export", runs.undisturbed()),
-    "release": lambda _: ("release", runs.undisturbed()),
-    "jsonl": lambda folder: ("jsonl", folder / "starcoderdata"),
-    "export-rows": lambda _: (
-        *("export-rows", runs.small_build(), "--phase", "prose"),
-        *("--to", "parquet", "--workers", 1),
+def copied_back(folder: Path, out: Path) -> tuple[object, ...]:
+    copies.upload(runs.small_build(), f"file://{folder / 'there'}")
+    return ("copy", f"file://{folder / 'there'}", out)
+
+
+def exported(to: str) -> Callable[[Path, Path], tuple[object, ...]]:
+    return lambda _, out: (
+        *("export-rows", BUILD(), "--phase", "prose", "--to", to),
+        *("--workers", 1, "--out", out),
+    )
+
+
+RUN, BUILD = runs.undisturbed, runs.small_build
+VERBS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
+    "train": lambda _, out: (
+        *("train", BUILD(), "--run", runs.run_file(), "--phase", "prose", "--out", out),
     ),
+    "import-weights": weights,
+    "export": lambda _, out: ("export", RUN(), "--out", out),
+    "release": lambda _, out: ("release", RUN(), "--out", out),
+    "jsonl": lambda folder, out: ("jsonl", folder / "starcoderdata", "--out", out),
+    "export-rows": exported("parquet"),
+    "export-rows to HDF5": exported("vsl"),
+    "merge": lambda _, out: ("merge", BUILD(), "--out", out),
+    "redact": lambda folder, out: (*("redact", BUILD(), "--list", names(folder), "--out", out),),
+    "copy": lambda _, out: ("copy", BUILD(), f"file://{out}"),
+    "copy back": copied_back,
+    "card": lambda _, out: ("card", BUILD(), "--as", "croissant", "--out", out),
+    "report": lambda _, out: ("report", BUILD(), "--html", out, "--no-verify"),
+    "audit": lambda folder, out: ("audit", RUN(), "--list", names(folder), "--evidence", out),
+    "sql": lambda _, out: ("sql", BUILD(), "SELECT repeat('x', 60000)", "--csv", out),
 }
 
 
@@ -118,20 +146,59 @@ def test_what_a_verb_writes_to_a_full_disk_is_one_line_and_takes_no_room(
 ) -> None:
     """What was begun of a checkpoint or a file is removed; with room the same command ends well."""
     corpora.write_corpus(tmp_path)
-    words = (*VERBS[verb](tmp_path), "--out", disk / "out")
-    for size in ("8k", "24k", "40k"):
+    words = VERBS[verb](tmp_path, disk / "out")
+    for size in ("4k", "24k", "40k"):
         assert mount("-o", f"remount,size={size}", disk)
         told = corpora.crystalmix(*words)
-        if told.exit_code == 0 and size != "8k":
+        if told.exit_code == 0 and size != "4k":
             break
         assert told.exit_code == 1, (size, told.output)
         [line] = corpora.unnoted(told.stderr).splitlines()
-        assert line.startswith(f"crystalmix: {disk}/"), size
+        assert line.startswith((f"crystalmix: {disk}/", f"crystalmix: file://{disk}/")), size
         assert line.endswith("No space left on device; free space on the disk and run again")
         assert not [path for path in disk.rglob("*.tmp") if path.name.startswith(".step-")]
     else:
         assert mount("-o", "remount,size=4m", disk)
         assert corpora.crystalmix(*words).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (("mix", "recipe.yaml", "--build"), ()),
+        (("purge", "--list", "names", "--erase"), ("purge", "--resume")),
+        (("migrate",), ()),
+    ],
+    ids=" ".join,
+)
+def test_what_is_changed_in_a_build_on_a_full_disk_goes_on_with_room(
+    tmp_path: Path,
+    disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    again: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpora.write_corpus(tmp_path)
+    corpora.write_recipe(tmp_path, name="other")
+    names(tmp_path)
+    assert mount("-o", "remount,size=8m", disk)
+    build = shutil.copytree(runs.small_build(), disk / "build", symlinks=True)
+    room = os.statvfs(disk)
+    held = (room.f_blocks - room.f_bfree) * room.f_frsize
+    for more in (0, 28 << 10):
+        assert mount("-o", f"remount,size={held + more}", disk)
+        told = corpora.crystalmix(*words, build)
+        if told.exit_code == 0 and more:
+            break
+        assert told.exit_code == 1
+        [line] = corpora.unnoted(told.stderr).splitlines()
+        assert line.startswith(f"crystalmix: {disk}/")
+        if "is not finished" not in line:
+            assert line.endswith("No space left on device; free space on the disk and run again")
+    assert mount("-o", "remount,size=8m", disk)
+    assert corpora.crystalmix(*(again or words), build).exit_code == 0
+    assert verify(build) == []
 
 
 @pytest.mark.parametrize("described", [False, True])

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.database import connect, one_reading_statement
-from crystalmix.prep.runtime.errors import RefusalError, UsageError
+from crystalmix.prep.runtime.errors import MachineError, RefusalError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,10 @@ def test_a_scratch_that_another_process_holds_is_told_in_a_line(
         ):
             pass
         other.communicate()
+
+
+def test_trouble_of_the_machine_is_no_damage_of_a_file(tmp_path: Path) -> None:
+    error = duckdb.IOException('IO Error: Cannot open file "a.parquet": Too many open files')
+    for place in (database.explained(), database.scratch(tmp_path)):
+        with pytest.raises(MachineError, match=r"Too many open files; allow .* run again$"), place:
+            raise error
