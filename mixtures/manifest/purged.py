@@ -253,11 +253,15 @@ def since(build: BuildFolder, manifest: Manifest) -> dict[str, Numbers]:
 
 def before(build: BuildFolder, digest: str) -> set[str]:
     """Return the digests of the manifests that purges superseded on the way to a manifest."""
-    digests: set[str] = set()
-    for certificate in reversed(certificates(build)):
+    links: dict[str, set[str]] = {}  # not by time: two may be of one second, or a clock set back
+    for certificate in certificates(build):
         for one in certificate["manifests"]:
-            if one["after"] in {digest, *digests}:
-                digests.add(one["before"])
+            links.setdefault(one["after"], set()).add(one["before"])
+    digests, ahead = set[str](), [digest]
+    while ahead:
+        new = links.get(ahead.pop(), set[str]()) - digests
+        digests |= new
+        ahead += new
     return digests - {digest}
 
 

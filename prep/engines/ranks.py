@@ -7,7 +7,6 @@ started again does what is left of its share. A rank 0 that is started again beg
 in which what was done before is found done by the receipts of the items.
 
     .ranks/session.json               the session: id, number of ranks, working folder
-    .ranks/here-<rank>                touched by each rank at its start: the folder's own clock
     .ranks/<id>/<stage>.items         function and items (pickle)
     .ranks/<id>/<stage>/<item>        its result, or its error (pickle)
     .ranks/<id>/<stage>.closed        all results are taken: there is nothing to do any more
@@ -137,10 +136,12 @@ def follow(folder: Path, rank: int, ranks: int, workers: int = 1) -> int:
     failed, RefusalError where it does not begin.
     """
     home = folder.absolute() / FOLDER
-    began = _announce(home, rank)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owner(home)
+    past = name if (name := _id(home)) and (home / name / END).exists() else ""
     done, ended = 0, False
     while not ended:
-        session, place = _session(home, ranks, began)
+        session, place = _session(home, ranks, past)
         with chdir(place), Fanout(workers) as pool:
             more, ended = _follow_session(home, session, rank, ranks, pool)
             done += more
@@ -179,26 +180,9 @@ def _follow_session(
         number += 1
 
 
-def _announce(home: Path, rank: int) -> float:
-    """Say that this rank is there; return the time of that by the folder's own clock."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _check_owner(home)
-    path = home / f"here-{rank}"
-    path.unlink(missing_ok=True)
-    write_atomic(path, b"{}")
-    return path.stat().st_mtime
-
-
-def _session(home: Path, ranks: int, began: float) -> tuple[Path, str]:
-    """Wait for a session that has not ended before this rank began; return it and its folder."""
-
-    def current() -> bool:
-        if not (name := _id(home)):
-            return False
-        end = home / name / END
-        return not end.exists() or end.stat().st_mtime >= began
-
-    _wait(current, "waiting for rank 0 to begin", PATIENCE)
+def _session(home: Path, ranks: int, past: str) -> tuple[Path, str]:
+    """Wait for a session other than one that had ended; return it and its folder."""
+    _wait(lambda: _id(home) not in {"", past}, "waiting for rank 0 to begin", PATIENCE)
     content = read_json(home / SESSION)
     if content["ranks"] != ranks:
         raise UsageError(f"--ranks: rank 0 has {content['ranks']}, got {ranks}")

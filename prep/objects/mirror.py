@@ -169,8 +169,10 @@ def _make_room(folder: Path, size: int) -> None:
     )
     room = int(bound) - size - sum(size for _, size, _ in held)
     for brought, freed, path in held:
-        if room >= 0 or brought > time_ns() - GRACE_SECONDS * 10**9:
+        if room >= 0:
             return
+        if 0 <= time_ns() - brought < GRACE_SECONDS * 10**9:  # else it is of a clock set back
+            continue
         path.unlink(missing_ok=True)
         room += freed
 

@@ -242,6 +242,8 @@ def test_nobody_waits_for_ever_for_a_rank_0(
         ranks.follow(tmp_path, 1, 2)
     with ranks.FirstRank(tmp_path, 1):
         pass
+    [end] = (tmp_path / ranks.FOLDER).glob(f"*/{ranks.END}")
+    os.utime(end, (2**32, 2**32))  # a clock that was set back makes nothing begin later
     with pytest.raises(RefusalError, match="waiting for rank 0 to begin"):
         ranks.follow(tmp_path, 1, 2)  # that session ended before this rank began
 
