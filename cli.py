@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -26,6 +27,16 @@ ANYWHERE = {"-v", "--verbose", "-q", "--quiet"}  # before the verb or behind it
 
 class Verbs(Group):
     """Turns our errors into one line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  as click's
+        """Run a command line; help and version, which are said before a verb runs, may fail too."""
+        open_streams()
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            from crystalmix.prep.runtime.machine import machine_error
+
+            fail(str(machine_error(error)), 1)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take -v and -q behind a verb, too."""
@@ -61,6 +72,22 @@ class Verbs(Group):
                 number, "interrupted"
             )
             fail(f"{word}; run the same command again to go on", 128 + number)
+
+
+def open_streams() -> None:
+    """Open the standard streams that the caller closed, on nothing.
+
+    A file of ours would get their number otherwise, and what a library says would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(nothing, number)
+            stream = os.fdopen(nothing, "w" if number else "r")
+            setattr(sys, name, stream)
 
 
 @contextmanager
