@@ -1,4 +1,4 @@
-"""Lookups: sorted names and digests of each source, and the documents of each packed shard.
+"""Lookups: sorted names and digests of each source, its lines, and the documents of each shard.
 
 They are made when phases are sealed, from what is sealed already, and are no part of any digest: a
 build without them is the same build, and the first question that needs them makes them.
@@ -72,6 +72,18 @@ class Lookups:
     def digests(self, source: str) -> Lookup:
         """Return the sorted text digests of a source."""
         return Lookup(self._inside(self.build.source(source)) / lookup.DIGESTS)
+
+    def lines(self, source: str) -> lookup.Lines | lookup.NumberedLines | None:
+        """Return the lines of a source's documents; None where there are no documents.
+
+        They are those of the lookup where it has them, else of documents.parquet.
+        """
+        folder = self.build.source(source)
+        inside = self.place / folder.relative_to(self.build.path)
+        if (inside / lookup.LINES).exists() and _is_known(folder, inside / SEAL):
+            return lookup.NumberedLines(inside / lookup.LINES)
+        documents = self.build.documents(source)
+        return lookup.Lines(documents) if documents.exists() else None
 
     def ranges(self, folder: Path) -> Ranges:
         """Return the documents of the shards of a folder of packed rows."""
@@ -197,7 +209,7 @@ def _look(folder: Path, inside: Path) -> Stale | None:
     if _is_fresh(inside / SEAL, {"version": lookup.VERSION, "receipt": entry.xxh3}):
         return None
     receipt = receipts.read(folder)
-    names = (lookup.NAMES, lookup.DIGESTS)
+    names = (lookup.NAMES, lookup.DIGESTS, lookup.LINES)
     if receipt.stage != "documents":
         if receipt.stage == IMPORT or not _has_spans(folder, receipt):
             return None

@@ -1,18 +1,24 @@
-"""Lookup of documents: sorted names and text digests of a source, to find a few among millions.
+"""Lookup of documents: sorted names and text digests of a source, and its lines by number.
 
 `names.parquet` and `digests.parquet` hold a line for each document and each dropped record that
 has a name or a digest: `key` (the name in lower case, or `file#record` where there is none; the
 xxh3-128 of the text), and `place`: the document's number, or -1 - n for line n of dropped.parquet.
 They are sorted by key, so that the row group that holds a key follows from the groups' smallest
-and largest keys, and only that one is read. Both follow from documents.parquet and
+and largest keys, and only that one is read.
+
+`lines.arrow` has file, record, name and characters of each document in batches of LINE_ROWS, so
+that the batch of a number is found by division and read alone: a row group of documents.parquet is
+32 times as long, and its footer is held in memory. All of them follow from documents.parquet and
 dropped.parquet and can be made again at any time.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,7 +33,7 @@ from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
 
 VERSION = 1
-NAMES, DIGESTS = "names.parquet", "digests.parquet"
+NAMES, DIGESTS, LINES = "names.parquet", "digests.parquet", "lines.arrow"
 GROUP_ROWS = 1 << 15
 BATCH_ROWS = 1 << 16
 TAKEN_ROWS = 1 << 13  # of a row group of which few lines are taken
@@ -35,12 +41,29 @@ READ_BYTES = 1 << 16  # that are read at once of a column of such a group
 MOST_IN_MEMORY = 1 << 22  # lines that are sorted in memory; more are sorted on disk
 MEMORY = "512MB"
 COLUMNS = ["file", "record", "name", "digest"]
+LINE_ROWS = 1 << 11  # of a batch of LINES
+LINE = pa.schema(
+    [
+        ("file", pa.string()),
+        ("record", pa.int64()),
+        ("name", pa.string()),
+        ("characters", pa.int64()),
+    ]
+)
+KEPT = LINE.set(0, pa.field("file", pa.run_end_encoded(pa.int32(), pa.string())))
+_compute: Any = pc  # its stub knows no runs
 Places = NDArray[np.int64]
 
 
 def write(documents: Path, out: Path, name: str) -> None:
-    """Write NAMES or DIGESTS of a documents.parquet, and of its dropped.parquet, to a folder."""
+    """Write NAMES, DIGESTS or LINES of a documents.parquet to a folder.
+
+    Names and digests are those of its dropped.parquet, too.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    if name == LINES:
+        _write_lines(documents, out / name)
+        return
     drops = documents.with_name(dropped.NAME)
     count = sum(pq.read_metadata(path).num_rows for path in (documents, drops) if path.exists())
     kind, key = (pa.large_string(), _names) if name == NAMES else (pa.binary(16), _digests)
@@ -54,6 +77,30 @@ def write(documents: Path, out: Path, name: str) -> None:
     ):
         for table in _sorted(lines, schema, count, out / f".{name}.sorting"):
             writer.write_table(table, row_group_size=GROUP_ROWS)
+
+
+def _write_lines(documents: Path, out: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+    with replacing(out) as temporary, pq.ParquetFile(documents) as file:
+        known = {"rows": str(LINE_ROWS), "lines": str(file.metadata.num_rows)}
+        waiting = LINE.empty_table()
+        with pa.ipc.new_file(str(temporary), KEPT.with_metadata(known), options=options) as writer:
+            for batch in file.iter_batches(BATCH_ROWS, columns=LINE.names):
+                more = pa.Table.from_batches([batch]).select(LINE.names).cast(LINE)
+                waiting = pa.concat_tables([waiting, more]).combine_chunks()
+                for whole in range(LINE_ROWS, len(waiting) + 1, LINE_ROWS):
+                    writer.write_batch(line_batch(waiting.slice(whole - LINE_ROWS, LINE_ROWS)))
+                waiting = waiting.slice(len(waiting) - len(waiting) % LINE_ROWS)
+            if len(waiting):
+                writer.write_batch(line_batch(waiting))
+
+
+def line_batch(table: pa.Table) -> pa.RecordBatch:
+    """Return a batch of LINES (`KEPT`) from a table of one chunk (`LINE`)."""
+    [batch] = table.to_batches()
+    return pa.record_batch(
+        [_compute.run_end_encode(batch.column(0)), *batch.columns[1:]], schema=KEPT
+    )
 
 
 def _batches(documents: Path, drops: Path) -> Iterator[tuple[pa.RecordBatch, Places]]:
@@ -115,15 +162,12 @@ class Lookup:
     def between(self, first: str | bytes, end: str | bytes, most: int | None = None) -> Places:
         """Return the places of the keys in [first, end), in the order of keys; most: of them."""
         found, count = [np.empty(0, np.int64)], 0
-        try:
+        with _readable(self.path):
             for group in self._groups(first, end):
                 found.append(self._within(group, first, end))
                 count += len(found[-1])
                 if most is not None and count >= most:
                     break
-        except (pa.ArrowException, OSError) as error:
-            brief = str(error).splitlines()[0]
-            raise DamageError(f"{self.path}: can't be read ({brief}); remove its folder") from None
         return np.concatenate(found)[:most]
 
     @cached_property
@@ -149,6 +193,16 @@ class Lookup:
             self._held = (group, keys, table["place"].to_numpy())
         _, keys, places = self._held
         return places[bisect_left(keys, first) : bisect_left(keys, end)]
+
+
+@contextmanager
+def _readable(path: Path) -> Generator[None]:
+    """Turn errors of a lookup's file into DamageError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        brief = str(error).splitlines()[0]
+        raise DamageError(f"{path}: can't be read ({brief}); remove its folder") from None
 
 
 class _Keys(Sequence[Any]):
@@ -235,7 +289,45 @@ class Lines:
         return _bounds(self._file, "file")
 
 
-def take(asked: Sequence[tuple[Lines, Places]], columns: Sequence[str]) -> list[pa.Table]:
+class NumberedLines:
+    """The lines of a source's documents by number, from its LINES; batches are read alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _readable(path):
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        known = self._file.schema.metadata
+        self._rows, self._count = int(known[b"rows"]), int(known[b"lines"])
+        self._alone = Lock()  # a reader is one thread's
+
+    def __len__(self) -> int:
+        return self._count
+
+    def groups(self, numbers: Places) -> list[tuple[int, Places]]:
+        """Return the batches that hold lines, ascending, and the places of these in each."""
+        owners, places = np.divmod(numbers, self._rows)
+        return [(owner, places[owners == owner]) for owner in np.unique(owners).tolist()]
+
+    def empty(self, columns: Sequence[str]) -> pa.Table:
+        """Return columns of no line."""
+        return LINE.empty_table().select([*columns])
+
+    def within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
+        """Read lines of a batch by their places in it."""
+        with _readable(self.path):
+            with self._alone:
+                batch: Any = self._file.get_batch(group)
+            batch.validate(full=True)  # offsets that lead out of their buffers crash who follows
+            batch = pa.record_batch(
+                [_compute.run_end_decode(batch.column(0)), *batch.columns[1:]], schema=LINE
+            )
+            chosen = batch.select([*columns]).take(pa.array(numbers, pa.int64()))
+            return pa.Table.from_batches([chosen])
+
+
+def take(
+    asked: Sequence[tuple[Lines | NumberedLines, Places]], columns: Sequence[str]
+) -> list[pa.Table]:
     """Read lines of several files by number, ascending; half of the row groups beside the others.
 
     Memory that a thread took to unpack pages is given back at the end.

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.exports.row_blocks import Block, Range, blocks, part_positions
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -205,12 +206,13 @@ def _named(rows: Sequence[SampledRow], build: Path) -> list[SampledRow]:
     for piece in (piece for row in rows for piece in row.pieces):
         wanted.setdefault(piece.source, set()).add(piece.document)
     names: dict[tuple[str, int], str] = {}
+    opened = lookups.opened(build)
     for source, numbers in wanted.items():
-        path = BuildFolder(build).documents(source)
-        if not path.exists():
+        lines = opened.lines(source)
+        if lines is None:
             continue
         asked = np.array(sorted(numbers), np.int64)
-        table = lookup.rows(path, asked, ["name", "file", "record"])
+        [table] = lookup.take([(lines, asked)], ["name", "file", "record"])
         for number, one in zip(asked.tolist(), table.to_pylist(), strict=True):
             names[source, number] = one["name"] or f"{one['file']}#{one['record']}"
     return [

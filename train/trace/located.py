@@ -103,7 +103,7 @@ class Index:
         self.build, self.phases = BuildFolder(traced.build), traced.manifests
         self.lookups = lookups.opened(traced.build)
         self._rows: dict[Path, DomainRows] = {}
-        self._documents: dict[Path, lookup.Lines] = {}
+        self._documents: dict[str, lookup.Lines | lookup.NumberedLines | None] = {}
 
     @cached_property
     def folders(self) -> list[Path]:
@@ -125,12 +125,11 @@ class Index:
             self._rows[folder] = DomainRows(folder, opened=True)
         return self._rows[folder]
 
-    def lines(self, source: str) -> lookup.Lines | None:
+    def lines(self, source: str) -> lookup.Lines | lookup.NumberedLines | None:
         """Return the lines of a source's documents; None where they are not known."""
-        path = self.build.documents(source)
-        if path not in self._documents and path.exists():
-            self._documents[path] = lookup.Lines(path)
-        return self._documents.get(path)
+        if source not in self._documents:
+            self._documents[source] = self.lookups.lines(source)
+        return self._documents[source]
 
 
 @lru_cache(maxsize=2)
@@ -321,8 +320,8 @@ def _placed(index: Index, name: str) -> list[tuple[str, int]]:
     return [
         (source, number)
         for source in index.lookups.sources
-        if (lines := index.lines(source)) is not None
-        for number in lines.of_record(file, int(record))
+        if (path := index.build.documents(source)).exists()
+        for number in lookup.Lines(path).of_record(file, int(record))
     ]
 
 

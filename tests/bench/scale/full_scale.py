@@ -258,7 +258,8 @@ def write_lookups(out: Path, asked: dict[str, Numbers]) -> None:
         groups = set((numbers // lookup.GROUP_ROWS).tolist())
         _write_names(place / lookup.NAMES, domain, groups)
         _write_digests(place / lookup.DIGESTS, domain)
-        seal(out, build.source(domain.name), [lookup.NAMES, lookup.DIGESTS])
+        _write_lines(place / lookup.LINES, domain, set((numbers // lookup.LINE_ROWS).tolist()))
+        seal(out, build.source(domain.name), [lookup.NAMES, lookup.DIGESTS, lookup.LINES])
         packed = build.packed(domain.name)
         inside.mkdir(parents=True, exist_ok=True)
         ends = np.cumsum([0, *domain.sizes])
@@ -348,6 +349,25 @@ def _write_digests(path: Path, domain: Domain) -> None:
                 pa.table([_ends(*ends, last - first), numbers], schema=schema),
                 row_group_size=lookup.GROUP_ROWS,
             )
+
+
+def _write_lines(path: Path, domain: Domain, batches: set[int]) -> None:
+    rows = lookup.LINE_ROWS
+    known = {"rows": str(rows), "lines": str(domain.documents)}
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(path, lookup.KEPT.with_metadata(known), options=options) as writer:
+        empty = _lines(domain, np.zeros(rows, np.int64), real=False)
+        for batch, first in enumerate(range(0, domain.documents, rows)):
+            numbers = np.arange(first, min(first + rows, domain.documents))
+            real = batch in batches
+            writer.write_batch(
+                _lines(domain, numbers, real=True) if real else empty.slice(0, len(numbers))
+            )
+
+
+def _lines(domain: Domain, numbers: Numbers, *, real: bool) -> pa.RecordBatch:
+    table = _documents(domain, numbers, real=real).select(lookup.LINE.names)
+    return lookup.line_batch(table.cast(lookup.LINE))
 
 
 def documents_of(domain: Domain, packed: Numbers) -> Numbers:

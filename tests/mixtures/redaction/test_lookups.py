@@ -3,9 +3,13 @@
 from pathlib import Path
 from shutil import copytree, rmtree
 
+import numpy as np
+
 from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.documents import lookup
+from crystalmix.prep.runtime import receipts
 from helpers.runs import small_build
 
 
@@ -30,6 +34,35 @@ def test_lookups_that_are_gone_are_made_again_the_same(tmp_path: Path) -> None:
         list((small_build() / "lookup").rglob(lookups.SEAL))
     )
     assert {p: p.read_bytes() for p in build.lookup.rglob("*") if p.is_file()} == before
+
+
+def test_lookups_without_lines_are_sound_and_documents_are_read_in_their_place(
+    tmp_path: Path,
+) -> None:
+    build = copied(tmp_path / "build")
+    before = lookups.opened(build.path).lines("wiki")
+    assert isinstance(before, lookup.NumberedLines)
+    for inside in (build.lookup / "sources").iterdir():  # as builds were sealed before
+        (inside / lookup.LINES).unlink()
+        folder = build.source(inside.name)
+        receipt = receipts.FileEntry.of(folder / receipts.NAME)
+        made_from = {"version": 1, "origin": lookups.origin_digest(receipts.read(folder))}
+        names = (lookup.NAMES, lookup.DIGESTS)
+        lookups.Stale(folder, inside, made_from, receipt, names).seal()
+    assert lookups.make(build) == 0
+    assert verify(build.path) == []
+    lines = lookups.opened(build.path).lines("wiki")
+    assert isinstance(lines, lookup.Lines)
+    numbers = np.arange(len(lines))
+    old, new = lookup.take([(lines, numbers), (before, numbers)], lookup.LINE.names)
+    assert old.cast(lookup.LINE) == new
+
+
+def test_lines_of_another_source_are_not_read(tmp_path: Path) -> None:
+    build = copied(tmp_path / "build")
+    rmtree(build.lookup / "sources/wiki")
+    copytree(build.lookup / "sources/web", build.lookup / "sources/wiki")
+    assert isinstance(lookups.opened(build.path).lines("wiki"), lookup.Lines)
 
 
 def test_a_damaged_lookup_and_a_stale_one_are_faults(tmp_path: Path) -> None:

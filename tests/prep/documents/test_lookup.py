@@ -11,6 +11,7 @@ from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.lookup import DIGESTS, NAMES, Lookup
 from crystalmix.prep.documents.schema import IDENTITY
 from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.errors import DamageError
 from helpers.processes import bytes_read
 
 NAMED = ["Ada/x", "ada/x/y", "bob/z", None, "bob/z", "ädå/ü", "ada0"]
@@ -94,6 +95,37 @@ def test_lines_of_several_files_come_file_by_file(tmp_path: Path) -> None:
     for path, numbers, table in zip(files, asked, found, strict=True):
         assert table["a"].to_pylist() == numbers.tolist()
         assert table["b"].to_pylist() == [f"{path.stem}{i % 5}" for i in numbers.tolist()]
+
+
+def test_numbered_lines_are_those_of_the_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "LINE_ROWS", 8)
+    path = files(tmp_path, NAMED * 5, [])  # 35 documents
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=6)
+    lookup.write(path, tmp_path, lookup.LINES)
+    numbered, lines = lookup.NumberedLines(tmp_path / lookup.LINES), lookup.Lines(path)
+    assert len(numbered) == len(lines) == 35
+    asked = np.array([0, 7, 8, 31, 32, 34])
+    columns = ["name", "characters", "file", "record"]
+    found, known = lookup.take([(numbered, asked), (lines, asked)], columns)
+    assert found.to_pylist() == known.to_pylist()
+    assert found.column_names == columns
+    [none] = lookup.take([(numbered, asked[:0])], columns)
+    assert none.num_rows == 0
+
+
+def test_damaged_lines_are_refused(tmp_path: Path) -> None:
+    lookup.write(files(tmp_path, ["a" * 50] * 3000, []), tmp_path, lookup.LINES)
+    path = tmp_path / lookup.LINES
+    whole = path.read_bytes()
+    path.write_bytes(whole[:700] + bytes(200) + whole[900:])
+    with pytest.raises(DamageError, match=r"lines.arrow: can't be read .*; remove its folder"):
+        lookup.take([(lookup.NumberedLines(path), np.array([1]))], ["name"])
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DamageError, match=r"lines.arrow: can't be read"):
+        lookup.NumberedLines(path)
 
 
 def test_a_line_costs_no_read_of_what_is_behind_it(tmp_path: Path) -> None:
