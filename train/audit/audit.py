@@ -121,7 +121,7 @@ class PhaseRecord:
     """A phase as audited: its manifest, how many of its steps are recorded, and how.
 
     chain: head of the ledger. proof: how it is known what steps consumed. read: steps whose
-    recorded rows were held against the plan here, None where the ledger is too long for that.
+    recorded rows were held against the plan here, None where they are too many for that.
     """
 
     phase: str
@@ -186,7 +186,7 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     _tell_files(hits, lookups)
     keys = sorted({document.key for hit in hits for document in hit.documents})
     seen = exposures(lookups, manifests, keys)
-    records = [recorded(run, manifest) for manifest in manifests]
+    records = [recorded(run, one.manifest).of(set(one.lines["step"].tolist())) for one in seen]
     phases = [
         _phase_record(run, one.manifest, record, held_to_ledger(one, record) if run else None)
         for one, record in zip(seen, records, strict=True)

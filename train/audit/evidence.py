@@ -268,11 +268,8 @@ def _chain_faults(phase: PhaseFolder, manifest: Manifest, head: str) -> Iterator
     assert newest is not None
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
     yield from run_folder.damages(phase.ledger, sealed.files)
-    steps = ledger.read(phase.ledger, "steps", {entry.name for entry in sealed.files})
-    chain = ledger.first_chain(run_folder.chain_root(phase, manifest.digest))
-    for digest in steps["digest"].to_pylist():
-        chain = ledger.next_chain(chain, digest)
-    if chain != head:
+    root, names = run_folder.chain_root(phase, manifest.digest), {e.name for e in sealed.files}
+    if ledger.chain_after(phase.ledger, root, names, sealed.steps) != head:
         yield f"{phase.ledger}: its steps do not lead to the head of its chain; restore it"
 
 

@@ -2,29 +2,25 @@
 
 They follow from the manifests, the spans of the few shards that hold the documents, and the
 formulas of the shuffle and the order. The run's ledger says which of the planned steps were done,
-and which were skipped; where it is short enough its rows are held against what follows.
+and which were skipped; where they are few enough its rows are held against what follows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build.lookups import Lookups
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.redaction.placed import DomainRows, Drawn
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.train.record import ledger, run_folder
 from crystalmix.train.record.run_folder import PhaseFolder
 
-MOST_LEDGER_ROWS = 50_000_000  # that are read to be held against the plan
+MOST_LEDGER_ROWS = 50_000_000  # of the steps that are held against the plan
 Numbers = NDArray[np.int64]
 COLUMNS = ("step", "slot", "epoch", "tokens", "fim", "part", "document", "row", "shard")
 LINE = np.dtype([(name, np.int64) for name in COLUMNS])
@@ -34,16 +30,25 @@ LINE = np.dtype([(name, np.int64) for name in COLUMNS])
 class Recorded:
     """What a run recorded of a phase.
 
-    steps: done, at its newest checkpoint. skipped: steps that consumed nothing. checkpoints: steps
-    done in each checkpoint that is there. chain: head of the ledger. rows: files of the ledger's
-    rows, by their range of steps.
+    steps: done, at its newest checkpoint. checkpoints: steps done in each checkpoint that is there.
+    chain: head of the ledger, which is in the folder `ledger`. skipped: of the steps that were
+    asked those that consumed nothing.
     """
 
     steps: int = 0
-    skipped: frozenset[int] = frozenset()
     checkpoints: tuple[int, ...] = ()
     chain: str = ""
-    rows: tuple[tuple[int, int, Path], ...] = ()
+    ledger: Path | None = None
+    skipped: frozenset[int] = frozenset()
+
+    def of(self, steps: Iterable[int]) -> "Recorded":
+        """Return it with those of some steps that were skipped; only their segments are read."""
+        own = {step for step in steps if step < self.steps}
+        if self.ledger is None or not own:
+            return self
+        known = ledger.of_steps(self.ledger, "steps", own, ["step", "skipped"])
+        skipped = known["step"].to_numpy()[known["skipped"].to_numpy()].tolist()
+        return replace(self, skipped=frozenset(skipped))
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,8 @@ def recorded(run: Path | None, manifest: Manifest) -> Recorded:
     if newest is None:
         return Recorded()
     sealed = run_folder.read_state(newest).sealed_ledger(newest)
-    names = {entry.name for entry in sealed.files}
-    steps = ledger.read(phase.ledger, "steps", names, ["step", "skipped"])
-    skipped = steps["step"].to_numpy()[steps["skipped"].to_numpy()].tolist()
     done = tuple(run_folder.step_of(path) for path in run_folder.checkpoints(phase.checkpoints))
-    rows = [path for path in ledger.segments(phase.ledger, "rows") if path.name in names]
-    ends = [path.stem.split("-")[1:3] for path in rows]
-    places = tuple((int(a), int(b), path) for (a, b), path in zip(ends, rows, strict=True))
-    return Recorded(sealed.steps, frozenset(skipped), done, sealed.chain, places)
+    return Recorded(sealed.steps, done, sealed.chain, phase.ledger)
 
 
 def exposures(
@@ -128,36 +127,34 @@ def held_to_ledger(seen: Exposures, record: Recorded) -> int | None:
 
     Raises DamageError where the ledger has another row in a place than the plan.
     """
-    if record.steps * seen.manifest.batch > MOST_LEDGER_ROWS:
+    step = seen.lines["step"]
+    lines = seen.lines[(step < record.steps) & ~np.isin(step, [*record.skipped])]
+    steps = np.unique(lines["step"])
+    if len(steps) * seen.manifest.batch > MOST_LEDGER_ROWS:
         return None
-    checked: set[int] = set()
-    for first, last, path in record.rows:
-        inside = (seen.lines["step"] >= first) & (seen.lines["step"] <= last)
-        lines = seen.lines[inside]
-        if not len(lines):
-            continue
-        steps = sorted(set(lines["step"].tolist()) - record.skipped)
-        try:
-            table = pq.read_table(path, columns=["step", "slot", "shard", "row"])
-        except (pa.ArrowException, OSError) as error:
-            if trouble := machine_error(error, path):
-                raise trouble from None
-            brief = str(error).splitlines()[0]
-            raise DamageError(f"{path}: can't be read ({brief}); restore it") from None
-        table = table.filter(pc.is_in(table["step"], pa.array(steps, pa.int32())))
-        columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
-        known = {
-            (step, slot): (shard, row) for step, slot, shard, row in zip(*columns, strict=True)
-        }
-        for line in lines:
-            step, slot = int(line["step"]), int(line["slot"])
-            if step in record.skipped:
-                continue
-            planned = (seen.manifest.paths[int(line["shard"])], int(line["row"]))
-            if known.get((step, slot)) != planned:
-                raise DamageError(
-                    f"{path}: step {step} slot {slot} is not the planned row; "
-                    "`crystalmix trace RUN --findings` lists what disagrees"
-                )
-        checked.update(steps)
-    return len(checked)
+    checked = 0
+    for path in [] if record.ledger is None else ledger.segments(record.ledger, "rows"):
+        first, last = ledger.span_of(path)
+        own = lines[slice(*np.searchsorted(lines["step"], (first, last + 1)))]
+        if len(own):
+            checked += _held(path, seen.manifest, own)
+    return checked
+
+
+def _held(path: Path, manifest: Manifest, lines: NDArray[Any]) -> int:
+    """Hold lines of a segment against its rows; return of how many steps they are."""
+    steps = np.unique(lines["step"]).tolist()
+    table = ledger.of_steps(path.parent, "rows", steps, ["step", "slot", "shard", "row"])
+    place = table["step"].to_numpy().astype(np.int64) * manifest.batch + table["slot"].to_numpy()
+    table = table.filter(np.isin(place, lines["step"] * manifest.batch + lines["slot"]))
+    columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
+    known = {(step, slot): (shard, row) for step, slot, shard, row in zip(*columns, strict=True)}
+    for line in lines:
+        step, slot = int(line["step"]), int(line["slot"])
+        planned = (manifest.paths[int(line["shard"])], int(line["row"]))
+        if known.get((step, slot)) != planned:
+            raise DamageError(
+                f"{path}: step {step} slot {slot} is not the planned row; "
+                "`crystalmix trace RUN --findings` lists what disagrees"
+            )
+    return len(steps)

@@ -109,7 +109,8 @@ def _first(
                 which = np.full(len(row), folder.place_of[path.name])
                 for draws in drawn.of(folder, inside, which, row):
                     steps += (draws.position // manifest.batch).tolist()
-        consumed = [s for s in steps if s < record.steps and s not in record.skipped]
+        skipped = record.of(steps).skipped
+        consumed = [s for s in steps if s < record.steps and s not in skipped]
         if consumed:
             return place, min(consumed)
     return len(phases), 0

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crystalmix.prep.runtime.atomic_files import file_digest
-from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Content
@@ -136,11 +136,5 @@ def _chain_at(phase: PhaseFolder, step: int, newest: Path) -> str:
     sealed = state.sealed_ledger(newest)
     if step == sealed.steps:
         return sealed.chain
-    steps = ledger.read(phase.ledger, "steps", {entry.name for entry in sealed.files})
-    digests = steps["digest"].to_pylist()
-    if len(digests) < step:
-        raise DamageError(f"{phase.ledger}: holds {len(digests)} steps, not {step}; restore it")
-    chain = ledger.first_chain(str(state.manifest))
-    for digest in digests[:step]:
-        chain = ledger.next_chain(chain, digest)
-    return chain
+    root = run_folder.chain_root(phase, str(state.manifest))
+    return ledger.chain_after(phase.ledger, root, {entry.name for entry in sealed.files}, step)

@@ -7,10 +7,13 @@ cut, and those it sealed must be as they were. Each step's digest is chained to 
 chain = sha256(previous chain, batch digest). A skipped step has no rows, and SKIPPED as its digest.
 """
 
+import os
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import filter as named_like
 from functools import lru_cache
 from hashlib import sha256
 from math import ceil
@@ -211,9 +214,37 @@ def next_chain(chain: str, batch: str | None) -> str:
     return sha256(f"{chain} {batch}".encode()).hexdigest()
 
 
+def chain_after(folder: Path, root: str, only: Collection[str], steps: int) -> str:
+    """Return the head of the chain after so many steps, worked out from their batches.
+
+    root: digest of the manifest that it hangs on. only: the names of the segments to read, of which
+    one is in memory at a time. Raises DamageError where they hold fewer steps.
+    """
+    chain, done = first_chain(root), 0
+    for table in stream(folder, "steps", only, ["digest"]):
+        digests = table["digest"].to_pylist()[: steps - done]
+        for digest in digests:
+            chain = next_chain(chain, digest)
+        done += len(digests)
+        if done == steps:
+            return chain
+    if done < steps:
+        raise DamageError(f"{folder}: holds {done} steps, not {steps}; restore it")
+    return chain
+
+
 def segments(folder: Path, kind: str = "*") -> list[Path]:
     """Return the sealed files of a ledger, sorted: `rows`, `steps` or both."""
-    return sorted(folder.glob(f"{kind}-*-*.parquet"))
+    return [folder / name for name in _names(folder, kind)]
+
+
+def _names(folder: Path, kind: str) -> list[str]:
+    """Return the names of `segments`, which are hundreds: paths cost more than what is asked."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(named_like(names, f"{kind}-*-*.parquet"))
 
 
 def read(
@@ -254,20 +285,24 @@ def count(folder: Path, kind: str, only: Collection[str] | None = None) -> int:
     return total
 
 
-def of_steps(folder: Path, kind: str, steps: Collection[int]) -> pa.Table:
+def of_steps(
+    folder: Path, kind: str, steps: Collection[int], columns: Sequence[str] | None = None
+) -> pa.Table:
     """Read the `rows` or `steps` of some steps, in order; what else a segment holds stays unread.
 
-    Errors as of `read`, but that no segment need hold a step.
+    columns: all by default, `step` among them. Errors as of `read`, but that no segment need hold a
+    step.
     """
-    schema = SCHEMAS[kind]
-    known = [step for step in steps if step <= np.iinfo(np.int64).max]
-    wanted = np.unique(np.array(known, np.int64))
+    whole = SCHEMAS[kind]
+    schema = whole if columns is None else pa.schema([whole.field(name) for name in columns])
+    known = sorted({step for step in steps if step <= np.iinfo(np.int64).max})
+    wanted = np.array(known, np.int64)
     tables = [schema.empty_table()]
-    for path in segments(folder, kind):
-        first, last = span_of(path)
-        own = wanted[slice(*np.searchsorted(wanted, (first, last + 1)))]
+    for name in _names(folder, kind):
+        first, last = _span(name)
+        own = wanted[bisect_left(known, first) : bisect_right(known, last)]
         if len(own):
-            tables.append(_of_groups(path, schema, own))
+            tables.append(_of_groups(folder / name, SCHEMAS[kind], schema, own))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
@@ -308,15 +343,24 @@ def _rows_of_parts(path: Path, steps: tuple[int, int], _version: tuple[int, ...]
 
 def span_of(segment: Path) -> tuple[int, int]:
     """Return the first and the last step of a segment, by its name."""
-    first, last = segment.stem.split("-")[1:3]
+    return _span(segment.name)
+
+
+def _span(name: str) -> tuple[int, int]:
+    first, last = name.removesuffix(".parquet").split("-")[1:3]
     return int(first), int(last)
 
 
-def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Table:
-    """Read some steps of a segment, ascending: of its row groups those that hold one."""
+def _of_groups(
+    path: Path, whole: pa.Schema, schema: pa.Schema, steps: NDArray[np.int64]
+) -> pa.Table:
+    """Read some steps of a segment, ascending: of its row groups those that hold one.
+
+    whole: its schema; schema: of what is read.
+    """
     tables = [schema.empty_table()]
     with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
-        _check_schema(path, file.schema_arrow, schema)
+        _check_schema(path, file.schema_arrow, whole)
         for group in range(file.num_row_groups):
             held: Any = file.metadata.row_group(group)
             known: Any = held.column(0).statistics
@@ -324,21 +368,31 @@ def _of_groups(path: Path, schema: pa.Schema, steps: NDArray[np.int64]) -> pa.Ta
             own = steps[slice(*np.searchsorted(steps, (low, high + 1)))]
             if len(own):  # steps ascend, each with as many rows; of the last one some are behind
                 reach = ceil(held.num_rows * (own[-1] - low + 2) / (high - low + 1))
-                some = _of_group(path, file.metadata, group, min(reach, MOST_ROWS), own)
+                where = (file.metadata, group, schema.names)
+                some = _of_group(path, where, min(reach, MOST_ROWS), own)
                 tables += [_compact(table, schema) for table in some]
         return pa.concat_tables(tables)
 
 
 def _of_group(
-    path: Path, metadata: pq.FileMetaData, group: int, reach: int, steps: NDArray[np.int64]
+    path: Path,
+    where: tuple[pq.FileMetaData, int, list[str]],
+    reach: int,
+    steps: NDArray[np.int64],
 ) -> Iterator[pa.Table]:
-    """Yield the runs of some steps of a row group, which it has in about its first `reach` rows."""
+    """Yield the runs of some steps of a row group, which it has in about its first `reach` rows.
+
+    where: the file's footer, the row group's number, the columns to read.
+    """
+    metadata, group, columns = where
     texts = pa.large_binary() if reach <= FEW_ROWS else None  # in place of dictionaries
     opened: Any = pq.ParquetFile  # its stub knows no binary_type
     with opened(
         path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES, binary_type=texts
     ) as file:
-        for batch in file.iter_batches(max(1, reach), row_groups=[group], use_threads=False):
+        for batch in file.iter_batches(
+            max(1, reach), row_groups=[group], columns=columns, use_threads=False
+        ):
             found = batch["step"].to_numpy()
             own = np.flatnonzero(np.isin(found, steps))
             for some in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):

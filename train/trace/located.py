@@ -6,7 +6,7 @@ follow from sorted names and the ranges of documents (`lookups`), the rows' plac
 and the order, inverted. Nothing is joined, and what is read does not grow with the run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.build import lookups
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
+from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.rows_of_steps import StepRow, step_rows
 from crystalmix.mixtures.redaction.placed import DomainRows
 from crystalmix.prep.documents import lookup
@@ -28,6 +29,7 @@ from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 
 MOST_DOCUMENTS = 100
+MOST_STEPS = 256  # whose rows of the ledger are in memory at once
 MOST_SEARCHED: Final = 5_000_000  # documents whose names are searched for a part of them
 NAMED = ("name", "file", "record")
 DOCUMENT = (*NAMED, "characters")
@@ -40,6 +42,8 @@ PARTS_OF_NAMES = """
 """
 Numbers = NDArray[np.int64]
 Shard = tuple[str, int]  # path below the build, row
+Document = tuple[str, int]  # source, number
+Slot = tuple[int, int]  # step, place in it
 
 
 @dataclass(frozen=True)
@@ -199,22 +203,28 @@ def documents(
     return pieces(traced, rows(traced, phase, step, slots))
 
 
-def pieces(traced: Traced, rows: Sequence[StepRow]) -> list[Piece]:
-    """Return the document pieces of rows, row by row."""
+def pieces(traced: Traced, rows: Sequence[StepRow], *, named: bool = True) -> list[Piece]:
+    """Return the document pieces of rows, row by row; named: with the lines of their documents."""
     index = index_of(traced)
     held = _pieces_of(index, [(row.shard, row.row) for row in rows])
     keys = {(piece["source"], piece["document"]) for own in held.values() for piece in own}
-    known = _lines_of(index, keys, NAMED)
+    known = _lines_of(index, keys if named else (), NAMED)
     found: list[Piece] = []
     for row in rows:
         for piece in held[row.shard, row.row]:
             line = known.get((piece["source"], piece["document"]))
             name, file, record = line or (None,) * 3
-            named = name or (None if file is None else f"{file}#{record}")
-            place: Json = {"shard": row.shard, "row": row.row, "name": named}
+            shown = name or (None if file is None else f"{file}#{record}")
+            place: Json = {"shard": row.shard, "row": row.row, "name": shown}
             place |= {"file": file, "record": record}
             found.append(Piece(slot=row.slot, part=row.part, epoch=row.epoch, **piece, **place))
     return found
+
+
+def names(traced: Traced, keys: Iterable[Document]) -> dict[Document, str]:
+    """Return the names of documents, `file#record` of one without; not of those not known."""
+    lines = _lines_of(index_of(traced), keys, NAMED).items()
+    return {key: name or f"{file}#{record}" for key, (name, file, record) in lines}
 
 
 def _pieces_of(index: Index, places: Sequence[Shard]) -> dict[Shard, list[Json]]:
@@ -334,17 +344,34 @@ def steps(traced: Traced, source: str, document: int) -> list[Position]:
     held = _rows_that_hold(index_of(traced), source, document)
     positions: list[Position] = []
     for phase, manifest in traced.manifests.items():
-        places = {
-            divmod(position, manifest.batch): place
-            for place in held
-            for position in manifest.positions(*place)
-        }
-        recorded, skipped = _consumed(traced, phase, {step for step, _ in places})
+        places = _places(manifest, held)
+        recorded, skipped = _consumed(traced, phase, manifest.batch, places)
         positions += [
             Position(source, phase, *key, *place, recorded.get(key) == place, key[0] in skipped)
             for key, place in sorted(places.items())
         ]
     return positions
+
+
+def steps_of(traced: Traced, phase: str, keys: Iterable[Document]) -> dict[Document, int]:
+    """Return in how many recorded steps of a phase each document was consumed, as planned."""
+    index, manifest = index_of(traced), traced.manifests[phase]
+    planned = {key: _places(manifest, _rows_that_hold(index, *key)) for key in keys}
+    every = {place for own in planned.values() for place in own}
+    recorded, skipped = _consumed(traced, phase, manifest.batch, every)
+    return {
+        key: len({at[0] for at, row in own.items() if recorded.get(at) == row} - skipped)
+        for key, own in planned.items()
+    }
+
+
+def _places(manifest: Manifest, rows: Iterable[Shard]) -> dict[Slot, Shard]:
+    """Return which row is planned in each place that consumes one of some rows."""
+    return {
+        divmod(position, manifest.batch): row
+        for row in rows
+        for position in manifest.positions(*row)
+    }
 
 
 def _rows_that_hold(index: Index, source: str, document: int) -> list[Shard]:
@@ -366,16 +393,23 @@ def _rows_that_hold(index: Index, source: str, document: int) -> list[Shard]:
 
 
 def _consumed(
-    traced: Traced, phase: str, steps: set[int]
-) -> tuple[dict[tuple[int, int], Shard], set[int]]:
-    """Return what the ledger has in each place of some steps, and which of them were skipped."""
-    if traced.run is None or not steps:
+    traced: Traced, phase: str, batch: int, places: Collection[Slot]
+) -> tuple[dict[Slot, Shard], set[int]]:
+    """Return what the ledger has in some places, and which of their steps were skipped."""
+    if traced.run is None or not places:
         return {}, set()
-    folder = _ledger(traced, phase)
-    table = ledger.of_steps(folder, "rows", steps)
-    columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
-    lines: Iterable[Any] = zip(*columns, strict=True)
-    recorded = {(step, slot): (shard, row) for step, slot, shard, row in lines}
-    known = ledger.of_steps(folder, "steps", steps)
+    folder, wanted = _ledger(traced, phase), sorted(places)
+    steps = sorted({step for step, _ in wanted})
+    numbers = np.array([step * batch + slot for step, slot in wanted], np.int64)
+    recorded: dict[Slot, Shard] = {}
+    for at in range(0, len(steps), MOST_STEPS):
+        some = steps[at : at + MOST_STEPS]
+        table = ledger.of_steps(folder, "rows", some, ["step", "slot", "shard", "row"])
+        place = table["step"].to_numpy().astype(np.int64) * batch + table["slot"].to_numpy()
+        table = table.filter(np.isin(place, numbers))
+        columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
+        lines: Iterable[Any] = zip(*columns, strict=True)
+        recorded |= {(step, slot): (shard, row) for step, slot, shard, row in lines}
+    known = ledger.of_steps(folder, "steps", steps, ["step", "skipped"])
     skipped: list[Any] = known.filter(known["skipped"])["step"].to_pylist()
     return recorded, set(skipped)

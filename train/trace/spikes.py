@@ -5,7 +5,6 @@ their MAD times 1.4826, which is a standard deviation where values are normal. T
 the training down, and neither it nor the MAD is moved by the spikes themselves.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +15,13 @@ import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.record import ledger
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
+from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import Answer, Grid
 
 Floats = NDArray[np.float64]
@@ -30,19 +31,16 @@ HISTORY = 16  # steps before a step that are needed to tell
 BLOCK = 4096
 MOST_DOCUMENTS = 10
 MEASURES = ("loss", "gradient_norm")
-DOCUMENTS = """
-    WITH consumed AS (
-      SELECT p.step, p.part, p.source, p.document, sum(p.stop - p.start)::BIGINT AS tokens,
-             count(DISTINCT p.slot) AS "rows"
-      FROM pieces p JOIN spiked USING (step) WHERE p.phase = ? GROUP BY ALL)
-    SELECT t.*, coalesce(d.name, d.file || '#' || d.record) AS name
-    FROM consumed t LEFT JOIN documents d USING (source, document)
-    ORDER BY step, tokens DESC, source, document, part
-"""
-CONSUMED = """
-    SELECT source, document, count(DISTINCT step) AS steps
-    FROM pieces JOIN looked USING (source, document) WHERE phase = ? GROUP BY ALL
-"""
+LINE = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("part", pa.string()),
+        ("source", pa.string()),
+        ("document", pa.int64()),
+        ("tokens", pa.int64()),
+        ("rows", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,38 +259,51 @@ def _part_rows(table: pa.Table) -> pa.Table:
 def _documents(
     traced: Traced, phase: str, steps: list[int], count: int
 ) -> dict[int, tuple[SpikeDocument, ...]]:
-    """Return the first MOST_DOCUMENTS documents of some steps; count: steps of the phase."""
-    traced.connection.register("spiked", pa.table({"step": pa.array(steps, pa.int32())}))
-    rows = traced.rows(DOCUMENTS, [phase])
-    within = Counter((row["source"], row["document"]) for row in rows)
-    by_step: dict[int, list[Json]] = defaultdict(list)
-    for row in rows:
-        by_step[row["step"]].append(row)
-    totals = {step: sum(row["tokens"] for row in own) for step, own in by_step.items()}
-    for own in by_step.values():
-        own.sort(key=lambda row: (-within[row["source"], row["document"]], -row["tokens"]))
-        del own[MOST_DOCUMENTS:]
-    consumed = _consumed(traced, phase, [row for own in by_step.values() for row in own])
+    """Return the first MOST_DOCUMENTS documents of some steps; count: steps of the phase.
+
+    In memory are the rows of one step, and of all of them a line for each document.
+    """
+    imported = traced.manifests[phase].imported is not None
+    if imported or not any(traced.build.glob(ALL_DOCUMENTS)):
+        return {}
+    lines: Any = pa.concat_tables(_step_lines(traced, phase, step) for step in steps)
+    within = lines.group_by(["source", "document"]).aggregate([("step", "count_distinct")])
+    lines = lines.join(within, ["source", "document"]).rename_columns([*LINE.names, "spikes"])
+    order = [("spikes", "descending"), ("tokens", "descending")]
+    order += [(name, "ascending") for name in ("source", "document", "part")]
+    found: dict[int, list[Json]] = {}
+    for step in steps:
+        own = lines.filter(pc.field("step") == step).sort_by(order)
+        tokens = int(own["tokens"].to_numpy().sum())
+        first = own.drop_columns(["step"]).slice(0, MOST_DOCUMENTS).to_pylist()
+        found[step] = [{**row, "share": row["tokens"] / tokens} for row in first]
+    keys = sorted({(row["source"], row["document"]) for own in found.values() for row in own})
+    names, consumed = located.names(traced, keys), located.steps_of(traced, phase, keys)
     documents: dict[int, tuple[SpikeDocument, ...]] = {}
-    for step, own in by_step.items():
+    for step, own in found.items():
         for row in own:
             key = (row["source"], row["document"])
-            row |= {"share": row["tokens"] / totals[step], "spikes": within[key]}
-            row |= {"steps": consumed[key]}
-            row |= {"lift": within[key] / len(steps) * count / consumed[key]}
-            del row["step"]
+            often = max(consumed[key], row["spikes"])  # where the ledger leaves the plan
+            row |= {"name": names.get(key, "{}:{}".format(*key)), "steps": often}
+            row |= {"lift": row["spikes"] / len(steps) * count / often}
         documents[step] = tuple(SpikeDocument(**row) for row in own)
     return documents
 
 
-def _consumed(traced: Traced, phase: str, rows: list[Json]) -> dict[tuple[str, int], int]:
-    """Return in how many steps of a phase each document was consumed."""
-    keys = sorted({(row["source"], row["document"]) for row in rows})
-    columns = {"source": [key[0] for key in keys], "document": [key[1] for key in keys]}
-    types = pa.schema([("source", pa.string()), ("document", pa.int64())])
-    traced.connection.register("looked", pa.table(columns, schema=types))
-    counts = traced.rows(CONSUMED, [phase])
-    return {(row["source"], row["document"]): row["steps"] for row in counts}
+def _step_lines(traced: Traced, phase: str, step: int) -> pa.Table:
+    """Return a line for each document of a step in each part (`LINE`)."""
+    pieces = located.pieces(traced, located.rows(traced, phase, step), named=False)
+    columns = {
+        "part": pa.array([piece.part for piece in pieces], pa.string()),
+        "source": pa.array([piece.source for piece in pieces], pa.string()),
+        "document": pa.array([piece.document for piece in pieces], pa.int64()),
+        "tokens": pa.array([piece.stop - piece.start for piece in pieces], pa.int64()),
+        "slot": pa.array([piece.slot for piece in pieces], pa.int64()),
+    }
+    grouped = pa.table(columns).group_by(["part", "source", "document"])
+    table = grouped.aggregate([("tokens", "sum"), ("slot", "count_distinct")])
+    table = table.add_column(0, "step", pa.array([step] * len(table), pa.int64()))
+    return table.rename_columns(LINE.names).cast(LINE)
 
 
 def _cells(record: object, keys: list[str]) -> list[str]:
