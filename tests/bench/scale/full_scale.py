@@ -44,6 +44,7 @@ DOCUMENTS = 800_000_000
 GROUP = 1 << 16  # documents of a row group
 FILES = 60_000  # raw files of all sources
 PER_SEAL = 1000  # steps between checkpoints
+SPIKE = 10_000  # steps of which one stands out
 IDS = (300, 32_000)  # tokens of rows
 Numbers = NDArray[np.int64]
 
@@ -443,7 +444,7 @@ def write_steps(run: Path, manifest: Manifest, whole: Iterable[int]) -> None:
             before = after
             refs = manifest.step(step) if segment in kept else manifest.rows(0, 0)
             digest = f"{step:032x}"
-            loss = 2.0 + step % 7 * 0.01 + (step % 10_000 == 5_000)  # some stand out
+            loss = 2.0 + step % 7 * 0.01 + (step % SPIKE == SPIKE // 2)
             keeper.record(Step(step, refs, digest, loss, 1.0, 1e-4, parts))
         entries += keeper.seal().files[len(entries) :]
         for path in stale:

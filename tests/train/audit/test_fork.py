@@ -13,7 +13,7 @@ from crystalmix.mixtures.upkeep.purge import purge
 from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.audit import audit as audits
-from crystalmix.train.record import later, run_folder
+from crystalmix.train.record import run_folder
 from crystalmix.train.trace.findings import compare, findings
 from helpers.audited import audited_build, audited_run, ledger_rows, loaded, marks, row_of
 from helpers.runs import run_file, scratch
@@ -56,21 +56,6 @@ def test_a_fork_goes_on_from_the_last_clean_checkpoint_and_equals_its_plan() -> 
     assert (forks[phase].steps if forks[phase] else 0) == step
     assert findings(build, fork, batches=True) == []
     assert cm.verify(build, run=fork).faults == ()
-
-
-def test_what_is_made_of_an_older_checkpoint_of_a_fork_hangs_on_its_ledger(tmp_path: Path) -> None:
-    _, fork, _ = forked()
-    phase = run_folder.PhaseFolder(fork / clean()[0])
-    known = run_folder.read_fork(phase)
-    assert known is not None
-    kept = [
-        p
-        for p in run_folder.checkpoints(phase.checkpoints)[:-1]
-        if run_folder.step_of(p) > known.steps
-    ]
-    (tmp_path / "made").mkdir()
-    later.bind(tmp_path / "made", kept[0], "evaluation", {})
-    assert later.check(tmp_path / "made", fork) == []
 
 
 def test_what_a_fork_consumed_holds_nothing_of_what_was_taken() -> None:

@@ -7,8 +7,9 @@ import pytest
 
 import crystalmix as cm
 from crystalmix.prep.runtime.errors import InputError, UsageError
-from crystalmix.train.record import later, ledger, seal
+from crystalmix.train.record import later, ledger, run_folder, seal
 from crystalmix.train.record.run_folder import checkpoints, read_state
+from helpers import watched
 from helpers.runs import copied_run, small_build, undisturbed
 
 
@@ -65,6 +66,23 @@ def test_another_ledger_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )  # stands for other batches
     [line] = later.check(tmp_path / "made", undisturbed())
     assert "hangs on another ledger" in line
+
+
+def test_what_was_made_of_a_fork_hangs_on_the_chain_that_the_fork_goes_on(tmp_path: Path) -> None:
+    manifest, phase = watched.manifest(), run_folder.PhaseFolder(tmp_path / "run" / "mixed")
+    book = ledger.Ledger(phase.ledger, manifest)
+    for number in range(4):
+        refs = manifest.step(number)
+        book.record(ledger.Step(number, refs, f"d{number}", 1.0, 1.0, 0.1, ()))
+        place = phase.checkpoint(number + 1)
+        place.mkdir(parents=True)
+        state = run_folder.CheckpointState(number + 1, (), "forked", None, book.seal())
+        run_folder.write_state(place, state)
+    phase.claim.write_text("{}", "utf-8")
+    run_folder.write_fork(phase, run_folder.Fork(manifest.digest, 1, "", "parent"))
+    (tmp_path / "made").mkdir()
+    later.bind(tmp_path / "made", phase.checkpoint(2), "evaluation", {})
+    assert later.check(tmp_path / "made", tmp_path / "run") == []
 
 
 def test_a_run_checks_what_was_made_in_it(tmp_path: Path) -> None:
