@@ -315,7 +315,8 @@ class Work:
             self.context.store.scratch() as scratch,
         ):
             choice = choose.choice(self._among(list(earlier), scratch))
-            kept = merge.merge(self.source, self.parts, out, choice)
+            items = merge.Items(self.context.pool, scratch)
+            kept = merge.merge(self.source, self.parts, out, choice, items)
         account = self._account(results, kept, statistics.of_documents(out))
         if account.documents == 0:
             drops, broken = (

@@ -1,15 +1,17 @@
 """Merging: the documents of all blocks in one file, without those that are not chosen.
 
 `merge` leaves out what the choice between documents drops (duplicates, near-duplicates, all after
-`limit`), numbers the others densely and joins the records of what was dropped, block by block.
+`limit`), numbers the others densely and joins the records of what was dropped, block by block. Of
+many documents work items write pieces, whose bytes are then joined to the same file.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from shutil import copyfileobj
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +22,24 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.documents.dropped import DropList, Write, growing
 from crystalmix.prep.documents.schema import Tally, schema, side
 from crystalmix.prep.documents.source import Source
+from crystalmix.prep.readers import parquet_join
 from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    from crystalmix.prep.engines.engine import Engine
 
 BATCH_ROWS = 1 << 16
+ITEM_DOCUMENTS = 1 << 20  # of a work item, unless one block has more
 NEAR = "near"
+REMOVED = pa.schema(
+    [
+        ("block", pa.int32()),
+        ("record", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -50,23 +66,127 @@ class Choice:
 EVERYTHING = Choice(lambda _: Removed(np.empty(0, np.int64), [], []))
 
 
+@dataclass(frozen=True)
+class Items:
+    """Who runs work items, and the folder through which they pass files."""
+
+    pool: "Engine"
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work item: blocks of a source that follow each other, as a piece of its documents.
+
+    out: the piece. removed: a file of what is left out, by place in `parts` (REMOVED). first: the
+    documents kept before them. limit, width: of the choice.
+    """
+
+    source: Source
+    parts: tuple[Path, ...]
+    out: Path
+    removed: Path
+    first: int
+    limit: int | None
+    width: int
+
+
 def merge(
-    source: Source, parts: list[Path], out: Path, choice: Choice = EVERYTHING
-) -> list[dict[str, Any]]:
+    source: Source,
+    parts: Sequence[Path],
+    out: Path,
+    choice: Choice = EVERYTHING,
+    items: Items | None = None,
+) -> list[Json]:
     """Join the blocks' documents, numbered from 0 in block order; row groups keep within a block.
 
     dropped.parquet, and the signatures where there are any, go beside `out`. Returns for each block
     documents, characters, bytes, text_digest of what is kept, and what was dropped by reason.
     """
+    counts = [pq.read_metadata(part).num_rows for part in parts] if items is not None else []
+    if items is None or sum(counts) <= ITEM_DOCUMENTS:
+        return _write(source, parts, out, choice)
+    pieces = [*_pieces(source, parts, counts, choice, items.folder)]
+    accounts = [
+        account
+        for result in items.pool.map(_write_piece, pieces, "documents joined")
+        for account in result["blocks"]
+    ]
+    parquet_join.join([piece.out for piece in pieces], out)
+    drops = [piece.out.with_suffix(f".{dropped.NAME}") for piece in pieces]
+    parquet_join.join(drops, out.with_name(dropped.NAME))
+    if choice.width:
+        with replacing(out.with_name(NEAR)) as temporary, temporary.open("wb") as joined:
+            for piece in pieces:
+                with piece.out.with_suffix(f".{NEAR}").open("rb") as file:
+                    copyfileobj(file, joined)
+    return accounts
+
+
+def _pieces(
+    source: Source, parts: Sequence[Path], counts: Sequence[int], choice: Choice, folder: Path
+) -> Iterator[Piece]:
+    """Yield the items; what each leaves out is written down. counts: documents of each block."""
+    done = first = 0
+    while done < len(parts):
+        out = folder / f"piece-{done:06d}.parquet"
+        removed = out.with_suffix(".removed.parquet")
+        begin, taken, kept = done, 0, 0
+        with growing(removed, REMOVED) as write:
+            while done < len(parts) and (done == begin or taken + counts[done] <= ITEM_DOCUMENTS):
+                left_out = choice.removed(done)
+                columns = (left_out.records, left_out.reasons, left_out.details)
+                block = np.full(len(left_out.records), done - begin)
+                write(
+                    pa.table([pa.array(block), *map(pa.array, columns)], REMOVED.names).cast(
+                        REMOVED
+                    )
+                )
+                kept += counts[done] - len(left_out.records)
+                taken, done = taken + counts[done], done + 1
+        own = tuple(parts[begin:done])
+        yield Piece(source, own, out, removed, first, choice.limit, choice.width)
+        first += kept
+        if choice.limit is not None:
+            first = min(first, choice.limit)
+
+
+def _write_piece(item: Piece) -> Json:
+    table = pq.read_table(item.removed)
+    blocks = table["block"].to_numpy()
+
+    def removed(block: int) -> Removed:
+        low, high = np.searchsorted(blocks, (block, block + 1)).tolist()
+        own = table.slice(low, high - low)
+        reasons: list[Any] = own["reason"].to_pylist()
+        details = own["detail"].to_pylist()
+        return Removed(own["record"].to_numpy(), reasons, details)
+
+    choice = Choice(removed, item.limit, item.width)
+    drop, near = (item.out.with_suffix(f".{name}") for name in (dropped.NAME, NEAR))
+    return {"blocks": _write(item.source, item.parts, item.out, choice, item.first, (drop, near))}
+
+
+def _write(
+    source: Source,
+    parts: Sequence[Path],
+    out: Path,
+    choice: Choice,
+    first: int = 0,
+    beside: tuple[Path, Path] | None = None,
+) -> list[Json]:
+    """Join blocks as `merge` does, numbered from `first`; beside: dropped records, signatures."""
+    drops, near = beside or (out.with_name(dropped.NAME), out.with_name(NEAR))
     with ExitStack() as stack:
         enter = stack.enter_context
         columns = schema(source)
         writer = enter(pq.ParquetWriter(enter(replacing(out)), columns, compression="zstd"))
-        drop = enter(growing(out.with_name(dropped.NAME), dropped.SCHEMA))
+        drop = enter(growing(drops, dropped.SCHEMA))
         sign: Callable[[bytes], object] = len
         if choice.width:
-            sign = enter(enter(replacing(out.with_name(NEAR))).open("wb")).write
+            sign = enter(enter(replacing(near)).open("wb")).write
         output = _Writer(columns, choice, writer.write_table, drop, sign)
+        output.documents = first
         return [output.add(number, part) for number, part in enumerate(parts)]
 
 
@@ -85,7 +205,7 @@ class _Writer:
         self.write, self.drop, self.sign = write, drop, sign
         self.documents = 0
 
-    def add(self, number: int, part: Path) -> dict[str, Any]:
+    def add(self, number: int, part: Path) -> Json:
         """Join one block; return its account."""
         with pq.ParquetFile(side(part, "dropped")) as file:
             for batch in file.iter_batches(BATCH_ROWS):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from crystalmix.prep.documents import merge
 from crystalmix.prep.runtime import receipts
 from helpers.selections import BASE, PLAIN, corpus, dropped, kept, scan, select
 
@@ -55,6 +56,24 @@ def test_the_order_of_the_recipe_says_who_keeps_a_text(tmp_path: Path) -> None:
     assert list(told) == ["book", "later"]
     assert dropped(told)["book"] == {"duplicate": 3}
     assert dropped(told)["later"]["duplicate"] == 2 + 5
+
+
+def test_what_work_items_join_is_what_one_process_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"duplicates": {"exact": "recipe"}, **select(limit=12)}
+    one = scan(corpus(tmp_path), "one", **settings)
+    monkeypatch.setattr(merge, "ITEM_DOCUMENTS", 4)
+    many = scan(tmp_path, "many", **settings)
+    for name, receipt in one.items():
+        assert many[name]["content"] == receipt["content"]
+        assert many[name]["account"] == receipt["account"]
+        files = [tmp_path / build / "sources" / name for build in ("one", "many")]
+        documents = [(folder / "documents.parquet").read_bytes() for folder in files]
+        assert documents[0] == documents[1]
+        drops = [pq.read_table(folder / "dropped.parquet").to_pylist() for folder in files]
+        assert drops[0] == drops[1]
+        assert not [*(tmp_path / "many").rglob("piece-*")]
 
 
 def test_near_duplicates_are_dropped_after_equal_ones(tmp_path: Path) -> None:
