@@ -1,7 +1,8 @@
 """Readers: from bytes in files or behind urls to batches of records.
 
-Belongs here: listing, opening and decompressing files, and one reader for each format. Never: SQL,
-settings of a recipe beyond a reader's `Request`, dropping by content, tokens.
+Belongs here: listing, opening and decompressing files, one reader for each format, joining parquet
+files by their bytes. Never: SQL, settings of a recipe beyond a reader's `Request`, dropping by
+content, tokens.
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         hub,
         jsonlines,
         listing,
+        parquet_join,
         textfiles,
     )
     from crystalmix.prep.readers.batch import Bad, Batch, Drops, Request, Steps

@@ -3,7 +3,7 @@
 Makes the metadata of crystalcoder's three phases (`full_scale`): 321,836 steps of 2,112 rows over
 668 million rows in shards of 4,096, 800 million documents. Each question is asked in a process of
 its own: CPU and wall time to answer it first and again, and what that read; greatest memory. DIR:
-where what was made is kept, and taken again.
+where what was made is kept, and taken again. `--ask DIR QUESTION TIMES` asks one of them so often.
 """
 
 import shutil
@@ -180,28 +180,27 @@ def most_resident() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def ask(place: Path, question: str) -> None:
-    """Print what the question takes first, with what it opens, and again; one line."""
+def ask(place: Path, question: str, times: int) -> None:
+    """Print what the question takes first, with what it opens, and again (medians); one line."""
     without_pandas()  # as commands do
-    figures: list[str] = []
+    figures: list[tuple[float, float, float]] = []
     began, wall, read_before = time.process_time(), time.perf_counter(), bytes_read()
     answer = QUESTIONS[question](place)
-    for _ in range(3):
+    for _ in range(times):
         answer()
         now = (time.process_time(), time.perf_counter(), bytes_read())
-        figures.append(
-            f"{1000 * (now[0] - began):8.0f} {1000 * (now[1] - wall):8.0f} "
-            f"{(now[2] - read_before) / 1e6:7.1f}"
-        )
+        each = (1000 * (now[0] - began), 1000 * (now[1] - wall), (now[2] - read_before) / 1e6)
+        figures.append(each)
         began, wall, read_before = now
-    peak = most_resident()
-    sys.stdout.write(f"{question:30} {figures[0]} {figures[2]} {peak:6.0f}\n")
+    again = np.median(figures[1:], axis=0).tolist()
+    cells = [f"{cpu:8.0f} {wall:8.0f} {size:7.1f}" for cpu, wall, size in (figures[0], again)]
+    sys.stdout.write(f"{question:30} {' '.join(cells)} {most_resident():6.0f}\n")
 
 
 def main() -> None:
     """Make it where it is not there, then ask each question in a process of its own."""
     if sys.argv[1] == "--ask":
-        ask(Path(sys.argv[2]), sys.argv[3])
+        ask(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else 3)
         return
     with TemporaryDirectory() as folder:
         place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder)
