@@ -1,8 +1,9 @@
 """The stages that carry a recipe to sealed manifests.
 
 Scan, upsample, tokenise, pack, row-level FIM, shuffle, seal; one file a stage, which holds the
-stage's work item, its settings for the receipt, and its account. Belongs here: orchestration and
-receipts of a build. Never: the doing itself (that is `prep`), and no stage imports another stage.
+stage's work item and its settings for the receipt, and fills in its account, which `accounts` has
+for readers, too. Belongs here: orchestration and receipts of a build. Never: the doing itself (that
+is `prep`), and no stage imports another stage.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.mixtures.build import (
+        accounts,
         build,
         context,
         drop_report,

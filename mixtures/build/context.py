@@ -8,17 +8,20 @@ import os
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
+from crystalmix.mixtures.build.accounts import FolderAccount
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.engines.engine import Engine
+from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.shards import Shard
@@ -26,6 +29,7 @@ from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
@@ -112,16 +116,16 @@ class Context:
 class Copies:
     """How often the documents of a domain's sources are taken, where that differs.
 
-    files: of each source, copies by document. counts: what they come to (`Upsampled`).
+    files: of each source, copies by document. counts: what they come to.
     """
 
     files: dict[str, Path]
-    counts: dict[str, Json]
+    counts: dict[str, CopyCounts]
 
     @property
     def epochs(self) -> int:
         """The folders of rows: that of epoch e has the documents with more than e copies."""
-        return max((counts["most"] for counts in self.counts.values()), default=1)
+        return max((counts.most for counts in self.counts.values()), default=1)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class TokenBlock:
     controls: control ids among the tokens. permuted: documents that FIM permuted. literals:
     [documents, times] of each special token spelt in texts. held_out: documents of the other side
     of a split; spent: those that have no further copies; bytes: of the texts of all others, None
-    where nothing is left out. chat: what became of conversations (`ChatCounts`), None without any.
+    where nothing is left out. chat: what became of conversations, None without any.
     """
 
     block: Block
@@ -141,7 +145,7 @@ class TokenBlock:
     literals: dict[str, list[int]]
     held_out: int
     bytes: int | None
-    chat: Json | None = None
+    chat: ChatCounts | None = None
     spent: int = 0
 
     @classmethod
@@ -155,23 +159,9 @@ class TokenBlock:
             literals=result["literals"],
             held_out=result.get("held_out", 0),
             bytes=result.get("bytes"),
-            chat=result.get("chat"),
+            chat=quick_record(result["chat"], ChatCounts, str(path)) if "chat" in result else None,
             spent=result.get("spent", 0),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowsAccount:
-    """Account of a folder of rows, in tokens: what came in, what went out, what was dropped.
-
-    controls_out: control ids among the tokens out. dropped: tokens by reason.
-    """
-
-    tokens_in: int
-    tokens_out: int
-    controls_out: int
-    padding: int
-    dropped: dict[str, int]
 
 
 @dataclass
@@ -221,30 +211,17 @@ class Folder:
             raise RuntimeError(f"{self.path} is not sealed yet")
         return self.receipt
 
-    @property
-    def account(self) -> RowsAccount:
-        """The account of a finished folder."""
-        account = self.sealed.account
-        return RowsAccount(**{key.name: account[key.name] for key in fields(RowsAccount)})
-
-    def seal(self, results: Sequence[Json], account: RowsAccount, **more: Json) -> None:
+    def seal(self, results: Sequence[Json], account: FolderAccount) -> None:
         """Write the receipt: every shard's entry, the account, the digest of the content.
-
-        more: what else belongs into the account.
-        """
-        files = [entry for result in results for entry in result["files"]]
-        self.seal_files(files, {**asdict(account), **more})
-
-    def seal_files(self, files: list[Json], account: Json) -> None:
-        """Write the receipt of these files, to whose account the number of rows is added.
 
         Entries without a size are of shards that were counted and not written.
         """
+        files = [entry for result in results for entry in result["files"]]
         written = [entry for entry in files if "bytes" in entry]
         _remove_others(self.path, {entry["name"] for entry in written})
         shards = [entry for entry in files if entry["name"].endswith(".h5")]
         content = {
-            "account": {"rows": sum(entry["rows"] for entry in shards), **account},
+            "account": account.content(),
             "content": receipts.digest([[entry["rows"], entry["digest"]] for entry in shards]),
             **({"shards": shards} if self.laid_out else {}),
         }
@@ -263,6 +240,11 @@ def look_at_blocks(folders: Sequence[Folder], tokenised: Tokenised) -> None:
         known |= dict(zip(missing, tokenised(list(missing.values())), strict=True))
     for folder in folders:
         folder.blocks = known.get(folder.path.resolve(), ())
+
+
+def rows_in(results: Sequence[Json]) -> int:
+    """Return the rows of the shards that work items made."""
+    return sum(entry.get("rows", 0) for result in results for entry in result["files"])
 
 
 def _amount(result: Json) -> int:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.documents import dropped as drop_lists
 from crystalmix.prep.documents.source import Source, files, listing
-from crystalmix.prep.filters.decontaminate import IndexCounts
+from crystalmix.prep.filters.counts import IndexCounts
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
@@ -56,17 +57,14 @@ def tell_dropped(
         _note(f"source {source.name}: {', '.join(losses)}{where}")
 
 
-def tell_conversations(domain: str, counts: Json, out: Path) -> None:
-    """Note the conversations of a domain that are not written, and turns of long ones left out.
-
-    counts: the fields of `ChatCounts`.
-    """
+def tell_conversations(domain: str, counts: ChatCounts, out: Path) -> None:
+    """Note the conversations of a domain that are not written, and turns of long ones left out."""
     losses: list[str] = []
-    if lost := sum(counts["dropped"].values()):
-        all_of = f"{lost:,} of {counts['conversations']:,} conversations dropped"
-        losses.append(f"{all_of} ({_counts(counts['dropped'])})")
-    if counts["left_out"]:
-        losses.append(f"{counts['left_out']:,} turns left out of those that fit no row whole")
+    if lost := sum(counts.dropped.values()):
+        all_of = f"{lost:,} of {counts.conversations:,} conversations dropped"
+        losses.append(f"{all_of} ({_counts(counts.dropped)})")
+    if counts.left_out:
+        losses.append(f"{counts.left_out:,} turns left out of those that fit no row whole")
     if losses:
         _note(f"domain {domain}: {', '.join(losses)}; crystalmix show {out} tells more")
 

@@ -9,27 +9,37 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crystalmix.mixtures.build import drop_report, statistics, view
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalmix.mixtures.build import drop_report, view
+from crystalmix.mixtures.build.accounts import (
+    Lengths,
+    PackAccount,
+    SourceAccount,
+    SourceCounts,
+    summed_literals,
+)
 from crystalmix.mixtures.build.context import (
     Context,
     Copies,
     Folder,
-    RowsAccount,
     TokenBlock,
     columns_of,
     once,
     origin_of,
+    rows_in,
     shard_entries,
     streams,
 )
 from crystalmix.mixtures.build.laid_out_rows import pad_of
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
-from crystalmix.prep.chat import encode
+from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.packing import fitted, fitted_rows, pieces
-from crystalmix.prep.packing.fitted import Fitted, FittedCounts
-from crystalmix.prep.rows import pack
+from crystalmix.prep.packing.fitted import Fitted
+from crystalmix.prep.rows import pack, spans
 from crystalmix.prep.rows.pack import PackSettings, Shape
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
@@ -60,31 +70,6 @@ class Pack:
     groups: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackAccount(RowsAccount):
-    """Account of packed rows: tokens_in = text_tokens + controls = tokens_out + dropped.
-
-    documents, held_out: of this side and of the other side of a split. permuted: by FIM. upsampled
-    folders count those without a further copy as `spent`, and say what copies come to. literals:
-    [documents, times] of each special token spelt in texts.
-    """
-
-    documents: int
-    held_out: int
-    permuted: int
-    text_tokens: int
-    controls: int
-    literals: dict[str, list[int]]
-    sources: dict[str, statistics.SourceCounts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedAccount(PackAccount):
-    """Account of rows that documents were fitted into."""
-
-    fitted: FittedCounts
-
-
 def folder(
     context: Context,
     name: str,
@@ -101,8 +86,8 @@ def folder(
     """
     domain: Domain = context.recipe.domains[name]
     recipe = _recipe(context, name, tokens, scanned, copies)
-    accounts = [scanned[source].account for source in domain.sources]
-    size = sum(account.get("bytes", 0) for account in accounts)  # a plan may not know it
+    known = [scanned[source] for source in domain.sources if scanned[source].account]
+    size = sum(SourceAccount.of(source).bytes for source in known)  # a plan may not know all
     if is_laid_out(context.recipe, name, size):
         if name not in context.laid_out:  # another build may pack it between two epochs
             context.laid_out[name] = not _is_in_files(context, name, tokens, scanned, copies)
@@ -258,19 +243,14 @@ def run(
         target.blocks = group
         sizes = _sizes(target.domain, scanned, group)
         rows = context.recipe.rows_of(target.name)
-        counts = statistics.by_source(stream, group, sizes, rows)
+        counts = by_source(stream, group, sizes, rows)
         left = [pack.left_out(one, rows) for one in stream]
-        account = _account(group, shards, counts, left)
-        chat = [block.chat for block in group if block.chat is not None]
-        more: Json = {"chat": encode.summed(chat)} if chat else {}
-        if target.copies is not None:
-            spent = sum(block.spent for block in group)
-            more |= {"spent": spent, "upsampled": target.copies.counts}
-        target.seal(shards, account if fit is None else _fitted_account(account, fit), **more)
-        if chat:
-            drop_report.tell_conversations(target.name, more["chat"], context.out)
+        account = _account(target, shards, counts, left, fit)
+        target.seal(shards, account)
+        if account.chat is not None:
+            drop_report.tell_conversations(target.name, account.chat, context.out)
         if fit is not None:
-            lost = _fitted_account(account, fit).dropped.get("too_long", 0)
+            lost = account.dropped.get("too_long", 0)
             documents = (fit.counts.cut, account.documents)
             drop_report.tell_long(target.name, rows.too_long, documents, (lost, account.tokens_in))
 
@@ -362,7 +342,7 @@ def _sizes(
 ) -> dict[str, int]:
     """Return the bytes of each source's texts in a folder."""
     if domain.split is None and domain.upsample is None:
-        return {name: scanned[name].account["bytes"] for name in domain.sources}
+        return {name: SourceAccount.of(scanned[name]).bytes for name in domain.sources}
     return {
         name: sum(block.bytes or 0 for block in blocks if block.block.source == name)
         for name in domain.sources
@@ -370,20 +350,30 @@ def _sizes(
 
 
 def _account(
-    blocks: Sequence[TokenBlock],
+    target: Folder,
     shards: Sequence[Json],
-    sources: dict[str, statistics.SourceCounts],
+    sources: dict[str, SourceCounts],
     left_out: Sequence[dict[str, int]],
+    fit: Fitted | None,
 ) -> PackAccount:
+    """Return the account of a folder; of fitted rows what is no input is of long documents."""
+    blocks, copies = target.blocks, target.copies
     tokens = sum(block.block.tokens for block in blocks)
     controls = sum(block.controls for block in blocks)
     tokens_out, padding, controls_out = (
         sum(shard["account"][key] for shard in shards) for key in ("tokens", "padding", "controls")
     )
-    dropped: Counter[str] = Counter()
+    chat = [block.chat for block in blocks if block.chat is not None]
+    lost = tokens - tokens_out
+    dropped = Counter[str]()
     for counts in left_out:
         dropped.update(counts)
+    dropped["tail"] = lost - dropped.total()
+    if fit is not None:
+        reason = "labels" if fit.settings.pack == "next_fit" else "too_long"
+        dropped = {reason: lost}
     return PackAccount(
+        rows=rows_in(shards),
         documents=sum(block.documents for block in blocks),
         held_out=sum(block.held_out for block in blocks),
         permuted=sum(block.permuted for block in blocks),
@@ -393,15 +383,97 @@ def _account(
         tokens_out=tokens_out,
         controls_out=controls_out,
         padding=padding,
-        dropped={"tail": tokens - tokens_out - dropped.total(), **dropped},
-        literals=statistics.summed_literals([block.literals for block in blocks]),
+        dropped=dict(dropped),
+        literals=summed_literals([block.literals for block in blocks]),
         sources=sources,
+        fitted=None if fit is None else fit.counts,
+        chat=ChatCounts.summed(chat) if chat else None,
+        spent=None if copies is None else sum(block.spent for block in blocks),
+        upsampled=None if copies is None else copies.counts,
     )
 
 
-def _fitted_account(account: PackAccount, fit: Fitted) -> FittedAccount:
-    """Return the account of fitted rows: what is no input is of too long documents, or labels."""
-    lost = sum(account.dropped.values())
-    reason = "labels" if fit.settings.pack == "next_fit" else "too_long"
-    values: Json = {**vars(account), "dropped": {reason: lost}}
-    return FittedAccount(**values, fitted=fit.counts)
+def cut_documents(lengths: NDArray[np.int64], first: int, stop: int, msl: int) -> int:
+    """Count the documents that rows of msl tokens cut, those of a stream from position `first` on.
+
+    lengths: tokens of each document, in order. stop: where the last row ends; what lies behind it
+    was dropped, and a document that reaches over it is cut.
+
+    >>> cut_documents(np.array([3, 2, 3, 4]), 0, 8, 4)
+    1
+    """
+    ends = first + np.cumsum(lengths)
+    starts = ends - lengths
+    inside = (lengths > 0) & (starts < stop)
+    return int((inside & ((starts // msl != (ends - 1) // msl) | (ends > stop))).sum())
+
+
+class _Tally:
+    """The documents of one source in one folder."""
+
+    def __init__(self) -> None:
+        self.lengths = Lengths()
+        self.documents = self.tokens = self.controls = self.cut = 0
+        self.psm = self.spm = 0
+
+    def add(self, block: TokenBlock, first: int, stop: int | None, most: int) -> None:
+        """Count a block whose first token stands at `first`.
+
+        stop: where the rows end, None where they don't run on over documents. most: tokens of a
+        row.
+        """
+        columns = ["document", "tokens", "fim"]
+        index = spans.read(block.block.path.with_suffix(".parquet"), columns)
+        numbers, lengths, forms = (index[name].to_numpy() for name in columns)
+        begins = np.flatnonzero(np.diff(numbers, prepend=-1))  # pieces of one follow each other
+        whole = np.add.reduceat(lengths, begins) if len(lengths) else lengths
+        split = np.diff(np.append(begins, len(lengths))) > 1
+        self.lengths.add(whole)
+        self.documents += len(whole)
+        self.tokens += block.block.tokens
+        self.controls += block.controls
+        self.psm += int((forms == document_fim.PSM).sum())
+        self.spm += int((forms == document_fim.SPM).sum())
+        if stop is None:  # none is cut but those longer than a row
+            self.cut += int((split | (whole > most)).sum())
+        else:
+            self.cut += cut_documents(whole, first, stop, most)
+
+    def counts(self, size: int) -> SourceCounts:
+        """Return the counts; size: bytes of the source's texts."""
+        text = self.tokens - self.controls
+        return SourceCounts(
+            documents=self.documents,
+            bytes=size,
+            tokens=self.tokens,
+            text_tokens=text,
+            bytes_per_token=round(size / text, 4) if text else None,
+            lengths=self.lengths.account(),
+            cut=self.cut,
+            psm=self.psm,
+            spm=self.spm,
+        )
+
+
+def by_source(
+    streams: Sequence[Stream],
+    blocks: Sequence[TokenBlock],
+    sizes: dict[str, int],
+    settings: PackSettings,
+) -> dict[str, SourceCounts]:
+    """Return the counts of each source in a folder, in the order of its stream.
+
+    blocks: those of the streams, in order. sizes: bytes of each source's texts.
+    """
+    tallies = {name: _Tally() for name in sizes}
+    rest = iter(blocks)
+    for stream in streams:
+        rows, most = pack.all_rows(stream.tokens, settings), settings.stride
+        runs_on = settings.joined and settings.pack == "stream"
+        stop = rows * most if runs_on else None
+        if not runs_on:
+            most = settings.msl + 1 if not settings.joined else pieces.capacity(settings)
+        for _, first in zip(stream.blocks, np.asarray(stream.starts).tolist(), strict=False):
+            block = next(rest)
+            tallies[block.block.source].add(block, first, stop, most)
+    return {name: tally.counts(sizes[name]) for name, tally in tallies.items()}

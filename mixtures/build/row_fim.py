@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.build.accounts import RowFimAccount, rows_account
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
-    RowsAccount,
     Tokenised,
     look_at_blocks,
     once,
+    rows_in,
     shard_entries,
     tokenizer_identity,
 )
@@ -57,15 +58,6 @@ class Permute:
     streams: tuple[Path, str, int] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowFimAccount(RowsAccount):
-    """Account of permuted rows: tokens_in + sentinels + recut = tokens_out + dropped."""
-
-    permuted: int
-    sentinels: int
-    recut: int
-
-
 def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> list[Folder]:
     """Return each folder, or its permuted successor.
 
@@ -86,7 +78,8 @@ def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> lis
         items = [_items(context, old, new, scratch) for old, new in pairs]
         groups = context.run(_permute_once, items, "fim")
     for (old, new), results in zip(pairs, groups, strict=True):
-        new.seal(results, _account(old.account, [result["account"] for result in results]))
+        before = rows_account(old.sealed).tokens_out
+        new.seal(results, _account(before, results))
     return folders
 
 
@@ -204,14 +197,15 @@ def _made(laid: laid_out.LaidOut, rows: int) -> Iterator[shards.Rows]:
         yield from laid.rows(np.zeros(len(numbers), np.int64), numbers).rows(0, len(numbers))
 
 
-def _account(before: RowsAccount, counts: Sequence[Json]) -> RowFimAccount:
+def _account(tokens_in: int, results: Sequence[Json]) -> RowFimAccount:
     def total(key: str) -> int:
-        return sum(shard[key] for shard in counts)
+        return sum(result["account"][key] for result in results)
 
     ends = total("ends")
     return RowFimAccount(
+        rows=rows_in(results),
         permuted=total("permuted"),
-        tokens_in=before.tokens_out,
+        tokens_in=tokens_in,
         sentinels=total("sentinels"),
         recut=total("recut"),
         tokens_out=total("tokens"),

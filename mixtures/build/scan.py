@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmix.mixtures.build import drop_report, statistics
+from crystalmix.mixtures.build import drop_report
+from crystalmix.mixtures.build.accounts import ListCounts, SourceAccount, of_documents
 from crystalmix.mixtures.build.context import Context, naming
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
@@ -37,6 +38,7 @@ from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
 from crystalmix.prep.documents.schema import schema
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
+from crystalmix.prep.filters.counts import IndexCounts
 from crystalmix.prep.filters.exact_duplicates import Duplicates
 from crystalmix.prep.filters.screen import Screen
 from crystalmix.prep.readers.batch import PLACES
@@ -69,33 +71,6 @@ class Scan:
     wanted: tuple[Wanted, ...]
     held: tuple[Held, ...]
     duplicates: Duplicates
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceAccount:
-    """Account of a source: records = documents + dropped.
-
-    dropped: documents by reason. places: the first records of each reason. broken_files: files by
-    reason. lengths: quantiles of characters and bytes. opt_out: per list its file, entries, and
-    entries that match nothing. evaluations: what is protected, None without decontamination.
-    """
-
-    records: int
-    blank_lines: int
-    documents: int
-    characters: int
-    bytes: int
-    dropped: dict[str, int]
-    places: dict[str, list[str]]
-    broken_files: dict[str, int]
-    lengths: dict[str, dict[str, int]]
-    opt_out: tuple[Json, ...]
-    evaluations: decontaminate.IndexCounts | None
-
-    def content(self) -> Json:
-        """Return it as JSON, without what the source does not use."""
-        unused = {key for key in ("opt_out", "evaluations") if not getattr(self, key)}
-        return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
 def run(context: Context) -> dict[str, Receipt]:
@@ -268,7 +243,7 @@ class Work:
         self.blocks = list(self.listing.names)
         remembered = Remembered(context.store)
         self.seen = Seen(source, context.root, remembered, self.place)
-        self.evaluations: decontaminate.IndexCounts | None = None
+        self.evaluations: IndexCounts | None = None
         self.receipt: Receipt | None = None
         self.recipe: Json = {}
         self.parts: list[Path] = []
@@ -317,7 +292,7 @@ class Work:
             choice = choose.choice(self._among(list(earlier), scratch))
             items = merge.Items(self.context.pool, scratch)
             kept = merge.merge(self.source, self.parts, out, choice, items)
-        account = self._account(results, kept, statistics.of_documents(out))
+        account = self._account(results, kept, of_documents(out))
         if account.documents == 0:
             drops, broken = (
                 ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
@@ -450,7 +425,7 @@ class Work:
             evaluations=self.evaluations,
         )
 
-    def _list(self, results: list[Json], number: int) -> Json:
+    def _list(self, results: list[Json], number: int) -> ListCounts:
         """Return how many entries of an opt-out list there are, and how many matched nothing."""
         opt_out = self.source.select.opt_out[number]
         matches = [np.array(result["opt_out"][number], np.int64) for result in results]
@@ -461,4 +436,4 @@ class Work:
                 "%s: %s of %s entries of %s match nothing",
                 *(self.source.name, f"{entries - matched:,}", f"{entries:,}", opt_out.file),
             )
-        return {"file": opt_out.file, "entries": entries, "unmatched": entries - matched}
+        return ListCounts(opt_out.file, entries, entries - matched)

@@ -173,7 +173,7 @@ def _part(
 def upsampling(domain: Domain, copies: Copies) -> Json:
     """Return what a manifest says of a domain's copies: the curve, and what it comes to."""
     settings = {} if domain.upsample is None else domain.upsample.content()
-    return {**settings, "sources": copies.counts}
+    return {**settings, "sources": {name: one.content() for name, one in copies.counts.items()}}
 
 
 def choose(

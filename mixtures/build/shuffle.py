@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build import laid_out_rows
+from crystalmix.mixtures.build.accounts import RowsAccount, rows_account, rows_of
 from crystalmix.mixtures.build.context import (
     Context,
     Folder,
-    RowsAccount,
     Tokenised,
     look_at_blocks,
     once,
+    rows_in,
     shard_entries,
 )
 from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
@@ -225,7 +226,7 @@ def _whole(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
     order_file, streams_file = (scratch / f"{folder.name}.{kind}" for kind in ("npy", "json"))
     order = _scattered(folder, folders, order_file)
     settings = context.recipe.rows_of(folder.name)
-    rows = sum(epoch.sealed.account["rows"] for epoch in epochs)
+    rows = sum(rows_of(epoch.sealed) for epoch in epochs)
     bounds = pack.shards_of(rows, settings) if order is None else order
     outs = [folder.path / shards.name(number) for number in range(len(bounds))]
     # the original's shards differ in size by chance, down to none
@@ -443,7 +444,7 @@ def _firsts(folders: tuple[tuple[str, Path], ...], mark: str) -> dict[str, int]:
 
 def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsAccount:
     """Return the account; the rows in and out must be the same multiset."""
-    accounts = [epoch.account for epoch in epochs]
+    accounts = [rows_account(epoch.sealed) for epoch in epochs]
     before = sum(entry["rows_sum"] for epoch in epochs for entry in shards_of(epoch.sealed))
     after = sum(
         entry["rows_sum"] for result in results for entry in result["files"] if "rows_sum" in entry
@@ -456,6 +457,7 @@ def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsA
         )
     tokens = sum(account.tokens_out for account in accounts)
     return RowsAccount(
+        rows=rows_in(results),
         tokens_in=tokens,
         tokens_out=tokens,
         controls_out=sum(account.controls_out for account in accounts),

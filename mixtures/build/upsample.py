@@ -11,11 +11,13 @@ import numpy as np
 
 from crystalmix.mixtures.build.context import Context, Copies, origin_of
 from crystalmix.prep.filters import upsample
+from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 
@@ -56,7 +58,11 @@ def run(context: Context, scanned: dict[str, Receipt]) -> dict[str, Copies]:
 def known(context: Context, name: str, scanned: dict[str, Receipt]) -> Copies | None:
     """Return the copies of a domain that are counted already, None where some are not."""
     counts = {item: store.done(item.out) for item in _items(context, name, scanned)}
-    done = {item.source: count for item, count in counts.items() if count is not None}
+    done = {
+        item.source: quick_record(count, CopyCounts, str(item.out))
+        for item, count in counts.items()
+        if count is not None
+    }
     if not counts or len(done) < len(counts):
         return None
     return Copies({item.source: item.out for item in counts}, done)
@@ -89,5 +95,5 @@ def _count_once(item: Count) -> Json:
     upsampled = upsample.upsampled(item.documents, item.settings, item.split, item.source)
     with replacing(item.out) as temporary, temporary.open("wb") as file:
         np.save(file, upsampled.copies)
-    store.finish(item.out, upsampled.content())
+    store.finish(item.out, upsampled.counts.content())
     return {}

@@ -97,37 +97,6 @@ def _upsampling_lines(manifest: Manifest) -> list[str]:
     return [*lines.values()]
 
 
-def cut_shares(account: Json) -> tuple[float, float]:
-    """Return the shares of documents that fitted rows cut, and that a stream's would, of a folder.
-
-    account: of a folder of fitted rows. A stream has conversations as the pieces of `split_turns`.
-    """
-    cut, every = (
-        sum(source[key] for source in account["sources"].values()) for key in ("cut", "documents")
-    )
-    return cut / max(1, every), account["fitted"]["stream_cut"] / max(1, account["documents"])
-
-
-def upsampled_lines(sources: Json) -> list[str]:
-    """Return a table of the copies of each source's documents, with a bar for each bucket."""
-    rows: list[list[object]] = []
-    most = max((b["asked"] for counts in sources.values() for b in counts["buckets"]), default=0)
-    for name, counts in sources.items():
-        before, every = 0, counts["documents"] - counts["missing"]
-        for bucket in counts["buckets"]:
-            documents = bucket["documents"]
-            first, last = (100 * n / every for n in (before, before + documents))
-            before += documents
-            got = bucket["copies"] / documents
-            numbers = [f"{bucket['asked']:.3f}", f"{got:.3f}", f"{bucket['copies']:,}"]
-            sizes = [f"{bucket['low']:g}", f"{documents:,}", *numbers, f"{bucket['bytes']:,}"]
-            rows.append([f"  {name}", f"{first:.0f}-{last:.0f} %", *sizes, bar(got, most)])
-        if counts["missing"]:
-            rows.append([f"  {name}", "no number", "", f"{counts['missing']:,}", *[""] * 5])
-    head = ["  source", "percentile", "from", "documents", "asked", "got", "copies", "bytes", ""]
-    return table(rows, head)
-
-
 def _total(manifest: Manifest) -> list[str]:
     """Return asked, got, rows, tokens and loss-carrying tokens of a whole phase."""
     parts = manifest.parts

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from crystalmix.mixtures.build import seal
+from crystalmix.mixtures.build.accounts import ImportAccount
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
-from crystalmix.mixtures.build.context import Folder, naming
+from crystalmix.mixtures.build.context import Folder, naming, rows_in
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import Zeros, ZooSettings
@@ -223,8 +224,8 @@ def _link(
     results = pool.map(measure, items, "import") if items else iter(())
     for name, folder in folders.items():
         if folder.receipt is None:
-            entries = [next(results) for _ in files_of[name]]
-            folder.seal_files(entries, {"dropped": {}})
+            own = [{"files": [next(results) for _ in files_of[name]]}]
+            folder.seal(own, ImportAccount(rows=rows_in(own)))
     return folders
 
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.build import seal
+from crystalmix.mixtures.build.accounts import ImportAccount
 from crystalmix.mixtures.build.build import alone, store, sweep, unsealed
-from crystalmix.mixtures.build.context import Folder, naming, once, shard_entries
+from crystalmix.mixtures.build.context import Folder, naming, once, rows_in, shard_entries
 from crystalmix.mixtures.build.seal import Basis
 from crystalmix.mixtures.manifest.build_folder import IMPORTED, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, TokenizerIdentity
@@ -162,9 +163,9 @@ def _pack(
     flat = [item for group in items.values() for item in group]
     results = iter(list(pool.map(_write_once, flat, IMPORT)) if flat else [])
     for name, group in items.items():
-        entries = [entry for _ in group for entry in next(results)["files"]]
+        own = [next(results) for _ in group]
         tokens = sum(counts[file].tokens for file in datasets[name])
-        folders[name].seal_files(entries, {"tokens": tokens, "dropped": {}})
+        folders[name].seal(own, ImportAccount(rows=rows_in(own), tokens=tokens))
     return folders
 
 

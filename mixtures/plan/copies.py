@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmix.mixtures.build.accounts import PackAccount, upsampled_lines
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.report import bar, upsampled_lines
+from crystalmix.mixtures.manifest.report import bar
 from crystalmix.mixtures.recipes.recipe import Recipe
+from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.upsample import BUCKETS, Upsample
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Json
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CopiesPlan:
     upsample: Upsample
     mean: float
     asked: tuple[float, ...]
-    sources: Json | None
+    sources: dict[str, CopyCounts] | None
 
     def lines(self) -> Iterator[str]:
         """Yield a table with a bar for each bucket of percentiles."""
@@ -60,7 +61,7 @@ def copies(recipe: Recipe, out: Path | None) -> tuple[CopiesPlan, ...]:
     )
 
 
-def _built(build: BuildFolder, domain: str, upsample: Upsample) -> Json | None:
+def _built(build: BuildFolder, domain: str, upsample: Upsample) -> dict[str, CopyCounts] | None:
     """Return what the documents of a domain come to, None where it is not built by this curve."""
     place = build.packed(domain)
     if not (place / receipts.NAME).exists():
@@ -69,4 +70,4 @@ def _built(build: BuildFolder, domain: str, upsample: Upsample) -> Json | None:
     made = receipt.settings.get("upsample")
     if made is None or {**made, "epoch": 0} != {**upsample.content(), "epoch": 0}:
         return None
-    return receipt.account["upsampled"]
+    return PackAccount.of(receipt).upsampled

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
 from crystalmix.prep.rows.hdf5_layout import CHUNK_ROWS, rows_together
@@ -115,16 +116,17 @@ class Measured:
     def _add_rows(
         self, build: BuildFolder, place: Path, receipt: Receipt, raw: dict[str, int]
     ) -> None:
-        domain, account = place.parent.name, receipt.account
+        domain = place.parent.name
         tokens = sum(entry["rows"] * entry["msl"] for entry in shards_of(receipt))
         stage = receipt.stage
         keys = [stage, f"{stage}/{domain}", *([LAID_OUT] if receipt.shards else ())]
         self.rows.add(_size(build, place, receipt), tokens, *keys)
         if stage == "pack":
-            self.filled.add(tokens, account["tokens_in"], domain)
-            for source, counts in account["sources"].items():
+            account = PackAccount.of(receipt)
+            self.filled.add(tokens, account.tokens_in, domain)
+            for source, counts in account.sources.items():
                 keys = source, f"{domain}/{source}"
-                self.tokens.add(counts["tokens"], raw.get(source, 0), *keys)
+                self.tokens.add(counts.tokens, raw.get(source, 0), *keys)
 
 
 def _size(build: BuildFolder, place: Path, receipt: Receipt) -> int:

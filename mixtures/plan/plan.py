@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.coverage import Draws
 from crystalmix.mixtures.manifest.exact_order import VERSION
-from crystalmix.mixtures.manifest.report import cut_shares
 from crystalmix.mixtures.plan.overlaps import Taken, notes, seen
 from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.continuing import Reading
@@ -182,15 +182,14 @@ class Planner:
             if not (place / receipts.NAME).exists():
                 continue
             receipt = receipts.read(place)
-            account, settings = receipt.account, receipt.settings["rows"]
-            if "fitted" in account:
-                cut, streamed = cut_shares(account)
-                padding = account["padding"] / (account["rows"] * settings["msl"])
+            account, settings = PackAccount.of(receipt), receipt.settings["rows"]
+            if account.fitted is not None:
+                padding = account.padding_share(settings["msl"])
                 done = LOSING.get(settings.get("too_long"), "cuts")
                 lines.append(
                     f"{name}: {settings['pack']} pads {padding:.2%} of its rows and {done} "
-                    f"{cut:.1%} of its documents (a stream pads none and "
-                    f"would cut {streamed:.1%})"
+                    f"{account.cut_share:.1%} of its documents (a stream pads none and "
+                    f"would cut {account.stream_cut_share:.1%})"
                 )
         return lines
 

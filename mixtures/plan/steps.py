@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from crystalmix.mixtures.build import pack, row_fim, seal, shuffle, tokenise, upsample
+from crystalmix.mixtures.build.accounts import rows_of
 from crystalmix.mixtures.build.build import sealed_as
 from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.build.view import state_of
@@ -273,7 +274,7 @@ class Walk:
         receipt = None if folder is None else folder.receipt
         sealed = receipt is not None
         if receipt is not None and certain:
-            rows = receipt.account["rows"]
+            rows = rows_of(receipt)
             tokens = rows and rows * _msl(receipt)
         state: State = "made"
         if sealed:

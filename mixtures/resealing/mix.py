@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from crystalmix.mixtures.build import seal, tokenise
+from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.build.build import alone, store
 from crystalmix.mixtures.build.context import Context, Copies, Folder
 from crystalmix.mixtures.manifest import manifest, purged
@@ -72,7 +73,7 @@ def _folder(context: Context, name: str) -> Folder:
     domain = recipe.domains[name]
     copies = None
     if domain.upsample is not None:
-        copies = Copies({}, _receipt(build.packed(name), name).account.get("upsampled", {}))
+        copies = Copies({}, PackAccount.of(_receipt(build.packed(name), name)).upsampled or {})
     for epoch in range(domain.epochs if copies is None else copies.epochs):
         made = _receipt(build.packed(name, epoch), name)
         wanted: Json = {

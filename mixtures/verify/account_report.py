@@ -3,12 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from crystalmix.mixtures.build.accounts import (
+    PackAccount,
+    RowsAccount,
+    SourceAccount,
+    account_of,
+    upsampled_lines,
+)
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
-from crystalmix.mixtures.manifest.report import cut_shares, upsampled_lines
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies import tally
 
 LARGEST = 5  # values of a tally to show
@@ -21,20 +27,22 @@ def account_lines(build: Path) -> list[str]:
     rows: list[list[object]] = []
     notes: list[str] = []
     for folder in BuildFolder(build).sealed():
-        receipt = receipts.read(folder)
-        account, place = receipt.account, folder.relative_to(build).as_posix()
-        broken = {f"files {k}": v for k, v in account.get("broken_files", {}).items()}
-        counted = {**account["dropped"], **broken}
+        account, place = account_of(receipts.read(folder)), folder.relative_to(build).as_posix()
+        counted = account.dropped
+        if isinstance(account, SourceAccount):
+            counted = counted | {f"files {k}": v for k, v in account.broken_files.items()}
         dropped = ", ".join(f"{k} {v:,}" for k, v in counted.items() if v) or "-"
-        if receipt.stage == "documents":
-            counts = [f"{account[k]:,}" for k in ("records", "documents", "bytes")]
-            sources.append([place, *counts, dropped])
+        if isinstance(account, SourceAccount):
+            counts = (account.records, account.documents, account.bytes)
+            sources.append([place, *(f"{count:,}" for count in counts), dropped])
             notes += _notes(place, account)
             notes += _tallied(place, BuildFolder(build).lookup / SOURCES / folder.name)
         else:
-            keys = ("rows", "tokens_in", "tokens_out", "padding")  # an import knows its rows only
-            counts = [f"{account[k]:,}" if k in account else "-" for k in keys]
-            rows.append([place, *counts, dropped])
+            tokens = ["-"] * 3  # an import knows its rows only
+            if isinstance(account, RowsAccount):
+                counts = (account.tokens_in, account.tokens_out, account.padding)
+                tokens = [f"{count:,}" for count in counts]
+            rows.append([place, f"{account.rows:,}", *tokens, dropped])
     return [
         *table(sources, ["source", "records", "documents", "bytes", "dropped"]),
         *notes,
@@ -58,24 +66,22 @@ def checked(build: Path) -> str:
     )
 
 
-def _notes(place: str, account: Json) -> list[str]:
+def _notes(place: str, account: SourceAccount) -> list[str]:
     """Return notes on lists: entries that match nothing, texts too short to protect."""
     notes = [
-        f"{place}: {entry['unmatched']:,} of {entry['entries']:,} entries of {entry['file']} "
-        "match nothing"
-        for entry in account.get("opt_out", [])
-        if entry["unmatched"]
+        f"{place}: {entry.unmatched:,} of {entry.entries:,} entries of {entry.file} match nothing"
+        for entry in account.opt_out
+        if entry.unmatched
     ]
-    counts = account.get("evaluations")
-    if counts:
+    if (counts := account.evaluations) is not None:
         notes.append(
-            f"{place}: {counts['runs']:,} runs of words of {counts['texts']:,} evaluation texts, "
-            f"{counts['short']:,} of them too short to have one"
+            f"{place}: {counts.runs:,} runs of words of {counts.texts:,} evaluation texts, "
+            f"{counts.short:,} of them too short to have one"
         )
         notes += [
-            f"{place}: {file['file']}: {file['protected']:,} of {file['items']:,} items protected, "
-            f"{file['short']:,} too short"
-            for file in counts.get("files", [])  # folders made before have none
+            f"{place}: {file.file}: {file.protected:,} of {file.items:,} items protected, "
+            f"{file.short:,} too short"
+            for file in counts.files
         ]
     return notes
 
@@ -92,21 +98,25 @@ def _tallied(place: str, folder: Path) -> Iterator[str]:
             )
 
 
+def _packed(build: Path) -> Iterator[tuple[str, Receipt, PackAccount]]:
+    """Yield place, receipt and account of each folder of packed rows."""
+    for folder in BuildFolder(build).sealed():
+        receipt = receipts.read(folder)
+        if receipt.stage == "pack":
+            yield folder.relative_to(build).as_posix(), receipt, PackAccount.of(receipt)
+
+
 def statistics_lines(build: Path) -> list[str]:
     """Return what packed folders hold of each source, and the special tokens spelt in texts."""
     rows: list[list[object]] = []
     spelt: list[list[object]] = []
-    for folder in BuildFolder(build).sealed():
-        receipt, place = receipts.read(folder), folder.relative_to(build).as_posix()
-        if receipt.stage != "pack":
-            continue
-        for name, source in receipt.account["sources"].items():
-            lengths, cut = source["lengths"], source["cut"] / max(1, source["documents"])
-            quantiles = [f"{lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
-            ratio = f"{source['bytes_per_token'] or 0:.2f}"
-            counts = [f"{source[key]:,}" for key in ("documents", "tokens")]
-            rows.append([place, name, *counts, ratio, *quantiles, f"{cut:.1%}"])
-        for literal, (documents, times) in receipt.account["literals"].items():
+    for place, _, account in _packed(build):
+        for name, source in account.sources.items():
+            counts = [f"{source.documents:,}", f"{source.tokens:,}"]
+            quantiles = [f"{source.lengths.get(q, 0):,}" for q in ("p10", "p50", "p90", "max")]
+            ratio, cut = source.bytes_per_token or 0, source.cut / max(1, source.documents)
+            rows.append([place, name, *counts, f"{ratio:.2f}", *quantiles, f"{cut:.1%}"])
+        for literal, (documents, times) in account.literals.items():
             spelt.append([place, literal, f"{documents:,}", f"{times:,}"])
     head = ["folder", "source", "documents", "tokens", "bytes/token", "p10", "p50", "p90", "max"]
     lines = table(rows, [*head, "cut"])
@@ -118,16 +128,14 @@ def statistics_lines(build: Path) -> list[str]:
 def conversation_lines(build: Path) -> list[str]:
     """Return what became of the conversations of each folder that has any."""
     rows: list[list[object]] = []
-    for folder in BuildFolder(build).sealed():
-        counts = receipts.read(folder).account.get("chat")
-        if counts is not None:
-            keys = ("conversations", "rendered", "pieces", "labels", "left_out")
+    for place, _, account in _packed(build):
+        if (counts := account.chat) is not None:
+            numbers = (counts.conversations, counts.rendered, counts.pieces, counts.labels)
             whys = [
-                ", ".join(f"{reason} {n:,}" for reason, n in counts[key].items() if n) or "-"
-                for key in ("cases", "dropped")
+                ", ".join(f"{reason} {n:,}" for reason, n in reasons.items() if n) or "-"
+                for reasons in (counts.cases, counts.dropped)
             ]
-            place = folder.relative_to(build).as_posix()
-            rows.append([place, *(f"{counts[key]:,}" for key in keys), *whys])
+            rows.append([place, *(f"{n:,}" for n in (*numbers, counts.left_out)), *whys])
     head = ["folder", "conversations", "written", "pieces", "learnt ids", "turns left out"]
     return ["", *table(rows, [*head, "odd", "dropped"])] if rows else []
 
@@ -135,24 +143,19 @@ def conversation_lines(build: Path) -> list[str]:
 def fitted_lines(build: Path) -> list[str]:
     """Return what fitting documents into rows came to, beside rows that run on over them."""
     rows: list[list[object]] = []
-    for folder in BuildFolder(build).sealed():
-        receipt = receipts.read(folder)
-        account = receipt.account
-        if "fitted" in account:
-            settings, counts = receipt.settings["rows"], account["fitted"]
-            cut, streamed = cut_shares(account)
-            least = -(-account["tokens_out"] // settings["msl"])
+    for place, receipt, account in _packed(build):
+        if (counts := account.fitted) is not None:
+            settings = receipt.settings["rows"]
+            least = -(-account.tokens_out // settings["msl"])
+            numbers = (counts.groups, counts.pieces, account.rows, least)
             rows.append(
                 [
-                    folder.relative_to(build).as_posix(),
+                    place,
                     settings["pack"],
-                    f"{counts['groups']:,}",
-                    f"{counts['pieces']:,}",
-                    f"{account['rows']:,}",
-                    f"{least:,}",
-                    f"{padding_of(account, settings['msl']):.2%}",
-                    f"{cut:.1%}{LOST.get(settings.get('too_long'), '')}",
-                    f"{streamed:.1%}",
+                    *(f"{number:,}" for number in numbers),
+                    f"{account.padding_share(settings['msl']):.2%}",
+                    f"{account.cut_share:.1%}{LOST.get(settings.get('too_long'), '')}",
+                    f"{account.stream_cut_share:.1%}",
                 ]
             )
     head = ["folder", "pack", "groups", "pieces", "rows", "at least", "padding", "cut"]
@@ -162,16 +165,9 @@ def fitted_lines(build: Path) -> list[str]:
 def copies_lines(build: Path) -> list[str]:
     """Return how often the documents of each domain are taken, where that differs."""
     lines: list[str] = []
-    for folder in BuildFolder(build).sealed():
-        receipt = receipts.read(folder)
+    for place, receipt, account in _packed(build):
         settings = receipt.settings.get("upsample")
         if settings is not None and settings["epoch"] == 0:
-            place = folder.relative_to(build).as_posix()
             lines += ["", f"{place}: copies of documents by {settings['by']}"]
-            lines += upsampled_lines(receipt.account["upsampled"])
+            lines += upsampled_lines(account.upsampled or {})
     return lines
-
-
-def padding_of(account: Json, msl: int) -> float:
-    """Return the share of padding among the tokens of a folder's rows, by its account."""
-    return account["padding"] / (account["rows"] * msl)

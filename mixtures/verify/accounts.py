@@ -15,6 +15,14 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.build.accounts import (
+    PackAccount,
+    RowFimAccount,
+    RowsAccount,
+    SourceAccount,
+    account_of,
+    rows_of,
+)
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files, shards_of
 from crystalmix.mixtures.verify.shuffle_test import sampled
@@ -143,7 +151,7 @@ def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> li
             Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
             Check(folder / dropped.NAME, entries[dropped.NAME], None),
         ]
-    tokenizer, rows = receipt.settings.get("tokenizer"), receipt.account["rows"]
+    tokenizer, rows = receipt.settings.get("tokenizer"), rows_of(receipt)
     has_spans = tokenizer is not None
     if receipt.stage in JOINED and inputs:
         tokenizer = inputs[0].settings.get("tokenizer")
@@ -260,10 +268,10 @@ def changed(check: Check, counts: Counts) -> Iterator[str]:
 
 def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> Iterator[str]:
     """Yield where an account is not what its files hold; counts: `recount` of each file."""
-    account = receipt.account
-    if receipt.stage == "documents":
-        claims: Content = {key: account[key] for key in ("documents", "characters", "bytes")}
-        claims |= {key: account[key] for key in ("dropped", "broken_files")}
+    account = account_of(receipt)
+    if isinstance(account, SourceAccount):
+        keys = ("documents", "characters", "bytes", "dropped", "broken_files")
+        claims: Content = {key: getattr(account, key) for key in keys}
         if receipt.settings["duplicates"]["exact"] != "none":
             claims["repeated"] = 0
         counted = {key: value for file in counts for key, value in vars(file).items()}
@@ -273,18 +281,19 @@ def miscounted(receipt: Receipt, counts: Sequence[Counts]) -> Iterator[str]:
     spans = [file.spans for file in shards if file.spans is not None]
     sums: Content = {"rows": sum(file.rows for file in shards)}
     sums["content"] = receipts.digest(_as_built(receipt, shards))
-    claims = {"rows": account["rows"], "content": receipt.content}
-    if spans:
-        sums["padding"] = sum(file.padding for file in spans)
-        sums["tokens_out"] = sum(file.tokens for file in spans)
-        claims |= {key: account[key] for key in ("tokens_out", "padding")}
-    controls = _controls(receipt, counts)
-    if controls is not None:
-        sums["controls_out"], claims["controls_out"] = controls, account["controls_out"]
-    if receipt.stage == "pack" and not sum(account["dropped"].values()):
-        for key in ("documents", "permuted"):
-            sums[key] = sum(getattr(file, key) for file in spans)
-            claims[key] = account[key]
+    claims = {"rows": account.rows, "content": receipt.content}
+    if isinstance(account, RowsAccount):
+        if spans:
+            sums["padding"] = sum(file.padding for file in spans)
+            sums["tokens_out"] = sum(file.tokens for file in spans)
+            claims |= {"tokens_out": account.tokens_out, "padding": account.padding}
+        controls = _controls(receipt, account.padding, counts)
+        if controls is not None:
+            sums["controls_out"], claims["controls_out"] = controls, account.controls_out
+    if isinstance(account, PackAccount) and not sum(account.dropped.values()):
+        sums["documents"] = sum(file.documents for file in spans)
+        sums["permuted"] = sum(file.permuted for file in spans)
+        claims |= {"documents": account.documents, "permuted": account.permuted}
     yield from _unequal(sums, claims)
 
 
@@ -306,7 +315,7 @@ def _as_built(
     ]
 
 
-def _controls(receipt: Receipt, counts: Sequence[Counts]) -> int | None:
+def _controls(receipt: Receipt, padding: int, counts: Sequence[Counts]) -> int | None:
     """Return how many control ids a folder's rows hold without padding, None where none says.
 
     Of rows that were purged those are left out that they have since; shuffled ones don't say.
@@ -315,7 +324,7 @@ def _controls(receipt: Receipt, counts: Sequence[Counts]) -> int | None:
     marks = receipt.purged.get("shards", {}).values()
     if not known or (marks and receipt.stage in JOINED):
         return None
-    padding = receipt.account["padding"] if known[0].pads else 0
+    padding = padding if known[0].pads else 0
     more = sum(mark["controls"] for mark in marks)  # since pieces are padding
     return sum(file.controls or 0 for file in known) - padding - more
 
@@ -328,45 +337,44 @@ def _unequal(counts: Content, claims: Content) -> Iterator[str]:
 
 def unbalanced(receipt: Receipt) -> list[str]:
     """Return where a receipt's account breaks conservation."""
-    account = receipt.account
-    if receipt.stage == IMPORT:
-        rows = sum(entry["rows"] for entry in rows_files(receipt))
-        return [] if rows == account["rows"] else [f"rows {account['rows']} are not the {rows}"]
-    gone = sum(account["dropped"].values())
-    if receipt.stage == "documents":
-        if account["records"] != account["documents"] + gone:
+    account = account_of(receipt)
+    gone = sum(account.dropped.values())
+    if isinstance(account, SourceAccount):
+        if account.records != account.documents + gone:
             return [
-                f"records {account['records']} are not documents {account['documents']} "
-                f"+ dropped {gone}"
+                f"records {account.records} are not documents {account.documents} + dropped {gone}"
             ]
         return []
+    if not isinstance(account, RowsAccount):  # of an import
+        rows = sum(entry["rows"] for entry in rows_files(receipt))
+        return [] if rows == account.rows else [f"rows {account.rows} are not the {rows}"]
     lines: list[str] = []
-    supply = account["tokens_in"] + account.get("sentinels", 0) + account.get("recut", 0)
-    if supply != account["tokens_out"] + gone:
-        lines.append(
-            f"tokens in {supply} are not tokens out {account['tokens_out']} + dropped {gone}"
-        )
-    if receipt.stage == "pack" and account["tokens_in"] != (
-        account["text_tokens"] + account["controls"]
-    ):
-        lines.append(
-            f"tokens in {account['tokens_in']} are not text {account['text_tokens']} "
-            f"+ controls {account['controls']}"
-        )
-    if receipt.stage == "pack" and not gone and account["controls"] != account["controls_out"]:
-        lines.append(
-            f"controls {account['controls']} are not controls out {account['controls_out']}"
-        )
-    if chat := account.get("chat"):
-        gone = sum(chat["dropped"].values())
-        if chat["conversations"] != chat["rendered"] + gone:
-            lines.append(
-                f"conversations {chat['conversations']} are not written {chat['rendered']} "
-                f"+ dropped {gone}"
-            )
-    if receipt.stage == "fim" and account["sentinels"] != 3 * account["permuted"]:
-        lines.append(f"sentinels {account['sentinels']} are not 3 for each {account['permuted']}")
+    supply = account.tokens_in
+    if isinstance(account, RowFimAccount):
+        supply += account.sentinels + account.recut
+    if supply != account.tokens_out + gone:
+        lines.append(f"tokens in {supply} are not tokens out {account.tokens_out} + dropped {gone}")
+    if isinstance(account, PackAccount):
+        lines += _unbalanced_pack(account)
+    if isinstance(account, RowFimAccount) and account.sentinels != 3 * account.permuted:
+        lines.append(f"sentinels {account.sentinels} are not 3 for each {account.permuted}")
     return lines
+
+
+def _unbalanced_pack(account: PackAccount) -> Iterator[str]:
+    controls, chat = account.controls, account.chat
+    if account.tokens_in != account.text_tokens + controls:
+        yield (
+            f"tokens in {account.tokens_in} are not text {account.text_tokens} "
+            f"+ controls {controls}"
+        )
+    if not sum(account.dropped.values()) and controls != account.controls_out:
+        yield f"controls {controls} are not controls out {account.controls_out}"
+    if chat is not None and chat.conversations != chat.rendered + sum(chat.dropped.values()):
+        yield (
+            f"conversations {chat.conversations} are not written {chat.rendered} "
+            f"+ dropped {sum(chat.dropped.values())}"
+        )
 
 
 def inherited(receipt: Receipt) -> dict[str, str]:
@@ -384,23 +392,22 @@ def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[st
             lines.append(f"was made from {name}, which is not here")
         elif origin.content != content:
             lines.append(f"was made from another {name} than the one here; build again")
-    known = [origin.account for origin in inputs.values() if origin is not None]
+    known = [account_of(origin) for origin in inputs.values() if origin is not None]
     if lines or not known or receipt.stage == "documents":
         return lines
     if receipt.stage in JOINED:
         sums = [_rows_sum(shards_of(one)) for one in inputs.values() if one is not None]
         if _rows_sum(shards_of(receipt)) != sum(sums) % 2**64:
             lines.append("its rows are not those of its inputs (the sums over them differ)")
-    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt.stage), receipt.account
+    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt.stage), account_of(receipt)
     pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
     if receipt.stage != "pack":
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():
-        total = sum(other[theirs] for other in known)
-        count = account[own]
-        if own == "documents":  # of conversations those that were written or dropped
-            count = account.get("chat", {}).get("conversations", count)
-            count += account["held_out"] + account.get("spent", 0)
+        total = sum(getattr(other, theirs) for other in known)
+        count = getattr(account, own)
+        if isinstance(account, PackAccount):  # of documents, whose all are these
+            count = account.documents_taken + account.held_out + (account.spent or 0)
         if count != total:
             lines.append(f"its account has {own} {count}, its inputs have {theirs} {total}")
     return lines

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.prep.filters import upsample
 from crystalmix.prep.filters.sample import Split
@@ -22,7 +23,7 @@ def faults(build: Path, receipt: Receipt) -> Iterator[str]:
     if (settings := _settings(receipt)) is None:
         return
     split = receipt.settings["split"] and Split(**receipt.settings["split"])
-    account, epoch = receipt.account, receipt.settings["upsample"]["epoch"]
+    account, epoch = PackAccount.of(receipt), receipt.settings["upsample"]["epoch"]
     taken = every = 0
     for source in receipt.inputs:
         documents = BuildFolder(build).documents(source)
@@ -31,13 +32,13 @@ def faults(build: Path, receipt: Receipt) -> Iterator[str]:
         if _is_purged(receipts.read(documents.parent)):
             return
         copies = upsample.upsampled(documents, settings, split, source)
-        if account["upsampled"].get(source) != copies.content():
+        if (account.upsampled or {}).get(source) != copies.counts:
             yield f"its copies of {source} are not those that its documents ask for"
         taken += int(np.count_nonzero(copies.copies > epoch))
-        every += copies.documents
+        every += copies.counts.documents
     counts = {
-        "documents": (account.get("chat", {}).get("conversations", account["documents"]), taken),
-        "spent": (account["spent"], every - taken),
+        "documents": (account.documents_taken, taken),
+        "spent": (account.spent, every - taken),
     }
     for key, (says, follows) in counts.items():
         if says != follows:

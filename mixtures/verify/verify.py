@@ -106,6 +106,8 @@ def _guarded(place: Path, lines: Iterator[str]) -> Iterator[str]:
     """Yield the lines about a file, or that it can't be checked."""
     try:
         yield from (f"{place}: {line}" for line in lines)
+    except DamageError as error:
+        yield f"{place}: {error}"
     except MALFORMED as error:
         yield _unfit(place, error)
 
@@ -155,7 +157,7 @@ def _check_contents(
             named = [sealed.get(folder.parent / str(name)) for name in receipt.inputs]
             inputs = [other for other in named if other is not None]
             checks = accounts.checks(folder, receipt, inputs)
-        except MALFORMED as error:
+        except (DamageError, *MALFORMED) as error:
             yield _unfit(folder / receipts.NAME, error)
             continue
         whole += [(folder, c) for c in checks if broken.isdisjoint({c.path, path_of(c.path)})]

@@ -2,38 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.chat.render import Rendered, Renderer
 from crystalmix.prep.chat.rules import Rules, Turn
 from crystalmix.prep.chat.settings import ChatSettings
 from crystalmix.prep.documents.conversation_text import messages_of
 from crystalmix.prep.documents.source import Document
 from crystalmix.prep.rows.token_blocks import Encoded
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 VERSION = 1
 Turns = list[Turn]
-
-
-@dataclass(frozen=True)
-class ChatCounts:
-    """What became of conversations: conversations = rendered + dropped.
-
-    pieces: what they were written as; a long one may give several. turns: written, by role.
-    labels: ids that are learnt. cases: conversations by what is odd in them. dropped: by reason.
-    left_out: turns of long conversations that fit no row.
-    """
-
-    conversations: int
-    rendered: int
-    pieces: int
-    turns: dict[str, int]
-    labels: int
-    cases: dict[str, int]
-    dropped: dict[str, int]
-    left_out: int
 
 
 class ChatEncoder:
@@ -125,17 +105,3 @@ def _exchanges(turns: Turns) -> tuple[Turns, list[Turns]]:
             exchanges.append([])
         exchanges[-1].append(turn)
     return head, exchanges
-
-
-def summed(parts: list[Json]) -> Json:
-    """Add up accounts of `ChatCounts`, as JSON."""
-    total: Json = {}
-    for part in parts:
-        for key, value in part.items():
-            if isinstance(value, dict):
-                sums = Counter(total.get(key, {}))
-                sums.update(value)
-                total[key] = dict(sorted(sums.items()))
-            else:
-                total[key] = total.get(key, 0) + value
-    return total

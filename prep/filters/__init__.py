@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         near_pairs,
         upsample,
     )
-    from crystalmix.prep.filters.decontaminate import IndexCounts
+    from crystalmix.prep.filters.counts import CopyCounts, IndexCounts
     from crystalmix.prep.filters.entries import Entry, Names
     from crystalmix.prep.filters.exact_duplicates import Duplicates, Sides
     from crystalmix.prep.filters.near_duplicates import Stored

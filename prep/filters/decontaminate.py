@@ -23,6 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
+from crystalmix.prep.filters.counts import EvaluationFile, IndexCounts
 from crystalmix.prep.filters.ngrams import Words
 from crystalmix.prep.readers.decompress import lines, pieces
 from crystalmix.prep.readers.listing import fits, kind
@@ -77,35 +78,6 @@ class Decontaminate:
     def content(self) -> Content:
         """Return the settings as receipts hold them; `short` is omitted at its default."""
         return {k: v for k, v in asdict(self).items() if (k, v) != ("short", "skip")}
-
-
-@dataclass(frozen=True)
-class EvaluationFile:
-    """Protection of one evaluation file, in items: records with text.
-
-    protected: items with a run in the index. short: items whose texts all have too few words. The
-    others have runs of few distinct words only.
-    """
-
-    file: str
-    items: int
-    protected: int
-    short: int
-
-
-@dataclass(frozen=True)
-class IndexCounts:
-    """Account of an index.
-
-    short: texts with fewer words than a run. plain: runs left out for their few distinct words.
-    files: protection of each evaluation file.
-    """
-
-    texts: int
-    runs: int
-    short: int
-    plain: int
-    files: tuple[EvaluationFile, ...]
 
 
 def files(settings: Decontaminate, root: Path) -> list[str]:

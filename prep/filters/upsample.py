@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
+from crystalmix.prep.filters.counts import Bucket, CopyCounts
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.constraints import enforce
@@ -95,42 +96,11 @@ class Upsample:
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Documents of one bucket of percentiles: how many, and how often they are taken.
-
-    low: their least number. asked: epochs of a document, on average. copies: how often all of them
-    together are taken; bytes: of the copies' texts.
-    """
-
-    low: float
-    documents: int
-    asked: float
-    copies: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Upsampled:
-    """What a source's documents come to: copies of each, in the order of their numbers.
-
-    missing: documents without a number. most: the greatest count of copies. buckets: of the
-    documents with one, from the lowest percentiles to the highest; those without any are left out.
-    """
+    """Copies of each of a source's documents, in the order of their numbers, and their counts."""
 
     copies: NDArray[np.uint16]
-    documents: int
-    missing: int
-    most: int
-    buckets: tuple[Bucket, ...]
-
-    def content(self) -> Content:
-        """Return the counts as JSON."""
-        return {
-            "documents": self.documents,
-            "missing": self.missing,
-            "most": self.most,
-            "buckets": [dict(vars(bucket)) for bucket in self.buckets],
-        }
+    counts: CopyCounts
 
 
 def upsampled(path: Path, settings: Upsample, split: Split | None, source: str) -> Upsampled:
@@ -140,22 +110,22 @@ def upsampled(path: Path, settings: Upsample, split: Split | None, source: str) 
     about 50 bytes a document. Raises InputError for a value that is no number.
     """
     values, digests, sizes = _read(path, settings.by, source)
-    taken = np.ones(len(values), np.bool_) if split is None else split.taken(digests)
-    missing = taken & np.isnan(values)
-    known = np.flatnonzero(taken & ~missing)
+    own = np.ones(len(values), np.bool_) if split is None else split.taken(digests)
+    missing = own & np.isnan(values)
+    known = np.flatnonzero(own & ~missing)
     ranked = known[np.lexsort((digests[known], values[known]))]
     del digests
     units = asked_units(values[ranked], settings.curve)
     copies = np.zeros(len(values), np.uint16)
     copies[missing] = settings.missing
     copies[ranked] = rounded(units)
-    return Upsampled(
-        copies,
-        documents=int(np.count_nonzero(taken)),
+    counts = CopyCounts(
+        documents=int(np.count_nonzero(own)),
         missing=int(np.count_nonzero(missing)),
         most=int(copies.max(initial=0)),
         buckets=tuple(_buckets(values[ranked], units, copies[ranked], sizes[ranked])),
     )
+    return Upsampled(copies, counts)
 
 
 def asked_units(values: Numbers, curve: Sequence[Point]) -> Counts:

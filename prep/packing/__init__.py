@@ -11,6 +11,7 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.prep.packing import fitted, fitted_rows, laid_out, pieces
-    from crystalmix.prep.packing.fitted import Fitted, FittedCounts
+    from crystalmix.prep.packing.fits import FittedCounts
+    from crystalmix.prep.packing.fitted import Fitted
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-"""Fits: into which row, and where in it, each piece of a group goes."""
+"""Fits: into which row, and where in it, each piece of a group goes; counts of them."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,6 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FittedCounts:
+    """What fitting came to, for the receipt.
+
+    cut: documents longer than a row. stream_cut: those that rows which run on would cut.
+    """
+
+    groups: int
+    pieces: int
+    shortest: int
+    cut: int
+    stream_cut: int
 
 
 @dataclass(frozen=True)

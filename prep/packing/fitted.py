@@ -6,23 +6,10 @@ from itertools import accumulate
 
 import numpy as np
 
+from crystalmix.prep.packing.fits import FittedCounts
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.token_blocks import Stream
 from crystalmix.prep.runtime.types import Json
-
-
-@dataclass(frozen=True)
-class FittedCounts:
-    """What fitting came to, for the receipt.
-
-    cut: documents longer than a row. stream_cut: those that rows which run on would cut.
-    """
-
-    groups: int
-    pieces: int
-    shortest: int
-    cut: int
-    stream_cut: int
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Records: dataclasses read from JSON, with one line for what breaks them; seals by a digest."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
@@ -23,6 +25,40 @@ def record(content: object, shape: type[Record], place: object, remedy: str) -> 
         return TypeAdapter(shape).validate_python(content)
     except ValidationError as error:
         raise fault(error, place, remedy) from None
+
+
+def quick_record(content: Mapping[str, Any], shape: type[Record], place: str) -> Record:
+    """Return JSON, which may hold more, as a dataclass with those that it has within.
+
+    It checks no types, and needs no pydantic. Raises DamageError, with the place, for a field that
+    is missing.
+    """
+    readers, known = _readers(shape), dict[str, Any]()
+    for key in fields(shape):  # pyright: ignore[reportArgumentType]
+        if key.name in content:
+            value, read = content[key.name], readers.get(key.name)
+            known[key.name] = read(value, f"{place}.{key.name}") if read and value else value
+        elif key.default is key.default_factory is MISSING:
+            raise DamageError(f"{place} lacks {key.name}; build again")
+    return shape(**known)
+
+
+@cache
+def _readers(shape: type) -> dict[str, Callable[[Any, str], object]]:
+    """Return what reads those fields of a dataclass that hold others."""
+    readers = {name: _reader(hint) for name, hint in get_type_hints(shape).items()}
+    return {name: read for name, read in readers.items() if read is not None}
+
+
+def _reader(hint: Any) -> Callable[[Any, str], object] | None:  # noqa: ANN401  a type
+    if is_dataclass(hint):
+        return lambda value, place: quick_record(value, hint, place)  # pyright: ignore
+    inner = next(filter(None, map(_reader, get_args(hint))), None)
+    if inner is not None and get_origin(hint) is tuple:
+        return lambda value, place: tuple(inner(item, place) for item in value)
+    if inner is not None and get_origin(hint) is dict:
+        return lambda value, place: {k: inner(v, f"{place}.{k}") for k, v in value.items()}
+    return inner  # of what may be None
 
 
 def fault(error: "ValidationError", place: object, remedy: str) -> DamageError:

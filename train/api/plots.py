@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
 from crystalmix.prep.runtime import receipts
@@ -73,11 +74,11 @@ def _copies(plan: CopiesPlan) -> list[Copies]:
     return [
         Copies(
             f"{label}, source {name}",
-            tuple(bucket["asked"] for bucket in counts["buckets"]),
-            tuple(bucket["copies"] / bucket["documents"] for bucket in counts["buckets"]),
+            tuple(bucket.asked for bucket in counts.buckets),
+            tuple(bucket.copies / bucket.documents for bucket in counts.buckets),
         )
         for name, counts in plan.sources.items()
-        if counts["buckets"]
+        if counts.buckets
     ]
 
 
@@ -101,9 +102,10 @@ def _lengths(path: Path, manifests: list[Manifest]) -> list[Lengths]:
         packed = folder.packed(domain)
         if not (packed / receipts.NAME).exists():
             continue
-        sources = receipts.read(packed).account.get("sources", {})
+        receipt = receipts.read(packed)
+        sources = PackAccount.of(receipt).sources if receipt.stage == "pack" else {}
         for source, held in sources.items():
-            if lengths := held["lengths"]:
+            if lengths := held.lengths:
                 three = (lengths[key] for key in ("p10", "p50", "p90"))
                 found.append(Lengths(f"{domain} / {source}", *three))
     return found

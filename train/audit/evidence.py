@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crystalmix.mixtures.build.accounts import SourceAccount
 from crystalmix.mixtures.build.lookups import IMPORT
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, SOURCES, BuildFolder
@@ -178,7 +179,7 @@ def _source(folder: Path) -> SearchedSource:
         for path in (folder / name for name in SEARCHED)
         if path.exists()
     )
-    return SearchedSource(receipt.digest, receipt.account["records"], tuple(files))
+    return SearchedSource(receipt.digest, SourceAccount.of(receipt).records, tuple(files))
 
 
 def _folders(build: BuildFolder) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmix.mixtures.build.accounts import PackAccount, SourceAccount
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
@@ -248,8 +249,8 @@ def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
     settings = receipt.settings
     held_out = bool(settings["held_out"] or (settings["split"] or {}).get("side") == "valid")
     return [
-        SourceTokens(domain, name, held["documents"], held.get("bytes"), held["tokens"], held_out)
-        for name, held in sorted(receipt.account["sources"].items())
+        SourceTokens(domain, name, held.documents, held.bytes, held.tokens, held_out)
+        for name, held in sorted(PackAccount.of(receipt).sources.items())
     ]
 
 
@@ -262,7 +263,7 @@ def _home(build: BuildFolder) -> Path:
 def _source(build: BuildFolder, name: str, home: Path) -> SourceFacts:
     folder = build.source(name)
     receipt = receipts.read(folder)
-    account, settings, inputs = receipt.account, receipt.settings, receipt.inputs
+    account, settings, inputs = SourceAccount.of(receipt), receipt.settings, receipt.inputs
     content = receipt.content
     described = about.read(home / about.NAME).get(name)
     if described is None or described.documents != content:
@@ -275,11 +276,11 @@ def _source(build: BuildFolder, name: str, home: Path) -> SourceFacts:
         name,
         words,
         place,
-        account["records"],
-        account["documents"],
-        account["bytes"],
-        account["characters"],
-        {reason: count for reason, count in sorted(account["dropped"].items()) if count},
+        account.records,
+        account.documents,
+        account.bytes,
+        account.characters,
+        {reason: count for reason, count in sorted(account.dropped.items()) if count},
         tuple(RawFile.of(entry, hub) for entry in inputs["files"]),
         tuple(RawFile.of(entry, None) for entry in inputs["lists"]),
         content,

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystalmix.mixtures.build import statistics
+from crystalmix.mixtures.build import accounts, pack
+from crystalmix.mixtures.build.accounts import Lengths
 from crystalmix.mixtures.build.build import build
-from crystalmix.mixtures.build.statistics import Lengths
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify import account_report
 from crystalmix.mixtures.verify.verify import verify
@@ -178,7 +178,7 @@ def test_quantiles_are_exact_however_the_lengths_come(parts: list[list[int]]) ->
         return
     told = tally.account()
     assert (told["min"], told["max"]) == (every[0], every[-1])
-    for percent in statistics.PERCENT:
+    for percent in accounts.PERCENT:
         found = told[f"p{percent}"]
         at_most = sum(length <= found for length in every)
         below = sum(length < found for length in every)
@@ -198,18 +198,18 @@ def test_cut_documents_are_those_in_more_than_one_row(
         cut += len(rows) > 1 or lost
         place += size
     array = np.array(sizes, np.int64)
-    assert statistics.cut_documents(array, 0, stop, msl) == cut
+    assert pack.cut_documents(array, 0, stop, msl) == cut
     # Block by block it is the same.
     half = len(sizes) // 2
-    first = statistics.cut_documents(array[:half], 0, stop, msl)
-    second = statistics.cut_documents(array[half:], sum(sizes[:half]), stop, msl)
+    first = pack.cut_documents(array[:half], 0, stop, msl)
+    second = pack.cut_documents(array[half:], sum(sizes[:half]), stop, msl)
     assert first + second == cut
 
 
 def test_the_documents_of_a_file_are_told_by_characters_and_bytes(tmp_path: Path) -> None:
     table = pa.table({"characters": [3, 1, 2], "bytes": [4, 1, 6], "other": ["a", "b", "c"]})
     pq.write_table(table, tmp_path / "documents.parquet", row_group_size=1)
-    told = statistics.of_documents(tmp_path / "documents.parquet")
+    told = accounts.of_documents(tmp_path / "documents.parquet")
     assert told["characters"] == {
         "min": 1, "p1": 1, "p10": 1, "p50": 2, "p90": 3, "p99": 3, "max": 3
     }  # fmt: skip

@@ -379,7 +379,7 @@ def test_a_receipt_that_lacks_something_is_told(out: Path) -> None:
             path.write_bytes(data)
     path = files(out, "wiki/epoch-0/receipt.json")[0]
     sealed(path, lambda receipt: receipt["account"].pop("tokens_in"))
-    told = f"{path}: can't be checked (KeyError: 'tokens_in'); build again"
+    told = f"{path}: its account lacks tokens_in; build again"
     assert told in verify(out)
 
 
