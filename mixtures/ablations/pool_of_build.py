@@ -35,6 +35,7 @@ from crystalmix.mixtures.recipes.phase import shares
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts, yaml_settings
 from crystalmix.prep.runtime.errors import DamageError, RecipeError, RefusalError, StaleError
+from crystalmix.prep.runtime.receipts import Shard
 from crystalmix.prep.runtime.types import Json
 
 LINKED = (DOMAINS, SOURCES, TOKENIZER)
@@ -197,7 +198,7 @@ class _Base:
         if held.part.fim is not None:
             yield f"domain {name}: its held-out rows hold {_made(held.part)}"
         receipt = receipts.read((self.path / part.shards[0].path).parent)
-        rows = sum(entry["rows"] for entry in rows_files(receipt))
+        rows = sum(shard.rows for shard in rows_files(receipt))
         if part.available < rows:
             yield (
                 f"domain {name}: part {part.name} of phase {drawn.manifest.phase} has "
@@ -259,14 +260,14 @@ def _everything(
 
 def _check_shards(build: Path, part: ManifestPart) -> None:
     """Hold a part's shards against the receipts of their folders, and their files' sizes."""
-    entries: dict[Path, Json] = {}
+    entries: dict[Path, Shard] = {}
     for folder in {(build / shard.path).parent for shard in part.shards}:
-        entries |= {folder / entry["name"]: entry for entry in rows_files(receipts.read(folder))}
+        entries |= {folder / entry.name: entry for entry in rows_files(receipts.read(folder))}
     for shard in part.shards:
         path = build / shard.path
-        entry = entries.get(path, {})
+        entry = entries.get(path)
         size = path.stat().st_size if path.exists() else None
-        if (entry.get("digest"), entry.get("bytes")) != (shard.digest, size):
+        if entry is None or (entry.digest, entry.bytes) != (shard.digest, size):
             raise DamageError(
                 f"{path}: is not as the manifests of its build say; run `crystalmix verify` there, "
                 "and restore it or build again"

@@ -24,11 +24,10 @@ from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.rows.pack import PackSettings
-from crystalmix.prep.rows.shards import Shard
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts

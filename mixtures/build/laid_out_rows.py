@@ -48,7 +48,7 @@ def write_streams(context: Context, out: Path, epochs: Sequence[Folder]) -> None
         packed, base = epoch.behind or epoch, len(every)
         every += streams(settings, packed.blocks)
         files = {entry["name"] for entry in packed.sealed.files}
-        for name in (entry["name"] for entry in shards_of(packed.sealed)):
+        for name in (shard.name for shard in shards_of(packed.sealed)):
             path = packed.path / name
             places[f"{epoch.place.name}/{name}"] = Place(
                 stream=base + pack.process(name),

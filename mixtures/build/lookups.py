@@ -239,8 +239,8 @@ def _write(item: Written) -> Json:
     if item.name != RANGES:
         lookup.write(item.folder / "documents.parquet", item.inside, item.name)
         return {}
-    entries = shards_of(receipts.read(item.folder))
-    table = document_ranges.of_shards(item.folder / entry["name"] for entry in entries)
+    every = shards_of(receipts.read(item.folder))
+    table = document_ranges.of_shards(item.folder / shard.name for shard in every)
     document_ranges.write(item.inside / RANGES, table)
     return {}
 

@@ -125,30 +125,30 @@ def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Pe
         return []
     items: list[Permute] = []
     first, files = 0, shards_of(old.sealed)
-    names = sorted(entry["name"] for entry in files)  # as the original numbered files
+    names = sorted(entry.name for entry in files)  # as the original numbered files
     rows, streams = context.recipe.rows_of(new.name), scratch / f"{new.name}-{new.epoch}.json"
     shape = Shape(rows, context.tokenizer.pad, context.controls, written=not new.laid_out)
     if old.laid_out:
         write_streams(context, streams, [old])
     for entry in files:
-        seed = seed_of(settings, names.index(entry["name"]), len(files))
+        seed = seed_of(settings, names.index(entry.name), len(files))
         items.append(
             Permute(
                 mark=new.mark,
-                shard=old.path / entry["name"],
+                shard=old.path / entry.name,
                 first_row=first,
                 tokenizer=context.recipe.tokenizer,
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
                 turn=Turn(seed, new.domain.epochs, new.epoch),
                 shape=shape,
-                out=new.path / entry["name"],
-                streams=(streams, f"{old.place.name}/{entry['name']}", entry["rows"])
+                out=new.path / entry.name,
+                streams=(streams, f"{old.place.name}/{entry.name}", entry.rows)
                 if old.laid_out
                 else None,
             )
         )
-        first += entry["rows"]
+        first += entry.rows
     return items
 
 

@@ -45,12 +45,11 @@ from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.digests import Remembered
 
-BLOCK_KEYS = ("documents", "text_digest")
 # Settings of a source that decide which blocks it has, or what of them stays in the end.
 BETWEEN = ("files", "half", "select", "duplicates")
 # An error of `documents` about a source's settings: `source web: where: <SQL>: <fault>`.
@@ -308,7 +307,7 @@ class Work:
         entries = zip(self.blocks, kept, strict=True)
         content = {
             "account": account.content(),
-            "blocks": [{"block": b, **{k: e[k] for k in BLOCK_KEYS}} for b, e in entries],
+            "blocks": [asdict(SourceBlock.of({**e, "block": b})) for b, e in entries],
             "content": receipts.digest([[e["text_digest"], e["documents"]] for e in kept]),
             "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
             "skipped": [{"file": name, "why": why} for name, why in self.listing.skipped],

@@ -187,8 +187,8 @@ def choose(
     shards = rows_files(receipt)
     if part.half is not None:
         parity = 0 if part.half == "even" else 1
-        shards = [s for s in shards if pack.number(s["name"]) % 2 == parity]
-    total = sum(shard["rows"] for shard in shards)
+        shards = [s for s in shards if pack.number(s.name) % 2 == parity]
+    total = sum(shard.rows for shard in shards)
     first, last = cerebras_order.subset_bounds(total, part.subset or (0.0, 1.0), version)
     if first >= last:
         raise PartRefusalError(
@@ -200,12 +200,12 @@ def choose(
     chosen: list[PartShard] = []
     before = 0
     for shard in shards:
-        begin, end = max(0, first - before), min(shard["rows"], last - before)
+        begin, end = max(0, first - before), min(shard.rows, last - before)
         if begin < end:
-            path = (folder / shard["name"]).as_posix()
-            fields = shard["rows"], shard["digest"], begin, end, shard["loss_tokens"]
-            chosen.append(PartShard(path, *fields))
-        before += shard["rows"]
+            path = (folder / shard.name).as_posix()
+            bounds = shard.rows, shard.digest, begin, end
+            chosen.append(PartShard(path, *bounds, shard.loss_tokens))
+        before += shard.rows
     return tuple(chosen)
 
 

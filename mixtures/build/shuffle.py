@@ -423,9 +423,9 @@ def _inputs(
     The mark names the folders' content: folders built anew under their names are read anew.
     """
     inputs = [
-        shuffle.Input(f"{name}/{entry['name']}", folder / entry["name"], entry["rows"])
+        shuffle.Input(f"{name}/{shard.name}", folder / shard.name, shard.rows)
         for name, folder in folders
-        for entry in shards_of(receipts.read(folder))
+        for shard in shards_of(receipts.read(folder))
     ]
     return tuple(sorted(inputs, key=lambda item: item.name) if by_name else inputs)
 
@@ -445,7 +445,7 @@ def _firsts(folders: tuple[tuple[str, Path], ...], mark: str) -> dict[str, int]:
 def _account(folder: Folder, epochs: list[Folder], results: list[Json]) -> RowsAccount:
     """Return the account; the rows in and out must be the same multiset."""
     accounts = [rows_account(epoch.sealed) for epoch in epochs]
-    before = sum(entry["rows_sum"] for epoch in epochs for entry in shards_of(epoch.sealed))
+    before = sum(s.rows_sum or 0 for epoch in epochs for s in shards_of(epoch.sealed))
     after = sum(
         entry["rows_sum"] for result in results for entry in result["files"] if "rows_sum" in entry
     )

@@ -198,9 +198,9 @@ def blocks_of(recipe: Json, scanned: dict[str, Receipt]) -> Iterator[KeyedBlock]
         own = store.key_of({**common, "ftfy": ftfy, "metadata": metadata, "columns": kept})
         first = 0
         for entry in scanned[name].blocks:
-            last = first + entry["documents"]
-            what = [own, entry["text_digest"], entry["documents"], bool(kept) and first]
-            yield KeyedBlock(name, entry["block"], (first, last), store.key_of(what))
+            last = first + entry.documents
+            what = [own, entry.text_digest, entry.documents, bool(kept) and first]
+            yield KeyedBlock(name, entry.block, (first, last), store.key_of(what))
             first = last
 
 

@@ -31,8 +31,7 @@ from typing import Final
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import TEMPORARY
-from crystalmix.prep.runtime.receipts import Receipt
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.receipts import Receipt, Shard
 
 SOURCES: Final = "sources"
 DOMAINS: Final = "domains"
@@ -205,11 +204,11 @@ def _age(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.name
 
 
-def rows_files(receipt: Receipt) -> list[Json]:
-    """Return the entries of a receipt's shards that are files, in order."""
-    return [entry for entry in receipt.files if entry["name"].endswith(".h5")]
+def rows_files(receipt: Receipt) -> list[Shard]:
+    """Return a receipt's shards that are files, in order."""
+    return [Shard.of(entry) for entry in receipt.files if entry["name"].endswith(".h5")]
 
 
-def shards_of(receipt: Receipt) -> list[Json]:
-    """Return the entries of a receipt's shards in order, of rows that are not written here too."""
+def shards_of(receipt: Receipt) -> list[Shard]:
+    """Return a receipt's shards in order, of rows that are not written here too."""
     return [*receipt.shards] or rows_files(receipt)

@@ -50,11 +50,8 @@ class OpenedRows:
     @classmethod
     def of(cls, receipt: Receipt) -> "OpenedRows":
         """Take them from a whole receipt."""
-        entries = shards_of(receipt)
-        return cls(
-            Receipt(**receipt.recipe),
-            Runs.of(Shard(e["name"], e["rows"], 0, e["rows"]) for e in entries),
-        )
+        every = (Shard(shard.name, shard.rows, 0, shard.rows) for shard in shards_of(receipt))
+        return cls(Receipt(**receipt.recipe), Runs.of(every))
 
 
 @dataclass(frozen=True)

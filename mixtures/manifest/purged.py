@@ -11,6 +11,7 @@ such rows says so in `redaction`, as one of a redacted view does, and names the 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ from crystalmix.prep.rows import tombstones
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.types import Json
 
 PURGE: Final = "purge"
@@ -137,15 +138,15 @@ def refuse_others(build: BuildFolder, sources: Mapping[str, Receipt]) -> None:
             )
 
 
-def entries(receipt: Receipt) -> list[Json]:
-    """Return the entries of a receipt's shards with digests and sums of what they hold now."""
+def entries(receipt: Receipt) -> list[Shard]:
+    """Return a receipt's shards with digests and sums of what they hold now."""
     marks = receipt.purged.get("shards", {})
     keys = ("digest", "rows_sum", "loss_tokens")
     return [
-        {**entry, **{key: marks[entry["name"]][key] for key in keys}}
-        if entry["name"] in marks
-        else entry
-        for entry in rows_files(receipt)
+        replace(shard, **{key: marks[shard.name][key] for key in keys})
+        if shard.name in marks
+        else shard
+        for shard in rows_files(receipt)
     ]
 
 

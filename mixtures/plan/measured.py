@@ -117,7 +117,7 @@ class Measured:
         self, build: BuildFolder, place: Path, receipt: Receipt, raw: dict[str, int]
     ) -> None:
         domain = place.parent.name
-        tokens = sum(entry["rows"] * entry["msl"] for entry in shards_of(receipt))
+        tokens = sum(shard.rows * shard.msl for shard in shards_of(receipt))
         stage = receipt.stage
         keys = [stage, f"{stage}/{domain}", *([LAID_OUT] if receipt.shards else ())]
         self.rows.add(_size(build, place, receipt), tokens, *keys)

@@ -198,7 +198,7 @@ def _disk(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> int |
     written: dict[str, int] = {}
     for folder in [] if out is None else BuildFolder(out).sealed():
         if folder.parent.parent.name == DOMAINS:
-            size = sum(entry["bytes"] for entry in rows_files(receipts.read(folder)))
+            size = sum(shard.bytes or 0 for shard in rows_files(receipts.read(folder)))
             written[folder.parent.name] = written.get(folder.parent.name, 0) + size
     total = 0.0
     for name, domain in recipe.domains.items():

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build.context import Context
-from crystalmix.mixtures.build.scan import BLOCK_KEYS, Work, in_recipe, needed
+from crystalmix.mixtures.build.scan import Work, in_recipe, needed
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 
@@ -109,15 +109,16 @@ def _stand_in(
 ) -> Receipt | None:
     """Return what stands for the receipt of documents; whole: whether all of them are known."""
     now = receipts.read(work.place) if (work.place / receipts.NAME).exists() else None
-    known = {} if now is None else {entry["block"]: entry for entry in now.blocks}
-    entries: list[Json] = []
+    known = {} if now is None else {entry.block: entry for entry in now.blocks}
+    entries: list[SourceBlock] = []
     for block in blocks:
-        entry = block.account if block.settled else known.get(block.name)
+        entry = None if block.settled else known.get(block.name)
+        if block.settled and block.account is not None:
+            entry = SourceBlock.of({**block.account, "block": block.name})
         nobody_knows = f"{UNREAD}: {work.source.name} {block.name}"
-        entry = entry or {"documents": 0, "text_digest": nobody_knows}
-        entries.append({"block": block.name, **{key: entry[key] for key in BLOCK_KEYS}})
+        entries.append(entry or SourceBlock(block.name, 0, nobody_knows))
     if whole:
-        content = receipts.digest([[e["text_digest"], e["documents"]] for e in entries])
+        content = receipts.digest([[e.text_digest, e.documents] for e in entries])
     elif now is not None:
         content = now.content
     else:

@@ -312,4 +312,4 @@ def _summed(amounts: Iterable[int | None]) -> int | None:
 
 
 def _msl(receipt: Receipt) -> int:
-    return next((entry["msl"] for entry in shards_of(receipt)), 0)
+    return next((shard.msl for shard in shards_of(receipt)), 0)

@@ -163,7 +163,7 @@ def _with_last_labels(folder: Folder, pieces: Pieces) -> tuple[Numbers, Numbers,
         first &= pieces.offset > 0  # else the label before is of another document
     begins = np.unique(pieces.number[first])
     before = _before(folder, begins)
-    ends = np.full(len(before), shards_of(folder.receipt)[0]["msl"], np.int64)
+    ends = np.full(len(before), shards_of(folder.receipt)[0].msl, np.int64)
     columns = zip(own, (before, ends, ends), strict=True)
     number, start, stop = (np.concatenate(pair) for pair in columns)
     return number, start, stop

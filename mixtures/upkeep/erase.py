@@ -133,7 +133,7 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
             _rename(folder / file, names, stay)
             was[file] = {"was": entries[file]["xxh3"], "purge": number}
     if numbers and merge.NEAR in entries:
-        documents = sum(block["documents"] for block in receipt.blocks)
+        documents = sum(block.documents for block in receipt.blocks)
         _unsign(folder / merge.NEAR, sorted(numbers), documents)
         was[merge.NEAR] = {"was": entries[merge.NEAR]["xxh3"], "purge": number}
     for file in was:

@@ -202,7 +202,7 @@ def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
     keys: set[tuple[Files, str]] = set()
     for folder in {one.folder for one in taken}:
         receipt = receipts.read(folder)
-        files = [block["block"] for block in receipt.blocks]
+        files = [block.block for block in receipt.blocks]
         own = {one.file for one in taken if one.folder == folder}
         pairs = zip(files, scan.block_keys(receipt.recipe, files), strict=True)
         keys |= {("blocks", key) for file, key in pairs if file in own}

@@ -59,10 +59,10 @@ def account_lines(build: Path) -> list[str]:
 def checked(build: Path) -> str:
     """Return a line of what a build holds to check: phases by name, shards of all stages."""
     phases = [manifest.phase for manifest in read_manifests(build)]
-    files = [e for folder in BuildFolder(build).sealed() for e in rows_files(receipts.read(folder))]
+    files = [s for folder in BuildFolder(build).sealed() for s in rows_files(receipts.read(folder))]
     return (
         f"{len(phases)} phase{'s' * (len(phases) != 1)} ({', '.join(phases)}), "
-        f"{len(files):,} shards, {sum(entry['rows'] for entry in files):,} rows"
+        f"{len(files):,} shards, {sum(shard.rows for shard in files):,} rows"
     )
 
 

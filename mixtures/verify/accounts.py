@@ -5,7 +5,7 @@ the caller names the folder. `recount` reads the files and takes no number from 
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,13 +30,10 @@ from crystalmix.prep.documents import dropped
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import FileEntry, Receipt
+from crystalmix.prep.runtime.receipts import FILE_KEYS, SHARD_KEYS, FileEntry, Receipt, Shard
 from crystalmix.prep.runtime.types import Content, Json
 
 IMPORT = "import"  # the stage of folders whose rows another program wrote
-FILE_KEYS = ("name", "bytes", "xxh3")
-SHARD_KEYS = tuple(field.name for field in fields(shards.Shard))
-LAID_OUT_KEYS = tuple(key for key in SHARD_KEYS if key not in FILE_KEYS[1:])
 JOINED = ("shuffle", "join")  # stages that move rows
 
 
@@ -44,12 +41,13 @@ JOINED = ("shuffle", "join")  # stages that move rows
 class Check:
     """One file to read again: a shard, its spans alone, a source's documents, or what it dropped.
 
-    tokenizer: whose control ids to count, None where it is not known. blocks: documents in each
-    block of a source. folder_rows: rows of all shards of the folder. spans: whether it has spans.
+    shard: what the receipt says of one. tokenizer: whose control ids to count, None where it is not
+    known. blocks: documents in each block of a source. folder_rows: rows of all shards of the
+    folder. spans: whether it has spans.
     """
 
     path: Path
-    entry: Json
+    shard: Shard | None
     tokenizer: Json | None
     blocks: tuple[int, ...] = ()
     folder_rows: int = 0
@@ -123,12 +121,12 @@ def check_whole(folder: Path, receipt: Json) -> None:
     if receipt.get("stage") == "documents":
         lacks += [key for key in ("blocks", "broken", "skipped") if key not in receipt]
     for entry in receipt.get("files", [{}]):
-        kind = SHARD_KEYS if str(entry.get("name")).endswith(".h5") else FILE_KEYS
+        kind = {*FILE_KEYS, *SHARD_KEYS} if str(entry.get("name")).endswith(".h5") else FILE_KEYS
         lacks += [f"files.{key}" for key in kind if key not in entry]
         if not isinstance(entry.get("name"), str):
             lacks.append("files.name")
     for entry in receipt.get("shards", [{}] if _is_laid_out(receipt) else []):
-        lacks += [f"shards.{key}" for key in LAID_OUT_KEYS if key not in entry]
+        lacks += [f"shards.{key}" for key in SHARD_KEYS if key not in entry]
     if receipt.get("stage") == "documents":
         names = {entry.get("name") for entry in receipt.get("files", [])}
         lacks += [f"files.{name}" for name in (DOCUMENTS, dropped.NAME) if name not in names]
@@ -145,19 +143,18 @@ def _is_laid_out(receipt: Json) -> bool:
 def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> list[Check]:
     """Return the files of a folder that are to be read again; inputs: receipts it was made from."""
     if receipt.stage == "documents":
-        blocks = tuple(block["documents"] for block in receipt.blocks)
-        entries = {entry["name"]: entry for entry in receipt.files}
+        blocks = tuple(block.documents for block in receipt.blocks)
         return [
-            Check(folder / DOCUMENTS, entries[DOCUMENTS], None, blocks),
-            Check(folder / dropped.NAME, entries[dropped.NAME], None),
+            Check(folder / DOCUMENTS, None, None, blocks),
+            Check(folder / dropped.NAME, None, None),
         ]
     tokenizer, rows = receipt.settings.get("tokenizer"), rows_of(receipt)
     has_spans = tokenizer is not None
     if receipt.stage in JOINED and inputs:
         tokenizer = inputs[0].settings.get("tokenizer")
     every = receipt.shards or purged.entries(receipt)
-    known = [entry for entry in every if entry.get("xxh3", "") is not None]  # else: imported
-    return [Check(folder / entry["name"], entry, tokenizer, (), rows, has_spans) for entry in known]
+    known = [one for one in every if receipt.shards or one.xxh3 is not None]  # else: imported
+    return [Check(folder / one.name, one, tokenizer, (), rows, has_spans) for one in known]
 
 
 def recount(check: Check) -> Counts:
@@ -166,8 +163,8 @@ def recount(check: Check) -> Counts:
         return _recount_documents(check)
     if check.path.name == dropped.NAME:
         return DropCounts(*dropped.counts(check.path))
-    if "bytes" not in check.entry:
-        return LaidOutCounts(*_of_spans(check, check.entry["rows"] * check.entry["msl"]))
+    if check.shard is not None and check.shard.bytes is None:
+        return LaidOutCounts(*_of_spans(check, check.shard.rows * check.shard.msl))
     return recount_shard(check)
 
 
@@ -250,19 +247,20 @@ def changed(check: Check, counts: Counts) -> Iterator[str]:
     """Yield where a file is not what its entry in the receipt says."""
     if isinstance(counts, DocumentCounts) and not counts.dense:
         yield "documents are not numbered 0, 1, 2, ..."
-    if isinstance(counts, LaidOutCounts) and counts.rows != check.entry["rows"]:
-        yield f"its spans are of {counts.rows} rows, its receipt says {check.entry['rows']}"
+    if (shard := check.shard) is None:
+        return
+    if isinstance(counts, LaidOutCounts) and counts.rows != shard.rows:
+        yield f"its spans are of {counts.rows} rows, its receipt says {shard.rows}"
     if not isinstance(counts, ShardCounts):
         return
-    entry = check.entry
-    if counts.digest != entry["digest"]:
-        yield f"its rows changed (sha256 {counts.digest}, receipt has {entry['digest']})"
+    if counts.digest != shard.digest:
+        yield f"its rows changed (sha256 {counts.digest}, receipt has {shard.digest})"
     for key in ("rows", "msl", "loss_tokens"):
-        if getattr(counts, key) != entry[key]:
-            yield f"has {key} {getattr(counts, key)}, its receipt says {entry[key]}"
+        if getattr(counts, key) != getattr(shard, key):
+            yield f"has {key} {getattr(counts, key)}, its receipt says {getattr(shard, key)}"
     if counts.unerased:
         yield f"holds {counts.unerased} tokens where it was purged; purge again"
-    if counts.rows_sum % 2**64 != entry["rows_sum"]:
+    if counts.rows_sum % 2**64 != shard.rows_sum:
         yield "the sum over its rows is not what its receipt says"
 
 
@@ -306,11 +304,11 @@ def _as_built(
     """
     if receipt.shards:
         pairs = zip(counts, receipt.shards, strict=True)
-        return [[file.rows, entry["digest"]] for file, entry in pairs]
+        return [[file.rows, shard.digest] for file, shard in pairs]
     whole = [file for file in counts if isinstance(file, ShardCounts)]
     triples = zip(purged.entries(receipt), rows_files(receipt), whole, strict=True)
     return [
-        [file.rows, built["digest"] if file.digest == now["digest"] else file.digest]
+        [file.rows, built.digest if file.digest == now.digest else file.digest]
         for now, built, file in triples
     ]
 
@@ -346,7 +344,7 @@ def unbalanced(receipt: Receipt) -> list[str]:
             ]
         return []
     if not isinstance(account, RowsAccount):  # of an import
-        rows = sum(entry["rows"] for entry in rows_files(receipt))
+        rows = sum(shard.rows for shard in rows_files(receipt))
         return [] if rows == account.rows else [f"rows {account.rows} are not the {rows}"]
     lines: list[str] = []
     supply = account.tokens_in
@@ -413,8 +411,8 @@ def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[st
     return lines
 
 
-def _rows_sum(entries: Sequence[Json]) -> int:
-    return sum(entry["rows_sum"] for entry in entries) % 2**64
+def _rows_sum(every: Sequence[Shard]) -> int:
+    return sum(shard.rows_sum or 0 for shard in every) % 2**64
 
 
 def damages(folder: Path, entry: Json) -> list[str]:

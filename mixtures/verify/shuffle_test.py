@@ -33,7 +33,7 @@ def unshuffled(folder: Path, receipt: Receipt, sealed: Mapping[Path, Receipt]) -
     inputs = [folder.parent / name for name in receipt.inputs]
     if any(path not in sealed for path in inputs):
         return  # reported by the check of a folder's inputs
-    files = [(path.name, entry["name"]) for path in inputs for entry in shards_of(sealed[path])]
+    files = [(path.name, shard.name) for path in inputs for shard in shards_of(sealed[path])]
     rank = {f"{epoch}/{name}": i for i, (epoch, name) in enumerate(files)}
     try:
         rows, up = ascents(_origins(folder, receipt, rank))
@@ -65,8 +65,8 @@ def _origins(
     folder: Path, receipt: Receipt, rank: Mapping[str, int]
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the origins of each shard's rows: numbers in the order of shards and rows."""
-    for entry in rows_files(receipt):
-        table = spans.read(spans.path_of(folder / entry["name"], "origin"))
+    for shard in rows_files(receipt):
+        table = spans.read(spans.path_of(folder / shard.name, "origin"))
         column: Any = table["origin"].combine_chunks()
         ranks = np.array([rank[name] for name in column.dictionary.to_pylist()], dtype=np.int64)
         which = column.indices.to_numpy(zero_copy_only=False)

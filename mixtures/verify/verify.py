@@ -49,7 +49,7 @@ from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
 from crystalmix.prep.store import store as artifacts
@@ -274,9 +274,9 @@ def _check_phase_set(
 def _check_manifests(out: Path, sealed: dict[Path, Receipt], note: Note) -> Iterator[str]:
     folder = BuildFolder(out)
     entries = {
-        place / entry["name"]: entry
+        place / shard.name: shard
         for place, receipt in sealed.items()
-        for entry in rows_files(receipt)
+        for shard in rows_files(receipt)
     }
     manifests: dict[str, Manifest] = {}
     for path in (paths := folder.manifests()):
@@ -321,7 +321,7 @@ def _manifest_faults(
     name: str,
     manifest: Manifest,
     sealed: dict[Path, Receipt],
-    entries: dict[Path, Json],
+    entries: dict[Path, Shard],
 ) -> Iterator[str]:
     """Check a manifest against the folders it draws from and against its own order."""
     if manifest.phase != name:
@@ -395,19 +395,19 @@ def _asked_faults(manifest: Manifest) -> Iterator[str]:
 
 
 def shard_faults(
-    out: Path, manifest: Manifest, part: ManifestPart, entries: dict[Path, Json]
+    out: Path, manifest: Manifest, part: ManifestPart, entries: dict[Path, Shard]
 ) -> Iterator[str]:
     """Check a part's shards against their entries in receipts."""
     for shard in part.shards:
         entry = entries.get(out / shard.path)
         if entry is None:
             yield f"{shard.path} is in no receipt"
-        elif entry["digest"] != shard.digest:
+        elif entry.digest != shard.digest:
             yield f"{shard.path} has another digest than the manifest says"
-        elif (entry["rows"], entry["msl"]) != (shard.rows, manifest.msl):
-            yield f"{shard.path} has {entry['rows']} rows of {entry['msl']} tokens, not as it says"
-        elif entry["loss_tokens"] != shard.loss_tokens:
-            yield f"{shard.path} has {entry['loss_tokens']} loss-carrying tokens, not as it says"
+        elif (entry.rows, entry.msl) != (shard.rows, manifest.msl):
+            yield f"{shard.path} has {entry.rows} rows of {entry.msl} tokens, not as it says"
+        elif entry.loss_tokens != shard.loss_tokens:
+            yield f"{shard.path} has {entry.loss_tokens} loss-carrying tokens, not as it says"
         if not 0 <= shard.first < shard.last <= shard.rows:
             yield f"{shard.path}: no rows {shard.first} to {shard.last} of {shard.rows}"
 

@@ -124,7 +124,7 @@ class Kept:
         what: Json = {"version": VERSION, "content": receipt.content}
         if near is not None:  # of what was purged signatures are no more
             what |= {"near": asdict(near), "purged": receipt.purged.get("certificates", [])}
-        count = sum(block["documents"] for block in receipt.blocks)
+        count = sum(block.documents for block in receipt.blocks)
         for first in range(0, count, LIST_DOCUMENTS):
             stop = min(first + LIST_DOCUMENTS, count)
             key = artifacts.key_of({**what, "documents": [first, stop]})

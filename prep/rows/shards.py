@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from crystalmix.prep.rows.hdf5_layout import CHANNELS, rows_together
 from crystalmix.prep.rows.open_shards import POOL, Buffer, Rows, inflated, reading
 from crystalmix.prep.rows.scattered_rows import gather, packed
 from crystalmix.prep.runtime.atomic_files import file_digest, replacing
+from crystalmix.prep.runtime.receipts import Shard
 
 LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
@@ -34,30 +34,6 @@ AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
 Deflated = tuple[Buffer, int, list[Buffer]]  # plain bytes of rows, how many, their chunks
 Packed = tuple[Buffer, Buffer | None]  # plain bytes of a row, its chunk if it has one of its own
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard as its receipt lists it.
-
-    digest: sha256 over the decoded array (little-endian int32), independent of compression.
-    rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
-    loss_tokens: labels that count, those whose mask is not 0. bytes, xxh3: of its file, None where
-    its rows were counted and not written.
-    """
-
-    name: str
-    rows: int
-    msl: int
-    digest: str
-    rows_sum: int
-    loss_tokens: int
-    bytes: int | None
-    xxh3: str | None
-
-    def entry(self) -> dict[str, str | int]:
-        """Return the shard as a receipt's entry."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def name(number: int) -> str:

@@ -55,6 +55,61 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A shard of rows as it was made.
+
+    digest: sha256 over the decoded array (little-endian int32), independent of compression.
+    rows_sum: sum of the xxh3-64 of each row, modulo 2**64: equal for equal multisets of rows.
+    loss_tokens: labels that count, those whose mask is not 0. bytes, xxh3: of its file, None where
+    its rows were counted and not written. Of one that was imported unread, sum, labels and xxh3 are
+    None, and the digest is of its size.
+    """
+
+    name: str
+    rows: int
+    msl: int
+    digest: str
+    rows_sum: int | None
+    loss_tokens: int | None
+    bytes: int | None
+    xxh3: str | None
+
+    @classmethod
+    def of(cls, entry: Json) -> "Shard":
+        """Take a shard's entry of a receipt; DamageError names what it lacks."""
+        try:
+            known = {key: entry[key] for key in SHARD_KEYS}
+        except KeyError as error:
+            raise DamageError(f"a receipt's shard lacks {error}; build again") from None
+        return cls(**known, bytes=entry.get("bytes"), xxh3=entry.get("xxh3"))
+
+    def entry(self) -> Json:
+        """Return the shard as a receipt's entry."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+FILE_KEYS = tuple(key.name for key in fields(FileEntry))
+SHARD_KEYS = tuple(key.name for key in fields(Shard) if key.name not in ("bytes", "xxh3"))
+
+
+@dataclass(frozen=True)
+class SourceBlock:
+    """A raw file of a source: its documents, and the digest of their texts in order."""
+
+    block: str
+    documents: int
+    text_digest: str
+
+    @classmethod
+    def of(cls, entry: Json) -> "SourceBlock":
+        """Take a block's entry of a receipt; DamageError names what it lacks."""
+        try:
+            return cls(entry["block"], entry["documents"], entry["text_digest"])
+        except KeyError as error:
+            raise DamageError(f"a receipt's block lacks {error}; build again") from None
+
+
+@dataclass(frozen=True)
 class Receipt:
     """Receipt of a folder: what made it, and what it holds.
 
@@ -73,18 +128,20 @@ class Receipt:
     files: Sequence[Json] = ()
     account: Json = field(default_factory=dict[str, Any])
     content: str = ""
-    blocks: Sequence[Json] = ()
+    blocks: Sequence[SourceBlock] = ()
     broken: Sequence[Json] = ()
     skipped: Sequence[Json] = ()
     seen: Sequence[Json] = ()
-    shards: Sequence[Json] = ()
+    shards: Sequence[Shard] = ()
     purged: Json = field(default_factory=dict[str, Any])
     digest: str = ""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Receipt":
         """Take the keys of a receipt's JSON that are known."""
-        return cls(**{key.name: content[key.name] for key in fields(cls) if key.name in content})
+        known = {key.name: content[key.name] for key in fields(cls) if key.name in content}
+        blocks, shards = known.pop("blocks", ()), known.pop("shards", ())
+        return cls(**known, blocks=[*map(SourceBlock.of, blocks)], shards=[*map(Shard.of, shards)])
 
     @property
     def recipe(self) -> Json:

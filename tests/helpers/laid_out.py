@@ -14,7 +14,7 @@ def packed(domain: Path) -> dict[str, Rows]:
     """Return the rows of each packed shard by its name, `epoch-0/data-00000.h5`, by row."""
     found: dict[str, dict[int, Rows]] = {}
     folders = [domain / name for name in ("shuffled", "joined") if (domain / name).exists()]
-    for path in [place / e["name"] for place in folders for e in rows_files(receipts.read(place))]:
+    for path in [place / s.name for place in folders for s in rows_files(receipts.read(place))]:
         origin = spans.read(spans.path_of(path, "origin")).to_pylist()
         for row, place in zip(shards.read(path), origin, strict=True):
             found.setdefault(place["origin"], {})[place["origin_row"]] = row

@@ -118,8 +118,8 @@ def _of_domain(facts: Facts, domain: str) -> Content:
     entries = rows_files(receipt)
     made = _facet(
         "outputStatistics",
-        rowCount=sum(entry["rows"] for entry in entries),
-        size=sum(entry["bytes"] for entry in entries),
+        rowCount=sum(shard.rows for shard in entries),
+        size=sum(shard.bytes or 0 for shard in entries),
         fileCount=len(entries),
     )
     output = _rows(facts, domain, outputFacets=[made])

@@ -120,7 +120,7 @@ def _accounts(place: Path) -> str:
     out, known = place / "build", _receipts(place)
     lines = 0
     entries = {
-        folder / entry["name"]: entry for folder, one in known.items() for entry in rows_files(one)
+        folder / entry.name: entry for folder, one in known.items() for entry in rows_files(one)
     }
     for folder, receipt in known.items():
         place = out / SOURCES if receipt.stage == "pack" else folder.parent

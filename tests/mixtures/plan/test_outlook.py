@@ -101,9 +101,9 @@ def test_the_disk_is_what_was_written_and_hours_are_tokens_over_speed(folder: Pa
     out = folder / "build"
     told = outlook(str(folder / "recipe.yaml"), out, None, 1000.0)
     sizes = [
-        entry["bytes"]
+        shard.bytes or 0
         for path in out.glob("domains/*/*/receipt.json")
-        for entry in rows_files(receipts.read(path.parent))
+        for shard in rows_files(receipts.read(path.parent))
     ]
     assert told.disk == sum(sizes)
     assert told.hours == tuple(phase.tokens / 3.6e6 for phase in told.phases)

@@ -98,13 +98,13 @@ def test_rows_are_written_once_as_packing_counted_them(built: Path, kind: str) -
     assert not [*domain.glob("epoch-*/*.h5")]
     packed = sorted(domain.glob("epoch-*-fim")) or sorted(domain.glob("epoch-*"))
     entries = {
-        f"{folder.name}/{entry['name']}": entry
+        f"{folder.name}/{entry.name}": entry
         for folder in packed
         for entry in receipts.read(folder).shards
     }
     assert rows.keys() == entries.keys()
     for name, entry in entries.items():
-        assert sha256(rows[name].astype("<i4").tobytes()).hexdigest() == entry["digest"]
+        assert sha256(rows[name].astype("<i4").tobytes()).hexdigest() == entry.digest
     assert rows_files(receipts.read(domain / ("shuffled" if kind != "joined" else "joined")))
 
 
