@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.documents import dropped as drop_lists
+from crystalmix.prep.documents.schema import BlockAccount
 from crystalmix.prep.documents.source import Source, files, listing
 from crystalmix.prep.filters.counts import IndexCounts
 from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
-from crystalmix.prep.runtime.types import Json
 
 CHOSEN = ("where", "sample", "limit")
 REMOVED = ("opt_out", "contaminated", "duplicate", "near_duplicate")
@@ -95,13 +95,14 @@ def tell_unprotected(source: Source, counts: IndexCounts | None) -> None:
             _note(f"source {source.name}: decontaminate: {file.file}: {line}")
 
 
-def tell_sampled(source: Source, accounts: Sequence[Json]) -> None:
+def tell_sampled(source: Source, accounts: Sequence[BlockAccount]) -> None:
     """Note what was dropped of the blocks that an estimate looked at: their accounts."""
     dropped: Counter[str] = Counter()
     for account in accounts:
-        dropped.update(account["dropped"])
-    broken = Counter(account["broken"]["reason"] for account in accounts if account["broken"])
-    records, kept = (sum(account[key] for account in accounts) for key in ("records", "documents"))
+        dropped.update(account.dropped)
+    broken = Counter(account.broken.reason for account in accounts if account.broken)
+    records = sum(account.records for account in accounts)
+    kept = sum(account.documents for account in accounts)
     tell_dropped(source, kept, records, dropped, broken, f", of {_files(len(accounts))} looked at")
 
 

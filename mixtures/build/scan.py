@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from crystalmix.mixtures.build import drop_report
-from crystalmix.mixtures.build.accounts import ListCounts, SourceAccount, of_documents
+from crystalmix.mixtures.build.accounts import ListCounts, SourceAccount, Tallies, of_documents
 from crystalmix.mixtures.build.context import Context, naming
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
@@ -35,7 +35,7 @@ from crystalmix.prep.documents import (
 from crystalmix.prep.documents.input_files import Held, Reading, Seen
 from crystalmix.prep.documents.key_lists import Kept
 from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
-from crystalmix.prep.documents.schema import schema
+from crystalmix.prep.documents.schema import BlockAccount, KeptBlock, schema
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.counts import IndexCounts
@@ -46,6 +46,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
 from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.digests import Remembered
@@ -119,7 +120,7 @@ def _digest_once(item: Reading) -> Json:
     return {"xxh3": input_files.digest_of(item), "amount": item.stamp.bytes}
 
 
-def _blocks(context: Context, works: Sequence["Work"]) -> list[list[Json]]:
+def _blocks(context: Context, works: Sequence["Work"]) -> list[list[BlockAccount]]:
     """Scan the blocks of sources that are not there; return their accounts, source by source."""
     readings: dict[object, list[_Reading]] = {}
     for work in works:
@@ -174,14 +175,25 @@ def _scan_once(item: Scan) -> Json:
     for held in item.held:
         held.check()
     for wanted, account in zip(item.wanted, accounts, strict=True):
-        store.finish(wanted.out, account)
+        store.finish(wanted.out, asdict(account))
     source = item.wanted[0].source
     size = 0 if source.hub else identity(source, item.root, item.block).bytes
     return {"amount": size}
 
 
-def _result(path: Path) -> Json:
+def scanned_block(path: Path) -> BlockAccount | None:
+    """Return the account of a block whose documents lie at a path, None where they don't."""
     result = store.done(path)
+    return None if result is None else quick_record(result, BlockAccount, str(path))
+
+
+def source_block(name: str, kept: KeptBlock) -> SourceBlock:
+    """Return a block as the receipt of its source has it."""
+    return SourceBlock(name, kept.documents, kept.text_digest)
+
+
+def _result(path: Path) -> BlockAccount:
+    result = scanned_block(path)
     if result is None:
         raise DamageError(f"{path}: was removed during the build; build again")
     return result
@@ -275,7 +287,7 @@ class Work:
         screen = self._screen()
         return [Wanted(self.source, path, screen) for path in self.parts]
 
-    def sealed(self, results: list[Json], earlier: dict[str, Receipt]) -> Receipt:
+    def sealed(self, results: list[BlockAccount], earlier: dict[str, Receipt]) -> Receipt:
         """Choose among the documents of the blocks, join them and write the receipt.
 
         earlier: the receipts of the sources before.
@@ -307,9 +319,9 @@ class Work:
         entries = zip(self.blocks, kept, strict=True)
         content = {
             "account": account.content(),
-            "blocks": [asdict(SourceBlock.of({**e, "block": b})) for b, e in entries],
-            "content": receipts.digest([[e["text_digest"], e["documents"]] for e in kept]),
-            "broken": [{"file": r["block"], **r["broken"]} for r in results if r["broken"]],
+            "blocks": [asdict(source_block(*entry)) for entry in entries],
+            "content": receipts.digest([[one.text_digest, one.documents] for one in kept]),
+            "broken": [{"file": r.block, **asdict(r.broken)} for r in results if r.broken],
             "skipped": [{"file": name, "why": why} for name, why in self.listing.skipped],
             "seen": self.seen.entries,
         }
@@ -402,20 +414,23 @@ class Work:
         inputs = earlier if self.context.recipe.duplicates.across else {}
         return {**self.recipe, "inputs": {**self.recipe["inputs"], "earlier": inputs}}
 
-    def _account(self, results: list[Json], kept: list[Json], lengths: Json) -> SourceAccount:
+    def _account(
+        self, results: list[BlockAccount], kept: list[KeptBlock], lengths: dict[str, Tallies]
+    ) -> SourceAccount:
         counts: Counter[str] = Counter()
         places: dict[str, list[str]] = {}
         for part in [*results, *kept]:
-            counts.update(part["dropped"])
-            for reason, records in part.get("places", {}).items():
+            counts.update(part.dropped)
+        for result in results:
+            for reason, records in result.places.items():
                 places[reason] = [*places.get(reason, []), *records][:PLACES]
-        broken = Counter(result["broken"]["reason"] for result in results if result["broken"])
+        broken = Counter(result.broken.reason for result in results if result.broken)
         return SourceAccount(
-            records=sum(result["records"] for result in results),
-            blank_lines=sum(result["blank_lines"] for result in results),
-            documents=sum(block["documents"] for block in kept),
-            characters=sum(block["characters"] for block in kept),
-            bytes=sum(block["bytes"] for block in kept),
+            records=sum(result.records for result in results),
+            blank_lines=sum(result.blank_lines for result in results),
+            documents=sum(block.documents for block in kept),
+            characters=sum(block.characters for block in kept),
+            bytes=sum(block.bytes for block in kept),
             dropped=dict(counts),
             places=places,
             broken_files=dict(sorted(broken.items())),
@@ -424,10 +439,10 @@ class Work:
             evaluations=self.evaluations,
         )
 
-    def _list(self, results: list[Json], number: int) -> ListCounts:
+    def _list(self, results: list[BlockAccount], number: int) -> ListCounts:
         """Return how many entries of an opt-out list there are, and how many matched nothing."""
         opt_out = self.source.select.opt_out[number]
-        matches = [np.array(result["opt_out"][number], np.int64) for result in results]
+        matches = [np.array(result.opt_out[number], np.int64) for result in results]
         matched = len(np.unique(np.concatenate(matches))) if matches else 0
         entries = opt_out.entries(self.root)
         if matched < entries:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build.context import Context
-from crystalmix.mixtures.build.scan import Work, in_recipe, needed
+from crystalmix.mixtures.build.scan import Work, in_recipe, needed, scanned_block, source_block
+from crystalmix.prep.documents.schema import BlockAccount
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.store import store
 
 UNREAD = "unread"  # in place of a digest that nobody knows yet
 
@@ -26,14 +26,14 @@ class Block:
     """A raw file of a source.
 
     bytes: its size, 0 of a shard of a hub's dataset. part: where its documents lie or would go.
-    account: of its documents (`prep.documents.scan`), None where they are to be made. settled:
+    account: of its documents, None where they are to be made. settled:
     whether it is known which of them the source keeps.
     """
 
     name: str
     bytes: int
     part: Path
-    account: Json | None
+    account: BlockAccount | None
     settled: bool
 
 
@@ -80,7 +80,7 @@ def _prospect(context: Context, work: Work, before: Mapping[str, Prospect]) -> P
     files, local = recipe["inputs"]["files"], work.source.hub is None
     sizes = [file["bytes"] for file in files] if local else [0] * len(files)
     triples = [*zip(work.blocks, sizes, work.parts, strict=True)]
-    accounts = [store.done(part) for part in work.parts]
+    accounts = [scanned_block(part) for part in work.parts]
     sealed, is_as_scanned = work.receipt is not None, _is_as_scanned(context, work)
     blocks = tuple(
         Block(*triple, account, sealed or (is_as_scanned and account is not None))
@@ -114,7 +114,7 @@ def _stand_in(
     for block in blocks:
         entry = None if block.settled else known.get(block.name)
         if block.settled and block.account is not None:
-            entry = SourceBlock.of({**block.account, "block": block.name})
+            entry = source_block(block.name, block.account)
         nobody_knows = f"{UNREAD}: {work.source.name} {block.name}"
         entries.append(entry or SourceBlock(block.name, 0, nobody_knows))
     if whole:

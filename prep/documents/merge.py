@@ -8,7 +8,7 @@ many documents work items write pieces, whose bytes are then joined to the same 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.documents.dropped import DropList, Write, growing
-from crystalmix.prep.documents.schema import Tally, schema, side
+from crystalmix.prep.documents.schema import KeptBlock, Tally, schema, side
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers import parquet_join
 from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -97,18 +98,18 @@ def merge(
     out: Path,
     choice: Choice = EVERYTHING,
     items: Items | None = None,
-) -> list[Json]:
+) -> list[KeptBlock]:
     """Join the blocks' documents, numbered from 0 in block order; row groups keep within a block.
 
-    dropped.parquet, and the signatures where there are any, go beside `out`. Returns for each block
-    documents, characters, bytes, text_digest of what is kept, and what was dropped by reason.
+    dropped.parquet, and the signatures where there are any, go beside `out`. Returns what is kept
+    of each block, and what was dropped by reason.
     """
     counts = [pq.read_metadata(part).num_rows for part in parts] if items is not None else []
     if items is None or sum(counts) <= ITEM_DOCUMENTS:
         return _write(source, parts, out, choice)
     pieces = [*_pieces(source, parts, counts, choice, items.folder)]
     accounts = [
-        account
+        quick_record(account, KeptBlock, str(out))
         for result in items.pool.map(_write_piece, pieces, "documents joined")
         for account in result["blocks"]
     ]
@@ -164,7 +165,8 @@ def _write_piece(item: Piece) -> Json:
 
     choice = Choice(removed, item.limit, item.width)
     drop, near = (item.out.with_suffix(f".{name}") for name in (dropped.NAME, NEAR))
-    return {"blocks": _write(item.source, item.parts, item.out, choice, item.first, (drop, near))}
+    kept = _write(item.source, item.parts, item.out, choice, item.first, (drop, near))
+    return {"blocks": [asdict(block) for block in kept]}
 
 
 def _write(
@@ -174,7 +176,7 @@ def _write(
     choice: Choice,
     first: int = 0,
     beside: tuple[Path, Path] | None = None,
-) -> list[Json]:
+) -> list[KeptBlock]:
     """Join blocks as `merge` does, numbered from `first`; beside: dropped records, signatures."""
     drops, near = beside or (out.with_name(dropped.NAME), out.with_name(NEAR))
     with ExitStack() as stack:
@@ -205,7 +207,7 @@ class _Writer:
         self.write, self.drop, self.sign = write, drop, sign
         self.documents = 0
 
-    def add(self, number: int, part: Path) -> Json:
+    def add(self, number: int, part: Path) -> KeptBlock:
         """Join one block; return its account."""
         with pq.ParquetFile(side(part, "dropped")) as file:
             for batch in file.iter_batches(BATCH_ROWS):
@@ -221,7 +223,7 @@ class _Writer:
                     self._sign(side(part, "near"), row + np.flatnonzero(kept))
                 row += len(table)
                 self._write(table.filter(kept), tally)
-        return {**tally.account(), "dropped": dict(sorted(counts.items()))}
+        return tally.kept(counts)
 
     def _kept(self, table: pa.Table, removed: Removed, counts: Counter[str]) -> NDArray[np.bool_]:
         """Return a mask of the rows that stay; drop the others."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.documents import dropped, expressions, source_sql
 from crystalmix.prep.documents.dropped import DropList, growing
-from crystalmix.prep.documents.schema import Tally, schema, side
+from crystalmix.prep.documents.schema import BlockAccount, Broken, Tally, schema, side
 from crystalmix.prep.documents.source import Document, Source, label, read
 from crystalmix.prep.documents.source_sql import NAME
 from crystalmix.prep.filters.screen import Screen
@@ -54,13 +54,11 @@ def scan(
     block: str,
     out: Path,
     screen: Screen | None = None,
-) -> dict[str, Any]:
+) -> BlockAccount:
     """Write one block's documents (unnumbered) to `out` and return its account.
 
-    What is dropped, and signatures where the screen asks for them, go beside it. The account:
-    records, documents, characters, bytes, text_digest (over the documents in order), that of
-    Drops, and opt_out (for each list the entries that matched). Raises BrokenFile, or with
-    `on_error: skip` leaves the file out.
+    What is dropped, and signatures where the screen asks for them, go beside it. Raises BrokenFile,
+    or with `on_error: skip` leaves the file out.
     """
     expressions.check(source)
     try:
@@ -89,7 +87,7 @@ class _ApartError(Exception):
     """Sources of one file are to be scanned one by one: what is bad in it has a source's name."""
 
 
-def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[dict[str, Any]]:
+def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[BlockAccount]:
     """Scan a block for several sources in one reading; return their accounts, as `scan` does.
 
     The sources must read alike (`reading_of`). Each source's files and account are those that
@@ -103,7 +101,7 @@ def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[dict
     return [scan(each.source, root, block, each.out, each.screen) for each in wanted]
 
 
-def _scan_once(wanted: Sequence[Wanted], root: Path, block: str) -> list[dict[str, Any]]:
+def _scan_once(wanted: Sequence[Wanted], root: Path, block: str) -> list[BlockAccount]:
     named = [expressions.paths(each.source) for each in wanted]
     every = tuple(dict.fromkeys(path for paths in named for path in paths))
     with ExitStack() as stack:
@@ -192,18 +190,21 @@ class _Scan:
         self.counts = Drops(self.counts.block, error)
         self.list.add_file(error)
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> BlockAccount:
         """Return the account."""
-        return {
-            "block": self.counts.block,
-            "records": self.records,
-            **self.tally.account(),
-            **self.counts.account(),
-            "opt_out": [sorted(entries) for entries in self.matched],
-            "absent": None if self.absent is None else sorted(map(".".join, self.absent)),
-            "asked": self.queried,
-            "misfit": self.misfit,
-        }
+        broken = self.counts.broken
+        return BlockAccount(
+            **vars(self.tally.kept(self.counts)),
+            block=self.counts.block,
+            records=self.records,
+            blank_lines=self.counts.blank_lines,
+            places=dict(sorted(self.counts.places.items())),
+            broken=None if broken is None else Broken(broken.reason, str(broken)),
+            opt_out=[sorted(entries) for entries in self.matched],
+            absent=None if self.absent is None else sorted(map(".".join, self.absent)),
+            asked=self.queried,
+            misfit=self.misfit,
+        )
 
     def _taken(self, batch: Batch) -> tuple[pa.Table, pa.Table]:
         """Return a batch's documents and their records; drop what is no document.

@@ -1,6 +1,8 @@
 """Schema of documents: the columns that identify each one, and the counts over documents."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import xxhash
 
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.types import Content
 
 IDENTITY = [
     ("document", pa.int64()),  # dense number within the source
@@ -38,24 +39,69 @@ def schema(source: Source) -> pa.Schema:
     return pa.schema(columns)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptBlock:
+    """Documents of a raw file. text_digest: of their texts in order. dropped: by reason."""
+
+    documents: int
+    characters: int
+    bytes: int
+    text_digest: str
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Why a raw file is left out: a word to count it under, and the message."""
+
+    reason: str
+    told: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockAccount(KeptBlock):
+    """Account of a raw file as a source scans it: records = documents + dropped.
+
+    places: the first records of each reason. opt_out: of each list the entries that matched.
+    absent: columns that the SQL names and no record has, None where it saw none. asked: records
+    that the SQL was run on; misfit: why the first one does not fit it.
+    """
+
+    block: str
+    records: int
+    blank_lines: int
+    places: dict[str, list[str]]
+    broken: Broken | None
+    opt_out: list[list[int]]
+    absent: list[str] | None = None
+    asked: int = 0
+    misfit: str = ""
+
+
 class Tally:
     """Counts over documents, as they come: documents, characters, bytes, digest of the texts."""
 
     def __init__(self) -> None:
-        self.counts = {"documents": 0, "characters": 0, "bytes": 0}
+        self.documents = self.characters = self.bytes = 0
         self.state = xxhash.xxh3_128()
 
     def add(self, table: pa.Table) -> None:
         """Count more documents."""
-        self.counts["documents"] += table.num_rows
-        for key in ("characters", "bytes"):
-            self.counts[key] += int(table[key].to_numpy().sum())
+        self.documents += table.num_rows
+        self.characters += int(table["characters"].to_numpy().sum())
+        self.bytes += int(table["bytes"].to_numpy().sum())
         digests: list[Any] = table["digest"].to_pylist()
         self.state.update(b"".join(digests))
 
-    def account(self) -> Content:
-        """Return the counts, and `text_digest` over the documents in order."""
-        return {**self.counts, "text_digest": self.state.hexdigest()}
+    def kept(self, dropped: Mapping[str, int]) -> KeptBlock:
+        """Return what was counted, and what was dropped by reason."""
+        return KeptBlock(
+            documents=self.documents,
+            characters=self.characters,
+            bytes=self.bytes,
+            text_digest=self.state.hexdigest(),
+            dropped=dict(sorted(dropped.items())),
+        )
 
 
 def side(part: Path, kind: str) -> Path:

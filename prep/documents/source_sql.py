@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 
 from crystalmix.prep.documents.expressions import connection, expressions, named_values, paths
+from crystalmix.prep.documents.schema import BlockAccount
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.readers.batch import Batch, Steps, value_name
 from crystalmix.prep.readers.jsonlines import LONG_NUMBER
@@ -79,18 +80,18 @@ def select(source: Source, batch: Batch, *, texts: bool = True) -> tuple[pa.Tabl
     return kept, sorted(misfits, key=lambda misfit: misfit.row)
 
 
-def check_answers(source: Source, accounts: Sequence[Json]) -> None:
+def check_answers(source: Source, accounts: Sequence[BlockAccount]) -> None:
     """Raise RecipeError where the SQL fits no record of a source, or names what none has.
 
     accounts: of all blocks of the source. Where no record is, nothing is said.
     """
-    named = [set(account["absent"]) for account in accounts if account.get("absent") is not None]
+    named = [set(account.absent) for account in accounts if account.absent is not None]
     if absent := sorted(set.intersection(*named) if named else ()):
         names = ", ".join(f'"{name}"' for name in absent)
         raise RecipeError(f"{_place(source)}: {names} not found in any record; mend the SQL")
-    misfits = sum(account["dropped"].get(MISFIT, 0) for account in accounts)
-    if misfits and misfits == sum(account["asked"] for account in accounts):
-        first = next(account["misfit"] for account in accounts if account["misfit"])
+    misfits = sum(account.dropped.get(MISFIT, 0) for account in accounts)
+    if misfits and misfits == sum(account.asked for account in accounts):
+        first = next(account.misfit for account in accounts if account.misfit)
         raise RecipeError(f"{_place(source)}: {first}; mend the SQL")
 
 

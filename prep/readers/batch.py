@@ -11,7 +11,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
-from crystalmix.prep.runtime.types import Content
 
 Steps = tuple[str, ...]  # of a value in a record: its steps from the top
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
@@ -121,16 +120,6 @@ class Drops(Counter[str]):
             self.at(bad.reason, bad.record, bad.place)
         self.blank_lines += batch.blank_lines
         self.broken = batch.fault or self.broken
-
-    def account(self) -> Content:
-        """Return the counts as they stand in the block's account."""
-        broken = self.broken
-        return {
-            "dropped": dict(sorted(self.items())),
-            "places": dict(sorted(self.places.items())),
-            "blank_lines": self.blank_lines,
-            "broken": {"reason": broken.reason, "told": str(broken)} if broken else None,
-        }
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ root, name = Path(sys.argv[1]), sys.argv[2]
 source = Source("s", files=(name,), where=sys.argv[3] or None)
 try:
     told = documents.scan(source, root, name, Path(sys.argv[4]))
-    print(told["documents"], sum(told["dropped"].values()))
+    print(told.documents, sum(told.dropped.values()))
 except CrystalmixError as error:
     print("refused", error)
 print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1])

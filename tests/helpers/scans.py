@@ -1,7 +1,8 @@
 """Sources scanned and merged as a build does it, and raw files of several formats."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +12,11 @@ from crystalmix.prep.documents import merge as numbering
 from crystalmix.prep.documents import scan as documents
 from crystalmix.prep.documents import source as sources
 from crystalmix.prep.documents import source_sql as query
+from crystalmix.prep.documents.schema import BlockAccount
 from crystalmix.prep.documents.source import Document, Source
 from crystalmix.prep.runtime.types import Json
 
+Compression = Literal["lz4", "zstd"] | None
 ROWS = [{"text": f"text {i} é", "n": i, "m": {"set": "ab"[i % 2]}} for i in range(2500)]
 TEXTS = [row["text"] for row in ROWS]
 
@@ -32,11 +35,12 @@ class Scanned:
         self.blocks = sources.blocks(self.source, self.root)
         expressions.check(self.source)
         parts: list[Path] = []
+        told: list[BlockAccount] = []
         for i, block in enumerate(self.blocks):
             parts.append(out / f"block-{i}.parquet")
-            told = documents.scan(self.source, self.root, block, parts[-1])
-            self.accounts.append(told)
-        query.check_answers(self.source, self.accounts)
+            told.append(documents.scan(self.source, self.root, block, parts[-1]))
+        self.accounts += map(asdict, told)
+        query.check_answers(self.source, told)
         self.path = out / "documents.parquet"
         numbering.merge(self.source, parts, self.path)
 
@@ -59,10 +63,10 @@ def texts(made: Scanned) -> list[str]:
     return [each.text for block in range(len(made.blocks)) for each in made.texts(block)]
 
 
-def arrow_file(path: Path, *, stream: bool, compression: str | None = None) -> Path:
+def arrow_file(path: Path, *, stream: bool, compression: Compression = None) -> Path:
     table = pa.Table.from_pylist(ROWS)
     options = pa.ipc.IpcWriteOptions(compression=compression)
     make = pa.ipc.new_stream if stream else pa.ipc.new_file
-    with make(path, table.schema, options=options) as writer:
+    with make(str(path), table.schema, options=options) as writer:
         writer.write_table(table, max_chunksize=999)
     return path

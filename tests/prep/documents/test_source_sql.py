@@ -64,7 +64,7 @@ def test_lists_of_a_record_may_be_asked(tmp_path: Path, suffix: str) -> None:
     )
     out = tmp_path / "out.parquet"
     told = documents.scan(asked, tmp_path, f"a{suffix}", out)
-    assert told["dropped"] == {"where": 1}
+    assert told.dropped == {"where": 1}
 
 
 def test_sql_that_multiplies_records_unseen_is_refused_when_it_does(
