@@ -74,13 +74,12 @@ def test_texts_come_back_by_record_where_documents_are_missing_between(tmp_path:
     for name, receipt in told.items():
         first = 0
         path = tmp_path / "build" / "sources" / name / "documents.parquet"
-        digests = pq.read_table(path)["digest"].to_pylist()
-        assert [e["block"] for e in receipt["blocks"]] == sources.blocks(
-            recipe.sources[name], tmp_path
-        )
+        digests: list[Any] = pq.read_table(path)["digest"].to_pylist()
+        files = [entry.block for entry in receipt["blocks"]]
+        assert files == sources.blocks(recipe.sources[name], tmp_path)
         for entry in receipt["blocks"]:
-            rows = (first, first + entry["documents"])
-            found = list(texts(recipe.sources[name], tmp_path, entry["block"], path, rows))
+            rows = (first, first + entry.documents)
+            found = list(texts(recipe.sources[name], tmp_path, entry.block, path, rows))
             assert [each.number for each in found] == list(range(*rows))
             low = [int.from_bytes(digest[8:], "big") for digest in digests[first : rows[1]]]
             assert [each.digest for each in found] == low
@@ -151,7 +150,7 @@ def test_a_source_follows_from_what_the_sources_before_it_kept(tmp_path: Path) -
 
 
 def test_sources_before_are_scanned_whichever_phases_are_built(tmp_path: Path) -> None:
-    changes = {
+    changes: Json = {
         "domains": {"all": None, "web": {"sources": ["web"]}, "book": {"sources": ["book"]}},
         "phases": {
             "one": {"parts": [{"domain": "book", "weight": 1}]},

@@ -23,6 +23,7 @@ from crystalmix.prep.rows import shards, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.receipts import Shard
 from crystalmix.prep.runtime.types import Json
 from helpers import corpora
 
@@ -160,7 +161,7 @@ def test_the_time_of_checking_a_manifest_grows_as_its_shards_do(out: Path) -> No
     part, shard = manifest.parts[0], manifest.parts[0].shards[0]
     looked = Counter[str]()
 
-    class Entries(dict[Path, Json]):
+    class Entries(dict[Path, Shard]):
         def get(self, key: Path, default: Any = None) -> Any:
             looked["up"] += 1
             return super().get(key, default)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.filters import decontaminate
-from crystalmix.prep.filters.counts import EvaluationFile, IndexCounts
 from crystalmix.prep.filters.decontaminate import (
     Decontaminate,
+    EvaluationFile,
     Index,
+    IndexCounts,
 )
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, RecipeError
 from helpers.materials import raw

@@ -1,5 +1,6 @@
 """Receipts: what is fresh, what is stale, what is damaged, and how a killed build goes on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -15,6 +16,8 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import DamageError, StaleError
+from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from helpers.materials import names
 
@@ -25,6 +28,7 @@ WANTED: Json = {
     "seed": 7,
     "inputs": {"code": "ab12"},
 }
+SHARD: Json = {"name": "a.h5", "rows": 1, "msl": 2, "digest": "", "rows_sum": 3, "loss_tokens": 4}
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.text(max_size=5)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -110,7 +114,9 @@ def test_of_lists_of_files_the_first_that_differs_is_named(now: list[Json], told
     named = [[{**entry, "name": entry["file"]} for entry in each] for each in (FILES, now)]
     for entry in [*named[0], *named[1]]:
         del entry["file"]
-    assert receipts.differences(*named, "files") == [f"files: {told}".replace(".file:", ".name:")]
+    assert receipts.differences(named[0], named[1], "files") == [
+        f"files: {told}".replace(".file:", ".name:")
+    ]
 
 
 def test_lists_of_anything_else_are_told_as_they_are() -> None:
@@ -218,3 +224,41 @@ def test_replacing_leaves_the_old_file_and_no_other_on_an_error(tmp_path: Path) 
     assert names(path.parent) == ["file"]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+@dataclass(frozen=True)
+class Inner:
+    tokens: int
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Outer:
+    by_name: dict[str, Inner]
+    every: tuple[Inner, ...] = ()
+    one: Inner | None = None
+
+
+def test_a_record_holds_those_within_it_and_names_what_it_lacks() -> None:
+    known = {"by_name": {"web": {"tokens": 1}}, "every": [{"tokens": 2, "cut": 3}], "other": 4}
+    assert quick_record(known, Outer, "it") == Outer({"web": Inner(1)}, (Inner(2, 3),))
+    assert quick_record({**known, "one": {"tokens": 5}}, Outer, "it").one == Inner(5)
+    for damaged, lacks in (
+        ({}, "it lacks by_name"),
+        ({"by_name": {"web": {"cut": 1}}}, "it.by_name.web lacks tokens"),
+        ({**known, "every": [{}]}, "it.every lacks tokens"),
+    ):
+        with pytest.raises(DamageError, match=f"^{lacks}; build again$"):
+            quick_record(damaged, Outer, "it")
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "what"),
+    [("shards", SHARD, "shard"), ("blocks", {"block": "a", "documents": 1}, "block")],
+)
+def test_a_receipt_names_what_an_entry_lacks(key: str, entry: Json, what: str) -> None:
+    whole = {**entry, "text_digest": "ab"}
+    assert len(getattr(Receipt.of({**WANTED, key: [whole]}), key)) == 1
+    del whole["documents" if what == "block" else "rows"]
+    with pytest.raises(DamageError, match=f"^a receipt's {what} lacks '(documents|rows)'; build"):
+        Receipt.of({**WANTED, key: [whole]})
