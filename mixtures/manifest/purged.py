@@ -10,11 +10,11 @@ hold something else than they were built with stand in `data-00007.purged.parque
 such rows says so in `redaction`, as one of a redacted view does, and names the certificates.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,8 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.receipts import Receipt, Shard
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.records import quick_record
+from crystalmix.prep.runtime.types import Content, Json
 
 PURGE: Final = "purge"
 REQUEST, CERTIFICATE, TEXTS = "request.json", "certificate.json", "texts.txt"
@@ -40,15 +41,108 @@ NOWHERE: Final[Mapping[Path, Path]] = {}
 Numbers = NDArray[np.int64]
 
 
+Line = tuple[str, int, str | None, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Request of a purge: all that is to be done in a build.
+
+    time: UTC. list: digest of the list of `entries`. copies: whether other documents of equal text
+    are erased too; copies_left: those that stay. by: who answers for it. names: kept or erased.
+    salt: of hashed names. state: what the build was. caches: files that are removed, with digests.
+    links: files that have another name. documents: of each its source's folder, its number there
+    (of a dropped record -1 - its line), digest of its text, hashed names. names_kept: of each, None
+    for none. builds: of one store, purged together.
+    """
+
+    schema: int
+    id: str
+    time: str
+    list: str
+    entries: int
+    copies: bool
+    copies_left: int
+    by: str
+    names: Literal["kept", "erased"]
+    salt: str
+    state: str
+    caches: Sequence[tuple[str, str]]
+    links: Sequence[str]
+    documents: Sequence[Line]
+    names_kept: Sequence[str | None]
+    builds: Sequence[str] | None = None
+    digest: str = ""
+
+    def content(self) -> Content:
+        """Return it as JSON."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    def sealed(self) -> "Request":
+        """Return it with a digest of itself."""
+        body = {key: value for key, value in self.content().items() if key != "digest"}
+        return replace(self, digest=receipts.digest(body))
+
+
+@dataclass(frozen=True)
+class ErasedShard:
+    """What a shard holds since it was purged, as its receipt says.
+
+    digest, rows_sum, loss_tokens: as of `Shard`. controls: control ids that it has more. rows,
+    tokens: that are padding, by `stones`. was: xxh3 of the file before; purge: the last one.
+    """
+
+    digest: str
+    rows_sum: int
+    loss_tokens: int
+    controls: int
+    rows: int
+    tokens: int
+    stones: str
+    was: str
+    purge: str
+
+
+@dataclass(frozen=True)
+class ErasedFile:
+    """A file of documents that was purged. was: its xxh3 before; purge: the last one."""
+
+    was: str
+    purge: str
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a receipt says of purges: their ids, and what they did to its shards and files."""
+
+    certificates: Sequence[str] = ()
+    shards: dict[str, ErasedShard] = field(default_factory=dict[str, ErasedShard])
+    files: dict[str, ErasedFile] = field(default_factory=dict[str, ErasedFile])
+
+    @classmethod
+    def of(cls, receipt: Receipt) -> "Marks":
+        """Read what a receipt says."""
+        return quick_record(receipt.purged, cls, "purged")
+
+    def content(self) -> Content:
+        """Return it as JSON."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
 def log(build: BuildFolder) -> Path:
     """Return the folder of the requests of a build, of a mixture of it, or of what it was."""
     outer = build.within
     return build.path.absolute() / PURGE if outer is None else log(outer)
 
 
-def requests(build: BuildFolder) -> list[Json]:
+def requests(build: BuildFolder) -> list[Request]:
     """Return the requests of a build, by time."""
-    return _all(build, REQUEST)
+    return [quick_record(content, Request, REQUEST) for content in _all(build, REQUEST)]
+
+
+def read_request(path: Path) -> Request:
+    """Read a request; errors as of `read_sealed`."""
+    return quick_record(read_sealed(path), Request, str(path))
 
 
 def certificates(build: BuildFolder) -> list[Json]:
@@ -107,13 +201,13 @@ def check_store(store: Path) -> None:
 
 def texts(build: BuildFolder) -> set[bytes]:
     """Return the digests of the texts that were purged."""
-    lines = [line for request in requests(build) for line in request["documents"]]
+    lines = [line for request in requests(build) for line in request.documents]
     return {bytes.fromhex(line[2]) for line in lines if line[2]}
 
 
-def listing(request: Json) -> bytes:
+def listing(request: Request) -> bytes:
     """Return the digests of a request's texts as a file: a line each, sorted."""
-    digests = sorted({line[2] for line in request["documents"] if line[2]})
+    digests = sorted({line[2] for line in request.documents if line[2]})
     return "".join(f"{digest}\n" for digest in digests).encode()
 
 
@@ -128,9 +222,9 @@ def refuse_to_make(folder: Path, *made_of: Receipt) -> None:
 
 def refuse_others(build: BuildFolder, sources: Mapping[str, Receipt]) -> None:
     """Raise RefusalError where documents of a shared store were purged, and not of this build."""
-    own = {request["id"] for request in requests(build)}
+    own = {request.id for request in requests(build)}
     for name, receipt in sources.items():
-        if others := set(receipt.purged.get("certificates", ())) - own:
+        if others := {*Marks.of(receipt).certificates} - own:
             raise RefusalError(
                 f"{build.path}: the documents of source {name} were purged in the store, by "
                 f"{', '.join(sorted(others))} of other builds, and their rows are padding there; "
@@ -140,14 +234,12 @@ def refuse_others(build: BuildFolder, sources: Mapping[str, Receipt]) -> None:
 
 def entries(receipt: Receipt) -> list[Shard]:
     """Return a receipt's shards with digests and sums of what they hold now."""
-    marks = receipt.purged.get("shards", {})
-    keys = ("digest", "rows_sum", "loss_tokens")
-    return [
-        replace(shard, **{key: marks[shard.name][key] for key in keys})
-        if shard.name in marks
-        else shard
-        for shard in rows_files(receipt)
-    ]
+    marks, every = Marks.of(receipt).shards, rows_files(receipt)
+    for place, shard in enumerate(every):
+        if (now := marks.get(shard.name)) is not None:
+            sums = {"rows_sum": now.rows_sum, "loss_tokens": now.loss_tokens}
+            every[place] = replace(shard, digest=now.digest, **sums)
+    return every
 
 
 def rows_of(shard: Path) -> tuple[Numbers, Numbers]:
@@ -183,9 +275,9 @@ def redaction(
         return moves.get(build.path / inside, build.path / inside)
 
     @cache
-    def mark(inside: str) -> Json:
+    def mark(inside: str) -> Marks:
         known = (place(inside) / receipts.NAME).exists()
-        return receipts.read(place(inside)).purged if known else {}
+        return Marks.of(receipts.read(place(inside))) if known else Marks()
 
     drawn: dict[str, set[int]] = {}
     shards: dict[str, str] = {}
@@ -193,19 +285,25 @@ def redaction(
     for part in manifest.parts:
         for shard in part.shards:
             inside, _, name = shard.path.rpartition("/")
-            if name not in mark(inside).get("shards", {}):
+            if name not in mark(inside).shards:
                 continue
             row, count = rows_of(place(inside) / name)
             own = (row >= shard.first) & (row < shard.last)
             new = own & ~np.isin(row, sorted(drawn.get(shard.path, ())))
             if own.any():
                 drawn.setdefault(shard.path, set()).update(row[own].tolist())
-                shards[shard.path] = mark(inside)["shards"][name]["stones"]
+                shards[shard.path] = mark(inside).shards[name].stones
                 tokens += int(count[new].sum())
-                named.update(mark(inside)["certificates"])
+                named.update(mark(inside).certificates)
     if not drawn:
         return None
-    done = [one for request in requests(build) if request["id"] in named for one in _lines(request)]
+    done = [
+        place
+        for request in requests(build)
+        if request.id in named
+        for _, place, _, _ in request.documents
+        if place >= 0  # else: a record that was dropped
+    ]
     return {
         "certificates": sorted(named),
         "documents": len(done),
@@ -213,11 +311,6 @@ def redaction(
         "tokens": tokens,
         "shards": dict(sorted(shards.items())),
     }
-
-
-def _lines(request: Json) -> list[Json]:
-    """Return the documents of a request, without records that were dropped."""
-    return [line for line in request["documents"] if line[1] >= 0]
 
 
 def is_purged(manifest: Manifest) -> bool:
@@ -287,17 +380,17 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
     try:
         if number := unfinished(build):
             yield f"{log(build) / number}: this purge is not finished; `crystalmix purge --resume`"
-        ids = {request["id"] for request in requests(build)}
+        ids = {request.id for request in requests(build)}
         for certificate in certificates(build):
             path = log(build) / certificate["id"] / REQUEST
             if read_sealed(path)["digest"] != certificate["request"]:
                 yield f"{path}: is not the request that was certified; {REMEDY}"
         for request in requests(build):
-            path = log(build) / request["id"] / TEXTS
+            path = log(build) / request.id / TEXTS
             if not path.exists() or path.read_bytes() != listing(request):
                 yield f"{path}: is not the list of the texts of its request; {REMEDY}"
         for folder, receipt in sealed.items():
-            for number in receipt.purged.get("certificates", []):
+            for number in Marks.of(receipt).certificates:
                 if number not in ids:
                     yield f"{folder}: names purge {number}, which is not in {log(build)}; {REMEDY}"
     except (DamageError, KeyError, TypeError) as error:

@@ -40,18 +40,18 @@ def places(build: BuildFolder, entries: Sequence[Entry]) -> Iterator[tuple[int, 
     home = purged.log(build).parent
     for request in purged.requests(build):
         known: dict[str, list[tuple[str, int]]] = {}
-        for inside, place, _, keys in request["documents"]:
+        for inside, place, _, keys in request.documents:
             source = sources.get((home / inside).resolve())
             if source is not None:
                 for key in keys:
                     known.setdefault(key, []).append((source, place))
         for number, key in wanted:
-            yield from ((number, found) for found in known.get(hashed(key, request["salt"]), ()))
+            yield from ((number, found) for found in known.get(hashed(key, request.salt), ()))
 
 
 def numbers(build: BuildFolder) -> set[str]:
     """Return the ids of a build's purges."""
-    return {request["id"] for request in purged.requests(build)}
+    return {request.id for request in purged.requests(build)}
 
 
 def certificate_of(name: str, known: Collection[str]) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import HISTORY, LOOKUP, MIXTURES, BuildFolder
+from crystalmix.mixtures.manifest.purged import ErasedShard, Marks, Request
 from crystalmix.mixtures.upkeep.collect import artifacts
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
@@ -44,22 +45,22 @@ def linked(files: Iterable[Path]) -> list[str]:
     return sorted({str(path) for path in files if path.stat().st_nlink > 1})
 
 
-def content(folder: BuildFolder, request: Json, changed: list[Json]) -> Json:
+def content(folder: BuildFolder, request: Request, changed: list[Json]) -> Json:
     """Return the certificate of a request that was done; changed: manifests before and after."""
-    files = [*_files(folder, request["id"]), *_removed(request)]
+    files = [*_files(folder, request.id), *_removed(request)]
     shards = [one for one in files if "tokens" in one]
-    others = [f"{path}: has another name, which holds its old bytes" for path in request["links"]]
+    others = [f"{path}: has another name, which holds its old bytes" for path in request.links]
     unknown = sorted(path.name for path in folder.path.iterdir() if path.name not in OWN)
-    places = [place for _, place, _, _ in request["documents"]]
+    places = [place for _, place, _, _ in request.documents]
     body: Json = {
         "schema": 1,
-        "id": request["id"],
-        "request": request["digest"],
-        "time": request["time"],
+        "id": request.id,
+        "request": request.digest,
+        "time": request.time,
         "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "by": request["by"],
-        "list": request["list"],
-        "names": request["names"],
+        "by": request.by,
+        "list": request.list,
+        "names": request.names,
         "documents": sum(place >= 0 for place in places),
         "dropped": sum(place < 0 for place in places),
         "shards": len(shards),
@@ -67,7 +68,7 @@ def content(folder: BuildFolder, request: Json, changed: list[Json]) -> Json:
         "tokens": sum(one["tokens"] for one in shards),
         "files": files,
         "manifests": changed,
-        **{key: request[key] for key in ("builds",) if key in request},
+        **({} if request.builds is None else {"builds": request.builds}),
         "stays": [*STAYS, *_kept(request)],
         "not_reached": [*NOT_REACHED, *others],
         "not_verified": list(NO_MORE),
@@ -76,11 +77,11 @@ def content(folder: BuildFolder, request: Json, changed: list[Json]) -> Json:
     return {**body, "digest": receipts.digest(body)}
 
 
-def _kept(request: Json) -> Iterator[str]:
-    if request["names"] == "kept":
+def _kept(request: Request) -> Iterator[str]:
+    if request.names == "kept":
         yield "names of documents, as asked"
-    if request["copies_left"]:
-        yield f"{request['copies_left']} other documents of equal text, or near it (no --copies)"
+    if request.copies_left:
+        yield f"{request.copies_left} other documents of equal text, or near it (no --copies)"
 
 
 def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
@@ -90,17 +91,16 @@ def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
         if not (place / receipts.NAME).exists():
             continue
         receipt = receipts.read(place)
-        mark, now = receipt.purged, {entry["name"]: entry["xxh3"] for entry in receipt.files}
+        marks, now = Marks.of(receipt), {entry["name"]: entry["xxh3"] for entry in receipt.files}
         inside = Path(folder.store.name) / place.relative_to(store.path)
-        for kind in ("shards", "files"):
-            for name, one in mark.get(kind, {}).items():
-                if one["purge"] != number:
-                    continue
-                digests = {"before": one["was"], "after": now[name]}
-                more = {key: one[key] for key in ("rows", "tokens") if key in one}
+        for name, one in [*marks.shards.items(), *marks.files.items()]:
+            if one.purge == number:
+                digests = {"before": one.was, "after": now[name]}
+                counts = isinstance(one, ErasedShard)
+                more = {"rows": one.rows, "tokens": one.tokens} if counts else {}
                 yield {"file": (inside / name).as_posix(), "done": "rewritten", **digests, **more}
 
 
-def _removed(request: Json) -> Iterator[Json]:
-    for inside, digest in request["caches"]:
+def _removed(request: Request) -> Iterator[Json]:
+    for inside, digest in request.caches:
         yield {"file": inside, "done": "removed", "before": digest, "after": None}

@@ -5,6 +5,7 @@ twice gives the same bytes, so that a killed purge begins each folder anew that 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
+from crystalmix.mixtures.manifest.purged import ErasedFile, ErasedShard, Marks
 from crystalmix.mixtures.redaction.erased_names import renamed
 from crystalmix.prep.documents import dropped, merge
 from crystalmix.prep.documents.schema import IDENTITY
@@ -25,7 +27,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest, read_json, replacing
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import write_sealed
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Content, Json
 
 SIGNATURE_TYPE = np.dtype("<u4")
 CONTROLS = b"controls"  # in the side file's metadata
@@ -41,31 +43,31 @@ def rows(folder: Path, stones: Mapping[str, Tombstones], number: str) -> None:
     mark = _mark(receipt, number)
     if mark is None:
         return
-    known: Json = dict(mark.get("shards", {}))
+    known = dict(mark.shards)
     entries = {entry["name"]: entry for entry in receipt.files}
     ids = np.array((receipt.settings.get("tokenizer") or {}).get("controls", []), np.int32)
     for name, new in stones.items():
         path = folder / name
         gone = _joined(path, new)
         if file_digest(path) == entries[name]["xxh3"]:
-            controls = known.get(name, {"controls": 0})["controls"] + _controls(path, gone, ids)
-            _write_stones(path, gone, controls)
+            before = known[name].controls if name in known else 0
+            _write_stones(path, gone, before + _controls(path, gone, ids))
         shard = shards.write(path, entries[name]["rows"], _buried(path, gone))
-        known[name] = {
-            "digest": shard.digest,
-            "rows_sum": shard.rows_sum,
-            "loss_tokens": shard.loss_tokens,
-            "controls": _read_stones(path)[1],
-            "rows": len(gone.rows),
-            "tokens": gone.tokens,
-            "stones": gone.digest,
-            "was": entries[name]["xxh3"],
-            "purge": number,
-        }
+        known[name] = ErasedShard(
+            digest=shard.digest,
+            rows_sum=shard.rows_sum or 0,
+            loss_tokens=shard.loss_tokens or 0,
+            controls=_read_stones(path)[1],
+            rows=len(gone.rows),
+            tokens=gone.tokens,
+            stones=gone.digest,
+            was=entries[name]["xxh3"],
+            purge=number,
+        )
         entries[name] = {**entries[name], "bytes": shard.bytes, "xxh3": shard.xxh3}
         side = spans.path_of(path, purged.SIDE)
         entries[side.name] = receipts.describe(side)
-    _seal(folder, entries, {**mark, "shards": known})
+    _seal(folder, entries, {"shards": {}, **replace(mark, shards=known).content()})
 
 
 def _buried(path: Path, gone: Tombstones) -> Iterator[NDArray[np.int32]]:
@@ -124,21 +126,21 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
     numbers = {place: name for place, name in own.items() if place >= 0}
     lines = {-1 - place: name for place, name in own.items() if place < 0}
     kept = {name for name, _ in IDENTITY}
-    was: Json = {}
+    was: dict[str, ErasedFile] = {}
     for file, names, stay in (
         (DOCUMENTS, numbers, kept),
         (dropped.NAME, lines, {*dropped.SCHEMA.names} - {"detail"}),
     ):
         if names:
             _rename(folder / file, names, stay)
-            was[file] = {"was": entries[file]["xxh3"], "purge": number}
+            was[file] = ErasedFile(entries[file]["xxh3"], number)
     if numbers and merge.NEAR in entries:
         documents = sum(block.documents for block in receipt.blocks)
         _unsign(folder / merge.NEAR, sorted(numbers), documents)
-        was[merge.NEAR] = {"was": entries[merge.NEAR]["xxh3"], "purge": number}
+        was[merge.NEAR] = ErasedFile(entries[merge.NEAR]["xxh3"], number)
     for file in was:
         entries[file] = receipts.describe(folder / file)
-    _seal(folder, entries, {**mark, "files": {**mark.get("files", {}), **was}})
+    _seal(folder, entries, replace(mark, files=mark.files | was).content())
 
 
 def _rename(path: Path, names: Mapping[int, str], stay: set[str]) -> None:
@@ -187,14 +189,14 @@ def _unsign(path: Path, numbers: list[int], documents: int) -> None:
                 file.write(empty)
 
 
-def _mark(receipt: Receipt, number: str) -> Json | None:
+def _mark(receipt: Receipt, number: str) -> Marks | None:
     """Return what is to be said of purges in a receipt, None where this one is said already."""
-    mark = receipt.purged
-    before = mark.get("certificates", [])
-    return None if number in before else {**mark, "certificates": [*before, number]}
+    mark = Marks.of(receipt)
+    before = mark.certificates
+    return None if number in before else replace(mark, certificates=[*before, number])
 
 
-def _seal(folder: Path, entries: dict[str, Json], mark: Json) -> None:
+def _seal(folder: Path, entries: dict[str, Json], mark: Content) -> None:
     path = folder / receipts.NAME
     content = {key: value for key, value in read_json(path).items() if key != "digest"}
     write_sealed(path, {**content, "files": list(entries.values()), purged.KEY: mark})

@@ -27,15 +27,16 @@ from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import LOOKUP, MIXTURES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.purged import Request
 from crystalmix.mixtures.redaction import erased_names, redact
 from crystalmix.mixtures.upkeep import certificate, erase, purge_plan
 from crystalmix.mixtures.upkeep.collect import collect
 from crystalmix.mixtures.upkeep.purge_plan import Found, Taken
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.rows.tombstones import Tombstones
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RefusalError, UsageError
+from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store.store import Store
 
@@ -134,9 +135,12 @@ def resume(build: Path) -> Json:
     joint = _joint(folder, number)
     if joint.exists():
         known = read_json(joint)["requests"]
-        requests = {BuildFolder(Path(path)): request for path, request in known.items()}
+        requests = {
+            BuildFolder(Path(path)): quick_record(request, Request, str(joint))
+            for path, request in known.items()
+        }
     else:
-        request = purged.read_sealed(purged.log(folder) / number / purged.REQUEST)
+        request = purged.read_request(purged.log(folder) / number / purged.REQUEST)
         requests = {folder: request}
     for home in requests:
         _check_reach(home, folder.store)
@@ -209,19 +213,19 @@ def _joint(home: BuildFolder, number: str) -> Path:
     return purged.joint_folder(home.store) / f"{number}.json"
 
 
-def _write(requests: Mapping[BuildFolder, Json]) -> None:
+def _write(requests: Mapping[BuildFolder, Request]) -> None:
     """Write the requests of a purge, those of all builds first; what is there stays."""
     [*homes] = requests
-    number = requests[homes[0]]["id"]
+    number = requests[homes[0]].id
     joint = _joint(homes[0], number)
     if len(homes) > 1 and not joint.exists():
-        content = {"requests": {str(home.path): one for home, one in requests.items()}}
+        content = {"requests": {str(home.path): one.content() for home, one in requests.items()}}
         write_atomic(joint, canonical(content))
     for home, request in requests.items():
         place = purged.log(home) / number
         if not (place / purged.REQUEST).exists():
             write_atomic(place / purged.TEXTS, purged.listing(request))
-            write_atomic(place / purged.REQUEST, canonical(request))
+            write_atomic(place / purged.REQUEST, canonical(request.content()))
 
 
 def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool, *, told: bool = True) -> Found:
@@ -271,19 +275,18 @@ def _common(homes: Sequence[BuildFolder], found: Found, listed: Path) -> Json:
     return common | ({"builds": sorted(str(h.path) for h in homes)} if len(homes) > 1 else {})
 
 
-def _request(home: BuildFolder, own: Sequence[Taken], common: Json) -> Json:
+def _request(home: BuildFolder, own: Sequence[Taken], common: Json) -> Request:
     """Return what is to be done in a build, which is all that a resume reads."""
     kept = common["names"] == "kept"
     files = purge_plan.caches(home, own)
-    request: Json = {
+    return Request(
         **common,
-        "state": state_of(home),
-        "caches": [[str(p.relative_to(home.path)), file_digest(p)] for p in files],
-        "links": certificate.linked(_touched(home, own)),
-        "documents": [_line(home, one, common["salt"]) for one in own],
-        "names_kept": [one.name if kept else None for one in own],
-    }
-    return {**request, "digest": receipts.digest(request)}
+        state=state_of(home),
+        caches=[(str(p.relative_to(home.path)), file_digest(p)) for p in files],
+        links=certificate.linked(_touched(home, own)),
+        documents=[_line(home, one, common["salt"]) for one in own],
+        names_kept=[one.name if kept else None for one in own],
+    ).sealed()
 
 
 def _touched(folder: BuildFolder, taken: Sequence[Taken]) -> Iterator[Path]:
@@ -295,23 +298,23 @@ def _touched(folder: BuildFolder, taken: Sequence[Taken]) -> Iterator[Path]:
     yield from purge_plan.caches(folder, taken)
 
 
-def _line(folder: BuildFolder, taken: Taken, salt: str) -> list[object]:
+def _line(folder: BuildFolder, taken: Taken, salt: str) -> purged.Line:
     """Return a document as a request has it: folder, place, digest of its text, hashed names."""
     inside = folder.store.relative_to(folder.path) / taken.folder.relative_to(
         folder.store.resolve()
     )
-    return [str(inside), taken.place, taken.digest, erased_names.hashes(taken.name, salt)]
+    return str(inside), taken.place, taken.digest, erased_names.hashes(taken.name, salt)
 
 
-def _finish(requests: Mapping[BuildFolder, Json]) -> dict[BuildFolder, Json]:
+def _finish(requests: Mapping[BuildFolder, Request]) -> dict[BuildFolder, Json]:
     """Do what is left of the requests of a purge; return the certificates."""
     [*homes] = requests
-    number = requests[homes[0]]["id"]
+    number = requests[homes[0]].id
     left = [home for home in homes if purged.unfinished(home) == number]
-    states = {home: _unseal(home, requests[home]["state"]) for home in left}
+    states = {home: _unseal(home, requests[home].state) for home in left}
     own: dict[Path, dict[int, str | None]] = {}
     for home in left:
-        names = zip(requests[home]["documents"], requests[home]["names_kept"], strict=True)
+        names = zip(requests[home].documents, requests[home].names_kept, strict=True)
         for (inside, place, _, _), name in names:
             own.setdefault((home.path / inside).resolve(), {})[place] = name
     taken = [Taken(path, place, "", "", None) for path, places in own.items() for place in places]
@@ -320,7 +323,7 @@ def _finish(requests: Mapping[BuildFolder, Json]) -> dict[BuildFolder, Json]:
     for path, places in sorted(own.items()):
         erase.documents(path, places, number)
     for home in left:
-        for inside, _ in requests[home]["caches"]:
+        for inside, _ in requests[home].caches:
             (home.path / inside).unlink(missing_ok=True)
     for home in left:
         _forget(home)

@@ -319,11 +319,11 @@ def _controls(receipt: Receipt, padding: int, counts: Sequence[Counts]) -> int |
     Of rows that were purged those are left out that they have since; shuffled ones don't say.
     """
     known = [f for f in counts if isinstance(f, ShardCounts) and f.controls is not None]
-    marks = receipt.purged.get("shards", {}).values()
+    marks = purged.Marks.of(receipt).shards.values()
     if not known or (marks and receipt.stage in JOINED):
         return None
     padding = padding if known[0].pads else 0
-    more = sum(mark["controls"] for mark in marks)  # since pieces are padding
+    more = sum(mark.controls for mark in marks)  # since pieces are padding
     return sum(file.controls or 0 for file in known) - padding - more
 
 

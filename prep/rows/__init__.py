@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from crystalmix.prep.rows.document_starts import DocumentStarts, whole
     from crystalmix.prep.rows.pack import CerebrasSettings, Controls, PackSettings
-    from crystalmix.prep.rows.shards import Shard, writing
+    from crystalmix.prep.rows.shards import writing
     from crystalmix.prep.rows.token_blocks import Block, Encoded, Stream
     from crystalmix.prep.rows.tombstones import Tombstones
 

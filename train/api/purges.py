@@ -12,6 +12,7 @@ from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.trace.answers import Answer, Grid
 
 if TYPE_CHECKING:
+    from crystalmix.mixtures.manifest.purged import Request
     from crystalmix.mixtures.upkeep.purge import Plan
     from crystalmix.prep.runtime.types import Json
 
@@ -88,27 +89,23 @@ class Purged(Answer):
 
 @dataclass(frozen=True)
 class PurgeLog(Answer):
-    """The requests of a build, by time, each with its certificate once it is done."""
+    """The requests of a build, by time, each with how it stands."""
 
-    requests: tuple[Json, ...]
+    requests: tuple[tuple[Request, str], ...]
 
     def content(self) -> list[Json]:
         """Return the requests as JSON, without names and documents."""
         hidden = ("documents", "names_kept", "salt", "caches", "links")
-        return [{k: v for k, v in one.items() if k not in hidden} for one in self.requests]
+        return [
+            {k: v for k, v in one.content().items() if k not in hidden} | {"state_is": state}
+            for one, state in self.requests
+        ]
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield a line for each request."""
         cells: list[list[Any]] = [
-            [
-                one["id"],
-                one["time"],
-                len(one["documents"]),
-                one["names"],
-                one["by"],
-                one["state_is"],
-            ]
-            for one in self.requests
+            [one.id, one.time, len(one.documents), one.names, one.by, state]
+            for one, state in self.requests
         ]
         head = ["purge", "time", "records", "names", "by", "state"]
         yield Grid(cells, head) if cells else "nothing was purged"
@@ -169,5 +166,5 @@ def _log(build: Path) -> PurgeLog:
     done = {one["id"] for one in purged.certificates(folder)}
     states = {True: "done", False: "not finished: --resume"}
     return PurgeLog(
-        tuple({**r, "state_is": states[r["id"] in done]} for r in purged.requests(folder))
+        tuple((request, states[request.id in done]) for request in purged.requests(folder))
     )
