@@ -47,7 +47,7 @@ def convert(parquet: Path, out: Path) -> int:
                     target.write(str(rows.to_json(orient="records", lines=True)).encode())
                     lines += len(rows)
     except (pa.ArrowException, OSError) as error:
-        if trouble := machine_error(error, parquet):
+        if trouble := machine_error(error, getattr(error, "filename", None) or parquet):
             raise trouble from None
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
@@ -139,31 +139,37 @@ os.register_at_fork(after_in_child=_leave_locks)
 def replacing(path: Path) -> Generator[Path]:
     """Give a temporary name to write to; it becomes `path` at the end, or nothing on an error.
 
-    Raises InputError where `path` is a FIFO, socket or device, which a rename would replace.
+    Raises InputError where `path` is a FIFO, socket or device, which a rename would replace, or a
+    link to a folder.
     """
     if path.exists():
         refuse_odd(path, "name another file")
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with _named(path):
+        with _named(path, temporary):
             yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # else a disk that takes nothing would name the temporary file
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def _named(path: Path) -> Generator[None]:
-    """Give an error that only a write can have the name of what was written.
+def _named(path: Path, temporary: Path) -> Generator[None]:
+    """Give an error of what is written under a temporary name the name that it was to have.
 
-    One of a copy names its source first; one of HDF5 has its number in its words alone.
+    One that only a write can have may name none, or the source of a copy; that of HDF5 has its
+    number in its words alone.
     """
     try:
         yield
     except Exception as error:
         number, name = errno_of(error), getattr(error, "filename", None)
-        if number not in FULL or (name is not None and getattr(error, "filename2", None) is None):
+        unnamed = name is None or getattr(error, "filename2", None) is not None
+        if not (number in FULL and unnamed) and (number is None or name != str(temporary)):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
@@ -268,12 +274,13 @@ def replacing_folder(path: Path) -> Generator[Path]:
     refuse_taken(path)
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        rmtree(leftover, ignore_errors=True)
+    for leftover in path.parent.iterdir():
+        if TEMPORARY.sub("", leftover.name) == f".{path.name}" and is_abandoned(leftover):
+            rmtree(leftover, ignore_errors=True)
     temporary = temporary_name(path)
-    temporary.mkdir()
     try:
-        with _named(path):
+        with _named(path, temporary):
+            temporary.mkdir()
             yield temporary
         for file in temporary.iterdir():
             _flush(file)
@@ -285,8 +292,8 @@ def replacing_folder(path: Path) -> Generator[Path]:
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise InputError where a path is a file, or a folder that holds something."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    """Raise InputError where a path is no folder, or one that holds something."""
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: is there already; remove it or give another --out")
 
 

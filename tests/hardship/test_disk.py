@@ -226,6 +226,8 @@ def test_a_disk_that_is_read_only_keeps_what_is_built_and_takes_nothing_new(
     assert told.stderr == f"crystalmix: {fixed / 'new'}: Read-only file system; " \
         "mend it and run again\n"  # fmt: skip
     assert told.exit_code == 1
+    told = corpora.crystalmix("card", fixed / "out", "--out", fixed / "card.md")
+    assert f"{fixed / 'card.md'}: Read-only file system; mend it" in told.stderr
 
 
 def test_a_place_that_is_no_folder_is_one_clear_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalmix.prep.crystalcoder import parquet_to_jsonl as tojsonl
-from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.errors import InputError, MachineError
 from helpers.materials import shared, texts
 
 LANGUAGES = ("css", "html", "javascript", "python")
@@ -75,3 +75,10 @@ def test_a_broken_file_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.parquet: has no column 'content' \(it has text\)"):
         tojsonl.convert(whole, tmp_path / "out.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "cut.parquet"]
+
+
+def test_an_output_that_is_no_folder_is_named_and_not_what_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(MachineError, match=r"^[^ ]*/out: (Not a directory|File exists); mend it"):
+        list(tojsonl.convert_all(tmp_path, tmp_path / "out"))

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from crystalmix.prep.runtime import atomic_files
-from crystalmix.prep.runtime.atomic_files import is_abandoned, lock_folder, temporary_name
+from crystalmix.prep.runtime.atomic_files import (
+    is_abandoned,
+    lock_folder,
+    replacing,
+    replacing_folder,
+    temporary_name,
+)
+from crystalmix.prep.runtime.errors import InputError
 
 
 def test_a_killed_process_that_nobody_waited_for_has_abandoned_its_files(tmp_path: Path) -> None:
@@ -71,3 +78,36 @@ def test_a_lock_ends_with_its_process_though_a_forked_child_lives_on(tmp_path: P
                 pass
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_only_what_a_dead_process_left_of_the_same_folder_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        alive = f"-{process.pid}-00000000.tmp"
+        for name in ("out*", "out-b", "out*.c"):
+            own = temporary_name(tmp_path / name).name
+            (tmp_path / own).mkdir()  # of a process of this number that lives no more
+            (tmp_path / own.replace(own[own.index(f"-{os.getpid()}-") :], alive)).mkdir()
+        before = {path.name for path in tmp_path.iterdir()}
+        with replacing_folder(tmp_path / "out*") as temporary:
+            (temporary / "file").write_text("whole")
+        gone = before - {path.name for path in tmp_path.iterdir()}
+        assert [name.startswith(".out*.") and alive not in name for name in gone] == [True]
+        assert not next(iter(gone)).startswith(".out*.c")
+        process.communicate()
+
+
+def test_nothing_but_an_empty_folder_is_replaced_by_one_and_no_folder_by_a_file(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "ring").symlink_to("ring")
+    (tmp_path / "link").symlink_to(".")
+    for name in ("fifo", "ring", "link"):
+        with (
+            pytest.raises(InputError, match="is there already; remove it"),
+            replacing_folder(tmp_path / name),
+        ):
+            raise AssertionError
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "link"):
+        raise AssertionError
+    assert (tmp_path / "link").is_symlink()
