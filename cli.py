@@ -122,7 +122,7 @@ class Notes(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a note as it is printed."""
-        return visible(super().format(record), keep="\n\t")
+        return visible(super().format(record))
 
 
 @click.group(

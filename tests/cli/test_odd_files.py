@@ -111,6 +111,14 @@ def test_an_odd_file_for_a_folder_is_one_line(
     assert path.is_fifo() or path.is_symlink()
 
 
+def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path) -> None:
+    """What stood on the second line would pass for another thing that we say."""
+    place = tmp_path / "a\ncrystalmix: sound.csv"
+    told = corpora.crystalmix("sql", runs.small_build(), "SELECT 1", "--csv", place)
+    assert told.stderr == f"note: {tmp_path}/a\\ncrystalmix: sound.csv: 1 rows\n"
+    assert place.exists()
+
+
 def test_an_odd_file_among_our_own_is_damage(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "receipt.json")
     with pytest.raises(DamageError, match=r"receipt.json: is no regular file; restore it"):

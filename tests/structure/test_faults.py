@@ -106,6 +106,13 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
      + "test_trouble_of_libraries_is_known_by_what_they_raise"),
     (MACHINE, "handles, memory and disk ended a build in a traceback", TROUBLE
      + "test_a_build_in_trouble_ends_in_one_line_and_a_rerun_finishes"),
+    (MACHINE, "what was begun on a full disk stood in the way of the next try",
+     "hardship/test_disk.py::test_what_a_verb_writes_to_a_full_disk_is_one_line_and_takes_no_room"),
+    (MACHINE, "a build whose streams were closed could write words into its files",
+     "cli/test_streams.py::test_a_build_without_any_stream_writes_no_word_into_its_files"),
+    (MACHINE, "a clock that was set back parted a purge from the one before it",
+     "mixtures/manifest/test_purged.py"
+     "::test_purges_follow_each_other_though_the_clock_was_set_back"),
     (MACHINE, "no place in memory for a model was a traceback",
      "train/trainer/test_placement.py::test_memory_that_is_not_there_is_one_line_with_a_remedy"),
     (MACHINE, "two builders without locks fell over each other's scratch", DATABASE

@@ -30,6 +30,7 @@ from crystalmix.prep.filters.entries import Entry, Names
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
+from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.tables import counted
@@ -209,7 +210,7 @@ def check(file: Path, build: Path, run: Path | None) -> Checked:
         if not faults:
             faults += _entry_faults(evidence, build, run)
     except (CrystalmixError, KeyError, TypeError, pa.ArrowException, OSError) as error:
-        brief = " ".join(str(error).split()) or type(error).__name__
+        brief = " ".join(str(machine_error(error) or error).split()) or type(error).__name__
         return Checked(file, (*faults, brief), ())
     sources, phases = evidence.sources.values(), evidence.phases
     lines = sum(file.lines for source in sources for file in source.files)

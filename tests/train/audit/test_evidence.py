@@ -110,3 +110,5 @@ def test_the_command_writes_and_checks_evidence(tmp_path: Path) -> None:
     checked = crystalmix("audit", audited_run(), "--check", evidence)
     assert checked.exit_code == 1
     assert "was edited" in checked.stdout
+    checked = crystalmix("audit", audited_run(), "--check", tmp_path)
+    assert checked.stdout.startswith(f"{tmp_path}: Is a directory; mend it and run again")
