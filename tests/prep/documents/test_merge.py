@@ -76,4 +76,4 @@ def test_a_source_of_one_item_is_joined_without_pieces(tmp_path: Path) -> None:
     parts, out = blocks(tmp_path), tmp_path / "documents.parquet"
     items = Items(Fanout(), tmp_path / "not there")
     accounts = merge.merge(Source("s", ("f*.jsonl",)), parts, out, merge.EVERYTHING, items)
-    assert [account["documents"] for account in accounts] == [*SIZES]
+    assert [account.documents for account in accounts] == [*SIZES]
