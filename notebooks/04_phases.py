@@ -30,8 +30,8 @@ print("", ablation.factors, sep="\n")
 # eight pairs and intervals for eight questions, it cost language .047 nats [.026, .068] at 0.1M
 # and .044 [.016, .073] at 0.3M; on code it was better by .028 [.008, .048] at 0.1M, and cannot be
 # told at 0.3M (-.025 ± .034). Of the value asked (language .37, code .63) it cannot be told at
-# either size: .0 ± .016 and .0 ± .030, where .021 and .039 would have been seen. What code gains,
-# language loses, at these sizes.
+# either size: .0 ± .016 and .0 ± .030, where .021 and .039 would have been seen. At 0.1M code gains
+# what language loses; at 0.3M only what language loses can be told.
 
 # %%
 for size in sizes:
@@ -41,19 +41,19 @@ for size in sizes:
         print(ablation.difference("third_phase", "with", "without", what, **asked))
 
 # %% [markdown]
-# The loss on each domain after each of the three phases, the mean over draws.
+# The loss on each domain after each of the three phases at 0.1M, the mean over eight draws.
 
 # %%
 ablation.plot_forgetting("third_phase")
 
 # %% [markdown]
 # FIM: what a rate costs left to right, and what it brings on middles between a prefix and a
-# suffix. A rate of 0.9 brings .050 nats [.028, .072] on middles at 0.1M and .047 [.011, .083] at
-# 0.3M (eight pairs); what it costs left to right cannot be told (+.016 ± .020, +.013 ± .034). A
-# rate of 0.3 costs .047 [.027, .067] and .037 [.003, .071] left to right and brings nothing that
-# can be told on middles. That the rate between is worse than both ends comes mostly from `web`
-# (4.24 against 4.06 and 4.11 at 0.1M), and nothing here says why: it is no reason to prefer 0.9
-# to 0.3.
+# suffix: at .9 +.016 ± .020 and -.050 ± .022 at 0.1M, at .3 +.047 ± .020 and +.006 ± .022 (eight
+# pairs). **These intervals are too narrow.** When these outputs were made, all eight draws of a
+# rate read one sample of rows of each domain, and another one for each rate, so that the sample is
+# part of every difference: `web` lies at 4.06, 4.24 and 4.11 nats for rates of 0, .3 and .9, which
+# no cost of FIM explains. What FIM costs or brings can't be told from them. By now each draw reads
+# rows of its own.
 
 # %%
 rates = [level.level for level in ablation.report.factors[0].levels if level.level != "0"]
@@ -65,8 +65,9 @@ for size in sizes:
             print(ablation.difference("fim", rate, "0", what, **asked))
 
 # %% [markdown]
-# All levels beside each other: valued loss, the mean of eight draws and its standard error. Draws
-# differ by more than levels do, which is why levels are compared draw by draw above, not here.
+# All levels beside each other: valued loss, the mean of eight draws and its standard error, .004 to
+# .011 nats. It holds what levels of one draw share, which is why levels are compared draw by draw
+# above, not here.
 
 # %%
 ablation.plot_factors()

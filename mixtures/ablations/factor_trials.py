@@ -25,7 +25,7 @@ def factors(ground: Ground) -> list[Trial]:
     spec = ground.spec.factors
     levels: list[Trial] = []
     for number in range(spec.seeds):
-        levels += [_fim(ground, rate, number) for rate in spec.fim_rate]
+        levels += _fim(ground, number)
         levels += [_order(ground, order, number) for order in spec.order]
         levels += [_replay(ground, share, number) for share in spec.replay]
         levels += [_epochs(ground, epochs, number) for epochs in spec.epochs]
@@ -38,14 +38,24 @@ def factors(ground: Ground) -> list[Trial]:
     ]
 
 
-def _fim(ground: Ground, rate: float, draw: int) -> Trial:
-    """Return the centre with all code permuted at a rate."""
+def _fim(ground: Ground, draw: int) -> list[Trial]:
+    """Return the centre with all code permuted at each rate.
+
+    A draw has rows of its own. Variants of a domain are shuffled apart, so that rates read other
+    rows of it: one sample of few rows for all draws would be part of every difference.
+    """
     code = ground.spec.of_kind("code")
-    shares = {
-        fim_domain(name, rate) if name in code else name: share
-        for name, share in ground.uniform.items()
-    }
-    return _staged(ground, "fim", f"{rate:g}", draw, [(shares, 1.0)])
+    arms: dict[str, Stages] = {}
+    for rate in ground.spec.factors.fim_rate:
+        shares = {
+            fim_domain(name, rate) if name in code else name: share
+            for name, share in ground.uniform.items()
+        }
+        arms[f"{rate:g}"] = [(shares, 1.0)]
+    windows = _apart(ground, draw, list(arms.values()))
+    return [
+        _staged(ground, "fim", level, draw, stages, (), windows) for level, stages in arms.items()
+    ]
 
 
 def _order(ground: Ground, order: str, draw: int) -> Trial:

@@ -194,6 +194,33 @@ def test_each_draw_of_a_factor_has_a_seed_and_rows_of_its_own() -> None:
         assert one.portions[0].windows["wiki"] != other.portions[0].windows["wiki"]
 
 
+def test_each_draw_of_a_fim_rate_reads_other_rows_of_its_variant() -> None:
+    rates = (0.0, 0.9)
+    code = [part for part in pool().parts if part.domain != "wiki"]
+    variants = [
+        replace(part, domain=ablation.fim_domain(part.domain, rate))
+        for rate in rates
+        for part in code
+    ]
+    asked = replace(
+        spec(),
+        proxy=replace(spec().proxy, steps=2),
+        factors=Factors(fim_rate=rates, seeds=2),
+    )
+    made = Ground(asked, replace(pool(), parts=(*pool().parts, *variants)))
+    told = crossed.factors(made)
+    assert [(trial.level, trial.draw) for trial in told] == [
+        ("0", 0),
+        ("0.9", 0),
+        ("0", 1),
+        ("0.9", 1),
+    ]
+    for one, other in zip(told[:2], told[2:], strict=True):
+        for name in one.portions[0].shares:
+            first, second = (trial.portions[0].windows[name] for trial in (one, other))
+            assert first.last <= second.first or second.last <= first.first, name
+
+
 def test_phases_go_on_where_the_one_before_ended_and_read_no_row_twice() -> None:
     proxy = replace(spec().proxy, steps=20, matched=False)  # fewer rows than there are
     made = ground(proxy=proxy, factors=Factors(order=ablation.ORDERS))
