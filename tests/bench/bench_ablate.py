@@ -1,11 +1,18 @@
 """An ablation measured on mixtures that it was not fitted to: `bench_ablate.py DIR`.
 
 DIR holds a finished ablation, such as `crystalmix ablate four-groups --data RAW --out DIR` leaves.
-Further mixtures, of another swarm, are trained beside it (below `DIR/held-out`): once with the
-weights and draws of the design, and under seeds that no run of it had. Every law is held against
-them, seed by seed: rank correlation by domain and of the valued mean, regret of the mixture that
-the law prefers among them, coverage of its intervals, and the root mean square error, also over
-that of the effective-data law (the former default).
+Further mixtures are trained beside it (below `DIR/held-out`), once with the weights and draws of
+the design, and under seeds that no run of it had. They are drawn at random from the region that
+the design fills: mixtures chosen to be far from each other would be its corners, as those of the
+design are. Every law is held against them, seed by seed: rank correlation by domain and of the
+valued mean, regret of the mixture that the law prefers among them, coverage of its intervals, and
+the root mean square error, also over that of the effective-data law (the former default).
+
+With two seeds or more own noise is known by domain, from differences of one mixture between seeds.
+Its root mean square is the floor: the error of the true law on one seed, were that seed's effect
+known. `shape` is the error of each law about the mean over seeds, without each domain's mean (which
+says nothing of where the optimum lies) and less what noise that mean has; 90 % intervals of ratios
+are by resampled mixtures.
 """
 
 import argparse
@@ -17,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from crystalmix.mixtures.ablations import design as swarm
 from crystalmix.mixtures.ablations import pool_of_build as reusing
 from crystalmix.mixtures.ablations import spec as ablation
 from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.laws.distributions import spearman
 from crystalmix.mixtures.laws.fit import KINDS
+from crystalmix.mixtures.laws.simplex import fill
+from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.workers import Fanout
@@ -32,7 +40,8 @@ from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, trai
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import SPEC, loss_matrix
 
-OTHER_SEED = 4711  # of the swarm that nothing was fitted to
+OTHER_SEED = 4711  # of mixtures that nothing was fitted to
+RESAMPLED = 2000
 
 
 def main() -> None:
@@ -52,21 +61,20 @@ def main() -> None:
     names = seen.domains
     shares = np.array([[mixture.shares[name] for name in names] for mixture in mixtures])
     value = np.array([seen.spec.value[name] for name in names])
+    measured = loss_matrix(results, names).reshape(len(draws), len(mixtures), len(names))
     head = ["law", *(f"rho {name}" for name in names), "mean", "valued", "regret", "coverage"]
-    for number, draw in enumerate(draws):
-        here = results[number * len(mixtures) : (number + 1) * len(mixtures)]
-        measured = loss_matrix(here, names)
-        errors = {kind: rmse(seen, kind, shares, measured) for kind in KINDS}
+    for draw, losses in zip(draws, measured, strict=True):
+        errors = {kind: rmse(seen.fits[kind].mean(shares), losses) for kind in KINDS}
+        ratio = {kind: f"{error / errors['effective']:.3f}" for kind, error in errors.items()}
         rows = [
-            [
-                *judged(seen, kind, shares, measured, value),
-                f"{errors[kind]:.4f}",
-                f"{errors[kind] / errors['effective']:.3f}",
-            ]
+            [*judged(seen, kind, shares, losses, value), f"{errors[kind]:.4f}", ratio[kind]]
             for kind in KINDS
         ]
         sys.stdout.write(f"draw {draw}: {'the design' if draw == 0 else 'a new seed'}\n")
         sys.stdout.write("\n".join([*table(rows, [*head, "rmse", "of effective"]), "", ""]))
+    if len(draws) > 1:
+        means = {kind: seen.fits[kind].mean(shares) for kind in KINDS}
+        sys.stdout.write("\n".join([*without_noise(means, measured), "", ""]))
     noise = seen.report.noise
     used = sum(getrusage(who).ru_utime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
     told = f"{len(mixtures)} mixtures, SD of the valued mean: under another seed {noise.sigma:.4f}"
@@ -75,19 +83,16 @@ def main() -> None:
 
 
 def fresh(seen: Insight, count: int) -> list[Mixture]:
-    """Return mixtures within the same caps that no law was fitted to."""
-    plan, ground = seen.spec.swarm, seen.ground
-    chosen = swarm.design(
-        ground.tokens,
-        target=ground.target,
-        epochs=ground.epochs,
-        count=count + 1,
-        replicates=0,
-        seed=OTHER_SEED,
-        alpha=plan.alpha,
-        minimum=plan.minimum,
+    """Return random mixtures within the same caps that no law was fitted to."""
+    plan, names = seen.spec.swarm, seen.domains
+    high = np.array([seen.ground.caps[name] for name in names])
+    drawn = randomness.stream(OTHER_SEED, "fresh", len(names)).dirichlet(
+        np.full(len(names), plan.alpha), count
     )
-    return [Mixture(f"fresh-{i}", one.shares, "check") for i, one in enumerate(chosen[1:])]
+    return [
+        Mixture(f"random-{i}", dict(zip(names, shares, strict=True)), "check")
+        for i, shares in enumerate(fill(drawn, np.minimum(plan.minimum, high), high).tolist())
+    ]
 
 
 def trained(seen: Insight, runs: list[tuple[Mixture, int]], workers: int) -> list[ProxyResult]:
@@ -119,9 +124,36 @@ def trained(seen: Insight, runs: list[tuple[Mixture, int]], workers: int) -> lis
         return list(pool.map(train, proxies, "fresh"))
 
 
-def rmse(seen: Insight, kind: str, shares: Any, measured: Any) -> float:
-    """Return a law's error over all domains, nats."""
-    return float(np.sqrt(np.mean((seen.fits[kind].mean(shares) - measured) ** 2)))
+def rmse(predicted: Any, measured: Any) -> float:
+    """Return the error over all domains, nats."""
+    return float(np.sqrt(np.mean((predicted - measured) ** 2)))
+
+
+def without_noise(means: dict[str, Any], measured: Any) -> list[str]:
+    """Return the floor, and the error of each law's shape over that of the effective-data law's.
+
+    means: by law, (mixtures, domains). measured: (seeds, mixtures, domains).
+    """
+    count, mixtures, domains = measured.shape
+    away = measured - measured.mean(axis=0)
+    away = away - away.mean(axis=1, keepdims=True)
+    own = (away**2).sum(axis=(0, 1)) / ((count - 1) * (mixtures - 1))
+    again = np.random.default_rng(0).integers(0, mixtures, (RESAMPLED, mixtures))
+    again = np.vstack([np.arange(mixtures), again])
+    shapes: dict[str, Any] = {}
+    for kind, mean in means.items():
+        off = (mean - measured.mean(axis=0))[again]  # (1 + resampled, mixtures, domains)
+        off -= off.mean(axis=1, keepdims=True)
+        squares = (off**2).sum(axis=(1, 2)) / (mixtures - 1) / domains - own.mean() / count
+        shapes[kind] = np.sqrt(np.maximum(squares, 0))
+    rows: list[list[object]] = []
+    for kind, shape in shapes.items():
+        with np.errstate(all="ignore"):
+            ratios = shape / shapes["effective"]
+        low, high = np.nanquantile(ratios[1:], (0.05, 0.95))
+        rows.append([kind, f"{shape[0]:.4f}", f"{ratios[0]:.3f} [{low:.3f}, {high:.3f}]"])
+    floor = f"floor {np.sqrt(own.mean()):.4f}; own noise by domain {np.sqrt(own).round(4).tolist()}"
+    return [floor, *table(rows, ["law", "shape", "of effective"])]
 
 
 def judged(seen: Insight, kind: str, shares: Any, measured: Any, value: Any) -> list[object]:
