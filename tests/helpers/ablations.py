@@ -60,6 +60,15 @@ FACTORS: Json = {
     },
 }
 
+SIZES: Json = {
+    "scales": [
+        {"size": "tiny", "count": 5, "steps": 20},
+        {"size": "0.1M", "count": 5, "steps": 20, "replicates": 1},
+    ],
+    "checks": {"seeds": 0, "pareto": False},
+    "target": {"batch": 2, "parameters": 1e6},
+}
+
 SPLIT: Json = {  # a recipe that holds out documents, with halves, FIM and rows of 32 tokens
     "valid": 0.3,
     "rows": {"msl": 32, "rows_per_shard": 16},
@@ -162,6 +171,15 @@ def varied() -> Path:
     folder = Path(mkdtemp(prefix="crystalmix-factors-"))
     atexit.register(rmtree, folder, ignore_errors=True)
     run(write_spec(folder, **FACTORS), folder / "out")
+    return folder / "out"
+
+
+@lru_cache(maxsize=1)
+def sized() -> Path:
+    """Return the folder of a tiny ablation at three scales, run once; nobody may change it."""
+    folder = Path(mkdtemp(prefix="crystalmix-sizes-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    run(write_spec(folder, **SIZES), folder / "out")
     return folder / "out"
 
 

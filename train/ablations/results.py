@@ -148,8 +148,8 @@ class Insight:
             panels[target] = Panel(self.fit.losses[:, i], predicted, low_, high_, rho)
         return panels
 
-    def largest(self) -> dict[str, Panel]:
-        """Return the runs of the largest scale as the joint law of the others predicts them."""
+    def largest(self) -> tuple[list[str], dict[str, Panel]]:
+        """Return the runs of the largest scale, and their losses as the others predict them."""
         runs = self.tables.rows(
             "SELECT * FROM runs WHERE role NOT IN ('factor', 'check') AND NOT outlier ORDER BY run"
         )
@@ -166,7 +166,7 @@ class Insight:
             raise InputError(f"{self.folder}: has fewer than three scales; add some to `scales`")
         others, held = found
         mean, low, high = others.predict(self._shares(runs)[held])
-        return {
+        panels = {
             target: Panel(
                 losses[held, k],
                 mean[:, k],
@@ -176,6 +176,7 @@ class Insight:
             )
             for k, target in enumerate(self.spec.targets)
         }
+        return [run["run"] for run, kept in zip(runs, held, strict=True) if kept], panels
 
     def heat(self) -> tuple[Floats, Floats, NDArray[np.bool_], dict[str, Floats]]:
         """Return a lattice over the groups, valued losses, what is as good as the best, and marks.

@@ -143,6 +143,30 @@ class Ablation(Answer):
                 columns[name + suffix] = pa.array(curve)
         return Table(pa.table(columns))
 
+    @property
+    def largest(self) -> Table:
+        """The losses of the largest scale, and what the joint law of the smaller ones predicts.
+
+        One line a run and target, with the ends of 90 % intervals of new runs. Raises InputError
+        for an ablation of fewer than three scales.
+        """
+        import pyarrow as pa
+
+        runs, panels = self._results.largest()
+        lines = [
+            {
+                "run": run,
+                "target": target,
+                "loss": panel.measured[k],
+                "predicted": panel.predicted[k],
+                "low": panel.low[k],
+                "high": panel.high[k],
+            }
+            for target, panel in panels.items()
+            for k, run in enumerate(runs)
+        ]
+        return Table(pa.Table.from_pylist(lines))
+
     def plot_loss(self) -> Figure:
         """Draw the valued loss over three groups of domains; a line rings what is as good."""
         from crystalmix.train.figures import ternary
@@ -175,7 +199,7 @@ class Ablation(Answer):
         from crystalmix.train.figures import charts
 
         title = "The largest scale as the smaller ones predict it, with 90 % intervals"
-        return charts.agreement(self._results.largest(), NLL, title)
+        return charts.agreement(self._results.largest()[1], NLL, title)
 
     def plot_forgetting(self, order: str) -> Figure:
         """Draw the held-out loss on each domain after each phase of an order of phases.

@@ -19,8 +19,8 @@ from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export
 from crystalmix.train.ablations.report import read_report, report_lines
-from crystalmix.train.api.ablations import ablation_cost
-from helpers.ablations import DIE, ROOT, copied, run, tables, tiny, write_spec
+from crystalmix.train.api.ablations import Ablation, ablation_cost
+from helpers.ablations import DIE, ROOT, copied, run, sized, tables, tiny, write_spec
 from helpers.corpora import crystalmix
 
 
@@ -217,29 +217,26 @@ def test_the_verb_may_be_left_out_and_prints_the_report(tmp_path: Path) -> None:
         assert word in short.stdout
 
 
-def test_several_sizes_are_fitted_together_and_said_of_the_mixture(tmp_path: Path) -> None:
-    more = {
-        "scales": [{"size": "0.1M", "count": 5, "steps": 20, "replicates": 1}],
-        "checks": {"seeds": 0, "pareto": False},
-        "target": {"batch": 2, "parameters": 1e6},
-    }
-    spec = write_spec(tmp_path, **more)
-    run(spec, tmp_path / "out")
-    report = read_report(tmp_path / "out")
+def test_several_sizes_are_fitted_together_and_said_of_the_mixture() -> None:
+    out = sized()
+    report = read_report(out)
     assert report.across is not None
-    assert [best.measured for best in report.across.optima] == [True, True, False]
+    assert [best.measured for best in report.across.optima] == [True, True, True, False]
     assert report.across.optima[-1].parameters == 1e6
-    [ranks] = report.across.ranks
-    assert ranks.mixtures == 5
+    assert [ranks.mixtures for ranks in report.across.ranks] == [5, 5, 5]
     shown = "\n".join(report_lines(report))
     assert "(not measured)" in shown
-    rows = evidence.connect(tmp_path / "out").rows(
-        "SELECT run, size, steps, tokens FROM runs WHERE role = 'scale' ORDER BY run"
+    assert "as the smaller ones predict it" in shown
+    rows = evidence.connect(out).rows(
+        "SELECT run, size, steps, tokens FROM runs WHERE size = '0.1M' ORDER BY run"
     )
     assert len(rows) == 6
-    assert {(row["size"], row["steps"], row["tokens"]) for row in rows} == {("0.1M", 20, 20 * 128)}
+    assert {(row["steps"], row["tokens"]) for row in rows} == {(20, 20 * 128)}
     assert report.recommendation.shares == report.across.optima[-1].shares
-    cost = ablation_cost(spec)
+    held = Ablation(out).largest.content()
+    assert [line["run"] for line in held] == 3 * [row["run"] for row in rows]
+    assert all(line["low"] < line["predicted"] < line["high"] for line in held)
+    cost = ablation_cost(out.parent / "spec.yaml")
     assert ("scale 0.1M", 6, "0.1M", 6 * 20 * 128) in [
         (x.kind, x.runs, x.size, x.tokens) for x in cost.lines_
     ]
