@@ -12,6 +12,9 @@
 # # 03 · From a spike to its documents
 # A run looked at, by default what `make demo` left: `CRYSTALMIX_BUILD`, `CRYSTALMIX_RUN`,
 # `CRYSTALMIX_RECIPE` and `CRYSTALMIX_DATA` name others; what is made here goes to `CRYSTALMIX_OUT`.
+# The numbers in the text are of the outputs shown. First the mean loss of each part, and the 90 %
+# interval of that mean by its scatter over steps, in which the fall of the loss is included: of
+# phase 3, `python` has 6.00 ± .06 (20 steps), `javascript` 6.36 ± .13 (20).
 
 # %%
 import os
@@ -31,10 +34,13 @@ BUILD, RUN, RECIPE, DATA, OUT = (
 )
 run = cm.open(RUN, build=BUILD)
 phase = list(run.build.phases)[-1]
-print(run.sql("SELECT phase, part, avg(loss) AS 'mean loss' FROM losses GROUP BY ALL ORDER BY ALL"))
+mean = "avg(loss) AS 'mean loss', 1.645 * stddev_samp(loss) / sqrt(count(*)) AS '± of 90 %'"
+columns = f"phase, part, count(*) AS steps, sum(tokens) AS tokens, {mean}"
+print(run.sql(f"SELECT {columns} FROM losses GROUP BY ALL ORDER BY ALL"))
 
 # %% [markdown]
-# The loss of the last phase, and the steps that stand out by their robust z (the highest, if none).
+# The loss of the last phase, and the steps that stand out by their robust z (the highest, if none):
+# one of 20, step 5.
 
 # %%
 steps = run.standing_out(phase).spikes
@@ -42,7 +48,8 @@ run.plot_losses(phase)
 
 # %% [markdown]
 # What is in those steps more often than in the rest of the phase (Fisher's exact test, a twentieth
-# of false findings among them), and the longest document pieces, with part, epoch and FIM.
+# of false findings among them), and the longest document pieces, with part, epoch and FIM. Nothing
+# is found: 10 rows of 200 are few, and step 5 may be the highest of 20 by chance.
 
 # %%
 found = run.over_represented(phase, steps)
@@ -50,14 +57,16 @@ print(found[:10], "", sep="\n")
 print(run.pieces(phase, steps))
 
 # %% [markdown]
-# Replayed: the rows of those steps read again are, bit for bit, those that were trained on.
+# Replayed: the rows of those steps read again are, bit for bit, those that were trained on, all 10
+# of the one step.
 
 # %%
 print(run.replay(phase, steps))
 
 # %% [markdown]
 # A drop list of documents that stand out (or else of those in the steps), and the build without
-# them: what changes in each manifest.
+# them: what changes in each manifest. Without 3 texts 252 of phase 2's 400 positions hold another
+# row: all 252 of the part that had them, and none of the other two parts'.
 
 # %%
 keys = [row["value"] for row in found.content() if row["property"] == "document"][:3]
