@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers.ablations import tiny, varied
+from helpers.ablations import sized, tiny, varied
 from helpers.executing import read
 from helpers.runs import small_build, undisturbed
 
@@ -23,8 +23,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 PROMISED = {
     "01_corpus.py": (("documents", "dropped", "bytes/token", "asked", "manifest"), 2),
     "02_ratio_ablation.py": (
-        ("rank correlation", "interval", "gain", "least at", "predicted proxy loss", "evidence"),
-        7,
+        (
+            *("rank correlation", "interval", "gain", "least at", "predicted proxy loss"),
+            *("evidence", "as the smaller ones predict it", "by resampled runs"),
+        ),
+        8,
     ),
     "03_forensics.py": (("mean loss", "property", "document", "same", "True", "texts dropped"), 1),
     "04_phases.py": (("third_phase", "seen with probability", "would be seen"), 2),
@@ -66,6 +69,7 @@ def test_a_notebook_runs_from_top_to_bottom(source: Path, tmp_path: Path) -> Non
         "DATA": small_build().parent,
         "OUT": tmp_path / "forensics",
         "ABLATION": tiny() if source.name.startswith("02") else "",
+        "SIZES": sized() if source.name.startswith("02") else "",
         "PHASES": varied() if source.name.startswith("04") else "",
     }
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
