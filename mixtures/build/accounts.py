@@ -3,22 +3,29 @@
 Each stage fills in its own. Readers take them by `account_of`, or by the class that they want.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest.report import bar
 from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.filters.counts import CopyCounts, IndexCounts
 from crystalmix.prep.packing.fits import FittedCounts
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Content
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+else:
+    np, pq = lazy_modules(__name__, "numpy", "pyarrow.parquet")
 
 PERCENT = (1, 10, 50, 90, 99)
 WHAT = "its account"
@@ -56,7 +63,7 @@ class SourceAccount:
     evaluations: IndexCounts | None = None
 
     @classmethod
-    def of(cls, receipt: Receipt) -> "SourceAccount":
+    def of(cls, receipt: Receipt) -> SourceAccount:
         """Read the account of a source's documents."""
         return quick_record(receipt.account, cls, WHAT)
 
@@ -154,7 +161,7 @@ class PackAccount(RowsAccount):
     upsampled: dict[str, CopyCounts] | None = None
 
     @classmethod
-    def of(cls, receipt: Receipt) -> "PackAccount":
+    def of(cls, receipt: Receipt) -> PackAccount:
         """Read the account of a folder of packed rows."""
         return quick_record(receipt.account, cls, WHAT)
 

@@ -5,18 +5,19 @@ taken, whatever recipe asked for it first, and what is unfinished goes on where 
 that gives other manifests than are sealed supersedes them: they are kept in the build's history.
 """
 
+from __future__ import annotations
+
+import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from shutil import rmtree
-
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build import (
-    drop_report,
     lookups,
     pack,
     row_fim,
@@ -32,14 +33,10 @@ from crystalmix.mixtures.build.context import Context, Folder, naming, tokenizer
 from crystalmix.mixtures.manifest import manifest, purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MIXTURES, SOURCES, BuildFolder
 from crystalmix.mixtures.manifest.cerebras_order import KEPT, ZooOrder
-from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.chat.render import Renderer
 from crystalmix.prep.documents import about
 from crystalmix.prep.documents.about import Described
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import (
     is_abandoned,
@@ -48,15 +45,34 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.store import rates
 from crystalmix.prep.store.store import Store
-from crystalmix.prep.tallies import tally
 from crystalmix.prep.tokenizer.metadata_head import Metadata
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer, load
+from crystalmix.prep.tokenizer.tokenizer import load
 
-# Steps to a place in the recipe, and what it makes of the tokenizer.
-Need = tuple[tuple[str, ...], Callable[[Tokenizer], object]]
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+    from crystalmix.mixtures.build import drop_report
+    from crystalmix.mixtures.manifest.manifest import Manifest
+    from crystalmix.mixtures.recipes.recipe import Recipe
+    from crystalmix.prep.chat import render
+    from crystalmix.prep.rows.pack import PackSettings
+    from crystalmix.prep.runtime.receipts import Receipt
+    from crystalmix.prep.tallies import tally
+    from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+
+    # Steps to a place in the recipe, and what it makes of the tokenizer.
+    Need = tuple[tuple[str, ...], Callable[[Tokenizer], object]]
+else:
+    pq, drop_report, render, tally = lazy_modules(
+        __name__,
+        "pyarrow.parquet",
+        "crystalmix.mixtures.build.drop_report",
+        "crystalmix.prep.chat.render",
+        "crystalmix.prep.tallies.tally",
+    )
 
 
 def build(
@@ -81,7 +97,8 @@ def build(
         )
     refuse_url(out, "--out")
     refuse_url(root, "--data")
-    drop_report.check_list(dropped)
+    if dropped is not None:
+        drop_report.check_list(dropped)
     tokenizer = opened_tokenizer(recipe, phases)
     engine = EngineSettings(workers) if isinstance(workers, int) else workers
     with naming(out), alone(out), engine.start(out) as pool:
@@ -126,7 +143,8 @@ def packed(context: Context, scanned: dict[str, Receipt]) -> list[Folder]:
     blocks = tokenise.run(context, todo, scanned)
     pack.run(context, todo, blocks, pack.fit(context, todo, blocks), scanned)
     for folder in folders:
-        folder.look()  # epochs without FIM are one artifact
+        if folder.receipt is None:
+            folder.look()  # epochs without FIM are one artifact
     return folders
 
 
@@ -164,7 +182,7 @@ def _needs(recipe: Recipe, domains: Sequence[str]) -> Iterator[Need]:
         if domain.fim is not None:
             yield (*place, "fim"), document_fim.sentinels
         if domain.chat is not None:
-            yield (*place, "chat"), partial(Renderer, settings=domain.chat)
+            yield (*place, "chat"), partial(render.Renderer, settings=domain.chat)
         for source in domain.sources:
             steps = "sources", source, "metadata"
             if rows.cerebras is not None and recipe.sources[source].metadata:
@@ -202,10 +220,9 @@ def sweep(out: Path) -> None:
     """Remove what killed builds left: temporary files, marks in sealed folders, old blocks."""
     folder = BuildFolder(out)
     folders = [path for path in folder.folders() if path.is_dir()]
-    left = [path for place in folders for path in place.glob("*.done")]
-    parents = {path.parent for path in folders}
-    for place in (out, folder.history, *parents, *folders):
-        left += [path for path in place.glob(".*.tmp") if is_abandoned(path)]
+    left = [path for place in folders for path in _marked(place, "", ".done")]
+    for place in {out, folder.history, *(path.parent for path in folders), *folders}:
+        left += [path for path in _marked(place, ".", ".tmp") if is_abandoned(path)]
     others = (*Store(folder.store).temporaries(), *folder.lookup.rglob(".*.tmp"))
     left += [path for path in others if is_abandoned(path)]
     for place in (path for path in folders if not path.is_symlink()):  # from before the store
@@ -216,6 +233,14 @@ def sweep(out: Path) -> None:
             rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _marked(folder: Path, first: str, last: str) -> list[Path]:
+    """Return what of a folder, if it is there, has a name with such a beginning and end."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+        return [folder / x for x in names if x.startswith(first) and x.endswith(last)]
+    return []
 
 
 def _seal(context: Context, folders: dict[str, Folder], rows: list[Folder]) -> list[Manifest]:
@@ -258,7 +283,8 @@ def _describe(context: Context) -> None:
         if (words := described.get(name)) is not None
         for item in _tallies(context, name, folder, words)
     ]
-    context.run(tally.write, [tally.due(items)], "tallies")
+    if items:
+        context.run(tally.write, [tally.due(items)], "tallies")
 
 
 def _tallies(

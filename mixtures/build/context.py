@@ -4,6 +4,8 @@ A folder has a place in the view of the build, which manifests, receipts and ori
 path where its files are: the place itself, or its artifact in the store (`view.home`).
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -11,29 +13,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from crystalmix.mixtures.build.accounts import FolderAccount
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, BuildFolder
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.chat.counts import ChatCounts
-from crystalmix.prep.crystalcoder import lmdata
-from crystalmix.prep.documents.source import Source
-from crystalmix.prep.engines.engine import Engine
 from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.rows.pack import PackSettings
-from crystalmix.prep.rows.spans import path_of
-from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
 from crystalmix.prep.store.store import Store
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+    from crystalmix.prep.crystalcoder import lmdata
+    from crystalmix.prep.documents.source import Source
+    from crystalmix.prep.engines.engine import Engine
+    from crystalmix.prep.rows import spans, token_blocks
+    from crystalmix.prep.rows.pack import PackSettings
+    from crystalmix.prep.rows.token_blocks import Block, Stream
+    from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+else:
+    lmdata, spans, token_blocks = lazy_modules(
+        __name__,
+        "crystalmix.prep.crystalcoder.lmdata",
+        "crystalmix.prep.rows.spans",
+        "crystalmix.prep.rows.token_blocks",
+    )
 
 Item = TypeVar("Item")
 
@@ -91,7 +103,7 @@ class Context:
     @property
     def controls(self) -> tuple[int, ...]:
         """Every id that no text can give."""
-        return tuple(int(i) for i in self.tokenizer.controls)
+        return self.tokenizer.control_ids
 
     def run(
         self, work: Callable[[Item], Json], groups: Sequence[Sequence[Item]], label: str
@@ -148,10 +160,12 @@ class TokenBlock:
     spent: int = 0
 
     @classmethod
-    def of(cls, path: Path, source: str, first: int, result: Json) -> "TokenBlock":
+    def of(cls, path: Path, source: str, first: int, result: Json) -> TokenBlock:
         """Return the block at a path from its work item's result; first: its first document."""
         return cls(
-            block=Block(path, source, result["tokens"], result["wide"], result["turns"], first),
+            block=token_blocks.Block(
+                path, source, result["tokens"], result["wide"], result["turns"], first
+            ),
             documents=result["documents"],
             controls=result["controls"],
             permuted=result["permuted"],
@@ -181,7 +195,7 @@ class Folder:
     receipt: Receipt | None = field(default=None)
     copies: Copies | None = None
     blocks: Sequence[TokenBlock] = ()
-    behind: "Folder | None" = None
+    behind: Folder | None = None
 
     def __post_init__(self) -> None:
         self.path = (
@@ -285,12 +299,15 @@ def streams(settings: PackSettings, blocks: Sequence[TokenBlock]) -> list[Stream
     """Return a folder's blocks as one stream, or one for each process of Model Zoo's dialect."""
     processes = settings.cerebras.processes if settings.cerebras else 1
     bounds = lmdata.slices(len(blocks), processes)
-    return [Stream(tuple(block.block for block in blocks[low:high])) for low, high in bounds]
+    return [
+        token_blocks.Stream(tuple(block.block for block in blocks[low:high]))
+        for low, high in bounds
+    ]
 
 
 def shard_entries(shard: Shard, out: Path, *sides: str) -> list[Json]:
     """Return the receipt's entries of a shard and of the files beside it."""
-    return [shard.entry(), *(receipts.describe(path_of(out, side)) for side in sides)]
+    return [shard.entry(), *(receipts.describe(spans.path_of(out, side)) for side in sides)]
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> Json:
@@ -299,7 +316,7 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Json:
         "fingerprint": tokenizer.fingerprint,
         "canary": tokenizer.canary,
         "vocab": tokenizer.vocab,
-        "controls": tokenizer.controls.tolist(),
+        "controls": [*tokenizer.control_ids],
         "special": tokenizer.special,
         "pad": tokenizer.pad,
     }

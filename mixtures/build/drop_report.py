@@ -4,18 +4,18 @@ What a setting chooses (`where`, `sample`, `limit`) gives no note. What lists an
 gives one where it is more than what stays.
 """
 
+from __future__ import annotations
+
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.chat.counts import ChatCounts
-from crystalmix.prep.documents import dropped as drop_lists
 from crystalmix.prep.documents.schema import BlockAccount
 from crystalmix.prep.documents.source import Source, files, listing
 from crystalmix.prep.filters.counts import IndexCounts
@@ -23,12 +23,22 @@ from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from crystalmix.prep.documents import dropped as drop_lists
+else:
+    pa, pq, drop_lists = lazy_modules(
+        __name__, "pyarrow", "pyarrow.parquet", "crystalmix.prep.documents.dropped"
+    )
 
 CHOSEN = ("where", "sample", "limit")
 REMOVED = ("opt_out", "contaminated", "duplicate", "near_duplicate")
 SHOWN = 3
 SUFFIXES = (".parquet", ".jsonl")
-SCHEMA = drop_lists.SCHEMA.insert(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))
 BATCH_ROWS = 1 << 16
 
 
@@ -131,18 +141,20 @@ def check_list(path: Path | None) -> None:
 
 
 def write_list(folders: Mapping[str, Path], path: Path) -> None:
-    """Write what sealed sources dropped, in their order: columns of SCHEMA, digests in hex in JSON.
+    """Write what sealed sources dropped, in their order: `source` first, digests in hex in JSON.
 
     The file is there when it is whole; memory does not grow with it.
     """
     parquet = path.suffix == ".parquet"
+    named = pa.field("source", pa.dictionary(pa.int32(), pa.string()))
+    schema = drop_lists.SCHEMA.insert(0, named)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        writer = pq.ParquetWriter(file, SCHEMA, compression="zstd") if parquet else None
+        writer = pq.ParquetWriter(file, schema, compression="zstd") if parquet else None
         for name, folder in folders.items():
             with pq.ParquetFile(folder / drop_lists.NAME) as source:
                 for batch in source.iter_batches(BATCH_ROWS):
                     names = pa.array([name] * len(batch), pa.string()).dictionary_encode()
-                    table = pa.table([names, *batch.columns], schema=SCHEMA)
+                    table = pa.table([names, *batch.columns], schema=schema)
                     if writer is None:
                         file.writelines(_lines(table))
                     else:

@@ -3,9 +3,12 @@
 What row-level FIM and the shuffle share: both make packed rows of which spans alone are kept.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +17,18 @@ from numpy.typing import NDArray
 from crystalmix.mixtures.build.context import Context, Folder, streams
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.crystalcoder.original_row_fim import DRAWN, LegacyFim, Turn
-from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.fim.row_fim import RowFim
 from crystalmix.prep.packing import laid_out
 from crystalmix.prep.packing.laid_out import Place
 from crystalmix.prep.rows import pack, shards, spans
-from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.rows.placed_rows import layout_of, lines_of
-from crystalmix.prep.rows.shuffle import Input
-from crystalmix.prep.rows.token_blocks import Stream
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
+
+if TYPE_CHECKING:
+    from crystalmix.prep.fim.document_fim import FimSettings
+    from crystalmix.prep.rows.pack import PackSettings
+    from crystalmix.prep.rows.shuffle import Input
+    from crystalmix.prep.rows.token_blocks import Stream
 
 HELD_TOKENS = 1 << 24  # of rows that are made at once, 2 or 4 bytes each
 Numbers = NDArray[np.int64]
@@ -75,7 +80,7 @@ class RowFimAgain:
     folders: tuple[tuple[str, Path, int], ...]
 
     @classmethod
-    def of(cls, context: Context, folders: Sequence[Folder]) -> "RowFimAgain | None":
+    def of(cls, context: Context, folders: Sequence[Folder]) -> RowFimAgain | None:
         """Return the FIM of permuted folders, None where they are not."""
         settings = folders[0].domain.fim
         if settings is None or settings.level != "row":
@@ -86,7 +91,7 @@ class RowFimAgain:
 
     def rows(
         self, packed: laid_out.Rows, inputs: Sequence[Input], firsts: Numbers, located: Located
-    ) -> "Permuted":
+    ) -> Permuted:
         """Return rows permuted; packed: as they were.
 
         inputs: the permuted shards. firsts: the number of each one's first row in its folder.

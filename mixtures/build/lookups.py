@@ -4,6 +4,8 @@ They are made when phases are sealed, from what is sealed already, and are no pa
 build without them is the same build, and the first question that needs them makes them.
 """
 
+from __future__ import annotations
+
 import atexit
 import errno
 from collections.abc import Iterator, Sequence
@@ -12,9 +14,7 @@ from itertools import starmap
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest import opened as opened_manifests
 from crystalmix.mixtures.manifest.build_folder import (
@@ -23,17 +23,32 @@ from crystalmix.mixtures.manifest.build_folder import (
     BuildFolder,
     shards_of,
 )
-from crystalmix.prep.documents import lookup
-from crystalmix.prep.documents.lookup import Lookup
-from crystalmix.prep.engines.engine import Engine
-from crystalmix.prep.rows import document_ranges
-from crystalmix.prep.rows.document_ranges import Ranges
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
-from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.tallies import tally
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from crystalmix.prep.documents import lookup
+    from crystalmix.prep.documents.lookup import Lookup
+    from crystalmix.prep.engines.engine import Engine
+    from crystalmix.prep.rows import document_ranges
+    from crystalmix.prep.rows.document_ranges import Ranges
+    from crystalmix.prep.runtime.types import Json
+    from crystalmix.prep.tallies import tally
+else:
+    pa, pc, lookup, document_ranges, tally = lazy_modules(
+        __name__,
+        "pyarrow",
+        "pyarrow.compute",
+        "crystalmix.prep.documents.lookup",
+        "crystalmix.prep.rows.document_ranges",
+        "crystalmix.prep.tallies.tally",
+    )
 
 REMEDY = "remove its folder, which is made again when it is needed"
 SEAL = "lookup.json"  # written last: what it was made from, and its files
@@ -66,12 +81,12 @@ class Lookups:
         """Return the sorted names of a source."""
         if source not in self._names:
             inside = self._inside(self.build.source(source))
-            self._names[source] = Lookup(inside / lookup.NAMES)
+            self._names[source] = lookup.Lookup(inside / lookup.NAMES)
         return self._names[source]
 
     def digests(self, source: str) -> Lookup:
         """Return the sorted text digests of a source."""
-        return Lookup(self._inside(self.build.source(source)) / lookup.DIGESTS)
+        return lookup.Lookup(self._inside(self.build.source(source)) / lookup.DIGESTS)
 
     def lines(self, source: str) -> lookup.Lines | lookup.NumberedLines | None:
         """Return the lines of a source's documents; None where there are no documents.
@@ -88,7 +103,7 @@ class Lookups:
     def ranges(self, folder: Path) -> Ranges:
         """Return the documents of the shards of a folder of packed rows."""
         if folder not in self._ranges:
-            self._ranges[folder] = Ranges(self._inside(folder) / RANGES)
+            self._ranges[folder] = document_ranges.Ranges(self._inside(folder) / RANGES)
         return self._ranges[folder]
 
     def places(self, first: str, end: str, most: int | None = None) -> Iterator[tuple[str, int]]:

@@ -4,15 +4,15 @@ Before that documents are fitted to rows where they are to stay whole: one work 
 of them.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from crystalmix.mixtures.build import drop_report, view
+from crystalmix.mixtures.build import view
 from crystalmix.mixtures.build.accounts import (
     Lengths,
     PackAccount,
@@ -32,21 +32,39 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     streams,
 )
-from crystalmix.mixtures.build.laid_out_rows import pad_of
 from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.crystalcoder import lmdata
 from crystalmix.prep.fim import document_fim
-from crystalmix.prep.packing import fitted, fitted_rows, pieces
-from crystalmix.prep.packing.fitted import Fitted
-from crystalmix.prep.rows import pack, spans
-from crystalmix.prep.rows.pack import PackSettings, Shape
-from crystalmix.prep.rows.spans import path_of
-from crystalmix.prep.rows.token_blocks import Block, Stream
+from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.frames import FRAME
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crystalmix.mixtures.build import drop_report, laid_out_rows
+    from crystalmix.prep.packing import fitted, fitted_rows, pieces
+    from crystalmix.prep.packing.fitted import Fitted
+    from crystalmix.prep.rows import spans, token_blocks
+    from crystalmix.prep.rows.pack import PackSettings, Shape
+    from crystalmix.prep.rows.token_blocks import Block, Stream
+else:
+    drop_report, laid_out_rows, fitted, fitted_rows, pieces, spans, token_blocks, np = lazy_modules(
+        __name__,
+        "crystalmix.mixtures.build.drop_report",
+        "crystalmix.mixtures.build.laid_out_rows",
+        "crystalmix.prep.packing.fitted",
+        "crystalmix.prep.packing.fitted_rows",
+        "crystalmix.prep.packing.pieces",
+        "crystalmix.prep.rows.spans",
+        "crystalmix.prep.rows.token_blocks",
+        "numpy",
+    )
 
 FIT_TOKENS = 1 << 24  # of the groups that an item fits
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
@@ -198,7 +216,7 @@ def _draft_fit(
 ) -> tuple[Stream, list[int], PackSettings] | None:
     if settings.pack == "stream":
         return None
-    stream = Stream(tuple(block.block for block in blocks))
+    stream = token_blocks.Stream(tuple(block.block for block in blocks))
     return stream, pieces.groups(stream.lengths, 0, settings), settings
 
 
@@ -216,7 +234,7 @@ def _fit_items(stream: Stream, bounds: list[int], settings: PackSettings) -> lis
 
 def _fit(item: Fit) -> Json:
     """Return the counts of the item's groups."""
-    stream = Stream(item.stream, item.base)
+    stream = token_blocks.Stream(item.stream, item.base)
     return asdict(fitted_rows.count(stream, item.bounds, item.settings))
 
 
@@ -287,9 +305,9 @@ def _item(
 
 def _shape(context: Context, target: Folder) -> Shape:
     settings = context.recipe.rows_of(target.name)
-    return Shape(
+    return pack.Shape(
         settings=settings,
-        pad=pad_of(context, settings),
+        pad=laid_out_rows.pad_of(context, settings),
         controls=context.controls,
         written=not target.laid_out,
         layout=target.laid_out and not _is_plain(context.recipe, target.name),
@@ -323,13 +341,13 @@ def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
 
 
 def _pack_once(item: Pack) -> Json:
-    out = item.out if item.shape.written else path_of(item.out)
+    out = item.out if item.shape.written else spans.path_of(item.out)
     return once(item.mark, out, lambda: _pack(item))
 
 
 def _pack(item: Pack) -> Json:
     """Write a shard; the result is its entry, its sides' entries and its counts."""
-    stream = Stream(item.stream, item.base)
+    stream = token_blocks.Stream(item.stream, item.base)
     how = item.rows, item.shape, item.out
     fitted = item.groups
     packed = fitted_rows.pack(stream, fitted, *how) if fitted else pack.pack(stream, *how)

@@ -4,12 +4,12 @@ Packed rows that are laid out are made from their token blocks. Permuted rows ar
 a shuffle follows, which permutes them again (`laid_out_rows`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.accounts import RowFimAccount, rows_account
 from crystalmix.mixtures.build.context import (
@@ -22,21 +22,37 @@ from crystalmix.mixtures.build.context import (
     shard_entries,
     tokenizer_identity,
 )
-from crystalmix.mixtures.build.laid_out_rows import HELD_TOKENS, write_streams
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
-from crystalmix.prep.crystalcoder.original_row_fim import DRAWN, LegacyFim, Turn, seed_of
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings
-from crystalmix.prep.fim.row_fim import RowFim
-from crystalmix.prep.fim.row_spans import Packed
-from crystalmix.prep.packing import laid_out
-from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.rows.pack import Keeper, Shape
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
-Numbers = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crystalmix.mixtures.build import laid_out_rows
+    from crystalmix.prep.crystalcoder import original_row_fim as original
+    from crystalmix.prep.crystalcoder.original_row_fim import Turn
+    from crystalmix.prep.fim import row_fim, row_spans
+    from crystalmix.prep.fim.row_spans import Packed
+    from crystalmix.prep.packing import laid_out
+    from crystalmix.prep.rows import shards, spans
+else:
+    np, laid_out_rows, original, row_fim, row_spans, laid_out, shards, spans = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.mixtures.build.laid_out_rows",
+        "crystalmix.prep.crystalcoder.original_row_fim",
+        "crystalmix.prep.fim.row_fim",
+        "crystalmix.prep.fim.row_spans",
+        "crystalmix.prep.packing.laid_out",
+        "crystalmix.prep.rows.shards",
+        "crystalmix.prep.rows.spans",
+    )
 
 
 @dataclass(frozen=True)
@@ -129,9 +145,9 @@ def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Pe
     rows, streams = context.recipe.rows_of(new.name), scratch / f"{new.name}-{new.epoch}.json"
     shape = Shape(rows, context.tokenizer.pad, context.controls, written=not new.laid_out)
     if old.laid_out:
-        write_streams(context, streams, [old])
+        laid_out_rows.write_streams(context, streams, [old])
     for entry in files:
-        seed = seed_of(settings, names.index(entry.name), len(files))
+        seed = original.seed_of(settings, names.index(entry.name), len(files))
         items.append(
             Permute(
                 mark=new.mark,
@@ -140,7 +156,7 @@ def _items(context: Context, old: Folder, new: Folder, scratch: Path) -> list[Pe
                 tokenizer=context.recipe.tokenizer,
                 fim=settings,
                 draw=(context.recipe.seed, new.name, new.epoch),
-                turn=Turn(seed, new.domain.epochs, new.epoch),
+                turn=original.Turn(seed, new.domain.epochs, new.epoch),
                 shape=shape,
                 out=new.path / entry.name,
                 streams=(streams, f"{old.place.name}/{entry.name}", entry.rows)
@@ -165,13 +181,13 @@ def _permute(item: Permute) -> Json:
         return keeper.keep(rows, blocks)
 
     if item.fim.dialect == "cerebras":
-        legacy = LegacyFim(tokenizer, item.fim, item.turn)
+        legacy = original.LegacyFim(tokenizer, item.fim, item.turn)
         shard, counts = legacy.apply(_packed(item), item.out, keep)
         if not item.shape.written:
-            spans.write(spans.path_of(item.out, DRAWN), legacy.drawn)
-            sides.append(DRAWN)
+            spans.write(spans.path_of(item.out, original.DRAWN), legacy.drawn)
+            sides.append(original.DRAWN)
     else:
-        work = RowFim(tokenizer, item.fim, *item.draw)
+        work = row_fim.RowFim(tokenizer, item.fim, *item.draw)
         shard, counts = work.apply(_packed(item), item.first_row, item.out, keep)
     tokens = spans.tokens(spans.path_of(item.out))
     padding = shard.rows * shard.msl - tokens
@@ -183,15 +199,15 @@ def _permute(item: Permute) -> Json:
 def _packed(item: Permute) -> Packed:
     """Return the packed rows of an item, read or made."""
     if item.streams is None:
-        return Packed.of(item.shard)
+        return row_spans.Packed.of(item.shard)
     streams, name, rows = item.streams
     laid = laid_out.read(streams, (name,))
-    return Packed(rows, _made(laid, rows), spans.read(spans.path_of(item.shard)))
+    return row_spans.Packed(rows, _made(laid, rows), spans.read(spans.path_of(item.shard)))
 
 
 def _made(laid: laid_out.LaidOut, rows: int) -> Iterator[shards.Rows]:
     """Yield the rows of a shard that is laid out, in their order."""
-    most = max(1, HELD_TOKENS // laid.msl)
+    most = max(1, laid_out_rows.HELD_TOKENS // laid.msl)
     for first in range(0, rows, most):
         numbers = np.arange(first, min(rows, first + most))
         yield from laid.rows(np.zeros(len(numbers), np.int64), numbers).rows(0, len(numbers))

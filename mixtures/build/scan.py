@@ -6,6 +6,8 @@ source by source, in the recipe's order: a source's documents follow from its ra
 settings, and, where duplicates go across sources, from what the sources before it kept.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 from collections import Counter
@@ -13,29 +15,16 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from crystalmix.mixtures.build import drop_report
 from crystalmix.mixtures.build.accounts import ListCounts, SourceAccount, Tallies, of_documents
 from crystalmix.mixtures.build.context import Context, naming
 from crystalmix.mixtures.build.view import home
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents import (
-    choose,
-    dropped,
-    expressions,
-    input_files,
-    key_lists,
-    merge,
-    scan,
-    source_sql,
-)
+from crystalmix.prep.documents import expressions, input_files, schema
 from crystalmix.prep.documents.input_files import Held, Reading, Seen
-from crystalmix.prep.documents.key_lists import Kept
-from crystalmix.prep.documents.scan import Wanted, reading_of, scan_together
-from crystalmix.prep.documents.schema import BlockAccount, KeptBlock, schema
+from crystalmix.prep.documents.schema import BlockAccount, KeptBlock
 from crystalmix.prep.documents.source import Source, Stamp, identity, listing
 from crystalmix.prep.filters import decontaminate, near_duplicates
 from crystalmix.prep.filters.counts import IndexCounts
@@ -45,11 +34,31 @@ from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.digests import Remembered
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crystalmix.mixtures.build import drop_report
+    from crystalmix.prep.documents import choose, dropped, key_lists, merge, scan, source_sql
+    from crystalmix.prep.documents.scan import Wanted
+else:
+    np, drop_report, choose, dropped, key_lists, merge, scan, source_sql = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.mixtures.build.drop_report",
+        "crystalmix.prep.documents.choose",
+        "crystalmix.prep.documents.dropped",
+        "crystalmix.prep.documents.key_lists",
+        "crystalmix.prep.documents.merge",
+        "crystalmix.prep.documents.scan",
+        "crystalmix.prep.documents.source_sql",
+    )
 
 # Settings of a source that decide which blocks it has, or what of them stays in the end.
 BETWEEN = ("files", "half", "select", "duplicates")
@@ -103,7 +112,7 @@ def run(context: Context) -> dict[str, Receipt]:
     return sealed
 
 
-def _digests(context: Context, works: Sequence["Work"]) -> dict[str, tuple[Stamp, str]]:
+def _digests(context: Context, works: Sequence[Work]) -> dict[str, tuple[Stamp, str]]:
     """Return the digests of the files that nobody remembers, by place; each file is read once."""
     items = {item.place: item for work in works for item in work.unread()}
     remembered = works[0].seen.remembered if works else None
@@ -120,14 +129,14 @@ def _digest_once(item: Reading) -> Json:
     return {"xxh3": input_files.digest_of(item), "amount": item.stamp.bytes}
 
 
-def _blocks(context: Context, works: Sequence["Work"]) -> list[list[BlockAccount]]:
+def _blocks(context: Context, works: Sequence[Work]) -> list[list[BlockAccount]]:
     """Scan the blocks of sources that are not there; return their accounts, source by source."""
     readings: dict[object, list[_Reading]] = {}
     for work in works:
         heads = {path[0].lower(): len(path) == 1 for path in expressions.paths(work.source)}
         for block, wanted in zip(work.blocks, work.wanted(), strict=True):
             if store.done(wanted.out) is None:
-                same = readings.setdefault((block, reading_of(work.source)), [])
+                same = readings.setdefault((block, work.source.reading), [])
                 place = next((each for each in same if each.takes(heads)), None)
                 if place is None:
                     same.append(place := _Reading(block))
@@ -146,7 +155,7 @@ class _Reading:
     """
 
     block: str
-    wanted: dict[Path, Wanted] = field(default_factory=dict[Path, Wanted])
+    wanted: dict[Path, Wanted] = field(default_factory=dict)
     heads: dict[str, bool] = field(default_factory=dict[str, bool])
     held: dict[tuple[str, bool], Held] = field(default_factory=dict[tuple[str, bool], Held])
 
@@ -169,7 +178,7 @@ class _Reading:
 def _scan_once(item: Scan) -> Json:
     """Write the documents of a file's sources; their accounts are kept beside them."""
     with naming(item.wanted[0].out):
-        accounts = scan_together(item.wanted, item.root, item.block)
+        accounts = scan.scan_together(item.wanted, item.root, item.block)
         for wanted in item.wanted:
             key_lists.write_beside(wanted.out, item.duplicates)
     for held in item.held:
@@ -247,7 +256,7 @@ class Work:
     """
 
     def __init__(self, context: Context, source: Source) -> None:
-        expressions.check_about(source, schema(source).names)
+        expressions.check_about(source, schema.columns(source))
         self.context, self.source, self.root = context, source, context.root
         self.place = self.folder = context.folder.source(source.name)
         self.listing = listing(source, context.root)
@@ -285,7 +294,7 @@ class Work:
         """Return what is wanted of each block."""
         expressions.check(self.source)
         screen = self._screen()
-        return [Wanted(self.source, path, screen) for path in self.parts]
+        return [scan.Wanted(self.source, path, screen) for path in self.parts]
 
     def sealed(self, results: list[BlockAccount], earlier: dict[str, Receipt]) -> Receipt:
         """Choose among the documents of the blocks, join them and write the receipt.
@@ -355,7 +364,7 @@ class Work:
             parts=tuple(self.parts),
             earlier={name: self.context.sources[name] for name in earlier},
             duplicates=self.context.recipe.duplicates,
-            kept=Kept(self.context.pool, self.context.store),
+            kept=key_lists.Kept(self.context.pool, self.context.store),
             limit=self.source.select.limit,
         )
 
@@ -399,7 +408,7 @@ class Work:
         look, lists = self.seen.look, self._lists()
         return {
             "stage": "documents",
-            "version": [scan.VERSION, decontaminate.VERSION, near_duplicates.VERSION],
+            "version": [schema.VERSION, decontaminate.VERSION, near_duplicates.VERSION],
             "settings": {**settings, "duplicates": asdict(self.context.recipe.duplicates)},
             "seed": None if select.sample is None else self.context.recipe.seed,
             "inputs": {

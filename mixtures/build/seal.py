@@ -4,16 +4,13 @@ What the data can't give is refused here, with the numbers: a part without rows,
 more often than it may be.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Literal
 
 from crystalmix.mixtures.build.context import Context, Copies, Folder, tokenizer_identity
 from crystalmix.mixtures.manifest import cerebras_order, manifest
@@ -29,13 +26,25 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.recipes import continuing
 from crystalmix.mixtures.recipes.continuing import Reading
 from crystalmix.mixtures.recipes.phase import DEFAULT_MAX_EPOCHS, Part, Phase, shares
-from crystalmix.mixtures.recipes.recipe import Domain, Recipe
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.receipts import Receipt
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from crystalmix.mixtures.recipes.recipe import Domain, Recipe
+    from crystalmix.prep.runtime.receipts import Receipt
+else:
+    np, pa, pc, pq = lazy_modules(
+        __name__, "numpy", "pyarrow", "pyarrow.compute", "pyarrow.parquet"
+    )
 
 SCHEMA = 3  # of the manifests that builds write; `migrate` makes 4 of them
 BATCH_ROWS = 1 << 16

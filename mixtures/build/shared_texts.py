@@ -6,6 +6,8 @@ digest, over the documents that are scanned; what is not scanned yet is left out
 them by ranges of digests, in lists that each source has in the store.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +15,27 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from crystalmix.mixtures.build.context import Context
-from crystalmix.mixtures.recipes.recipe import Recipe
-from crystalmix.prep.documents.key_lists import Kept
-from crystalmix.prep.filters import exact_duplicates
 from crystalmix.prep.filters.exact_duplicates import Sides
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.store.store import Store, key_of, read_mark, write_mark
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.build.context import Context
+    from crystalmix.mixtures.recipes.recipe import Recipe
+    from crystalmix.prep.documents import key_lists
+    from crystalmix.prep.documents.key_lists import Kept
+    from crystalmix.prep.filters import exact_duplicates
+    from crystalmix.prep.runtime.types import Json
+else:
+    exact_duplicates, key_lists = lazy_modules(
+        __name__, "crystalmix.prep.filters.exact_duplicates", "crystalmix.prep.documents.key_lists"
+    )
 
 VERSION = 1  # of what is refused
 
@@ -48,7 +59,9 @@ def check(context: Context) -> None:
     mark = context.store.checked(key_of(_question(recipe, phases, contents)))
     if read_mark(mark) is not None:
         return
-    for refusal in find(recipe, phases, documents, Kept(context.pool, context.store)).refusals:
+    for refusal in find(
+        recipe, phases, documents, key_lists.Kept(context.pool, context.store)
+    ).refusals:
         raise RefusalError(refusal)
     write_mark(mark, {"phases": sorted(phases), "documents": contents})
 
@@ -93,7 +106,7 @@ def find(
     if len(scanned) < 2:
         return Findings()
     with TemporaryDirectory(prefix="crystalmix-") as folder, Fanout(workers) as pool:
-        lists = lists or Kept(pool, Store(Path(folder)))
+        lists = lists or key_lists.Kept(pool, Store(Path(folder)))
         texts = _DomainTexts(recipe, phases, scanned, lists)
         lines = [*texts.within_phases()]
         leaks = [*texts.leaks()]

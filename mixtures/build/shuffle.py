@@ -10,6 +10,8 @@ once, from its start to its end, the second all that an item needs of each bucke
 shards are the same, byte for byte; the bucket files lie beside them until the domain is sealed.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +19,8 @@ from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from crystalmix.mixtures.build import laid_out_rows
 from crystalmix.mixtures.build.accounts import RowsAccount, rows_account, rows_of
 from crystalmix.mixtures.build.context import (
     Context,
@@ -32,25 +31,43 @@ from crystalmix.mixtures.build.context import (
     rows_in,
     shard_entries,
 )
-from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.mixtures.recipes.recipe import Domain
 from crystalmix.prep.crystalcoder import modelzoo_shuffle
-from crystalmix.prep.packing import laid_out
-from crystalmix.prep.rows import bucket_files, pack, shards, shuffle
+from crystalmix.prep.rows import pack, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import PROGRESS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crystalmix.mixtures.build import laid_out_rows
+    from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
+    from crystalmix.prep.packing import laid_out
+    from crystalmix.prep.rows import bucket_files, shards
+
+    Numbers = NDArray[np.int64]
+else:
+    np, laid_out_rows, laid_out, bucket_files, shards = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.mixtures.build.laid_out_rows",
+        "crystalmix.prep.packing.laid_out",
+        "crystalmix.prep.rows.bucket_files",
+        "crystalmix.prep.rows.shards",
+    )
 
 ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough and several processes
 TWO_PASS_SHARDS = 128  # of a domain: of more, rows go through bucket files
 LEAST_GROUPS = 64  # of the inputs and of the shards of two passes, where there are enough
 BUCKETS = "buckets"  # the folder of bucket files
 CHUNKS = 256  # deflated rows that are handed on at once
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -241,7 +258,7 @@ def _whole(context: Context, folder: Folder, epochs: list[Folder], scratch: Path
         msl=settings.msl,
         order=None if order is None else order_file,
         streams=streams_file if is_laid_out else None,
-        fim=RowFimAgain.of(context, epochs) if is_laid_out else None,
+        fim=laid_out_rows.RowFimAgain.of(context, epochs) if is_laid_out else None,
     )
     return _Whole(rows, tuple(every), folder)
 

@@ -5,14 +5,13 @@ texts, the tokenizer, FIM and its draws, the side of a split. All that a build w
 made in one reading of it; domains and epochs that want the same share it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from crystalmix.mixtures.build.context import (
     Context,
@@ -21,28 +20,46 @@ from crystalmix.mixtures.build.context import (
     naming,
     tokenizer_identity,
 )
-from crystalmix.mixtures.recipes.recipe import Domain
-from crystalmix.prep.chat import encode, templates
-from crystalmix.prep.chat.encode import ChatEncoder
-from crystalmix.prep.chat.settings import ChatSettings
-from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
-from crystalmix.prep.documents.scan import Texts, reading_of
 from crystalmix.prep.documents.source import Document, Source, read
-from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
-from crystalmix.prep.rows.token_blocks import BlockWriter, Encoded
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.receipts import Receipt
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.store import store
-from crystalmix.prep.store.store import Files
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
 from crystalmix.prep.tokenizer.special_spellings import Literals
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
-Encoder = Callable[[Document], Encoded]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crystalmix.mixtures.recipes.recipe import Domain
+    from crystalmix.prep.chat import encode, templates
+    from crystalmix.prep.chat.settings import ChatSettings
+    from crystalmix.prep.crystalcoder import lmdata
+    from crystalmix.prep.documents import scan
+    from crystalmix.prep.documents.scan import Texts
+    from crystalmix.prep.filters.sample import Split
+    from crystalmix.prep.rows import token_blocks
+    from crystalmix.prep.rows.token_blocks import Encoded
+    from crystalmix.prep.runtime.receipts import Receipt
+    from crystalmix.prep.runtime.types import Json
+    from crystalmix.prep.store.store import Files
+
+    Encoder = Callable[[Document], Encoded]
+else:
+    np, encode, templates, lmdata, scan, token_blocks = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.prep.chat.encode",
+        "crystalmix.prep.chat.templates",
+        "crystalmix.prep.crystalcoder.lmdata",
+        "crystalmix.prep.documents.scan",
+        "crystalmix.prep.rows.token_blocks",
+    )
+
 VERSION = 1  # of the files in the store
 
 
@@ -122,7 +139,7 @@ def run(
     missing: dict[tuple[object, ...], dict[Path, Encoding]] = {}
     for block, encoding in (pair for group in groups for pair in group):
         if store.done(encoding.out) is None:
-            key = (block, reading_of(encoding.source))
+            key = (block, encoding.source.reading)
             missing.setdefault(key, {})[encoding.out] = encoding
     items = [
         Tokenise(context.root, str(key[0]), context.recipe.tokenizer, tuple(wanted.values()))
@@ -217,7 +234,7 @@ def _tokenise_once(item: Tokenise) -> Json:
             place = one.documents, one.rows
             if place not in works:
                 path = item.root / item.block
-                works[place] = Texts(one.source, path, one.documents, one.rows), []
+                works[place] = scan.Texts(one.source, path, one.documents, one.rows), []
             work = stack.enter_context(_Encode(tokenizer, item.block, one))
             works[place][1].append(work)
         if not all(texts.done for texts, _ in works.values()):
@@ -249,16 +266,16 @@ class _Encode:
         self.chat = self.encode = self.controls = None
         if encoding.chat is not None:
             most = most_of_conversation(encoding.settings.content())
-            self.chat = ChatEncoder(tokenizer, encoding.chat, most)
+            self.chat = encode.ChatEncoder(tokenizer, encoding.chat, most)
         else:
             how = encoding.source, encoding.settings, encoding.fim, encoding.draw
             self.encode = encoder(tokenizer, *how)
             self.controls = controls_of(tokenizer, encoding.settings)
         self.side = Side(encoding.split, _copies(encoding), encoding.rows[0], encoding.draw[2])
-        self.writer = BlockWriter(encoding.out, tokenizer.vocab, encoding.rows[0])
+        self.writer = token_blocks.BlockWriter(encoding.out, tokenizer.vocab, encoding.rows[0])
         self.stack = ExitStack()
 
-    def __enter__(self) -> "_Encode":
+    def __enter__(self) -> _Encode:
         self.stack.enter_context(naming(self.encoding.out))
         self.stack.enter_context(self.writer)
         return self
@@ -303,7 +320,7 @@ def encoder(
     """
     if rows.cerebras is not None:
         bos = tokenizer.id_of("bos") if rows.bos else None
-        return PieceEncoder(tokenizer, rows.cerebras, bos)
+        return lmdata.PieceEncoder(tokenizer, rows.cerebras, bos)
     metadata = Metadata(tokenizer, source) if source.metadata else None
     if inner is not None:
         return DocumentFim(tokenizer, inner, *draw, metadata)

@@ -4,10 +4,11 @@ The copies of a source's documents are an artifact: its key has what the documen
 follow from, the column and the curve, and the side of a split.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.context import Context, Copies, origin_of
 from crystalmix.prep.filters import upsample
@@ -16,10 +17,16 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_modules(__name__, "numpy")
 
 
 @dataclass(frozen=True)

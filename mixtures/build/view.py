@@ -53,7 +53,8 @@ def home(store: Store, kind: Folders, place: Path, recipe: Json) -> Path:
         before_stores = place.exists() and not place.is_symlink()
         return place if before_stores and _is_of(place, recipe) else target
     if place.is_symlink():
-        if place.resolve() == target.resolve():
+        same = str(place.readlink()) == relpath(target, place.parent)
+        if same or place.resolve() == target.resolve():
             target.mkdir(parents=True, exist_ok=True)
             return place
     elif place.exists() and _is_of(place, recipe):  # made before there was a store

@@ -10,18 +10,26 @@ Memory: one byte a position (8 in the original's dataset array and 22 in its oth
 of each part every 65,536 positions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Final, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = "cerebras-1.9"
 HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch
@@ -29,7 +37,6 @@ STRIDE = 1 << 16  # positions between two counts
 MOST_PARTS = 255  # a part's number is one byte
 LONG = 1 << 24  # positions of an order that is kept in a file
 KEPT = "order.u8"  # its name, beside the manifest
-Int64s = NDArray[np.int64]
 Zeros = Literal["aligned", "misaligned"]
 
 

@@ -17,27 +17,33 @@ sum is below 1 + 1 + 1/2 + 1/3 + 1/5 + ... = 3.35989, the reciprocal Fibonacci c
 such as a step, is the difference of two prefixes: within twice the bound.
 """
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import gcd, lcm
 from operator import index
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.permutation import Permutation, forward_each
 from crystalmix.prep.runtime.randomness import key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = "exact-1"
 PREFIX_BOUND: Final = 1.68  # rows; half of 3.35989 (proof above)
 LIMIT: Final = 2**62  # of weights and positions: the sum of two residues stays within int64
-
-Int64s = NDArray[np.int64]
 
 
 class _Split(NamedTuple):
@@ -181,9 +187,13 @@ class Order:
         self.parts: Final = tuple(parts)
         self.seed: Final = index(seed)
         ranked = sorted(range(len(parts)), key=lambda at: (parts[at].weight, parts[at].name))
-        self._ranked: Final = np.array(ranked, dtype=np.int64)  # rank -> place in the listing
         self._ranks: Final = {part: rank for rank, part in enumerate(ranked)}
         self._interleave: Final = Interleave([parts[part].weight for part in ranked])
+
+    @cached_property
+    def _ranked(self) -> Int64s:
+        """The part, as a place in the listing, of each rank: (parts,)."""
+        return np.array([*self._ranks], dtype=np.int64)
 
     def refs(self, start: int, stop: int) -> Refs:
         """Return what the positions in [start, stop) consume."""

@@ -6,15 +6,14 @@ epochs, FIM settings, and every shard with its rows and the digest of its decode
 the digest of the previous phase's manifest. `Manifest.rows(step)` predicts what a step consumes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from crystalmix.mixtures.manifest import sealed_receipts
 from crystalmix.mixtures.manifest.build_folder import MANIFEST, BuildFolder
@@ -24,7 +23,14 @@ from crystalmix.mixtures.manifest.shard_runs import Runs, Shard, joined
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
 
 Whole = Callable[[], "Manifest"]
 SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`

@@ -6,19 +6,27 @@ Which position of the phase a row stands at follows from all parts. Positions ar
 one up to MOST; beyond, in blocks that lie evenly in both, and the share is then an estimate.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 MOST = 1 << 20
 BLOCKS = 64
-Int64s = NDArray[np.int64]
 
 
 def order_lines(old: Manifest, new: Manifest) -> list[str]:

@@ -10,27 +10,38 @@ hold something else than they were built with stand in `data-00007.purged.parque
 such rows says so in `redaction`, as one of a redacted view does, and names the certificates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, Literal
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.rows import tombstones
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Content, Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.rows import tombstones
+
+    Numbers = NDArray[np.int64]
+else:
+    np, pa, pq, tombstones = lazy_modules(
+        __name__, "numpy", "pyarrow", "pyarrow.parquet", "crystalmix.prep.rows.tombstones"
+    )
 
 PURGE: Final = "purge"
 REQUEST, CERTIFICATE, TEXTS = "request.json", "certificate.json", "texts.txt"
@@ -38,7 +49,6 @@ SIDE: Final = "purged"  # of a shard: data-00007.purged.parquet
 KEY: Final = "purged"  # in receipts
 REMEDY = "restore it: without it nobody can say what was erased"
 NOWHERE: Final[Mapping[Path, Path]] = {}
-Numbers = NDArray[np.int64]
 
 
 Line = tuple[str, int, str | None, list[str]]
@@ -78,7 +88,7 @@ class Request:
         """Return it as JSON."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
-    def sealed(self) -> "Request":
+    def sealed(self) -> Request:
         """Return it with a digest of itself."""
         body = {key: value for key, value in self.content().items() if key != "digest"}
         return replace(self, digest=receipts.digest(body))
@@ -120,7 +130,7 @@ class Marks:
     files: dict[str, ErasedFile] = field(default_factory=dict[str, ErasedFile])
 
     @classmethod
-    def of(cls, receipt: Receipt) -> "Marks":
+    def of(cls, receipt: Receipt) -> Marks:
         """Read what a receipt says."""
         return quick_record(receipt.purged, cls, "purged")
 

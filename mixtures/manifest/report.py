@@ -1,12 +1,20 @@
 """Tables of manifests, and of what differs between two."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest.manifest import Manifest, compare, read_manifests
-from crystalmix.mixtures.manifest.moved_rows import order_lines
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.manifest import moved_rows
+else:
+    moved_rows = lazy_modules(__name__, "crystalmix.mixtures.manifest.moved_rows")
 
 BAR = 24
 
@@ -132,7 +140,7 @@ def differences(old: Path, new: Path) -> list[str]:
 def _compared(old: Manifest, new: Manifest) -> list[str]:
     """Return what differs between two manifests, and then how the order changed."""
     lines = compare(old, new)
-    return [*lines, *order_lines(old, new)] if lines else []
+    return [*lines, *moved_rows.order_lines(old, new)] if lines else []
 
 
 def _fim(settings: Json | None) -> str:

@@ -3,16 +3,23 @@
 For one step its rows, slot by slot; for a range of steps the share asked and got of each part.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
 from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.tables import table
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_modules(__name__, "numpy")
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,26 @@ A part of 44,000 shards is one or two lines, so that it is read, searched and ke
 irregular about it and not by shards. Rows of a list of shards are numbered from 0 over all of them.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
 from operator import index
-from typing import Any, NamedTuple, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
-import numpy as np
-from numpy.typing import NDArray
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Int64s = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
+
 Range = tuple[Hashable, int, int]  # rows [first, last) of a unit, such as a shard
 NAME = re.compile(r"(.*?)([0-9]{0,15})((?:\.[^./]*)?)", re.DOTALL)
 MOST_RANGES = 256  # of one unit, in which they are compared one by one
@@ -47,7 +55,7 @@ class Run(NamedTuple):
     last: int
 
     @classmethod
-    def of(cls, shard: Shard) -> "Run":
+    def of(cls, shard: Shard) -> Run:
         """Return the run of one shard."""
         match = NAME.fullmatch(shard.path)
         assert match is not None  # it matches every text
@@ -96,12 +104,12 @@ class Runs(Sequence[str]):
     runs: tuple[Run, ...]
 
     @classmethod
-    def of(cls, shards: Iterable[Shard]) -> "Runs":
+    def of(cls, shards: Iterable[Shard]) -> Runs:
         """Take shards in their order."""
         return cls(tuple(_runs(shards)))
 
     @classmethod
-    def from_json(cls, runs: Sequence[Sequence[Any]]) -> "Runs":
+    def from_json(cls, runs: Sequence[Sequence[Any]]) -> Runs:
         """Take what JSON made of `content`."""
         return cls(tuple(Run(*run) for run in runs))
 

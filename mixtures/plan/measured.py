@@ -1,18 +1,26 @@
 """Measured ratios of a build: bytes and tokens of what it holds, by what they follow from."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
-from crystalmix.prep.rows.hdf5_layout import CHUNK_ROWS, rows_together
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import Store
+
+if TYPE_CHECKING:
+    from crystalmix.prep.rows import hdf5_layout
+else:
+    hdf5_layout = lazy_modules(__name__, "crystalmix.prep.rows.hdf5_layout")
 
 MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 # Where nothing is built that tells, as measured on code and prose (BENCHMARKS).
@@ -33,7 +41,7 @@ def bytes_a_token(msl: int, *, alone: bool = False) -> float:
     >>> bytes_a_token(128, alone=True)
     2.55
     """
-    together = 1 if alone else rows_together(CHUNK_ROWS, msl)
+    together = 1 if alone else hdf5_layout.rows_together(hdf5_layout.CHUNK_ROWS, msl)
     return TOKEN + (ROW + CHUNK / together) / msl
 
 
@@ -86,7 +94,7 @@ class Measured:
     rows: Ratio = field(default_factory=Ratio)
 
     @classmethod
-    def of(cls, build: BuildFolder, prospects: Iterable[Prospect]) -> "Measured":
+    def of(cls, build: BuildFolder, prospects: Iterable[Prospect]) -> Measured:
         """Read the receipts of a build, and what its store says of blocks."""
         measured, raw = cls(), dict[str, int]()
         for prospect in prospects:

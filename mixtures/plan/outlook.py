@@ -1,15 +1,17 @@
 """Outlook: what a recipe's phases take, the disk its shards need, and the hours of training."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build import shared_texts, shuffle
 from crystalmix.mixtures.build.pack import is_laid_out
 from crystalmix.mixtures.build.shared_texts import Findings
 from crystalmix.mixtures.manifest.build_folder import DOMAINS, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.coverage import Reads
-from crystalmix.mixtures.plan import sample_sources
 from crystalmix.mixtures.plan.copies import CopiesPlan, copies
 from crystalmix.mixtures.plan.measured import bytes_a_token
 from crystalmix.mixtures.plan.plan import PhasePlan, draws, plan
@@ -17,8 +19,14 @@ from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes.recipe import Recipe, find, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Content
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.plan import sample_sources
+else:
+    sample_sources = lazy_modules(__name__, "crystalmix.mixtures.plan.sample_sources")
 
 TEXT_BYTES_A_TOKEN = 4
 

@@ -28,7 +28,6 @@ from crystalmix.mixtures.plan.measured import (
     bytes_a_token,
 )
 from crystalmix.mixtures.plan.prospects import Block, Prospect
-from crystalmix.prep.documents.scan import reading_of
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.receipts import Receipt
@@ -91,7 +90,7 @@ class Walk:
         """Note the documents of a source."""
         prospect = self.prospects[name]
         for block in prospect.missing:
-            self.scanned[block.name, reading_of(prospect.source)] = block.bytes
+            self.scanned[block.name, prospect.source.reading] = block.bytes
         state: State = "made"
         if prospect.sealed:
             state = "reused" if prospect.certain else "depends"
@@ -229,7 +228,7 @@ class Walk:
             total.append(None if rate is None else round(rate * block.bytes))
             if out is None or out not in self.seen:
                 missing.append(total[-1])
-                self.read[block.name, reading_of(prospect.source)] = block.bytes
+                self.read[block.name, prospect.source.reading] = block.bytes
                 self.seen |= set() if out is None else {out}
         if missing:
             tokens = _summed(missing)

@@ -5,17 +5,23 @@ across sources stays in a build, and so do pairs that the bands of signatures mi
 pairs here too, whole signatures confirm them, and their share of equal numbers is the similarity.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
 from crystalmix.prep.documents.merge import NEAR
 from crystalmix.prep.filters import near_duplicates
-from crystalmix.prep.filters.near_duplicates import EMPTY, Near, Signatures, Stored
+from crystalmix.prep.filters.near_duplicates import EMPTY, Near, Stored
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from crystalmix.prep.filters.near_duplicates import Signatures
 
 Key = tuple[str, int]  # source, document
 SHOWN = 4

@@ -125,7 +125,7 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
     own = {place: renamed(name, number) for place, name in places.items()}
     numbers = {place: name for place, name in own.items() if place >= 0}
     lines = {-1 - place: name for place, name in own.items() if place < 0}
-    kept = {name for name, _ in IDENTITY}
+    kept = {*IDENTITY}
     was: dict[str, ErasedFile] = {}
     for file, names, stay in (
         (DOCUMENTS, numbers, kept),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.prep.chat import encode, jinja, settings, templates
+    from crystalmix.prep.chat import encode, jinja, render, settings, templates
     from crystalmix.prep.chat.counts import ChatCounts
     from crystalmix.prep.chat.encode import ChatEncoder
     from crystalmix.prep.chat.render import Renderer

@@ -5,21 +5,29 @@ special tokens. The texts between two special ids are encoded in one piece, as t
 conversation that is one string; an id that lies in two texts is learnt where one of them is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from crystalmix.prep.chat.rules import INSERTED, Turn
 from crystalmix.prep.chat.settings import TURNS, ChatSettings, Piece, pieces
 from crystalmix.prep.chat.templates import template_of
 from crystalmix.prep.rows.turns import ROLES
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-Numbers = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
+
 PARTS = ("bos", "eos")
 NO_MESSAGE = INSERTED
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         original_row_fim,
         parquet_to_jsonl,
     )
-    from crystalmix.prep.crystalcoder.lmdata import PieceEncoder
     from crystalmix.prep.crystalcoder.modelzoo_shuffle import ZooShuffleSettings
     from crystalmix.prep.crystalcoder.original_row_fim import LegacyFim, Turn
 

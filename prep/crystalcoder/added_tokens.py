@@ -47,7 +47,7 @@ class Spellings:
         plain = [re.escape(text) for text in self._ids if self._plain[text.encode()]]
         self._split = re.compile(f"({'|'.join(plain)})" if plain else "(?!)()")
         self._bytes = [*tokenizer.bytes_of]
-        for number in tokenizer.controls.tolist():
+        for number in tokenizer.control_ids:
             self._bytes[number] = b"\0"  # an id is no spelling
         self._window = max(map(len, self._ids), default=0)  # tokens to decode around a place
         texts = [data.decode("utf-8", "replace") or "\0" for data in tokenizer.bytes_of]

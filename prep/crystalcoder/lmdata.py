@@ -7,14 +7,23 @@ of LMData: pieces exist to reproduce the published rows bit for bit. What was ad
 vocabulary later, for FIM, is not matched: the original packed without it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-from crystalmix.prep.documents.source import Document
-from crystalmix.prep.rows.pack import CerebrasSettings
-from crystalmix.prep.rows.token_blocks import Encoded
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crystalmix.prep.documents.source import Document
+    from crystalmix.prep.rows import token_blocks
+    from crystalmix.prep.rows.pack import CerebrasSettings
+    from crystalmix.prep.rows.token_blocks import Encoded
+    from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+else:
+    np, token_blocks = lazy_modules(__name__, "numpy", "crystalmix.prep.rows.token_blocks")
 
 VERSION = 1
 
@@ -59,4 +68,4 @@ class PieceEncoder:
         arrays = [ids for part in parts for ids in (self.between, part)][1:]
         ids = np.concatenate(arrays)
         controls = int(self.tokenizer.is_control[ids].sum())
-        return Encoded(document.number, ids, controls)
+        return token_blocks.Encoded(document.number, ids, controls)

@@ -9,14 +9,20 @@ the same generator. The rows themselves are not needed to know where they go: 8 
 The outcome depends on the number of workers and on how rows lie in files; our own shuffle does not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
 
 VERSION = 1
 NAME_BITS = 48

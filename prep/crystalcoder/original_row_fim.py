@@ -7,10 +7,13 @@ decoding and encoding make; the row cut off at its length or padded, EOS for its
 Epoch e's rows are made by drawing the other epochs' numbers too and using e's alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +33,6 @@ from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
     SPM,
-    Ints,
     Permuted,
     Plans,
     Segments,
@@ -39,6 +41,9 @@ from crystalmix.prep.fim.segments import (
 )
 from crystalmix.prep.rows import shards
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from crystalmix.prep.fim.segments import Ints
 
 DRAWN = "draws"  # the kind of the side file of what was drawn
 DRAWS = pa.schema(

@@ -5,13 +5,14 @@ completion, flat rows of OASST's trees, and plain text. What can't be read for c
 that fit, an unknown role, a part that is no text) is an error with file and record.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import orjson
-import pyarrow as pa
 
 from crystalmix.prep.documents.conversation_text import ROLES, Message, as_text
 from crystalmix.prep.readers.batch import (
@@ -24,6 +25,12 @@ from crystalmix.prep.readers.batch import (
     value_name,
 )
 from crystalmix.prep.runtime.errors import BrokenFile
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_modules(__name__, "pyarrow")
 
 Layout = Literal["messages", "sharegpt", "alpaca", "completion", "tree", "text"]
 KNOWN_ROLES = {

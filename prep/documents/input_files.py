@@ -81,6 +81,7 @@ class Seen:
         self.source, self.root, self.remembered = source, root, remembered
         self.entries: list[Json] = []
         self.held: dict[tuple[str, bool], Held] = {}
+        self._looked: dict[tuple[str, bool], tuple[Reading, tuple[Stamp, str]]] = {}
         self.previous: dict[str, Json] = {}
         if (folder / receipts.NAME).exists() and not folder.is_symlink():  # from before the store
             self.previous = {entry["file"]: entry for entry in receipts.read(folder).seen}
@@ -92,8 +93,10 @@ class Seen:
                 item = self._reading(name, raw=raw)
             except BrokenFile:
                 continue  # `look` decides
-            if self._known(item) is None:
+            if (known := self._known(item)) is None:
                 yield item
+            else:
+                self._looked[name, raw] = item, known
 
     def look(
         self, names: list[str], digests: dict[str, tuple[Stamp, str]], *, raw: bool
@@ -134,8 +137,8 @@ class Seen:
 
     def _entry(self, name: str, digests: dict[str, tuple[Stamp, str]], *, raw: bool) -> Json:
         try:
-            item = self._reading(name, raw=raw)
-            known = self._known(item) or digests.get(item.place)
+            item, known = self._looked.get((name, raw)) or (self._reading(name, raw=raw), None)
+            known = known or self._known(item) or digests.get(item.place)
             stamp, xxh3 = known or (item.stamp, digest_of(item))
             self.held[name, raw] = Held(replace(item, stamp=stamp), xxh3)
         except BrokenFile:

@@ -12,25 +12,41 @@ that the batch of a number is found by division and read alone: a row group of d
 dropped.parquet and can be made again at any time.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from crystalmix.prep.documents import dropped
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.documents import dropped
+
+    Places = NDArray[np.int64]
+else:
+    np, pa, pc, pq, dropped = lazy_modules(
+        __name__,
+        "numpy",
+        "pyarrow",
+        "pyarrow.compute",
+        "pyarrow.parquet",
+        "crystalmix.prep.documents.dropped",
+    )
 
 VERSION = 1
 NAMES, DIGESTS, LINES = "names.parquet", "digests.parquet", "lines.arrow"
@@ -42,17 +58,26 @@ MOST_IN_MEMORY = 1 << 22  # lines that are sorted in memory; more are sorted on 
 MEMORY = "512MB"
 COLUMNS = ["file", "record", "name", "digest"]
 LINE_ROWS = 1 << 11  # of a batch of LINES
-LINE = pa.schema(
-    [
-        ("file", pa.string()),
-        ("record", pa.int64()),
-        ("name", pa.string()),
-        ("characters", pa.int64()),
-    ]
-)
-KEPT = LINE.set(0, pa.field("file", pa.run_end_encoded(pa.int32(), pa.string())))
 _compute: Any = pc  # its stub knows no runs
-Places = NDArray[np.int64]
+
+
+@cache
+def line_schema() -> pa.Schema:
+    """Return the columns of LINES."""
+    return pa.schema(
+        [
+            ("file", pa.string()),
+            ("record", pa.int64()),
+            ("name", pa.string()),
+            ("characters", pa.int64()),
+        ]
+    )
+
+
+@cache
+def kept_schema() -> pa.Schema:
+    """Return the columns of LINES as they are kept: files in runs."""
+    return line_schema().set(0, pa.field("file", pa.run_end_encoded(pa.int32(), pa.string())))
 
 
 def write(documents: Path, out: Path, name: str) -> None:
@@ -83,10 +108,14 @@ def _write_lines(documents: Path, out: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with replacing(out) as temporary, pq.ParquetFile(documents) as file:
         known = {"rows": str(LINE_ROWS), "lines": str(file.metadata.num_rows)}
-        waiting = LINE.empty_table()
-        with pa.ipc.new_file(str(temporary), KEPT.with_metadata(known), options=options) as writer:
-            for batch in file.iter_batches(BATCH_ROWS, columns=LINE.names):
-                more = pa.Table.from_batches([batch]).select(LINE.names).cast(LINE)
+        waiting = line_schema().empty_table()
+        with pa.ipc.new_file(
+            str(temporary), kept_schema().with_metadata(known), options=options
+        ) as writer:
+            for batch in file.iter_batches(BATCH_ROWS, columns=line_schema().names):
+                more = (
+                    pa.Table.from_batches([batch]).select(line_schema().names).cast(line_schema())
+                )
                 waiting = pa.concat_tables([waiting, more]).combine_chunks()
                 for whole in range(LINE_ROWS, len(waiting) + 1, LINE_ROWS):
                     writer.write_batch(line_batch(waiting.slice(whole - LINE_ROWS, LINE_ROWS)))
@@ -96,10 +125,10 @@ def _write_lines(documents: Path, out: Path) -> None:
 
 
 def line_batch(table: pa.Table) -> pa.RecordBatch:
-    """Return a batch of LINES (`KEPT`) from a table of one chunk (`LINE`)."""
+    """Return a batch of LINES (`kept_schema`) from a table of one chunk (`line_schema`)."""
     [batch] = table.to_batches()
     return pa.record_batch(
-        [_compute.run_end_encode(batch.column(0)), *batch.columns[1:]], schema=KEPT
+        [_compute.run_end_encode(batch.column(0)), *batch.columns[1:]], schema=kept_schema()
     )
 
 
@@ -310,7 +339,7 @@ class NumberedLines:
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
         """Return columns of no line."""
-        return LINE.empty_table().select([*columns])
+        return line_schema().empty_table().select([*columns])
 
     def within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
         """Read lines of a batch by their places in it."""
@@ -319,7 +348,7 @@ class NumberedLines:
                 batch: Any = self._file.get_batch(group)
             batch.validate(full=True)  # offsets that lead out of their buffers crash who follows
             batch = pa.record_batch(
-                [_compute.run_end_decode(batch.column(0)), *batch.columns[1:]], schema=LINE
+                [_compute.run_end_decode(batch.column(0)), *batch.columns[1:]], schema=line_schema()
             )
             chosen = batch.select([*columns]).take(pa.array(numbers, pa.int64()))
             return pa.Table.from_batches([chosen])

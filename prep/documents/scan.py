@@ -9,7 +9,7 @@ tokenising, and refuses a file that changed in between. Between the two, `merge`
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,9 @@ from crystalmix.prep.readers.batch import (
     is_blank,
     value_name,
 )
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.types import Column
-
-VERSION = 3
-# Settings of a source that its reader knows nothing of.
-OF_ONE_SOURCE = {
-    *("name", "files", "half", "where", "identity", "keep", "select"),
-    *("ftfy", "metadata", "blank", "about"),
-}
 
 
 def scan(
@@ -90,7 +82,7 @@ class _ApartError(Exception):
 def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[BlockAccount]:
     """Scan a block for several sources in one reading; return their accounts, as `scan` does.
 
-    The sources must read alike (`reading_of`). Each source's files and account are those that
+    The sources must read alike (`Source.reading`). Each source's files and account are those that
     `scan` makes for it alone.
     """
     if len(wanted) > 1:
@@ -128,11 +120,6 @@ def _narrowed(batch: Batch, every: tuple[Steps, ...], paths: tuple[Steps, ...]) 
     else:
         chosen = {new: columns[old] for new, old in names.items()}
     return replace(batch, columns=chosen, absent=batch.absent & set(paths))
-
-
-def reading_of(source: Source) -> str:
-    """Return what a source's files are read by: sources of equal ones can share a reading."""
-    return receipts.digest({k: v for k, v in asdict(source).items() if k not in OF_ONE_SOURCE})
 
 
 class _Scan:

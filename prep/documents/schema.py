@@ -1,42 +1,63 @@
 """Schema of documents: the columns that identify each one, and the counts over documents."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import xxhash
 
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-IDENTITY = [
-    ("document", pa.int64()),  # dense number within the source
-    ("file", pa.dictionary(pa.int32(), pa.string())),
-    ("record", pa.int64()),  # line or row number in the file, from 0
-    ("name", pa.string()),
-    ("digest", pa.binary(16)),  # xxh3-128 of the text's UTF-8
-    ("characters", pa.int64()),
-    ("bytes", pa.int64()),
-]
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_modules(__name__, "pyarrow")
+
+VERSION = 3  # of documents
+IDENTITY = (  # columns of each document
+    "document",  # dense number within the source
+    "file",
+    "record",  # line or row number in the file, from 0
+    "name",
+    "digest",  # xxh3-128 of the text's UTF-8
+    "characters",
+    "bytes",
+)
 
 
 def schema(source: Source) -> pa.Schema:
-    """Return the columns of a source's documents.parquet: identity, then what it keeps.
+    """Return the columns of a source's documents.parquet with their types."""
+    kept = columns(source)[len(IDENTITY) :]
+    return pa.schema([*identity(), *(pa.field(name, pa.string()) for name in kept)])
+
+
+def identity() -> pa.Schema:
+    """Return the columns that identify a document with their types."""
+    types = {"file": pa.dictionary(pa.int32(), pa.string()), "digest": pa.binary(16)}
+    types |= dict.fromkeys(("document", "record", "characters", "bytes"), pa.int64())
+    return pa.schema([(name, types.get(name, pa.string())) for name in IDENTITY])
+
+
+def columns(source: Source) -> list[str]:
+    """Return the names of a source's columns of documents: identity, then what it keeps.
 
     Raises RecipeError where two of them have one name.
     """
-    columns = [*IDENTITY, *((label(column), pa.string()) for column in source.keep)]
-    names = Counter(name.lower() for name, _ in columns)  # SQL knows no case
+    columns = [*IDENTITY, *map(label, source.keep)]
+    names = Counter(name.lower() for name in columns)  # SQL knows no case
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise RecipeError(
             f"source {source.name}: keep: two columns of its documents would be called "
             f"{twice[0]!r}; leave one out"
         )
-    return pa.schema(columns)
+    return columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,27 +4,47 @@ A block is one raw file, a folder of text files, or one shard of a hub dataset: 
 work. What is broken in it is counted and reported, or refused.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import orjson
 import xxhash
 
+from crystalmix.prep.documents import conversations
 from crystalmix.prep.documents.about import About
-from crystalmix.prep.documents.conversations import ConversationSettings, Reader
+from crystalmix.prep.documents.conversations import ConversationSettings
 from crystalmix.prep.filters.screen import Selection
-from crystalmix.prep.readers import columnar, hub, jsonlines, textfiles
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Request, place
-from crystalmix.prep.readers.decompress import pieces
 from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
 from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
+from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    from crystalmix.prep.readers import columnar, decompress, hub, jsonlines, textfiles
+else:
+    columnar, decompress, hub, jsonlines, textfiles = lazy_modules(
+        __name__,
+        "crystalmix.prep.readers.columnar",
+        "crystalmix.prep.readers.decompress",
+        "crystalmix.prep.readers.hub",
+        "crystalmix.prep.readers.jsonlines",
+        "crystalmix.prep.readers.textfiles",
+    )
 
 CHAT = "chat"
+# Settings of a source that its reader knows nothing of.
+OF_ONE_SOURCE = {
+    *("name", "files", "half", "where", "identity", "keep", "select"),
+    *("ftfy", "metadata", "blank", "about"),
+}
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
@@ -133,6 +153,12 @@ class Source:
         if not self.is_chat:
             del content["conversations"]
         return content
+
+    @property
+    def reading(self) -> str:
+        """What its files are read by: sources of equal ones can share a reading."""
+        content = {k: v for k, v in asdict(self).items() if k not in OF_ONE_SOURCE}
+        return receipts.digest(content)
 
     @property
     def metadata_entries(self) -> list[tuple[str, str]]:
@@ -268,7 +294,7 @@ def _records(
     """Yield a block's records, of chat with the text of each conversation."""
     if not source.is_chat:
         return _batches(source, root, request(source, root, block, values), block)
-    reader = Reader(source.name, block, source.conversations, source.text, values)
+    reader = conversations.Reader(source.name, block, source.conversations, source.text, values)
     spec = request(source, root, block, (*values, *reader.paths))
     return reader.batches(_batches(source, root, replace(spec, text="", hidden=""), block))
 
@@ -279,7 +305,7 @@ def _batches(source: Source, root: Path, spec: Request, block: str) -> Iterator[
         return
     how = _kind(source, block)
     if how.family == "jsonl":
-        raw = pieces(root, block, how.packing, source.encoding, source.max_window_log)
+        raw = decompress.pieces(root, block, how.packing, source.encoding, source.max_window_log)
         yield from jsonlines.batches(raw, spec)
     elif how.family == "text":
         yield from textfiles.batches(root, block, spec, "text", source.encoding)

@@ -9,29 +9,38 @@ index. With `short: whole` a text of fewer words than a run, but of SHORT_WORDS 
 ones, is a run by itself.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.filters.counts import EvaluationFile, IndexCounts
 from crystalmix.prep.filters.ngrams import Words
-from crystalmix.prep.readers.decompress import lines, pieces
 from crystalmix.prep.readers.listing import fits, kind
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Content
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.readers import decompress
+else:
+    np, pa, pq, decompress = lazy_modules(
+        __name__, "numpy", "pyarrow", "pyarrow.parquet", "crystalmix.prep.readers.decompress"
+    )
 
 VERSION = 1
 TEXT = ".txt"
@@ -39,8 +48,6 @@ SHORT_WORDS = 5  # distinct words of a short text that is matched whole, at leas
 LINE_BYTES = 64 << 20  # the longest line of an evaluation file
 WINDOW_LOG = 28
 MOST_BITS = 26  # of the table that is looked at before the index
-LETTERS = np.array([i < 48 or i >= 58 for i in range(256)])  # bytes of a word that are no digits
-LETTERS[ngrams.SPACE] = False
 
 
 @dataclass(frozen=True)
@@ -185,16 +192,26 @@ def _distinct(words: Words, places: NDArray[np.int64], size: int) -> NDArray[np.
     counts = np.empty(len(places), np.int64)
     if len(places) == 0:
         return counts
-    letters = LETTERS[np.frombuffer(words.data, np.uint8)]
+    letters = _letters()[np.frombuffer(words.data, np.uint8)]
     before = np.concatenate([[0], np.cumsum(letters)])
     plain = before[words.stops] == before[words.starts]  # numbers
     plain |= words.stops - words.starts == 1
-    windows = sliding_window_view(np.where(plain, np.uint64(0), words.hashes), size)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.where(plain, np.uint64(0), words.hashes), size
+    )
     for first in range(0, len(places), 1 << 15):
         some = places[first : first + (1 << 15)]
         rows = np.sort(windows[some], axis=1)
         counts[first : first + len(some)] = 1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1)
     return counts
+
+
+@lru_cache(maxsize=1)
+def _letters() -> NDArray[np.bool_]:
+    """Return which bytes of a word are no digits: (256,)."""
+    letters = np.array([i < 48 or i >= 58 for i in range(256)])
+    letters[ngrams.SPACE] = False
+    return letters
 
 
 def _is_evaluation(path: Path) -> bool:
@@ -233,8 +250,8 @@ def _texts(
 def _records(root: Path, name: str) -> Iterator[list[Any]]:
     how = kind(name, None)
     if how is not None and how.family == "jsonl":
-        raw = pieces(root, name, how.packing, None, WINDOW_LOG)
-        for number, line in enumerate(lines(raw, LINE_BYTES)):
+        raw = decompress.pieces(root, name, how.packing, None, WINDOW_LOG)
+        for number, line in enumerate(decompress.lines(raw, LINE_BYTES)):
             if line is None or line.strip():
                 yield [_parsed(f"{root / name}:{number + 1}", line)]
         return

@@ -12,19 +12,25 @@ Names are compared in lower case. A document without a name is called `file#reco
 `redact` and `purge` take these lists, and `opt_out` with `match: entries`.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
 
 Kind = Literal["prefix", "name", "digest", "sql"]
 HEX_DIGITS = 32

@@ -5,29 +5,35 @@ lie in sorted lists, one of each raw file and some of each sealed source; a work
 range of them in all lists.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Keys, Layout, Places, Seen
+from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Seen
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Column, Json
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
     from crystalmix.prep.engines.engine import Engine
+    from crystalmix.prep.filters.sorted_lists import Keys, Places
+else:
+    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
 REASON = "duplicate"
 OWN = Layout(("<u8", "<u8", "<i8", "<u4"))  # digest, record and row of a block's documents
 KEPT = Layout(("<u8", "<u8"))  # digest of a sealed source's documents
-REPEATED = np.dtype([("place", "<i8"), ("first", "<i8"), ("row", "<u4")])
+REPEATED = [("place", "<i8"), ("first", "<i8"), ("row", "<u4")]
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Search:
 
 
 def find(
-    pool: "Engine", folder: Path, earlier: Sequence[Sequence[Path]], own: Sequence[Path]
+    pool: Engine, folder: Path, earlier: Sequence[Sequence[Path]], own: Sequence[Path]
 ) -> Grouped:
     """Find the own documents whose text was seen before, by items; return them block by block.
 
@@ -77,7 +83,7 @@ def find(
     ]
     for _ in pool.map(search, items, "duplicates"):
         pass
-    return Grouped([item.out for item in items], REPEATED)
+    return Grouped([item.out for item in items], np.dtype(REPEATED))
 
 
 def search(item: Search) -> Json:
@@ -151,7 +157,7 @@ class Shared:
 
 
 def shared(
-    pool: "Engine", folder: Path, sources: Sequence[Sequence[Path]], pairs: Sequence[Sides]
+    pool: Engine, folder: Path, sources: Sequence[Sequence[Path]], pairs: Sequence[Sides]
 ) -> Shared:
     """Count the texts of sources by who has them, by items; sources: lists of KEPT of each."""
     names = {"sources": [[str(path) for path in paths] for paths in sources]}

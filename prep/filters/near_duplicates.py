@@ -5,21 +5,30 @@ bands (locality-sensitive hashing) propose pairs, which `near_pairs` finds and c
 lie in plain files of uint32, one row a text.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.randomness import mix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Signatures = NDArray[np.uint32]
+    Places = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 VERSION = 1
 REASON = "near_duplicate"
@@ -27,8 +36,6 @@ SCHEME = "affine32"  # of datasketch 2: 32-bit values
 EMPTY = 2**32 - 1  # a signature of these alone is that of a text without words
 WEIGHTS = (0.1, 0.9)  # of false positives, of false negatives
 SLICE = 1 << 14  # shingles, rows or pairs at a time
-Signatures = NDArray[np.uint32]
-Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

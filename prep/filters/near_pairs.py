@@ -6,6 +6,8 @@ other. Of each cluster of confirmed pairs the first text stays. Band hashes lie 
 or some of each signature file; texts are numbered through all files.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +20,13 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import EMPTY, Near, Stored, band_hashes
-from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Places, Seen
+from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Seen
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.types import Json
 
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import Engine
+    from crystalmix.prep.filters.sorted_lists import Places
 
 BAND_HASHES = Layout(("<u8", "<u4"))  # hash of a band, and row from the list's first
 RANGE = 1 << 22  # hashes of one item
@@ -80,7 +83,7 @@ def _bands(
 
 
 def alike(
-    pool: "Engine",
+    pool: Engine,
     folder: Path,
     bands: Sequence[Bands],
     files: Sequence[Path],

@@ -6,19 +6,26 @@ Chinese or Japanese character is a word of its own. A hash is a polynomial over 
 Two different n-grams share a hash with a probability of about 2^-64.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.randomness import mix, stream
 
-Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Hashes = NDArray[np.uint64]
+    Places = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
+
 CHUNK = 1 << 17  # values summed at a time: what fits the cache
 GROUP_BYTES = 1 << 20  # texts looked at together
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse mod 2^64

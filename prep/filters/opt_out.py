@@ -1,21 +1,29 @@
 """Opt-out lists: repositories, urls or texts that must not be used, one a line."""
 
+from __future__ import annotations
+
 import os
 import stat
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Hashes, Numbers = NDArray[np.uint64], NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Hashes, Numbers = NDArray[np.uint64], NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
+
 NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
 ENTRIES = "entries"  # each line says by itself what it is matched with: `entries`
 

@@ -5,14 +5,12 @@ the first that drops it is its reason. What depends on other documents (duplicat
 decided later, when all blocks are read.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from crystalmix.prep.filters import decontaminate, near_duplicates, opt_out, sample
 from crystalmix.prep.filters.decontaminate import Decontaminate
@@ -20,6 +18,14 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+else:
+    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Screen:
             entries.append(list_.matched(self.root, values))
         return entries
 
-    def judge(self, table: pa.Table, texts: list[str]) -> "Judged":
+    def judge(self, table: pa.Table, texts: list[str]) -> Judged:
         """Give each document the reason that drops it, if any."""
         judged = Judged([None] * len(texts), [None] * len(texts), self.matches(table))
         for list_, entries in zip(self.selection.opt_out, judged.matched, strict=True):

@@ -6,25 +6,33 @@ digests or hashes, so that ranges of equal width hold about equally many entries
 lists is one work item for each range: what an item holds follows from the size of a range alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.atomic_files import read_json, replacing, write_atomic
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Columns = Sequence[NDArray[Any]]
+    Keys = NDArray[np.uint64]
+    Places = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 SEGMENT = 1 << 20  # entries that are sorted together
 RANGE = 1 << 21  # entries of all lists in one range, about
-Columns = Sequence[NDArray[Any]]
-Keys = NDArray[np.uint64]
-Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

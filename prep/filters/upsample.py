@@ -8,17 +8,15 @@ and the sum is rounded: a document is taken its epochs rounded down or up, any r
 asked, to less than one document.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import Field
 
 from crystalmix.prep.filters.counts import Bucket, CopyCounts
@@ -26,15 +24,25 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.constraints import enforce
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Content
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+    Counts = NDArray[np.int64]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+else:
+    np, pa, pq = lazy_modules(__name__, "numpy", "pyarrow", "pyarrow.parquet")
 
 VERSION = 1
 UNIT = 1 << 16  # epochs are asked in these parts
 BUCKETS = 20  # of percentiles, in what is counted
 MOST = 1000  # epochs of a document
 BATCH_ROWS = 1 << 17
-Numbers = NDArray[np.float64]
-Counts = NDArray[np.int64]
 Point = tuple[float, float]
 
 

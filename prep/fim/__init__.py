@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.prep.fim import document_fim, row_spans, segments
+    from crystalmix.prep.fim import document_fim, row_fim, row_spans, segments
     from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings, Plan
     from crystalmix.prep.fim.row_fim import RowFim
     from crystalmix.prep.fim.row_spans import Account

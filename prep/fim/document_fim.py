@@ -9,22 +9,35 @@ Draws are keyed by (seed, domain, epoch) and the document's own digest, so that 
 worker or file order changes them, and every epoch cuts anew. `row_fim` does the same on rows.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
-from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.constraints import AtLeastOne, Share, enforce, within
-from crystalmix.prep.tokenizer.metadata_head import Metadata
-from crystalmix.prep.tokenizer.reference import Encode, Ids
-from crystalmix.prep.tokenizer.safe_cuts import joints
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.rows import token_blocks
+    from crystalmix.prep.rows.token_blocks import Encoded
+    from crystalmix.prep.tokenizer import safe_cuts
+    from crystalmix.prep.tokenizer.metadata_head import Metadata
+    from crystalmix.prep.tokenizer.reference import Encode, Ids
+    from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+else:
+    np, token_blocks, safe_cuts = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.prep.rows.token_blocks",
+        "crystalmix.prep.tokenizer.safe_cuts",
+    )
 
 VERSION = 2
 DRAWS = 4  # whether, first cut, second cut, which form
@@ -116,7 +129,7 @@ class DocumentFim:
         """Take what draws are keyed by; metadata: what stays before a document as it is."""
         self.tokenizer, self.settings, self.metadata = tokenizer, settings, metadata
         self.draw = randomness.Drawer(seed, "fim", domain, epoch)
-        self.marks, self.joints = sentinels(tokenizer), joints(tokenizer)
+        self.marks, self.joints = sentinels(tokenizer), safe_cuts.joints(tokenizer)
 
     def __call__(self, document: Document) -> Encoded:
         """Encode one document; cuts are counted from its text's beginning, its head included."""
@@ -130,7 +143,7 @@ class DocumentFim:
         cuts = result.cuts if result.fim == LEFT_TO_RIGHT else _moved(result.cuts, ahead)
         ids, controls = np.concatenate([head.ids, result.ids]), head.controls + result.controls
         loss_from = result.loss_from and result.loss_from + len(head.ids)
-        return Encoded(document.number, ids, controls, result.fim, cuts, loss_from)
+        return token_blocks.Encoded(document.number, ids, controls, result.fim, cuts, loss_from)
 
     def _permuted(self, document: Document, u: list[float], encode: Encode) -> Encoded:
         ids = encode(document.text) if self.settings.cut == "token" else None
@@ -138,7 +151,7 @@ class DocumentFim:
         first, second = choice.first, choice.second
         if choice.form == LEFT_TO_RIGHT:
             ids = encode(document.text) if ids is None else ids
-            return Encoded(document.number, ids, self.tokenizer.count_controls(ids))
+            return token_blocks.Encoded(document.number, ids, self.tokenizer.count_controls(ids))
         if ids is None:
             pieces = self._pieces(document.text, (first, second), encode)
         else:
@@ -146,7 +159,9 @@ class DocumentFim:
         permuted = arrange(choice, pieces, self.marks)
         loss_from = len(permuted) - len(pieces[1]) if self.settings.loss == "middle" else 0
         controls = 3 + sum(map(self.tokenizer.count_controls, pieces))
-        return Encoded(document.number, permuted, controls, choice.form, (first, second), loss_from)
+        return token_blocks.Encoded(
+            document.number, permuted, controls, choice.form, (first, second), loss_from
+        )
 
     def _pieces(self, text: str, cuts: tuple[int, int], encode: Encode) -> tuple[Ids, ...]:
         """Encode prefix, middle and suffix: at once where a tokenizer allows it (`joints`)."""

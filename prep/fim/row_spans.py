@@ -1,15 +1,20 @@
 """Account and spans of a shard's rows after row-level FIM."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, totals, within
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, totals, within
 from crystalmix.prep.rows import shards, spans
+
+if TYPE_CHECKING:
+    from crystalmix.prep.fim.segments import Ints
 
 NEW = ("row", "start", "stop", "fim", "cut1", "cut2", "origin")
 BLOCK_ROWS = 128
@@ -75,7 +80,7 @@ class Packed:
     spans: pa.Table
 
     @classmethod
-    def of(cls, shard: Path) -> "Packed":
+    def of(cls, shard: Path) -> Packed:
         """Return the rows of a shard that is written."""
         table = spans.read(spans.path_of(shard))
         return cls(shards.shape(shard)[0], shards.blocks(shard, BLOCK_ROWS), table)

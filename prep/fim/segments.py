@@ -4,12 +4,21 @@ A row of the output is a list of runs, each a slice [start, start + length) of o
 All rows of a block are gathered at once; what exceeds a row is cut off, a short row is padded.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
+
+Ints: TypeAlias = "NDArray[np.int64]"
+
 LEFT_TO_RIGHT, PSM, SPM = 0, 1, 2
 Piece = tuple[list[int], tuple[int, int], list[int]]  # new ids, a slice of the block's, new ids
 Pieces = tuple[list[Piece], list[Piece], list[Piece]]  # prefix, middle, suffix

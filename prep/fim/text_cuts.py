@@ -8,14 +8,16 @@ before the text is no character of it, and goes where nothing stands before the 
 only the units at the cuts (`joints`): the same ids wherever a core holds the ids of its text.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
-    Ints,
     Permuted,
     Piece,
     Pieces,
@@ -27,7 +29,10 @@ from crystalmix.prep.fim.segments import (
 from crystalmix.prep.tokenizer.safe_cuts import Joints, joints
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-Bodies = tuple[Ints, Ints]  # where in the block's ids the permuted part of each segment lies
+if TYPE_CHECKING:
+    from crystalmix.prep.fim.segments import Ints
+
+    Bodies = tuple[Ints, Ints]  # where in the block's ids a segment's permuted part lies
 
 
 NOTHING: Piece = ([], (0, 0), [])

@@ -1,18 +1,24 @@
 """FIM cuts between the tokens of rows: all segments of a block at once."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
-    Ints,
     Permuted,
     Plans,
     Runs,
     Segments,
     Sentinels,
 )
+
+if TYPE_CHECKING:
+    from crystalmix.prep.fim.segments import Ints
 
 RUNS = 8  # of a segment: head, PRE, prefix, SUF, suffix, MID, (prefix and) middle, tail
 

@@ -1,12 +1,20 @@
 """Fits: into which row, and where in it, each piece of a group goes; counts of them."""
 
+from __future__ import annotations
+
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Numbers = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 
 @dataclass(frozen=True)

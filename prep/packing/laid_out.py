@@ -5,22 +5,28 @@ Of packed shards that are not written spans and, but for plain windows of a stre
 are keyed by the number of the row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from crystalmix.prep.rows import placed_rows, shards
 from crystalmix.prep.rows.placed_rows import LaidPieces, MadeRows
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 
-Numbers = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 
 class Rows(Protocol):
@@ -60,7 +66,7 @@ class LaidOut:
             return self._from_layouts(which, within)
         return self._windows(which, within)
 
-    def _windows(self, which: Numbers, within: Numbers) -> "Windows":
+    def _windows(self, which: Numbers, within: Numbers) -> Windows:
         number, first = (
             np.array([getattr(place, name) for place in self.places], np.int64)[which]
             for name in ("stream", "first")

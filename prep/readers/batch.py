@@ -1,16 +1,22 @@
 """Batches of records, the request that a reader answers, and the counts of what was dropped."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+else:
+    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 Steps = tuple[str, ...]  # of a value in a record: its steps from the top
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source
@@ -62,7 +68,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.columns if isinstance(self.columns, pa.Table) else self.columns[RECORD])
 
-    def emptied(self) -> "Batch":
+    def emptied(self) -> Batch:
         """Return a batch of the same columns without a record."""
         if isinstance(self.columns, pa.Table):
             return Batch(self.columns.schema.empty_table())
@@ -114,7 +120,7 @@ class Drops(Counter[str]):
         if len(places) < PLACES:
             places.append(where or place(self.block, record))
 
-    def take(self, batch: "Batch") -> None:
+    def take(self, batch: Batch) -> None:
         """Count what a reader could not read."""
         for bad in batch.bad:
             self.at(bad.reason, bad.record, bad.place)

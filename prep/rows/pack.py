@@ -19,39 +19,45 @@ is left out, and a side file beside the shard says which turn each piece of a ro
 `pack: best_fit` and `next_fit` keep documents whole where they fit: `prep/packing`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
-from crystalmix.prep.rows import shards, spans, turns
-from crystalmix.prep.rows.placed_rows import (
-    LAYOUT,
-    LayoutWriter,
-    Owners,
-    expanded,
-    labels_of,
-    masked,
-    pieces_of,
-    window_rows,
-)
-from crystalmix.prep.rows.token_blocks import Encoded, Stream
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Content, Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
+    from crystalmix.prep.rows import placed_rows, shards, spans, token_blocks, turns
+    from crystalmix.prep.rows.placed_rows import Owners
+    from crystalmix.prep.rows.token_blocks import Encoded, Stream
+else:
+    np, placed_rows, shards, spans, token_blocks, turns = lazy_modules(
+        __name__,
+        "numpy",
+        "crystalmix.prep.rows.placed_rows",
+        "crystalmix.prep.rows.shards",
+        "crystalmix.prep.rows.spans",
+        "crystalmix.prep.rows.token_blocks",
+        "crystalmix.prep.rows.turns",
+    )
 
 VERSION = 1
 BLOCK_ROWS = 256
 LONGEST_ROW = 1 << 24  # tokens; HDF5 takes chunks below 4 GB
 MOST_ROWS = 1 << 31  # of a shard
 LARGEST_GROUP = 1 << 28  # tokens; a worker holds a group's ids, 4 bytes each
-Numbers = NDArray[np.int64]
 LATER = {"window": "shared"}  # keys that receipts of older builds do not have, and their defaults
 LATER_OF_STREAMS = {"pack": "stream", "loss_across": True, "too_long": "split"}
 OF_FITS = ("group_tokens", "too_long")  # keys without a meaning where rows run on
@@ -204,7 +210,7 @@ class Packed:
 def frame(document: Encoded, controls: Controls) -> Encoded:
     """Put the control ids before and behind a document's ids."""
     first, last = map(len, controls.around)
-    return Encoded(
+    return token_blocks.Encoded(
         document.number,
         document.ids,
         document.controls + first + last,
@@ -259,7 +265,7 @@ def kept_rows(stream: Stream, settings: PackSettings) -> Numbers:
     if not len(rows) or not stream.has_turns:
         return rows
     across = bool(settings.loss_across)
-    labels = labels_of(stream, rows * settings.stride, settings.msl, across=across)
+    labels = placed_rows.labels_of(stream, rows * settings.stride, settings.msl, across=across)
     return rows[labels > 0]
 
 
@@ -310,7 +316,7 @@ def part(
     low = int(np.searchsorted(ends, first, side="right"))
     high = int(np.searchsorted(ends, last, side="left")) + 1
     before = int(ends[low]) - counts[low]
-    touched = Stream(stream.blocks[low:high], int(stream.starts[low]))
+    touched = token_blocks.Stream(stream.blocks[low:high], int(stream.starts[low]))
     return touched, (first - before, last - before)
 
 
@@ -339,7 +345,7 @@ class Keeper:
         self.is_control = np.zeros(max(shape.controls, default=-1) + 2, dtype=np.bool_)
         self.is_control[list(shape.controls)] = True
         self.count = 0  # control ids among inputs
-        self.layout = LayoutWriter(shape.pad) if shape.layout else None
+        self.layout = placed_rows.LayoutWriter(shape.pad) if shape.layout else None
 
     def keep(self, rows: int, blocks: Iterable[shards.Rows]) -> shards.Shard:
         """Write or count rows."""
@@ -357,17 +363,17 @@ class Keeper:
     ) -> Packed:
         """Write spans and what else lies beside a shard, and return its account.
 
-        owners, pieces: as of `span_table`. turned: whether documents are conversations.
+        owners, pieces: as of `placed_rows.span_table`. turned: whether documents are conversations.
         """
-        table, sides = span_table(owners, pieces), ["spans"]
+        table, sides = placed_rows.span_table(owners, pieces), ["spans"]
         spans.write(spans.path_of(self.out), table)
         if turned:
             spans.write(spans.path_of(self.out, turns.KIND), turns.cut(table, owners))
             sides.append(turns.KIND)
         if self.layout is not None:
             places = owners.column("first").to_numpy() + pieces["offset"]
-            self.layout.write(spans.path_of(self.out, LAYOUT), pieces, places)
-            sides.append(LAYOUT)
+            self.layout.write(spans.path_of(self.out, placed_rows.LAYOUT), pieces, places)
+            sides.append(placed_rows.LAYOUT)
         used = int((pieces["stop"] - pieces["start"]).sum())
         padding = shard.rows * shard.msl - used
         controls = self.count - (padding if self.shape.pad in self.shape.controls else 0)
@@ -385,7 +391,9 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
         owners, pieces = _pieces(stream, start, stop, settings.msl)
         places = np.arange(start, stop, settings.msl)
         across = bool(settings.loss_across)
-        blocks = masked(_rows(stream, rows, settings.msl, pad), stream, places, across=across)
+        blocks = placed_rows.masked(
+            _rows(stream, rows, settings.msl, pad), stream, places, across=across
+        )
     else:
         lengths = np.concatenate(stream.lengths)
         chosen = _windows(lengths, settings)[first:last]
@@ -393,8 +401,8 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
         starts = int(stream.starts[0]) + (np.cumsum(lengths) - lengths)[chosen.document]
         places = starts + chosen.offset
         sizes = chosen.size
-        blocks = window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
-        blocks = masked(blocks, stream, places)
+        blocks = placed_rows.window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
+        blocks = placed_rows.masked(blocks, stream, places)
     return keeper.packed(keeper.keep(last - first, blocks), owners, pieces, turned=False)
 
 
@@ -404,12 +412,12 @@ def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packe
     msl, apart, across = settings.msl, settings.window == "apart", bool(settings.loss_across)
     places = np.arange(*rows) * settings.stride
     if stream.has_turns:
-        places = places[labels_of(stream, places, msl, across=across) > 0]
+        places = places[placed_rows.labels_of(stream, places, msl, across=across) > 0]
     sizes = np.minimum(msl + 1, stream.tokens - places)  # labels included
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
-    owners, pieces = pieces_of(stream, places, inputs)
-    windowed = window_rows(stream, places, sizes, inputs, msl, keeper.shape.pad)
-    shard = keeper.keep(len(places), masked(windowed, stream, places, across=across))
+    owners, pieces = placed_rows.pieces_of(stream, places, inputs)
+    windowed = placed_rows.window_rows(stream, places, sizes, inputs, msl, keeper.shape.pad)
+    shard = keeper.keep(len(places), placed_rows.masked(windowed, stream, places, across=across))
     return keeper.packed(shard, owners, pieces, turned=stream.has_turns)
 
 
@@ -450,7 +458,7 @@ class Windows:
     offset: Numbers
     size: Numbers
 
-    def __getitem__(self, rows: slice) -> "Windows":
+    def __getitem__(self, rows: slice) -> Windows:
         return Windows(self.document[rows], self.offset[rows], self.size[rows])
 
 
@@ -462,7 +470,7 @@ def windows(tokens: Numbers, msl: int, least: int) -> Windows:
     ([0, 1, 1, 2], [0, 0, 4, 0], [3, 5, 5, 5])
     """
     counts = -(-tokens // msl)
-    document, place = expanded(counts)
+    document, place = placed_rows.expanded(counts)
     offset = place * msl
     size = np.minimum(tokens[document] - offset, msl + 1)
     kept = size >= max(2, least)
@@ -476,25 +484,11 @@ def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
 def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[Owners, dict[str, Numbers]]:
     documents = stream.documents(start, stop)
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
-    return Owners(documents, pieces["document"]), pieces
+    return placed_rows.Owners(documents, pieces["document"]), pieces
 
 
 def _window_pieces(stream: Stream, chosen: Windows) -> tuple[Owners, dict[str, Numbers]]:
     documents = stream.documents(int(stream.starts[0]), stream.tokens)
     rows = np.arange(len(chosen.size))
     places = {"row": rows, "start": rows * 0, "stop": chosen.size - 1, "offset": chosen.offset}
-    return Owners(documents, chosen.document), places
-
-
-def span_table(owners: Owners, pieces: dict[str, Numbers]) -> pa.Table:
-    """Return spans: pieces of rows, each with the document it is of.
-
-    owners: the document of each piece. pieces: row, start, stop, offset.
-    """
-    columns: dict[str, Any] = {
-        **{name: pieces[name] for name in ("row", "start", "stop", "offset")},
-        **{name: owners.column(name) for name in ("document", "fim", "cut1", "cut2")},
-        "source": owners.column("source").dictionary_encode(),
-    }
-    arrays = [pa.array(columns[field.name]).cast(field.type) for field in spans.SPANS]
-    return pa.table(arrays, schema=spans.SPANS)
+    return placed_rows.Owners(documents, chosen.document), places

@@ -447,3 +447,17 @@ class MadeRows:
                 change[turns // msl, turns % msl] = 1
                 out[:, 1] -= np.cumsum(change, axis=1, dtype=np.int32) % 2
             yield out
+
+
+def span_table(owners: Owners, pieces: dict[str, Numbers]) -> pa.Table:
+    """Return spans: pieces of rows, each with the document it is of.
+
+    owners: the document of each piece. pieces: row, start, stop, offset.
+    """
+    columns: dict[str, Any] = {
+        **{name: pieces[name] for name in ("row", "start", "stop", "offset")},
+        **{name: owners.column(name) for name in ("document", "fim", "cut1", "cut2")},
+        "source": owners.column("source").dictionary_encode(),
+    }
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in spans.SPANS]
+    return pa.table(arrays, schema=spans.SPANS)

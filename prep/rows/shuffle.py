@@ -5,18 +5,32 @@ is made on its own, in bounded memory, and the result is the same for any number
 shuffle of the original moves rows through temporary files and depends on its workers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from crystalmix.prep.rows import shards, spans
-from crystalmix.prep.rows.open_shards import UNREADABLE, fault, inflated
 from crystalmix.prep.runtime import randomness
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.permutation import Permutation
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.rows import open_shards, shards, spans
+else:
+    np, pa, open_shards, shards, spans = lazy_modules(
+        __name__,
+        "numpy",
+        "pyarrow",
+        "crystalmix.prep.rows.open_shards",
+        "crystalmix.prep.rows.shards",
+        "crystalmix.prep.rows.spans",
+    )
 
 VERSION = 1
 
@@ -90,9 +104,9 @@ def write_deflated(
 
 def _inflated(path: Path, row: shards.Buffer, size: int) -> shards.Buffer:
     try:
-        return inflated(row, 0, size)
-    except UNREADABLE as error:
-        raise fault(path, error) from None
+        return open_shards.inflated(row, 0, size)
+    except open_shards.UNREADABLE as error:
+        raise open_shards.fault(path, error) from None
 
 
 def located(

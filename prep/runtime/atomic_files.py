@@ -234,18 +234,22 @@ def regular_bytes(path: Path, remedy: str = "name a file", most: int = MOST_BYTE
 
     most: bytes that it may hold.
     """
-    refuse_odd(path, remedy)
-    if (size := path.stat().st_size) > most:
+    if (size := refuse_odd(path, remedy)) > most:
         held, bound = size >> 20, most >> 20
         raise InputError(f"{path}: holds {held:,} MiB, at most {bound:,} may be read; {remedy}")
     return path.read_bytes()
 
 
-def refuse_odd(path: Path, remedy: str) -> None:
-    """Raise InputError for a FIFO, socket or device; of a folder the system's error tells."""
-    mode = path.stat().st_mode
+def refuse_odd(path: Path, remedy: str) -> int:
+    """Return the size of a file; InputError for a FIFO, socket or device.
+
+    Of a folder the system's error tells.
+    """
+    status = path.stat()
+    mode = status.st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is no regular file; {remedy}")
+    return status.st_size
 
 
 def read_json(path: Path, remedy: str = "build again") -> Json:

@@ -6,21 +6,29 @@ A frame holds FRAME numbers, the last one what is left, and a checksum. A file o
 empty. Files of plain numbers, as they were written before, are read too: their size tells them.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-import numpy as np
-import zstandard
-from numpy.typing import NDArray
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Integers = NDArray[np.integer]
+    import zstandard
+else:
+    np, zstandard = lazy_modules(__name__, "numpy", "zstandard")
 
 FRAME = 1 << 15
 LEVEL = 4
 MAGIC = b"frames-1"
-SIZES = np.dtype("<u4")
-Integers = NDArray[np.integer]
+SIZES, SIZE_BYTES = "<u4", 4
 
 
 class FrameWriter:
@@ -68,7 +76,7 @@ class Frames:
         """Return where each frame ends, a 0 before them; None of plain numbers."""
         frames = -(-self.count // FRAME)
         tail = b""
-        if frames and size > (after := frames * SIZES.itemsize + len(MAGIC)):
+        if frames and size > (after := frames * SIZE_BYTES + len(MAGIC)):
             tail = os.pread(self.file.fileno(), after, size - after)
         if tail.endswith(MAGIC):
             ends = np.cumsum([0, *np.frombuffer(tail, SIZES, frames).tolist()])

@@ -8,22 +8,28 @@ range(n). With a = ceil(sqrt(n)) and b = ceil(n / a) fewer than a of the a * b v
 so a walk is rare. It shuffles well; it is not meant to keep secrets.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import isqrt
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.randomness import mix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+    _Words = NDArray[np.uint64]
+else:
+    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = 1
 ROUNDS: Final = 8  # as many 64-bit keys as one blake2b digest holds
 LARGEST: Final = 2**40  # so both digits are at most 2**20
-
-Int64s = NDArray[np.int64]
-_Words = NDArray[np.uint64]
 
 
 class Permutation:

@@ -8,10 +8,18 @@ Two ways to draw:
   `Drawer` gives them one item at a time.
 """
 
-from hashlib import blake2b
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from crystalmix.prep.runtime.lazy_names import lazy_modules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
 
 Name = str | int
 WORD = 2**64 - 1
@@ -23,7 +31,7 @@ def key(seed: int, *name: Name) -> bytes:
     return blake2b(text.encode(), digest_size=32).digest()
 
 
-def stream(seed: int, *name: Name) -> "np.random.Generator":  # loaded with the first draw
+def stream(seed: int, *name: Name) -> np.random.Generator:  # loaded with the first draw
     """Return the generator of one object, for instance `stream(1, "init", "phase1")`."""
     words = np.frombuffer(key(seed, *name)[:16], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words))

@@ -322,13 +322,14 @@ def _brief(value: object) -> str:
 
 
 def _check_size(path: Path, size: int) -> None:
-    if not path.exists():
+    try:
+        held = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         raise DamageError(
             f"{path}: is missing, though the receipt lists it; "
             "restore it, or remove the folder and build again"
-        )
-    if path.stat().st_size != size:
+        ) from None
+    if held != size:
         raise DamageError(
-            f"{path}: has {path.stat().st_size} bytes, its receipt says {size}; "
-            "remove the folder and build again"
+            f"{path}: has {held} bytes, its receipt says {size}; remove the folder and build again"
         )

@@ -7,23 +7,24 @@ item may depend on which process runs it or when.
 import atexit
 import gc
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from time import monotonic
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crystalmix.prep.runtime.errors import WorkerError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
+
     from tqdm import tqdm
 
 Item = TypeVar("Item")
@@ -105,6 +106,8 @@ class Fanout:
         if self.workers <= 1 or len(items) <= 1:
             yield from map(work, items)
             return
+        from concurrent.futures.process import BrokenProcessPool
+
         futures: dict[int, Future[Result]] = {}
         kills, alone = 0, 0  # alone: how many items are still to be run one at a time
         try:
@@ -148,7 +151,10 @@ class Fanout:
                 for place in missing:
                     futures[place] = pool.submit(work, items[place])
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self) -> "ProcessPoolExecutor":
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
         # Spawn: Arrow, DuckDB and tokenizers keep threads that a fork would break.
         if self._pool is None:
             os.environ[TUNABLES] = tunables(self._tunables)
@@ -159,6 +165,8 @@ class Fanout:
 
 def _survived(future: "Future[Any]") -> bool:
     """Return whether an item was done, or failed by itself, before its pool broke."""
+    from concurrent.futures.process import BrokenProcessPool
+
     return (
         future.done()
         and not future.cancelled()
@@ -191,9 +199,13 @@ def without_pandas() -> None:
     """Keep Arrow from importing pandas in this process, for which it looks at its first array.
 
     That costs 0.4 s of each process, and an interrupt meanwhile is lost. Only for processes that
-    are ours alone: `to_pandas` finds no pandas afterwards, though `import pandas` does.
+    are ours alone: `to_pandas` finds no pandas afterwards, though `import pandas` does. Arrow
+    itself is loaded when it is first used.
     """
     if "pandas" in sys.modules:
+        return
+    if "pyarrow" not in sys.modules:
+        sys.meta_path.insert(0, _ArrowFinder())
         return
     import pyarrow as pa
 
@@ -203,6 +215,26 @@ def without_pandas() -> None:
         pa.array([0])
     finally:
         sys.meta_path.remove(hidden)
+
+
+class _ArrowFinder(MetaPathFinder):
+    """Import hook that lets Arrow look for pandas as soon as it is loaded."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:  # noqa: ANN401
+        if fullname != "pyarrow":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_look(module: ModuleType) -> None:
+            load(module)
+            without_pandas()
+
+        spec.loader.exec_module = load_and_look
+        return spec
 
 
 class _Hidden(MetaPathFinder):
@@ -217,16 +249,19 @@ def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
     """Return the progress bar, on stderr; silent where stderr is no terminal."""
     from tqdm import tqdm
 
-    quiet = os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
         total=total,
         desc=label,
         unit=unit,
-        disable=quiet,
+        disable=_is_quiet(),
         leave=False,
         **_size(),
     )
     return bar
+
+
+def _is_quiet() -> bool:
+    return os.environ.get(QUIET_VARIABLE) is not None or not sys.stderr.isatty()
 
 
 def _size() -> dict[str, Any]:
@@ -249,12 +284,13 @@ def watched(items: Collection[Item], label: str, unit: str = "it") -> Iterator[I
 def shown(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
     """Yield items under a progress bar; where no terminal shows it, log a line now and then."""
     began = logged = monotonic()
-    with progress(total, label, unit) as bar:
+    with nullcontext() if _is_quiet() else progress(total, label, unit) as bar:
         for done, item in enumerate(items, start=1):
             yield item
-            bar.update()
+            if bar is not None:
+                bar.update()
             now = monotonic()
-            if bar.disable and now - logged >= LOG_SECONDS:
+            if (bar is None or bar.disable) and now - logged >= LOG_SECONDS:
                 logged = now
                 remaining = timedelta(seconds=round((now - began) / done * (total - done)))
                 PROGRESS.info("%s: %s of %s, ETA %s", label, f"{done:,}", f"{total:,}", remaining)
@@ -295,6 +331,7 @@ def _setup() -> None:
 
 def end_with_parent() -> None:
     """Let this process end when its parent is gone, however that ended."""
+    import multiprocessing
 
     def wait() -> None:
         if (parent := multiprocessing.parent_process()) is not None:

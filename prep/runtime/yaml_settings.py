@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
+from ruamel.yaml.events import CollectionStartEvent, ScalarEvent
 
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.constraints import plain, rule_broken
@@ -51,8 +53,10 @@ def load(path: Path) -> Any:  # noqa: ANN401  what YAML holds is not known befor
     try:
         text = regular_bytes(path, most=MOST_BYTES).decode()
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        _check_depth(path, text)
-        content = YAML(typ="rt").load(text)
+        _check_brackets(path, text)
+        yaml = YAML(typ="rt")
+        yaml.Composer = partial(_Composer, path)
+        content = yaml.load(text)
         _check_size(path, content)
         return content
     except FileNotFoundError:
@@ -71,21 +75,33 @@ def load(path: Path) -> Any:  # noqa: ANN401  what YAML holds is not known befor
         raise RecipeError(f"{path}:{line}: is no YAML: {str(error).split(';')[0]}") from None
 
 
-def _check_depth(path: Path, text: str) -> None:
-    """Refuse YAML nested deeper than DEEPEST before it is loaded, which would take long."""
+def _check_brackets(path: Path, text: str) -> None:
+    """Refuse brackets nested far deeper than DEEPEST: ruamel reads far ahead, which takes long."""
     depth, line = 0, 1
-    for bracket in BRACKETS.finditer(text):  # first by brackets alone: ruamel reads far ahead
+    for bracket in BRACKETS.finditer(text):
         line += bracket[0] == "\n"
         depth += (bracket[0] in "[{") - (bracket[0] in "]}")
         if depth > 4 * DEEPEST:
             raise RecipeError(f"{path}:{line}: is nested over {DEEPEST} deep")
-    depth = 0
-    for event in YAML(typ="rt").parse(text):
-        depth += isinstance(event, CollectionStartEvent)
-        depth -= isinstance(event, CollectionEndEvent)
-        if depth > DEEPEST:
+
+
+class _Composer(Composer):
+    """Refuses YAML nested deeper than DEEPEST, while it is read."""
+
+    def __init__(self, path: Path, loader: Any) -> None:  # noqa: ANN401
+        super().__init__(loader)
+        self.path, self.collections = path, 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+        event = self.parser.peek_event()
+        inner = isinstance(event, CollectionStartEvent)
+        if inner and self.collections == DEEPEST:
             line = event.start_mark.line + 1
-            raise RecipeError(f"{path}:{line}: is nested over {DEEPEST} deep")
+            raise RecipeError(f"{self.path}:{line}: is nested over {DEEPEST} deep")
+        self.collections += inner
+        node = super().compose_node(parent, index)
+        self.collections -= inner
+        return node
 
 
 def _bad_line(text: str) -> int:

@@ -5,6 +5,8 @@ is written; the value is SQL over the columns of documents.parquet. Memory is bo
 spills. The seal beside it says what it was made from; it is made again where that changed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -12,20 +14,23 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Final, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
 from crystalmix.prep.runtime.database import brief
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies.hosts import HOST_NAMES, domains_by, host_sql
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from crystalmix.prep.runtime.database import Connection
+else:
+    pa, pq = lazy_modules(__name__, "pyarrow", "pyarrow.parquet")
 
 VERSION = 1
 Kind = Literal["domains", "licences"]
@@ -34,7 +39,7 @@ AS_WRITTEN = "value as it is written"
 REMEDY = "remove it and run `crystalmix build` again, which makes it anew"
 MEMORY = "256MB"
 BATCH_ROWS = 1 << 16
-SCHEMA = pa.schema([("value", pa.string()), ("documents", pa.int64()), ("bytes", pa.int64())])
+COLUMNS = ("value", "documents", "bytes")
 Row = tuple[str, int, int]  # value, documents, bytes
 
 
@@ -136,7 +141,7 @@ def write(item: Tallying) -> Json:
     return {}
 
 
-def _group(connection: "Connection", item: Tallying, place: Path) -> None:
+def _group(connection: Connection, item: Tallying, place: Path) -> None:
     """Group documents by their value; hosts stand for urls, of which there are fewer."""
     value = f"CAST((\n{item.sql}\n) AS VARCHAR)"
     value = host_sql(value) if item.kind == "domains" else f"nullif(trim({value}), '')"
@@ -153,7 +158,7 @@ def _group(connection: "Connection", item: Tallying, place: Path) -> None:
         ) from None
 
 
-def _name_domains(connection: "Connection") -> str:
+def _name_domains(connection: Connection) -> str:
     """Replace hosts by their domains, a batch at a time; return by what they are counted."""
     by, domain = domains_by()
     connection.execute("ALTER TABLE grouped RENAME TO hosts")
@@ -161,7 +166,7 @@ def _name_domains(connection: "Connection") -> str:
     reader = connection.cursor().sql("SELECT * FROM hosts").to_arrow_reader(BATCH_ROWS)
     for batch in reader:
         names = [domain(host or "") for host in batch.column(0).to_pylist()]
-        table = pa.table([pa.array(names, pa.string()), *batch.columns[1:]], SCHEMA.names)
+        table = pa.table([pa.array(names, pa.string()), *batch.columns[1:]], [*COLUMNS])
         connection.register("batch", table)
         connection.execute("INSERT INTO named SELECT * FROM batch")
         connection.unregister("batch")
@@ -172,7 +177,7 @@ def _name_domains(connection: "Connection") -> str:
     return by
 
 
-def _write_table(connection: "Connection", out: Path) -> list[int]:
+def _write_table(connection: Connection, out: Path) -> list[int]:
     """Write the values, largest first.
 
     Return their number, documents and bytes, then documents and bytes of documents without a value.
@@ -187,9 +192,10 @@ def _write_table(connection: "Connection", out: Path) -> list[int]:
     [counts] = connection.execute(select).fetchall()
     query = "SELECT * FROM grouped WHERE value IS NOT NULL ORDER BY bytes DESC, value"
     reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
-    with replacing(out) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+    schema = pa.schema(list(zip(COLUMNS, (pa.string(), pa.int64(), pa.int64()), strict=True)))
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]).cast(SCHEMA))
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
     return list(counts)
 
 

@@ -13,6 +13,8 @@ on which the two disagree (`unicode_tables`). The proof is kept in a cache on di
 digest, the libraries' versions and the canary's.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -24,19 +26,26 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import gigatoken
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import canary_texts as canary
 from crystalmix.prep.tokenizer import unicode_tables
-from crystalmix.prep.tokenizer.reference import Encode, Form, Ids, by_reference
+from crystalmix.prep.tokenizer.reference import by_reference
+
+if TYPE_CHECKING:
+    import gigatoken
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.tokenizer.reference import Encode, Form, Ids
+else:
+    gigatoken, np = lazy_modules(__name__, "gigatoken", "numpy")
 
 Choice = Literal["auto", "gigatoken", "fastokens", "tokenizers"]
 
@@ -258,11 +267,11 @@ def _proven(content: Json, raw: bytes, form: Form, name: str) -> Proof:
         "tables": unicode_tables.VERSION,
         "unicode": unicode_tables.unicodedata.unidata_version,
     }
-    kept = _remembered(key)
+    kept = _kept_proof(key)
     if kept is not None:
         return kept
     proof = _compare(content, raw, form, name)
-    _remember(key, proof)
+    remember(key, asdict(proof))
     return proof
 
 
@@ -300,14 +309,14 @@ def _apart(content: Json, model: Json, name: str) -> unicode_tables.Ranges | Non
         "tables": unicode_tables.VERSION,
         "unicode": unicode_tables.unicodedata.unidata_version,
     }
-    kept = _remembered(key)
+    kept = _kept_proof(key)
     if kept is None:
         fast, slow = LIBRARIES[name](tried), by_reference(orjson.dumps(tried), "matched")
         ranges = unicode_tables.disagreeing(
             tried, lambda text: fast(text).tolist() == slow(text).tolist()
         )
         kept = Proof("too many" if ranges is None else None, ranges or [])
-        _remember(key, kept)
+        remember(key, asdict(kept))
     return None if kept.fault else kept.apart
 
 
@@ -334,23 +343,29 @@ def _place(key: Json) -> Path:
     return _cache() / f"{sha256(canonical(key)).hexdigest()}.json"
 
 
-def _remember(key: Json, proof: Proof) -> None:
+def remember(key: Json, content: Json) -> None:
+    """Keep on disk what was found out about a tokenizer, under what it follows from."""
     place = _place(key)
     try:
-        write_atomic(place, canonical({"key": key, **asdict(proof)}))
+        write_atomic(place, canonical({"key": key, **content}))
     except OSError as error:
         log = logging.getLogger("crystalmix")
         log.info("%s: can't keep the proof of a tokenizer (%s)", place, error.strerror)
 
 
-def _remembered(key: Json) -> Proof | None:
-    """Return a proof that was kept; one that is damaged or of another key is as none."""
+def remembered(key: Json) -> Json | None:
+    """Return what was kept; what is damaged or of another key is as nothing."""
     try:
         kept = read_json(_place(key))
     except (DamageError, OSError):
         return None
+    return kept if kept.get("key") == key else None
+
+
+def _kept_proof(key: Json) -> Proof | None:
+    kept = remembered(key) or {}
     fault, apart, entangled = (kept.get(name) for name in ("fault", "apart", "entangled"))
-    sound = kept.get("key") == key and "fault" in kept and isinstance(fault, str | None)
+    sound = "fault" in kept and isinstance(fault, str | None)
     if not sound or not isinstance(apart, list) or not isinstance(entangled, bool):
         return None
     return Proof(fault, apart, entangled)
@@ -359,6 +374,11 @@ def _remembered(key: Json) -> Proof | None:
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path("~/.cache").expanduser()) / "crystalmix" / "proofs"
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each library that may encode, `unknown` where it is not installed."""
+    return {library: _version(library) for library in (*LIBRARIES, REFERENCE)}
 
 
 def _version(library: str) -> str:

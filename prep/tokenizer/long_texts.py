@@ -17,17 +17,25 @@ Added tokens that are matched in texts split them before all that. The first pro
 second holds where none of them can reach over `letter| letter`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 
-Ids = NDArray[np.uint32]
-Encode = Callable[[str], Ids]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.uint32]
+    Encode = Callable[[str], Ids]
+else:
+    np = lazy_modules(__name__, "numpy")
+
 
 WINDOW = 1 << 20  # characters
 OVERLAP = 16  # tokens; where the next window does not agree at once, it is begun further back

@@ -7,17 +7,25 @@ text and in this order, as the special ids they are; the values between are ordi
 stays before the document, whatever FIM does to the rest.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from crystalmix.prep.documents.source import Document, Source, label
-from crystalmix.prep.rows.token_blocks import Encoded
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Ids = NDArray[np.uint32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.uint32]
+    from crystalmix.prep.rows import token_blocks
+    from crystalmix.prep.rows.token_blocks import Encoded
+    from crystalmix.prep.tokenizer.tokenizer import Tokenizer
+else:
+    np, token_blocks = lazy_modules(__name__, "numpy", "crystalmix.prep.rows.token_blocks")
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class HeadEncoder:
         head = self.metadata.head(document) if self.metadata else None
         if head is None:
             ids = self.tokenizer.encode(document.text)
-            return Encoded(document.number, ids, self.tokenizer.count_controls(ids))
+            return token_blocks.Encoded(document.number, ids, self.tokenizer.count_controls(ids))
         body = self.tokenizer.encode_piece(document.text[head.stop :])
         controls = head.controls + self.tokenizer.count_controls(body)
-        return Encoded(document.number, np.concatenate([head.ids, body]), controls)
+        return token_blocks.Encoded(document.number, np.concatenate([head.ids, body]), controls)

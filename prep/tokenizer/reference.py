@@ -7,15 +7,30 @@ put in front. All of that is set on the loaded object, so that a fault in how th
 files are derived (`backends.derived`) can't be a fault here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-import tokenizers
-from numpy.typing import NDArray
-from tokenizers import models, normalizers, pre_tokenizers
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 
-Ids = NDArray[np.uint32]
+if TYPE_CHECKING:
+    import numpy as np
+    import tokenizers
+    from numpy.typing import NDArray
+    from tokenizers import models, normalizers, pre_tokenizers
+
+else:
+    np, tokenizers, models, normalizers, pre_tokenizers = lazy_modules(
+        __name__,
+        "numpy",
+        "tokenizers",
+        "tokenizers.models",
+        "tokenizers.normalizers",
+        "tokenizers.pre_tokenizers",
+    )
+
+Ids: TypeAlias = "NDArray[np.uint32]"
 Encode = Callable[[str], Ids]
 Form = Literal["document", "piece", "matched"]
 

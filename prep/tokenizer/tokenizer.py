@@ -9,6 +9,8 @@ Text pieces that continue a document (FIM middles and suffixes) are encoded by a
 dummy space that Llama-style tokenizers put in front of a text, so that pieces rejoin byte for byte.
 """
 
+from __future__ import annotations
+
 import logging
 import stat
 import unicodedata
@@ -18,20 +20,29 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import orjson
-import tokenizers
-from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
-from crystalmix.prep.tokenizer.backends import Choice, derived, encoder, is_prepended
+from crystalmix.prep.tokenizer import findings
+from crystalmix.prep.tokenizer.backends import REFERENCE, Choice, derived, encoder, is_prepended
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
+from crystalmix.prep.tokenizer.findings import Findings
 from crystalmix.prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
-from crystalmix.prep.tokenizer.reference import Encode, Form, Ids, reference
+from crystalmix.prep.tokenizer.reference import reference
 from crystalmix.prep.tokenizer.special_spellings import Literals, bytes_of, is_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tokenizers
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.tokenizer.reference import Encode, Form, Ids
+else:
+    np, tokenizers = lazy_modules(__name__, "numpy", "tokenizers")
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
 KNOWN = {
@@ -84,8 +95,13 @@ class TokenizerSettings:
 class Tokenizer:
     """Encode documents and pieces of documents to ids, and ids back to text."""
 
-    def __init__(self, settings: TokenizerSettings, raw: bytes) -> None:
-        """Take the bytes of a tokenizer.json; ValueError and InputError say why it is unfit."""
+    def __init__(
+        self, settings: TokenizerSettings, raw: bytes, findings: Findings | None = None
+    ) -> None:
+        """Take the bytes of a tokenizer.json; ValueError and InputError say why it is unfit.
+
+        findings: what texts showed of it before; they are encoded now where that is not known.
+        """
         self.settings, self.raw = settings, raw
         content: object = orjson.loads(raw)
         if not isinstance(content, dict):
@@ -106,18 +122,23 @@ class Tokenizer:
         self.special = {part: self._special(part) for part in KNOWN}
         hidden = {self.added[name] for name in self.specials}
         parts = {number for number in self.special.values() if number is not None}
-        self.controls = np.array(sorted(hidden | parts), dtype=np.uint32)
+        self.control_ids = tuple(sorted(hidden | parts))
         self.literals = Literals(self.added)
         self.dummy_prefix = derived(self.json, "document") != derived(self.json, "piece")
         self.long_texts = LongTexts(way_of(self.json), lambda: self.bytes_of)
-        self.backend = ""
+        self._served: dict[Form, tuple[str, Encode]] = {}
         self._references: dict[Form, tokenizers.Tokenizer] = {}
         self._remembered: dict[str, Ids] | None = None
-        given = self._refuse_controls(hidden) | (parts - hidden)
+        self.findings = findings or Findings(*self._shown(hidden))
+        given = {*self.findings.given} | (parts - hidden)
         self.spelt_controls = tuple(name for name, i in self.added.items() if i in given)
-        self.canary = sha256(
-            b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
-        ).hexdigest()
+        self.canary = self.findings.canary
+
+    def _shown(self, hidden: set[int]) -> tuple[tuple[int, ...], str]:
+        """Return the control ids that texts give, and the digest of the canary documents' ids."""
+        given = tuple(sorted(self._refuse_controls(hidden)))
+        ids = b"".join(self.encode(text).tobytes() for text in DOCUMENTS)
+        return given, sha256(ids).hexdigest()
 
     def encode(self, text: str) -> Ids:
         """Encode a whole document, without BOS or EOS: (n,) uint32."""
@@ -155,7 +176,7 @@ class Tokenizer:
         return self._matched(text)
 
     @cached_property
-    def base(self) -> "Tokenizer":
+    def base(self) -> Tokenizer:
         """The tokenizer before tokens were added to its vocabulary: itself, if none were."""
         added = self.json["added_tokens"]
         kept = [token for token in added if token["content"] in self.vocabulary]
@@ -171,15 +192,15 @@ class Tokenizer:
             return piece
         if is_prepended(self.json):  # one encoder, and one memory of words, for both
             return lambda text: piece(f" {text}" if text else "")
-        return self._encoder("document")
+        return self._serving("document")[1]
 
     @cached_property
     def _piece(self) -> Encode:
-        return self._encoder("piece")
+        return self._serving("piece")[1]
 
     @cached_property
     def _matched(self) -> Encode:
-        return self._encoder("matched")
+        return self._serving("matched")[1]
 
     @cached_property
     def _spelt_as_is(self) -> bool:
@@ -195,17 +216,27 @@ class Tokenizer:
         )
 
     @cached_property
+    def controls(self) -> NDArray[np.uint32]:
+        """The ids that no text gives, sorted: (n,)."""
+        return np.array(self.control_ids, dtype=np.uint32)
+
+    @cached_property
+    def backend(self) -> str:
+        """The library that encodes."""
+        return self._serving("piece")[0]
+
+    @cached_property
     def is_control(self) -> NDArray[np.bool_]:
         """Whether an id is one that no text can give: (vocab,)."""
         table = np.zeros(self.vocab, dtype=np.bool_)
         table[self.controls] = True
         return table
 
-    def _encoder(self, form: Form) -> Encode:
-        backend, encode = encoder(self.json, self.raw, form, self.settings.backend)
-        if form == "piece":
-            self.backend = backend
-        return encode
+    def _serving(self, form: Form) -> tuple[str, Encode]:
+        """Return the library that serves a form, and its encoder."""
+        if form not in self._served:
+            self._served[form] = encoder(self.json, self.raw, form, self.settings.backend)
+        return self._served[form]
 
     def count_controls(self, ids: Ids) -> int:
         """Count the control ids that a text spelt: none, but where the file does not hide them."""
@@ -375,8 +406,14 @@ def _read(path: Path) -> bytes:
 
 @lru_cache(maxsize=8)
 def _loaded(settings: TokenizerSettings, raw: bytes) -> Tokenizer:
-    tokenizer = Tokenizer(settings, raw)
-    for note in tokenizer.notes():
+    key = findings.key_of(settings, raw)
+    found = findings.remembered(key)
+    tokenizer = Tokenizer(settings, raw, found)
+    if found is None:
+        found = replace(tokenizer.findings, notes=tuple(tokenizer.notes()))
+        if tokenizer.backend != REFERENCE:  # else each process says why
+            findings.remember(key, found)
+    for note in found.notes:
         logging.getLogger("crystalmix").warning("%s", note)
     return tokenizer
 

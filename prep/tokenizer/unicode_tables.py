@@ -11,15 +11,22 @@ it: ids differ only where a merge reaches across. So a byte-level file is tried 
 its own, in which any two bytes merge.
 """
 
+from __future__ import annotations
+
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.special_spellings import byte_level_alphabet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy_modules(__name__, "numpy")
 
 Same = Callable[[str], bool]
 Ranges = list[list[int]]  # [first, last] of code points

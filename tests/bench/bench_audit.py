@@ -29,7 +29,7 @@ from crystalmix.mixtures.manifest.manifest import (
     TokenizerIdentity,
 )
 from crystalmix.prep.documents import dropped, lookup
-from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.rows import document_ranges, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
@@ -78,7 +78,7 @@ def source(out: Path, number: int) -> None:
         "record": numbers, "name": names, "digest": pa.array(digests, pa.binary(16)),
         "characters": numbers, "bytes": numbers,
     }  # fmt: skip
-    table = pa.table(columns).cast(pa.schema(IDENTITY))
+    table = pa.table(columns).cast(identity())
     pq.write_table(table, build.documents(f"s{number}"), compression="zstd", row_group_size=1 << 16)
     pq.write_table(dropped.SCHEMA.empty_table(), folder / dropped.NAME)
     files = [receipts.describe(folder / name) for name in ("documents.parquet", dropped.NAME)]

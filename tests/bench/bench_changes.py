@@ -1,13 +1,14 @@
 """Measure what a changed recipe costs beside a full build, on real text.
 
-    python tests/bench/bench_changes.py [CORPUS] [--files N] [--fresh] [--only NAME]
+    python tests/bench/bench_changes.py [CORPUS] [--files N] [--fresh] [--only NAME ...] [--times N]
 
 CORPUS holds `slimpajama/<set>` and `starcoderdata/<language>` (the corpus beside the checkout by
 default). The recipe is `crystalcoder-mini` without one language, which is the new small source.
 Each change begins with a copy of the full build, made of hard links. CPU-seconds are of the whole
 command, which has one worker (each further one costs its start). Written are all bytes that it gave
 to the system, kept those of files that were not there before. `--files`: so many files of each
-folder. `--fresh`: build each changed recipe elsewhere, too, and hold the results together.
+folder. `--times`: measure each so often, in turns. `--fresh`: build each changed recipe elsewhere,
+too, and hold the results together.
 """
 
 import argparse
@@ -232,7 +233,8 @@ def main() -> int:
     parser.add_argument("corpus", nargs="?", type=Path, default=CORPUS)
     parser.add_argument("--files", type=int)
     parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--only", choices=[change.name for change in CHANGES])
+    parser.add_argument("--only", nargs="+", choices=[change.name for change in CHANGES])
+    parser.add_argument("--times", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -242,8 +244,12 @@ def main() -> int:
         sys.stdout.write(f"{'':10}{'CPU-s':>8}{'':8}{'written':>14}{'':8}{'kept':>14}\n")
         full = built(base(), raw, scratch / "full")
         _line("full", full, full)
-        wanted = [change for change in CHANGES if given.only in (None, change.name)]
-        kept = [measure(change, scratch, full, fresh=given.fresh) for change in wanted]
+        wanted = [change for change in CHANGES if not given.only or change.name in given.only]
+        kept = [
+            measure(change, scratch, full, fresh=given.fresh)
+            for _ in range(given.times)
+            for change in wanted
+        ]
     return 0 if all(kept) else 1
 
 

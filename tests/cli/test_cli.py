@@ -22,6 +22,7 @@ from crystalmix.train.runfile import run_file as params
 from helpers.runs import (
     PHASES,
     copied_build,
+    copied_corpus,
     copied_run,
     leftovers,
     manifest,
@@ -134,13 +135,32 @@ def test_to_look_at_a_build_loads_no_stage_of_it() -> None:
         assert {*loaded} <= {"crystalmix.mixtures.build.lookups"}  # which finds documents
 
 
-def test_to_show_a_build_loads_arrow_and_nothing_heavier() -> None:
+def test_to_show_a_build_loads_neither_arrow_nor_anything_else_heavy() -> None:
     code = (
         "import sys; from crystalmix import cli; cli.main(sys.argv[1:], standalone_mode=False);"
         f"print(*[name for name in {HEAVY} if name in sys.modules])"
     )
     shown = python("-c", code, "show", str(small_build())).stdout.splitlines()
-    assert shown[-1] == "pyarrow numpy"
+    assert shown[-1] == ""
+
+
+def test_a_build_with_nothing_to_do_loads_nothing_that_does_it(tmp_path: Path) -> None:
+    """Settings and receipts tell that all is there; `pydantic` reads the recipe."""
+    folder = copied_corpus(tmp_path / "copy")
+    words = ["build", str(folder / "recipe.yaml"), "--data", str(folder)]
+    words += ["--out", str(folder / "build"), "--workers", "2"]
+    code = (
+        "import sys; from crystalmix import cli; cli.main(sys.argv[1:], standalone_mode=False);"
+        "print(*sys.modules)"
+    )
+    work = {*HEAVY, "gigatoken", "zstandard", "isal", "deflate", "tqdm", "multiprocessing"}
+    stages = ("prep.documents.scan", "prep.rows.token_blocks", "prep.rows.shards", "prep.objects")
+    for changes in ([], ["--set", "phases.code.steps=2"]):
+        python("-c", code, *words, *changes)  # what texts show of the tokenizer is kept
+        *told, loaded = python("-c", code, *words, *changes).stdout.splitlines()
+        assert any(", order exact-1, seed " in line for line in told), told
+        assert work & {*loaded.split()} == {"pydantic"}
+        assert not [name for name in stages if f"crystalmix.{name}" in loaded.split()]
 
 
 @pytest.mark.parametrize(

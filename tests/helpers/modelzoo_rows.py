@@ -1,11 +1,16 @@
 """Which rows Model Zoo's loader reads: `data_subset` and CBSampler, row by row."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from crystalmix.mixtures.manifest.cerebras_order import Int64s, beyond
+from crystalmix.mixtures.manifest.cerebras_order import beyond
+
+if TYPE_CHECKING:
+    from crystalmix.mixtures.manifest.cerebras_order import Int64s
 
 
 def subset_rows(

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.train.api import copies
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
 
     from crystalmix.mixtures.exports.export_rows import Arrangement, Exported, Format
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.plan.outlook import Outlook
     from crystalmix.mixtures.upkeep.collect import Garbage
     from crystalmix.prep.engines.engine import EngineSettings
+    from crystalmix.train.api import copies
+else:
+    pa, copies = lazy_modules(__name__, "pyarrow", "crystalmix.train.api.copies")
 
 
 def plan(
@@ -102,7 +105,6 @@ def build(  # noqa: PLR0913  what the command has
     """
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
-    from crystalmix.prep.engines import ranks
     from crystalmix.prep.engines.engine import EngineSettings
 
     who = EngineSettings(workers) if isinstance(workers, int) else workers
@@ -115,6 +117,8 @@ def build(  # noqa: PLR0913  what the command has
             )
         out = copies.scratch_of(target)
     if who.rank and who.ranks:
+        from crystalmix.prep.engines import ranks
+
         ranks.follow(out, who.rank, who.ranks, who.workers)
         return Build(out)
     root = recipes.find(str(recipe)).parent if data is None else existing(data)

@@ -138,6 +138,7 @@ class Verb(click.Command):
         if not self.pandas:
             from crystalmix.prep.runtime.workers import collected_seldom, without_pandas
 
+            os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which it would look for
             with collected_seldom():
                 without_pandas()
         return super().invoke(ctx)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from crystalmix.mixtures.manifest import opened
 from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS, DOMAINS, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
 from crystalmix.prep.runtime.database import connect as open_database
@@ -173,7 +173,7 @@ def _shards(manifests: Mapping[str, Manifest]) -> pa.Table:
 def _documents(connection: "Connection", build: Path) -> None:
     source = "split_part(filename, '/', -2) AS source"
     if not any(build.glob(ALL_DOCUMENTS)):
-        empty = pa.schema([*IDENTITY, ("source", pa.string())]).empty_table()
+        empty = identity().append(pa.field("source", pa.string())).empty_table()
         connection.register("documents", empty)
         return
     connection.execute(

@@ -1,19 +1,25 @@
 """Answers: what a question to a build or run gives, as JSON, as text, and as HTML in a notebook."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, overload
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.lazy_names import lazy_modules
 from crystalmix.prep.runtime.tables import table as text_table
 from crystalmix.prep.runtime.tables import visible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_modules(__name__, "pyarrow")
 
 FIM = ("", "PSM", "SPM")
 MOST_ROWS = 1000  # of a table shown as text; JSON has all of them
@@ -95,8 +101,8 @@ class Table(Answer):
     @overload
     def __getitem__(self, key: str) -> list[Any]: ...
     @overload
-    def __getitem__(self, key: slice) -> "Table": ...
-    def __getitem__(self, key: str | slice) -> "list[Any] | Table":
+    def __getitem__(self, key: slice) -> Table: ...
+    def __getitem__(self, key: str | slice) -> list[Any] | Table:
         """Return the values of a column, or a range of rows."""
         if isinstance(key, str):
             return self.arrow[key].to_pylist()

@@ -30,7 +30,7 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.plan.plan import plan
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.documents import dropped, lookup
-from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.rows import document_ranges, shards, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.atomic_files import canonical, write_atomic
@@ -288,7 +288,7 @@ def seal(out: Path, folder: Path, names: list[str]) -> None:
 
 
 def _write_documents(build: BuildFolder, domain: Domain, groups: set[int]) -> None:
-    schema = pa.schema(IDENTITY)
+    schema = identity()
     place = build.documents(domain.name)
     empty = _documents(domain, np.zeros(GROUP, np.int64), real=False)
     with pq.ParquetWriter(place, schema, compression="zstd") as writer:
@@ -311,7 +311,7 @@ def _documents(domain: Domain, numbers: Numbers, *, real: bool) -> pa.Table:
         numbers, file, numbers, pa.array(names, pa.string()), pa.array(digests, pa.binary(16)),
         numbers, numbers,
     ]  # fmt: skip
-    return pa.table(columns, schema=pa.schema(IDENTITY))
+    return pa.table(columns, schema=identity())
 
 
 def _write_names(path: Path, domain: Domain, groups: set[int]) -> None:
@@ -356,7 +356,9 @@ def _write_lines(path: Path, domain: Domain, batches: set[int]) -> None:
     rows = lookup.LINE_ROWS
     known = {"rows": str(rows), "lines": str(domain.documents)}
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(path, lookup.KEPT.with_metadata(known), options=options) as writer:
+    with pa.ipc.new_file(
+        path, lookup.kept_schema().with_metadata(known), options=options
+    ) as writer:
         empty = _lines(domain, np.zeros(rows, np.int64), real=False)
         for batch, first in enumerate(range(0, domain.documents, rows)):
             numbers = np.arange(first, min(first + rows, domain.documents))
@@ -367,8 +369,8 @@ def _write_lines(path: Path, domain: Domain, batches: set[int]) -> None:
 
 
 def _lines(domain: Domain, numbers: Numbers, *, real: bool) -> pa.RecordBatch:
-    table = _documents(domain, numbers, real=real).select(lookup.LINE.names)
-    return lookup.line_batch(table.cast(lookup.LINE))
+    table = _documents(domain, numbers, real=real).select(lookup.line_schema().names)
+    return lookup.line_batch(table.cast(lookup.line_schema()))
 
 
 def documents_of(domain: Domain, packed: Numbers) -> Numbers:

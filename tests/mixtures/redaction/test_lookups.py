@@ -54,8 +54,8 @@ def test_lookups_without_lines_are_sound_and_documents_are_read_in_their_place(
     lines = lookups.opened(build.path).lines("wiki")
     assert isinstance(lines, lookup.Lines)
     numbers = np.arange(len(lines))
-    old, new = lookup.take([(lines, numbers), (before, numbers)], lookup.LINE.names)
-    assert old.cast(lookup.LINE) == new
+    old, new = lookup.take([(lines, numbers), (before, numbers)], lookup.line_schema().names)
+    assert old.cast(lookup.line_schema()) == new
 
 
 def test_lines_of_another_source_are_not_read(tmp_path: Path) -> None:

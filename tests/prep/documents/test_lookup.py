@@ -9,7 +9,7 @@ import pytest
 
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.documents.lookup import DIGESTS, NAMES, Lookup
-from crystalmix.prep.documents.schema import IDENTITY
+from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.errors import DamageError
 from helpers.processes import bytes_read
@@ -28,7 +28,7 @@ def files(folder: Path, names: list[str | None], gone: list[str | None]) -> Path
         "characters": [1] * count,
         "bytes": [1] * count,
     }
-    pq.write_table(pa.table(columns, schema=pa.schema(IDENTITY)), folder / "documents.parquet")
+    pq.write_table(pa.table(columns, schema=identity()), folder / "documents.parquet")
     drops = {
         "file": ["f.jsonl"] * len(gone),
         "record": range(len(gone)),

@@ -9,7 +9,7 @@ import pytest
 
 from crystalmix.prep.documents import dropped, merge
 from crystalmix.prep.documents.merge import NEAR, Choice, Items, Removed
-from crystalmix.prep.documents.schema import IDENTITY, side
+from crystalmix.prep.documents.schema import identity, side
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.workers import Fanout
@@ -33,7 +33,7 @@ def blocks(folder: Path) -> list[Path]:
             "characters": rng.integers(1, 99, size),
             "bytes": rng.integers(1, 99, size),
         }
-        pq.write_table(pa.table(columns, schema=pa.schema(IDENTITY)), part)
+        pq.write_table(pa.table(columns, schema=identity()), part)
         with dropped.growing(side(part, "dropped"), dropped.SCHEMA) as write:
             dropped.DropList(name, write).add([0], ["blank"])
         side(part, "near").write_bytes(rng.bytes(WIDTH * size))

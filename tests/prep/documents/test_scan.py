@@ -239,6 +239,6 @@ def test_blocks_without_documents_keep_their_place(tmp_path: Path) -> None:
     assert [account["documents"] for account in made.accounts] == [0, 1, 0, 1]
     assert [[d.text for d in made.texts(block)] for block in range(4)] == [[], ["a"], [], ["b"]]
     schema = pq.read_schema(made.path)
-    assert schema.names == [name for name, _ in identity.IDENTITY]
+    assert schema.names == [*identity.IDENTITY]
     assert schema.field("digest").type == pa.binary(16)
     assert len([name for name in names(made.path.parent) if name.endswith(".tmp")]) == 0

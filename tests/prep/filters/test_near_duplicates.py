@@ -1,7 +1,10 @@
 """Near-duplicates: variants of a text are found, unrelated texts never, the first stays."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -11,12 +14,15 @@ from hypothesis import strategies as st
 
 from crystalmix.prep.filters import near_duplicates as near
 from crystalmix.prep.filters import near_pairs, sorted_lists
-from crystalmix.prep.filters.near_duplicates import Near, Signatures
+from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.near_pairs import Bands
 from crystalmix.prep.filters.sorted_lists import KeyRange
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.workers import Fanout
 from helpers.materials import shared
+
+if TYPE_CHECKING:
+    from crystalmix.prep.filters.near_duplicates import Signatures
 
 pytest.importorskip("datasketch")
 RNG = np.random.Generator(np.random.Philox(11))

@@ -1,11 +1,13 @@
 """Encoders: every library gives the reference's ids or is not used; proofs are kept and checked."""
 
+from __future__ import annotations
+
 import logging
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -17,7 +19,6 @@ from tokenizers import models
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.tokenizer import backends as encoders
 from crystalmix.prep.tokenizer import canary_texts as canary
-from crystalmix.prep.tokenizer.reference import Ids
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 from helpers.materials import (
     KINDS,
@@ -30,6 +31,9 @@ from helpers.materials import (
     starcoder_like,
     texts,
 )
+
+if TYPE_CHECKING:
+    from crystalmix.prep.tokenizer.reference import Ids
 
 Make = Callable[[], Tokenizer]
 each = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
