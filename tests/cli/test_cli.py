@@ -132,7 +132,8 @@ def test_to_look_at_a_build_loads_no_stage_of_it() -> None:
     )
     for words in (["show", str(undisturbed())], ["trace", str(undisturbed()), "--step", "code:3"]):
         loaded = python("-c", code, *words).stdout.split()
-        assert {*loaded} <= {"crystalmix.mixtures.build.lookups"}  # which finds documents
+        known = {f"crystalmix.mixtures.build.{name}" for name in ("accounts", "lookups")}
+        assert {*loaded} <= known  # which read receipts, and find documents
 
 
 def test_to_show_a_build_loads_neither_arrow_nor_anything_else_heavy() -> None:

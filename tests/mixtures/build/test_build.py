@@ -118,9 +118,9 @@ def test_fim_cuts_every_epoch_anew_and_a_shuffle_keeps_every_row(small: Path) ->
         receipt = receipts.read(folder / name)
         assert not [entry for entry in receipt.files if entry["name"].endswith(".h5")]
         for entry in receipt.shards:
-            rows = packed.pop(f"{name}/{entry['name']}")
-            assert len(rows) == entry["rows"]
-            assert sha256(rows.tobytes()).hexdigest() == entry["digest"]
+            rows = packed.pop(f"{name}/{entry.name}")
+            assert len(rows) == entry.rows
+            assert sha256(rows.tobytes()).hexdigest() == entry.digest
     assert not packed
     shuffled = [row for path in shards.folder(folder / "shuffled") for row in origins(path)]
     assert shuffled != sorted(shuffled)

@@ -268,7 +268,9 @@ def test_a_phase_that_is_added_draws_from_the_shards_there_are(folder: Path) -> 
     phases = str(folder / "build/phases/sealed.json")  # names the new phase too
     assert before.pop(phases) < after[phases]
     assert {path: time for path, time in after.items() if path in before} == before
-    assert set(after) - set(before) == {str(folder / "build/phases/last/manifest.json"), phases}
+    table = folder / f"build/lookup/shards/{made[-1].digest[:32]}.json"
+    new = {str(folder / "build/phases/last/manifest.json"), str(table), phases}
+    assert set(after) - set(before) == new
     assert made[-1].previous == made[-2].digest
     assert verify(folder / "build") == []
 
