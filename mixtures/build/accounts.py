@@ -249,7 +249,7 @@ class Lengths:
 def of_documents(path: Path) -> dict[str, dict[str, int]]:
     """Return the quantiles of `characters` and `bytes` of a documents.parquet."""
     tallies = {"characters": Lengths(), "bytes": Lengths()}
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=list(tallies))
             for name, tally in tallies.items():

@@ -152,8 +152,10 @@ def _refuse_purged(context: Context, sources: Collection[str]) -> None:
     """Raise RefusalError where the texts that were purged would come back from raw files."""
     texts = purged.texts(context.folder) if sources else set[bytes]()
     for source in sorted(sources) if texts else ():
-        digests = pq.read_table(context.documents(source), columns=["digest"])["digest"]
-        known = texts.intersection(digests.to_pylist())
+        known = set[bytes]()
+        with pq.ParquetFile(context.documents(source), pre_buffer=False) as file:
+            for batch in file.iter_batches(columns=["digest"]):
+                known |= texts.intersection(batch["digest"].to_pylist())
         if known:
             raise context.recipe.fault(
                 f"source {source} has {len(known)} texts that were purged of {context.out}: give "

@@ -151,7 +151,7 @@ def write_list(folders: Mapping[str, Path], path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         writer = pq.ParquetWriter(file, schema, compression="zstd") if parquet else None
         for name, folder in folders.items():
-            with pq.ParquetFile(folder / drop_lists.NAME) as source:
+            with pq.ParquetFile(folder / drop_lists.NAME, pre_buffer=False) as source:
                 for batch in source.iter_batches(BATCH_ROWS):
                     names = pa.array([name] * len(batch), pa.string()).dictionary_encode()
                     table = pa.table([names, *batch.columns], schema=schema)

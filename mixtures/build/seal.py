@@ -347,7 +347,7 @@ def settings_of(build: BuildFolder, domain: str) -> Json | None:
 def documents_digest(path: Path) -> str:
     """Return the sha256 over the values of a documents.parquet, not over its bytes."""
     content = sha256()
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         content.update(canonical([[field.name, str(field.type)] for field in file.schema_arrow]))
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):

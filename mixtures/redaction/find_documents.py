@@ -243,7 +243,7 @@ def _stayed(lookups: Lookups, drop: Dropped) -> tuple[str, int] | None:
     if not file or not record.isdecimal():
         return None  # it stayed in a source before, which is all that is recorded
     path = lookups.build.documents(drop.source)
-    with pq.ParquetFile(path) as documents:
+    with pq.ParquetFile(path, pre_buffer=False) as documents:
         for batch in documents.iter_batches(columns=["document", "file", "record"]):
             files = np.asarray(batch.column("file").cast(pa.string()).to_pylist(), object)
             same = (files == file) & (batch.column("record").to_numpy() == int(record))

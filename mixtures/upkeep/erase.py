@@ -149,7 +149,7 @@ def _rename(path: Path, names: Mapping[int, str], stay: set[str]) -> None:
     names: by line. Row groups keep their bounds.
     """
     wanted = np.array(sorted(names), np.int64)
-    with pq.ParquetFile(path) as file, replacing(path) as temporary:
+    with pq.ParquetFile(path, pre_buffer=False) as file, replacing(path) as temporary:
         version = "2.6"
         with pq.ParquetWriter(
             temporary, file.schema_arrow, compression="zstd", version=version

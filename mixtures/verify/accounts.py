@@ -4,10 +4,12 @@ Each function takes receipts and gives one line for each disagreement. A line na
 the caller names the folder. `recount` reads the files and takes no number from a receipt.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -27,6 +29,7 @@ from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, rows_files, shards_of
 from crystalmix.mixtures.verify.shuffle_test import sampled
 from crystalmix.prep.documents import dropped
+from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.rows import shards, spans
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import DamageError
@@ -35,6 +38,8 @@ from crystalmix.prep.runtime.types import Content, Json
 
 IMPORT = "import"  # the stage of folders whose rows another program wrote
 JOINED = ("shuffle", "join")  # stages that move rows
+BATCH_ROWS = 1 << 16
+RANGE_DOCUMENTS = 1 << 22  # whose digests are held at once: 240 MB while they are sorted
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Check:
 
     shard: what the receipt says of one. tokenizer: whose control ids to count, None where it is not
     known. blocks: documents in each block of a source. folder_rows: rows of all shards of the
-    folder. spans: whether it has spans.
+    folder. spans: whether it has spans. distinct: whether equal texts are to be counted.
     """
 
     path: Path
@@ -52,6 +57,7 @@ class Check:
     blocks: tuple[int, ...] = ()
     folder_rows: int = 0
     spans: bool = False
+    distinct: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,10 @@ class ShardCounts:
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """What a source's documents hold; dense: numbered without gaps. repeated: equal texts."""
+    """What a source's documents hold.
+
+    dense: numbered without gaps. repeated: equal texts, where they are counted.
+    """
 
     documents: int
     characters: int
@@ -144,8 +153,9 @@ def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> li
     """Return the files of a folder that are to be read again; inputs: receipts it was made from."""
     if receipt.stage == "documents":
         blocks = tuple(block.documents for block in receipt.blocks)
+        distinct = receipt.settings.get("duplicates", {}).get("exact") != "none"
         return [
-            Check(folder / DOCUMENTS, None, None, blocks),
+            Check(folder / DOCUMENTS, None, None, blocks, distinct=distinct),
             Check(folder / dropped.NAME, None, None),
         ]
     tokenizer, rows = receipt.settings.get("tokenizer"), rows_of(receipt)
@@ -224,23 +234,64 @@ def _of_spans(check: Check, size: int) -> tuple[int, SpanCounts]:
 
 
 def _recount_documents(check: Check) -> DocumentCounts:
-    """Count a source's documents, and digest the texts' digests of each block."""
-    begun = 0
-    blocks: list[tuple[str, int]] = []
-    rows = pq.read_table(check.path, columns=["document", "digest", "characters", "bytes"])
-    for size in check.blocks:
-        block = rows.slice(begun, size)
-        digests = b"".join(digest or b"" for digest in block["digest"].to_pylist())
-        blocks.append((xxhash.xxh3_128_hexdigest(digests), block.num_rows))
-        begun += block.num_rows
+    """Count a source's documents, and digest the texts' digests of each block, batch by batch."""
+    columns = ["document", "digest", "characters", "bytes"]
+    hashes = [xxhash.xxh3_128() for _ in check.blocks]
+    held = [0] * len(hashes)  # documents of each block
+    sums, block, dense, rows = Counter[str](), 0, True, 0
+    with pq.ParquetFile(check.path, pre_buffer=False) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            numbers = np.arange(rows, rows + batch.num_rows)
+            dense = dense and np.array_equal(batch["document"].to_numpy(), numbers)
+            for name in ("characters", "bytes"):
+                sums[name] += int(batch[name].to_numpy().sum())
+            rows, done = rows + batch.num_rows, 0
+            while done < batch.num_rows:
+                while block < len(hashes) and held[block] == check.blocks[block]:
+                    block += 1
+                if block == len(hashes):  # more than its receipt has
+                    break
+                count = min(check.blocks[block] - held[block], batch.num_rows - done)
+                hashes[block].update(_bytes_of(batch["digest"].slice(done, count)))
+                held[block], done = held[block] + count, done + count
+        repeated = _repeated(file) if check.distinct else 0
+    blocks = [(each.hexdigest(), size) for each, size in zip(hashes, held, strict=True)]
     return DocumentCounts(
-        documents=rows.num_rows,
-        characters=int(rows["characters"].to_numpy().sum()),
-        bytes=int(rows["bytes"].to_numpy().sum()),
+        documents=rows,
+        characters=sums["characters"],
+        bytes=sums["bytes"],
         content=receipts.digest(blocks),
-        dense=np.array_equal(rows["document"].to_numpy(), np.arange(rows.num_rows)),
-        repeated=rows.num_rows - int(pc.count_distinct(rows["digest"]).as_py()),
+        dense=dense,
+        repeated=repeated,
     )
+
+
+def _bytes_of(digests: Any) -> bytes:  # noqa: ANN401  an Arrow array of binary(16)
+    known = digests.drop_null()
+    width = known.type.byte_width
+    first = known.offset * width
+    return (
+        known.buffers()[1][first : first + len(known) * width].to_pybytes() if len(known) else b""
+    )
+
+
+def _repeated(file: pq.ParquetFile) -> int:
+    """Count documents whose text another has already, by ranges of digests that fit in memory."""
+    passes = -(-file.metadata.num_rows // RANGE_DOCUMENTS)
+    edges = [number * 2**64 // passes for number in range(1, passes)]
+    repeated = 0
+    for number in range(passes):
+        parts: list[NDArray[np.uint64]] = []
+        for batch in file.iter_batches(BATCH_ROWS, columns=["digest"], use_threads=False):
+            repeated += batch["digest"].null_count * (number == 0)
+            both = halves(batch["digest"].drop_null())
+            own = np.searchsorted(np.array(edges, np.uint64), both[:, 0], side="right") == number
+            parts.append(both[own])
+        high, low = np.concatenate(parts).T
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        repeated += int(((high[1:] == high[:-1]) & (low[1:] == low[:-1])).sum())
+    return repeated
 
 
 def changed(check: Check, counts: Counts) -> Iterator[str]:

@@ -38,7 +38,7 @@ def convert(parquet: Path, out: Path) -> int:
     """
     lines = 0
     try:
-        with pq.ParquetFile(parquet) as file, replacing(out) as temporary:
+        with pq.ParquetFile(parquet, pre_buffer=False) as file, replacing(out) as temporary:
             schema = _schema(parquet, file)
             with machine(out), temporary.open("wb") as target:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):

@@ -96,7 +96,7 @@ def counts(path: Path) -> tuple[dict[str, int], dict[str, int]]:
     """Count the lines of a dropped.parquet by reason: those of records, and those of files."""
     records: Counter[str] = Counter()
     files: Counter[str] = Counter()
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(columns=["record", "reason"]):
             valid = batch.column("record").is_valid().to_pylist()
             for reason, is_record in zip(batch.column("reason").to_pylist(), valid, strict=True):

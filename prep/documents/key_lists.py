@@ -87,7 +87,7 @@ def _make_beside(item: Block) -> Json:
 
 def _own(part: Path) -> Iterator[list[NDArray[Any]]]:
     first = 0
-    with pq.ParquetFile(part) as file:
+    with pq.ParquetFile(part, pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=["digest", "record"]):
             both = halves(batch.column("digest"))
             rows = np.arange(first, first + len(batch))

@@ -106,7 +106,7 @@ def write(documents: Path, out: Path, name: str) -> None:
 
 def _write_lines(documents: Path, out: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-    with replacing(out) as temporary, pq.ParquetFile(documents) as file:
+    with replacing(out) as temporary, pq.ParquetFile(documents, pre_buffer=False) as file:
         known = {"rows": str(LINE_ROWS), "lines": str(file.metadata.num_rows)}
         waiting = line_schema().empty_table()
         with pa.ipc.new_file(
@@ -137,7 +137,7 @@ def _batches(documents: Path, drops: Path) -> Iterator[tuple[pa.RecordBatch, Pla
         if not path.exists():
             continue
         done = 0
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=COLUMNS):
                 yield batch, first + step * np.arange(done, done + batch.num_rows)
                 done += batch.num_rows
@@ -201,7 +201,7 @@ class Lookup:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path)
+        return pq.ParquetFile(self.path, pre_buffer=False)
 
     @cached_property
     def _bounds(self) -> tuple[list[Any], list[Any]]:
@@ -252,7 +252,7 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = pq.ParquetFile(path)
+        self._file = pq.ParquetFile(path, pre_buffer=False)
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])

@@ -209,13 +209,13 @@ class _Writer:
 
     def add(self, number: int, part: Path) -> KeptBlock:
         """Join one block; return its account."""
-        with pq.ParquetFile(side(part, "dropped")) as file:
+        with pq.ParquetFile(side(part, "dropped"), pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 self.drop(pa.Table.from_batches([batch]))
         removed, tally = self.choice.removed(number), Tally()
         counts: Counter[str] = Counter()
         row = 0  # of the block, of a batch's first document
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(part, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 table = pa.Table.from_batches([batch])
                 kept = self._kept(table, removed, counts)

@@ -360,7 +360,7 @@ def row_groups(path: Path) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
 
 @lru_cache(maxsize=8)
 def _opened(path: Path, _version: tuple[int, int]) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, pre_buffer=False)
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     return file, np.cumsum([0, *sizes])
 

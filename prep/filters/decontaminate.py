@@ -256,7 +256,7 @@ def _records(root: Path, name: str) -> Iterator[list[Any]]:
                 yield [_parsed(f"{root / name}:{number + 1}", line)]
         return
     try:
-        with pq.ParquetFile(root / name) as file:
+        with pq.ParquetFile(root / name, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=1024):
                 yield batch.to_pylist()
     except (pa.ArrowException, OSError) as error:

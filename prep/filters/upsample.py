@@ -200,7 +200,7 @@ def _read(path: Path, column: str, source: str) -> tuple[Numbers, NDArray[np.uin
     numbers: list[Numbers] = []
     digests: list[NDArray[np.uint64]] = []
     sizes: list[Counts] = []
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         wanted = [column, "digest", "bytes", "file", "record"]
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
             numbers.append(_numbers(batch, column, source))

@@ -34,7 +34,7 @@ def of_shards(shards: Iterable[Path]) -> pa.Table:
     """Return the ranges of shards, from the statistics of their spans: see SCHEMA."""
     lines: list[dict[str, Any]] = []
     for shard in shards:
-        with pq.ParquetFile(path_of(shard)) as file:
+        with pq.ParquetFile(path_of(shard), pre_buffer=False) as file:
             for group in range(file.num_row_groups):
                 lines += [{"shard": shard.name, **line} for line in _of_group(file, group)]
     return pa.Table.from_pylist(lines, SCHEMA)
@@ -83,7 +83,7 @@ class Ranges:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path)
+        return pq.ParquetFile(self.path, pre_buffer=False)
 
     @cached_property
     def _bounds(self) -> list[list[Any]]:

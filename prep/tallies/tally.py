@@ -215,7 +215,7 @@ class Tally:
         """Yield its rows, largest first; DamageError where the table is not as sealed."""
         for line in _damages(self.folder, self.sealed):
             raise DamageError(line)
-        with pq.ParquetFile(self.folder / f"{self.sealed.kind}.parquet") as file:
+        with pq.ParquetFile(self.folder / f"{self.sealed.kind}.parquet", pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 

@@ -168,3 +168,11 @@ def test_only_the_command_line_prints() -> None:
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
         ]
         assert not calls, name_of(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_parquet_files_are_not_read_ahead_into_memory(path: Path) -> None:
+    """Arrow reads ahead by default, and keeps what it has read until the file is closed."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pq.ParquetFile":
+            assert "pre_buffer" in {keyword.arg for keyword in node.keywords}, node.lineno

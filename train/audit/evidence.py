@@ -335,7 +335,7 @@ def _matches(
     if not path.exists():
         return
     done = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(columns=["file", "record", "name", "digest"]):
             columns = [batch.column(i).to_pylist() for i in range(4)]
             for at, (place, record, name, digest) in enumerate(zip(*columns, strict=True)):

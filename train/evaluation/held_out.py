@@ -186,6 +186,7 @@ def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> "pa.Array[Any]
             BuildFolder(root).documents(source),
             columns=["digest"],
             filters=pc.field("document").isin(pa.array(numbers, pa.int64())),
+            pre_buffer=False,
         )
         digests += table["digest"].to_pylist()
     return pa.array(sorted(set(digests)), pa.binary(16))

@@ -324,7 +324,7 @@ def rows_of_parts(folder: Path, first: int, last: int) -> Counter[str]:
 @lru_cache(maxsize=1 << 14)
 def _rows_of_parts(path: Path, steps: tuple[int, int], _version: tuple[int, ...]) -> Counter[str]:
     columns = ["step", "skipped", "parts.list.element.part", "parts.list.element.rows"]
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         table = file.read(columns).combine_chunks()
         table.validate(full=True)
     step = table["step"].to_numpy()
@@ -415,7 +415,7 @@ def _compact(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _read(path: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, schema)
         table = file.read(None if columns is None else [*columns])
         table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary

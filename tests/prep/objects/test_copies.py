@@ -221,14 +221,16 @@ def test_a_bounded_cache_holds_no_more_and_gives_the_same_rows(
     phase, there = opened(url).phases["mixed"], opened(runs.small_build()).phases["mixed"]
     named = [phase.build / path for path in phase.manifest.paths]
     first, *others = zip(phase.batches(), there.batches(), strict=True)
-    for place, path in enumerate(sorted(cache.rglob("data-*.h5"))):  # what was brought may go,
-        brought = time() + (-1 if place % 2 else 1) * 3600  # also by a clock that was set back
-        os.utime(path, (brought, brought))
-    [path, *_] = [path for path in named if path.exists()]
-    path.unlink()
-    assert bring(path)
-    held = [path.stat().st_size for path in cache.rglob("data-*.h5")]
-    assert sum(held) <= bound
+    until, held = time() + 30, bound + 1
+    while held > bound and time() < until:  # threads may still bring what they were asked ahead
+        for place, path in enumerate(sorted(cache.rglob("data-*.h5"))):  # what was brought may go,
+            brought = time() + (-1 if place % 2 else 1) * 3600  # also by a clock that was set back
+            os.utime(path, (brought, brought))
+        [path, *_] = [path for path in named if path.exists()]
+        path.unlink()
+        assert bring(path)
+        held = sum(path.stat().st_size for path in cache.rglob("data-*.h5"))
+    assert held <= bound
     again = next(phase.batches())  # of shards that made room, too
     for batch, same in ((again, first[1]), first, *others):
         assert (batch.ids == same.ids).all()
