@@ -27,10 +27,10 @@ print("", ablation.factors, sep="\n")
 # %% [markdown]
 # The third phase: CrystalCoder's three phases against its first two, the second as much longer;
 # equal compute, published shares, the learning rate falling over the last fifth of both. With
-# eight pairs and intervals for eight questions, it cost language .047 nats [.026, .068] at 0.1M
-# and .044 [.016, .073] at 0.3M; on code it was better by .028 [.008, .048] at 0.1M, and cannot be
-# told at 0.3M (-.025 ± .034). Of the value asked (language .37, code .63) it cannot be told at
-# either size: .0 ± .016 and .0 ± .030, where .021 and .039 would have been seen. At 0.1M code gains
+# eight pairs and intervals for eight questions, it cost language .047 nats [.024, .070] at 0.1M
+# and .044 [.013, .075] at 0.3M; on code it was better by .028 [.006, .050] at 0.1M, and cannot be
+# told at 0.3M (-.025 ± .037). Of the value asked (language .37, code .63) it cannot be told at
+# either size: .0 ± .018 and .0 ± .032, where .024 and .043 would have been seen. At 0.1M code gains
 # what language loses; at 0.3M only what language loses can be told.
 
 # %%
@@ -48,13 +48,11 @@ ablation.plot_forgetting("third_phase")
 
 # %% [markdown]
 # FIM: what a rate costs left to right, and what it brings on middles between a prefix and a
-# suffix: at .9 +.016 ± .020 and -.050 ± .022 at 0.1M, at .3 +.047 ± .020 and +.006 ± .022 (eight
-# pairs). **These intervals are too narrow.** When these outputs were made, all eight draws of a
-# rate read one sample of rows of each domain, and another one for each rate, so that the sample is
-# part of every difference: `web` lies at 4.06, 4.24 and 4.11 nats for rates of 0, .3 and .9, which
-# no cost of FIM explains. What FIM costs or brings can't be told from them. By now each draw reads
-# rows of its own: then (0.1M, eight pairs, four questions) .3 costs .021 [.004, .037] left to right
-# and .9 .034 [.018, .051], and on middles neither can be told (-.032 ± .040, -.030 ± .040).
+# suffix. Each draw reads rows of its own. With eight pairs and intervals for eight questions, a
+# rate of .9 costs code .034 nats [.012, .057] at 0.1M; all else cannot be told: .3 on code +.021 ±
+# .022, middles -.032 ± .037 at .3 and -.030 ± .037 at .9; at 0.3M, code +.011 ± .038 and +.036 ±
+# .037, middles -.011 ± .042 and +.002 ± .042. So small proxies, after .2 M tokens, show that a
+# high rate is not free left to right, and do not show what it is for.
 
 # %%
 rates = [level.level for level in ablation.report.factors[0].levels if level.level != "0"]
