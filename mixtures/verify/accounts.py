@@ -237,7 +237,7 @@ def _recount_documents(check: Check) -> DocumentCounts:
     """Count a source's documents, and digest the texts' digests of each block, batch by batch."""
     columns = ["document", "digest", "characters", "bytes"]
     hashes = [xxhash.xxh3_128() for _ in check.blocks]
-    held = [0] * len(hashes)  # documents of each block
+    sizes = [0] * len(hashes)
     sums, block, dense, rows = Counter[str](), 0, True, 0
     with pq.ParquetFile(check.path, pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
@@ -247,15 +247,16 @@ def _recount_documents(check: Check) -> DocumentCounts:
                 sums[name] += int(batch[name].to_numpy().sum())
             rows, done = rows + batch.num_rows, 0
             while done < batch.num_rows:
-                while block < len(hashes) and held[block] == check.blocks[block]:
+                while block < len(hashes) and sizes[block] == check.blocks[block]:
                     block += 1
                 if block == len(hashes):  # more than its receipt has
                     break
-                count = min(check.blocks[block] - held[block], batch.num_rows - done)
+                count = min(check.blocks[block] - sizes[block], batch.num_rows - done)
                 hashes[block].update(_bytes_of(batch["digest"].slice(done, count)))
-                held[block], done = held[block] + count, done + count
+                sizes[block] += count
+                done += count
         repeated = _repeated(file) if check.distinct else 0
-    blocks = [(each.hexdigest(), size) for each, size in zip(hashes, held, strict=True)]
+    blocks = [(each.hexdigest(), size) for each, size in zip(hashes, sizes, strict=True)]
     return DocumentCounts(
         documents=rows,
         characters=sums["characters"],

@@ -156,31 +156,30 @@ def run(spec: Path, out: Path, workers: int = 1) -> Report:
     return ablate.run(str(spec), spec.parent, out, workers=workers, say=lambda _: None)
 
 
+def ran(name: str, **changes: Any) -> Path:
+    """Return the folder of a tiny ablation of a spec with changes, which goes with the process."""
+    folder = Path(mkdtemp(prefix=f"crystalmix-{name}-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    run(write_spec(folder, **changes), folder / "out")
+    return folder / "out"
+
+
 @lru_cache(maxsize=1)
 def tiny() -> Path:
     """Return the folder of the tiny ablation, run once per process; nobody may change it."""
-    folder = Path(mkdtemp(prefix="crystalmix-ablation-"))
-    atexit.register(rmtree, folder, ignore_errors=True)
-    run(write_spec(folder), folder / "out")
-    return folder / "out"
+    return ran("ablation")
 
 
 @lru_cache(maxsize=1)
 def varied() -> Path:
     """Return the folder of a tiny ablation with all factors, run once; nobody may change it."""
-    folder = Path(mkdtemp(prefix="crystalmix-factors-"))
-    atexit.register(rmtree, folder, ignore_errors=True)
-    run(write_spec(folder, **FACTORS), folder / "out")
-    return folder / "out"
+    return ran("factors", **FACTORS)
 
 
 @lru_cache(maxsize=1)
 def sized() -> Path:
     """Return the folder of a tiny ablation at three scales, run once; nobody may change it."""
-    folder = Path(mkdtemp(prefix="crystalmix-sizes-"))
-    atexit.register(rmtree, folder, ignore_errors=True)
-    run(write_spec(folder, **SIZES), folder / "out")
-    return folder / "out"
+    return ran("sizes", **SIZES)
 
 
 def copied(out: Path) -> Path:
