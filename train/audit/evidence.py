@@ -280,6 +280,9 @@ def _entry_faults(evidence: Evidence, build: Path, run: Path | None) -> Iterator
     written = evidence.entries
     entries = [lists.parse(claim.entry, claim.line, "evidence") for claim in written]
     known = [entry for entry in entries if entry is not None]
+    if len(known) < len(written):
+        yield f"it has a line that is no entry of a list; {REMEDY}"
+        return
     scanned, drops = _scanned(BuildFolder(build), known)
     for place, (source, number) in erased_names.places(BuildFolder(build), known):
         if number >= 0:

@@ -30,7 +30,7 @@ def test_each_block_is_digested_and_equal_texts_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: int
 ) -> None:
     rng = randomness.stream(1, "digests")
-    texts = [bytes([i]) + rng.bytes(15) for i in range(0, 256, 4)]
+    texts = [bytes([i]) * 8 + rng.bytes(8) for i in range(0, 256, 4) for _ in range(2)]
     digests = [texts[i] for i in rng.integers(0, len(texts), sum(BLOCKS) + extra)]
     write(tmp_path / "documents.parquet", digests, 19)
     monkeypatch.setattr(accounts, "BATCH_ROWS", 7)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from shutil import copytree
 
+import pyarrow.parquet as pq
 import pytest
 
 from crystalmix.prep.filters.entries import parse
@@ -85,6 +86,41 @@ def test_a_sealed_lie_is_found_by_reading_everything(
     write_sealed(tmp_path / "evidence.json", lie)
     faults = proofs.check(tmp_path / "evidence.json", audited_build(), audited_run()).faults
     assert any("seen/twice" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("manifest", "its manifest is not"), ("chain", "not at the head"), ("recorded", "not at the")],
+)
+def test_a_sealed_lie_of_a_phase_is_a_fault(tmp_path: Path, key: str, words: str) -> None:
+    lie = asdict(content())
+    lie["phases"][1][key] = 1 if key == "recorded" else "0" * 64
+    write_sealed(tmp_path / "evidence.json", lie)
+    faults = proofs.check(tmp_path / "evidence.json", audited_build(), audited_run()).faults
+    assert any("phase mixed" in fault and words in fault for fault in faults)
+
+
+def test_steps_that_do_not_lead_to_their_chain_are_a_fault_whatever_digests_of_files_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(audited_run(), tmp_path / "run")
+    [steps, *_] = sorted((tmp_path / "run/mixed/ledger").glob("steps-*.parquet"))
+    table = pq.read_table(steps)
+    place = table.column_names.index("digest")
+    digests = ["0" * 32, *table["digest"].to_pylist()[1:]]
+    pq.write_table(table.set_column(place, table.schema.field(place), [digests]), steps)
+    monkeypatch.setattr(run_folder, "damages", lambda *_: [])
+    faults = proofs.check(written(tmp_path), audited_build(), tmp_path / "run").faults
+    assert any("do not lead to the head of its chain" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("entry", ["# seen/twice", "", "  "])
+def test_evidence_with_a_line_that_is_no_entry_is_a_fault(tmp_path: Path, entry: str) -> None:
+    lie = asdict(content())
+    lie["entries"][0]["entry"] = entry
+    write_sealed(tmp_path / "evidence.json", lie)
+    faults = proofs.check(tmp_path / "evidence.json", audited_build(), audited_run()).faults
+    assert any("is no entry of a list" in fault for fault in faults)
 
 
 def test_the_letter_says_what_was_and_what_was_not_consumed() -> None:
