@@ -209,6 +209,21 @@ def test_a_conversation_of_several_pieces_counts_as_one_document(pack: str, tmp_
         assert counts["cut"] == 1
 
 
+def test_a_conversation_is_cut_where_what_is_left_of_its_pieces_would_fit(tmp_path: Path) -> None:
+    first, long = [{"role": "user", "content": "amber"}], "quartz lantern " * 60
+    answer = {"role": "assistant", "content": "river"}
+    talk = [*first, answer, {"role": "user", "content": long}, answer, *first, answer]
+    raw(tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": [*first, answer]}])
+    (tmp_path / "tokenizer.json").write_bytes(chatty_small())
+    rows = {"msl": 192, "too_long": "split_turns", "pack": "best_fit"}
+    recipe = recipe_of(tmp_path, chat={"template": "crystal"}, rows=rows)
+    build(recipes.load(recipe), tmp_path, tmp_path / "out")
+    account = account_of(tmp_path / "out")
+    assert account["chat"]["pieces"] == 3
+    assert account["tokens_in"] < 192
+    assert account["sources"]["talk"]["cut"] == 1
+
+
 @pytest.mark.parametrize(
     ("record", "told"),
     [
