@@ -14,18 +14,18 @@ from crystalmix.mixtures.manifest.report import bar
 from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.filters.counts import CopyCounts, IndexCounts
 from crystalmix.prep.packing.fits import FittedCounts
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Content
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
-else:
-    np, pq = lazy_modules(__name__, "numpy", "pyarrow.parquet")
 
 PERCENT = (1, 10, 50, 90, 99)
 WHAT = "its account"

@@ -45,34 +45,27 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import InputError, RecipeError, StaleError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.store import rates
 from crystalmix.prep.store.store import Store
 from crystalmix.prep.tokenizer.metadata_head import Metadata
 from crystalmix.prep.tokenizer.tokenizer import load
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow.parquet as pq
 
     from crystalmix.mixtures.build import drop_report
+    from crystalmix.prep.chat import render
+    from crystalmix.prep.tallies import tally
+
+if TYPE_CHECKING:
     from crystalmix.mixtures.manifest.manifest import Manifest
     from crystalmix.mixtures.recipes.recipe import Recipe
-    from crystalmix.prep.chat import render
     from crystalmix.prep.rows.pack import PackSettings
     from crystalmix.prep.runtime.receipts import Receipt
-    from crystalmix.prep.tallies import tally
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-    # Steps to a place in the recipe, and what it makes of the tokenizer.
     Need = tuple[tuple[str, ...], Callable[[Tokenizer], object]]
-else:
-    pq, drop_report, render, tally = lazy_modules(
-        __name__,
-        "pyarrow.parquet",
-        "crystalmix.mixtures.build.drop_report",
-        "crystalmix.prep.chat.render",
-        "crystalmix.prep.tallies.tally",
-    )
 
 
 def build(

@@ -22,7 +22,7 @@ from crystalmix.prep.chat.counts import ChatCounts
 from crystalmix.prep.filters.counts import CopyCounts
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
@@ -30,22 +30,17 @@ from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
 from crystalmix.prep.store.store import Store
 
+with imported_later(__name__):
+    from crystalmix.prep.crystalcoder import lmdata
+    from crystalmix.prep.rows import spans, token_blocks
+
 if TYPE_CHECKING:
     from crystalmix.mixtures.recipes.recipe import Domain, Recipe
-    from crystalmix.prep.crystalcoder import lmdata
     from crystalmix.prep.documents.source import Source
     from crystalmix.prep.engines.engine import Engine
-    from crystalmix.prep.rows import spans, token_blocks
     from crystalmix.prep.rows.pack import PackSettings
     from crystalmix.prep.rows.token_blocks import Block, Stream
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-else:
-    lmdata, spans, token_blocks = lazy_modules(
-        __name__,
-        "crystalmix.prep.crystalcoder.lmdata",
-        "crystalmix.prep.rows.spans",
-        "crystalmix.prep.rows.token_blocks",
-    )
 
 Item = TypeVar("Item")
 

@@ -10,7 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
 
@@ -23,17 +22,13 @@ from crystalmix.prep.readers.listing import Listing
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from crystalmix.prep.documents import dropped as drop_lists
-else:
-    pa, pq, drop_lists = lazy_modules(
-        __name__, "pyarrow", "pyarrow.parquet", "crystalmix.prep.documents.dropped"
-    )
 
 CHOSEN = ("where", "sample", "limit")
 REMOVED = ("opt_out", "contaminated", "duplicate", "near_duplicate")

@@ -26,29 +26,22 @@ from crystalmix.mixtures.manifest.build_folder import (
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from crystalmix.prep.documents import lookup
+    from crystalmix.prep.rows import document_ranges
+    from crystalmix.prep.tallies import tally
+
+if TYPE_CHECKING:
     from crystalmix.prep.documents.lookup import Lookup
     from crystalmix.prep.engines.engine import Engine
-    from crystalmix.prep.rows import document_ranges
     from crystalmix.prep.rows.document_ranges import Ranges
     from crystalmix.prep.runtime.types import Json
-    from crystalmix.prep.tallies import tally
-else:
-    pa, pc, lookup, document_ranges, tally = lazy_modules(
-        __name__,
-        "pyarrow",
-        "pyarrow.compute",
-        "crystalmix.prep.documents.lookup",
-        "crystalmix.prep.rows.document_ranges",
-        "crystalmix.prep.tallies.tally",
-    )
 
 REMEDY = "remove its folder, which is made again when it is needed"
 SEAL = "lookup.json"  # written last: what it was made from, and its files

@@ -39,32 +39,23 @@ from crystalmix.prep.fim import document_fim
 from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.frames import FRAME
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
-    from numpy.typing import NDArray
 
     from crystalmix.mixtures.build import drop_report, laid_out_rows
     from crystalmix.prep.packing import fitted, fitted_rows, pieces
-    from crystalmix.prep.packing.fitted import Fitted
     from crystalmix.prep.rows import spans, token_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.packing.fitted import Fitted
     from crystalmix.prep.rows.pack import PackSettings, Shape
     from crystalmix.prep.rows.token_blocks import Block, Stream
-else:
-    drop_report, laid_out_rows, fitted, fitted_rows, pieces, spans, token_blocks, np = lazy_modules(
-        __name__,
-        "crystalmix.mixtures.build.drop_report",
-        "crystalmix.mixtures.build.laid_out_rows",
-        "crystalmix.prep.packing.fitted",
-        "crystalmix.prep.packing.fitted_rows",
-        "crystalmix.prep.packing.pieces",
-        "crystalmix.prep.rows.spans",
-        "crystalmix.prep.rows.token_blocks",
-        "numpy",
-    )
 
 FIT_TOKENS = 1 << 24  # of the groups that an item fits
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many

@@ -27,32 +27,22 @@ from crystalmix.mixtures.manifest.build_folder import shards_of
 from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import Keeper, Shape
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
 
     from crystalmix.mixtures.build import laid_out_rows
     from crystalmix.prep.crystalcoder import original_row_fim as original
-    from crystalmix.prep.crystalcoder.original_row_fim import Turn
     from crystalmix.prep.fim import row_fim, row_spans
-    from crystalmix.prep.fim.row_spans import Packed
     from crystalmix.prep.packing import laid_out
     from crystalmix.prep.rows import shards, spans
-else:
-    np, laid_out_rows, original, row_fim, row_spans, laid_out, shards, spans = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.mixtures.build.laid_out_rows",
-        "crystalmix.prep.crystalcoder.original_row_fim",
-        "crystalmix.prep.fim.row_fim",
-        "crystalmix.prep.fim.row_spans",
-        "crystalmix.prep.packing.laid_out",
-        "crystalmix.prep.rows.shards",
-        "crystalmix.prep.rows.spans",
-    )
+
+if TYPE_CHECKING:
+    from crystalmix.prep.crystalcoder.original_row_fim import Turn
+    from crystalmix.prep.fim.row_spans import Packed
 
 
 @dataclass(frozen=True)

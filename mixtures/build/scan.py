@@ -34,31 +34,21 @@ from crystalmix.prep.readers.batch import PLACES
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, SourceBlock
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 from crystalmix.prep.store.digests import Remembered
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
 
     from crystalmix.mixtures.build import drop_report
     from crystalmix.prep.documents import choose, dropped, key_lists, merge, scan, source_sql
+
+if TYPE_CHECKING:
     from crystalmix.prep.documents.scan import Wanted
-else:
-    np, drop_report, choose, dropped, key_lists, merge, scan, source_sql = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.mixtures.build.drop_report",
-        "crystalmix.prep.documents.choose",
-        "crystalmix.prep.documents.dropped",
-        "crystalmix.prep.documents.key_lists",
-        "crystalmix.prep.documents.merge",
-        "crystalmix.prep.documents.scan",
-        "crystalmix.prep.documents.source_sql",
-    )
 
 # Settings of a source that decide which blocks it has, or what of them stays in the end.
 BETWEEN = ("files", "half", "select", "duplicates")

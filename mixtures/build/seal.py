@@ -30,21 +30,18 @@ from crystalmix.prep.rows import pack
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+if TYPE_CHECKING:
     from crystalmix.mixtures.recipes.recipe import Domain, Recipe
     from crystalmix.prep.runtime.receipts import Receipt
-else:
-    np, pa, pc, pq = lazy_modules(
-        __name__, "numpy", "pyarrow", "pyarrow.compute", "pyarrow.parquet"
-    )
 
 SCHEMA = 3  # of the manifests that builds write; `migrate` makes 4 of them
 BATCH_ROWS = 1 << 16

@@ -21,21 +21,19 @@ from crystalmix.prep.filters.exact_duplicates import Sides
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.store.store import Store, key_of, read_mark, write_mark
+
+with imported_later(__name__):
+    from crystalmix.prep.documents import key_lists
+    from crystalmix.prep.filters import exact_duplicates
 
 if TYPE_CHECKING:
     from crystalmix.mixtures.build.context import Context
     from crystalmix.mixtures.recipes.recipe import Recipe
-    from crystalmix.prep.documents import key_lists
     from crystalmix.prep.documents.key_lists import Kept
-    from crystalmix.prep.filters import exact_duplicates
     from crystalmix.prep.runtime.types import Json
-else:
-    exact_duplicates, key_lists = lazy_modules(
-        __name__, "crystalmix.prep.filters.exact_duplicates", "crystalmix.prep.documents.key_lists"
-    )
 
 VERSION = 1  # of what is refused
 

@@ -39,29 +39,23 @@ from crystalmix.prep.rows import pack, shuffle
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import PROGRESS
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
-    from numpy.typing import NDArray
 
     from crystalmix.mixtures.build import laid_out_rows
-    from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
     from crystalmix.prep.packing import laid_out
     from crystalmix.prep.rows import bucket_files, shards
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from crystalmix.mixtures.build.laid_out_rows import RowFimAgain
+
     Numbers = NDArray[np.int64]
-else:
-    np, laid_out_rows, laid_out, bucket_files, shards = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.mixtures.build.laid_out_rows",
-        "crystalmix.prep.packing.laid_out",
-        "crystalmix.prep.rows.bucket_files",
-        "crystalmix.prep.rows.shards",
-    )
 
 ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough and several processes
 TWO_PASS_SHARDS = 128  # of a domain: of more, rows go through bucket files

@@ -25,40 +25,33 @@ from crystalmix.prep.fim.document_fim import DocumentFim, FimSettings
 from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.store import store
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
 from crystalmix.prep.tokenizer.special_spellings import Literals
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings, load
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+    from crystalmix.prep.chat import encode, templates
+    from crystalmix.prep.crystalcoder import lmdata
+    from crystalmix.prep.documents import scan
+    from crystalmix.prep.rows import token_blocks
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalmix.mixtures.recipes.recipe import Domain
-    from crystalmix.prep.chat import encode, templates
     from crystalmix.prep.chat.settings import ChatSettings
-    from crystalmix.prep.crystalcoder import lmdata
-    from crystalmix.prep.documents import scan
     from crystalmix.prep.documents.scan import Texts
     from crystalmix.prep.filters.sample import Split
-    from crystalmix.prep.rows import token_blocks
     from crystalmix.prep.rows.token_blocks import Encoded
     from crystalmix.prep.runtime.receipts import Receipt
     from crystalmix.prep.runtime.types import Json
     from crystalmix.prep.store.store import Files
 
     Encoder = Callable[[Document], Encoded]
-else:
-    np, encode, templates, lmdata, scan, token_blocks = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.prep.chat.encode",
-        "crystalmix.prep.chat.templates",
-        "crystalmix.prep.crystalcoder.lmdata",
-        "crystalmix.prep.documents.scan",
-        "crystalmix.prep.rows.token_blocks",
-    )
 
 VERSION = 1  # of the files in the store
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.context import Context, Copies, origin_of
 from crystalmix.prep.filters import upsample
@@ -17,16 +16,14 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store import store
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
-else:
-    np = lazy_modules(__name__, "numpy")
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = "cerebras-1.9"
 HEAVY = 0.05  # parts at most this heavy do not lengthen the epoch

@@ -29,17 +29,17 @@ from math import gcd, lcm
 from operator import index
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.permutation import Permutation, forward_each
 from crystalmix.prep.runtime.randomness import key
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = "exact-1"
 PREFIX_BOUND: Final = 1.68  # rows; half of 3.35989 (proof above)

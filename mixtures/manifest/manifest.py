@@ -23,14 +23,14 @@ from crystalmix.mixtures.manifest.shard_runs import Runs, Shard, joined
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
-else:
-    np = lazy_modules(__name__, "numpy")
 
 Whole = Callable[[], "Manifest"]
 SCHEMAS = (3, 4)  # 4 adds `packed` and `migrated`

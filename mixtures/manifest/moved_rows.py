@@ -15,15 +15,15 @@ from crystalmix.mixtures.manifest import cerebras_order
 from crystalmix.mixtures.manifest.cerebras_order import ZooOrder
 from crystalmix.mixtures.manifest.exact_order import VERSION
 from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 MOST = 1 << 20
 BLOCKS = 64

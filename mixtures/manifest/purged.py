@@ -24,24 +24,22 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Content, Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from numpy.typing import NDArray
 
     from crystalmix.prep.rows import tombstones
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     Numbers = NDArray[np.int64]
-else:
-    np, pa, pq, tombstones = lazy_modules(
-        __name__, "numpy", "pyarrow", "pyarrow.parquet", "crystalmix.prep.rows.tombstones"
-    )
 
 PURGE: Final = "purge"
 REQUEST, CERTIFICATE, TEXTS = "request.json", "certificate.json", "texts.txt"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest.manifest import Manifest, compare, read_manifests
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     from crystalmix.mixtures.manifest import moved_rows
-else:
-    moved_rows = lazy_modules(__name__, "crystalmix.mixtures.manifest.moved_rows")
 
 BAR = 24
 

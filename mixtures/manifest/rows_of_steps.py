@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.manifest.manifest import Manifest, loss_tokens_of
 from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.prep.runtime.errors import InputError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.tables import table
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
-else:
-    np = lazy_modules(__name__, "numpy")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from math import lcm
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 Range = tuple[Hashable, int, int]  # rows [first, last) of a unit, such as a shard
 NAME = re.compile(r"(.*?)([0-9]{0,15})((?:\.[^./]*)?)", re.DOTALL)

@@ -6,21 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.accounts import PackAccount
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, shards_of
 from crystalmix.mixtures.plan.prospects import Prospect
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import Store
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     from crystalmix.prep.rows import hdf5_layout
-else:
-    hdf5_layout = lazy_modules(__name__, "crystalmix.prep.rows.hdf5_layout")
 
 MOST_MARKS = 2000  # of token blocks, to know their bytes a token
 # Where nothing is built that tells, as measured on code and prose (BENCHMARKS).

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build import shared_texts, shuffle
 from crystalmix.mixtures.build.pack import is_laid_out
@@ -19,14 +18,12 @@ from crystalmix.mixtures.plan.reuse import Reuse, reuse
 from crystalmix.mixtures.recipes.recipe import Recipe, find, load
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.tables import format_hours, table
 from crystalmix.prep.runtime.types import Content
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     from crystalmix.mixtures.plan import sample_sources
-else:
-    sample_sources = lazy_modules(__name__, "crystalmix.mixtures.plan.sample_sources")
 
 TEXT_BYTES_A_TOKEN = 4
 

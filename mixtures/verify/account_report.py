@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crystalmix.mixtures.build.accounts import (
     PackAccount,
@@ -16,14 +15,12 @@ from crystalmix.mixtures.build.accounts import (
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.tables import table
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     from crystalmix.prep.tallies import tally
-else:
-    tally = lazy_modules(__name__, "crystalmix.prep.tallies.tally")
 
 LARGEST = 5  # values of a tally to show
 LOST = {"truncate": " shortened", "drop": " left out"}  # in place of cut, by `too_long`

@@ -17,16 +17,16 @@ from crystalmix.prep.chat.settings import TURNS, ChatSettings, Piece, pieces
 from crystalmix.prep.chat.templates import template_of
 from crystalmix.prep.rows.turns import ROLES
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 PARTS = ("bos", "eos")
 NO_MESSAGE = INSERTED

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
 
-    from crystalmix.prep.documents.source import Document
     from crystalmix.prep.rows import token_blocks
+
+if TYPE_CHECKING:
+    from crystalmix.prep.documents.source import Document
     from crystalmix.prep.rows.pack import CerebrasSettings
     from crystalmix.prep.rows.token_blocks import Encoded
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-else:
-    np, token_blocks = lazy_modules(__name__, "numpy", "crystalmix.prep.rows.token_blocks")
 
 VERSION = 1
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-else:
-    np = lazy_modules(__name__, "numpy")
 
 VERSION = 1
 NAME_BITS = 48

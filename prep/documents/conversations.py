@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import orjson
 
@@ -25,12 +25,10 @@ from crystalmix.prep.readers.batch import (
     value_name,
 )
 from crystalmix.prep.runtime.errors import BrokenFile
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
-else:
-    pa = lazy_modules(__name__, "pyarrow")
 
 Layout = Literal["messages", "sharegpt", "alpaca", "completion", "tree", "text"]
 KNOWN_ROLES = {

@@ -26,27 +26,20 @@ from typing import TYPE_CHECKING, Any
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-    from numpy.typing import NDArray
 
     from crystalmix.prep.documents import dropped
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     Places = NDArray[np.int64]
-else:
-    np, pa, pc, pq, dropped = lazy_modules(
-        __name__,
-        "numpy",
-        "pyarrow",
-        "pyarrow.compute",
-        "pyarrow.parquet",
-        "crystalmix.prep.documents.dropped",
-    )
 
 VERSION = 1
 NAMES, DIGESTS, LINES = "names.parquet", "digests.parquet", "lines.arrow"

@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xxhash
 
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
-else:
-    pa = lazy_modules(__name__, "pyarrow")
 
 VERSION = 3  # of documents
 IDENTITY = (  # columns of each document

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 import xxhash
@@ -25,19 +25,10 @@ from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
 from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     from crystalmix.prep.readers import columnar, decompress, hub, jsonlines, textfiles
-else:
-    columnar, decompress, hub, jsonlines, textfiles = lazy_modules(
-        __name__,
-        "crystalmix.prep.readers.columnar",
-        "crystalmix.prep.readers.decompress",
-        "crystalmix.prep.readers.hub",
-        "crystalmix.prep.readers.jsonlines",
-        "crystalmix.prep.readers.textfiles",
-    )
 
 CHAT = "chat"
 # Settings of a source that its reader knows nothing of.

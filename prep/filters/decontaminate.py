@@ -26,21 +26,19 @@ from crystalmix.prep.readers.listing import fits, kind
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.types import Content
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from numpy.typing import NDArray
 
     from crystalmix.prep.readers import decompress
-else:
-    np, pa, pq, decompress = lazy_modules(
-        __name__, "numpy", "pyarrow", "pyarrow.parquet", "crystalmix.prep.readers.decompress"
-    )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = 1
 TEXT = ".txt"

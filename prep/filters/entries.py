@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import InputError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-else:
-    np = lazy_modules(__name__, "numpy")
 
 Kind = Literal["prefix", "name", "digest", "sql"]
 HEX_DIGITS = 32

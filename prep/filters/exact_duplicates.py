@@ -16,18 +16,18 @@ from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Seen
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Column, Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalmix.prep.engines.engine import Engine
     from crystalmix.prep.filters.sorted_lists import Keys, Places
-else:
-    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 RECORDS = 1 << 40  # a document's place is its block's number times this, and its record
 REASON = "duplicate"

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Signatures = NDArray[np.uint32]
     Places = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 VERSION = 1
 REASON = "near_duplicate"

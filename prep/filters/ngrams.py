@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix, stream
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
     Places = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 CHUNK = 1 << 17  # values summed at a time: what fits the cache
 GROUP_BYTES = 1 << 20  # texts looked at together

@@ -14,15 +14,15 @@ import xxhash
 
 from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Hashes, Numbers = NDArray[np.uint64], NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
 ENTRIES = "entries"  # each line says by itself what it is matched with: `entries`

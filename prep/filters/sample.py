@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from crystalmix.prep.runtime import randomness
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-else:
-    np = lazy_modules(__name__, "numpy")
 
 
 def chosen(digests: NDArray[np.uint64], rate: float, seed: int, source: str) -> NDArray[np.bool_]:

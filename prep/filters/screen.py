@@ -18,14 +18,14 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
-else:
-    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)

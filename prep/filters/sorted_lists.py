@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from crystalmix.prep.runtime.atomic_files import read_json, replacing, write_atomic
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Columns = Sequence[NDArray[Any]]
     Keys = NDArray[np.uint64]
     Places = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 SEGMENT = 1 << 20  # entries that are sorted together
 RANGE = 1 << 21  # entries of all lists in one range, about

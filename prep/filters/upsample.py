@@ -24,19 +24,19 @@ from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.constraints import enforce
 from crystalmix.prep.runtime.errors import InputError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Content
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.float64]
     Counts = NDArray[np.int64]
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-else:
-    np, pa, pq = lazy_modules(__name__, "numpy", "pyarrow", "pyarrow.parquet")
 
 VERSION = 1
 UNIT = 1 << 16  # epochs are asked in these parts

@@ -19,25 +19,21 @@ from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.constraints import AtLeastOne, Share, enforce, within
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
-    from numpy.typing import NDArray
 
     from crystalmix.prep.rows import token_blocks
-    from crystalmix.prep.rows.token_blocks import Encoded
     from crystalmix.prep.tokenizer import safe_cuts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from crystalmix.prep.rows.token_blocks import Encoded
     from crystalmix.prep.tokenizer.metadata_head import Metadata
     from crystalmix.prep.tokenizer.reference import Encode, Ids
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-else:
-    np, token_blocks, safe_cuts = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.prep.rows.token_blocks",
-        "crystalmix.prep.tokenizer.safe_cuts",
-    )
 
 VERSION = 2
 DRAWS = 4  # whether, first cut, second cut, which form

@@ -17,16 +17,16 @@ from crystalmix.prep.rows import placed_rows, shards
 from crystalmix.prep.rows.placed_rows import LaidPieces, MadeRows
 from crystalmix.prep.rows.token_blocks import Block, Stream
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.int64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 
 class Rows(Protocol):

@@ -9,14 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
-else:
-    np, pa = lazy_modules(__name__, "numpy", "pyarrow")
 
 Steps = tuple[str, ...]  # of a value in a record: its steps from the top
 RECORD, TEXT = "__record", "__text"  # columns of ours, beside those of the source

@@ -31,27 +31,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Content, Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+    from crystalmix.prep.rows import placed_rows, shards, spans, token_blocks, turns
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.int64]
-    from crystalmix.prep.rows import placed_rows, shards, spans, token_blocks, turns
     from crystalmix.prep.rows.placed_rows import Owners
     from crystalmix.prep.rows.token_blocks import Encoded, Stream
-else:
-    np, placed_rows, shards, spans, token_blocks, turns = lazy_modules(
-        __name__,
-        "numpy",
-        "crystalmix.prep.rows.placed_rows",
-        "crystalmix.prep.rows.shards",
-        "crystalmix.prep.rows.spans",
-        "crystalmix.prep.rows.token_blocks",
-        "crystalmix.prep.rows.turns",
-    )
 
 VERSION = 1
 BLOCK_ROWS = 256

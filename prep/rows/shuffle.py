@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime import randomness
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.permutation import Permutation
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from crystalmix.prep.rows import open_shards, shards, spans
-else:
-    np, pa, open_shards, shards, spans = lazy_modules(
-        __name__,
-        "numpy",
-        "pyarrow",
-        "crystalmix.prep.rows.open_shards",
-        "crystalmix.prep.rows.shards",
-        "crystalmix.prep.rows.spans",
-    )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = 1
 

@@ -4,12 +4,17 @@ A face lists what other rooms use under `if TYPE_CHECKING`, where type checkers 
 The same lines are read here, so that a face by itself loads neither torch nor DuckDB nor Arrow.
 """
 
+import builtins
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from threading import Lock
+from types import ModuleType, SimpleNamespace
 from typing import Any
+
+LOCK = Lock()  # of the one statement for imports that a process has
 
 
 def lazy_names(face: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -54,14 +59,34 @@ class LazyModule(ModuleType):
         return getattr(module, name)
 
 
-def lazy_modules(importer: str, *names: str) -> Any:  # noqa: ANN401
-    """Return modules by their names, each imported when the importer first uses something of it.
+@contextmanager
+def imported_later(importer: str) -> Generator[None]:
+    """Let the modules that the importer imports within be loaded when it first uses them.
 
-    For what a command may not need: the importer names them for type checkers as a face does. One
-    name gives a module, several a list.
+    For what a command may not need, and for modules only, not for names in them.
 
-    >>> lazy_modules(__name__, "colorsys").rgb_to_hls(1.0, 1.0, 1.0)
+    >>> with imported_later(__name__):
+    ...     import colorsys
+    >>> colorsys.rgb_to_hls(1.0, 1.0, 1.0)
     (0.0, 1.0, 0.0)
     """
-    modules = [LazyModule(importer, name) for name in names]
-    return modules if len(modules) > 1 else modules[0]
+
+    def stand_in(name: str, scope: Any, local: Any, names: Any, level: int) -> object:  # noqa: ANN401
+        if scope is None or scope.get("__name__") != importer:  # in another thread
+            return load(name, scope, local, names, level)
+        if names:
+            return SimpleNamespace(
+                **{each: LazyModule(importer, f"{name}.{each}") for each in names}
+            )
+        module: object = LazyModule(importer, name)
+        for step in reversed(name.split(".")[1:]):  # of `import a.b as c`
+            module = SimpleNamespace(**{step: module})
+        return module
+
+    with LOCK:
+        load: Callable[..., object] = builtins.__import__
+        builtins.__import__ = stand_in
+        try:
+            yield
+        finally:
+            builtins.__import__ = load

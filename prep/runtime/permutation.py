@@ -15,17 +15,17 @@ from hashlib import blake2b
 from math import isqrt
 from typing import TYPE_CHECKING, Final
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
     _Words = NDArray[np.uint64]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 VERSION: Final = 1
 ROUNDS: Final = 8  # as many 64-bit keys as one blake2b digest holds

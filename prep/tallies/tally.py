@@ -18,19 +18,18 @@ from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
 from crystalmix.prep.runtime.database import brief
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tallies.hosts import HOST_NAMES, domains_by, host_sql
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+if TYPE_CHECKING:
     from crystalmix.prep.runtime.database import Connection
-else:
-    pa, pq = lazy_modules(__name__, "pyarrow", "pyarrow.parquet")
 
 VERSION = 1
 Kind = Literal["domains", "licences"]

@@ -32,20 +32,20 @@ import orjson
 
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import canary_texts as canary
 from crystalmix.prep.tokenizer import unicode_tables
 from crystalmix.prep.tokenizer.reference import by_reference
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import gigatoken
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalmix.prep.tokenizer.reference import Encode, Form, Ids
-else:
-    gigatoken, np = lazy_modules(__name__, "gigatoken", "numpy")
 
 Choice = Literal["auto", "gigatoken", "fastokens", "tokenizers"]
 

@@ -24,17 +24,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ids = NDArray[np.uint32]
     Encode = Callable[[str], Ids]
-else:
-    np = lazy_modules(__name__, "numpy")
 
 
 WINDOW = 1 << 20  # characters

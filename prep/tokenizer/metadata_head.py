@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 
 from crystalmix.prep.documents.source import Document, Source, label
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
+
+with imported_later(__name__):
+    import numpy as np
+
+    from crystalmix.prep.rows import token_blocks
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Ids = NDArray[np.uint32]
-    from crystalmix.prep.rows import token_blocks
     from crystalmix.prep.rows.token_blocks import Encoded
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-else:
-    np, token_blocks = lazy_modules(__name__, "numpy", "crystalmix.prep.rows.token_blocks")
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import tokenizers
-    from numpy.typing import NDArray
     from tokenizers import models, normalizers, pre_tokenizers
 
-else:
-    np, tokenizers, models, normalizers, pre_tokenizers = lazy_modules(
-        __name__,
-        "numpy",
-        "tokenizers",
-        "tokenizers.models",
-        "tokenizers.normalizers",
-        "tokenizers.pre_tokenizers",
-    )
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Ids: TypeAlias = "NDArray[np.uint32]"
 Encode = Callable[[str], Ids]

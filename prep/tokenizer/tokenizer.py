@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar
 import orjson
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import findings
 from crystalmix.prep.tokenizer.backends import REFERENCE, Choice, derived, encoder, is_prepended
@@ -35,14 +35,14 @@ from crystalmix.prep.tokenizer.long_texts import WINDOW, LongTexts, way_of
 from crystalmix.prep.tokenizer.reference import reference
 from crystalmix.prep.tokenizer.special_spellings import Literals, bytes_of, is_text
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
     import tokenizers
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalmix.prep.tokenizer.reference import Encode, Form, Ids
-else:
-    np, tokenizers = lazy_modules(__name__, "numpy", "tokenizers")
 
 # Spellings met in public tokenizers, tried in this order where the recipe names none.
 KNOWN = {

@@ -18,15 +18,15 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer.special_spellings import byte_level_alphabet
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import numpy as np
+
+if TYPE_CHECKING:
     from numpy.typing import NDArray
-else:
-    np = lazy_modules(__name__, "numpy")
 
 Same = Callable[[str], bool]
 Ranges = list[list[int]]  # [first, last] of code points

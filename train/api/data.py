@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
+with imported_later(__name__):
+    import pyarrow as pa
+
+    from crystalmix.train.api import copies
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import pyarrow as pa
 
     from crystalmix.mixtures.exports.export_rows import Arrangement, Exported, Format
     from crystalmix.mixtures.manifest.cerebras_order import Zeros
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.plan.outlook import Outlook
     from crystalmix.mixtures.upkeep.collect import Garbage
     from crystalmix.prep.engines.engine import EngineSettings
-    from crystalmix.train.api import copies
-else:
-    pa, copies = lazy_modules(__name__, "pyarrow", "crystalmix.train.api.copies")
 
 
 def plan(

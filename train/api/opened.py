@@ -16,20 +16,23 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import InputError, UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Verdict, existing, verify
 from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
+with imported_later(__name__):
+    import numpy as np
+    import pyarrow as pa
+
+    from crystalmix.mixtures.manifest import rows_of_steps
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
-    import pyarrow as pa
     from matplotlib.figure import Figure
 
-    from crystalmix.mixtures.manifest import rows_of_steps
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.checks import Place
     from crystalmix.train.loader.batches import Batch, Share
@@ -40,10 +43,6 @@ if TYPE_CHECKING:
     from crystalmix.train.trace.ratios import Ratios
     from crystalmix.train.trace.repeats import Repeats
     from crystalmix.train.trace.spikes import Spikes
-else:
-    np, pa, rows_of_steps = lazy_modules(
-        __name__, "numpy", "pyarrow", "crystalmix.mixtures.manifest.rows_of_steps"
-    )
 
 
 def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation:  # noqa: A001

@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.prep.runtime.lazy_names import lazy_modules
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.tables import table as text_table
 from crystalmix.prep.runtime.tables import visible
 
-if TYPE_CHECKING:
+with imported_later(__name__):
     import pyarrow as pa
-else:
-    pa = lazy_modules(__name__, "pyarrow")
 
 FIM = ("", "PSM", "SPM")
 MOST_ROWS = 1000  # of a table shown as text; JSON has all of them
