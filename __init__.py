@@ -8,6 +8,8 @@ each. Names are loaded when they are first used (PEP 562), so that the import is
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from crystalmix.prep.runtime.lazy_names import lazy_names
+
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import EngineSettings
     from crystalmix.train.api.ablations import Ablation, ablate, ablation_cost, fit_laws
@@ -64,56 +66,6 @@ if TYPE_CHECKING:
     from crystalmix.train.trace.answers import Table
 
 __version__ = "0.1.0"
-_ROOMS = {
-    "prep.engines.engine": ("EngineSettings",),
-    "train.api.ablations": ("Ablation", "ablate", "ablation_cost", "fit_laws"),
-    "train.api.answering": (
-        "audit",
-        "card",
-        "check_evidence",
-        "fork",
-        "rebuild_without",
-        "redact",
-        "report",
-        "serve",
-    ),
-    "train.api.chat": ("Reply", "chat"),
-    "train.api.checks": ("Differences", "ShardVerdict", "Verdict", "diff", "verify"),
-    "train.api.copies": ("Copy", "copy"),
-    "train.api.data": (
-        "Collected",
-        "build",
-        "export_rows",
-        "gc",
-        "import_shards",
-        "import_tokens",
-        "jsonl",
-        "merge",
-        "migrate",
-        "mix",
-        "plan",
-    ),
-    "train.api.ledgers": ("Ledger", "fed"),
-    "train.api.modelzoo": ("convert_checkpoint", "harvest", "validate_step", "write_params"),
-    "train.api.opened": ("Build", "Phase", "Run", "open", "show"),
-    "train.api.purges": ("purge",),
-    "train.api.runs": (
-        "Forecast",
-        "adapt",
-        "drop_list",
-        "evaluate",
-        "export",
-        "forecast",
-        "import_weights",
-        "push",
-        "release",
-        "sql",
-        "trace",
-    ),
-    "train.demo.demo": ("demo",),
-    "train.trace.answers": ("Table",),
-}
-_PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "Ablation",
     "Build",
@@ -176,18 +128,10 @@ __all__ = [
     "write_params",
 ]
 
+_load, __dir__ = lazy_names(__name__)
+
 
 def __getattr__(name: str) -> object:
     """Load a name of the face when it is first used."""
-    if name == "train":  # a floor of the house, too: a package that can be called
-        return import_module("crystalmix.train")
-    if name not in _PLACES:
-        raise AttributeError(f"module 'crystalmix' has no attribute {name!r}")
-    value = getattr(import_module(f"crystalmix.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the face, loaded or not."""
-    return sorted({*globals(), *__all__})
+    # `train` is a floor of the house, too: a package that can be called
+    return import_module("crystalmix.train") if name == "train" else _load(name)
