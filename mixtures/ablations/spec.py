@@ -6,7 +6,7 @@ share follows from both (`pool_recipe`), or is what a build of the recipe holds 
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import AtLeastOne, FromZero, Positive, Share, within
 from crystalmix.prep.runtime.errors import RecipeError
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content, Json, Strict
 
 BUNDLED = Path(__file__).parent
 POOL, HELD_OUT = "pool", "held-out"  # phases of the proxies' build
@@ -33,7 +33,7 @@ ORDERS = ("mixed", "language-then-code", "code-then-language", "crystal", "cryst
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Strict):
     """One domain of the simplex.
 
     kind: what it counts as where code is weighed against language, or comes after it. max_epochs:
@@ -41,7 +41,6 @@ class Group:
     recipe's raw files are a sample only. value: its weight in what is minimised.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     kind: Literal["language", "code"] = "code"
     max_epochs: Positive = 4.0
     tokens: Positive | None = None
@@ -49,14 +48,13 @@ class Group:
 
 
 @dataclass(frozen=True)
-class TextTask:
+class TextTask(Strict):
     """Texts whose answers are a target beside the domains, in bits per byte.
 
     file: lines of JSON, beside the spec. prompt, answer: their keys; the loss is of the answer
     after its prompt. value: its weight in what is minimised, beside the domains'.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     file: str
     prompt: str = "prompt"
     answer: str = "answer"
@@ -64,13 +62,12 @@ class TextTask:
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Strict):
     """The real run: its tokens (None: as many as all domains hold), rows per step, its phase.
 
     parameters: of its model; with `scales` the mixture is recommended for that size.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     tokens: Positive | None = None
     batch: AtLeastOne = 2112
     phase: str = "recommended"
@@ -78,14 +75,13 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Strict):
     """Proxies of another size or length, to which one law is fitted together with the design.
 
     size: of the proxies. count: how many of the design's mixtures are trained so, its first ones.
     steps: of each (None: the proxy's). replicates: other seeds under which the centre is run again.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     size: str
     count: AtLeastOne = 16
     steps: AtLeastOne | None = None
@@ -93,7 +89,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Swarm:
+class Swarm(Strict):
     """Mixtures of the design, some of them again under other seeds, and the design's seed.
 
     replicates: other seeds under which the centre is run again. anchors: mixtures of the design
@@ -101,7 +97,6 @@ class Swarm:
     are told apart.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     count: AtLeastOne = 16
     replicates: FromZero = 4
     anchors: int = 1
@@ -111,7 +106,7 @@ class Swarm:
 
 
 @dataclass(frozen=True)
-class Proxy:
+class Proxy(Strict):
     """What every proxy is: a size, steps of `batch` rows of `msl` tokens, a low learning rate.
 
     vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
@@ -119,7 +114,6 @@ class Proxy:
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     size: str = "0.2M"
     steps: AtLeastOne = 300
     batch: AtLeastOne = 8
@@ -139,7 +133,7 @@ class Proxy:
 
 
 @dataclass(frozen=True)
-class Checks:
+class Checks(Strict):
     """Runs that check a recommendation: mixtures x seeds at the proxy's size, and other sizes.
 
     pareto: also the best mixture where language counts twice as much. sizes: of the recommended,
@@ -147,7 +141,6 @@ class Checks:
     which two mixtures count as equal.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     seeds: FromZero = 1
     pareto: bool = True
     sizes: tuple[str, ...] = ()
@@ -155,7 +148,7 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(Strict):
     """What is varied at the centre mixture besides shares; nothing where a list is empty.
 
     fim_rate: of rows of code, judged on infilling too. order: of language and code, at equal
@@ -166,7 +159,6 @@ class Factors:
     all, which are compared in pairs. sizes: of the runs (empty: the proxy's).
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     fim_rate: tuple[Share, ...] = ()
     order: tuple[str, ...] = ()
     replay: tuple[Share, ...] = ()
@@ -194,7 +186,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Strict):
     """A whole ablation; recipe: a path beside the spec, or a bundled name.
 
     build: a path beside the spec, to a build of the recipe whose rows are taken as they lie.
@@ -204,7 +196,6 @@ class Ablation:
     name, which every run is measured on.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str
     recipe: str
     domains: dict[str, Group]

@@ -32,6 +32,7 @@ from typing import Final
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import TEMPORARY
 from crystalmix.prep.runtime.receipts import Receipt, Shard
+from crystalmix.prep.runtime.types import Within
 
 SOURCES: Final = "sources"
 DOMAINS: Final = "domains"
@@ -52,6 +53,12 @@ class BuildFolder:
     """Paths of a build; nothing is opened or made."""
 
     path: Path
+    lookup = Within(LOOKUP)  # what finds a few documents among all: it follows from the rest
+    phase_set = Within(PHASES, "sealed.json")  # the seal over the set of phases
+    receipt_set = Within(PHASES, "receipts.json")  # the seal over the receipts
+    tokenizer = Within(TOKENIZER)  # the build's own copy of its tokenizer
+    store = Within(STORE)  # the artifacts of this build, or a link to the store that it shares
+    history = Within(HISTORY)  # what the build was before
 
     def source(self, name: str) -> Path:
         """Return the folder of a source."""
@@ -92,26 +99,6 @@ class BuildFolder:
     def manifest(self, phase: str) -> Path:
         """Return the manifest of a phase."""
         return self.phase(phase) / MANIFEST
-
-    @property
-    def lookup(self) -> Path:
-        """The folder of what finds a few documents among all: it follows from the rest."""
-        return self.path / LOOKUP
-
-    @property
-    def phase_set(self) -> Path:
-        """The seal over the set of phases."""
-        return self.path / PHASES / "sealed.json"
-
-    @property
-    def receipt_set(self) -> Path:
-        """The seal over the receipts."""
-        return self.path / PHASES / "receipts.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The build's own copy of its tokenizer."""
-        return self.path / TOKENIZER
 
     def mixture(self, name: str) -> "BuildFolder":
         """Return another mixture over the rows of this build."""
@@ -154,16 +141,6 @@ class BuildFolder:
         if home is not None:
             places += [home.path / DOMAINS, home.path / SOURCES, *home._linked()]
         return places
-
-    @property
-    def store(self) -> Path:
-        """The artifacts of this build, or a link to the store that it shares."""
-        return self.path / STORE
-
-    @property
-    def history(self) -> Path:
-        """The folder of what the build was before."""
-        return self.path / HISTORY
 
     def states(self) -> list["BuildFolder"]:
         """Return the builds that this one was before, by the time they were superseded."""

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -41,14 +42,13 @@ Zeros = Literal["aligned", "misaligned"]
 
 
 @dataclass(frozen=True)
-class ZooSettings:
+class ZooSettings(Strict):
     """Settings of Model Zoo's order, and which of its faults to reproduce.
 
     seed: `shuffle_seed`. subset: what `data_subset` means, as in 1.9.1 (other rows than asked) or
     in 2.0.3 (the rows asked). zeros: what a part of weight 0 does, as in ZooMixture.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     seed: int = 1
     subset: Literal["1.9.1", "2.0.3"] = "2.0.3"
     zeros: Zeros = "aligned"

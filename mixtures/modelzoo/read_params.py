@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
+from crystalmix.prep.runtime.types import Strict
 
 PROCESSOR = "GptHDF5MapDataProcessor"
 RANGE = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
@@ -29,10 +30,9 @@ SILENT = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Strict):
     """One line of the mixture, as published."""
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     data_dir: str
     weight: float
     data_subset: str | None = None

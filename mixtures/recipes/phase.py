@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import permutations
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
 from crystalmix.mixtures.manifest.exact_order import LIMIT, Interleave, integer_weights
-from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import Share
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import Strict
 
 Kind = Literal["weight", "tokens", "epochs"]
 Count = Annotated[int, Field(ge=1, lt=LIMIT)]  # of rows or steps
@@ -32,10 +32,9 @@ DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four a
 
 
 @dataclass(frozen=True)
-class After:
+class After(Strict):
     """Where a part begins: behind what another phase took of the same rows."""
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     after: str  # the phase, an earlier one
 
 
@@ -43,7 +42,7 @@ Begins = Literal["start", "continue"] | After
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Strict):
     """One line of a mixture: a domain (or some of its shards or rows) and how much of it.
 
     weight: its share of the phase's rows. tokens: a budget. epochs: how often it is gone through.
@@ -52,7 +51,6 @@ class Part:
     behind one phase, `{after: PHASE}`; by default as the recipe's `format` says.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     domain: str
     weight: float | None = None
     tokens: float | None = None
@@ -91,7 +89,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(Strict):
     """Parts, batch size (rows per step) and steps: what one manifest seals.
 
     cerebras: in the order of Model Zoo 1.9 instead of our own. max_shared: the greatest share of a
@@ -99,7 +97,6 @@ class Phase:
     either's epochs say.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     batch: Count
     parts: tuple[Part, ...]
     steps: Count | None = None

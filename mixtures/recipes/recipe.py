@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.atomic_files import is_url, refuse_url
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
+from crystalmix.prep.runtime.types import Strict
 from crystalmix.prep.tokenizer.tokenizer import SAMPLED, TokenizerSettings
 from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
 
@@ -39,7 +40,7 @@ SHOWN = 40  # letters of a name that is too long
 
 
 @dataclass(frozen=True)
-class Domain:
+class Domain(Strict):
     """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
 
     epochs: how many variants with fresh FIM cuts are made. shuffle: over all shards and epochs by
@@ -52,7 +53,6 @@ class Domain:
     documents are taken, by a number that they have; the most times is the number of epochs.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     fim: FimSettings | None = None
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 1
@@ -102,10 +102,9 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Strict):
     """A whole build."""
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]  # as JSON holds exactly
     tokenizer: TokenizerSettings

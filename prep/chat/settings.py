@@ -1,12 +1,12 @@
 """Settings of chat: the template, where loss lies, and what becomes of odd turns."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from crystalmix.prep.documents.conversation_text import ROLES
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, Strict
 
 MESSAGE = "TEXT"  # in a template, where the message's text stands
 TURNS = ("system", "user", "assistant", "tool", "tool_call", "user_after_system")
@@ -15,7 +15,7 @@ Choice = Literal["keep", "drop_turn", "drop"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Piece(Strict):
     """One piece of a template: a special token by name, a literal text, or the message's text.
 
     token: as the tokenizer spells it, or bos or eos. text: literal, `TEXT` for the message's.
@@ -23,7 +23,6 @@ class Piece:
     do not, where nothing is said.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     token: str | None = None
     text: str | None = None
     learn: bool | None = None
@@ -54,7 +53,7 @@ Pieces = tuple[OnePiece, ...]
 
 
 @dataclass(frozen=True)
-class Template:
+class Template(Strict):
     """How a conversation is written: pieces before it, of each role, and behind it.
 
     A piece is a special token (by its name, or bos or eos), `TEXT` for the message, or a mapping
@@ -66,7 +65,6 @@ class Template:
     text by itself, not texts without a special token between them in one piece.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     user: Pieces
     assistant: Pieces
     begin: Pieces = ()
@@ -124,7 +122,7 @@ def pieces(turn: Pieces) -> tuple[Piece, ...]:
 
 
 @dataclass(frozen=True)
-class ChatSettings:
+class ChatSettings(Strict):
     """How a domain's conversations are written, and what of them is learnt.
 
     template: a bundled one by name, or pieces of your own. loss: on responses, on the last
@@ -136,7 +134,6 @@ class ChatSettings:
     begins the next turn is learnt behind a response, where nothing else ends it.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     template: Annotated[Annotated[Bundled, Tag("name")] | Annotated[Template, Tag("pieces")], Which]
     loss: Literal["responses", "last_response", "all"] | tuple[str, ...] = "responses"
     system: str | None = None

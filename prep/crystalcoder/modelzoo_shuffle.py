@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -29,10 +30,9 @@ NAME_BITS = 48
 
 
 @dataclass(frozen=True)
-class ZooShuffleSettings:
+class ZooShuffleSettings(Strict):
     """Settings of the original's shuffle: its output shards (chunks), workers and seed."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     chunks: AtLeastOne
     workers: AtLeastOne = 1
     seed: int = 115

@@ -7,13 +7,13 @@ seals them in `about.json`, each beside the digest of the documents that it desc
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, Strict
 
 NAME = "about.json"
 REMEDY = "remove it and run `crystalmix build` again, which writes it anew"
@@ -22,26 +22,24 @@ Day = Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collected(Strict):
     """When data was collected: days, months or years such as 2023-05-31, 2023-05, 2023.
 
     since: the first. to: the last.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     since: Annotated[Day | None, Field(alias="from")] = None
     to: Day | None = None
 
 
 @dataclass(frozen=True)
-class Crawler:
+class Crawler(Strict):
     """The crawler that fetched a source.
 
     name: as it called itself. purpose: what it fetched for. behaviour: what it did at robots.txt,
     captchas and paywalls.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     name: str | None = None
     purpose: str | None = None
     behaviour: str | None = None
@@ -53,7 +51,7 @@ def _words(value: object) -> object:
 
 
 @dataclass(frozen=True)
-class About:
+class About(Strict):
     """What a source is, for cards; what is left out is printed there as not stated.
 
     title: its name for readers. kind: who its data are from: a public dataset, licensed from
@@ -67,7 +65,6 @@ class About:
     what else is to be said.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     title: str | None = None
     kind: Kind | None = None
     licence: str | None = None

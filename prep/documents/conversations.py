@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 
@@ -26,6 +26,7 @@ from crystalmix.prep.readers.batch import (
 )
 from crystalmix.prep.runtime.errors import BrokenFile
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import pyarrow as pa
@@ -62,7 +63,7 @@ Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
-class ConversationSettings:
+class ConversationSettings(Strict):
     """How records hold conversations.
 
     layout: by the columns, where it is auto. roles: names of roles -> system, user, assistant,
@@ -70,7 +71,6 @@ class ConversationSettings:
     lowest ranks or all paths.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     layout: Literal["auto", "messages", "sharegpt", "alpaca", "completion", "tree", "text"] = "auto"
     roles: dict[str, str] = field(default_factory=dict[str, str])
     replies: Literal["best", "all"] = "best"

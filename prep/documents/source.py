@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import orjson
 import xxhash
@@ -26,6 +26,7 @@ from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     from crystalmix.prep.readers import columnar, decompress, hub, jsonlines, textfiles
@@ -40,7 +41,7 @@ NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Strict):
     """Raw files of one kind and how to read them.
 
     files: paths, folders (read to any depth), globs or urls, paths relative to the data root; or
@@ -61,7 +62,6 @@ class Source:
     about: what it is, for cards; no digest holds it.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     name: str
     files: tuple[str, ...] = ()
     hub: str | None = None

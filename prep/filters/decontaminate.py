@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -28,7 +28,7 @@ from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.machine import machine_error
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -49,7 +49,7 @@ MOST_BITS = 26  # of the table that is looked at before the index
 
 
 @dataclass(frozen=True)
-class Decontaminate:
+class Decontaminate(Strict):
     """Evaluation files, and how much of them a document may share.
 
     files: paths, folders or globs relative to the data root (JSON lines, plain or packed, parquet,
@@ -60,7 +60,6 @@ class Decontaminate:
     whole text, if it has at least 5 distinct words).
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     files: tuple[str, ...]
     columns: tuple[str, ...] = ()
     ngram: AtLeastOne = 13

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from crystalmix.prep.filters import sorted_lists
 from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Seen
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Column, Json
+from crystalmix.prep.runtime.types import Column, Json, Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -37,14 +37,13 @@ REPEATED = [("place", "<i8"), ("first", "<i8"), ("row", "<u4")]
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class Duplicates(Strict):
     """Which repeated documents a recipe drops.
 
     exact: none, equal texts within each source, or also across sources: the source that stands
     first in the recipe keeps it. near: texts that are nearly equal.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     exact: Literal["none", "source", "recipe"] = "none"
     near: Near | None = None
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -39,7 +40,7 @@ SLICE = 1 << 14  # shingles, rows or pairs at a time
 
 
 @dataclass(frozen=True)
-class Near:
+class Near(Strict):
     """When two texts are near-duplicates.
 
     scope: within a source, or also across the sources of the recipe. words: of a shingle.
@@ -47,7 +48,6 @@ class Near:
     each for every document). seed: of the permutations.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     scope: Literal["source", "recipe"] = "source"
     words: AtLeastOne = 5
     threshold: Annotated[float, within(0.1, 1)] = 0.8

@@ -8,13 +8,14 @@ from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -29,7 +30,7 @@ ENTRIES = "entries"  # each line says by itself what it is matched with: `entrie
 
 
 @dataclass(frozen=True)
-class OptOut:
+class OptOut(Strict):
     """A list of what its owners want left out, and what of a document it is matched with.
 
     file: relative to the data root; one entry a line, `#` begins a comment line.
@@ -38,7 +39,6 @@ class OptOut:
     columns. ignore_case: entries and values are compared in lower case.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     file: str
     match: str = NAME
     ignore_case: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from crystalmix.prep.filters import decontaminate, near_duplicates, opt_out, sample
 from crystalmix.prep.filters.decontaminate import Decontaminate
@@ -19,6 +19,7 @@ from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Strict):
     """Settings of what is selected from a source.
 
     limit: the first documents only, after all other drops. sample: a share of the texts, in (0, 1].
     opt_out: lists of what must not be used. decontaminate: against evaluation files.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     limit: AtLeastOne | None = None
     sample: Annotated[float, within(0, 1, "(]")] | None = None
     opt_out: tuple[OptOut, ...] = ()

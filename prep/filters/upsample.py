@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.constraints import enforce
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -47,7 +47,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Upsample:
+class Upsample(Strict):
     """How often documents are taken, by a number that their sources keep.
 
     by: the column, one of `keep` of each source. curve: points of [percentile, epochs] from
@@ -56,7 +56,6 @@ class Upsample:
     a number.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     by: str
     curve: Annotated[tuple[Point, ...], Field(min_length=2)]
     missing: Annotated[int, Field(ge=0, le=MOST)] = 1

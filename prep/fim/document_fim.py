@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from crystalmix.prep.documents.source import Document
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.constraints import AtLeastOne, Share, enforce, within
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -40,7 +41,7 @@ DRAWS = 4  # whether, first cut, second cut, which form
 
 
 @dataclass(frozen=True)
-class FimSettings:
+class FimSettings(Strict):
     """How often, in which form, on what and at which units to permute.
 
     rate: share of documents (or row segments) permuted. spm_rate: share of those in SPM form.
@@ -50,7 +51,6 @@ class FimSettings:
     first_seed.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     rate: Share
     spm_rate: Share = 0.5
     level: Literal["document", "row"] = "document"

@@ -26,13 +26,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content, Json, Strict
 
 with imported_later(__name__):
     import numpy as np
@@ -57,7 +57,7 @@ OF_FITS = ("group_tokens", "too_long")  # keys without a meaning where rows run 
 
 
 @dataclass(frozen=True)
-class CerebrasSettings:
+class CerebrasSettings(Strict):
     """Settings of packing as Model Zoo 2.0.3 does it; the defaults are CrystalCoder's.
 
     pieces: characters of a piece (`split_text_to_tokenize`), None for whole texts. piece_bos: a BOS
@@ -66,7 +66,6 @@ class CerebrasSettings:
     document is cut on its own and padded. min_tokens: a shorter cut is left out (without join).
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     pieces: AtLeastOne | None = 2000
     piece_bos: bool = False
     processes: AtLeastOne = 1
@@ -77,7 +76,7 @@ class CerebrasSettings:
 
 
 @dataclass(frozen=True)
-class PackSettings:
+class PackSettings(Strict):
     """Length of a row in tokens, control tokens around each document, and which share a row.
 
     cerebras: pack as Model Zoo did; `tail` is `drop` then. window: whether a row's last label is
@@ -92,7 +91,6 @@ class PackSettings:
     (default: not with best_fit).
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     msl: Annotated[int, Field(gt=0, le=LONGEST_ROW)] = 2048
     bos: bool = True
     eos: bool = True

@@ -27,8 +27,6 @@ from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
 Shape = TypeVar("Shape")
 Step = str | int
-# A dataclass that is read from YAML says `__pydantic_config__ = STRICT`.
-STRICT: dict[str, Any] = {"extra": "forbid"}
 DEEPEST = 100
 BRACKETS = re.compile(r"[\[\]{}\n]")
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")  # no path may hold the one, no UTF-8 the others

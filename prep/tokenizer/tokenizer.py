@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import orjson
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, Strict
 from crystalmix.prep.tokenizer import findings
 from crystalmix.prep.tokenizer.backends import REFERENCE, Choice, derived, encoder, is_prepended
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
@@ -68,7 +68,7 @@ COMMON = ("def f(x):\n    return x\n", "Two  spaces, and a\ttab", "The End. Stra
 
 
 @dataclass(frozen=True)
-class TokenizerSettings:
+class TokenizerSettings(Strict):
     """Which tokenizer, and which of its added tokens play which part (None: by known spelling).
 
     backend: the library that encodes; auto is the fastest that is proven. verify_every: one in so
@@ -76,7 +76,6 @@ class TokenizerSettings:
     that they cost less than 2 % of tokenising.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     path: str
     bos: str | None = None
     eos: str | None = None

@@ -7,7 +7,6 @@ target, how many tokens there are and how often they may be repeated, the mixtur
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
 from crystalmix.mixtures.ablations import published_mixtures
 from crystalmix.mixtures.ablations.design import caps
@@ -17,7 +16,7 @@ from crystalmix.mixtures.laws.recommend import Recommendation, RecommendSettings
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, Strict
 
 ANY_EPOCHS = 4.0
 ONE_SCALE = (
@@ -27,7 +26,7 @@ ONE_SCALE = (
 
 
 @dataclass(frozen=True)
-class Aims:
+class Aims(Strict):
     """What a mixture is to be good for, and what it must keep to.
 
     value: weight of each target in what is minimised (empty: all alike; those left out: 0).
@@ -40,7 +39,6 @@ class Aims:
     mixture (without `tokens`: from the current one).
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     value: dict[str, float] = field(default_factory=dict)
     standardise: bool = False
     tokens: dict[str, float] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Context, Decimal, localcontext
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from crystalmix.mixtures.manifest.exact_order import largest_remainders
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.constraints import AtLeastOne, within
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, Strict
 
 VERSION = "windows-1"
 UNITS = 10**6  # shares are whole multiples of one millionth, losses of one micronat
@@ -32,7 +32,7 @@ Shares = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Strict):
     """How the shares of a phase's parts change from window to window.
 
     steps: of a window. to: the last window's shares, for `schedule`. rate: how strongly shares
@@ -40,7 +40,6 @@ class Policy:
     most: bounds of every part's share.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     policy: Literal["schedule", "online", "group"]
     steps: AtLeastOne
     to: dict[str, float] = field(default_factory=dict)

@@ -19,8 +19,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.records import fault
+from crystalmix.prep.runtime.types import Strict
 from crystalmix.prep.runtime.workers import LOG_SECONDS, PROGRESS, progress
-from crystalmix.prep.runtime.yaml_settings import STRICT
 from crystalmix.train.record import trackers as tracking
 from crystalmix.train.record.ledger import Step
 from crystalmix.train.record.run_folder import PhaseFolder
@@ -68,7 +68,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
+class HeldOutLoss(Strict):
     """A line of evaluation.jsonl: mean nll (nats) of the held-out labels of a part and kind.
 
     step: steps done. rows: those with labels of the kind. tokens: loss-carrying ones. loss: None
@@ -79,8 +79,6 @@ class HeldOutLoss:
     row. exact: those of them that greedy decoding gives, to the EOS. left_out: FIM documents whose
     middle is in a row without what precedes it.
     """
-
-    __pydantic_config__ = STRICT
 
     step: int
     part: str
@@ -111,10 +109,8 @@ class PartBits:
 
 
 @dataclass(frozen=True)
-class SampledText:
+class SampledText(Strict):
     """A line of samples.jsonl: the continuation of a prompt after `step` steps."""
-
-    __pydantic_config__ = STRICT
 
     step: int
     prefix: str
@@ -125,10 +121,8 @@ class SampledText:
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Strict):
     """A line of tasks.jsonl: one metric of a task after `step` steps; error: its standard error."""
-
-    __pydantic_config__ = STRICT
 
     step: int
     task: str

@@ -32,7 +32,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_js
 from crystalmix.prep.runtime.errors import DamageError, InputError, StaleError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.records import read_record, read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content, Json, Within
 
 WHERE = "build.json"
 PHASES = "phases.json"
@@ -157,26 +157,22 @@ class PhaseFolder:
     """The folder of one phase in a run, and the paths in it."""
 
     path: Path
+    claim = Within(RUN)  # what the training follows from
+    ledger = Within("ledger")  # the folder of the ledger's segments
+    checkpoints = Within("checkpoints")  # the folder of the checkpoints
+    metrics = Within("metrics.jsonl")  # lines of JSON, one per step
+    evaluation = Within("evaluation.jsonl")  # lines of JSON, one per evaluation, part and kind
+    samples = Within("samples.jsonl")  # lines of JSON, one per evaluation and prompt
+    tasks = Within("tasks.jsonl")  # lines of JSON, one per evaluated step, task and metric
+    skips = Within("skips.json")  # the steps to pass over
+    fork = Within("fork.json")  # which of its steps are of another run
+    seal = Within("seal.json")  # digests of all that stands here
+    tensorboard = Within("tensorboard")  # the folder of tensorboard's events
 
     @property
     def name(self) -> str:
         """The phase's name."""
         return self.path.name
-
-    @property
-    def claim(self) -> Path:
-        """What the training follows from."""
-        return self.path / RUN
-
-    @property
-    def ledger(self) -> Path:
-        """The folder of the ledger's segments."""
-        return self.path / "ledger"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
 
     @property
     def newest(self) -> Path | None:
@@ -186,46 +182,6 @@ class PhaseFolder:
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint, whether it is there or not."""
         return self.checkpoints / checkpoint_name(step)
-
-    @property
-    def metrics(self) -> Path:
-        """Lines of JSON, one per step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        """Lines of JSON, one per evaluation, part and kind."""
-        return self.path / "evaluation.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """Lines of JSON, one per evaluation and prompt."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def tasks(self) -> Path:
-        """Lines of JSON, one per evaluated step, task and metric."""
-        return self.path / "tasks.jsonl"
-
-    @property
-    def skips(self) -> Path:
-        """The steps to pass over."""
-        return self.path / "skips.json"
-
-    @property
-    def fork(self) -> Path:
-        """Which of its steps are of another run."""
-        return self.path / "fork.json"
-
-    @property
-    def seal(self) -> Path:
-        """Digests of all that stands here."""
-        return self.path / "seal.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of tensorboard's events."""
-        return self.path / "tensorboard"
 
 
 def remember(run: Path, build: Path) -> None:

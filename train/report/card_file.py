@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
 from crystalmix.prep.documents.about import Day
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.types import Strict
 
 
 @dataclass(frozen=True)
-class Provider:
+class Provider(Strict):
     """Who provides the data or the model.
 
     sme: whether it is a small or medium-sized enterprise.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     name: str | None = None
     contact: str | None = None
     url: str | None = None
@@ -24,14 +23,13 @@ class Provider:
 
 
 @dataclass(frozen=True)
-class ModelWords:
+class ModelWords(Strict):
     """The model.
 
     names: its versioned names. base: what it was made from. placed: when it was placed on the
     market. use, limits: what it is for, and what it is not.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     names: tuple[str, ...] = ()
     base: str | None = None
     placed: Day | None = None
@@ -42,14 +40,13 @@ class ModelWords:
 
 
 @dataclass(frozen=True)
-class DatasetWords:
+class DatasetWords(Strict):
     """The mixture as a dataset.
 
     version: MAJOR.MINOR.PATCH. licence: an SPDX id or expression. use: what it is for. bias: biases
     that are known.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     title: str | None = None
     description: str | None = None
     url: str | None = None
@@ -61,7 +58,7 @@ class DatasetWords:
 
 
 @dataclass(frozen=True)
-class SummaryWords:
+class SummaryWords(Strict):
     """What the public summary of training content says beside the sources.
 
     version, updated: of the summary. continuous: whether training goes on with newer data.
@@ -69,7 +66,6 @@ class SummaryWords:
     measures against illegal content. other: what else is to be said of processing.
     """
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     version: str | None = None
     updated: Day | None = None
     continuous: bool | None = None
@@ -80,10 +76,9 @@ class SummaryWords:
 
 
 @dataclass(frozen=True)
-class CardFile:
+class CardFile(Strict):
     """All of it; what is left out is printed as not stated."""
 
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
     provider: Provider = field(default_factory=Provider)
     model: ModelWords = field(default_factory=ModelWords)
     dataset: DatasetWords = field(default_factory=DatasetWords)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +13,11 @@ from ruamel.yaml import YAML
 
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.errors import RecipeError
+from crystalmix.prep.runtime.types import Strict
 
 
 @dataclass(frozen=True)
-class Room:
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+class Room(Strict):
     size: float
     door: str = "oak"
 
@@ -29,8 +29,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class House:
-    __pydantic_config__: ClassVar[Any] = yaml_settings.STRICT
+class House(Strict):
     rooms: dict[str, Room]
     floors: tuple[Room, ...] = ()
     owner: Room | None = None
