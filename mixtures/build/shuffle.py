@@ -4,10 +4,11 @@ Rows that were packed to files are copied. Rows that were laid out only are made
 token blocks, so that they are written once; an item is some shards then, for which each frame of
 ids is decoded once.
 
-That reads a little for each row, of all inputs for each item. Above TWO_PASS_SHARDS rows go through
-bucket files (`prep/rows/bucket_files`) instead, domain by domain: the first pass reads each input
-once, from its start to its end, the second all that an item needs of each bucket file at once. The
-shards are the same, byte for byte; the bucket files lie beside them until the domain is sealed.
+That reads a little for each row, of all inputs for each item. Above TWO_PASS_SHARDS, unless all are
+a few items together (ONE_PASS_TOKENS), rows go through bucket files (`prep/rows/bucket_files`)
+instead, domain by domain: the first pass reads each input once, from its start to its end, the
+second all that an item needs of each bucket file at once. The shards are the same, byte for byte;
+the bucket files lie beside them until the domain is sealed.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 ITEMS_A_PROCESS = 4  # of a domain, where there are shards enough and several processes
 TWO_PASS_SHARDS = 128  # of a domain: of more, rows go through bucket files
+ONE_PASS_TOKENS = 1 << 26  # of a domain, however small its shards: four items of HELD_TOKENS
 LEAST_GROUPS = 64  # of the inputs and of the shards of two passes, where there are enough
 BUCKETS = "buckets"  # the folder of bucket files
 CHUNKS = 256  # deflated rows that are handed on at once
@@ -160,9 +162,10 @@ def run(context: Context, packed: Sequence[Folder], tokenised: Tokenised) -> dic
     return last
 
 
-def in_two_passes(domain: Domain, count: int) -> bool:
-    """Return whether a domain of so many shards is shuffled through bucket files."""
-    return bool(domain.shuffle) and count > TWO_PASS_SHARDS  # else rows keep their order
+def in_two_passes(domain: Domain, count: int, tokens: float) -> bool:
+    """Return whether a domain of so many shards and tokens is shuffled through bucket files."""
+    many = count > TWO_PASS_SHARDS and tokens > ONE_PASS_TOKENS
+    return bool(domain.shuffle) and many  # else rows keep their order
 
 
 def _make(
@@ -181,7 +184,7 @@ def _make(
 
     with context.store.scratch() as scratch:
         wholes = {name: _whole(context, *todo[name], scratch) for name in todo}
-        twice = [n for n in todo if in_two_passes(todo[n][0].domain, len(wholes[n].shards))]
+        twice = [name for name, whole in wholes.items() if whole.in_two_passes]
         others = [name for name in todo if name not in twice]
         items = [_items(context, wholes[name]) for name in others]
         for name, own in zip(others, context.run(_shuffle_once, items, "shuffle"), strict=True):
@@ -221,6 +224,11 @@ class _Whole:
     def total(self) -> int:
         """All rows."""
         return self.shards[-1][0][1]
+
+    @property
+    def in_two_passes(self) -> bool:
+        """Whether the rows go through bucket files."""
+        return in_two_passes(self.folder.domain, len(self.shards), self.total * self.rows.msl)
 
     def most(self, tokens: int) -> int:
         """Return the rows of so many tokens, fewer where groups of them would be few."""

@@ -228,7 +228,8 @@ def _passing(recipe: Recipe, out: Path | None, sampled: Mapping[str, int]) -> Pa
         if domain.zoo_shuffle is not None:
             count = domain.zoo_shuffle.chunks
         size = round(tokens * bytes_a_token(rows.msl, alone=True))
-        if shuffle.in_two_passes(domain, count) and not done and size > (most.bytes if most else 0):
+        twice = shuffle.in_two_passes(domain, count, tokens)
+        if twice and not done and size > (most.bytes if most else 0):
             most = Passing(name, size)
     return most
 

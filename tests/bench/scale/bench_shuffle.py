@@ -99,6 +99,7 @@ def shuffled(raw: Path, tokenizer: str, out: Path, kind: str) -> dict[str, dict[
     }
     path.write_text(json.dumps(content))
     told: dict[str, dict[str, Any]] = {}
+    shuffle.ONE_PASS_TOKENS = 0  # shards are small here, and stand for large ones
     for way, shuffle.TWO_PASS_SHARDS in WAYS.items():
         spent.clear()
         build(recipe.load(path), raw, out, workers=1)

@@ -41,7 +41,7 @@ from crystalmix.mixtures.recipes import recipe
 from crystalmix.prep.runtime import workers
 
 folder, out, kind, count, processes = sys.argv[1:]
-shuffle.TWO_PASS_SHARDS = 2
+shuffle.TWO_PASS_SHARDS, shuffle.ONE_PASS_TOKENS = 2, 0
 results = workers.Fanout._results
 
 def watched(self, work, items, label):
@@ -102,6 +102,7 @@ def test_two_passes_write_the_bytes_of_one(
     workers: int,
 ) -> None:
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     if workers == 1:  # files and runs of a bucket or two, and shards cut into several buckets
         monkeypatch.setattr(bucket_files, "HELD_BYTES", 1000)
         monkeypatch.setattr(bucket_files, "BUCKET_TOKENS", 5 * 64)
@@ -122,6 +123,7 @@ def test_rows_in_files_go_through_two_passes_too(
     monkeypatch.setattr(pack, "is_laid_out", lambda *_: False)
     one = build(few, tmp_path / "one")
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     two = build(few, tmp_path / "two")
     assert corpora.contents(two) == corpora.contents(one)
     shards = [*laid_out.glob("domains/*/shuffled/*.h5")]
@@ -148,6 +150,7 @@ def test_a_build_killed_in_a_pass_goes_on(
     assert [path for path in left_over(out) if path.is_dir()]
     assert verify(out) != []
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     build(few, out, 3 - workers)
     assert corpora.contents(out) == corpora.contents(few / "build")
     assert left_over(out) == []
@@ -208,6 +211,7 @@ def test_reads_of_a_shard_are_bounded_by_the_buckets(
         },
     )
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     monkeypatch.setattr(shuffle, "LEAST_GROUPS", 8)
     if in_files:
         monkeypatch.setattr(pack, "is_laid_out", lambda *_: False)

@@ -120,6 +120,7 @@ def test_what_lies_beside_the_shards_of_two_passes_is_told(
     assert guess.passing is None
     assert "passing" not in guess.content()
     monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     guess = outlook(str(folder / "recipe.yaml"), None, folder, None)
     assert guess.passing is not None
     assert guess.disk is not None
@@ -129,6 +130,8 @@ def test_what_lies_beside_the_shards_of_two_passes_is_told(
     assert any(" more while code is shuffled (in two passes, above 2 " in x for x in guess.lines())
     built = outlook(str(folder / "recipe.yaml"), folder / "build", folder, None)
     assert built.passing is None
+    monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 1 << 26)  # a few items hold all of it
+    assert outlook(str(folder / "recipe.yaml"), None, folder, None).passing is None
 
 
 def test_domains_with_texts_in_common_are_told(folder: Path) -> None:

@@ -118,6 +118,7 @@ def test_a_build_that_was_killed_among_rows_alone_goes_on(
     fresh = build(corpus, corpus / "fresh")
     if two_passes:
         monkeypatch.setattr(shuffle, "TWO_PASS_SHARDS", 2)
+        monkeypatch.setattr(shuffle, "ONE_PASS_TOKENS", 0)
     left, write = [2], shards.write_packed if two_passes else shards.write
 
     def dying(*given: Any) -> shards.Shard:
