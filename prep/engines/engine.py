@@ -1,5 +1,7 @@
 """What an engine is, and which one the command line chooses."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,19 +30,33 @@ class Engine(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """How ranks find each other; see `engines.ranks` and `objects.ranks_apart`."""
+
+    def lead(self, folder: Path, ranks: int, workers: int) -> AbstractContextManager[Engine]:
+        """Return the engine of rank 0; folder: of the output."""
+        ...
+
+    def follow(self, folder: Path, rank: int, ranks: int, workers: int) -> int:
+        """Run the share of another rank, to the end; return how many items."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Who runs the items of a command.
 
     workers: processes of one machine, of each rank. kind: `ray` for a Ray cluster (the one that
     RAY_ADDRESS names, else one of this machine). rank, ranks: this process among those that a
-    scheduler started of the same command, which share the output's folder.
+    scheduler started of the same command, which share the output's folder. apart: the ways of ranks
+    that share none.
     """
 
     workers: int = 1
     kind: Kind = "local"
     rank: int | None = None
     ranks: int | None = None
+    apart: Ranks | None = None
 
     def __post_init__(self) -> None:
         if (self.rank is None) != (self.ranks is None):
@@ -59,7 +75,22 @@ class EngineSettings:
 
             return RayCluster()
         if self.ranks is not None and self.ranks > 1:
-            from crystalmix.prep.engines.ranks import FirstRank
-
-            return FirstRank(folder, self.ranks, self.workers)
+            return self._way.lead(folder, self.ranks, self.workers)
         return Fanout(self.workers)
+
+    def follow(self, folder: Path) -> int:
+        """Run what rank 0 gives this rank, to the end; return how many items.
+
+        Raises WorkerError where rank 0 failed, RefusalError where it does not begin.
+        """
+        assert self.rank
+        assert self.ranks
+        return self._way.follow(folder, self.rank, self.ranks, self.workers)
+
+    @property
+    def _way(self) -> Ranks:
+        if self.apart is not None:
+            return self.apart
+        from crystalmix.prep.engines.ranks import RanksOfFolder
+
+        return RanksOfFolder()

@@ -20,7 +20,7 @@ import os
 import pickle
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -93,7 +93,7 @@ class FirstRank:
             return  # interrupted: a rank 0 that is started again goes on
         write_atomic(self._session / END, canonical({"error": error and str(error)}))
         for number in range(self._stages):
-            rmtree(_stage(self._session, number), ignore_errors=True)
+            rmtree(stage_folder(self._session, number), ignore_errors=True)
         rmtree(self._home / TRIED, ignore_errors=True)
 
     def map(
@@ -107,26 +107,53 @@ class FirstRank:
     ) -> Iterator[Result]:
         if not items:
             return
-        stage = _stage(self._session, self._stages)
+        stage = stage_folder(self._session, self._stages)
         self._stages += 1
         stage.mkdir()
         write_atomic(stage.with_suffix(".items"), pickle.dumps((label, work, list(items))))
-        _run_share(self._pool, _share(stage, work, items, 0, self._ranks), label)
-        given_up: list[int] = []
-        for place in range(len(items)):
+        run_jobs(self._pool, jobs_of(stage, work, items, range(0, len(items), self._ranks)), label)
+
+        def arrived(place: int) -> tuple[bool, Any]:
             path = stage / str(place)
             said = f"{label}: waiting for rank {place % self._ranks}, item {place + 1}"
-            _wait(path.exists, f"{said} of {len(items)}")
-            good, value = _read(path)
-            if isinstance(value, WorkerError):
-                given_up.append(place)  # the others are run first, and kept
-            elif not good:
-                raise value
-            elif not given_up:
-                yield value
-        if given_up:
-            raise quarantined(label, items, given_up)
+            wait_for(path.exists, f"{said} of {len(items)}")
+            return unpickled(path)
+
+        yield from in_order(label, items, arrived)
         write_atomic(stage.with_suffix(CLOSED), b"")
+
+
+class RanksOfFolder:
+    """Ranks that share the output's folder."""
+
+    def lead(self, folder: Path, ranks: int, workers: int) -> FirstRank:
+        """Return the engine of rank 0."""
+        return FirstRank(folder, ranks, workers)
+
+    def follow(self, folder: Path, rank: int, ranks: int, workers: int) -> int:
+        """Run the share of another rank, to the end; return how many items."""
+        return follow(folder, rank, ranks, workers)
+
+
+def in_order(
+    label: str, items: Sequence[Any], arrived: Callable[[int], tuple[bool, Any]]
+) -> Iterator[Any]:
+    """Yield the results of a stage's items; raise the error of one at its turn.
+
+    arrived: wait for what came of an item, by its place. Of an item that lost its process each time
+    the others' results are waited for, and kept, before WorkerError names it.
+    """
+    given_up: list[int] = []
+    for place in range(len(items)):
+        good, value = arrived(place)
+        if isinstance(value, WorkerError):
+            given_up.append(place)
+        elif not good:
+            raise value
+        elif not given_up:
+            yield value
+    if given_up:
+        raise quarantined(label, items, given_up)
 
 
 def follow(folder: Path, rank: int, ranks: int, workers: int = 1) -> int:
@@ -154,14 +181,14 @@ def _follow_session(
     """Run the share of one session; return how many items, and whether it ended for good."""
     done = number = 0
     while True:
-        stage = _stage(session, number)
+        stage = stage_folder(session, number)
         items, closed = stage.with_suffix(".items"), stage.with_suffix(CLOSED)
         end = session / END
 
         def news(items: Path = items, end: Path = end) -> bool:
             return items.exists() or end.exists() or _id(home) != session.name
 
-        _wait(news, f"rank {rank}: waiting for rank 0")
+        wait_for(news, f"rank {rank}: waiting for rank 0")
         if _id(home) != session.name:
             return done, False  # rank 0 was started again
         if not items.exists():
@@ -170,10 +197,10 @@ def _follow_session(
             return done, True
         if not closed.exists() and not end.exists():
             try:
-                label, work, content = _read(items)
-                jobs = _share(stage, work, content, rank, ranks)
+                label, work, content = unpickled(items)
+                jobs = jobs_of(stage, work, content, range(rank, len(content), ranks))
                 done += len(jobs)
-                _run_share(pool, jobs, f"rank {rank}: {label}")
+                run_jobs(pool, jobs, f"rank {rank}: {label}")
             except FileNotFoundError:
                 if _id(home) == session.name:
                     raise
@@ -182,7 +209,7 @@ def _follow_session(
 
 def _session(home: Path, ranks: int, past: str) -> tuple[Path, str]:
     """Wait for a session other than one that had ended; return it and its folder."""
-    _wait(lambda: _id(home) not in {"", past}, "waiting for rank 0 to begin", PATIENCE)
+    wait_for(lambda: _id(home) not in {"", past}, "waiting for rank 0 to begin", PATIENCE)
     content = read_json(home / SESSION)
     if content["ranks"] != ranks:
         raise UsageError(f"--ranks: rank 0 has {content['ranks']}, got {ranks}")
@@ -193,15 +220,15 @@ def _id(home: Path) -> str:
     return read_json(home / SESSION)["id"] if (home / SESSION).exists() else ""
 
 
-def _stage(session: Path, number: int) -> Path:
+def stage_folder(session: Path, number: int) -> Path:
+    """Return the folder of a stage's results."""
     return session / f"{number:05d}"
 
 
-def _share(
-    stage: Path, work: Callable[[Any], Any], items: Sequence[Any], rank: int, ranks: int
+def jobs_of(
+    stage: Path, work: Callable[[Any], Any], items: Sequence[Any], places: Iterable[int]
 ) -> list[Job]:
-    """Return the items of a rank that have no result yet."""
-    places = range(rank, len(items), ranks)
+    """Return the items at some places that have no result in the stage's folder yet."""
     jobs: list[Job] = []
     for place in places:
         if not (out := stage / str(place)).exists():
@@ -210,7 +237,7 @@ def _share(
     return jobs
 
 
-def _run_share(pool: Fanout, jobs: Sequence[Job], label: str) -> None:
+def run_jobs(pool: Fanout, jobs: Sequence[Job], label: str) -> None:
     """Run jobs until each has a result; what killed its process TRIES times gets an error.
 
     Return at once when the session was replaced, and its folder removed with its results.
@@ -239,7 +266,8 @@ def _run(job: Job) -> None:
     begun.unlink(missing_ok=True)  # it was not killed
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401  any work's
+def unpickled(path: Path) -> Any:  # noqa: ANN401  any work's
+    """Return what was pickled into a file."""
     return pickle.loads(path.read_bytes())
 
 
@@ -253,10 +281,18 @@ def _check_owner(home: Path) -> None:
         )
 
 
-def _wait(ready: Callable[[], bool], said: str, patience: float | None = None) -> None:
-    """Wait until a file is there; RefusalError after `patience` seconds."""
+def wait_for(
+    ready: Callable[[], bool],
+    said: str,
+    patience: float | None = None,
+    shortest: float = SHORTEST,
+) -> None:
+    """Wait until something is there; RefusalError after `patience` seconds.
+
+    shortest: seconds between the first looks, which become rarer.
+    """
     began = logged = time.monotonic()
-    pause = SHORTEST
+    pause = shortest
     while not ready():
         now = time.monotonic()
         if now - logged >= LOG_SECONDS:

@@ -94,6 +94,21 @@ def begin(url: str, folder: Path) -> None:
         raise InputError(OTHERS.format(url, min(sizes)))
 
 
+def opened(remote: Remote) -> Index:
+    """Take away the index of what is about to change behind a url; return what it named.
+
+    Whoever is killed before the new index finds the old one under another name. Raises InputError
+    where the url holds objects that no copy of ours names.
+    """
+    known = _index(remote, NAME) or _index(remote, PART)
+    if known is None and (sizes := remote.sizes()):
+        raise InputError(OTHERS.format(remote.url, min(sizes)))
+    known = known or Index({}, {})
+    remote.write(PART, known.raw())
+    remote.remove(NAME)
+    return known
+
+
 def indexed(remote: Remote) -> Index:
     """Read the index of a url; InputError where no whole copy is there."""
     index = _index(remote, NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from crystalmix.train.trace.answers import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from crystalmix.prep.engines.engine import EngineSettings
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,30 @@ class Copy(Answer):
         )
 
 
-def scratch_of(url: Place) -> Path:
-    """Return the folder in which a build is made that a url is to hold.
+def begin(url: Place, who: EngineSettings) -> tuple[Path, EngineSettings]:
+    """Return the folder in which a build is made that a url is to hold, and who makes it there.
 
-    It has what the url holds, and is there again for the same url. Raises InputError where the url
-    holds something else.
+    It is the same for the same url, and has what the url holds. Ranks have a folder each; of ranks
+    other than 0 it is as it was left. Raises InputError where the url holds something else.
     """
     place = as_url(url).rstrip("/")
     home = cache_root() / "builds" / xxhash.xxh3_64_hexdigest(place.encode())
     folder = home / place.rpartition("/")[2]
     home.mkdir(parents=True, exist_ok=True)
-    copies.begin(place, folder)
-    return folder
+    if who.kind != "local":
+        raise UsageError(
+            f"{place}: nodes of Ray share the folder of --out; build into one that all of them "
+            "see, then `crystalmix copy` it to the url"
+        )
+    if who.ranks is None:
+        copies.begin(place, folder)
+        return folder, who
+    from crystalmix.prep.objects import ranks_apart
+
+    if who.rank == 0:
+        copies.begin(place, folder)
+    apart = ranks_apart.RanksApart(place)
+    return folder, replace(who, apart=apart)
 
 
 def copy(source: Place, target: Place) -> Copy:

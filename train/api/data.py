@@ -110,16 +110,11 @@ def build(  # noqa: PLR0913  what the command has
     who = EngineSettings(workers) if isinstance(workers, int) else workers
     target, out = out, Path(out)
     if is_url(target):
-        if who.ranks or who.kind != "local":
-            raise UsageError(
-                f"{as_url(target)}: ranks and nodes share the folder of --out; build into one that "
-                "all of them see, then `crystalmix copy` it to the url"
-            )
-        out = copies.scratch_of(target)
-    if who.rank and who.ranks:
-        from crystalmix.prep.engines import ranks
-
-        ranks.follow(out, who.rank, who.ranks, who.workers)
+        if who.ranks and store is not None:
+            raise UsageError(f"--store: goes with a folder, not with ranks of {as_url(target)}")
+        out, who = copies.begin(target, who)
+    if who.rank:
+        who.follow(out)
         return Build(out)
     root = recipes.find(str(recipe)).parent if data is None else existing(data)
     settings = recipes.load(str(recipe), _path(tokenizer), overrides)
