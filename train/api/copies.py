@@ -66,12 +66,11 @@ def begin(url: Place, who: EngineSettings) -> tuple[Path, EngineSettings]:
     if who.ranks is None:
         copies.begin(place, folder)
         return folder, who
-    from crystalmix.prep.objects import ranks_apart
+    from crystalmix.prep.objects import RanksApart
 
     if who.rank == 0:
         copies.begin(place, folder)
-    apart = ranks_apart.RanksApart(place)
-    return folder, replace(who, apart=apart)
+    return folder, replace(who, apart=RanksApart(place))
 
 
 def copy(source: Place, target: Place) -> Copy:

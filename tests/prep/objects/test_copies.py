@@ -177,10 +177,6 @@ def test_a_build_into_a_url_is_refused_before_it_begins(tmp_path: Path) -> None:
     (there / "other").write_bytes(b"x")
     with pytest.raises(InputError, match="holds other objects, as other"):
         cm.build("crystalcoder", url_of(there))
-    words = ("--rank", 0, "--ranks", 2, "--data", tmp_path)
-    told = corpora.crystalmix("build", "crystalcoder", "--out", url_of(there), *words)
-    assert told.exit_code == 2
-    assert "ranks and nodes share the folder of --out" in told.stderr
 
 
 def test_training_from_a_url_is_training_from_the_folder_and_brings_its_shards_alone(

@@ -1,6 +1,6 @@
 """Pair whole commands of this checkout with those of another one, in CPU-seconds.
 
-    python tests/bench/bench_versions.py OTHER DATA TOKENIZER [--recipe NAME] [--times 5]
+    python tests/bench/dev/bench_versions.py OTHER DATA TOKENIZER [--recipe NAME] [--times 5]
 
 OTHER is a checkout of another commit (`git worktree add`), which this Python runs; DATA holds the
 raw files of the recipe (crystalcoder-mini), the bundled one of each version. In turns each version
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parents[2]
+HERE = Path(__file__).parents[3]
 
 
 def command(checkout: Path, links: Path) -> tuple[list[str], dict[str, str]]:
