@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.build_folder import BuildFolder, rows_files
@@ -50,13 +50,32 @@ NOWHERE: Final[Mapping[Path, Path]] = {}
 
 
 Line = tuple[str, int, str | None, list[str]]
+Kind = TypeVar("Kind", bound="Sealed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Sealed:
+    """What the log of a build holds of a purge, with a digest of itself; time: UTC."""
+
+    id: str
+    time: str
+    digest: str = ""
+
+    def content(self) -> Content:
+        """Return it as JSON."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    def sealed(self) -> Self:
+        """Return it with its digest."""
+        body = {key: value for key, value in self.content().items() if key != "digest"}
+        return replace(self, digest=receipts.digest(body))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Sealed):
     """Request of a purge: all that is to be done in a build.
 
-    time: UTC. list: digest of the list of `entries`. copies: whether other documents of equal text
+    list: digest of the list of `entries`. copies: whether other documents of equal text
     are erased too; copies_left: those that stay. by: who answers for it. names: kept or erased.
     salt: of hashed names. state: what the build was. caches: files that are removed, with digests.
     links: files that have another name. documents: of each its source's folder, its number there
@@ -65,8 +84,6 @@ class Request:
     """
 
     schema: int
-    id: str
-    time: str
     list: str
     entries: int
     copies: bool
@@ -80,16 +97,67 @@ class Request:
     documents: Sequence[Line]
     names_kept: Sequence[str | None]
     builds: Sequence[str] | None = None
-    digest: str = ""
+
+
+@dataclass(frozen=True)
+class ChangedFile:
+    """A file that a purge wrote anew or removed. rows, tokens: of a shard, that are padding now."""
+
+    file: str
+    done: Literal["rewritten", "removed"]
+    before: str
+    after: str | None
+    rows: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ChangedManifest:
+    """A manifest that a purge superseded, by digest; place: of its build below the purged one."""
+
+    place: str
+    phase: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate(Sealed):
+    """What a purge did.
+
+    request: its digest. finished: UTC. by, list, names: of the request. documents, dropped: that
+    were erased. shards, rows, tokens: that hold padding now. builds: that were purged together.
+    stays, not_reached, not_verified, not_read: what the purge did not erase, in words.
+    """
+
+    schema: int
+    request: str
+    finished: str
+    by: str
+    list: str
+    names: Literal["kept", "erased"]
+    documents: int
+    dropped: int
+    shards: int
+    rows: int
+    tokens: int
+    files: tuple[ChangedFile, ...]
+    manifests: tuple[ChangedManifest, ...]
+    builds: Sequence[str] | None = None
+    stays: Sequence[str]
+    not_reached: Sequence[str]
+    not_verified: Sequence[str]
+    not_read: Sequence[str]
 
     def content(self) -> Content:
-        """Return it as JSON."""
-        return {key: value for key, value in vars(self).items() if value is not None}
-
-    def sealed(self) -> Request:
-        """Return it with a digest of itself."""
-        body = {key: value for key, value in self.content().items() if key != "digest"}
-        return replace(self, digest=receipts.digest(body))
+        """Return it as JSON; a file that is no shard has no rows and tokens."""
+        content: Json = asdict(self)
+        if self.builds is None:
+            del content["builds"]
+        for one in content["files"]:
+            if one["rows"] is None:
+                del one["rows"], one["tokens"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -145,31 +213,26 @@ def log(build: BuildFolder) -> Path:
 
 def requests(build: BuildFolder) -> list[Request]:
     """Return the requests of a build, by time."""
-    return [quick_record(content, Request, REQUEST) for content in _all(build, REQUEST)]
+    return _all(build, REQUEST, Request)
 
 
-def read_request(path: Path) -> Request:
-    """Read a request; errors as of `read_sealed`."""
-    return quick_record(read_sealed(path), Request, str(path))
-
-
-def certificates(build: BuildFolder) -> list[Json]:
+def certificates(build: BuildFolder) -> list[Certificate]:
     """Return the certificates of a build, by time."""
-    return _all(build, CERTIFICATE)
+    return _all(build, CERTIFICATE, Certificate)
 
 
-def _all(build: BuildFolder, name: str) -> list[Json]:
-    contents = [read_sealed(path) for path in log(build).glob(f"[!.]*/{name}")]
-    return sorted(contents, key=lambda content: (content["time"], content["id"]))
+def _all(build: BuildFolder, name: str, shape: type[Kind]) -> list[Kind]:
+    found = [read_sealed(path, shape) for path in log(build).glob(f"[!.]*/{name}")]
+    return sorted(found, key=lambda one: (one.time, one.id))
 
 
-def read_sealed(path: Path) -> Json:
+def read_sealed(path: Path, shape: type[Kind]) -> Kind:
     """Read a request or certificate, with its digest; DamageError where it was edited."""
     content = read_json(path, REMEDY)
     body = {key: value for key, value in content.items() if key != "digest"}
     if receipts.digest(body) != content.get("digest"):
         raise DamageError(f"{path}: was edited (its digest does not match); {REMEDY}")
-    return content
+    return quick_record(content, shape, str(path))
 
 
 def unfinished(build: BuildFolder) -> str | None:
@@ -357,8 +420,8 @@ def before(build: BuildFolder, digest: str) -> set[str]:
     """Return the digests of the manifests that purges superseded on the way to a manifest."""
     links: dict[str, set[str]] = {}  # not by time: two may be of one second, or a clock set back
     for certificate in certificates(build):
-        for one in certificate["manifests"]:
-            links.setdefault(one["after"], set()).add(one["before"])
+        for one in certificate.manifests:
+            links.setdefault(one.after, set()).add(one.before)
     digests, ahead = set[str](), [digest]
     while ahead:
         new = links.get(ahead.pop(), set[str]()) - digests
@@ -374,8 +437,8 @@ def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
     """
     try:
         for certificate in certificates(build):
-            if manifest.digest in {one["before"] for one in certificate["manifests"]}:
-                return certificate["id"]
+            if manifest.digest in {one.before for one in certificate.manifests}:
+                return certificate.id
         if build.is_past:
             return ", ".join((redaction(build, manifest) or {}).get("certificates", [])) or None
     except (DamageError, KeyError, TypeError, pa.ArrowException, OSError):
@@ -390,8 +453,8 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
             yield f"{log(build) / number}: this purge is not finished; `crystalmix purge --resume`"
         ids = {request.id for request in requests(build)}
         for certificate in certificates(build):
-            path = log(build) / certificate["id"] / REQUEST
-            if read_sealed(path)["digest"] != certificate["request"]:
+            path = log(build) / certificate.id / REQUEST
+            if read_sealed(path, Request).digest != certificate.request:
                 yield f"{path}: is not the request that was certified; {REMEDY}"
         for request in requests(build):
             path = log(build) / request.id / TEXTS

@@ -10,10 +10,16 @@ from pathlib import Path
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import HISTORY, LOOKUP, MIXTURES, BuildFolder
-from crystalmix.mixtures.manifest.purged import ErasedShard, Marks, Request
+from crystalmix.mixtures.manifest.purged import (
+    Certificate,
+    ChangedFile,
+    ChangedManifest,
+    ErasedShard,
+    Marks,
+    Request,
+)
 from crystalmix.mixtures.upkeep.collect import artifacts
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.store.store import Store
 
 OWN = {
@@ -45,36 +51,35 @@ def linked(files: Iterable[Path]) -> list[str]:
     return sorted({str(path) for path in files if path.stat().st_nlink > 1})
 
 
-def content(folder: BuildFolder, request: Request, changed: list[Json]) -> Json:
-    """Return the certificate of a request that was done; changed: manifests before and after."""
-    files = [*_files(folder, request.id), *_removed(request)]
-    shards = [one for one in files if "tokens" in one]
+def certified(
+    folder: BuildFolder, request: Request, changed: Iterable[ChangedManifest]
+) -> Certificate:
+    """Return the certificate of a request that was done."""
+    files = (*_files(folder, request.id), *_removed(request))
     others = [f"{path}: has another name, which holds its old bytes" for path in request.links]
-    unknown = sorted(path.name for path in folder.path.iterdir() if path.name not in OWN)
     places = [place for _, place, _, _ in request.documents]
-    body: Json = {
-        "schema": 1,
-        "id": request.id,
-        "request": request.digest,
-        "time": request.time,
-        "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "by": request.by,
-        "list": request.list,
-        "names": request.names,
-        "documents": sum(place >= 0 for place in places),
-        "dropped": sum(place < 0 for place in places),
-        "shards": len(shards),
-        "rows": sum(one["rows"] for one in shards),
-        "tokens": sum(one["tokens"] for one in shards),
-        "files": files,
-        "manifests": changed,
-        **({} if request.builds is None else {"builds": request.builds}),
-        "stays": [*STAYS, *_kept(request)],
-        "not_reached": [*NOT_REACHED, *others],
-        "not_verified": list(NO_MORE),
-        "not_read": unknown,
-    }
-    return {**body, "digest": receipts.digest(body)}
+    return Certificate(
+        schema=1,
+        id=request.id,
+        request=request.digest,
+        time=request.time,
+        finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        by=request.by,
+        list=request.list,
+        names=request.names,
+        documents=sum(place >= 0 for place in places),
+        dropped=sum(place < 0 for place in places),
+        shards=sum(one.tokens is not None for one in files),
+        rows=sum(one.rows or 0 for one in files),
+        tokens=sum(one.tokens or 0 for one in files),
+        files=files,
+        manifests=tuple(changed),
+        builds=request.builds,
+        stays=[*STAYS, *_kept(request)],
+        not_reached=[*NOT_REACHED, *others],
+        not_verified=NO_MORE,
+        not_read=sorted(path.name for path in folder.path.iterdir() if path.name not in OWN),
+    ).sealed()
 
 
 def _kept(request: Request) -> Iterator[str]:
@@ -84,7 +89,7 @@ def _kept(request: Request) -> Iterator[str]:
         yield f"{request.copies_left} other documents of equal text, or near it (no --copies)"
 
 
-def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
+def _files(folder: BuildFolder, number: str) -> Iterator[ChangedFile]:
     """Yield the files of a build that a purge wrote anew, by what receipts say of them."""
     store = Store(folder.store.resolve())
     for place in sorted({*artifacts(folder.path, store, history=True)}):
@@ -95,12 +100,11 @@ def _files(folder: BuildFolder, number: str) -> Iterator[Json]:
         inside = Path(folder.store.name) / place.relative_to(store.path)
         for name, one in [*marks.shards.items(), *marks.files.items()]:
             if one.purge == number:
-                digests = {"before": one.was, "after": now[name]}
-                counts = isinstance(one, ErasedShard)
-                more = {"rows": one.rows, "tokens": one.tokens} if counts else {}
-                yield {"file": (inside / name).as_posix(), "done": "rewritten", **digests, **more}
+                counts = (one.rows, one.tokens) if isinstance(one, ErasedShard) else ()
+                path = (inside / name).as_posix()
+                yield ChangedFile(path, "rewritten", one.was, now[name], *counts)
 
 
-def _removed(request: Request) -> Iterator[Json]:
+def _removed(request: Request) -> Iterator[ChangedFile]:
     for inside, digest in request.caches:
-        yield {"file": inside, "done": "removed", "before": digest, "after": None}
+        yield ChangedFile(inside, "removed", digest, None)

@@ -27,7 +27,7 @@ from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import LOOKUP, MIXTURES, BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.mixtures.manifest.purged import Request
+from crystalmix.mixtures.manifest.purged import Certificate, ChangedManifest, Request
 from crystalmix.mixtures.redaction import erased_names, redact
 from crystalmix.mixtures.upkeep import certificate, erase, purge_plan
 from crystalmix.mixtures.upkeep.collect import collect
@@ -94,7 +94,7 @@ def purge(
     keep_names: bool = False,
     everywhere: bool = False,
     by: str = "",
-) -> Json:
+) -> Certificate:
     """Erase the documents of a list from a build; return the certificate.
 
     copies: other documents of equal text, too. keep_names: names stay, as `name/purged:<id>`.
@@ -126,7 +126,7 @@ def purge(
         return _finish(requests)[homes[0]]
 
 
-def resume(build: Path) -> Json:
+def resume(build: Path) -> Certificate:
     """Go on with a purge that was begun and not finished; return the certificate."""
     folder = BuildFolder(build.resolve())
     number = purged.unfinished(folder)
@@ -140,7 +140,7 @@ def resume(build: Path) -> Json:
             for path, request in known.items()
         }
     else:
-        request = purged.read_request(purged.log(folder) / number / purged.REQUEST)
+        request = purged.read_sealed(purged.log(folder) / number / purged.REQUEST, Request)
         requests = {folder: request}
     for home in requests:
         _check_reach(home, folder.store)
@@ -306,7 +306,7 @@ def _line(folder: BuildFolder, taken: Taken, salt: str) -> purged.Line:
     return str(inside), taken.place, taken.digest, erased_names.hashes(taken.name, salt)
 
 
-def _finish(requests: Mapping[BuildFolder, Request]) -> dict[BuildFolder, Json]:
+def _finish(requests: Mapping[BuildFolder, Request]) -> dict[BuildFolder, Certificate]:
     """Do what is left of the requests of a purge; return the certificates."""
     [*homes] = requests
     number = requests[homes[0]].id
@@ -329,11 +329,11 @@ def _finish(requests: Mapping[BuildFolder, Request]) -> dict[BuildFolder, Json]:
         _forget(home)
         changed = list(_sealed(home, states[home]))
         lookups.make(home)
-        content = certificate.content(home, requests[home], changed)
+        content = certificate.certified(home, requests[home], changed).content()
         write_atomic(purged.log(home) / number / purged.CERTIFICATE, canonical(content))
     _joint(homes[0], number).unlink(missing_ok=True)
     paths = {home: purged.log(home) / number / purged.CERTIFICATE for home in homes}
-    return {home: purged.read_sealed(path) for home, path in paths.items()}
+    return {home: purged.read_sealed(path, Certificate) for home, path in paths.items()}
 
 
 def _unseal(folder: BuildFolder, name: str) -> BuildFolder:
@@ -361,7 +361,7 @@ def _forget(folder: BuildFolder) -> None:
             rmtree(home.path / LOOKUP, ignore_errors=True)
 
 
-def _sealed(folder: BuildFolder, state: BuildFolder) -> Iterator[Json]:
+def _sealed(folder: BuildFolder, state: BuildFolder) -> Iterator[ChangedManifest]:
     """Seal manifests that name what was purged; yield those that changed."""
     for home in _homes(folder):
         inside = home.path.relative_to(folder.path)
@@ -370,8 +370,7 @@ def _sealed(folder: BuildFolder, state: BuildFolder) -> Iterator[Json]:
         for before, after in zip(old, new, strict=True):
             if before.digest != after.digest:
                 where = inside.as_posix()
-                digests = {"before": before.digest, "after": after.digest}
-                yield {"place": where, "phase": before.phase, **digests}
+                yield ChangedManifest(where, before.phase, before.digest, after.digest)
         if new:
             store(home.path, {home.manifest(one.phase): one for one in new})
 

@@ -12,9 +12,9 @@ from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.trace.answers import Answer, Grid
 
 if TYPE_CHECKING:
-    from crystalmix.mixtures.manifest.purged import Request
+    from crystalmix.mixtures.manifest.purged import Certificate, Request
     from crystalmix.mixtures.upkeep.purge import Plan
-    from crystalmix.prep.runtime.types import Json
+    from crystalmix.prep.runtime.types import Content
 
 WORDS = {
     "builds": "builds of the store",
@@ -37,7 +37,7 @@ class PurgePlan(Answer):
     build: Path
     plan: Plan
 
-    def content(self) -> dict[str, object]:
+    def content(self) -> Content:
         """Return the counts as JSON."""
         return {**asdict(self.plan), "erased": False}
 
@@ -56,34 +56,32 @@ class Purged(Answer):
     """The certificate of a purge; file: where it lies."""
 
     file: Path
-    certificate: Json
+    certificate: Certificate
 
-    def content(self) -> Json:
+    def content(self) -> Content:
         """Return the certificate."""
-        return self.certificate
+        return self.certificate.content()
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield what was erased, what stays, and what could not be reached."""
         one = self.certificate
-        done = [file["done"] for file in one["files"]]
+        done = [file.done for file in one.files]
         counts = [
-            *([WORDS[key], f"{one[key]:,}"] for key in ("documents", "dropped", "rows")),
-            ["tokens, now padding", f"{one['tokens']:,}"],
+            *([WORDS[key], f"{getattr(one, key):,}"] for key in ("documents", "dropped", "rows")),
+            ["tokens, now padding", f"{one.tokens:,}"],
             ["files written anew", done.count("rewritten")],
             ["files removed", done.count("removed")],
         ]
         yield Grid(counts, ["erased", "count"])
-        for manifest in one["manifests"]:
-            place = "" if manifest["place"] == "." else f"{manifest['place']} "
-            before, after = manifest["before"][:16], manifest["after"][:16]
-            yield f"{place}{manifest['phase']}: manifest {before} is superseded by {after}"
+        for manifest in one.manifests:
+            place = "" if manifest.place == "." else f"{manifest.place} "
+            before, after = manifest.before[:16], manifest.after[:16]
+            yield f"{place}{manifest.phase}: manifest {before} is superseded by {after}"
         for key in ("stays", "not_reached", "not_verified"):
-            yield from (f"{key.replace('_', ' ')}: {line}" for line in one[key])
-        yield from (
-            f"purged together, with its own certificate: {p}" for p in one.get("builds", [])
-        )
-        if one["not_read"]:
-            yield f"not read: {', '.join(one['not_read'])}"
+            yield from (f"{key.replace('_', ' ')}: {line}" for line in getattr(one, key))
+        yield from (f"purged together, with its own certificate: {p}" for p in one.builds or ())
+        if one.not_read:
+            yield f"not read: {', '.join(one.not_read)}"
         yield f"certificate: {self.file}"
 
 
@@ -93,7 +91,7 @@ class PurgeLog(Answer):
 
     requests: tuple[tuple[Request, str], ...]
 
-    def content(self) -> list[Json]:
+    def content(self) -> list[Content]:
         """Return the requests as JSON, without names and documents."""
         hidden = ("documents", "names_kept", "salt", "caches", "links")
         return [
@@ -152,10 +150,10 @@ def purge(
     return _purged(log, purging.purge(place, existing(listed), by=by, **settings))
 
 
-def _purged(log: Path, certificate: Json) -> Purged:
+def _purged(log: Path, certificate: Certificate) -> Purged:
     from crystalmix.mixtures.manifest import purged
 
-    return Purged(log / certificate["id"] / purged.CERTIFICATE, certificate)
+    return Purged(log / certificate.id / purged.CERTIFICATE, certificate)
 
 
 def _log(build: Path) -> PurgeLog:
@@ -163,7 +161,7 @@ def _log(build: Path) -> PurgeLog:
     from crystalmix.mixtures.manifest.build_folder import BuildFolder
 
     folder = BuildFolder(build)
-    done = {one["id"] for one in purged.certificates(folder)}
+    done = {one.id for one in purged.certificates(folder)}
     states = {True: "done", False: "not finished: --resume"}
     return PurgeLog(
         tuple((request, states[request.id in done]) for request in purged.requests(folder))

@@ -140,7 +140,7 @@ def evidence(audit: Audit, by: str = "") -> Evidence:
         sources={path.name: _source(path) for path in build.sealed() if _is_source(path)},
         folders=_folders(build),
         phases=audit.phases,
-        purges={purge["id"]: purge["digest"] for purge in purged.certificates(build)},
+        purges={purge.id: purge.digest for purge in purged.certificates(build)},
     )
 
 
@@ -227,7 +227,7 @@ def check(file: Path, build: Path, run: Path | None) -> Checked:
 
 def _file_faults(evidence: Evidence, build: BuildFolder) -> Iterator[str]:
     """Yield where documents, dropped records, spans and origins are not those of the evidence."""
-    later = [c["id"] for c in purged.certificates(build) if c["id"] not in evidence.purges]
+    later = [c.id for c in purged.certificates(build) if c.id not in evidence.purges]
     if later:
         yield f"{build.path}: was purged since ({', '.join(later)}): what was searched is gone"
         return

@@ -162,9 +162,9 @@ def _of_phase(facts: Facts, phase: PhaseFacts) -> Content:
 def _certificates(facts: Facts, ids: Sequence[str]) -> Iterator[Content]:
     """Yield the certificates of purges that a phase's manifest names."""
     for one in purged.certificates(facts.build):
-        if one["id"] in ids:
-            version = _facet("version", datasetVersion=f"sha256:{one['digest']}")
-            name = f"{purged.PURGE}/{one['id']}/{purged.CERTIFICATE}"
+        if one.id in ids:
+            version = _facet("version", datasetVersion=f"sha256:{one.digest}")
+            name = f"{purged.PURGE}/{one.id}/{purged.CERTIFICATE}"
             yield _dataset(facts.name, name, [version])
 
 

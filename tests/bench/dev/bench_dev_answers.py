@@ -264,7 +264,7 @@ def answer(dev: Path, tokenizer: Path, folder: Path) -> None:
 
     certificate = timed("purge", lambda: cm.purge(build, folder / "gone", erase=True)).certificate
     tell(f"  {without(before, all_rows(build), own, bos['bos'])} tokens are padding")
-    done = {one["file"] for one in certificate["files"]}
+    done = {one.file for one in certificate.files}
     names = {path: path.relative_to(build).as_posix() for path in digests}
     assert all((path.read_bytes() != raw) == (names[path] in done) for path, raw in digests.items())
     tell(f"  {len(done & {*names.values()})} of {len(digests)} shards written anew")

@@ -17,6 +17,7 @@ import crystalmix as cm
 from crystalmix.mixtures.build.build import alone
 from crystalmix.mixtures.build.build import build as make
 from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.manifest.purged import Certificate
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.resealing.merge import merge
 from crystalmix.mixtures.resealing.mix import mix
@@ -25,7 +26,6 @@ from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import parse
 from crystalmix.prep.runtime.errors import InputError, RecipeError, RefusalError, UsageError
-from crystalmix.prep.runtime.types import Json
 from crystalmix.train.audit import audit as audits
 from crystalmix.train.record import run_folder
 from helpers import kills
@@ -61,7 +61,7 @@ def sharing() -> Path:
 
 
 @lru_cache(maxsize=1)
-def purged_build() -> tuple[Path, Json]:
+def purged_build() -> tuple[Path, Certificate]:
     """Return a build that two repositories were purged of, and the certificate."""
     out = copied()
     return out, purging.purge(out, listed(*NAMES), by="A. Lead, 30 November")
@@ -107,14 +107,14 @@ def test_a_scan_finds_the_texts_before_a_purge_and_nothing_after() -> None:
 def test_a_purged_build_is_sound_and_other_shards_are_the_same_bytes() -> None:
     build, certificate = purged_build()
     assert verify(build) == []
-    done = {one["file"] for one in certificate["files"]}
+    done = {one.file for one in certificate.files}
     same = 0
     for path in sorted(audited_build().glob("store/rows/*/*.h5")):
         name = path.relative_to(audited_build()).as_posix()
         assert ((build / name).read_bytes() == path.read_bytes()) == (name not in done)
         same += name not in done
     assert same > len(done) / 2
-    assert all(one["before"] != one["after"] for one in certificate["files"])
+    assert all(one.before != one.after for one in certificate.files)
 
 
 def test_sorted_lists_of_a_source_go_with_what_was_purged_of_it() -> None:
@@ -127,7 +127,7 @@ def test_sorted_lists_of_a_source_go_with_what_was_purged_of_it() -> None:
 
 def test_manifests_name_the_purge_and_keep_their_order() -> None:
     build, certificate = purged_build()
-    changed = {one["after"]: one["before"] for one in certificate["manifests"]}
+    changed = {one.after: one.before for one in certificate.manifests}
     pairs = zip(read_manifests(audited_build()), read_manifests(build), strict=True)
     for old, new in pairs:
         assert [part.shards for part in old.parts] == [part.shards for part in new.parts]
@@ -136,7 +136,7 @@ def test_manifests_name_the_purge_and_keep_their_order() -> None:
             continue
         assert changed[new.digest] == old.digest
         assert new.redaction is not None
-        assert new.redaction["certificates"] == [certificate["id"]]
+        assert new.redaction["certificates"] == [certificate.id]
         assert new.redaction["origin"] == old.digest
 
 
@@ -163,7 +163,7 @@ def test_an_audit_still_answers_by_name_and_names_the_certificate() -> None:
     assert begun.parent.name == "history"
     for where in (begun, build):
         answer = audits.audit(None, where, [entry for entry in entries if entry])
-        assert [one.purged for one in answer.entries] == [(certificate["id"],)] * 3 + [()]
+        assert [one.purged for one in answer.entries] == [(certificate.id,)] * 3 + [()]
         assert answer.entries[3].verdict == "absent"
     seen = audits.audit(run, begun, [entry for entry in entries if entry]).entries[0]
     for phase in seen.own:
@@ -178,7 +178,7 @@ def test_evidence_checks_after_a_purge_and_that_from_before_says_why_not(tmp_pat
     assert cm.check_evidence(build, tmp_path / "new").faults == ()
     cm.audit(audited_build(), entries, evidence=tmp_path / "old")
     fault, *_ = cm.check_evidence(build, tmp_path / "old").faults
-    assert certificate["id"] in fault
+    assert certificate.id in fault
 
 
 def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a_fork() -> None:
@@ -190,7 +190,7 @@ def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a
     for state in build.glob("history/*"):  # which the run's manifests are of
         assert cm.verify(state).faults == ()
         assert run_folder.build_of(run, build) in (state, build)
-    [line, *_] = [note for note in verdict.notes if certificate["id"] in note]
+    [line, *_] = [note for note in verdict.notes if certificate.id in note]
     steps = recounted(run, audited_build(), "mixed", "ж")["steps"]
     assert int(line.split()[1]) >= int(str(steps)) > 0
     with pytest.raises(RefusalError, match="were purged since"):
@@ -240,7 +240,7 @@ def test_the_same_recipe_builds_nothing_and_another_never_brings_texts_back() ->
     write_recipe(folder, rows={"msl": 32})
     with pytest.raises(RecipeError, match="were purged"):
         make(recipes.load(folder / "recipe.yaml"), folder, build)
-    texts = (build / "purge" / certificate["id"] / "texts.txt").read_bytes()
+    texts = (build / "purge" / certificate.id / "texts.txt").read_bytes()
     (folder / "gone.txt").write_bytes(texts)
     out = {"select": {"opt_out": [{"file": "gone.txt", "match": "digest"}]}}
     write_recipe(folder, rows={"msl": 32}, sources={"code": out, "python": out})
@@ -263,7 +263,7 @@ def test_names_stay_on_request_and_a_second_purge_adds_to_the_first() -> None:
     assert not [name for name in names if str(name).lower().startswith("owner/")]
     [mixed] = [m for m in read_manifests(build) if m.phase == "mixed"]
     assert mixed.redaction is not None
-    assert mixed.redaction["certificates"] == sorted([first["id"], second["id"]])
+    assert mixed.redaction["certificates"] == sorted([first.id, second.id])
     with pytest.raises(InputError, match="were purged before"):
         purging.purge(build, listed("owner/"))
 
@@ -271,7 +271,7 @@ def test_names_stay_on_request_and_a_second_purge_adds_to_the_first() -> None:
 def test_dropped_records_and_copies_go_where_they_are_asked_for() -> None:
     build = copied()
     certificate = purging.purge(build, listed("seen/twice"), copies=True)
-    assert certificate["dropped"] == 2  # copy/cat of both sources, dropped as a duplicate
+    assert certificate.dropped == 2  # copy/cat of both sources, dropped as a duplicate
     for source in ("code", "python"):
         table = pq.read_table(build / f"sources/{source}/dropped.parquet").to_pylist()
         assert not [row for row in table if row["name"] and row["name"].startswith("copy/")]
@@ -299,7 +299,7 @@ def test_a_store_is_purged_when_the_other_builds_of_it_are_gone() -> None:
         purging.purge(folder / "one", names)
     Path(str(told.value).split()[-1]).unlink()
     certificate = purging.purge(folder / "one", names)
-    assert certificate["documents"] == 1
+    assert certificate.documents == 1
     assert verify(folder / "one") == []
 
 
@@ -459,7 +459,7 @@ def test_names_that_look_like_purged_ones_are_names(tmp_path: Path) -> None:
 
 def test_a_list_of_purged_texts_that_changed_is_found() -> None:
     out, content = purged_build()
-    path = out / "purge" / content["id"] / "texts.txt"
+    path = out / "purge" / content.id / "texts.txt"
     before = path.read_bytes()
     path.write_bytes(before.replace(before[:1], b"x", 1))
     told = verify(out)
@@ -472,7 +472,7 @@ def test_a_list_of_purged_texts_that_changed_is_found() -> None:
 def test_a_build_in_a_folder_of_any_name_is_a_build_of_its_own(tmp_path: Path, name: str) -> None:
     build = tmp_path / name / "build"
     copytree(audited_build(), build, symlinks=True)
-    number = purging.purge(build, listed(*NAMES))["id"]
+    number = purging.purge(build, listed(*NAMES)).id
     assert [path.name for path in (build / "purge").iterdir()] == [number]
     assert list(tmp_path.iterdir()) == [build.parent]
     assert verify(build) == []

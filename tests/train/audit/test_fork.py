@@ -99,7 +99,7 @@ def test_a_view_and_its_fork_stay_sound_after_a_purge_of_the_build(
     cm.train(view, run_file(), out=fork)
     before = {name: [b.ids for b in p.batches()] for name, p in cm.open(view).phases.items()}
 
-    number = purge(build, tmp_path / "purged")["id"]
+    number = purge(build, tmp_path / "purged").id
 
     for place in (build, view, origin_of(view)):
         assert cm.verify(place).faults == (), place
@@ -131,6 +131,6 @@ def test_a_purge_of_what_no_step_consumed_is_told_of_no_step(tmp_path: Path) -> 
 
     certificate = purge(build, tmp_path / "list")
 
-    assert certificate["rows"], "rows that the phase could have drawn were purged"
+    assert certificate.rows, "rows that the phase could have drawn were purged"
     assert compare(build, run).purged == ()
     assert not any("rows that were purged" in note for note in cm.verify(build, run=run).notes)
