@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from crystalmix.mixtures.exports import columnar, mds, megatron, plain_tokens, vsl
+from crystalmix.mixtures.exports import columnar, mds, plain_tokens, vsl
 from crystalmix.mixtures.exports.row_blocks import Block, Range, blocks, part_positions
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
@@ -202,7 +202,7 @@ def _write(item: Item) -> Json:
     if item.settings.to == "megatron":
         dtype = plain_tokens.dtype_of(manifest.tokenizer.vocab)
         index = _with(item.stem, ".idx")
-        megatron.write_index(index, item.count, manifest.msl + 1, dtype)
+        plain_tokens.write_index(index, item.count, manifest.msl + 1, dtype)
         paths.append(index)
     return {"files": [receipts.describe(path) for path in sorted(paths)]}
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +32,7 @@ from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
     SPM,
+    Ints,
     Permuted,
     Plans,
     Segments,
@@ -41,9 +41,6 @@ from crystalmix.prep.fim.segments import (
 )
 from crystalmix.prep.rows import shards
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from crystalmix.prep.fim.segments import Ints
 
 DRAWN = "draws"  # the kind of the side file of what was drawn
 DRAWS = pa.schema(

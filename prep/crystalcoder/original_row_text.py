@@ -12,18 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.crystalcoder.added_tokens import Spellings
-from crystalmix.prep.fim.segments import Piece, Pieces, Plans, Segments
+from crystalmix.prep.fim.segments import Ints, Piece, Pieces, Plans, Segments
 from crystalmix.prep.tokenizer.safe_cuts import SPACE, Cut, Joints, joints
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from crystalmix.prep.fim.segments import Ints
 
 MOST_RUNS = 64  # of spaces, each one id
 

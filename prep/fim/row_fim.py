@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +30,11 @@ from crystalmix.prep.fim.row_spans import (
     permuted,
     segments_of,
 )
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, lay, within
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, lay, within
 from crystalmix.prep.fim.text_cuts import text_cuts
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from crystalmix.prep.fim.segments import Ints
 
 
 class RowFim:

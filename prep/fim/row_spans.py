@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Permuted, Segments, totals, within
+from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, totals, within
 from crystalmix.prep.rows import shards, spans
-
-if TYPE_CHECKING:
-    from crystalmix.prep.fim.segments import Ints
 
 NEW = ("row", "start", "stop", "fim", "cut1", "cut2", "origin")
 BLOCK_ROWS = 128

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,
+    Ints,
     Permuted,
     Plans,
     Runs,
     Segments,
     Sentinels,
 )
-
-if TYPE_CHECKING:
-    from crystalmix.prep.fim.segments import Ints
 
 RUNS = 8  # of a segment: head, PRE, prefix, SUF, suffix, MID, (prefix and) middle, tail
 

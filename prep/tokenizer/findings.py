@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.tokenizer import backends, canary_texts, unicode_tables
-
-if TYPE_CHECKING:
-    from crystalmix.prep.runtime.types import Json
 
 VERSION = 1
 

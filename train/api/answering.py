@@ -39,8 +39,9 @@ def audit(
     from crystalmix.train.audit import audit as audits
     from crystalmix.train.audit import evidence as proofs
     from crystalmix.train.audit import letter as letters
+    from crystalmix.train.record import run_folder
 
-    at, place = audits.build_of(existing(run), None if build is None else existing(build))
+    at, place = run_folder.run_and_build(existing(run), None if build is None else existing(build))
     answer = audits.audit(at, place, entries.read(existing(listed)))
     if evidence is not None or letter is not None:
         content = proofs.evidence(answer, by)
@@ -56,10 +57,10 @@ def check_evidence(run: Place, evidence: Place, *, build: Place | None = None) -
 
     Faults are lines of the result: a byte that changed in the evidence, or in what it rests on.
     """
-    from crystalmix.train.audit import audit as audits
     from crystalmix.train.audit import evidence as proofs
+    from crystalmix.train.record import run_folder
 
-    at, place = audits.build_of(existing(run), None if build is None else existing(build))
+    at, place = run_folder.run_and_build(existing(run), None if build is None else existing(build))
     return proofs.check(existing(evidence), place, at)
 
 
@@ -159,13 +160,13 @@ def report(
     nothing to report.
     """
     from crystalmix.train.pages import evidence, report_page
-    from crystalmix.train.report import facts
+    from crystalmix.train.record import run_folder
 
     folder = existing(path)
     if _is_ablation(folder):
         made = report_page.Report(evidence.of_ablation(folder))
     else:
-        run, place = facts.run_and_build(folder, None if build is None else existing(build))
+        run, place = run_folder.run_and_build(folder, None if build is None else existing(build))
         if verify is None:
             verify = report_page.is_small(place)
         verdict = _verdict(run, place, workers) if verify else None
@@ -189,14 +190,14 @@ def serve(
     UsageError where the port is taken.
     """
     from crystalmix.train.pages import serve as serving
-    from crystalmix.train.report import facts
+    from crystalmix.train.record import run_folder
 
     folder = existing(path)
     if _is_ablation(folder):
         explorer = serving.Explorer.of_ablation(folder)
     else:
         given = None if build is None else existing(build)
-        explorer = serving.Explorer.of(*facts.run_and_build(folder, given))
+        explorer = serving.Explorer.of(*run_folder.run_and_build(folder, given))
     with serving.server(explorer, port) as server:
         say(f"http://{serving.HOST}:{server.server_address[1]}/")
         server.serve_forever()

@@ -33,7 +33,7 @@ from crystalmix.train.audit.exposures import (
     recorded,
 )
 from crystalmix.train.evaluation import held_out
-from crystalmix.train.record import proof, run_folder, skips
+from crystalmix.train.record import proof, skips
 from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.trace.answers import Answer, Grid
 
@@ -351,10 +351,3 @@ def _exposure_cells(seen: PhaseExposure) -> list[object]:
     shown += f" ({seen.skipped_rows} rows skipped)" if seen.skipped_rows else ""
     epochs = ", ".join(map(str, seen.epochs))
     return [seen.phase, seen.rows, seen.tokens, epochs, seen.psm, seen.spm, seen.steps, shown]
-
-
-def build_of(run: Path, build: Path | None) -> tuple[Path | None, Path]:
-    """Return the run (None where the path is a build) and its build."""
-    if (run / run_folder.WHERE).exists():
-        return run, run_folder.build_of(run, build)
-    return None, run

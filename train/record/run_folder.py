@@ -204,6 +204,11 @@ def build_of(run: Path, build: Path | None) -> Path:
     return held
 
 
+def run_and_build(path: Path, build: Path | None) -> tuple[Path | None, Path]:
+    """Return the run (None where the path is a build) and its build."""
+    return (path, build_of(path, build)) if (path / WHERE).exists() else (None, path)
+
+
 def claimed(run: Path) -> set[str]:
     """Return the digests of the manifests that a run's phases were begun with."""
     digests: set[str] = set()

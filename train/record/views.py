@@ -24,6 +24,7 @@ from crystalmix.prep.runtime.database import connect as open_database
 from crystalmix.prep.runtime.database import explained, quoted, unglobbed
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.types import Json
+from crystalmix.train.record.run_folder import PhaseFolder
 
 if TYPE_CHECKING:
     from crystalmix.prep.runtime.database import Connection
@@ -93,6 +94,11 @@ class Traced:
     def connection(self) -> "Connection":
         """The views."""
         return self.opened()
+
+    def ledger(self, phase: str) -> Path:
+        """Return the ledger of a phase of the run."""
+        assert self.run is not None
+        return PhaseFolder(self.run / phase).ledger
 
     def table(self, query: str, parameters: Parameters = None) -> pa.Table:
         """Run a query; UsageError with DuckDB's message if it is wrong.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.train.record import run_folder
 from crystalmix.train.report import (
     ai_act,
     card_file,
@@ -53,7 +54,7 @@ def card(path: Path, form: str, *, about: Path | None = None, build: Path | None
     if form not in FORMS:
         raise UsageError(f"--as {form}: is no form of a card; use one of {', '.join(FORMS)}")
     given = card_file.read(about)
-    run, place = facts.run_and_build(path, build)
+    run, place = run_folder.run_and_build(path, build)
     blanks = Blanks()
     lines = FORMS[form](facts.gather(run, place, given), blanks)
     return Card(form, "\n".join(lines).rstrip("\n") + "\n", tuple(blanks.names))

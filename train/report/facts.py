@@ -17,7 +17,7 @@ from crystalmix.prep.tallies import tally
 from crystalmix.prep.tallies.tally import Tally
 from crystalmix.train.record import ledger, metrics, run_folder
 from crystalmix.train.record.metrics import HeldOutLoss, Line, TaskResult
-from crystalmix.train.record.run_folder import WHERE, CheckpointState, Claim, PhaseFolder
+from crystalmix.train.record.run_folder import CheckpointState, Claim, PhaseFolder
 from crystalmix.train.report.card_file import CardFile
 
 
@@ -220,13 +220,6 @@ def gather(run: Path | None, path: Path, card: CardFile) -> Facts:
     sources = tuple(_source(build, name, home) for name in names)
     phases = tuple(_phase(manifest, run) for manifest in manifests)
     return Facts(build, run, phases, sources, tokens, card)
-
-
-def run_and_build(path: Path, build: Path | None) -> tuple[Path | None, Path]:
-    """Return the run (None where the path is a build) and its build."""
-    if (path / WHERE).exists():
-        return path, run_folder.build_of(path, build)
-    return None, path
 
 
 def trained_with(claim: Claim) -> list[tuple[str, str]]:

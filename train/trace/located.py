@@ -25,7 +25,6 @@ from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import DamageError, InputError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.record import ledger
-from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 
 MOST_DOCUMENTS = 100
@@ -158,7 +157,7 @@ def rows(
         _check_planned(traced, phase, step)
         planned = step_rows(traced.manifests[phase], step)
         return planned if slots is None else planned[slots[0] : slots[1] + 1]
-    folder = _ledger(traced, phase)
+    folder = traced.ledger(phase)
     table = ledger.of_steps(folder, "rows", [step]).sort_by("slot")
     if not len(table):
         _refuse(traced, phase, step, folder)
@@ -189,11 +188,6 @@ def _refuse(traced: Traced, phase: str, step: int, folder: Path) -> None:
         f"{traced.run}: the ledger's rows of step {step} of phase {phase} are missing; "
         f"`crystalmix verify {traced.build} --run {traced.run}` tells which file to restore"
     )
-
-
-def _ledger(traced: Traced, phase: str) -> Path:
-    assert traced.run is not None
-    return PhaseFolder(traced.run / phase).ledger
 
 
 def documents(
@@ -398,7 +392,7 @@ def _consumed(
     """Return what the ledger has in some places, and which of their steps were skipped."""
     if traced.run is None or not places:
         return {}, set()
-    folder, wanted = _ledger(traced, phase), sorted(places)
+    folder, wanted = traced.ledger(phase), sorted(places)
     steps = sorted({step for step, _ in wanted})
     numbers = np.array([step * batch + slot for step, slot in wanted], np.int64)
     recorded: dict[Slot, Shard] = {}

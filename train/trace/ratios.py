@@ -8,7 +8,6 @@ import pyarrow as pa
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import ledger
-from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
@@ -42,8 +41,7 @@ def step_ratios(traced: Traced, first: int = 0, last: int | None = None) -> Rati
 
     Raises UsageError where not all of them are recorded, by some phase.
     """
-    assert traced.run is not None
-    folders = {phase: PhaseFolder(traced.run / phase).ledger for phase in traced.manifests}
+    folders = {phase: traced.ledger(phase) for phase in traced.manifests}
     recorded = max(
         (ledger.span_of(p)[1] for f in folders.values() for p in ledger.segments(f)), default=None
     )

@@ -7,14 +7,12 @@ document is known again in another source, domain or FIM variant.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from crystalmix.mixtures.manifest import coverage
 from crystalmix.mixtures.manifest.manifest import in_order
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.record.ledger import rows_of_parts, segments, span_of
-from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace.answers import Answer, Grid
 
@@ -140,7 +138,7 @@ def repeats(traced: Traced, phase: str) -> Repeats:
 def _by_formula(traced: Traced, phase: str, earlier: list[str]) -> Repeats:
     """Return what a phase repeats by the draws of its parts, of the steps that are recorded."""
     before, now = _draws(traced, earlier, phase)
-    counts = rows_of_parts(_ledger(traced, phase), 0, _steps(traced, phase) - 1)
+    counts = rows_of_parts(traced.ledger(phase), 0, _steps(traced, phase) - 1)
     parts: list[PartRepeats] = []
     for part, own in zip(traced.manifests[phase].parts, now, strict=True):
         same = [draws for draws in before if draws.domain == own.domain]
@@ -164,14 +162,9 @@ def _draws(
     return draws[: -len(phases[-1].parts)], draws[-len(phases[-1].parts) :]
 
 
-def _ledger(traced: Traced, phase: str) -> Path:
-    assert traced.run is not None
-    return PhaseFolder(traced.run / phase).ledger
-
-
 def _steps(traced: Traced, phase: str) -> int:
     """Return how many steps of a phase are recorded."""
-    return max((span_of(path)[1] + 1 for path in segments(_ledger(traced, phase))), default=0)
+    return max((span_of(path)[1] + 1 for path in segments(traced.ledger(phase))), default=0)
 
 
 def _earlier(traced: Traced, phase: str) -> list[str]:

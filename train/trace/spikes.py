@@ -19,7 +19,6 @@ from crystalmix.mixtures.manifest.build_folder import ALL_DOCUMENTS
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content, Json
 from crystalmix.train.record import ledger
-from crystalmix.train.record.run_folder import PhaseFolder
 from crystalmix.train.record.views import Traced
 from crystalmix.train.trace import located
 from crystalmix.train.trace.answers import Answer, Grid
@@ -215,8 +214,7 @@ def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike
 
 
 def _segments(traced: Traced, phase: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    assert traced.run is not None
-    return ledger.stream(PhaseFolder(traced.run / phase).ledger, "steps", None, columns)
+    return ledger.stream(traced.ledger(phase), "steps", None, columns)
 
 
 def _parts(
