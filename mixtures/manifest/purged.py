@@ -228,11 +228,7 @@ def _all(build: BuildFolder, name: str, shape: type[Kind]) -> list[Kind]:
 
 def read_sealed(path: Path, shape: type[Kind]) -> Kind:
     """Read a request or certificate, with its digest; DamageError where it was edited."""
-    content = read_json(path, REMEDY)
-    body = {key: value for key, value in content.items() if key != "digest"}
-    if receipts.digest(body) != content.get("digest"):
-        raise DamageError(f"{path}: was edited (its digest does not match); {REMEDY}")
-    return quick_record(content, shape, str(path))
+    return quick_record(receipts.read_sealed(path, REMEDY), shape, str(path))
 
 
 def unfinished(build: BuildFolder) -> str | None:

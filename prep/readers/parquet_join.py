@@ -20,6 +20,7 @@ COLUMNS, GROUP_PLACE, ORDINAL = 1, 5, 7  # of RowGroup
 PLACES, META, META_PLACES = (2, 4, 6), 3, (9, 10, 11, 14)  # of ColumnChunk, and ColumnMetaData
 MOST_ORDINALS = 1 << 15  # that its int16 holds
 COPY_BYTES = 1 << 24
+DEEPEST = 16  # structs and lists within each other
 
 
 class Field(NamedTuple):
@@ -64,7 +65,7 @@ def _footer(file: BinaryIO, path: Path) -> tuple[list[Field], int]:
     if tail[4:] != MAGIC or end < len(MAGIC):
         raise ValueError(f"{path}: is no parquet file")
     file.seek(end)
-    return _read_struct(file.read(size - 8 - end), 0)[0], end
+    return read_struct(file.read(size - 8 - end), 0)[0], end
 
 
 def _copy(file: BinaryIO, out: BinaryIO, first: int, end: int) -> None:
@@ -104,7 +105,13 @@ def _shifted(field: Field, moved: int) -> Field:
     return field._replace(value=field.value + moved) if field.value else field
 
 
-def _read_struct(data: bytes, at: int) -> tuple[list[Field], int]:
+def read_struct(data: bytes, at: int, depth: int = 0) -> tuple[list[Field], int]:
+    """Return the fields of a struct that begins at a place, and where it ends.
+
+    IndexError where the data end before, ValueError for what parquet has no use for.
+    """
+    if depth > DEEPEST:
+        raise ValueError("structs too deep")
     fields: list[Field] = []
     number = 0
     while head := data[at]:
@@ -114,33 +121,35 @@ def _read_struct(data: bytes, at: int) -> tuple[list[Field], int]:
             number += head >> 4
         else:
             number, at = _read_integer(data, at)
-        value, at = (None, at) if kind in (TRUE, FALSE) else _read(data, at, kind)
+        value, at = (None, at) if kind in (TRUE, FALSE) else _read(data, at, kind, depth)
         fields.append(Field(number, kind, value))
     return fields, at + 1
 
 
-def _read(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+def _read(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
     if kind in INTEGERS:
         return _read_integer(data, at)
     if kind == BINARY:
         size, at = _read_varint(data, at)
         return data[at : at + size], at + size
     if kind == STRUCT:
-        return _read_struct(data, at)
+        return read_struct(data, at, depth + 1)
     if kind in LISTS:
         size, inner = data[at] >> 4, data[at] & 15
         at += 1
         if size == 15:
             size, at = _read_varint(data, at)
+        if size > len(data) - at:  # of a value that takes no byte there is no list
+            raise IndexError("a list beyond its data")
         values: list[Any] = []
         for _ in range(size):
-            value, at = _read(data, at, inner)
+            value, at = _read(data, at, inner, depth + 1)
             values.append(value)
         return (inner, values), at
     if kind in (TRUE, FALSE, BYTE, DOUBLE):  # the first two of a list
         size = 8 if kind == DOUBLE else 1
         return data[at : at + size], at + size
-    raise ValueError(f"a footer with a value of kind {kind}")
+    raise ValueError(f"a value of kind {kind}")
 
 
 def _read_integer(data: bytes, at: int) -> tuple[int, int]:

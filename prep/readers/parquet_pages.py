@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
+from crystalmix.prep.readers.parquet_join import INTEGERS, STRUCT, Field, read_struct
+
 HEADER_BYTES = 1 << 16
 UNPACKED, PACKED, DATA, DATA_2 = 2, 3, 5, 8
-STRUCT, LISTS, MAP, BINARY, DOUBLE, BYTE = 12, (9, 10), 11, 8, 7, 3
 VALUE_BYTES = 8  # of a value in a list, at least
 
 
@@ -44,64 +45,16 @@ def _largest(file: BinaryIO, chunk: Any, *, repeated: bool) -> int:  # noqa: ANN
     end = at + chunk.total_compressed_size
     while at < end:
         file.seek(at)
-        fields, size = _struct(file.read(HEADER_BYTES), 0)
-        page = fields.get(DATA) or fields.get(DATA_2) or {}
-        values = page.get(1, 0) * VALUE_BYTES if repeated else 0
-        largest = max(largest, fields.get(UNPACKED, 0), values)
-        if size + fields.get(PACKED, -1) <= 0:
+        fields, size = read_struct(file.read(HEADER_BYTES), 0)
+        page = (f.value for f in fields if f.number in (DATA, DATA_2) and f.kind == STRUCT)
+        values = _integers(next(page, [])).get(1, 0) * VALUE_BYTES if repeated else 0
+        sizes = _integers(fields)
+        largest = max(largest, sizes.get(UNPACKED, 0), values)
+        if size + sizes.get(PACKED, -size) <= 0:
             raise ValueError("a page of no bytes")
-        at += size + fields[PACKED]
+        at += size + sizes[PACKED]
     return largest
 
 
-def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Return the integers and structs of a struct by field, and where it ends."""
-    if depth > 8:
-        raise ValueError("structs too deep")
-    fields: dict[int, Any] = {}
-    number = 0
-    while kind := data[at] & 15:
-        number += data[at] >> 4
-        at += 1
-        if not data[at - 1] >> 4:
-            number, at = _integer(data, at)
-        fields[number], at = _value(data, at, kind, depth)
-    return fields, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind == STRUCT:
-        return _struct(data, at, depth + 1)
-    if kind == BINARY:
-        size, at = _varint(data, at)
-        return None, at + size
-    if kind in LISTS:
-        size, inner = data[at] >> 4, data[at] & 15
-        at += 1
-        if size == 15:
-            size, at = _varint(data, at)
-        for _ in range(size):
-            _, at = _value(data, at, inner, depth + 1)
-        return None, at
-    if kind in (1, 2):  # true and false
-        return None, at
-    if kind in (BYTE, DOUBLE):
-        return None, at + (1 if kind == BYTE else 8)
-    if kind == MAP:
-        raise ValueError("a map in a page header")
-    return _integer(data, at)
-
-
-def _integer(data: bytes, at: int) -> tuple[int, int]:
-    number, at = _varint(data, at)
-    return (number >> 1) ^ -(number & 1), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number |= (byte & 127) << shift
-        shift, at = shift + 7, at + 1
-        if byte < 128:
-            return number, at
+def _integers(fields: list[Field]) -> dict[int, int]:
+    return {field.number: field.value for field in fields if field.kind in INTEGERS}

@@ -212,11 +212,17 @@ def seal(folder: Path, recipe: Mapping[str, Any], files: list[Json], content: Js
 
 def read(folder: Path) -> Receipt:
     """Read a folder's receipt and check its own digest."""
-    receipt = read_json(folder / NAME)
-    body = {key: value for key, value in receipt.items() if key != "digest"}
-    if digest(body) != receipt.get("digest"):
-        raise DamageError(f"{folder / NAME}: was edited (its digest does not match); build again")
-    return Receipt.of(receipt)
+    return Receipt.of(read_sealed(folder / NAME))
+
+
+def read_sealed(path: Path, remedy: str = "build again", *, exact: bool = False) -> Json:
+    """Read JSON with a digest of itself; DamageError where it was edited; exact: in any byte."""
+    content = read_json(path, remedy)
+    if exact and canonical(content) != path.read_bytes():
+        raise DamageError(f"{path}: was edited (its bytes are not canonical); {remedy}")
+    if digest({k: v for k, v in content.items() if k != "digest"}) != content.get("digest"):
+        raise DamageError(f"{path}: was edited (its digest does not match); {remedy}")
+    return content
 
 
 def own_digest(path: Path) -> str | None:

@@ -259,7 +259,7 @@ def test_names_stay_on_request_and_a_second_purge_adds_to_the_first() -> None:
     second = purging.purge(build, listed("owner/"))
     assert verify(build) == []
     names = pq.read_table(build / "sources/code/documents.parquet")["name"].to_pylist()
-    assert f"seen/twice/src/a.py/purged:{first['id']}" in names
+    assert f"seen/twice/src/a.py/purged:{first.id}" in names
     assert not [name for name in names if str(name).lower().startswith("owner/")]
     [mixed] = [m for m in read_manifests(build) if m.phase == "mixed"]
     assert mixed.redaction is not None
