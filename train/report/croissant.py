@@ -18,17 +18,8 @@ from crystalmix.train.report.words import Blanks
 
 SCHEMA = "https://schema.org/"
 TERMS = (
-    *(
-        "citeAs",
-        "column",
-        "equivalentProperty",
-        "extract",
-        "field",
-        "fileObject",
-        "fileProperty",
-        "fileSet",
-        "format",
-    ),
+    *("citeAs", "column", "equivalentProperty", "extract"),
+    *("field", "fileObject", "fileProperty", "fileSet", "format"),
     *("includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
     *("references", "regex", "repeated", "replace", "samplingRate", "separator", "source"),
     *("subField", "transform"),

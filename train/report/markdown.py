@@ -135,17 +135,8 @@ def results(facts: Facts) -> list[str]:
         for phase in facts.phases
         for e in phase.tasks
     ]
-    head = [
-        "phase",
-        "step",
-        "held-out part",
-        "labels",
-        "tokens",
-        "nats/token",
-        "bits/byte",
-        "exact",
-    ]
-    lines = table(head, losses) if losses else []
+    head = ["phase", "step", "held-out part", "labels", "tokens", "nats/token", "bits/byte"]
+    lines = table([*head, "exact"], losses) if losses else []
     if tasks:
         lines += table(["phase", "step", "task", "metric", "value", "questions"], tasks)
     return ["## Results", "", *lines] if lines else []
