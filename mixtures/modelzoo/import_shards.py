@@ -32,12 +32,7 @@ from crystalmix.mixtures.verify.accounts import IMPORT, Check
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_digest
-from crystalmix.prep.runtime.errors import (
-    RecipeError,
-    RefusalError,
-    StaleError,
-    UsageError,
-)
+from crystalmix.prep.runtime.errors import RecipeError, RefusalError, StaleError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout
 

@@ -387,11 +387,7 @@ def _check_names(path: Path, content: object, recipe: Recipe) -> None:
 
 
 def _unknown(
-    path: Path,
-    content: object,
-    steps: tuple[str | int, ...],
-    name: str,
-    known: dict[str, Any],
+    path: Path, content: object, steps: tuple[str | int, ...], name: str, known: dict[str, Any]
 ) -> RecipeError:
     where = ".".join(map(str, steps))
     kind = "source" if steps[0] == "domains" else "domain"

@@ -47,11 +47,7 @@ class ChatEncoder:
             self.labels += made.labels
             self.turns.update(turn.role for turn in some)
             yield Encoded(
-                document.number,
-                made.ids,
-                made.controls,
-                masked=made.masked,
-                turns=made.turns,
+                document.number, made.ids, made.controls, masked=made.masked, turns=made.turns
             )
 
     def counts(self) -> ChatCounts:

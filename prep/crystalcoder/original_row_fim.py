@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.crystalcoder.original_row_text import Text
 from crystalmix.prep.fim.document_fim import FimSettings, sentinels
-from crystalmix.prep.fim.row_spans import (
-    Account,
-    Keep,
-    Packed,
-    Pieces,
-    permuted,
-    segments_of,
-)
+from crystalmix.prep.fim.row_spans import Account, Keep, Packed, Pieces, permuted, segments_of
 from crystalmix.prep.fim.segments import (
     LEFT_TO_RIGHT,
     PSM,

@@ -22,14 +22,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.fim import token_cuts
 from crystalmix.prep.fim.document_fim import DRAWS, FimSettings, sentinels
-from crystalmix.prep.fim.row_spans import (
-    Account,
-    Keep,
-    Packed,
-    Pieces,
-    permuted,
-    segments_of,
-)
+from crystalmix.prep.fim.row_spans import Account, Keep, Packed, Pieces, permuted, segments_of
 from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, Ints, Permuted, Segments, lay, within
 from crystalmix.prep.fim.text_cuts import text_cuts
 from crystalmix.prep.rows import shards

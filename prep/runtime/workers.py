@@ -250,12 +250,7 @@ def progress(total: int, label: str, unit: str = "it") -> "tqdm[Any]":
     from tqdm import tqdm
 
     bar: tqdm[Any] = tqdm(
-        total=total,
-        desc=label,
-        unit=unit,
-        disable=_is_quiet(),
-        leave=False,
-        **_size(),
+        total=total, desc=label, unit=unit, disable=_is_quiet(), leave=False, **_size()
     )
     return bar
 

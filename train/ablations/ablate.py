@@ -40,12 +40,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import (
-    canonical,
-    lock_folder,
-    read_json,
-    write_atomic,
-)
+from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
 from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.runtime.workers import Fanout
@@ -297,11 +292,7 @@ def _proxy(session: Session, trial: Trial) -> ProxyRun:
 
 
 def _claim(
-    out: Path,
-    spec: Ablation,
-    recipe: Recipe,
-    reused: Reused | None,
-    answers: Sequence[Answers],
+    out: Path, spec: Ablation, recipe: Recipe, reused: Reused | None, answers: Sequence[Answers]
 ) -> Dtype:
     """Record what this folder follows from, or compare; return the dtype of all its proxies.
 

@@ -11,12 +11,7 @@ from pathlib import Path
 
 from crystalmix.mixtures.ablations.pool_of_build import view
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
-from crystalmix.mixtures.manifest.manifest import (
-    Manifest,
-    read,
-    read_manifests,
-    state_with,
-)
+from crystalmix.mixtures.manifest.manifest import Manifest, read, read_manifests, state_with
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError, UsageError
 from crystalmix.train.adaptive import windows
 from crystalmix.train.adaptive.policy import Policy, Window

@@ -53,12 +53,7 @@ def plan(
     from crystalmix.mixtures.plan.outlook import outlook
 
     return outlook(
-        str(recipe),
-        _path(out),
-        None if data is None else existing(data),
-        speed,
-        overrides,
-        workers,
+        str(recipe), _path(out), None if data is None else existing(data), speed, overrides, workers
     )
 
 
@@ -122,15 +117,7 @@ def build(  # noqa: PLR0913  what the command has
         from crystalmix.train.trace import forensics
 
         settings = forensics.without(settings, Path(without))
-    run(
-        settings,
-        root,
-        out,
-        workers=who,
-        phases=phases,
-        dropped=_path(dropped),
-        store=_path(store),
-    )
+    run(settings, root, out, workers=who, phases=phases, dropped=_path(dropped), store=_path(store))
     if is_url(target):
         logging.getLogger("crystalmix").warning("%s", copies.copy(out, target))
     return Build(out)

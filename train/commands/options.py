@@ -161,9 +161,7 @@ class Shown(Protocol):
         ...
 
 
-def bundled(
-    kind: str,
-) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+def bundled(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Return the shell completion of an argument: names of bundled files, then files."""
 
     def complete(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:

@@ -144,11 +144,7 @@ def _marks(held: HeldOut, here: slice, rows: Tensor, spelling: Spelling | None) 
 
 
 def _nll(
-    model: nn.Module,
-    rows: Tensor,
-    documents: Documents | None,
-    device: torch.device,
-    middles: bool,
+    model: nn.Module, rows: Tensor, documents: Documents | None, device: torch.device, middles: bool
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the nll of rows' labels, and which of them are the most likely: (rows, msl) each.
 

@@ -56,11 +56,7 @@ class Mark:
 
 
 def axes(
-    width: float,
-    height: float,
-    rows: int = 1,
-    columns: int = 1,
-    **more: Any,
+    width: float, height: float, rows: int = 1, columns: int = 1, **more: Any
 ) -> tuple["Figure", list[Any]]:
     """Return a light figure and its axes, row by row."""
     figure = _shown()(figsize=(width, height), dpi=DOTS, layout="constrained")

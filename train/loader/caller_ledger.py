@@ -14,12 +14,7 @@ from typing import Any, Self
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.errors import (
-    CrystalmixError,
-    InputError,
-    RefusalError,
-    UsageError,
-)
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.loader.fed import Fed, fed, joined
 from crystalmix.train.loader.ranks import Alone, Ranks

@@ -143,11 +143,7 @@ def rotate(x_BNTK: Tensor, rotary: Rotary) -> Tensor:
 
 
 def matmul_attention(
-    q_BNTK: Tensor,
-    k_BNTK: Tensor,
-    v_BNTK: Tensor,
-    scale: float,
-    documents: Documents | None = None,
+    q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, scale: float, documents: Documents | None = None
 ) -> Tensor:
     """Attend causally in plain operations, with the softmax in at least float32."""
     scores_BNTT = (q_BNTK * scale) @ k_BNTK.transpose(-2, -1)

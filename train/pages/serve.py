@@ -79,11 +79,7 @@ class Explorer:
             for part in parts
         ]
         return report_page.render(
-            "answer.html",
-            self.evidence,
-            title=title,
-            answer=shown,
-            explore=self.traced is not None,
+            "answer.html", self.evidence, title=title, answer=shown, explore=self.traced is not None
         )
 
 

@@ -83,10 +83,7 @@ def find(name: str) -> Path:
 
 
 def load(
-    path: Path,
-    phase: str | None = None,
-    known: Sequence[str] = (),
-    overrides: Sequence[str] = (),
+    path: Path, phase: str | None = None, known: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Run:
     """Read a run file for one phase; RecipeError names line, key, rule and value.
 

@@ -138,12 +138,7 @@ def _phase(
     share = max(1, manifest.batch // options.processes)
     chosen = settings.dtype == "auto"
     dtype = fast_dtype(alone().device) if chosen else settings.dtype
-    pass_ = Pass(
-        settings.micro_batch or share,
-        manifest.msl,
-        dtype,
-        settings.recompute,
-    )
+    pass_ = Pass(settings.micro_batch or share, manifest.msl, dtype, settings.recompute)
     ways = {"ddp": False, "fsdp": True} if options.processes > 1 else {"one process": False}
     size, kept = checkpoint_bytes(model), _checkpoint_count(run, manifest.steps)
     tokens = manifest.steps * manifest.batch * manifest.msl

@@ -19,12 +19,7 @@ from shutil import copy2
 
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
-from crystalmix.prep.runtime.atomic_files import (
-    canonical,
-    file_sha256,
-    read_json,
-    replacing_folder,
-)
+from crystalmix.prep.runtime.atomic_files import canonical, file_sha256, read_json, replacing_folder
 from crystalmix.prep.runtime.errors import DamageError, InputError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.model.crystal import Crystal, ModelSettings
