@@ -7,19 +7,19 @@ the plan's. How it is known is told with it: recorded by a caller.
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Self
 
 from crystalmix.mixtures.manifest.manifest import Manifest
-from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, RefusalError, UsageError
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.train.loader.fed import Fed, fed, joined
 from crystalmix.train.loader.ranks import Alone, Ranks
 from crystalmix.train.record import ledger, run_folder, seal, skips
-from crystalmix.train.record.run_folder import PhaseFolder
+from crystalmix.train.record.run_folder import CallersCheckpoint, PhaseFolder
 
 OPEN: set[Path] = set()  # folders of phases whose ledger this process holds
 
@@ -138,7 +138,7 @@ class CallerLedger:
                 self._next_step,
                 manifest=self.manifest.digest,
                 ledger=self._ledger.seal(),
-                caller={"checkpoint": []} if place is None else self._described(place),
+                caller=CallersCheckpoint() if place is None else self._described(place),
             )
             path = self.phase.checkpoint(self._next_step)
             path.mkdir(parents=True, exist_ok=True)
@@ -200,8 +200,8 @@ class CallerLedger:
                 rmtree(path)
         state = run_folder.read_state(seals[step]) if step else None
         self._ledger.truncate(None if state is None else state.ledger)
-        place = None if state is None else state.callers_place
-        return None if place is None else self.phase.path.parent / place
+        caller = None if state is None else state.caller
+        return None if caller is None or caller.at is None else self.phase.path.parent / caller.at
 
     def _check_size(self, step: int, whole: Fed) -> None:
         if len(whole.tokens) != self.manifest.batch:
@@ -210,15 +210,15 @@ class CallerLedger:
                 f"batch is {self.manifest.batch}; feed all micro-batches of all ranks"
             )
 
-    def _described(self, checkpoint: Path) -> Content:
+    def _described(self, checkpoint: Path) -> CallersCheckpoint:
         """Return where a checkpoint is, relative to the run, and its files."""
         if not checkpoint.exists():
             raise InputError(f"{checkpoint}: no such checkpoint; seal after it is written")
         single = checkpoint.is_file()
         root = checkpoint.parent if single else checkpoint
         paths = [checkpoint] if single else sorted(p for p in root.rglob("*") if p.is_file())
-        entries = [
-            {**receipts.describe(path), "name": path.relative_to(root).as_posix()} for path in paths
-        ]
+        entries = (
+            replace(FileEntry.of(path), name=path.relative_to(root).as_posix()) for path in paths
+        )
         at = relpath(checkpoint.resolve(), self.phase.path.parent.resolve())
-        return {"checkpoint": entries, "at": at}
+        return CallersCheckpoint(tuple(entries), at)

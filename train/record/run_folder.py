@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from os.path import relpath
 from pathlib import Path
 from shutil import rmtree
-from typing import Literal
+from typing import Any, Literal
 
 from crystalmix.mixtures.manifest.manifest import state_with
 from crystalmix.prep.runtime import receipts
@@ -57,12 +57,16 @@ class Claim:
     caller: bool = False
     harvested: bool = False
 
+    def setting(self, section: str, key: str, otherwise: Any) -> Any:  # noqa: ANN401  as written
+        """Return a setting of the run, or what holds where it says nothing."""
+        return (self.run or {}).get(section, {}).get(key, otherwise)
+
     @property
     def loss_unit(self) -> str:
         """What the recorded loss of a step is a mean over: all its places, or what is learnt."""
         if self.run is None:
             return "as recorded"
-        scaling = self.run.get("settings", {}).get("loss_scaling", "batch_size")
+        scaling = self.setting("settings", "loss_scaling", "batch_size")
         return "nats per token with loss" if scaling == "num_tokens" else "nats per place of a row"
 
     def content(self) -> Content:
@@ -91,6 +95,21 @@ class ProofRange:
 
 
 @dataclass(frozen=True)
+class CallersCheckpoint:
+    """A checkpoint of a caller's own: its files as they were, where it is, relative to the run."""
+
+    checkpoint: tuple[FileEntry, ...] = ()
+    at: str | None = None
+
+    def files(self, run: Path) -> tuple[Path, list[FileEntry]]:
+        """Return the folder that its files lie in, and these."""
+        assert self.at is not None
+        place, files = run / self.at, list(self.checkpoint)
+        single = len(files) == 1 and files[0].name == place.name and not place.is_dir()
+        return (place.parent if single else place), files
+
+
+@dataclass(frozen=True)
 class CheckpointState:
     """What `state.json` says of a checkpoint; None for what its kind does not have.
 
@@ -109,27 +128,17 @@ class CheckpointState:
     moments: bool | None = None
     proof: tuple[ProofRange, ...] | None = None
     harvested: Json | None = None
-    caller: Json | None = None
+    caller: CallersCheckpoint | None = None
     loaders: Json | None = None
     imported: Json | None = None
 
     def content(self) -> Content:
         """Return it as state.json holds it, without its digest."""
         optional = ("moments", "proof", "harvested", "caller", "loaders", "imported")
-        return {k: v for k, v in asdict(self).items() if v is not None or k not in optional}
-
-    @property
-    def callers_place(self) -> str | None:
-        """Where a caller's checkpoint was, relative to the run; None where it is not known."""
-        return None if self.caller is None else self.caller.get("at")
-
-    def callers_files(self, run: Path) -> tuple[Path, list[FileEntry]]:
-        """Return the folder of a caller's checkpoint and its files as they were sealed."""
-        assert self.caller is not None
-        place = run / self.caller["at"]
-        files = [FileEntry.from_json(entry) for entry in self.caller["checkpoint"]]
-        single = len(files) == 1 and files[0].name == place.name and not place.is_dir()
-        return (place.parent if single else place), files
+        content: Json = asdict(self)
+        if self.caller is not None and self.caller.at is None:
+            del content["caller"]["at"]
+        return {k: v for k, v in content.items() if v is not None or k not in optional}
 
     def sealed_ledger(self, path: Path) -> SealedLedger:
         """Return the ledger; DamageError where the checkpoint `path` has none."""

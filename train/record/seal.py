@@ -186,9 +186,9 @@ def _check_phase(phase: PhaseFolder, result: Check, *, sealed: bool) -> None:
 
 def _check_callers(phase: PhaseFolder, state: CheckpointState, result: Check) -> None:
     """Read the files of a caller's checkpoint again, where they still are."""
-    if state.callers_place is None:
+    if state.caller is None or state.caller.at is None:
         return
-    folder, files = state.callers_files(phase.path.parent)
+    folder, files = state.caller.files(phase.path.parent)
     if any((folder / file.name).exists() for file in files):
         result.faults += run_folder.damages(folder, files)
         result.files += len(files)

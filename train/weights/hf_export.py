@@ -237,8 +237,10 @@ def origin(source: Path, build: Path | None) -> tuple[Manifest | None, Path | No
 def _width_scale(source: Path) -> float:
     """Return muP's width scale, which the run of a checkpoint knows, or 1."""
     phase = run_folder.PhaseFolder(source.absolute().parent.parent)
-    run = run_folder.read_claim(phase, "restore it").run if phase.claim.exists() else None
-    return float((run or {}).get("optimizer", {}).get("decoder_kernel", 1.0))
+    if not phase.claim.exists():
+        return 1.0
+    claim = run_folder.read_claim(phase, "restore it")
+    return float(claim.setting("optimizer", "decoder_kernel", 1.0))
 
 
 def _pieces(state: State, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
