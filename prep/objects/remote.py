@@ -8,7 +8,6 @@ import errno
 import re
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from crystalmix.prep.objects.index import File
-from crystalmix.prep.runtime.atomic_files import file_digest, replacing
+from crystalmix.prep.runtime.atomic_files import TEMPORARY, file_digest, replacing, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, UsageError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -67,7 +66,10 @@ class Remote:
         return content
 
     def sizes(self) -> dict[str, int]:
-        """List all objects: names below the url, and sizes in bytes."""
+        """List all objects: names below the url, and sizes in bytes.
+
+        Temporary files are left out, which a process that was killed left at a `file://` url.
+        """
 
         def operation(system: Any, path: str) -> dict[str, int]:  # noqa: ANN401
             system.invalidate_cache()
@@ -75,7 +77,8 @@ class Remote:
                 return {}
             objects = system.find(path, detail=True)
             start = len(system._strip_protocol(path).rstrip("/")) + 1
-            return {name[start:]: int(info["size"] or 0) for name, info in objects.items()}
+            sizes = {name[start:]: int(info["size"] or 0) for name, info in objects.items()}
+            return {name: size for name, size in sizes.items() if not TEMPORARY.search(name)}
 
         return self._try(operation, "", "listed")
 
@@ -108,17 +111,14 @@ class Remote:
         self.traffic.add(sent=file.stat().st_size)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write an object."""
+        """Write an object, which is there whole or not at all."""
 
         def operation(system: Any, path: str) -> None:  # noqa: ANN401
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            try:
+            if "file" in system.protocol:
+                write_atomic(Path(system._strip_protocol(path)), content)
+            else:
                 system.pipe_file(path, content)
-            except OSError as error:
-                if error.errno in LOCAL:  # else what was begun would be taken for whole
-                    with suppress(OSError):
-                        system.rm_file(path)
-                raise
 
         self._try(operation, name, "written")
         self.traffic.add(sent=len(content))

@@ -402,3 +402,30 @@ def test_what_a_build_leaves_while_it_runs_is_not_copied(tmp_path: Path) -> None
     names = {path.name for path in (tmp_path / "there").rglob("*")}
     assert "tokenizer.json" in names
     assert not [name for name in names if name.startswith(".")]
+
+
+class Died(BaseException):
+    """The end of a process, at a moment that a test chooses."""
+
+
+@pytest.mark.parametrize("index", [1, 2])  # of what is begun, and of what is whole
+def test_a_copy_whose_process_dies_within_its_index_goes_on(
+    index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-written index at a `file://` url was refused until a hand removed it."""
+    build, there, writes = runs.copied_build(tmp_path / "build"), tmp_path / "there", [0]
+
+    def dying(_descriptor: int) -> None:
+        writes[0] += 1
+        if writes[0] == index:
+            raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dying)
+        with pytest.raises(Died):
+            cm.copy(build, f"file://{there}")
+    temporary_name(there / NAME).write_text("half")  # as a killed process leaves it
+    assert not (there / NAME).exists()
+    cm.copy(build, f"file://{there}")
+    cm.copy(f"file://{there}", tmp_path / "back")
+    assert cm.verify(tmp_path / "back").faults == ()
