@@ -21,9 +21,12 @@ BATCH_ROWS = 1024
 def convert_all(folder: Path, out: Path) -> Iterator[tuple[Path, int]]:
     """Write every parquet file below a folder to the same place below `out`, by name.
 
-    Yields each written file and its lines. Raises InputError where there is no parquet file.
+    Yields each written file and its lines. Raises InputError where there is no parquet file, or
+    where something of such a name is no file: a FIFO, a device, a link that leads nowhere.
     """
-    paths = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*.parquet") if not path.is_dir())
+    if odd := [path for path in paths if not path.is_file()]:
+        raise InputError(f"{odd[0]}: is no regular file; take it out of {folder}")
     if not paths:
         raise InputError(f"{folder}: holds no .parquet file; name the folder that does")
     for path in paths:

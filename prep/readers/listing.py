@@ -203,11 +203,12 @@ def _walk(folder: Path, form: str | None) -> Iterator[tuple[Path, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            is_data, why = fits(entry.name, form), _unfit(Path(entry.path))
-            why = why or litter.get(entry.name, "")
-            if entry.is_dir(follow_symlinks=False):
+            is_data, unfit = fits(entry.name, form), _unfit(Path(entry.path))
+            why = unfit or litter.get(entry.name, "")
+            folder = entry.is_dir(follow_symlinks=False)
+            if folder:
                 stack.append(Path(entry.path))
-            if is_data or (why and entry.is_symlink()):
+            if is_data or (unfit and not folder):
                 yield Path(entry.path), why
             elif not why:
                 yield Path(entry.path), OTHER

@@ -1,5 +1,6 @@
 """Parquet to JSON lines: the bytes of the original, in bounded memory, whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -81,4 +82,11 @@ def test_an_output_that_is_no_folder_is_named_and_not_what_is_read(tmp_path: Pat
     pq.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
     (tmp_path / "out").write_text("a file")
     with pytest.raises(MachineError, match=r"^[^ ]*/out: (Not a directory|File exists); mend it"):
+        list(tojsonl.convert_all(tmp_path, tmp_path / "out"))
+
+
+def test_what_is_no_regular_file_is_refused_rather_than_left_out(tmp_path: Path) -> None:
+    pd.DataFrame({"content": ["a"]}).to_parquet(tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet: is no regular file; take it out"):
         list(tojsonl.convert_all(tmp_path, tmp_path / "out"))
