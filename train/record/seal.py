@@ -218,9 +218,9 @@ def _misnamed(phase: PhaseFolder, seal: PhaseSeal) -> Iterator[str]:
     for entries in (seal.checkpoints, seal.files):
         if len({entry.name for entry in entries}) != len(entries):
             yield f"{phase.seal}: names a file twice; {RESUME}"
-    newest = phase.checkpoint(seal.step) / run_folder.STATE
-    if newest not in {phase.checkpoints / entry.name for entry in seal.checkpoints}:
-        yield f"{phase.seal}: is of step {seal.step}, of which it names no checkpoint; {RESUME}"
+    newest = max((phase.checkpoints / entry.name for entry in seal.checkpoints), default=None)
+    if newest != phase.checkpoint(seal.step) / run_folder.STATE:
+        yield f"{phase.seal}: is of step {seal.step}, not of the newest that it names; {RESUME}"
 
 
 def _changes(folder: Path, file: FileEntry, *, whole: bool) -> Iterator[str]:

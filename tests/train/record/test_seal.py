@@ -136,10 +136,18 @@ def test_what_our_trainer_recorded_is_told_as_that() -> None:
     )
 
 
+def earlier(seal: Json) -> int:
+    """Return the step of a checkpoint that was kept before the newest."""
+    first, *_, newest = sorted(entry["name"] for entry in seal["checkpoints"])
+    assert first != newest
+    return int(first.partition("/")[0].removeprefix("step-"))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
         ("prose/seal.json", lambda seal: seal.update(step=seal["step"] - 1), "is of step"),
+        ("prose/seal.json", lambda seal: seal.update(step=earlier(seal)), "is of step"),
         ("prose/seal.json", lambda seal: seal["files"].append(seal["files"][0]), "a file twice"),
         ("phases.json", lambda seal: seal["phases"].append("prose"), "names a phase twice"),
         ("phases.json", lambda seal: seal["build"].update(more=1), "holds more than was sealed"),
