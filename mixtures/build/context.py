@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,10 @@ from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import reuse
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
-from crystalmix.prep.store.store import Store
+from crystalmix.prep.store.store import Files, Store
 
 with imported_later(__name__):
     from crystalmix.prep.crystalcoder import lmdata
@@ -65,6 +66,7 @@ class Context:
     processes: int = 1
     pace: Pace = field(default_factory=Pace)
     laid_out: dict[str, bool] = field(default_factory=dict[str, bool])
+    looked: set[Path] = field(default_factory=set[Path])  # artifacts that this build may use again
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +82,10 @@ class Context:
     def store(self) -> Store:
         """The store of the build."""
         return Store(self.folder.store, self.dry)
+
+    def renew(self, kind: Files, paths: Collection[Path]) -> None:
+        """Let artifacts be made again that are not as they were sealed."""
+        reuse.renew(self.pool, self.store, kind, paths, self.looked)
 
     def documents(self, source: str) -> Path:
         """Return the documents of a source that was scanned."""

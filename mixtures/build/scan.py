@@ -122,6 +122,7 @@ def _digest_once(item: Reading) -> Json:
 def _blocks(context: Context, works: Sequence[Work]) -> list[list[BlockAccount]]:
     """Scan the blocks of sources that are not there; return their accounts, source by source."""
     readings: dict[object, list[_Reading]] = {}
+    context.renew("blocks", [part for work in works for part in work.parts])
     for work in works:
         heads = {path[0].lower(): len(path) == 1 for path in expressions.paths(work.source)}
         for block, wanted in zip(work.blocks, work.wanted(), strict=True):
@@ -172,7 +173,7 @@ def _scan_once(item: Scan) -> Json:
         for wanted in item.wanted:
             key_lists.write_beside(wanted.out, item.duplicates)
     for held in item.held:
-        held.check()
+        held.check() if held.reading.source is None else held.confirm()
     for wanted, account in zip(item.wanted, accounts, strict=True):
         store.finish(wanted.out, asdict(account))
     source = item.wanted[0].source
@@ -354,7 +355,7 @@ class Work:
             parts=tuple(self.parts),
             earlier={name: self.context.sources[name] for name in earlier},
             duplicates=self.context.recipe.duplicates,
-            kept=key_lists.Kept(self.context.pool, self.context.store),
+            kept=key_lists.Kept(self.context.pool, self.context.store, self.context.looked),
             limit=self.source.select.limit,
         )
 

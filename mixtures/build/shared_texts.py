@@ -55,13 +55,13 @@ def check(context: Context) -> None:
     documents = {name: context.documents(name) for name in context.sources}
     contents = {name: receipts.read(path).content for name, path in context.sources.items()}
     mark = context.store.checked(key_of(_question(recipe, phases, contents)))
-    if read_mark(mark) is not None:
+    checked: Json = {"phases": sorted(phases), "documents": contents}
+    if read_mark(mark) == checked:
         return
-    for refusal in find(
-        recipe, phases, documents, key_lists.Kept(context.pool, context.store)
-    ).refusals:
+    lists = key_lists.Kept(context.pool, context.store, context.looked)
+    for refusal in find(recipe, phases, documents, lists).refusals:
         raise RefusalError(refusal)
-    write_mark(mark, {"phases": sorted(phases), "documents": contents})
+    write_mark(mark, checked)
 
 
 def _question(recipe: Recipe, phases: Sequence[str], contents: Mapping[str, str]) -> Json:

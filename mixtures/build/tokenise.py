@@ -129,6 +129,7 @@ def run(
 ) -> list[list[TokenBlock]]:
     """Tokenise the blocks of folders; return each folder's blocks in the order of its stream."""
     groups = [encodings(context, folder, scanned) for folder in folders]
+    context.renew("tokens", [encoding.out for group in groups for _, encoding in group])
     missing: dict[tuple[object, ...], dict[Path, Encoding]] = {}
     for block, encoding in (pair for group in groups for pair in group):
         if store.done(encoding.out) is None:

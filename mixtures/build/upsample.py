@@ -44,6 +44,7 @@ def run(context: Context, scanned: dict[str, Receipt]) -> dict[str, Copies]:
     """
     items = {name: _items(context, name, scanned) for name in context.domains}
     every = {item.out: item for several in items.values() for item in several}
+    context.renew("copies", every)
     missing = [item for out, item in every.items() if store.done(out) is None]
     context.run(_count_once, [missing], "upsample")
     copies_of: dict[str, Copies] = {}

@@ -43,7 +43,7 @@ def choice(among: Among) -> Choice:
     width = 0 if settings.near is None else 4 * settings.near.permutations
     if settings.exact == "none" and settings.near is None:
         return Choice(lambda _: Removed(NOTHING, [], []), among.limit)
-    digests, bands = key_lists.of_blocks(among.kept.pool, among.parts, settings)
+    digests, bands = key_lists.of_blocks(among.kept, among.parts, settings)
     exact = _Exact(among, digests)
     alike = _Alike(among, exact, bands)
     return Choice(

@@ -51,10 +51,14 @@ def digest_of(item: Reading) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """A file whose digest is known: what is made from it is kept only while it is as it was."""
+    """A file whose digest is known: what is made from it is kept only while it is as it was.
+
+    believed: whether the digest is remembered, and nobody read the file for it now.
+    """
 
     reading: Reading
     xxh3: str
+    believed: bool = False
 
     def check(self) -> None:
         """Raise InputError where the file changed, also where its size and time are as before.
@@ -67,6 +71,20 @@ class Held:
             return
         where = files.shown(self.reading.root, self.reading.name)
         raise InputError(f"{where}: changed while it was read; build again")
+
+    def confirm(self) -> None:
+        """Check, and read a local file whose digest was believed; it is about to be rested on.
+
+        Raises InputError where its bytes are not those of the digest.
+        """
+        self.check()
+        reading = self.reading
+        doubted = self.believed and not files.is_url(reading.name)
+        if doubted and digest_of(reading) != self.xxh3:
+            raise InputError(
+                f"{files.shown(reading.root, reading.name)}: has other bytes than the store "
+                "remembers; forget its digest with `crystalmix gc --drop digests`, and build again"
+            )
 
 
 class Seen:
@@ -113,7 +131,7 @@ class Seen:
         """Refuse lists that changed since their digests were taken; who scans a block checks it."""
         for (_, raw), held in self.held.items():
             if not raw:
-                held.check()
+                held.confirm()
 
     def of_block(self, block: str) -> tuple[Held, ...]:
         """Return the files that the documents of a block follow from: it, and every list."""
@@ -138,9 +156,11 @@ class Seen:
     def _entry(self, name: str, digests: dict[str, tuple[Stamp, str]], *, raw: bool) -> Json:
         try:
             item, known = self._looked.get((name, raw)) or (self._reading(name, raw=raw), None)
-            known = known or self._known(item) or digests.get(item.place)
+            read = digests.get(item.place)
+            known = known or self._known(item) or read
             stamp, xxh3 = known or (item.stamp, digest_of(item))
-            self.held[name, raw] = Held(replace(item, stamp=stamp), xxh3)
+            believed = known is not None and known != read
+            self.held[name, raw] = Held(replace(item, stamp=stamp), xxh3, believed)
         except BrokenFile:
             if not raw or self.source.on_error == "stop":
                 raise

@@ -6,7 +6,7 @@ under a key of its content. What is there is not made again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.near_pairs import Bands
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.store import reuse
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import Store
 
@@ -66,12 +67,18 @@ def write_beside(part: Path, duplicates: Duplicates) -> None:
 
 
 def of_blocks(
-    pool: "Engine", parts: Sequence[Path], duplicates: Duplicates
+    kept: "Kept", parts: Sequence[Path], duplicates: Duplicates
 ) -> tuple[list[Path], list[Path]]:
-    """Return the lists of digests and of bands of blocks, as asked; what is missing is made."""
+    """Return the lists of digests and of bands of blocks, as asked; what is missing is made.
+
+    kept: who runs the items, and the store of the blocks.
+    """
     kinds = [DIGESTS] * (duplicates.exact != "none") + [BANDS] * (duplicates.near is not None)
     missing = [p for p in parts if not all(side(p, kind).exists() for kind in kinds)]
-    for _ in pool.map(_make_beside, [Block(part, duplicates) for part in missing], "key lists"):
+    kept.store.unseal("blocks", {part.stem for part in missing})
+    for _ in kept.pool.map(
+        _make_beside, [Block(part, duplicates) for part in missing], "key lists"
+    ):
         pass
     digests, bands = ([side(p, kind) for p in parts if kind in kinds] for kind in (DIGESTS, BANDS))
     return digests, bands
@@ -97,10 +104,14 @@ def _own(part: Path) -> Iterator[list[NDArray[Any]]]:
 
 @dataclass(frozen=True)
 class Kept:
-    """Makes the lists of what sealed sources kept; store: where they stay."""
+    """Makes the lists of what sealed sources kept; store: where they stay.
+
+    looked: artifacts that need no look before they are used again.
+    """
 
     pool: "Engine"
     store: Store
+    looked: set[Path] = field(default_factory=set[Path])
 
     def digests(self, folders: Sequence[Path]) -> list[list[Path]]:
         """Return the lists of the digests of each source, of KEPT."""
@@ -112,6 +123,8 @@ class Kept:
 
     def _made(self, folders: Sequence[Path], near: Near | None) -> list[list[Piece]]:
         pieces = [[*self._pieces(folder, near)] for folder in folders]
+        outs = [piece.out for group in pieces for piece in group]
+        reuse.renew(self.pool, self.store, "lists", outs, self.looked)
         due = {p.out: p for group in pieces for p in group if artifacts.done(p.out) is None}
         for _ in self.pool.map(_make_piece, [*due.values()], "key lists"):
             pass

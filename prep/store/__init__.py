@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from crystalmix.prep.store import digests, rates, store
+    from crystalmix.prep.store import digests, rates, reuse, store
     from crystalmix.prep.store.digests import Remembered
     from crystalmix.prep.store.rates import Pace
     from crystalmix.prep.store.store import Folders, Store

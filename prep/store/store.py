@@ -7,7 +7,8 @@ tokens/<k>/<key>.*   the token ids of one raw file's documents
 copies/<k>/<key>.*   how often a source's documents are taken, by a number that they have
 lists/<k>/<key>.*    sorted digests or band hashes of a source's documents
 files/<k>/<key>.json digests of raw files, by path, size, times and inode
-uses/<key>.json      the blocks, tokens and copies that a folder was made from
+uses/<key>.json      the blocks, tokens and copies that a folder was made from, and lists that were
+                     made from it, each with the digest of its mark
 builds/<key>.json    the builds that use a shared store
 files/checked/       checks that found nothing, by what they looked at
 files/rates.json     how long the stages took (`prep.store.rates`)
@@ -16,7 +17,8 @@ JSON files carry a digest of themselves: one whose bits changed is taken for one
 Those of older stores have none.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Literal
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, temporary_name, write_atomic
+from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.prep.runtime.types import Json
 
@@ -66,23 +69,62 @@ class Store:
         """Return the mark of a check that found nothing."""
         return self.path / "files" / "checked" / f"{key}.json"
 
-    def write_uses(self, key: str, uses: Mapping[Files, Sequence[str]]) -> None:
-        """Note the blocks and tokens that a folder was made from, by key."""
+    def write_uses(self, key: str, uses: Mapping[Files, Iterable[str]]) -> None:
+        """Note the blocks and tokens that a folder was made from, by key, and seal their marks."""
+        self._write_uses(
+            key,
+            {
+                kind: {key: own_digest(self.file(kind, key, ".json")) for key in keys}
+                for kind, keys in uses.items()
+            },
+        )
+
+    def add_uses(self, key: str, kind: Files, keys: Iterable[str]) -> None:
+        """Note more of what a folder uses."""
+        more = {each: own_digest(self.file(kind, each, ".json")) for each in keys}
+        known = self.uses(key)
+        self._write_uses(key, {**known, kind: {**known.get(kind, {}), **more}})
+
+    def _write_uses(self, key: str, uses: Mapping[Files, Mapping[str, str]]) -> None:
         path = self.path / "uses" / f"{key}.json"
-        content = {kind: sorted(set(keys)) for kind, keys in uses.items()}
+        content: Json = {kind: dict(marks) for kind, marks in uses.items()}
         if read_mark(path) != content:
             write_mark(path, content)
 
-    def add_uses(self, key: str, kind: Files, keys: Sequence[str]) -> None:
-        """Note more of what a folder uses."""
-        content = self.uses(key)
-        uses: dict[Files, list[str]] = {name: content[name] for name in FILES if name in content}
-        uses[kind] = [*uses.get(kind, []), *keys]
-        self.write_uses(key, uses)
+    def uses(self, key: str) -> dict[Files, dict[str, str]]:
+        """Return what a folder was made from: by kind and key the digest of the mark that it had.
 
-    def uses(self, key: str) -> Json:
-        """Return the keys of the blocks and tokens that a folder was made from, by kind."""
-        return read_mark(self.path / "uses" / f"{key}.json") or {}
+        It is empty where it is not known: in older stores, and of what was made anew since.
+        """
+        try:
+            known = read_mark(self.path / "uses" / f"{key}.json") or {}
+        except DamageError:  # not as it was written, as where its digest does not match
+            known = {}
+        return {
+            kind: known[kind] if isinstance(known[kind], dict) else dict.fromkeys(known[kind], "")
+            for kind in FILES
+            if kind in known
+        }
+
+    def users(self) -> Iterator[str]:
+        """Yield the keys of the folders of which is known what they use."""
+        yield from sorted(path.stem for path in (self.path / "uses").glob("*.json"))
+
+    def sealed(self, kind: Files) -> dict[str, set[str]]:
+        """Return the digests of marks that were sealed, by key."""
+        digests: dict[str, set[str]] = {}
+        for user in self.users():
+            for key, digest in self.uses(user).get(kind, {}).items():
+                if digest:
+                    digests.setdefault(key, set()).add(digest)
+        return digests
+
+    def unseal(self, kind: Files, keys: AbstractSet[str]) -> None:
+        """Let nobody say which marks these have, for they are made anew."""
+        for user in self.users() if keys else ():
+            uses = self.uses(user)
+            if named := keys & uses.get(kind, {}).keys():
+                self._write_uses(user, {**uses, kind: {**uses[kind], **dict.fromkeys(named, "")}})
 
     def enter(self, build: Path) -> None:
         """Note that a build uses this store."""
@@ -96,8 +138,15 @@ class Store:
 
     def builds(self) -> list[Path]:
         """Return the builds that use this store, as they were noted."""
-        paths = sorted((self.path / "builds").glob("*.json"))
-        return [Path(read_json(path)["build"]) for path in paths]
+        builds: list[Path] = []
+        for path in sorted((self.path / "builds").glob("*.json")):
+            builds.append(Path(read_json(path)["build"]))
+            if key_of(str(builds[-1])) != path.stem:
+                raise DamageError(
+                    f"{path}: was edited (its name is of another build than {builds[-1]}); "
+                    "name that build, or remove it"
+                )
+        return builds
 
     @contextmanager
     def scratch(self) -> Generator[Path]:
@@ -127,16 +176,16 @@ class Store:
             for path in sorted((self.path / kind).glob("*/*")):
                 yield kind, path.name.partition(".")[0], path
 
-    def marks(self) -> Iterator[Path]:
+    def marks(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Yield the JSON files that say what was made of what, and what is remembered."""
-        for pattern in ("[!.]*/*.json", "[!.]*/*/*.json"):
+        for pattern in (f"{kind}/*.json", f"{kind}/*/*.json"):
             paths = sorted(self.path.glob(pattern))
             yield from (p for p in paths if p.relative_to(self.path).parts[0] not in FOLDERS)
 
 
 def done(path: Path) -> Json | None:
     """Return the result of making a file of blocks or tokens, None where it is not there whole."""
-    entry = read_mark(_mark(path), "remove it and build again")
+    entry = read_mark(mark_of(path), "remove it and build again")
     if entry is None:
         return None
     for file in entry["files"]:
@@ -148,14 +197,14 @@ def done(path: Path) -> Json | None:
 
 def size(path: Path) -> int:
     """Return the bytes of a file that is there whole, and of all that belongs to it."""
-    mark = _mark(path)
+    mark = mark_of(path)
     entries = read_json(mark, "remove it and build again")["files"]
     return sum(entry["bytes"] for entry in entries) + mark.stat().st_size
 
 
 def finish(path: Path, result: Json) -> None:
     """Keep the result of making a file, with digests of all that belongs to it: now it is there."""
-    mark = _mark(path)
+    mark = mark_of(path)
     parts = sorted(part for part in path.parent.glob(f"{path.stem}.*") if part != mark)
     files = [receipts.describe(part) for part in parts]
     write_mark(mark, {"result": result, "files": files})
@@ -181,6 +230,14 @@ def _is_nearly_digest(key: str) -> bool:
     return len(key) == len("digest") and sum(map(str.__ne__, key, "digest")) == 1
 
 
+def own_digest(mark: Path) -> str:
+    """Return the digest that a mark has of itself; nothing where it is not there, or has none."""
+    try:
+        return receipts.own_digest(mark) or ""
+    except FileNotFoundError:
+        return ""
+
+
 def damages(mark: Path) -> list[str]:
     """Return one line for every file of a mark that is missing or has other bytes."""
     content = read_mark(mark)
@@ -191,7 +248,8 @@ def damages(mark: Path) -> list[str]:
     return [f"{line.partition('; ')[0]}; remove {mark} and build again" for line in lines]
 
 
-def _mark(path: Path) -> Path:
+def mark_of(path: Path) -> Path:
+    """Return the mark of an artifact, by its main file."""
     return path.with_name(f"{path.stem}.json")
 
 

@@ -71,7 +71,8 @@ def test_a_new_source_makes_its_own_lists_alone(
     assert made[0] == {"raw files": 2, "documents": 2, **one}
     assert made[1] == {"raw files": 1, "documents": 1, **one, **kept}
     none_is_near = {"duplicates": 1, "near pairs": 1}
-    assert made[2] == {"raw files": 1, "documents": 1, **none_is_near, **kept}
+    again = {"reused": 2}  # those lists, which are looked at
+    assert made[2] == {"raw files": 1, "documents": 1, **none_is_near, **kept, **again}
     assert made[3] == {}
     store = Store(tmp_path / "build" / "store")
     named = {key for _, name, _ in store.folders() for key in store.uses(name).get("lists", [])}
