@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import atexit
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -278,24 +279,76 @@ def _read(seal: Path) -> Json:
     return content
 
 
-def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
-    """Yield where lookups are damaged, or follow from other folders than those here."""
+def faults(
+    build: BuildFolder, sealed: dict[Path, Receipt], note: Callable[[str], None]
+) -> Iterator[str]:
+    """Yield where lookups are damaged, or follow from other folders than those here.
+
+    note: takes lines about seals that are not read whole.
+    """
     for path in sorted(build.lookup.rglob(SEAL)):
         origin = build.path / path.parent.relative_to(build.lookup)
         try:
             seal = _read(path)
-            files = [FileEntry.from_json(entry) for entry in seal["files"]]
+            files = [FileEntry(**entry) for entry in seal["files"]]
+            if len({file.name for file in files}) != len(files):
+                yield f"{path}: names a file twice; {REMEDY}"
             yield from receipts.damages(path.parent, files)
-            is_of_it = origin not in sealed or seal["origin"] == origin_digest(sealed[origin])
+            if seal["version"] > lookup.VERSION:
+                yield f"{path}: is of version {seal['version']}, which is not known; {REMEDY}"
+            elif seal["version"] < lookup.VERSION:
+                note(f"{path}: is of an older version; what it says of its receipt is not read")
+            elif origin in sealed:
+                yield from _strays(path, seal, origin, sealed[origin], note)
         except DamageError as error:
             yield str(error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             yield f"{path}: is no whole seal ({type(error).__name__}: {error}); {REMEDY}"
-        else:
-            if not is_of_it:
-                yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
     yield from opened_manifests.faults(build, sealed)
-    yield from tally.faults(build.lookup / SOURCES)
+    yield from tally.faults(build.lookup / SOURCES, _documents(sealed))
+
+
+def _strays(
+    path: Path, seal: Json, origin: Path, receipt: Receipt, note: Callable[[str], None]
+) -> Iterator[str]:
+    """Yield where a seal is of another folder than its own; the receipt's times are no part."""
+    if seal["origin"] != origin_digest(receipt):
+        yield f"{path}: was made from another {origin} than the one here; {REMEDY}"
+    entry = FileEntry.of(origin / receipts.NAME)
+    now = {
+        "receipt": entry.xxh3,
+        "receipt_bytes": entry.bytes,
+        "receipt_digest": receipts.own_digest(origin / receipts.NAME),
+    }
+    same = {key: seal[key] == value for key, value in now.items() if key in seal}
+    if not (same.get("receipt") or same.get("receipt_digest")):
+        note(f"{path}: its receipt was written again since; its digests of that are not read")
+    elif not all(same.values()):
+        yield f"{path}: has other digests of its receipt than that has; {REMEDY}"
+
+
+def _documents(sealed: dict[Path, Receipt]) -> dict[str, tally.Counted]:
+    """Return what is known of the documents of sources, of those whose receipts are whole."""
+    known: dict[str, tally.Counted] = {}
+    for place, receipt in sealed.items():
+        if receipt.stage == "documents":
+            with suppress(KeyError, TypeError):
+                account = receipt.account
+                counts = account["documents"], account["bytes"]
+                known[place.name] = tally.Counted(receipt.content, *counts)
+    return known
+
+
+def named(build: BuildFolder) -> Iterator[Path]:
+    """Yield the files that lookups, tallies and tables of shards consist of, as far as is known."""
+    yield from (build.lookup / opened_manifests.TABLES).glob("*.json")
+    for path in build.lookup.rglob(SEAL):
+        yield path
+        with suppress(DamageError, KeyError, TypeError):  # which `faults` reports
+            yield from (path.with_name(str(entry["name"])) for entry in _read(path)["files"])
+    for kind in tally.KINDS:
+        for path in (build.lookup / SOURCES).glob(f"*/{kind}.*"):
+            yield path
 
 
 def origin_digest(receipt: Receipt) -> str:

@@ -132,17 +132,18 @@ def faults(folder: BuildFolder, sealed: Mapping[Path, Receipt]) -> Iterator[str]
     for file in folder.manifests():
         with suppress(CrystalmixError, ArithmeticError):  # their own checks tell
             whole = manifests.read(file)
-            contents[whole.digest] = _of_manifest(whole)
-    for receipt in sealed.values():
+            contents[whole.digest] = _table(file, whole.digest, _of_manifest(whole))
+    for place, receipt in sealed.items():
         with suppress(DamageError, KeyError, TypeError):
-            contents[receipt.digest] = _of_rows(OpenedRows.of(receipt))
+            content = _of_rows(OpenedRows.of(receipt))
+            contents[receipt.digest] = _table(place / receipts.NAME, receipt.digest, content)
     for path in sorted((folder.lookup / TABLES).glob("*.json")):
         try:
             table = _checked(path)
             digest = table["of"]["digest"]
-            content: Json = table["content"]
-            known = contents if table["version"] == VERSION else {}
-            same = _dumped(known.get(digest, content)) == _dumped(content)
+            known = contents.get(digest, table)
+            older = table["version"] < VERSION and table["content"] != known["content"]
+            same = older or _dumped(known) == _dumped(table)
         except (DamageError, KeyError, TypeError, AttributeError) as error:
             yield f"{path}: is no table of shards ({error}); {REMEDY}"
             continue
@@ -200,13 +201,17 @@ def _checked(place: Path) -> Json:
 
 def _keep(folder: BuildFolder, file: Path, digest: str, content: Json) -> None:
     """Write a table, where the build can be written to."""
-    entry = FileEntry.of(file)
-    of = {"digest": digest, "bytes": entry.bytes, "xxh3": entry.xxh3}
-    table: Json = {"version": VERSION, "of": of, "content": content}
+    table = _table(file, digest, content)
     place = _place(folder, digest)
     written = _dumped({**table, "sha256": sha256(_dumped(table)).hexdigest()})
     with suppress(OSError), replacing(place) as temporary:
         temporary.write_bytes(written)  # not flushed: a torn one has another digest
+
+
+def _table(file: Path, digest: str, content: Json) -> Json:
+    entry = FileEntry.of(file)
+    of = {"digest": digest, "bytes": entry.bytes, "xxh3": entry.xxh3}
+    return {"version": VERSION, "of": of, "content": content}
 
 
 def _dumped(value: Json) -> bytes:

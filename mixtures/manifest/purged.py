@@ -12,7 +12,7 @@ such rows says so in `redaction`, as one of a redacted view does, and names the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -442,8 +442,13 @@ def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
     return None
 
 
-def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
-    """Yield where the log is not whole, or receipts name a certificate that is not there."""
+def faults(
+    build: BuildFolder, sealed: dict[Path, Receipt], note: Callable[[str], None]
+) -> Iterator[str]:
+    """Yield where the log is not whole, or receipts name a certificate that is not there.
+
+    note: takes lines about what is not read of it.
+    """
     try:
         if number := unfinished(build):
             yield f"{log(build) / number}: this purge is not finished; `crystalmix purge --resume`"
@@ -452,6 +457,10 @@ def faults(build: BuildFolder, sealed: dict[Path, Receipt]) -> Iterator[str]:
             path = log(build) / certificate.id / REQUEST
             if read_sealed(path, Request).digest != certificate.request:
                 yield f"{path}: is not the request that was certified; {REMEDY}"
+            note(
+                f"{path.with_name(CERTIFICATE)}: is of its request and has its own digest; what it "
+                "says of files and manifests as they were is recorded, and not read again"
+            )
         for request in requests(build):
             path = log(build) / request.id / TEXTS
             if not path.exists() or path.read_bytes() != listing(request):

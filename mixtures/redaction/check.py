@@ -29,11 +29,13 @@ def faults(out: Path, origin: Path) -> Iterator[str]:
     try:
         view = redact.read(out)
         build = BuildFolder(origin)
+        if view.schema != 1 or len({*view.documents}) != len(view.documents):
+            yield f"{out / redact.NAME}: is no view of schema 1 that names each once; {REMEDY}"
         known = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
         if known != view.phases:
             yield f"{out}: its origin {origin} has other phases than it was made from; {REMEDY}"
             return
-        taken = redact.placed(ensured(origin), documents(build, view), view.copies)
+        taken = redact.placed(ensured(origin), documents(build, view))
         yield from _manifest_faults(out, build, taken, view)
         yield from _file_faults(out, build, taken)
         if view.files is not None and view.files != (here := redact.file_digests(out)):

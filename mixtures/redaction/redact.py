@@ -71,9 +71,8 @@ class View:
     """What a redacted build says of itself.
 
     origin: the build below, as a relative path; phases: digests of its manifests. list: digest of
-    the file that names what is taken. documents: source, number and text's digest of each. copies:
-    others of equal text that stay. files: digests of the files that the origin has not; views of
-    older versions have none.
+    the file that names what is taken. documents: source, number and text's digest of each. files:
+    digests of the files that the origin has not; views of older versions have none.
     """
 
     schema: int
@@ -81,7 +80,6 @@ class View:
     phases: dict[str, str]
     list: str
     documents: tuple[tuple[str, int, str], ...]
-    copies: int
     files: dict[str, str] | None = None
 
 
@@ -249,7 +247,6 @@ def redact(build: Path, listed: Path, out: Path, *, copies: bool = False) -> lis
             phases={m.phase: m.digest for m in read_manifests(origin.path)},
             list=file_digest(listed),
             documents=tuple((d.source, d.document, d.digest) for d in taken.documents),
-            copies=taken.copies,
             files=file_digests(temporary),
         )
         write_sealed(temporary / NAME, asdict(content))

@@ -14,6 +14,7 @@ from crystalmix.mixtures.build.accounts import (
 )
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder, rows_files
 from crystalmix.mixtures.manifest.manifest import read_manifests
+from crystalmix.mixtures.verify import kept
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
@@ -68,6 +69,7 @@ def checked(build: Path) -> str:
     return (
         f"{len(phases)} phase{'s' * (len(phases) != 1)} ({', '.join(phases)}), "
         f"{len(files):,} shards, {sum(shard.rows for shard in files):,} rows"
+        f"{kept.counted(BuildFolder(build))}"
     )
 
 

@@ -29,6 +29,7 @@ def faults(
             f"{build.receipt_set}: is not there, as in builds of older versions: a receipt "
             "that was edited and sealed again can't be noticed; building again seals those here"
         )
+    since = 0  # receipts that a purge wrote anew, of which those before are no more
     for name, old in (marks or {}).items():
         folder = build.path / name
         if any(line.startswith((f"{folder}/", f"{folder}:")) for line in told):
@@ -37,11 +38,19 @@ def faults(
             yield f"{folder}: is missing, though the build sealed it; build again"
             continue
         receipt = read_json(folder / receipts.NAME)
-        if sealed_receipts.mark(receipt) != old and not _is_purged(build, receipt):
+        now = sealed_receipts.mark(receipt)
+        if _is_purged(build, receipt):
+            now["receipt"], since = old["receipt"], since + 1
+        if now != old:
             yield (
                 f"{folder / receipts.NAME}: is not the one that the build sealed; "
                 "restore it, or remove the folder and build again"
             )
+    if since:
+        note(
+            f"{build.receipt_set}: {since} receipts were purged since, so that their digests are "
+            "not read; their recipes are"
+        )
 
 
 def _is_purged(build: BuildFolder, receipt: Json) -> bool:

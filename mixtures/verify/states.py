@@ -4,7 +4,7 @@ Their rows are those of the store, which the build's own check reads where it st
 a state its manifests, seals and tokenizer are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crystalmix.mixtures.build.view import state_of
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
@@ -16,18 +16,21 @@ from crystalmix.prep.runtime.errors import CrystalmixError
 REMEDY = "restore it: runs that were trained on that state rest on it"
 
 
-def faults(build: BuildFolder) -> Iterator[str]:
-    """Yield where a state's manifests, seals, receipts or tokenizer are not as they were kept."""
+def faults(build: BuildFolder, note: Callable[[str], None]) -> Iterator[str]:
+    """Yield where a state's manifests, seals, receipts or tokenizer are not as they were kept.
+
+    note: takes lines about what is not read of them.
+    """
     if build.within is not None:
         return  # the build that it is of has these states
     for state in build.states():
         try:
-            yield from _faults(build, state)
+            yield from _faults(build, state, note)
         except (CrystalmixError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             yield f"{state.path}: can't be checked ({' '.join(str(error).split())}); {REMEDY}"
 
 
-def _faults(build: BuildFolder, state: BuildFolder) -> Iterator[str]:
+def _faults(build: BuildFolder, state: BuildFolder, note: Callable[[str], None]) -> Iterator[str]:
     manifests = read_manifests(state.path)
     sealed, here = read_phase_set(state), {one.phase: one.digest for one in manifests}
     if sealed not in ({}, here):
@@ -36,7 +39,7 @@ def _faults(build: BuildFolder, state: BuildFolder) -> Iterator[str]:
         yield f"{state.path}: holds other phases than it was named by; {REMEDY}"
     for folder in state.sealed():
         receipts.read(folder)
-    yield from receipt_marks.faults(state, (), lambda _: None)
+    yield from receipt_marks.faults(state, (), note)
     kept, now = state.tokenizer, build.tokenizer
     if kept.exists() and not (now.exists() and kept.read_bytes() == now.read_bytes()):
         yield from tokenizer_check.faults(kept, {one.phase: one for one in manifests})

@@ -36,6 +36,7 @@ from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
 from crystalmix.mixtures.verify import (
     accounts,
+    kept,
     receipt_marks,
     shuffle_test,
     states,
@@ -43,6 +44,7 @@ from crystalmix.mixtures.verify import (
     upsampling,
 )
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
+from crystalmix.mixtures.verify.kept import MALFORMED
 from crystalmix.mixtures.verify.shuffle_test import repeated
 from crystalmix.prep.documents import about
 from crystalmix.prep.rows.spans import path_of
@@ -52,13 +54,9 @@ from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputEr
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.types import Json
 from crystalmix.prep.runtime.workers import Fanout, watched
-from crystalmix.prep.store import store as artifacts
-from crystalmix.prep.store.store import Store
 
 SHOWN = 3  # files in a note
 Note = Callable[[str], None]
-# What a receipt or manifest raises that lacks a key or has a value of another kind.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
 def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[str]:
@@ -89,11 +87,11 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     for folder, receipt in sealed.items():
         faults += _guarded(folder / receipts.NAME, _check_account(out, folder, receipt, sealed))
     faults += _check_manifests(out, sealed, note)
-    faults += lookups.faults(BuildFolder(out), sealed)
-    faults += purged.faults(BuildFolder(out), sealed)
+    faults += lookups.faults(BuildFolder(out), sealed, note)
+    faults += purged.faults(BuildFolder(out), sealed, note)
     faults += receipt_marks.faults(BuildFolder(out), tuple(faults), note)
-    faults += states.faults(BuildFolder(out))
-    faults += _check_store(BuildFolder(out), workers, note)
+    faults += states.faults(BuildFolder(out), note)
+    faults += kept.faults(BuildFolder(out), workers, note)
     faults += about.faults(out / about.NAME, {place.name for place in sealed})
     _note_unread(BuildFolder(out), sealed, note)
     for line in upsampling.uncounted_lines(sealed):
@@ -189,24 +187,6 @@ def _why_equal(folder: Path, sealed: dict[Path, Receipt]) -> str:
     return ": what was purged of them is padding" if receipt.purged else ""
 
 
-def _check_store(folder: BuildFolder, workers: int, note: Note) -> Iterator[str]:
-    """Check what a build keeps for the next: documents and tokens of raw files, by their marks."""
-    if folder.store.is_symlink():
-        note(f"{folder.store}: is shared with other builds; blocks and tokens in it are not read")
-        return
-    marks = list(Store(folder.store).marks())
-    with Fanout(workers) as pool:
-        for lines in pool.map(_damages, marks, "store"):
-            yield from lines
-
-
-def _damages(mark: Path) -> list[str]:
-    try:
-        return artifacts.damages(mark)
-    except (DamageError, *MALFORMED) as error:
-        return [f"{mark}: can't be checked ({error}); remove it and build again"]
-
-
 def recount(check: Check) -> Counts | str:
     """Read one file again: what it holds, or a line of why it can't be read."""
     try:
@@ -233,16 +213,16 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Receipt], note: Note) -
     """Note the files in a build's folder that no receipt, manifest or seal names."""
     known = {folder.tokenizer, folder.phase_set, folder.receipt_set, *folder.manifests()}
     known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
-    known |= {folder.path / about.NAME, *folder.lookup.rglob("*")}
+    known |= {folder.path / about.NAME, *lookups.named(folder)}
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt.files} | {place / receipts.NAME}
     places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
     # what they hold is named by other builds, or to be freed, or checked with the log
-    kept = (folder.store, folder.history, folder.path / purged.PURGE)
+    elsewhere = (folder.store, folder.history, folder.path / purged.PURGE)
     others = sorted(
         path
         for path in places - known
-        if path.is_file() and not any(path.is_relative_to(place) for place in kept)
+        if path.is_file() and not any(path.is_relative_to(place) for place in elsewhere)
     )
     if others:
         more = ", ..." if len(others) > SHOWN else ""
@@ -306,8 +286,9 @@ def _check_manifests(out: Path, sealed: dict[Path, Receipt], note: Note) -> Iter
         else:
             yield from _guarded(place, _purge_faults(folder, manifest))
         if manifest.previous is not None and manifest.previous not in digests:
-            yield f"{place}: names a previous manifest {manifest.previous[:12]} that is not here"
-        yield from (f"{place}: {line}" for line in _start_faults(manifest, digests))
+            shown = str(manifest.previous)[:12]
+            yield f"{place}: names a previous manifest {shown} that is not here"
+        yield from _guarded(place, _start_faults(manifest, digests))
         if manifest.after is not None:
             note(
                 f"{place}: follows phase {manifest.after}, which was built elsewhere; "

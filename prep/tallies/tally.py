@@ -7,8 +7,8 @@ spills. The seal beside it says what it was made from; it is made again where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from shutil import rmtree
@@ -242,14 +242,52 @@ def found(folder: Path, kind: Kind, origin: str | None = None) -> Tally | None:
     return Tally(folder, sealed)
 
 
-def faults(sources: Path) -> Iterator[str]:
-    """Yield where tallies below the folder of all sources' lookups are damaged."""
+def faults(sources: Path, documents: Mapping[str, Counted]) -> Iterator[str]:
+    """Yield where tallies below the folder of all sources' lookups are damaged, or miscounted.
+
+    documents: of each source. The SQL that gave the values is not read.
+    """
     for kind in KINDS:
         for seal in sorted(sources.glob(f"*/{kind}.json")):
             try:
-                yield from _damages(seal.parent, read(seal))
-            except DamageError as error:
-                yield str(error)
+                tallied = read(seal)
+                every = documents.get(seal.parent.name)
+                if tallied.kind != kind:
+                    yield f"{seal}: is of {tallied.kind}; {REMEDY}"
+                elif every is None:
+                    yield from _damages(seal.parent, tallied)
+                elif _recounted(seal, tallied, every) != tallied:
+                    yield f"{seal}: is not of its table and these documents; {REMEDY}"
+            except (DamageError, pa.ArrowException, OSError) as error:
+                yield " ".join(str(error).split())
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The documents of a source: the digest of all, how many they are, bytes of their texts."""
+
+    origin: str
+    documents: int
+    bytes: int
+
+
+def _recounted(seal: Path, tallied: Tallied, every: Counted) -> Tallied:
+    """Return a seal with all that can be counted again; every: the documents of its source."""
+    values = documents = size = 0
+    for _, count, bytes_ in Tally(seal.parent, tallied).rows():
+        values, documents, size = values + 1, documents + count, size + bytes_
+    return replace(
+        tallied,
+        version=VERSION,
+        source=seal.parent.name,
+        origin=every.origin,
+        values=values,
+        documents=documents,
+        bytes=size,
+        missing_documents=every.documents - documents,
+        missing_bytes=every.bytes - size,
+        files=(FileEntry.of(seal.with_name(f"{seal.stem}.parquet")),),
+    )
 
 
 def _damages(folder: Path, tallied: Tallied) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from shutil import copytree
@@ -15,6 +16,7 @@ from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.redaction.redact import redact
 from crystalmix.mixtures.resealing.mix import mix
 from crystalmix.mixtures.upkeep.purge import purge
+from crystalmix.mixtures.verify import account_report
 from crystalmix.mixtures.verify.verify import verify
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
@@ -25,7 +27,7 @@ from helpers import audited, chat, corpora, hostile, masked, runs, watched
 
 Checked = tuple[list[str], list[str]]  # what was found, and what is said not to be read
 POLICY = "policy: group\nsteps: 4\nrate: 2.0\nmemory: 0.2\n"
-FOLLOWS = {"lookup", "blocks", "tokens", "copies", "files", "uses", "purge", "history"}
+TABLE = "sha256"
 UNCHECKED = "modified"  # of a raw file in a receipt: nothing rests on that time
 
 
@@ -43,13 +45,8 @@ class Subject:
         return [p for p in every if p.is_file() and not p.is_symlink() and p.stat().st_size]
 
     def forgeable(self) -> list[Path]:
-        """Return its receipts, manifests and seals, which carry a digest of themselves.
-
-        Left out are what is made again where it is not there, the log of purges, and of what was
-        before a purge the seal of receipts that are no more.
-        """
-        paths = (path for path in self.files() if path.suffix == ".json")
-        return [p for p in paths if FOLLOWS.isdisjoint(p.parts) and _is_sealed(p)]
+        """Return all that carries a digest of itself: receipts, manifests, seals, marks, tables."""
+        return [p for p in self.files() if p.suffix == ".json" and _is_sealed(p)]
 
     def checked(self) -> Checked:
         """Read it again; an error of ours is what is found."""
@@ -62,13 +59,21 @@ class Subject:
 def forged(path: Path, rng: Random) -> tuple[bytes, str]:
     """Return a sealed file with one value changed and its digest made anew, and what changed."""
     content = orjson.loads(path.read_bytes())
-    steps = [p for p in hostile.paths(content) if p[0] != "digest" and p[-1] != UNCHECKED]
+    seal = _seal_of(content)
+    steps = [p for p in hostile.paths(content) if p[0] != seal and p[-1] != UNCHECKED]
     chosen = rng.choice(steps)
     place: Any = content
     for step in chosen[:-1]:
         place = place[step]
     place[chosen[-1]] = _other(place[chosen[-1]], rng)
-    return canonical({**content, "digest": _digest(content)}), ".".join(map(str, chosen))
+    return resealed(content), ".".join(map(str, chosen))
+
+
+def resealed(content: dict[str, Any]) -> bytes:
+    """Return the bytes of a sealed file's content with its digest made anew."""
+    if _seal_of(content) == TABLE:
+        return _dumped({**content, TABLE: _digest(content)})
+    return canonical({**content, "digest": _digest(content)})
 
 
 def every(folder: Path) -> Iterator[Subject]:
@@ -134,14 +139,15 @@ def _adapted(folder: Path) -> Subject:
 
     def check() -> Checked:
         verdict = cm.verify(run / "build", run=run)
-        return list(verdict.faults), list(getattr(verdict, "notes", ()))
+        return list(verdict.faults), [*verdict.notes, *verdict.checked]
 
     return Subject("adaptive run", run, check)
 
 
 def _build(folder: Path) -> Checked:
     notes: list[str] = []
-    return verify(folder, note=notes.append), notes
+    faults = verify(folder, note=notes.append)
+    return faults, notes if faults else [*notes, account_report.checked(folder)]
 
 
 def _run(build: Path, run: Path) -> Checked:
@@ -151,8 +157,20 @@ def _run(build: Path, run: Path) -> Checked:
 
 def _digest(content: dict[str, Any]) -> str:
     """Return the digest of a file's own content; of a seal over one value, that of the value."""
+    if _seal_of(content) == TABLE:
+        body = {key: value for key, value in content.items() if key != TABLE}
+        return sha256(_dumped(body)).hexdigest()
     body = {key: value for key, value in content.items() if key != "digest"}
     return receipts.digest(next(iter(body.values())) if {*body} in SEALS else body)
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    """Return the key of a file's digest of itself; tables of shards have another."""
+    return "digest" if "digest" in content else TABLE
+
+
+def _dumped(content: dict[str, Any]) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
 
 
 SEALS = ({"phases"}, {"receipts"})
@@ -163,7 +181,7 @@ def _is_sealed(path: Path) -> bool:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError:
         return False
-    return isinstance(content, dict) and content.get("digest") == _digest(content)
+    return isinstance(content, dict) and content.get(_seal_of(content)) == _digest(content)
 
 
 def _other(value: Any, rng: Random) -> Any:

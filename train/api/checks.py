@@ -110,6 +110,7 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
 
     from crystalmix.mixtures.verify import foreign_shards
     from crystalmix.mixtures.verify.account_report import checked
+    from crystalmix.mixtures.verify.kept import MALFORMED
     from crystalmix.mixtures.verify.verify import verify as check
 
     path = existing(path, whole=True)
@@ -131,8 +132,14 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
         from crystalmix.train.trace import findings
 
         begun = build_of(run, path)
-        faults += findings.findings(begun, run, batches=True)
-        faults += adaptive.faults(begun, run)
+        try:
+            faults += findings.findings(begun, run, batches=True)
+            faults += adaptive.faults(begun, run)
+        except MALFORMED as error:
+            faults.append(
+                f"{run}: can't be held against {begun} ({type(error).__name__}: {error}); mend "
+                "what else is reported first"
+            )
         folder = seal.check(run)
         faults += [line for line in folder.faults if line not in faults]
         notes += folder.notes

@@ -190,7 +190,9 @@ def test_a_run_from_before_is_verified_as_far_as_rows_are_there_and_goes_on_as_a
     for state in build.glob("history/*"):  # which the run's manifests are of
         assert cm.verify(state).faults == ()
         assert run_folder.build_of(run, build) in (state, build)
-    [line, *_] = [note for note in verdict.notes if certificate.id in note]
+    told = [note for note in verdict.notes if certificate.id in note]
+    assert "certificate.json: is of its request and has its own digest" in told[0]
+    line = told[1]
     steps = recounted(run, audited_build(), "mixed", "ж")["steps"]
     assert int(line.split()[1]) >= int(str(steps)) > 0
     with pytest.raises(RefusalError, match="were purged since"):

@@ -105,6 +105,7 @@ def test_of_a_sound_build_nothing_is_told(made: Path, workers: int) -> None:
 def test_a_build_is_sound_as_far_as_it_is_there_and_says_how_far(out: Path) -> None:
     counts = [len(shards.read(path)) for path in out.glob("domains/*/*/*.h5")]
     size = f"{len(counts):,} shards, {sum(counts):,} rows"
+    size += " (held to their own digests alone: times of raw files)"
     assert checked(out) == f"3 phases (prose, mixed, code), {size}"
     result = corpora.crystalmix("verify", out, "--workers", 1)
     assert result.exit_code == 0
