@@ -205,10 +205,10 @@ def _walk(folder: Path, form: str | None) -> Iterator[tuple[Path, str]]:
                 continue
             is_data, unfit = fits(entry.name, form), _unfit(Path(entry.path))
             why = unfit or litter.get(entry.name, "")
-            folder = entry.is_dir(follow_symlinks=False)
-            if folder:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder:
                 stack.append(Path(entry.path))
-            if is_data or (unfit and not folder):
+            if is_data or (unfit and not is_folder) or (why and entry.is_symlink()):
                 yield Path(entry.path), why
             elif not why:
                 yield Path(entry.path), OTHER
