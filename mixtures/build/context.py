@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
+MARK_TOKENS = 1 << 20  # of shards that are marked as done together: a tenth of a second's work
 
 
 @dataclass(frozen=True)
@@ -266,17 +267,31 @@ def _amount(result: Json) -> int:
     return result.get("amount", 0) + sum(entry["rows"] * entry["msl"] for entry in rows)
 
 
-def once(mark: str, out: Path, work: Callable[[], Json]) -> Json:
+def once(mark: str, out: Path, work: Callable[[], Json], *others: Path) -> Json:
     """Return the result of a work item, done once and kept beside its output until the seal.
 
     The result lies in a `.done` file, so that a killed build goes on where it stopped. mark: the
-    digest of the folder's whole recipe; an item of another recipe is done again.
+    digest of the folder's whole recipe; an item of another recipe is done again. others: further
+    outputs of the item.
     """
     marker = out.with_name(f"{out.name}.done")
-    if not out.exists():
-        marker.unlink(missing_ok=True)  # the output was taken away: what was done is undone
+    if not all(path.exists() for path in (out, *others)):
+        marker.unlink(missing_ok=True)  # an output was taken away: what was done is undone
     with naming(out):
-        return receipts.once(marker, [mark, out.name], work)
+        return receipts.once(marker, [mark, out.name, *(path.name for path in others)], work)
+
+
+def batches(items: Iterable[Item], tokens: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield items in turn, of few tokens several together: each mark costs files of its own."""
+    batch, held = list[Item](), 0
+    for item in items:
+        if batch and held + tokens(item) > MARK_TOKENS:
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += tokens(item)
+    if batch:
+        yield batch
 
 
 @contextmanager

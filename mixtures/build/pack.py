@@ -1,7 +1,6 @@
-"""The stage from token blocks to rows: one work item per shard.
+"""The stage from token blocks to rows: one work item per shard, or for several small ones.
 
-Before that documents are fitted to rows where they are to stay whole: one work item per some groups
-of them.
+Before that documents are fitted to rows where they are to stay whole, some groups by each item.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,9 @@ from crystalmix.mixtures.build.context import (
     Copies,
     Folder,
     TokenBlock,
+    batches,
     columns_of,
+    naming,
     once,
     origin_of,
     rows_in,
@@ -54,9 +56,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalmix.prep.packing.fitted import Fitted
-    from crystalmix.prep.rows.pack import PackSettings, Shape
+    from crystalmix.prep.rows.pack import Packed, PackSettings, Shape
     from crystalmix.prep.rows.token_blocks import Block, Stream
 
+COUNTS = "tokens", "padding", "controls"  # of packed shards
 FIT_TOKENS = 1 << 24  # of the groups that an item fits
 MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows are many
 SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less often than that
@@ -64,7 +67,7 @@ SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less of
 
 @dataclass(frozen=True)
 class Pack:
-    """Work item: cut the rows [first, last) of a stream of blocks to one shard.
+    """Part of a work item: cut the rows [first, last) of a stream of blocks to one shard.
 
     stream: the blocks that hold those rows' tokens; base: the position of their first token.
     groups: where the groups of fitted rows begin and end; rows are counted from their first.
@@ -246,7 +249,7 @@ def run(
         _items(context, target, group) if fit is None else _fitted_items(context, target, fit)
         for target, group, fit in zip(folders, every, fits, strict=True)
     ]
-    results = context.run(_pack_once, items, "pack")
+    results = context.run(_pack_once, [[*batches(own, _tokens)] for own in items], "pack")
     made = zip(folders, every, blocks, fits, results, strict=True)
     for target, stream, group, fit, shards in made:
         target.blocks = group
@@ -325,25 +328,34 @@ def _fitted_items(context: Context, target: Folder, fit: Fitted) -> list[Pack]:
         )
     if not items:
         raise RefusalError(
-            f"domain {target.name}: no document of it fits a row of {fit.settings.msl} tokens; "
-            "add data, raise rows.msl or set rows.too_long to split"
+            f"domain {target.name}: no document of it fits a row of {fit.settings.msl} tokens; add "
+            "data, raise rows.msl or set rows.too_long to split"
         )
     return items
 
 
-def _pack_once(item: Pack) -> Json:
-    out = item.out if item.shape.written else spans.path_of(item.out)
-    return once(item.mark, out, lambda: _pack(item))
+def _tokens(item: Pack) -> int:
+    return (item.rows[1] - item.rows[0]) * item.shape.settings.msl
 
 
-def _pack(item: Pack) -> Json:
-    """Write a shard; the result is its entry, its sides' entries and its counts."""
-    stream = token_blocks.Stream(item.stream, item.base)
-    how = item.rows, item.shape, item.out
+def _pack_once(items: Sequence[Pack]) -> Json:
+    outs = [item.out if item.shape.written else spans.path_of(item.out) for item in items]
+    return once(items[0].mark, outs[0], lambda: _packed(items), *outs[1:])
+
+
+def _packed(items: Sequence[Pack]) -> Json:
+    """Write shards; the result is their entries and the sum of their counts."""
+    every = [(item.out, _pack(item)) for item in items]
+    entries = (shard_entries(packed.shard, out, *packed.sides) for out, packed in every)
+    account = {name: sum(getattr(packed, name) for _, packed in every) for name in COUNTS}
+    return {"files": [*chain.from_iterable(entries)], "account": account}
+
+
+def _pack(item: Pack) -> Packed:
+    stream, how = token_blocks.Stream(item.stream, item.base), (item.rows, item.shape, item.out)
     fitted = item.groups
-    packed = fitted_rows.pack(stream, fitted, *how) if fitted else pack.pack(stream, *how)
-    counts = {name: getattr(packed, name) for name in ("tokens", "padding", "controls")}
-    return {"files": shard_entries(packed.shard, item.out, *packed.sides), "account": counts}
+    with naming(item.out):
+        return fitted_rows.pack(stream, fitted, *how) if fitted else pack.pack(stream, *how)
 
 
 def _sizes(
@@ -370,7 +382,7 @@ def _account(
     tokens = sum(block.block.tokens for block in blocks)
     controls = sum(block.controls for block in blocks)
     tokens_out, padding, controls_out = (
-        sum(shard["account"][key] for shard in shards) for key in ("tokens", "padding", "controls")
+        sum(shard["account"][key] for shard in shards) for key in COUNTS
     )
     chat = [block.chat for block in blocks if block.chat is not None]
     lost = tokens - tokens_out

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 from shutil import rmtree
@@ -27,7 +27,9 @@ from crystalmix.mixtures.build.context import (
     Context,
     Folder,
     Tokenised,
+    batches,
     look_at_blocks,
+    naming,
     once,
     rows_in,
     shard_entries,
@@ -377,10 +379,11 @@ def _deflated(rows: ShuffledRows, first: int, last: int) -> Iterator[list[shards
 
 
 def _shuffle_once(item: Shuffle) -> Json:
-    work = _Work(item)
+    work, msl, mark = _Work(item), item.rows.msl, item.rows.mark
+    sizes = [(last - first) * msl for first, last in item.bounds]
     results = [
-        once(item.rows.mark, out, lambda place=place: work.write(place))
-        for place, out in enumerate(item.outs)
+        once(mark, item.outs[some[0]], partial(work.write, some), *(item.outs[i] for i in some[1:]))
+        for some in batches(range(len(item.outs)), sizes.__getitem__)
     ]
     return {"files": [entry for result in results for entry in result["files"]]}
 
@@ -391,8 +394,15 @@ class _Work:
 
     item: Shuffle
 
-    def write(self, place: int) -> Json:
-        """Write a shard; the result is its entry and its origin's entry."""
+    def write(self, places: Sequence[int]) -> Json:
+        """Write shards; the result is their entries and those of their origins."""
+        files = list[Json]()
+        for place in places:
+            with naming(self.item.outs[place]):
+                files += self._write(place)
+        return {"files": files}
+
+    def _write(self, place: int) -> list[Json]:
         (first, last), out = self.item.bounds[place], self.item.outs[place]
         rows = self.item.rows
         how = rows.inputs, rows.ordered(first, last), out
@@ -402,7 +412,7 @@ class _Work:
             shard = shuffle.shuffle(*how)
         else:
             shard = shuffle.write(*how, self._rows(first, last))
-        return {"files": shard_entries(shard, out, "origin")}
+        return shard_entries(shard, out, "origin")
 
     @cached_property
     def _reader(self) -> bucket_files.Reader:

@@ -10,6 +10,7 @@ import pytest
 
 from crystalmix.mixtures.build import laid_out_rows, shuffle
 from crystalmix.mixtures.build.build import alone, build
+from crystalmix.mixtures.build.context import MARK_TOKENS, batches, once
 from crystalmix.mixtures.manifest import manifest as manifests
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
@@ -272,3 +273,35 @@ def test_weights_that_do_not_sum_to_one_can_be_normalised(small: Path, tmp_path:
     before = phases(small)["prose"]
     for name in ("weight", "rows", "shards"):
         assert [getattr(p, name) for p in other.parts] == [getattr(p, name) for p in before.parts]
+
+
+def test_outputs_of_few_tokens_share_a_mark_and_large_ones_have_their_own() -> None:
+    half = MARK_TOKENS // 2
+    sizes = [half, half, 1, MARK_TOKENS, 3 * MARK_TOKENS, 1, 1]
+    made = [*batches(range(len(sizes)), sizes.__getitem__)]
+    assert made == [[0, 1], [2], [3], [4], [5, 6]]
+    assert [*batches([], len)] == []
+
+
+def test_outputs_with_one_mark_are_made_once_until_one_of_them_is_taken_away(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "a.h5", tmp_path / "b.h5"
+    calls = list[int]()
+
+    def work() -> Json:
+        calls.append(len(calls))
+        first.touch()
+        second.touch()
+        return {"number": len(calls)}
+
+    def made(mark: str = "mark", *others: Path) -> int:
+        number: int = once(mark, first, work, *(others or (second,)))["number"]
+        return number
+
+    assert [made(), made()] == [1, 1]
+    assert [path.name for path in tmp_path.glob("*.done")] == ["a.h5.done"]
+    second.unlink()
+    assert [made(), made()] == [2, 2]
+    assert made("another mark") == 3
+    assert made("another mark", first) == 4  # other outputs
