@@ -158,10 +158,11 @@ def test_a_build_with_nothing_to_do_loads_nothing_that_does_it(tmp_path: Path) -
     stages = ("prep.documents.scan", "prep.rows.token_blocks", "prep.rows.shards", "prep.objects")
     for changes in ([], ["--set", "phases.code.steps=2"]):
         python("-c", code, *words, *changes)  # what texts show of the tokenizer is kept
-        *told, loaded = python("-c", code, *words, *changes).stdout.splitlines()
-        assert any(", order exact-1, seed " in line for line in told), told
-        assert work & {*loaded.split()} == {"pydantic"}
-        assert not [name for name in stages if f"crystalmix.{name}" in loaded.split()]
+        for more, needed in (["-v"], {"pydantic"}), ([], set[str]()):  # looked at; as it was
+            *told, loaded = python("-c", code, *words, *changes, *more).stdout.splitlines()
+            assert any(", order exact-1, seed " in line for line in told), told
+            assert work & {*loaded.split()} == needed
+            assert not [name for name in stages if f"crystalmix.{name}" in loaded.split()]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,25 @@ def build(  # noqa: PLR0913  what the command has
     out: for a url the build is made below `$CRYSTALMIX_CACHE`, of what the url holds where nothing
     is there, and copied. Raises RecipeError, InputError, RefusalError.
     """
+    made, _ = built(
+        recipe, out, data, phases, tokenizer, dropped, without, store, overrides, workers
+    )
+    return made
+
+
+def built(  # noqa: PLR0913, PLR0917  as of `build`
+    recipe: Place,
+    out: Place,
+    data: Place | None,
+    phases: Sequence[str],
+    tokenizer: Place | None,
+    dropped: Place | None,
+    without: Place | None,
+    store: Place | None,
+    overrides: Sequence[str],
+    workers: int | EngineSettings,
+) -> tuple[Build, Path | None]:
+    """Do `build`; return with it where the tokenizer lies, None where it was another's build."""
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
     from crystalmix.prep.engines.engine import EngineSettings
@@ -110,7 +129,7 @@ def build(  # noqa: PLR0913  what the command has
         out, who = copies.begin(target, who)
     if who.rank:
         who.follow(out)
-        return Build(out)
+        return Build(out), None
     root = recipes.find(str(recipe)).parent if data is None else existing(data)
     settings = recipes.load(str(recipe), _path(tokenizer), overrides)
     if without is not None:
@@ -120,7 +139,7 @@ def build(  # noqa: PLR0913  what the command has
     run(settings, root, out, workers=who, phases=phases, dropped=_path(dropped), store=_path(store))
     if is_url(target):
         logging.getLogger("crystalmix").warning("%s", copies.copy(out, target))
-    return Build(out)
+    return Build(out), Path(settings.tokenizer.path)
 
 
 def merge(builds: Sequence[Place], out: Place) -> Build:

@@ -3,8 +3,9 @@
 Each imports what it needs when it runs, so that `--help` is quick.
 """
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,11 +24,16 @@ from crystalmix.train.commands.options import (
     bundled,
     given,
     note,
+    noted,
+    phase_lines,
     refuse_without,
     show_answer,
     show_lines,
     show_phases,
 )
+
+if TYPE_CHECKING:
+    from crystalmix.prep.store.unchanged import Unchanged
 
 OF_TOKENS = ("msl", "batch", "vocab", "column")
 DATA = click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's).")
@@ -90,15 +96,38 @@ def build(recipe: str, out: str | Path, **settings: Any) -> None:
     from crystalmix.prep.runtime.workers import collected_seldom
 
     with collected_seldom():
+        unchanged = _unchanged(recipe, out, **settings)
+        if unchanged is not None and (said := unchanged.said()) is not None:
+            for line in said[0]:
+                note(line)
+            show_lines(said[1])
+            return
         from crystalmix.mixtures.verify.account_report import fitted_lines
         from crystalmix.prep.engines.engine import EngineSettings
         from crystalmix.train.api import data
 
         words = ("workers", "engine", "rank", "ranks")
         settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
-        made = data.build(recipe, out, **settings)
-        show_phases(made, only=settings["phases"])
-        show_lines(fitted_lines(made.path))
+        with noted() as notes:
+            made, tokenizer = data.built(recipe, out, without=None, **settings)
+        lines = [*phase_lines(made, settings["phases"]), *fitted_lines(made.path)]
+        show_lines(lines)
+        if unchanged is not None and tokenizer is not None:
+            unchanged.keep(tokenizer, notes, lines)
+
+
+def _unchanged(recipe: str, out: str | Path, **settings: Any) -> "Unchanged | None":
+    """Return what such a command would see, None where it does more than build on this machine."""
+    more = [settings[word] for word in ("dropped", "store", "rank", "ranks")]
+    verbose = logging.getLogger().isEnabledFor(logging.INFO)  # it tells what is reused
+    bundled_ = not Path(recipe).is_file()
+    if any(more) or settings["engine"] != "local" or isinstance(out, str) or verbose or bundled_:
+        return None
+    from crystalmix.prep.store.unchanged import Unchanged
+
+    path, root, tokenizer = Path(recipe), settings["data"], settings["tokenizer"]
+    words = [*settings["phases"], "--set", *settings["overrides"], f"--tokenizer={tokenizer}"]
+    return Unchanged(path, path.parent if root is None else root, out, words)
 
 
 @click.command(cls=Verb, example="crystalmix migrate build")

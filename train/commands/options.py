@@ -4,7 +4,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -215,21 +216,40 @@ def show_answer(answer: Shown, as_json: bool) -> None:
         sys.exit(1)
 
 
-def show_phases(build: "Build", only: Sequence[str] = ()) -> None:
-    """Print the manifests of a build, or of some of its phases."""
+def show_phases(build: "Build") -> None:
+    """Print the manifests of a build."""
+    show_lines(phase_lines(build))
+
+
+def phase_lines(build: "Build", only: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the manifests of a build, or of some of its phases, as lines."""
     from crystalmix.mixtures.manifest.coverage import Reads, of_manifests
     from crystalmix.mixtures.manifest.report import manifest_lines
 
     for name, phase in build.phases.items():
         if not only or name in only:
-            show_lines(manifest_lines(phase.manifest))
+            yield from manifest_lines(phase.manifest)
     manifests = [phase.manifest for phase in build.phases.values()]
-    show_lines(Reads.of(of_manifests(manifests)).lines())
+    yield from Reads.of(of_manifests(manifests)).lines()
 
 
 def note(line: str) -> None:
     """Print a note on stderr, unless the command is to be quiet."""
     logging.getLogger("crystalmix").warning("%s", line)
+
+
+@contextmanager
+def noted() -> Generator[list[str]]:
+    """Collect the notes that are printed meanwhile, but for those on what is made just now."""
+    notes: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.addFilter(lambda record: record.module != "drop_report")
+    handler.emit = lambda record: notes.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _readable(value: object) -> object:
