@@ -141,7 +141,7 @@ class Copies:
         return max((counts.most for counts in self.counts.values()), default=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenBlock:
     """The tokenised documents of one block of a source.
 

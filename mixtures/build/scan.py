@@ -58,7 +58,7 @@ FAULT = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """Work item: read one raw file and write the documents that each of its sources finds there.
 
@@ -87,6 +87,7 @@ def run(context: Context) -> dict[str, Receipt]:
                 work.locate(known)
             if work.receipt is not None:
                 known[work.source.name] = work.receipt
+        del digests  # while blocks are scanned
         todo = [work for work in works if work.receipt is None]
         for work in todo:
             drop_report.tell_unread(context.recipe, context.root, work.source, work.listing)
@@ -121,20 +122,25 @@ def _digest_once(item: Reading) -> Json:
 
 def _blocks(context: Context, works: Sequence[Work]) -> list[list[BlockAccount]]:
     """Scan the blocks of sources that are not there; return their accounts, source by source."""
+    context.run(_scan_once, [_items(context, works)], "documents")
+    return [[_result(path) for path in work.parts] for work in works]
+
+
+def _items(context: Context, works: Sequence[Work]) -> list[Scan]:
+    """Return the readings of blocks that are not there."""
     readings: dict[object, list[_Reading]] = {}
     context.renew("blocks", [part for work in works for part in work.parts])
     for work in works:
         heads = {path[0].lower(): len(path) == 1 for path in expressions.paths(work.source)}
+        reading = work.source.reading
         for block, wanted in zip(work.blocks, work.wanted(), strict=True):
             if store.done(wanted.out) is None:
-                same = readings.setdefault((block, work.source.reading), [])
+                same = readings.setdefault((block, reading), [])
                 place = next((each for each in same if each.takes(heads)), None)
                 if place is None:
                     same.append(place := _Reading(block))
                 place.add(wanted, heads, work.seen.of_block(block))
-    items = [each.item(context) for same in readings.values() for each in same]
-    context.run(_scan_once, [items], "documents")
-    return [[_result(path) for path in work.parts] for work in works]
+    return [each.item(context) for same in readings.values() for each in same]
 
 
 @dataclass

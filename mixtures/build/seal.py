@@ -6,7 +6,7 @@ more often than it may be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.recipes.recipe import Domain, Recipe
     from crystalmix.prep.runtime.receipts import Receipt
 
+_compute: Any = pc  # its stub knows no runs
 SCHEMA = 3  # of the manifests that builds write; `migrate` makes 4 of them
 BATCH_ROWS = 1 << 16
 
@@ -342,16 +343,29 @@ def settings_of(build: BuildFolder, domain: str) -> Json | None:
 
 
 def documents_digest(path: Path) -> str:
-    """Return the sha256 over the values of a documents.parquet, not over its bytes."""
+    """Return the sha256 over the values of a documents.parquet, not over its bytes.
+
+    It is by batches: the documents of one raw file in a row group, however many files share it.
+    """
     content = sha256()
     with pq.ParquetFile(path, pre_buffer=False) as file:
         content.update(canonical([[field.name, str(field.type)] for field in file.schema_arrow]))
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+            for batch in _batches(file.read_row_group(group)):
                 content.update(canonical(batch.num_rows))
                 for column in batch.columns:
                     _add(content, column)
     return content.hexdigest()
+
+
+def _batches(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Yield the documents of each raw file in a row group, at most BATCH_ROWS at once."""
+    run_ends: Any = _compute.run_end_encode(table["file"].cast(pa.string()).combine_chunks())
+    first, [whole] = 0, table.unify_dictionaries().combine_chunks().to_batches()
+    for end in run_ends.run_ends.to_pylist():
+        for at in range(first, end, BATCH_ROWS):
+            yield whole.slice(at, min(BATCH_ROWS, end - at))
+        first = end
 
 
 def _add(content: Any, column: Any) -> None:  # noqa: ANN401  a hash, and an Arrow array

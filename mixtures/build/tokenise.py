@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of the files in the store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoding:
     """One way to encode the documents [first, last) of a source, and where the ids go.
 
@@ -89,7 +89,7 @@ class KeyedBlock:
     key: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tokenise:
     """Work item: read one raw file and encode its documents in some ways."""
 
@@ -130,16 +130,7 @@ def run(
     """Tokenise the blocks of folders; return each folder's blocks in the order of its stream."""
     groups = [encodings(context, folder, scanned) for folder in folders]
     context.renew("tokens", [encoding.out for group in groups for _, encoding in group])
-    missing: dict[tuple[object, ...], dict[Path, Encoding]] = {}
-    for block, encoding in (pair for group in groups for pair in group):
-        if store.done(encoding.out) is None:
-            key = (block, encoding.source.reading)
-            missing.setdefault(key, {})[encoding.out] = encoding
-    items = [
-        Tokenise(context.root, str(key[0]), context.recipe.tokenizer, tuple(wanted.values()))
-        for key, wanted in missing.items()
-    ]
-    context.run(_tokenise_once, [items], "tokenise")
+    context.run(_tokenise_once, [_items(context, groups)], "tokenise")
     for folder, group in zip(folders, groups, strict=True):
         keys = [encoding.out.stem for _, encoding in group]
         uses: dict[Files, list[str]] = {"tokens": keys}
@@ -147,6 +138,20 @@ def run(
             uses["copies"] = [path.stem for path in folder.copies.files.values()]
         context.store.write_uses(store.key_of(folder.recipe), uses)
     return [[_token_block(encoding) for _, encoding in group] for group in groups]
+
+
+def _items(context: Context, groups: Sequence[Sequence[tuple[str, Encoding]]]) -> list[Tokenise]:
+    """Return the readings of blocks that some encodings lack."""
+    reading = {name: source.reading for name, source in context.recipe.sources.items()}
+    missing: dict[tuple[str, str], dict[Path, Encoding]] = {}
+    for block, encoding in (pair for group in groups for pair in group):
+        if store.done(encoding.out) is None:
+            key = (block, reading[encoding.source.name])
+            missing.setdefault(key, {})[encoding.out] = encoding
+    return [
+        Tokenise(context.root, block, context.recipe.tokenizer, tuple(wanted.values()))
+        for (block, _), wanted in missing.items()
+    ]
 
 
 def _token_block(encoding: Encoding) -> TokenBlock:

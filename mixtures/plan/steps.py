@@ -89,8 +89,9 @@ class Walk:
     def source(self, name: str) -> None:
         """Note the documents of a source."""
         prospect = self.prospects[name]
+        reading = prospect.source.reading
         for block in prospect.missing:
-            self.scanned[block.name, prospect.source.reading] = block.bytes
+            self.scanned[block.name, reading] = block.bytes
         state: State = "made"
         if prospect.sealed:
             state = "reused" if prospect.certain else "depends"

@@ -6,6 +6,7 @@ which runs may rest. Blocks and tokens are named by the folders that were made f
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from time import time
@@ -81,22 +82,27 @@ def collect(
                 place, store, history=not (superseded and place == build.resolve())
             )
         }
-        uses = [store.uses(path.name) for path in named]
-        keys = {kind: {key for use in uses for key in use.get(kind, ())} for kind in FILES}
+        keys: dict[str, set[str]] = {kind: set() for kind in FILES}
+        for path in named:  # many name the same blocks
+            uses = store.uses(path.name)
+            for kind in FILES:
+                keys[kind].update(uses.get(kind, ()))
         if tokens:
             keys["tokens"] = set()
-        every: list[tuple[str, Path, bool]] = [
-            *((kind, path, path in named) for kind, _, path in store.folders()),
-            *((kind, path, key in keys[kind]) for kind, key, path in store.files()),
-        ]
-        unnamed = [(kind, path) for kind, path, live in every if not live]
-        fresh = [path for _, path in unnamed if shared and time() - path.stat().st_mtime < FRESH]
-        gone = [(kind, path) for kind, path in unnamed if path not in set(fresh)]
+        gone, kept, fresh = list[tuple[str, Path]](), 0, 0
+        for kind, path, live in chain(
+            ((kind, path, path in named) for kind, _, path in store.folders()),
+            ((kind, path, key in keys[kind]) for kind, key, path in store.files()),
+        ):
+            young = not live and shared and time() - path.stat().st_mtime < FRESH
+            if live or young:
+                kept, fresh = kept + _bytes(path), fresh + young
+            else:
+                gone.append((kind, path))
         gone += [("history", path) for path in states]
         known = [*store.digests()] if digests else []
         gone += [("digests", path) for path in known]
-        sizes = {path: _bytes(path) for _, path, _ in every}
-        sizes |= {path: _bytes(path) for path in (*states, *known)}
+        sizes = {path: _bytes(path) for _, path in gone}
         if delete:
             for _, path in gone:
                 rmtree(path) if path.is_dir() else path.unlink()
@@ -110,9 +116,7 @@ def collect(
         for kind in dict.fromkeys(kind for kind, _ in gone)
         if (paths := [path for each, path in gone if each == kind])
     ]
-    lost = {path for _, path in gone}
-    kept = sum(size for path, size in sizes.items() if path not in lost)
-    return Garbage(tuple(entries), kept, len(fresh), delete)
+    return Garbage(tuple(entries), kept, fresh, delete)
 
 
 def artifacts(build: Path, store: Store, *, history: bool) -> Iterator[Path]:

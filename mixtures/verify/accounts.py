@@ -236,9 +236,8 @@ def _of_spans(check: Check, size: int) -> tuple[int, SpanCounts]:
 def _recount_documents(check: Check) -> DocumentCounts:
     """Count a source's documents, and digest the texts' digests of each block, batch by batch."""
     columns = ["document", "digest", "characters", "bytes"]
-    hashes = [xxhash.xxh3_128() for _ in check.blocks]
-    sizes = [0] * len(hashes)
-    sums, block, dense, rows = Counter[str](), 0, True, 0
+    sums, dense, rows = Counter[str](), True, 0
+    blocks, state, size = list[tuple[str, int]](), xxhash.xxh3_128(), 0  # these of the next block
     with pq.ParquetFile(check.path, pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
             numbers = np.arange(rows, rows + batch.num_rows)
@@ -246,17 +245,17 @@ def _recount_documents(check: Check) -> DocumentCounts:
             for name in ("characters", "bytes"):
                 sums[name] += int(batch[name].to_numpy().sum())
             rows, done = rows + batch.num_rows, 0
-            while done < batch.num_rows:
-                while block < len(hashes) and sizes[block] == check.blocks[block]:
-                    block += 1
-                if block == len(hashes):  # more than its receipt has
-                    break
-                count = min(check.blocks[block] - sizes[block], batch.num_rows - done)
-                hashes[block].update(_bytes_of(batch["digest"].slice(done, count)))
-                sizes[block] += count
-                done += count
+            while done < batch.num_rows and len(blocks) < len(check.blocks):  # else: too many
+                count = min(check.blocks[len(blocks)] - size, batch.num_rows - done)
+                state.update(_bytes_of(batch["digest"].slice(done, count)))
+                size, done = size + count, done + count
+                if size == check.blocks[len(blocks)]:
+                    blocks.append((state.hexdigest(), size))
+                    state, size = xxhash.xxh3_128(), 0
         repeated = _repeated(file) if check.distinct else 0
-    blocks = [(each.hexdigest(), size) for each, size in zip(hashes, sizes, strict=True)]
+    while len(blocks) < len(check.blocks):  # too few documents, or empty blocks
+        blocks.append((state.hexdigest(), size))
+        state, size = xxhash.xxh3_128(), 0
     return DocumentCounts(
         documents=rows,
         characters=sums["characters"],

@@ -5,6 +5,7 @@ digest of its mark. What is remembered of raw files is not held against these, w
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
@@ -16,6 +17,7 @@ from crystalmix.prep.store.store import FILES, Store
 from crystalmix.prep.tallies import tally
 
 REMEMBERED = "files"  # of a store
+MARKS = 1 << 14  # of a store whose paths are held at once
 DIGITS = frozenset("0123456789abcdef")
 # What JSON raises that lacks a key or has a value of another kind.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
@@ -27,9 +29,11 @@ def faults(folder: BuildFolder, workers: int, note: Callable[[str], None]) -> It
         note(f"{folder.store}: is shared with other builds; blocks and tokens in it are not read")
         return
     store = Store(folder.store)
+    marks = store.marks()
     with Fanout(workers) as pool:
-        for lines in pool.map(_damages, [*store.marks()], "store"):
-            yield from lines
+        while some := list(islice(marks, MARKS)):
+            for lines in pool.map(_damages, some, "store"):
+                yield from lines
     for user in store.users():
         try:
             yield from _resealed(store, user)

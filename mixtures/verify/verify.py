@@ -10,7 +10,8 @@ their packed shards, which nothing else rests on, are not worked out again, nor 
 counted where row-level FIM follows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
             receipt = read_json(folder / receipts.NAME)
             accounts.check_whole(folder, receipt)
             sealed[folder] = Receipt.of(receipt)
-            receipts.read(folder)
+            receipts.check(folder / receipts.NAME, receipt)
         except DamageError as error:
             faults.append(str(error))
         except MALFORMED as error:
@@ -216,18 +217,24 @@ def _note_unread(folder: BuildFolder, sealed: dict[Path, Receipt], note: Note) -
     known |= {folder.path / about.NAME, *lookups.named(folder)}
     for place, receipt in sealed.items():
         known |= {place / entry["name"] for entry in receipt.files} | {place / receipts.NAME}
-    places = {*folder.path.rglob("*"), *(path for place in sealed for path in place.rglob("*"))}
     # what they hold is named by other builds, or to be freed, or checked with the log
-    elsewhere = (folder.store, folder.history, folder.path / purged.PURGE)
-    others = sorted(
-        path
-        for path in places - known
-        if path.is_file() and not any(path.is_relative_to(place) for place in elsewhere)
-    )
+    elsewhere = {folder.store, folder.history, folder.path / purged.PURGE}
+    below = (path for place in (folder.path, *sealed) for path in _below(place, elsewhere))
+    others = sorted({path for path in below if path not in known and path.is_file()})
     if others:
         more = ", ..." if len(others) > SHOWN else ""
         names = ", ".join(str(path.relative_to(folder.path)) for path in others[:SHOWN])
         note(f"{folder.path}: {len(others):,} files are of no build and not read ({names}{more})")
+
+
+def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
+    """Yield what lies below a folder, but for some paths; links are not followed."""
+    with suppress(PermissionError):
+        for path in folder.iterdir():
+            if path not in without:
+                yield path
+                if path.is_dir() and not path.is_symlink():
+                    yield from _below(path, without)
 
 
 def _check_phase_set(

@@ -26,32 +26,56 @@ SCHEMA = pa.schema(
     ]
 )
 FLUSH_ROWS = 1 << 16
+MOST_SMALL = 256  # tables that wait to be joined
 Write = Callable[[pa.Table], None]
 
 
 @contextmanager
 def growing(path: Path, schema: pa.Schema) -> Generator[Write]:
     """Give a function that adds rows to a parquet file, which is there once all are written."""
-    tables: list[pa.Table] = []
+    gathered = Gathered()
 
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer,
     ):
 
-        def flush() -> None:
-            if tables:
-                writer.write_table(pa.concat_tables(tables).unify_dictionaries().combine_chunks())
-                tables.clear()
-
         def add(table: pa.Table) -> None:
             if table.num_rows:
-                tables.append(table)
-            if sum(part.num_rows for part in tables) >= FLUSH_ROWS:
-                flush()
+                gathered.add(table)
+            if gathered.rows >= FLUSH_ROWS:
+                writer.write_table(gathered.take())
 
         yield add
-        flush()
+        if gathered.rows:
+            writer.write_table(gathered.take())
+
+
+class Gathered:
+    """Tables that become one; many small ones are joined as they come, for each takes some KiB."""
+
+    def __init__(self) -> None:
+        self.large: list[pa.Table] = []
+        self.small: list[pa.Table] = []
+        self.rows = self.bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Add a table."""
+        self.small.append(table)
+        self.rows, self.bytes = self.rows + table.num_rows, self.bytes + table.nbytes
+        if len(self.small) == MOST_SMALL:
+            self.large.append(_one(self.small))
+            self.small = []
+
+    def take(self) -> pa.Table:
+        """Return what was added, which is some, and begin anew."""
+        table = _one([*self.large, *self.small])
+        self.__init__()
+        return table
+
+
+def _one(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 class DropList:

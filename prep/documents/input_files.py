@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from crystalmix.prep.documents.source import Source, Stamp, digest, identity
@@ -13,7 +14,7 @@ from crystalmix.prep.store import digests as remembering
 from crystalmix.prep.store.digests import Remembered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Work item: read one file, or all files of a folder of texts, for its digest.
 
@@ -49,7 +50,7 @@ def digest_of(item: Reading) -> str:
     return digest(item.source, item.root, item.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """A file whose digest is known: what is made from it is kept only while it is as it was.
 
@@ -135,7 +136,12 @@ class Seen:
 
     def of_block(self, block: str) -> tuple[Held, ...]:
         """Return the files that the documents of a block follow from: it, and every list."""
-        return tuple(h for (name, raw), h in self.held.items() if name == block or not raw)
+        own = self.held.get((block, True))
+        return (*([] if own is None else [own]), *self._lists)
+
+    @cached_property
+    def _lists(self) -> list[Held]:
+        return [held for (_, raw), held in self.held.items() if not raw]
 
     def _reading(self, name: str, *, raw: bool) -> Reading:
         source = self.source if raw else None

@@ -6,7 +6,7 @@ many documents work items write pieces, whose bytes are then joined to the same 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.prep.documents import dropped
-from crystalmix.prep.documents.dropped import DropList, Write, growing
+from crystalmix.prep.documents.dropped import DropList, Gathered, Write, growing
 from crystalmix.prep.documents.schema import KeptBlock, Tally, schema, side
 from crystalmix.prep.documents.source import Source
 from crystalmix.prep.readers import parquet_join
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import Engine
 
 BATCH_ROWS = 1 << 16
+GROUP_BYTES = 1 << 25  # of a row group, in memory, unless one batch has more
 ITEM_DOCUMENTS = 1 << 20  # of a work item, unless one block has more
 NEAR = "near"
 REMOVED = pa.schema(
@@ -99,14 +100,15 @@ def merge(
     choice: Choice = EVERYTHING,
     items: Items | None = None,
 ) -> list[KeptBlock]:
-    """Join the blocks' documents, numbered from 0 in block order; row groups keep within a block.
+    """Join the blocks' documents, numbered from 0 in block order.
 
     dropped.parquet, and the signatures where there are any, go beside `out`. Returns what is kept
-    of each block, and what was dropped by reason.
+    of each block, and what was dropped by reason. A row group has whole batches of up to BATCH_ROWS
+    documents of a block, at most one of each block: `seal.documents_digest` is by batches.
     """
-    counts = [pq.read_metadata(part).num_rows for part in parts] if items is not None else []
+    counts = [pq.read_metadata(part).num_rows for part in parts]
     if items is None or sum(counts) <= ITEM_DOCUMENTS:
-        return _write(source, parts, out, choice)
+        return _write(source, parts, out, choice, ends={end for _, end in _bounds(counts)})
     pieces = [*_pieces(source, parts, counts, choice, items.folder)]
     accounts = [
         quick_record(account, KeptBlock, str(out))
@@ -124,28 +126,37 @@ def merge(
     return accounts
 
 
+def _bounds(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the blocks [first, stop) of each item. counts: documents of each block."""
+    bounds, first, taken = list[tuple[int, int]](), 0, 0
+    for number, count in enumerate(counts):
+        if number > first and taken + count > ITEM_DOCUMENTS:
+            bounds.append((first, number))
+            first, taken = number, 0
+        taken += count
+    return [*bounds, (first, len(counts))]
+
+
 def _pieces(
     source: Source, parts: Sequence[Path], counts: Sequence[int], choice: Choice, folder: Path
 ) -> Iterator[Piece]:
     """Yield the items; what each leaves out is written down. counts: documents of each block."""
-    done = first = 0
-    while done < len(parts):
-        out = folder / f"piece-{done:06d}.parquet"
-        removed = out.with_suffix(".removed.parquet")
-        begin, taken, kept = done, 0, 0
+    first = 0
+    for begin, stop in _bounds(counts):
+        out = folder / f"piece-{begin:06d}.parquet"
+        removed, kept = out.with_suffix(".removed.parquet"), 0
         with growing(removed, REMOVED) as write:
-            while done < len(parts) and (done == begin or taken + counts[done] <= ITEM_DOCUMENTS):
-                left_out = choice.removed(done)
+            for number in range(begin, stop):
+                left_out = choice.removed(number)
                 columns = (left_out.records, left_out.reasons, left_out.details)
-                block = np.full(len(left_out.records), done - begin)
+                block = np.full(len(left_out.records), number - begin)
                 write(
                     pa.table([pa.array(block), *map(pa.array, columns)], REMOVED.names).cast(
                         REMOVED
                     )
                 )
-                kept += counts[done] - len(left_out.records)
-                taken, done = taken + counts[done], done + 1
-        own = tuple(parts[begin:done])
+                kept += counts[number] - len(left_out.records)
+        own = tuple(parts[begin:stop])
         yield Piece(source, own, out, removed, first, choice.limit, choice.width)
         first += kept
         if choice.limit is not None:
@@ -176,8 +187,12 @@ def _write(
     choice: Choice,
     first: int = 0,
     beside: tuple[Path, Path] | None = None,
+    ends: Container[int] = (),
 ) -> list[KeptBlock]:
-    """Join blocks as `merge` does, numbered from `first`; beside: dropped records, signatures."""
+    """Join blocks as `merge` does, numbered from `first`.
+
+    beside: dropped records, signatures. ends: blocks before which a row group ends, as pieces do.
+    """
     drops, near = beside or (out.with_name(dropped.NAME), out.with_name(NEAR))
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -187,9 +202,42 @@ def _write(
         sign: Callable[[bytes], object] = len
         if choice.width:
             sign = enter(enter(replacing(near)).open("wb")).write
-        output = _Writer(columns, choice, writer.write_table, drop, sign)
+        groups = _RowGroups(writer.write_table)
+        output = _Writer(columns, choice, groups.add, drop, sign)
         output.documents = first
-        return [output.add(number, part) for number, part in enumerate(parts)]
+        kept: list[KeptBlock] = []
+        for number, part in enumerate(parts):
+            if number in ends:
+                groups.end()
+            kept.append(output.add(number, part))
+        groups.end()
+        return kept
+
+
+class _RowGroups:
+    """Writer of row groups: whole batches, as many as fit, at most one of each raw file."""
+
+    def __init__(self, write: Write) -> None:
+        self.write, self.gathered = write, Gathered()
+        self.file: object = None  # of the last batch
+
+    def add(self, table: pa.Table) -> None:
+        """Add a batch of one file."""
+        file, rows = table["file"][0].as_py(), self.gathered.rows + len(table)
+        if (
+            file == self.file
+            or rows > BATCH_ROWS
+            or self.gathered.bytes + table.nbytes > GROUP_BYTES
+        ):
+            self.end()
+        self.gathered.add(table)
+        self.file = file
+
+    def end(self) -> None:
+        """End the row group."""
+        if self.gathered.rows:
+            self.write(self.gathered.take())
+        self.file = None
 
 
 class _Writer:

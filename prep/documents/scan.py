@@ -9,7 +9,7 @@ tokenising, and refuses a file that changed in between. Between the two, `merge`
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def scan(
     return work.account()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What one source wants of a block: its documents at `out`, as judged by `screen`."""
 
@@ -181,7 +181,7 @@ class _Scan:
         """Return the account."""
         broken = self.counts.broken
         return BlockAccount(
-            **vars(self.tally.kept(self.counts)),
+            **asdict(self.tally.kept(self.counts)),
             block=self.counts.block,
             records=self.records,
             blank_lines=self.counts.blank_lines,
@@ -347,9 +347,24 @@ def _places(records: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[n
 
 
 def _rows(path: Path, rows: tuple[int, int], named: list[str]) -> pa.Table:
+    """Read record, digest and named columns of the lines [first, stop), which are some.
+
+    A row group that other blocks share is held for the next of them.
+    """
+    (first, stop), columns = rows, ("record", "digest", *named)
     file, starts = row_groups(path)
-    groups = list(range(*np.searchsorted(starts, rows, side="left").tolist()))
-    return file.read_row_groups(groups, columns=["record", "digest", *named])
+    low = int(np.searchsorted(starts, first, side="right")) - 1
+    high = int(np.searchsorted(starts, stop, side="left"))
+    before = int(starts[low])
+    if before == first and starts[high] == stop:
+        return file.read_row_groups([*range(low, high)], columns=[*columns])
+    tables = [_shared_group(file, group, columns) for group in range(low, high)]
+    return pa.concat_tables(tables).slice(first - before, stop - first)
+
+
+@lru_cache(maxsize=8)
+def _shared_group(file: pq.ParquetFile, group: int, columns: tuple[str, ...]) -> pa.Table:
+    return file.read_row_group(group, columns=[*columns])
 
 
 def row_groups(path: Path) -> tuple[pq.ParquetFile, NDArray[np.int64]]:

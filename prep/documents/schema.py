@@ -58,7 +58,7 @@ def columns(source: Source) -> list[str]:
     return columns
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeptBlock:
     """Documents of a raw file. text_digest: of their texts in order. dropped: by reason."""
 
@@ -77,7 +77,7 @@ class Broken:
     told: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BlockAccount(KeptBlock):
     """Account of a raw file as a source scans it: records = documents + dropped.
 

@@ -28,7 +28,7 @@ HIDDEN = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
 VERSIONS = ("etag", "last-modified", "lastmodified", "mtime", "created", "updated", "version_id")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are some for each raw file
 class Stamp:
     """Size in bytes of a file, its time or version where known, and its inode where it has one.
 

@@ -7,10 +7,11 @@ next, so nothing is lost at a block's end.
 """
 
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,6 +27,8 @@ from crystalmix.prep.runtime.frames import Frames, FrameWriter
 from crystalmix.prep.runtime.types import Column
 
 WAITING_TOKENS = 1 << 18
+JOINED = 256  # indexes of blocks that become one table, of so many documents at most
+JOINED_ROWS = 1 << 16
 NOTHING = np.empty(0, np.uint32)
 INDEX = pa.schema(
     [
@@ -68,7 +71,7 @@ class Encoded(NamedTuple):
     turns: NDArray[np.int64] = NO_LIST
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there is one for each raw file
 class Block:
     """One written block: its source, size, and the file of its ids.
 
@@ -238,7 +241,9 @@ class Stream:
 
     def documents(self, start: int, stop: int) -> pa.Table:
         """Return the documents that touch [start, stop): `source`, INDEX, `first` token."""
-        tables: list[pa.Table] = []
+        return _joined(self._documents(start, stop))
+
+    def _documents(self, start: int, stop: int) -> Iterator[pa.Table]:
         for i, low, high in self._overlaps(start, stop):
             block = self.blocks[i]
             index = _index(block)
@@ -249,8 +254,7 @@ class Stream:
             numbers = pa.array(table["document"].to_numpy() + block.first)
             table = table.set_column(0, "document", numbers)
             name = pa.array([block.source] * len(table), pa.string())
-            tables.append(table.append_column("source", name))
-        return pa.concat_tables(tables)
+            yield table.append_column("source", name)
 
     def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return (block, low, high) for each block that holds positions of [start, stop)."""
@@ -263,6 +267,15 @@ class Stream:
             for i in range(first, last)
         ]
         return [pair for pair in pairs if pair[1] < pair[2]]
+
+
+def _joined(tables: Iterator[pa.Table]) -> pa.Table:
+    """Join tables as they come; each of a few rows takes some KiB."""
+    joined: list[pa.Table] = []
+    while some := list(islice(tables, JOINED)):
+        table = pa.concat_tables(some)
+        joined.append(table.combine_chunks() if len(table) <= JOINED_ROWS else table)
+    return pa.concat_tables(joined)
 
 
 def _lengths(block: Block) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ from crystalmix.prep.runtime.types import Json
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 MOST_BYTES = 1 << 30  # of a file that is read whole
 NO_UTF8 = re.compile("[\ud800-\udfff]")  # in the name of a file: a byte that is none
 _locks: set[int] = set()  # file descriptors of this process's locks
@@ -39,7 +40,7 @@ def canonical(value: object) -> bytes:
     Raises UsageError for the name of a file that is no UTF-8.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
+        return orjson.dumps(value, option=CANONICAL)
     except TypeError:
         refuse_no_utf8(*_texts(value))
         raise

@@ -40,6 +40,7 @@ LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
 PROGRESS = logging.getLogger("crystalmix.progress")
 PROGRESS.setLevel(logging.INFO)
 QUIET_VARIABLE = "CRYSTALMIX_QUIET"
+AHEAD = 1 << 12  # items that the pool is given before their turn: each takes it some KiB
 RETRIES = 2  # of items whose worker was killed: together, then one at a time
 HARDLY = (1_000_000, 50, 100)  # gc thresholds of a process that imports
 SELDOM = (100_000, 50, 100)  # gc thresholds: documents are many objects, and none in a cycle
@@ -114,9 +115,10 @@ class Fanout:
             for place in range(len(items)):
                 attempts = 0
                 while True:
-                    last = place + 1 if alone else len(items)
+                    last = place + 1 if alone else min(place + AHEAD, len(items))
                     try:
-                        self._submit(work, items, futures, range(place, last))
+                        if place not in futures or len(futures) <= AHEAD // 2:
+                            self._submit(work, items, futures, range(place, last))
                         result = futures[place].result()
                         break
                     except BrokenProcessPool:

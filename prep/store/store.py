@@ -63,7 +63,7 @@ class Store:
 
     def digests(self) -> Iterator[Path]:
         """Yield the files that hold the digests of raw files."""
-        yield from sorted((self.path / "files").glob("??/*.json"))
+        yield from _sorted(self.path / "files", "??", "*.json")
 
     def checked(self, key: str) -> Path:
         """Return the mark of a check that found nothing."""
@@ -173,14 +173,22 @@ class Store:
     def files(self) -> Iterator[tuple[Files, str, Path]]:
         """Yield kind, key and path of every file of blocks and tokens."""
         for kind in FILES:
-            for path in sorted((self.path / kind).glob("*/*")):
+            for path in _sorted(self.path / kind, "*", "*"):
                 yield kind, path.name.partition(".")[0], path
 
     def marks(self, kind: str = "[!.]*") -> Iterator[Path]:
         """Yield the JSON files that say what was made of what, and what is remembered."""
-        for pattern in (f"{kind}/*.json", f"{kind}/*/*.json"):
-            paths = sorted(self.path.glob(pattern))
-            yield from (p for p in paths if p.relative_to(self.path).parts[0] not in FOLDERS)
+        kinds = [each for each in sorted(self.path.glob(kind)) if each.name not in FOLDERS]
+        for each in kinds:
+            yield from sorted(each.glob("*.json"))
+        for each in kinds:
+            yield from _sorted(each, "*", "*.json")
+
+
+def _sorted(folder: Path, inner: str, pattern: str) -> Iterator[Path]:
+    """Yield the paths of a pattern in the folders inside a folder, sorted; one of them at once."""
+    for inside in sorted(folder.glob(inner)):
+        yield from sorted(inside.glob(pattern))
 
 
 def done(path: Path) -> Json | None:

@@ -19,10 +19,13 @@ from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.verify.verify import verify
+from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.train.evaluation.held_out import begins_with_bos, is_held_out
 from helpers import corpora
 
+# by the version that gave each raw file a row group
+RECORDED = "92021c42f8f4a0f626faa18991a4625a6e04d3c442bb0f1a3db6be469c75f5da"
 PHASES = ["prose", "mixed", "code"]
 HELD = {
     "domains": {"web": {"held_out": True}},
@@ -161,6 +164,36 @@ def test_the_digest_of_documents_covers_names_kept_columns_and_places(tmp_path: 
         changed = table.set_column(index, field, pa.array(turned, field.type))
         pq.write_table(changed, copy, row_group_size=len(table))
         assert seal.documents_digest(copy) != whole
+
+
+def test_the_digest_of_documents_is_the_same_however_many_raw_files_share_a_row_group(
+    tmp_path: Path,
+) -> None:
+    counts, size = (1, 1, 70_000, 3, 1), 1 << 16
+    files = [f"f{number}.jsonl" for number, count in enumerate(counts) for _ in range(count)]
+    numbers = np.arange(len(files))
+    table = pa.table(
+        {
+            "document": numbers,
+            "file": pa.array(files).dictionary_encode(),
+            "record": numbers * 7,
+            "name": [f"n{i}" if i % 3 else None for i in range(len(files))],
+            "digest": pa.array([i.to_bytes(16, "big") for i in range(len(files))], pa.binary(16)),
+            "characters": numbers % 97,
+            "bytes": numbers % 89,
+        },
+        schema=identity(),
+    )
+    old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    with pq.ParquetWriter(old, table.schema) as writer:  # a row group for each batch of a file
+        for rows in ((0, 1), (1, 2), (2, 2 + size), (2 + size, 70_002), (70_002, 70_005)):
+            writer.write_table(table.slice(rows[0], rows[1] - rows[0]))
+        writer.write_table(table.slice(70_005))
+    with pq.ParquetWriter(new, table.schema) as writer:
+        writer.write_table(table.slice(0, 2))
+        writer.write_table(table.slice(2, size))
+        writer.write_table(table.slice(2 + size))
+    assert seal.documents_digest(old) == seal.documents_digest(new) == RECORDED
 
 
 def test_a_held_out_phase_is_known_by_its_manifest_where_no_receipt_is_there(

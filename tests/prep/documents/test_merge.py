@@ -1,5 +1,6 @@
 """Merging by work items: the same documents, dropped records and signatures as in one process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ SIZES = (30, 0, 5, 41, 12, 1, 28)
 WIDTH = 4
 
 
-def blocks(folder: Path) -> list[Path]:
+def blocks(folder: Path, sizes: Sequence[int] = SIZES) -> list[Path]:
     """Write blocks of documents, with signatures and a dropped record each."""
     rng = randomness.stream(1, "blocks")
     parts: list[Path] = []
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(sizes):
         part, name = folder / f"block-{number}.parquet", f"f{number}.jsonl"
         columns = {
             "document": pa.nulls(size, pa.int64()),
@@ -70,6 +71,40 @@ def test_pieces_of_work_items_are_joined_to_the_file_of_one_process(
     drops = [pq.read_table(path.with_name(dropped.NAME)) for path in (one, many)]
     assert drops[1].to_pylist() == drops[0].to_pylist()
     assert len([*(tmp_path / "pieces").glob("piece-*.near")]) == 3
+
+
+def group_sizes(path: Path) -> list[int]:
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def test_a_row_group_has_whole_batches_of_as_many_raw_files_as_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, parts, out = (
+        Source("s", ("f*.jsonl",)),
+        blocks(tmp_path),
+        tmp_path / "documents.parquet",
+    )
+    merge.merge(source, parts, out)
+    assert group_sizes(out) == [sum(SIZES)]
+    monkeypatch.setattr(merge, "BATCH_ROWS", 32)
+    merge.merge(source, parts, out)
+    assert group_sizes(out) == [30, 5, 32, 9 + 12 + 1, 28]  # 32 + 9 are of one file
+    monkeypatch.setattr(merge, "GROUP_BYTES", 1)
+    merge.merge(source, parts, out)
+    assert group_sizes(out) == [30, 5, 32, 9, 12, 1, 28]
+
+
+def test_the_footer_of_documents_does_not_grow_with_raw_files(tmp_path: Path) -> None:
+    source, sizes = Source("s", ("f*.jsonl",)), list[int]()
+    for count in (150, 600):
+        (folder := tmp_path / str(count)).mkdir()
+        merge.merge(source, blocks(folder, [1] * count), folder / "documents.parquet")
+        metadata = pq.read_metadata(folder / "documents.parquet")
+        assert (metadata.num_row_groups, metadata.num_rows) == (1, count)
+        sizes.append(metadata.serialized_size)
+    assert sizes[1] < sizes[0] + 64
 
 
 def test_a_source_of_one_item_is_joined_without_pieces(tmp_path: Path) -> None:

@@ -242,3 +242,26 @@ def test_blocks_without_documents_keep_their_place(tmp_path: Path) -> None:
     assert schema.names == [*identity.IDENTITY]
     assert schema.field("digest").type == pa.binary(16)
     assert len([name for name in names(made.path.parent) if name.endswith(".tmp")]) == 0
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one row group", "a row group a file"])
+def test_the_texts_of_a_block_are_found_among_those_of_others(tmp_path: Path, shared: bool) -> None:
+    for number, size in enumerate((2, 1, 0, 3)):
+        raw(tmp_path / f"a-{number}.jsonl", [{"text": f"{number} {i}"} for i in range(size)])
+    made = Scanned(tmp_path, Source("code", files=("a-*.jsonl",), max_bad_records=9))
+    table = pq.read_table(made.path)
+    if not shared:  # as builds of older versions have it
+        files = table["file"].cast(pa.string()).to_pylist()
+        with pq.ParquetWriter(made.path, table.schema) as writer:
+            for first, size in (
+                (files.index(name), files.count(name)) for name in sorted({*files})
+            ):
+                writer.write_table(table.slice(first, size))
+    assert pq.read_metadata(made.path).num_row_groups == (1 if shared else 3)
+    texts = [[(each.number, each.text) for each in made.texts(block)] for block in range(4)]
+    assert texts == [
+        [(0, "0 0"), (1, "0 1")],
+        [(2, "1 0")],
+        [],
+        [(3, "3 0"), (4, "3 1"), (5, "3 2")],
+    ]

@@ -50,6 +50,23 @@ def test_results_keep_their_order_for_any_number_of_workers(
     assert pools[count] == [list(range(40)), [-i for i in range(7)]]
 
 
+def test_a_pool_is_given_items_shortly_before_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "AHEAD", 6)
+    given, submit = list[range](), Fanout._submit  # pyright: ignore[reportPrivateUsage]
+
+    def submitted(
+        pool: Fanout, work: object, items: object, futures: object, places: range
+    ) -> None:
+        given.append(places)
+        submit(pool, work, items, futures, places)  # pyright: ignore
+
+    monkeypatch.setattr(Fanout, "_submit", submitted)
+    with Fanout(2) as pool:
+        assert list(pool.map(math.sqrt, [i * i for i in range(40)], "roots")) == [*range(40)]
+    assert given[:12] == [range(first, first + 6) for first in range(0, 36, 3)]
+    assert all(len(places) <= 6 for places in given)
+
+
 def test_no_items_give_no_results_and_start_no_process() -> None:
     with Fanout(3) as pool:
         assert list(pool.map(math.sqrt, [], "none")) == []
