@@ -1,15 +1,19 @@
 """Measure raw text to shards, in CPU-seconds of one process, beside a plain reference.
 
-    python tests/bench_prep.py TOKENIZER [RAW]
+    PYTHONPATH=tests python tests/bench/bench_prep.py TOKENIZER [RAW] [--beside CHECKOUT]
 
 One command: it gathers distinct documents (of RAW, a folder of jsonl.zst and parquet files, and of
 this Python's own files), writes 24 MB and 200 MB of them as jsonl.zst, and runs each recipe below
 in a process of its own, cold, three times, of which the median is told. Beside the recipes on 24 MB
-runs `bench_reference`, the original's algorithm, on the same documents.
+runs `bench_reference`, the original's algorithm, on the same documents. CHECKOUT of another commit
+(`git worktree add`): its stages run in turns with these, five times each, and how many times these
+take of those is told pair by pair.
 """
 
+import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -29,7 +33,7 @@ MB = 1_000_000
 SMALL, LARGE, FILE = 24 * MB, 205 * MB, 16 * MB
 SUFFIXES = {".py", ".pyi", ".h", ".rst", ".md", ".txt", ".js", ".html", ".c", ".cpp", ".hpp"}
 LONGEST = 1 * MB
-RUNS = 3
+RUNS, PAIRS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -155,17 +159,37 @@ def alone(task: dict[str, Any]) -> dict[str, float]:
 
     Return the run with the median of CPU-seconds: a machine that is shared gives no two alike.
     """
+    runs = [started(task) for _ in range(RUNS)]
+    return sorted(runs, key=lambda run: sum(run.values()) - run["tokens"])[RUNS // 2]
+
+
+def started(task: dict[str, Any], checkout: Path | None = None) -> dict[str, float]:
+    """Run a task in a process of its own, of another checkout if one is given."""
     from crystalmix.prep.runtime.workers import TUNABLES, tunables
 
-    command = [sys.executable, __file__, "--task", json.dumps(task)]
     environment = {**os.environ, TUNABLES: tunables(os.environ.get(TUNABLES))}
-    runs: list[dict[str, float]] = []
-    for _ in range(RUNS):
+    with tempfile.TemporaryDirectory() as scratch:
+        script = __file__
+        if checkout is not None:
+            Path(scratch, "crystalmix").symlink_to(checkout)  # 0.1.0 has packages at its top level
+            script = str(next(checkout.glob("tests/**/bench_prep.py")))
+            environment["PYTHONPATH"] = f"{scratch}:{checkout}:{checkout / 'tests'}"
+        command = [sys.executable, script, "--task", json.dumps(task)]
         told = subprocess.run(command, capture_output=True, check=False, env=environment)
-        if told.returncode:
-            raise SystemExit(told.stderr.decode())
-        runs.append(json.loads(told.stdout.splitlines()[-1]))
-    return sorted(runs, key=lambda run: sum(run.values()) - run["tokens"])[RUNS // 2]
+    if told.returncode:
+        raise SystemExit(told.stderr.decode())
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def beside(task: dict[str, Any], checkout: Path) -> None:
+    """Print pairs of CPU-seconds of a task, here and in another checkout, and their ratio."""
+    ratios: list[float] = []
+    for _ in range(PAIRS):
+        both = started(task), started(task, checkout)
+        one, other = (sum(run.values()) - run["tokens"] for run in both)
+        ratios.append(one / other)
+        sys.stdout.write(f"    {one:7.2f} {other:7.2f} {ratios[-1]:6.2f}\n")
+    sys.stdout.write(f"    {statistics.median(ratios):.2f} times, of {PAIRS} pairs\n")
 
 
 def task(asked: dict[str, Any]) -> dict[str, float]:
@@ -176,20 +200,25 @@ def task(asked: dict[str, Any]) -> dict[str, float]:
     return reference(folder, asked["tokenizer"], ftfy=asked["ftfy"])
 
 
-def main(tokenizer: str, raw: str | None = None) -> None:
+def main(tokenizer: str, raw: Path | None, checkout: Path | None) -> None:
     """Print one line for each case, and one for what stands beside it."""
     say = sys.stdout.write
     with tempfile.TemporaryDirectory() as scratch:
         sizes: dict[int, tuple[Path, int]] = {}
         for size in (SMALL, LARGE):
             folder = Path(scratch) / str(size)
-            sizes[size] = folder, write(documents(Path(raw) if raw else None), size, folder)
+            sizes[size] = folder, write(documents(raw), size, folder)
         done: dict[str, float] = {}
         say(f"{'':34}{'MB':>7}{'M tokens':>10}{'CPU-s':>8}{'MB/CPU-s':>10}\n")
         for case in CASES:
             folder, total = sizes[case.size]
             common = {"folder": str(folder), "tokenizer": tokenizer}
-            told = alone({**common, "kind": "ours", "rows": case.rows, "ftfy": case.ftfy})
+            asked = {**common, "kind": "ours", "rows": case.rows, "ftfy": case.ftfy}
+            if checkout is not None:
+                say(f"{case.name:34}{total / MB:7.1f}\n")
+                beside(asked, checkout)
+                continue
+            told = alone(asked)
             tokens = told.pop("tokens")
             speed = _line(case.name, total, tokens, sum(told.values()))
             say("".join(f"    {k:30}{total / MB:7.1f}{'':10}{v:8.2f}\n" for k, v in told.items()))
@@ -213,4 +242,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "--task":
         sys.stdout.write(json.dumps(task(json.loads(sys.argv[2]))) + "\n")
     else:
-        main(*sys.argv[1:])
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("tokenizer")
+        parser.add_argument("raw", type=Path, nargs="?")
+        parser.add_argument("--beside", type=lambda text: Path(text).resolve())
+        given = parser.parse_args()
+        main(given.tokenizer, given.raw, given.beside)
