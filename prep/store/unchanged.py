@@ -19,7 +19,7 @@ VERSION = 1
 MOST_FILES = 200_000  # of data or of a build: of more, the build looks at everything
 CODE = Path(__file__).parents[2]
 FLOORS = "prep", "mixtures", "train"
-ELSEWHERE = re.compile(rb"://|\.\./")  # in a recipe: files that are not below the data's folder
+ELSEWHERE = re.compile(rb'"(/|~|[\w+.-]+:/)|["/]\.\./')  # a text that begins as another place
 File = tuple[str, tuple[object, ...]]  # name in a folder, what it looks like
 
 
@@ -34,7 +34,7 @@ class Unchanged:
         self.kept = self.out / NAME
         self._words = [str(VERSION), sys.version, str(self.recipe), str(self.root), *words]
         try:
-            self._recipe = _digest(self.recipe, ELSEWHERE)
+            self._recipe = _digest(self.recipe)
             self._code = [*_code()]
             self._data = [*_files(self.root, self.out, is_data=True)]
         except (OSError, ValueError):
@@ -54,10 +54,20 @@ class Unchanged:
             pass
         return None
 
-    def keep(self, tokenizer: Path, notes: Sequence[str], lines: Sequence[str]) -> None:
-        """Keep what the command said of the state that it found; tokenizer: the recipe's file."""
+    def keep(
+        self, tokenizer: Path, inputs: object, notes: Sequence[str], lines: Sequence[str]
+    ) -> None:
+        """Keep what the command said of the state that it found.
+
+        tokenizer: the recipe's file. inputs: its settings that may name files, which are looked at
+        where they lie below the data's folder; nothing is kept where one may lie elsewhere.
+        """
+        import orjson
+
         from crystalmix.prep.runtime.atomic_files import write_atomic
 
+        if ELSEWHERE.search(orjson.dumps(inputs, default=str)):
+            return
         tokenizer = tokenizer.absolute()
         try:
             self.kept.unlink(missing_ok=True)
@@ -82,11 +92,8 @@ def _digest_of(state: object) -> str:
     return sha256(repr(state).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _digest(path: Path, unwanted: re.Pattern[bytes] | None = None) -> str:
-    content = path.read_bytes()
-    if unwanted is not None and unwanted.search(content):
-        raise ValueError(path)
-    return sha256(content).hexdigest()
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _name(root: Path, path: Path) -> str:

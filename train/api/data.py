@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crystalmix.mixtures.modelzoo.import_shards import Subset
     from crystalmix.mixtures.modelzoo.token_files import Kind
     from crystalmix.mixtures.plan.outlook import Outlook
+    from crystalmix.mixtures.recipes.recipe import Recipe
     from crystalmix.mixtures.upkeep.collect import Garbage
     from crystalmix.prep.engines.engine import EngineSettings
 
@@ -115,8 +116,8 @@ def built(  # noqa: PLR0913, PLR0917  as of `build`
     store: Place | None,
     overrides: Sequence[str],
     workers: int | EngineSettings,
-) -> tuple[Build, Path | None]:
-    """Do `build`; return with it where the tokenizer lies, None where it was another's build."""
+) -> tuple[Build, Recipe | None]:
+    """Do `build`; return with it the recipe as it was read, None where another rank read it."""
     from crystalmix.mixtures.build.build import build as run
     from crystalmix.mixtures.recipes import recipe as recipes
     from crystalmix.prep.engines.engine import EngineSettings
@@ -139,7 +140,7 @@ def built(  # noqa: PLR0913, PLR0917  as of `build`
     run(settings, root, out, workers=who, phases=phases, dropped=_path(dropped), store=_path(store))
     if is_url(target):
         logging.getLogger("crystalmix").warning("%s", copies.copy(out, target))
-    return Build(out), Path(settings.tokenizer.path)
+    return Build(out), settings
 
 
 def merge(builds: Sequence[Place], out: Place) -> Build:

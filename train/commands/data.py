@@ -109,11 +109,12 @@ def build(recipe: str, out: str | Path, **settings: Any) -> None:
         words = ("workers", "engine", "rank", "ranks")
         settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
         with noted() as notes:
-            made, tokenizer = data.built(recipe, out, without=None, **settings)
+            made, read = data.built(recipe, out, without=None, **settings)
         lines = [*phase_lines(made, settings["phases"]), *fitted_lines(made.path)]
         show_lines(lines)
-        if unchanged is not None and tokenizer is not None:
-            unchanged.keep(tokenizer, notes, lines)
+        if unchanged is not None and read is not None:
+            inputs = read.sources, read.domains
+            unchanged.keep(Path(read.tokenizer.path), inputs, notes, lines)
 
 
 def _unchanged(recipe: str, out: str | Path, **settings: Any) -> "Unchanged | None":

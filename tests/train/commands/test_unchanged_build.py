@@ -148,7 +148,20 @@ def test_what_lies_elsewhere_or_is_more_than_a_build_is_never_taken_for_unchange
     for _ in range(2):
         build(place, out=place / "many")
     assert len(builds) == 6
-    recipe = place / "recipe.yaml"
-    recipe.write_text(f"# see https://example.org\n{recipe.read_text()}")
-    monkeypatch.undo()
-    assert unchanged.Unchanged(recipe, place, place / "out", []).said() is None
+
+
+@pytest.mark.parametrize("url", [False, True])
+@pytest.mark.parametrize("set_", [False, True])
+def test_a_raw_file_that_lies_elsewhere_is_looked_at(
+    place: Path, builds: list[int], url: bool, set_: bool
+) -> None:
+    elsewhere = place.parent / f"{place.name}.jsonl"
+    elsewhere.write_bytes(b"\n".join(orjson.dumps({"text": f"{n} words " * 60}) for n in range(9)))
+    name = f"file://{elsewhere}" if url else f"../{elsewhere.name}"
+    words = ("--set", f"sources.web={{files: ['{name}']}}") if set_ else ()
+    if not set_:
+        corpora.write_recipe(place, sources={"web": {"files": [name], "where": None}})
+    first = build(place, *words)
+    elsewhere.write_bytes(b"\n".join(orjson.dumps({"text": f"{n} other " * 60}) for n in range(9)))
+    assert build(place, *words)[0] != first[0]
+    assert len(builds) == 2
