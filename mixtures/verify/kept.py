@@ -9,12 +9,15 @@ from itertools import islice
 from pathlib import Path
 
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
-from crystalmix.prep.documents import about
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.store import FILES, Store
-from crystalmix.prep.tallies import tally
+
+with imported_later(__name__):
+    from crystalmix.prep.documents import about
+    from crystalmix.prep.tallies import tally
 
 REMEMBERED = "files"  # of a store
 MARKS = 1 << 14  # of a store whose paths are held at once

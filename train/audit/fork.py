@@ -79,7 +79,7 @@ def fork(parent: Path, build: Path, out: Path) -> str:
 def _of_view(build: Path) -> tuple[Path, Gone]:
     """Return the origin of a redacted build, and the rows that hold something of what was taken."""
     origin, view = redact.origin_of(build), redact.read(build)
-    taken = redact.placed(ensured(origin), check.documents(BuildFolder(origin), view), view.copies)
+    taken = redact.placed(ensured(origin), check.documents(BuildFolder(origin), view))
     return origin, {path: stones.rows for path, stones in taken.stones.items()}
 
 

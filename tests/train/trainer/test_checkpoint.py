@@ -13,11 +13,13 @@ from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.train.model.crystal import Crystal, batch_loss, row_losses
 from crystalmix.train.model.optimizer import AdamW, Linear, OptimSettings, groups
 from crystalmix.train.record import run_folder as folder
-from crystalmix.train.record.run_folder import CheckpointState
+from crystalmix.train.record.run_folder import CallersCheckpoint, CheckpointState
 from crystalmix.train.runfile.settings import RunSettings
 from crystalmix.train.trainer import checkpoint
 from helpers.crystals import TINY, fresh
 from helpers.runs import leftovers, state_of, write_state
+
+CALLER = CallersCheckpoint(at="theirs")
 
 SETTINGS = OptimSettings(learning_rate=(Linear(0.0, 0.01, 3),), decoder_kernel=0.25)
 REMEDY = "remove this checkpoint to go on from the one before"
@@ -63,9 +65,7 @@ def assert_same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_round_trip_is_exact_with_moments_and_step_counts(steps: int, tmp_path: Path) -> None:
     model, optimizer = trained(steps)
-    path = checkpoint.save(
-        tmp_path, CheckpointState(steps, caller={"note": "kept"}), model, optimizer
-    )
+    path = checkpoint.save(tmp_path, CheckpointState(steps, caller=CALLER), model, optimizer)
     other, others = trained(0, seed=9)
     state = checkpoint.load(path, other, others)
     assert_same(other.state_dict(), model.state_dict())
@@ -75,7 +75,7 @@ def test_a_round_trip_is_exact_with_moments_and_step_counts(steps: int, tmp_path
             k: v for k, v in wanted.items() if k != "params"
         }
         assert group["finished_steps"] == steps
-    assert (state.step, state.caller) == (steps, {"note": "kept"})
+    assert (state.step, state.caller) == (steps, CALLER)
     assert state.weights == checkpoint.weights_digest(model) == checkpoint.weights_digest(other)
 
 
@@ -109,10 +109,9 @@ def test_weights_alone_leave_the_optimiser_as_it_is(tmp_path: Path) -> None:
 
 def test_a_checkpoint_written_again_replaces_itself(tmp_path: Path) -> None:
     for steps in (1, 2):
-        path = checkpoint.save(
-            tmp_path, CheckpointState(5, caller={"round": steps}), *trained(steps)
-        )
-    assert state_of(path)["caller"] == {"round": 2}
+        caller = CallersCheckpoint(at=f"round-{steps}")
+        path = checkpoint.save(tmp_path, CheckpointState(5, caller=caller), *trained(steps))
+    assert state_of(path)["caller"] == {"checkpoint": [], "at": "round-2"}
     assert checkpoint.read_state(path).weights == checkpoint.weights_digest(trained(2)[0])
     assert leftovers(tmp_path) == []
 
@@ -160,12 +159,12 @@ def test_what_is_written_beside_the_steps_is_what_was_there_when_it_began(tmp_pa
     model, optimizer = trained(2)
     plain, plains = trained(2)
     with checkpoint.Checkpoints(tmp_path, RunSettings(async_checkpoints=True)) as ours:
-        ours.save(CheckpointState(2, caller={"note": "kept"}), model, optimizer)
+        ours.save(CheckpointState(2, caller=CALLER), model, optimizer)
         for number in range(2, 6):
             one_step(model, optimizer, number)
     other, others = trained(0, seed=9)
     state = checkpoint.load(tmp_path / folder.checkpoint_name(2), other, others)
-    assert (state.step, state.caller) == (2, {"note": "kept"})
+    assert (state.step, state.caller) == (2, CALLER)
     assert_same(other.state_dict(), plain.state_dict())
     assert_same(others.state_dict()["state"], plains.state_dict()["state"])
 
