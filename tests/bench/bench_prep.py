@@ -13,6 +13,7 @@ take of those is told pair by pair.
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -181,12 +182,22 @@ def started(task: dict[str, Any], checkout: Path | None = None) -> dict[str, flo
     return json.loads(told.stdout.splitlines()[-1])
 
 
+def measured_whole(task: dict[str, Any], checkout: Path | None) -> float:
+    """Run a task and return the CPU-seconds of its process, with what it imports at any time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started(task, checkout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def beside(task: dict[str, Any], checkout: Path) -> None:
-    """Print pairs of CPU-seconds of a task, here and in another checkout, and their ratio."""
+    """Print pairs of CPU-seconds of a task's process, here and in another checkout, and ratios.
+
+    Versions import what they need at other times, so that their stages alone can't be compared.
+    """
     ratios: list[float] = []
     for _ in range(PAIRS):
-        both = started(task), started(task, checkout)
-        one, other = (sum(run.values()) - run["tokens"] for run in both)
+        one, other = (measured_whole(task, place) for place in (None, checkout))
         ratios.append(one / other)
         sys.stdout.write(f"    {one:7.2f} {other:7.2f} {ratios[-1]:6.2f}\n")
     sys.stdout.write(f"    {statistics.median(ratios):.2f} times, of {PAIRS} pairs\n")
