@@ -36,6 +36,7 @@ def bucket(rate: float = 8e6, refused: int = 0, cut: int = 0) -> Generator[str]:
         try:
             _attempt(lambda: urlopen(settings["AWS_ENDPOINT_URL"], timeout=5).close())
             store = import_module("s3fs").S3FileSystem
+            store.clear_instance_cache()  # of an earlier server, at another port
             _attempt(lambda: store().mkdir("kept"))
             yield "s3://kept"
         finally:
