@@ -5,10 +5,10 @@ What was fed, in which proportion, and exactly when: `import crystalmix as cm`, 
 each. Names are loaded when they are first used (PEP 562), so that the import is quick.
 """
 
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
-
-from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import EngineSettings
@@ -128,10 +128,21 @@ __all__ = [
     "write_params",
 ]
 
-_load, __dir__ = lazy_names(__name__)
+
+@cache
+def _names() -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    # Not above: test runners import this file from environments that have no crystalmix.
+    from crystalmix.prep.runtime.lazy_names import lazy_names
+
+    return lazy_names(__name__)
 
 
 def __getattr__(name: str) -> object:
     """Load a name of the face when it is first used."""
     # `train` is a floor of the house, too: a package that can be called
-    return import_module("crystalmix.train") if name == "train" else _load(name)
+    return import_module("crystalmix.train") if name == "train" else _names()[0](name)
+
+
+def __dir__() -> list[str]:
+    """List the face, loaded or not."""
+    return _names()[1]()

@@ -29,7 +29,6 @@ def test_workers_find_the_package_in_a_checkout_of_any_name(name: str, tmp_path:
     package = tmp_path / name
     package.mkdir()
     (package / "__init__.py").write_text((PACKAGE / "__init__.py").read_text("utf-8"), "utf-8")
-    (package / "prep").symlink_to(PACKAGE / "prep")  # which its names are read by
     folder = importable(tmp_path / "artifacts", package)
     assert (folder / "crystalmix" / "__init__.py").samefile(package / "__init__.py")
     assert version_seen_from(folder, tmp_path).startswith(f"{folder}/crystalmix/__init__.py 0.")
