@@ -139,6 +139,8 @@ def _names() -> tuple[Callable[[str], object], Callable[[], list[str]]]:
 
 def __getattr__(name: str) -> object:
     """Load a name of the face when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # `train` is a floor of the house, too: a package that can be called
     return import_module("crystalmix.train") if name == "train" else _names()[0](name)
 

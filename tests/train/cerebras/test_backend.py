@@ -15,7 +15,8 @@ def version_seen_from(folder: Path, place: Path) -> str:
         sys.executable,
         "-S",
         "-c",
-        "import crystalmix as c; print(c.__file__, c.__version__)",
+        "import crystalmix as c; assert not hasattr(c, 'pytest_plugins'); "
+        "print(c.__file__, c.__version__)",
     ]
     environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
