@@ -20,6 +20,7 @@ import os
 import pickle
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, UsageError, WorkerError
@@ -59,26 +60,18 @@ class Job:
     tries: Path
 
 
-class FirstRank:
-    """Rank 0: gives the items of each stage to all ranks, and runs its own share of them."""
+class LeadingRank(ABC):
+    """Rank 0: gives the items of each stage to all ranks, and runs its own share of them.
 
-    def __init__(self, folder: Path, ranks: int, workers: int = 1) -> None:
-        self._home = folder.absolute() / FOLDER
-        self._ranks = ranks
-        self._session = self._home / token_hex(8)
-        self._stages = 0
+    How ranks find each other is left to `_begin`, `_results` of a stage and `_end`.
+    """
+
+    def __init__(self, ranks: int, workers: int) -> None:
+        self._ranks, self._stages = ranks, 0
         self._pool = Fanout(workers)
 
-    def __enter__(self) -> "FirstRank":
-        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(self._home)
-        self._session.mkdir()
-        (self._home / TRIED).mkdir(exist_ok=True)
-        content = {"id": self._session.name, "ranks": self._ranks, "folder": str(Path.cwd())}
-        write_atomic(self._home / SESSION, canonical(content))
-        for left in self._home.iterdir():  # after the new session: whose folder goes is not current
-            if left.is_dir() and left.name not in {TRIED, self._session.name}:
-                rmtree(left, ignore_errors=True)
+    def __enter__(self) -> Self:
+        self._begin()
         self._pool.__enter__()
         return self
 
@@ -91,16 +84,50 @@ class FirstRank:
         self._pool.__exit__(kind, error, trace)
         if kind is not None and not issubclass(kind, Exception):
             return  # interrupted: a rank 0 that is started again goes on
-        write_atomic(self._session / END, canonical({"error": error and str(error)}))
-        for number in range(self._stages):
-            rmtree(stage_folder(self._session, number), ignore_errors=True)
-        rmtree(self._home / TRIED, ignore_errors=True)
+        self._end(error)
 
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], label: str
     ) -> Iterator[Result]:
         """Yield work(item) for each item, in order; as of `Engine`."""
         yield from shown(self._results(work, items, label), len(items), label, "it")
+
+    @abstractmethod
+    def _begin(self) -> None: ...
+
+    @abstractmethod
+    def _end(self, error: BaseException | None) -> None: ...
+
+    @abstractmethod
+    def _results(
+        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]: ...
+
+
+class FirstRank(LeadingRank):
+    """Rank 0 of ranks that share a folder."""
+
+    def __init__(self, folder: Path, ranks: int, workers: int = 1) -> None:
+        super().__init__(ranks, workers)
+        self._home = folder.absolute() / FOLDER
+        self._session = self._home / token_hex(8)
+
+    def _begin(self) -> None:
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(self._home)
+        self._session.mkdir()
+        (self._home / TRIED).mkdir(exist_ok=True)
+        content = {"id": self._session.name, "ranks": self._ranks, "folder": str(Path.cwd())}
+        write_atomic(self._home / SESSION, canonical(content))
+        for left in self._home.iterdir():  # after the new session: whose folder goes is not current
+            if left.is_dir() and left.name not in {TRIED, self._session.name}:
+                rmtree(left, ignore_errors=True)
+
+    def _end(self, error: BaseException | None) -> None:
+        write_atomic(self._session / END, canonical({"error": error and str(error)}))
+        for number in range(self._stages):
+            rmtree(stage_folder(self._session, number), ignore_errors=True)
+        rmtree(self._home / TRIED, ignore_errors=True)
 
     def _results(
         self, work: Callable[[Item], Result], items: Sequence[Item], label: str

@@ -26,7 +26,6 @@ from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
-from types import TracebackType
 from typing import Any, TypeVar
 
 from crystalmix.prep.engines import ranks as shared
@@ -40,7 +39,7 @@ from crystalmix.prep.runtime.errors import (
     UsageError,
     WorkerError,
 )
-from crystalmix.prep.runtime.workers import PROGRESS, Fanout, shown
+from crystalmix.prep.runtime.workers import PROGRESS, Fanout
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -121,20 +120,19 @@ class Board:
         return hmac.digest(self._secret, name.encode() + b"\0" + content, "sha256")
 
 
-class FirstRankApart:
-    """Rank 0 of ranks that share only a url; as `engines.ranks.FirstRank`."""
+class FirstRankApart(shared.LeadingRank):
+    """Rank 0 of ranks that share only a url."""
 
     def __init__(self, url: str, folder: Path, ranks: int, workers: int = 1) -> None:
+        super().__init__(ranks, workers)
         self._remote = Remote(url)
         self._board = Board(self._remote)
         self._twin = Twin(folder, self._remote)
         self._session = Session(token_hex(8), ranks, folder.absolute())
         self._jobs = folder.absolute() / RANKS / self._session.id
-        self._stages = 0
         self._messages: list[str] = []
-        self._pool = Fanout(workers)
 
-    def __enter__(self) -> "FirstRankApart":
+    def _begin(self) -> None:
         _begin(self._jobs)
         known, sizes = copies.opened(self._remote), self._remote.sizes()
         there = {n: file for n, file in known.files.items() if sizes.get(n) == file.bytes}
@@ -146,18 +144,8 @@ class FirstRankApart:
         self._board.put(SESSION, self._session)
         left = [name.removeprefix(f"{RANKS}/") for name in sizes if name.startswith(f"{RANKS}/")]
         self._board.clear([name for name in left if name != SESSION])
-        self._pool.__enter__()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.__exit__(kind, error, trace)
-        if kind is not None and not issubclass(kind, Exception):
-            return  # interrupted: a rank 0 that is started again goes on
+    def _end(self, error: BaseException | None) -> None:
         if self._board.current() == self._session.id:
             self._board.put(f"{self._session.id}/{END}", "" if error is None else str(error))
             self._board.clear(self._messages)
@@ -167,12 +155,6 @@ class FirstRankApart:
             "ranks: %d requests, %s bytes sent, %s received by rank 0",
             *(traffic.requests, f"{traffic.sent:,}", f"{traffic.received:,}"),
         )
-
-    def map(
-        self, work: Callable[[Item], Result], items: Sequence[Item], label: str
-    ) -> Iterator[Result]:
-        """Yield work(item) for each item, in order; as of `Engine`."""
-        yield from shown(self._results(work, items, label), len(items), label, "it")
 
     def _results(
         self, work: Callable[[Item], Result], items: Sequence[Item], label: str
@@ -186,13 +168,13 @@ class FirstRankApart:
         self._keep(listing := self._twin.send())
         self._check_current()
         self._board.put(f"{name}.items", Stage(label, work, list(items), listing))
-        own = range(0, len(items), self._session.ranks)
+        own = range(0, len(items), self._ranks)
         shared.run_jobs(self._pool, shared.jobs_of(place, work, items, own), label)
         outcomes = {number: shared.unpickled(place / str(number)) for number in own}
-        taken = [0] * self._session.ranks
+        taken = [0] * self._ranks
 
         def arrived(number: int) -> tuple[bool, Any]:
-            rank = number % self._session.ranks
+            rank = number % self._ranks
             said = f"{label}: waiting for rank {rank}, item {number + 1} of {len(items)}"
             while number not in outcomes:
                 message = f"{name}.{rank}-{taken[rank]}"
