@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crystalmix.prep.engines import ranks
 from crystalmix.prep.objects import ranks_apart
 from crystalmix.prep.objects.ranks_apart import RanksApart
 from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError, UsageError
@@ -104,6 +105,7 @@ def test_what_another_secret_signed_is_not_read(url: str, tmp_path: Path) -> Non
     with apart.lead(out, 2, 1):
         pass
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "PATIENCE", 1.0)  # who reads it would wait for the next session
         patch.setenv(ranks_apart.SECRET, "another")
         with pytest.raises(DamageError, match=r"\.ranks/session: is not signed by this CRYSTALMIX"):
             apart.follow(out, 1, 2, 1)
@@ -138,6 +140,30 @@ def test_a_rank_0_on_a_new_host_goes_on_from_what_lies_at_the_url(url: str, tmp_
     first, second, third = run(url, tmp_path)
     assert [first[0], second[0], third[0]] == [0, 0, 0], (first, second, third)
     assert first[1].strip() == str(SUMS)
+
+
+def test_a_new_host_begins_with_what_lies_at_the_url(url: str, tmp_path: Path) -> None:
+    for name in ("lost", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lost/made").write_text("before", "utf-8")
+    for name in ("lost", "new"):
+        engine = RanksApart(url).lead(tmp_path / name, 2, 1)
+        with pytest.raises(KeyboardInterrupt), engine:
+            raise KeyboardInterrupt  # killed
+    assert (tmp_path / "new/made").read_text("utf-8") == "before"
+
+
+def test_a_message_of_which_a_byte_changed_is_not_read(url: str, tmp_path: Path) -> None:
+    apart, out = RanksApart(url), tmp_path / "out"
+    out.mkdir()
+    with apart.lead(out, 2, 1):
+        pass
+    message = tmp_path / "url/.ranks/session"
+    content = bytearray(message.read_bytes())
+    content[-1] ^= 1
+    message.write_bytes(content)
+    with pytest.raises(DamageError, match="session: is not signed"):
+        apart.follow(out, 1, 2, 1)
 
 
 def test_an_earlier_rank_0_ends_when_another_began(url: str, tmp_path: Path) -> None:
