@@ -4,10 +4,11 @@
 worker and two; three ranks that share a folder, each with a host name and a temporary folder of its
 own, one of which is killed and started again; Ray, where it is installed (`make ray`'s
 environment), of two nodes with five killed workers, then one node lost; raw files in an S3 server
-and the build into it, back and verified, where s3fs and moto are (`make objects`'). Prints the
-digest of all shards of all phases of each; exits with 1 where two differ. --whole: the demo's own
-size, not the small one. WAY: of those alone, as `2 workers`. `--recipe RECIPE --data RAW
---tokenizer FILE`: that recipe in place of the demo's.
+and the build into it, back and verified, where s3fs and moto are (`make objects`'); three ranks
+with a disk of their own each that share only that server, one of which is lost with its disk and
+begun again. Prints the digest of all shards of all phases of each; exits with 1 where two differ.
+--whole: the demo's own size, not the small one. WAY: of those alone, as `2 workers`. `--recipe
+RECIPE --data RAW --tokenizer FILE`: that recipe in place of the demo's.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import crystalmix as cm
 from crystalmix.prep.engines.engine import EngineSettings
 from crystalmix.prep.runtime import receipts
 from crystalmix.train.demo import demo
-from helpers import s3_server
+from helpers import apart, s3_server
 from helpers.ray_trouble import KILLS, Trouble
 
 RANK = """
@@ -74,8 +76,9 @@ def ranks(recipe: Path, raw: Path, out: Path) -> None:
         raise SystemExit("a rank failed")
 
 
-def objects(recipe: Path, raw: Path, out: Path) -> None:
-    """Build from raw files in a bucket into it, and bring the build back."""
+@contextmanager
+def in_bucket(recipe: Path, raw: Path, out: Path) -> Generator[tuple[Path, str]]:
+    """Give a recipe whose raw files lie in a bucket, and a url there; then bring the build back."""
     import s3fs
 
     os.environ["CRYSTALMIX_CACHE"] = str(out.with_name("cache"))
@@ -87,10 +90,28 @@ def objects(recipe: Path, raw: Path, out: Path) -> None:
         text = recipe.read_text("utf-8")
         files = r"files: \[(?=slimpajama|starcoderdata)"
         there.write_text(re.sub(files, f"files: [{url}/raw/", text), "utf-8")
-        cm.build(there, f"{url}/build", workers=2)
+        yield there, f"{url}/build"
         cm.copy(f"{url}/build", out)
         if faults := cm.verify(out).lines()[1:]:
             raise SystemExit("\n".join(faults))
+
+
+def objects(recipe: Path, raw: Path, out: Path) -> None:
+    """Build from raw files in a bucket into it, and bring the build back."""
+    with in_bucket(recipe, raw, out) as (there, url):
+        cm.build(there, url, workers=2)
+
+
+def ranks_apart(recipe: Path, raw: Path, out: Path) -> None:
+    """Build by three ranks that share only a bucket; one is killed and begins on a new disk."""
+    (hosts := out.with_name("hosts")).mkdir()
+    with in_bucket(recipe, raw, out) as (there, url):
+        words = "build", there, "--out", url, "--workers", 1
+        with apart.hosts(hosts, 3, *words) as given:
+            told = apart.build_with_a_lost_host(given, WAIT_SECONDS)
+    sys.stdout.write("".join(re.findall(r"ranks: .*\n", told[0][1])))
+    if any(code for code, _ in told):
+        raise SystemExit("\n".join(text for _, text in told))
 
 
 def ray_cluster(recipe: Path, raw: Path, out: Path) -> None:
@@ -119,8 +140,10 @@ WAYS: dict[str, Callable[[Path, Path, Path], object]] = {
     "3 ranks, one killed": ranks,
     "Ray": ray_cluster,
     "from S3, to S3 and back": objects,
+    "3 ranks over S3, one lost": ranks_apart,
 }
-NEEDS = {"Ray": ("ray",), "from S3, to S3 and back": ("s3fs", "moto")}
+STORE = ("s3fs", "moto")
+NEEDS = {"Ray": ("ray",), "from S3, to S3 and back": STORE, "3 ranks over S3, one lost": STORE}
 
 
 def prepared(given: argparse.Namespace) -> tuple[Path, Path]:
