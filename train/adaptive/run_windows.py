@@ -110,10 +110,10 @@ def _base(build: Path, phase: str) -> tuple[Manifest, list[Manifest]]:
             f"phase {phase}: is redacted, a view of another phase's rows; it has no windows"
         )
     chain: list[Manifest] = []
-    known = {manifest.digest: manifest for manifest in every}
+    by_digest = {manifest.digest: manifest for manifest in every}
     previous = base.previous
-    while previous in known:
-        chain.insert(0, known[previous])
+    while previous in by_digest:
+        chain.insert(0, by_digest[previous])
         previous = chain[0].previous
     return base, chain
 
@@ -138,13 +138,13 @@ def _sealed(
     """Seal a window, or compare it with what is sealed; return it as read."""
     path = BuildFolder(own).manifest(manifest.phase)
     if path.exists():
-        held = read(path)
-        if held.digest != manifest.digest:
+        sealed = read(path)
+        if sealed.digest != manifest.digest:
             raise StaleError(
                 f"{path}: is another window than the policy, the build and the ledger give; "
                 "train into another --out"
             )
-        return held
+        return sealed
     view(build, [*before, *done, manifest], own)
     return read(path)
 

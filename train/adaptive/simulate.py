@@ -102,8 +102,8 @@ def stretches(folder: Path, parts: Sequence[str], steps: int, draw: int) -> Iter
     entries = ledger.read(folder, "steps").column("parts").to_pylist()
     tokens, sums = np.zeros((2, len(entries), len(parts)))
     at = {part: place for place, part in enumerate(parts)}
-    for step, found in enumerate(entries):
-        for entry in found or []:
+    for step, lines in enumerate(entries):
+        for entry in lines or []:
             if entry["loss"] is not None:
                 tokens[step, at[entry["part"]]] += entry["tokens"]
                 sums[step, at[entry["part"]]] += entry["tokens"] * entry["loss"]
@@ -115,16 +115,16 @@ def stretches(folder: Path, parts: Sequence[str], steps: int, draw: int) -> Iter
         yield Stretch(window, read / read.sum(), losses, draw)
 
 
-def fit_windows(found: Sequence[Stretch], parts: tuple[str, ...]) -> list[list[Fit]]:
+def fit_windows(stretches: Sequence[Stretch], parts: tuple[str, ...]) -> list[list[Fit]]:
     """Fit the law of training loss over what was read: one for each window and part.
 
     Raises RefusalError where too few runs read a part in a window.
     """
     laws: list[list[Fit]] = []
-    for window in range(1 + max(one.window for one in found)):
-        here = [one for one in found if one.window == window]
+    for window in range(1 + max(stretch.window for stretch in stretches)):
+        here = [stretch for stretch in stretches if stretch.window == window]
         shares, losses = (np.array([getattr(x, n) for x in here]) for n in ("shares", "losses"))
-        draws = np.array([one.draw for one in here])
+        draws = np.array([stretch.draw for stretch in here])
         laws.append([])
         for place, part in enumerate(parts):
             kept = np.isfinite(losses[:, place])
@@ -166,8 +166,8 @@ def simulate(
     )  # (windows, parts, plays, parameters)
     every = [play(thetas[:, :, k], sigma * rng.standard_normal(sigma.shape)) for k in range(plays)]
     edges = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    low, high = np.quantile([one for one, _ in every], edges, axis=0)
-    totals = np.array([one for _, one in every])
+    low, high = np.quantile([chosen for chosen, _ in every], edges, axis=0)
+    totals = np.array([read for _, read in every])
     error = float(np.sqrt(np.mean(sigma**2)))
     return Simulation(policy.policy, policy.steps, parts, shares, low, high, total, totals, error)
 
@@ -191,12 +191,12 @@ class _Play:
             middle = read + tokens / 2
             losses = self.law.value(theta, middle[None] / middle.sum())[:, 0] + stray
             counts = [round(count) for count in tokens.tolist()]
-            told = [round(loss * UNITS) for loss in losses.tolist()]
+            units = [round(loss * UNITS) for loss in losses.tolist()]
             seen.append(
                 Window(
                     shares,
                     dict(zip(self.parts, counts, strict=True)),
-                    dict(zip(self.parts, told, strict=True)),
+                    dict(zip(self.parts, units, strict=True)),
                 )
             )
             read += tokens

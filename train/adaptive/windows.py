@@ -115,7 +115,7 @@ def compose(
     rows = steps * base.batch
     counts = draft.order.counts(rows)
     filled = tuple(
-        budgeted(part, given, rows, base.msl) for part, given in zip(parts, counts, strict=True)
+        budgeted(part, count, rows, base.msl) for part, count in zip(parts, counts, strict=True)
     )
     return sealed(replace(draft, parts=filled))
 

@@ -156,14 +156,14 @@ class Audit(Answer):
             for number in entry.purged:
                 yield f"{entry.entry}: purged, certificate {number}"
         for entry in self.entries:
-            for copy in (one for one in entry.copies if one.similarity is not None):
+            for copy in (near for near in entry.copies if near.similarity is not None):
                 yield f"{entry.entry}: near copy {copy.name}, similarity {copy.similarity:.2f}"
         yield self.near.line()
         cells = [
-            [entry.entry, kind, *_exposure_cells(seen)]
+            [entry.entry, kind, *_exposure_cells(phase)]
             for entry in self.entries
             for kind, several in (("itself", entry.own), ("copy", entry.as_copies))
-            for seen in several
+            for phase in several
         ]
         if cells:
             yield ""
@@ -185,14 +185,14 @@ def audit(run: Path | None, build: Path, entries: Sequence[Entry]) -> Audit:
     near = find_documents.find_near(lookups, hits)
     _tell_files(hits, lookups)
     keys = sorted({document.key for hit in hits for document in hit.documents})
-    seen = exposures(lookups, manifests, keys)
-    records = [recorded(run, one.manifest).of(set(one.lines["step"].tolist())) for one in seen]
+    plans = exposures(lookups, manifests, keys)
+    records = [recorded(run, plan.manifest).of(set(plan.lines["step"].tolist())) for plan in plans]
     phases = [
-        _phase_record(run, one.manifest, record, held_to_ledger(one, record) if run else None)
-        for one, record in zip(seen, records, strict=True)
+        _phase_record(run, plan.manifest, record, held_to_ledger(plan, record) if run else None)
+        for plan, record in zip(plans, records, strict=True)
     ]
     places = {key: number for number, key in enumerate(keys)}
-    pairs = list(zip(seen, records, strict=True))
+    pairs = list(zip(plans, records, strict=True))
     purges = erased_names.numbers(BuildFolder(build))
     audits = tuple(_entry(hit, places, pairs, run, purges) for hit in hits)
     return Audit(build, run, tuple(phases), audits, near)
@@ -205,7 +205,7 @@ def _tell_files(hits: Sequence[Hits], lookups: Lookups) -> None:
         return
     inputs = [receipts.read(lookups.build.source(name)).inputs for name in lookups.sources]
     files = sorted(
-        {str(file["file"]) for each in inputs for file in each["files"] if "file" in file}
+        {str(file["file"]) for entries in inputs for file in entries["files"] if "file" in file}
     )
     for entry in absent:
         if named := [file for file in files if entry.has(lowered(file))]:
@@ -234,7 +234,7 @@ def _phase_record(
     run: Path | None, manifest: Manifest, record: Recorded, read: int | None
 ) -> PhaseRecord:
     ranges = () if run is None else proof.of_phase(PhaseFolder(run / manifest.phase))
-    words = tuple(f"{one.first}-{one.last} {one.degree}" for one in ranges)
+    words = tuple(f"{steps.first}-{steps.last} {steps.degree}" for steps in ranges)
     chain = (manifest.phase, manifest.digest, manifest.steps, record.steps, record.chain)
     return PhaseRecord(*chain, words, read)
 
@@ -247,18 +247,15 @@ def _entry(
     purges: set[str],
 ) -> EntryAudit:
     own, copies = (
-        [_exposed(one, record, [places[d.key] for d in documents]) for one, record in pairs]
+        [_exposed(plan, record, [places[d.key] for d in documents]) for plan, record in pairs]
         for documents in (hit.own, hit.copies)
     )
     moments: list[Moment] = []
     for pair in zip(own, copies, strict=True):  # phases in order
-        steps = [step for one in pair for step in (one.first, one.last) if step is not None]
+        steps = [step for phase in pair for step in (phase.first, phase.last) if step is not None]
         moments += [Moment(pair[0].phase, step) for step in sorted(steps)]
-    kept = [
-        tuple(one for one in several if one.pieces or _others(one)) for several in (own, copies)
-    ]
     first, last = (moments[0], moments[-1]) if moments else (None, None)
-    names = [one.name for one in (*hit.documents, *hit.dropped)]
+    names = [document.name for document in (*hit.documents, *hit.dropped)]
     gone = {erased_names.certificate_of(name, purges) for name in names}
     return EntryAudit(
         line=hit.entry.line,
@@ -268,11 +265,11 @@ def _entry(
         documents=tuple(hit.own),
         copies=tuple(hit.copies),
         dropped=tuple(hit.dropped),
-        own=kept[0],
-        as_copies=kept[1],
+        own=tuple(filter(_occurs, own)),
+        as_copies=tuple(filter(_occurs, copies)),
         rows=sum(
-            _exposed(one, record, [places[d.key] for d in hit.documents]).rows
-            for one, record in pairs
+            _exposed(plan, record, [places[d.key] for d in hit.documents]).rows
+            for plan, record in pairs
         ),
         first=first,
         last=last,
@@ -281,38 +278,38 @@ def _entry(
     )
 
 
-def _others(one: PhaseExposure) -> int:
-    return one.planned_rows + one.skipped_rows
+def _occurs(exposure: PhaseExposure) -> bool:
+    return bool(exposure.pieces or exposure.planned_rows or exposure.skipped_rows)
 
 
 def _verdict(hit: Hits, own: list[PhaseExposure], copies: list[PhaseExposure]) -> Verdict:
-    if any(one.pieces for one in own):
+    if any(exposure.pieces for exposure in own):
         return "consumed"
-    if any(one.pieces for one in copies):
+    if any(exposure.pieces for exposure in copies):
         return "consumed as a copy"
-    if any(_others(one) for one in [*own, *copies]):
+    if any(map(_occurs, [*own, *copies])):
         return "planned"
     if hit.own:
         return "not consumed"
     return "dropped" if hit.dropped else "absent"
 
 
-def _exposed(seen: Exposures, record: Recorded, documents: list[int]) -> PhaseExposure:
+def _exposed(plan: Exposures, record: Recorded, documents: list[int]) -> PhaseExposure:
     """Count the exposures of a phase to some documents."""
-    lines = seen.of(documents)
+    lines = plan.of(documents)
     skipped = np.isin(lines["step"], np.array(sorted(record.skipped), np.int64))
     done = (lines["step"] < record.steps) & ~skipped
-    kept: NDArray[Any] = lines[done]
-    steps = np.unique(kept["step"]).tolist()
+    consumed: NDArray[Any] = lines[done]
+    steps = np.unique(consumed["step"]).tolist()
     return PhaseExposure(
-        phase=seen.manifest.phase,
-        documents=len(np.unique(kept["document"])),
-        rows=_rows(kept),
-        pieces=len(kept),
-        tokens=int(kept["tokens"].sum()),
-        epochs=tuple(np.unique(kept["epoch"]).tolist()),
-        psm=int((kept["fim"] == 1).sum()),
-        spm=int((kept["fim"] == 2).sum()),
+        phase=plan.manifest.phase,
+        documents=len(np.unique(consumed["document"])),
+        rows=_rows(consumed),
+        pieces=len(consumed),
+        tokens=int(consumed["tokens"].sum()),
+        epochs=tuple(np.unique(consumed["epoch"]).tolist()),
+        psm=int((consumed["fim"] == 1).sum()),
+        spm=int((consumed["fim"] == 2).sum()),
         steps=len(steps),
         first=steps[0] if steps else None,
         last=steps[-1] if steps else None,
@@ -328,7 +325,7 @@ def _rows(lines: NDArray[Any]) -> int:
 
 def clean(run: Path, pairs: Sequence[tuple[Exposures, Recorded]], first: Moment) -> str | None:
     """Return the newest checkpoint that is kept from before a step; its path below the run."""
-    names = [seen.manifest.phase for seen, _ in pairs]
+    names = [plan.manifest.phase for plan, _ in pairs]
     at = names.index(first.phase)
     for place in range(at, -1, -1):
         done = [s for s in pairs[place][1].checkpoints if place < at or s <= first.step]
@@ -344,10 +341,10 @@ def _entry_cells(entry: EntryAudit) -> list[object]:
     return [entry.entry, entry.verdict, *counts, *moments, entry.clean or "-"]
 
 
-def _exposure_cells(seen: PhaseExposure) -> list[object]:
-    ranges = [f"{a}" if a == b else f"{a}-{b}" for a, b in seen.ranges[:MOST_NAMES]]
-    shown = ", ".join(ranges) + (", ..." if len(seen.ranges) > MOST_NAMES else "")
-    shown += f" ({seen.planned_rows} rows planned)" if seen.planned_rows else ""
-    shown += f" ({seen.skipped_rows} rows skipped)" if seen.skipped_rows else ""
-    epochs = ", ".join(map(str, seen.epochs))
-    return [seen.phase, seen.rows, seen.tokens, epochs, seen.psm, seen.spm, seen.steps, shown]
+def _exposure_cells(exposure: PhaseExposure) -> list[object]:
+    ranges = [f"{a}" if a == b else f"{a}-{b}" for a, b in exposure.ranges[:MOST_NAMES]]
+    shown = ", ".join(ranges) + (", ..." if len(exposure.ranges) > MOST_NAMES else "")
+    shown += f" ({exposure.planned_rows} rows planned)" if exposure.planned_rows else ""
+    shown += f" ({exposure.skipped_rows} rows skipped)" if exposure.skipped_rows else ""
+    head = [exposure.phase, exposure.rows, exposure.tokens, ", ".join(map(str, exposure.epochs))]
+    return [*head, exposure.psm, exposure.spm, exposure.steps, shown]

@@ -150,7 +150,7 @@ def write(file: Path, evidence: Evidence) -> None:
 
 
 def _entry(entry: EntryAudit) -> EntryEvidence:
-    seen = [*entry.own, *entry.as_copies]
+    exposures = [*entry.own, *entry.as_copies]
     return EntryEvidence(
         line=entry.line,
         entry=entry.entry,
@@ -159,8 +159,8 @@ def _entry(entry: EntryAudit) -> EntryEvidence:
         copies=tuple(sorted(document.key for document in entry.copies)),
         dropped=len(entry.dropped),
         rows=entry.rows,
-        planned=any(exposure.planned_rows for exposure in seen),
-        tokens=sum(exposure.tokens for exposure in seen),
+        planned=any(exposure.planned_rows for exposure in exposures),
+        tokens=sum(exposure.tokens for exposure in exposures),
     )
 
 
@@ -231,9 +231,9 @@ def _file_faults(evidence: Evidence, build: BuildFolder) -> Iterator[str]:
     if later:
         yield f"{build.path}: was purged since ({', '.join(later)}): what was searched is gone"
         return
-    known = {path.name for path in build.sealed() if _is_source(path)}
-    if known != evidence.sources.keys():
-        yield f"{build.path}: has the sources {sorted(known)}, the evidence others; {REMEDY}"
+    sources = {path.name for path in build.sealed() if _is_source(path)}
+    if sources != evidence.sources.keys():
+        yield f"{build.path}: has the sources {sorted(sources)}, the evidence others; {REMEDY}"
         return
     for name, source in evidence.sources.items():
         if _source(build.source(name)) != source:

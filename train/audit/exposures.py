@@ -46,8 +46,8 @@ class Recorded:
         own = {step for step in steps if step < self.steps}
         if self.ledger is None or not own:
             return self
-        known = ledger.of_steps(self.ledger, "steps", own, ["step", "skipped"])
-        skipped = known["step"].to_numpy()[known["skipped"].to_numpy()].tolist()
+        table = ledger.of_steps(self.ledger, "steps", own, ["step", "skipped"])
+        skipped = table["step"].to_numpy()[table["skipped"].to_numpy()].tolist()
         return replace(self, skipped=frozenset(skipped))
 
 
@@ -96,22 +96,22 @@ def exposures(
     for inside in map(Path, sorted(folders) if documents else []):
         rows = DomainRows(lookups.build.path / inside)
         for packed, pieces in rows.pieces(lookups, documents):
-            which, row = rows.last.located(rows.final(packed, pieces.number))
+            shard, row = rows.last.located(rows.final(packed, pieces.number))
             numbers = zip(pieces.source.tolist(), pieces.document.tolist(), strict=True)
             own = np.array([index[pieces.sources[source], d] for source, d in numbers], np.int64)
-            for phase, found in zip(drawn, lines, strict=True):
+            for phase, blocks in zip(drawn, lines, strict=True):
                 prefix = inside.as_posix() + "/"
                 shards = [phase.places.get(prefix + name, -1) for name in rows.last.names]
-                for draws in phase.of(rows.last, inside, which, row):
+                for draws in phase.of(rows.last, inside, shard, row):
                     at = draws.which
                     columns = np.divmod(draws.position, phase.manifest.batch)
                     columns += (draws.epoch, (pieces.stop - pieces.start)[at], pieces.fim[at])
                     columns += (np.full(len(at), draws.part), own[at], row[at])
-                    columns += (np.array(shards)[which[at]],)
-                    found.append(_lines(columns))
+                    columns += (np.array(shards)[shard[at]],)
+                    blocks.append(_lines(columns))
     return [
-        Exposures(manifest, tuple(keys), np.sort(np.concatenate(found), order=COLUMNS))
-        for manifest, found in zip(manifests, lines, strict=True)
+        Exposures(manifest, tuple(keys), np.sort(np.concatenate(blocks), order=COLUMNS))
+        for manifest, blocks in zip(manifests, lines, strict=True)
     ]
 
 
@@ -122,22 +122,22 @@ def _lines(columns: Sequence[Numbers]) -> NDArray[Any]:
     return lines
 
 
-def held_to_ledger(seen: Exposures, record: Recorded) -> int | None:
+def held_to_ledger(plan: Exposures, record: Recorded) -> int | None:
     """Hold exposures against the ledger's rows; return how many steps were read, None for none.
 
     Raises DamageError where the ledger has another row in a place than the plan.
     """
-    step = seen.lines["step"]
-    lines = seen.lines[(step < record.steps) & ~np.isin(step, [*record.skipped])]
+    step = plan.lines["step"]
+    lines = plan.lines[(step < record.steps) & ~np.isin(step, [*record.skipped])]
     steps = np.unique(lines["step"])
-    if len(steps) * seen.manifest.batch > MOST_LEDGER_ROWS:
+    if len(steps) * plan.manifest.batch > MOST_LEDGER_ROWS:
         return None
     checked = 0
     for path in [] if record.ledger is None else ledger.segments(record.ledger, "rows"):
         first, last = ledger.span_of(path)
         own = lines[slice(*np.searchsorted(lines["step"], (first, last + 1)))]
         if len(own):
-            checked += _held(path, seen.manifest, own)
+            checked += _held(path, plan.manifest, own)
     return checked
 
 
@@ -148,11 +148,11 @@ def _held(path: Path, manifest: Manifest, lines: NDArray[Any]) -> int:
     place = table["step"].to_numpy().astype(np.int64) * manifest.batch + table["slot"].to_numpy()
     table = table.filter(np.isin(place, lines["step"] * manifest.batch + lines["slot"]))
     columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
-    known = {(step, slot): (shard, row) for step, slot, shard, row in zip(*columns, strict=True)}
+    rows = {(step, slot): (shard, row) for step, slot, shard, row in zip(*columns, strict=True)}
     for line in lines:
         step, slot = int(line["step"]), int(line["slot"])
         planned = (manifest.paths[int(line["shard"])], int(line["row"]))
-        if known.get((step, slot)) != planned:
+        if rows.get((step, slot)) != planned:
             raise DamageError(
                 f"{path}: step {step} slot {slot} is not the planned row; "
                 "`crystalmix trace RUN --findings` lists what disagrees"

@@ -47,10 +47,10 @@ def fork(parent: Path, build: Path, out: Path) -> str:
     if any(out.glob("*/fork.json")):
         return f"{out}: is a fork already; it goes on"
     origin, stones = _of_view(build) if redact.is_redacted(build) else _of_purged(build, parent)
-    known = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
+    digests = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
     old, new = trained(origin), {manifest.phase: manifest for manifest in trained(build)}
     for phase in run_folder.phases(parent):
-        if run_folder.read_claim(phase).manifest != known.get(phase.name):
+        if run_folder.read_claim(phase).manifest != digests.get(phase.name):
             raise StaleError(f"{phase.path}: was not trained on {origin}; give a run that was")
     records = [recorded(parent, manifest) for manifest in old]
     at, first = _first(origin, stones, old, records)
@@ -106,8 +106,8 @@ def _first(
         for inside, folder in rows.items():
             for path in (path for path in stones if path.parent == inside):
                 row = stones[path]
-                which = np.full(len(row), folder.place_of[path.name])
-                for draws in drawn.of(folder, inside, which, row):
+                shard = np.full(len(row), folder.place_of[path.name])
+                for draws in drawn.of(folder, inside, shard, row):
                     steps += (draws.position // manifest.batch).tolist()
         skipped = record.of(steps).skipped
         consumed = [s for s in steps if s < record.steps and s not in skipped]

@@ -33,8 +33,8 @@ def letter(audit: Audit, evidence: Evidence, by: str = "") -> str:
             f"{counted(phase.steps, 'step')} recorded"
         )
         if phase.chain:
-            known = ", ".join(phase.proof)
-            lines.append(f"    chain of batches ends in {phase.chain} (steps {known})")
+            ranges = ", ".join(phase.proof)
+            lines.append(f"    chain of batches ends in {phase.chain} (steps {ranges})")
     files = [file for source in evidence.sources.values() for file in source.files]
     lines.append(
         f"  {counted(len(files), 'file')} of {counted(len(evidence.sources), 'source')} with "
@@ -64,15 +64,15 @@ def _entry(entry: EntryAudit) -> Iterator[str]:
         yield f"  dropped before training: {count:,} ({reason})"
     for number in entry.purged:
         yield f"  purged from the build since: certificate {number}"
-    for seen in entry.own:
-        yield from _exposure(seen, "")
-    for seen in entry.as_copies:
-        yield from _exposure(seen, " as copies")
+    for exposure in entry.own:
+        yield from _exposure(exposure, "")
+    for exposure in entry.as_copies:
+        yield from _exposure(exposure, " as copies")
     if entry.first and entry.last:
         yield f"  first in step {entry.first.step:,} of phase {entry.first.phase},"
         yield f"  last in step {entry.last.step:,} of phase {entry.last.phase}"
-        kept = entry.clean or "none is kept"
-        yield f"  last checkpoint before the first exposure: {kept}"
+        checkpoint = entry.clean or "none is kept"
+        yield f"  last checkpoint before the first exposure: {checkpoint}"
 
 
 def _related(copy: Found) -> str:
@@ -80,19 +80,19 @@ def _related(copy: Found) -> str:
     return f"{copy.relation}{share}"
 
 
-def _exposure(seen: PhaseExposure, kind: str) -> Iterator[str]:
-    if seen.rows:
-        epochs = ", ".join(str(epoch + 1) for epoch in seen.epochs)
-        permuted = seen.psm + seen.spm
+def _exposure(exposure: PhaseExposure, kind: str) -> Iterator[str]:
+    if exposure.rows:
+        epochs = ", ".join(str(epoch + 1) for epoch in exposure.epochs)
+        permuted = exposure.psm + exposure.spm
         yield (
-            f"  phase {seen.phase}: {counted(seen.rows, 'row')}{kind} in "
-            f"{counted(seen.steps, 'step')} ({seen.first:,} to {seen.last:,}), "
-            f"{counted(seen.tokens, 'token')} in {counted(seen.pieces, 'piece')}, "
+            f"  phase {exposure.phase}: {counted(exposure.rows, 'row')}{kind} in "
+            f"{counted(exposure.steps, 'step')} ({exposure.first:,} to {exposure.last:,}), "
+            f"{counted(exposure.tokens, 'token')} in {counted(exposure.pieces, 'piece')}, "
             f"{permuted:,} {FIM}; of epoch {epochs}"
         )
-    if seen.planned_rows:
-        rows = counted(seen.planned_rows, "row")
-        yield f"  phase {seen.phase}: planned, not done: {rows}{kind}"
-    if seen.skipped_rows:
-        rows = counted(seen.skipped_rows, "row")
-        yield f"  phase {seen.phase}: skipped: {rows}{kind}"
+    if exposure.planned_rows:
+        rows = counted(exposure.planned_rows, "row")
+        yield f"  phase {exposure.phase}: planned, not done: {rows}{kind}"
+    if exposure.skipped_rows:
+        rows = counted(exposure.skipped_rows, "row")
+        yield f"  phase {exposure.phase}: skipped: {rows}{kind}"

@@ -40,9 +40,9 @@ class Limits:
 def chat_of(build: Path, manifest: Manifest) -> ChatSettings | None:
     """Return the chat settings of the first part of a phase that has some."""
     for part in manifest.parts:
-        made = settings_of(BuildFolder(build), part.domain)
-        if made is not None and "chat" in made:
-            return settings.read(made["chat"])
+        settings_ = settings_of(BuildFolder(build), part.domain)
+        if settings_ is not None and "chat" in settings_:
+            return settings.read(settings_["chat"])
     return None
 
 
@@ -69,8 +69,8 @@ def answer(
         raise RefusalError(
             "the message holds a text that tells roles in this template; leave it out"
         )
-    asked: list[Turn] = turns[:-1] if turns[-1].role == "assistant" else turns
-    prompt = renderer.render(asked, answer=True).ids.tolist()
+    question: list[Turn] = turns[:-1] if turns[-1].role == "assistant" else turns
+    prompt = renderer.render(question, answer=True).ids.tolist()
     room = limits.longest - len(prompt)
     if room <= 0:
         raise RefusalError(
@@ -78,8 +78,8 @@ def answer(
             "shorten it"
         )
     new = min(limits.new, room)
-    known, ends = tokenizer.vocab, renderer.ends
+    vocab, ends = tokenizer.vocab, renderer.ends
     with torch.no_grad():
-        [ids] = greedy(lambda x: forward(x)[..., :known], [prompt], new, ends)
-    said = tokenizer.decode(ids, whole=True)
-    return Answer(text, said, len(ids) < new, tuple(prompt), tuple(ids))
+        [ids] = greedy(lambda x: forward(x)[..., :vocab], [prompt], new, ends)
+    reply = tokenizer.decode(ids, whole=True)
+    return Answer(text, reply, len(ids) < new, tuple(prompt), tuple(ids))

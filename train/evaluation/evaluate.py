@@ -151,8 +151,8 @@ def _job(
     _check_fit(held.manifest, trained, most)
     file = BuildFolder(root).tokenizer
     if not settings.prompts:
-        found = load(TokenizerSettings(str(file))) if file.exists() else None
-        return _Job(settings, held, found, [])
+        tokenizer = load(TokenizerSettings(str(file))) if file.exists() else None
+        return _Job(settings, held, tokenizer, [])
     tokenizer = load(TokenizerSettings(str(file)))
     bos = held_out.begins_with_bos(root, held.manifest)
     special = held.manifest.tokenizer.special

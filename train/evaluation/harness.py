@@ -177,9 +177,9 @@ def _results(results: Json, task: Task, step: int) -> list[TaskResult]:
         if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = entry.get(f"{metric}_stderr,{kind}")
-        known = float(error) if isinstance(error, int | float) else None
+        stderr = float(error) if isinstance(error, int | float) else None
         lines.append(
-            TaskResult(step, task.name, metric, float(value), known, int(count), task.digest)
+            TaskResult(step, task.name, metric, float(value), stderr, int(count), task.digest)
         )
     return lines
 

@@ -72,7 +72,7 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
     refs = manifest.rows(0, most if rows is None else rows)
     kind = np.full((len(refs.row), manifest.msl), KINDS.index("unknown"), np.int8)
     documents: set[tuple[str, int]] | None = set()
-    held: list[list[Piece]] = [[] for _ in refs.row]
+    pieces: list[list[Piece]] = [[] for _ in refs.row]
     for shard in np.unique(refs.shard).tolist():
         places = np.flatnonzero(refs.shard == shard)
         table = spans.of_rows(root / manifest.paths[shard], refs.row[places])
@@ -82,13 +82,13 @@ def hold_out(root: Path, phase: str, rows: int | None) -> HeldOut:
         in_tokens = _cuts_tokens(manifest, int(refs.part[places[0]]))
         for row, piece in _spans(table, in_tokens=in_tokens):
             for place in places[refs.row[places] == row].tolist():
-                held[place].append(piece)
+                pieces[place].append(piece)
                 _mark(kind[place], piece)
         if documents is not None:
             columns: list[list[Any]] = [table[c].to_pylist() for c in ("source", "document")]
             documents.update(zip(*columns, strict=True))
     known = None if documents is None else frozenset(documents)
-    return HeldOut(manifest, root, refs, kind, known, RowPieces(manifest, root), held)
+    return HeldOut(manifest, root, refs, kind, known, RowPieces(manifest, root), pieces)
 
 
 def _spans(table: pa.Table, *, in_tokens: bool) -> Iterator[tuple[int, Piece]]:

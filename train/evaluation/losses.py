@@ -59,14 +59,14 @@ def held_out_losses(
     A row counts for each kind that it has labels of; the mean is over tokens. Without spelling no
     bytes are known, and no middles.
     """
-    found = _by_row(model, held, batch, world, spelling)
+    by_row = _by_row(model, held, batch, world, spelling)
     losses: list[HeldOutLoss] = []
     for number, part in enumerate(held.manifest.parts):
         here = held.refs.part == number
         for kind, name in enumerate((*KINDS, MIDDLE)):
-            sums = found.sums[here, kind]
+            sums = by_row.sums[here, kind]
             tokens, rows = int(sums[:, TOKENS].sum()), int((sums[:, TOKENS] > 0).sum())
-            counts = [int(n) for n in found.counts[here].sum(0)] if name == MIDDLE else None
+            counts = [int(n) for n in by_row.counts[here].sum(0)] if name == MIDDLE else None
             if not tokens and not (counts and counts[LEFT_OUT]):
                 continue
             loss = float(sums[:, NLL].sum()) / tokens if tokens else None
@@ -117,7 +117,7 @@ def _by_row(
         read, pieces = world.agree(lambda here=here: _read(held, here))
         documents = None if pieces is None else Documents.of(pieces, device)
         marks = _marks(held, here, read, spelling)
-        nll, right = _nll(model, read, documents, device, any(each.middles for each in marks))
+        nll, right = _nll(model, read, documents, device, any(mark.middles for mark in marks))
         for place in range(len(read)) if number < batches else ():
             row = _Row(read[place, 1].numpy(), held.kind[first + place], nll[place], right[place])
             sums, counts = _sums(row, marks[place])

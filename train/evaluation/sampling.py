@@ -87,8 +87,8 @@ def samples(
     step: int = 0,
 ) -> list[SampledText]:
     """Return a greedy sample of each prompt after `step` steps; ids: of prompts (`prompt_ids`)."""
-    known = tokenizer.vocab  # a model may have room for more
-    continuations = greedy(lambda x: forward(x)[..., :known], ids, new, tokenizer.id_of("eos"))
+    vocab = tokenizer.vocab  # a model may have room for more
+    continuations = greedy(lambda x: forward(x)[..., :vocab], ids, new, tokenizer.id_of("eos"))
     return [
         SampledText(
             step,

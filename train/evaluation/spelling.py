@@ -153,10 +153,10 @@ class Spelling:
 
         A head before it, or the beginning of the document in another row, leave that open.
         """
-        prefix, first, found = places
+        prefix, first, middle = places
         ahead = prefix - piece.start - int(tokens[piece.start] == self.special.get("bos"))
         if ahead or not piece.begins or piece.in_tokens:
             return True
-        held = int(self.characters[tokens[first:found]].sum())
-        dummy = self.dummy and found > first and bool(self.spaced[tokens[first]])
-        return held - int(dummy) == piece.cut1 or held == piece.cut1
+        count = int(self.characters[tokens[first:middle]].sum())
+        dummy = self.dummy and middle > first and bool(self.spaced[tokens[first]])
+        return count - int(dummy) == piece.cut1 or count == piece.cut1

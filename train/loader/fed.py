@@ -68,7 +68,7 @@ def fed(
         ids, mask, labels = (ids[name] if by_name else getattr(ids, name) for name in CHANNELS)
     elif mask is None or labels is None:
         raise UsageError("fed: needs ids, mask and labels, or one batch that has all three")
-    channels = [_host(each, np.int32) for each in (ids, mask, labels)]
+    channels = [_host(array, np.int32) for array in (ids, mask, labels)]
     shapes = {channel.shape for channel in channels}
     if len(shapes) != 1 or channels[0].ndim != 2:
         listed = ", ".join(str(channel.shape) for channel in channels)
@@ -99,9 +99,9 @@ def _host(value: Any, dtype: Any) -> NDArray[Any]:  # noqa: ANN401  an array or 
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.double().numpy() if value.is_floating_point() else value.numpy()
-    given = np.asarray(value)
+    array = np.asarray(value)
     with np.errstate(invalid="ignore"):
-        held = given.astype(dtype, copy=False)
-    if dtype is np.int32 and given.dtype != np.int32 and not np.array_equal(held, given):
+        numbers = array.astype(dtype, copy=False)
+    if dtype is np.int32 and array.dtype != np.int32 and not np.array_equal(numbers, array):
         raise UsageError("fed: holds a number that is no int32; feed the rows as they came")
-    return held
+    return numbers

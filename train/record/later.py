@@ -102,9 +102,9 @@ def _entries(folder: Path) -> Iterator[FileEntry]:
 
 def _file_faults(folder: Path, receipt: BoundReceipt) -> Iterator[str]:
     yield from run_folder.damages(folder, receipt.files)
-    known = {entry.name for entry in receipt.files}
+    names = {entry.name for entry in receipt.files}
     for entry in _entries(folder):
-        if entry.name not in known:
+        if entry.name not in names:
             yield f"{folder / entry.name}: came after the receipt; {REMEDY}, or remove it"
 
 

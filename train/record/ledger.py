@@ -295,12 +295,12 @@ def of_steps(
     """
     whole = SCHEMAS[kind]
     schema = whole if columns is None else pa.schema([whole.field(name) for name in columns])
-    known = sorted({step for step in steps if step <= np.iinfo(np.int64).max})
-    wanted = np.array(known, np.int64)
+    numbers = sorted({step for step in steps if step <= np.iinfo(np.int64).max})
+    wanted = np.array(numbers, np.int64)
     tables = [schema.empty_table()]
     for name in _names(folder, kind):
         first, last = _span(name)
-        own = wanted[bisect_left(known, first) : bisect_right(known, last)]
+        own = wanted[bisect_left(numbers, first) : bisect_right(numbers, last)]
         if len(own):
             tables.append(_of_groups(folder / name, SCHEMAS[kind], schema, own))
     return pa.concat_tables(tables).unify_dictionaries()
@@ -362,12 +362,12 @@ def _of_groups(
     with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, whole)
         for group in range(file.num_row_groups):
-            held: Any = file.metadata.row_group(group)
-            known: Any = held.column(0).statistics
-            low, high = (known.min, known.max) if known else (steps[0], steps[-1])
+            row_group: Any = file.metadata.row_group(group)
+            stats: Any = row_group.column(0).statistics
+            low, high = (stats.min, stats.max) if stats else (steps[0], steps[-1])
             own = steps[slice(*np.searchsorted(steps, (low, high + 1)))]
             if len(own):  # steps ascend, each with as many rows; of the last one some are behind
-                reach = ceil(held.num_rows * (own[-1] - low + 2) / (high - low + 1))
+                reach = ceil(row_group.num_rows * (own[-1] - low + 2) / (high - low + 1))
                 where = (file.metadata, group, schema.names)
                 some = _of_group(path, where, min(reach, MOST_ROWS), own)
                 tables += [_compact(table, schema) for table in some]
@@ -390,12 +390,12 @@ def _of_group(
         for batch in file.iter_batches(
             max(1, reach), row_groups=[group], columns=columns, use_threads=False
         ):
-            found = batch["step"].to_numpy()
-            own = np.flatnonzero(np.isin(found, steps))
+            numbers = batch["step"].to_numpy()
+            own = np.flatnonzero(np.isin(numbers, steps))
             for some in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
                 if len(some):
                     yield pa.Table.from_batches([batch.slice(some[0], len(some))])
-            if len(found) and found[-1] > steps[-1]:
+            if len(numbers) and numbers[-1] > steps[-1]:
                 break
 
 
@@ -432,7 +432,7 @@ def _readable(path: Path) -> Generator[None]:
         raise DamageError(f"{path}: can't be read ({brief}); restore it or train again") from None
 
 
-def _check_schema(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
-    if not found.equals(schema):
-        fields = ", ".join(f"{field.name} {field.type}" for field in found)
+def _check_schema(path: Path, schema: pa.Schema, expected: pa.Schema) -> None:
+    if not schema.equals(expected):
+        fields = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise DamageError(f"{path}: is no ledger (it has {fields}); restore it or train again")

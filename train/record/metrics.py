@@ -242,7 +242,7 @@ class Metrics:
         if not self.bar.disable or now - self._logged < LOG_SECONDS:
             return
         self._logged = now
-        left = (now - self._began) / (done - self.first) * (self.manifest.steps - done)
+        seconds = (now - self._began) / (done - self.first) * (self.manifest.steps - done)
         loss = "skipped" if step.skipped else f"loss {step.loss:.4f}"
         PROGRESS.info(
             "%s: step %s of %s, %s, %s tokens/s, MFU %s, ETA %s",
@@ -252,7 +252,7 @@ class Metrics:
             loss,
             f"{tokens_per_second:,.0f}",
             "unknown" if mfu is None else f"{mfu:.1%}",
-            timedelta(seconds=round(left)),
+            timedelta(seconds=round(seconds)),
         )
 
     def flush(self) -> None:

@@ -207,10 +207,10 @@ def build_of(run: Path, build: Path | None) -> Path:
     Where that was superseded since, it is what the build was when the run's phases were begun.
     """
     place = _build_of(run, build)
-    held = state_with(place, claimed(run))
-    if not held.is_dir() and build is None:
+    folder = state_with(place, claimed(run))
+    if not folder.is_dir() and build is None:
         raise DamageError(f"{run}: its build is not at {place}; say where with --build")
-    return held
+    return folder
 
 
 def run_and_build(path: Path, build: Path | None) -> tuple[Path | None, Path]:

@@ -71,9 +71,9 @@ def seal_run(run: Path, phase: str) -> None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         path = run / run_folder.PHASES
-        known = read_sealed(path, RunSeal, RESUME, exact=True).phases if path.exists() else ()
+        phases = read_sealed(path, RunSeal, RESUME, exact=True).phases if path.exists() else ()
         build = _file(run / run_folder.WHERE, run)
-        write_sealed(path, asdict(RunSeal(build, tuple(sorted({*known, phase})))))
+        write_sealed(path, asdict(RunSeal(build, tuple(sorted({*phases, phase})))))
     finally:
         os.close(handle)
 
@@ -128,23 +128,23 @@ def check(run: Path) -> Check:
         where = run / run_folder.WHERE
         with _errors_as_faults(result) if where.exists() else suppress(DamageError):
             read_json(where, "say where the build is with --build")
-    known = {run_folder.WHERE, run_folder.PHASES, *(phase.name for phase in phases)}
-    _check_later(run, known, result)
-    result.notes += _unread(run, known)
+    names = {run_folder.WHERE, run_folder.PHASES, *(phase.name for phase in phases)}
+    _check_later(run, names, result)
+    result.notes += _unread(run, names)
     for phase in phases:
         with _errors_as_faults(result):
             _check_phase(phase, result, sealed=sealed)
     return result
 
 
-def _check_later(run: Path, known: set[str], result: Check) -> None:
+def _check_later(run: Path, names: set[str], result: Check) -> None:
     """Check what was made from a run and stands in it, with a receipt of its own."""
     bound = later.of_run(run)
     for folder in bound:
         result.faults += later.check(folder, run)
         result.files += sum(path.is_file() for path in folder.rglob("*"))
     if bound:
-        known.add(later.LATER)
+        names.add(later.LATER)
         result.notes += _unread(run / later.LATER, {folder.name for folder in bound})
 
 
@@ -244,10 +244,10 @@ def _files(phase: PhaseFolder) -> list[Path]:
     return [path for path in (*lines, *events) if path.exists()]
 
 
-def _unread(folder: Path, known: set[str]) -> list[str]:
+def _unread(folder: Path, names: set[str]) -> list[str]:
     """Return a line for each thing in a folder that nothing checks."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [f"{path}: is not of a run; not read" for path in paths if path.name not in known]
+    return [f"{path}: is not of a run; not read" for path in paths if path.name not in names]
 
 
 def _file(path: Path, folder: Path) -> FileEntry:

@@ -114,16 +114,16 @@ def recorded(run: Path) -> dict[str, list[Range]]:
 
 def faults(phase: Path, tables: Iterable[pa.Table]) -> Iterator[str]:
     """Yield a line for each step whose skip is recorded wrongly or was not requested."""
-    asked, equal = read(phase), cast("Any", pc.equal)  # whose stub knows no text
+    requests, equal = read(phase), cast("Any", pc.equal)  # whose stub knows no text
     for table in tables:
         skips = table["skipped"].to_numpy()
         named = np.equal(equal(table["digest"], SKIPPED).to_numpy(), True)  # null: by no digest
         for place in np.flatnonzero(skips | named).tolist():
             step = cast("int", table["step"][place].as_py())
             if skips[place] != named[place]:
-                told = "" if skips[place] else "not "
-                yield f"step {step} is told as {told}skipped, its digest is not"
-            elif step not in asked:
+                word = "" if skips[place] else "not "
+                yield f"step {step} is told as {word}skipped, its digest is not"
+            elif step not in requests:
                 yield f"step {step} was skipped, which nobody asked"
 
 

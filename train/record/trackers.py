@@ -133,8 +133,8 @@ class Trackers:
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Hand numbers to all of them; what is None is left out."""
-        known = {name: value for name, value in values.items() if value is not None}
-        self._each(lambda tracker: tracker.scalars(step, known))
+        numbers = {name: value for name, value in values.items() if value is not None}
+        self._each(lambda tracker: tracker.scalars(step, numbers))
 
     def flush(self) -> None:
         """Flush all of them."""
@@ -162,11 +162,11 @@ def begin(names: Sequence[Name], project: str, phase: Path, first: int) -> Track
 
     Raises UsageError for one that can't be begun: no network, no login.
     """
-    kept, title = phase.parent / FOLDER, phase.name
+    folder, title = phase.parent / FOLDER, phase.name
     makers: dict[Name, Callable[[], Tracker]] = {
         "tensorboard": lambda: Tensorboard(phase / "tensorboard", first),
-        "wandb": lambda: Wandb(kept, project, title),
-        "mlflow": lambda: Mlflow(kept, project, title),
+        "wandb": lambda: Wandb(folder, project, title),
+        "mlflow": lambda: Mlflow(folder, project, title),
     }
     begun: dict[str, Tracker] = {}
     for name in names:

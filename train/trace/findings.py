@@ -145,8 +145,8 @@ def _phase(phase: PhaseFolder, manifest: Manifest, root: Path | None) -> Iterato
     if len(numbers) > manifest.steps:
         yield f"{folder}: holds {len(numbers)} steps, planned {manifest.steps}"
     yield from _chain(folder, manifest, ledger.stream(phase.ledger, "steps", names, SHOWN))
-    told = skips.faults(folder, ledger.stream(phase.ledger, "steps", names, SHOWN))
-    yield from (f"{folder}: {line}" for line in told)
+    lines = skips.faults(folder, ledger.stream(phase.ledger, "steps", names, SHOWN))
+    yield from (f"{folder}: {line}" for line in lines)
     yield from _rows(phase, manifest, names, np.sort(numbers[~skipped]))
     if root is not None:
         digests = ledger.stream(phase.ledger, "steps", names, ["digest"])
@@ -219,9 +219,9 @@ def _rows(
     planned, done = Planned(manifest), 0
     for have in whole_steps(ledger.stream(phase.ledger, "rows", names), batch):
         own = steps[done : done + -(-len(have) // batch)]
-        found = have["step"].to_numpy()
-        same = found[: len(own) * batch] == np.repeat(own, batch)[: len(found)]
-        good = int(np.argmin(same)) // batch if not same.all() else len(found) // batch
+        numbers = have["step"].to_numpy()
+        same = numbers[: len(own) * batch] == np.repeat(own, batch)[: len(numbers)]
+        good = int(np.argmin(same)) // batch if not same.all() else len(numbers) // batch
         good = min(good, len(own))
         yield from planned.differences(folder, own[:good], have.slice(0, good * batch))
         if good < len(own):
@@ -235,14 +235,14 @@ def _rows(
 def whole_steps(tables: Iterator[pa.Table], batch: int) -> Iterator[pa.Table]:
     """Yield tables cut to blocks of whole steps; what is left over comes last."""
     size = max(1, BLOCK_ROWS // batch) * batch
-    rest = ledger.ROWS.empty_table()
+    buffer = ledger.ROWS.empty_table()
     for table in tables:
-        rest = pa.concat_tables([rest, table])
-        while len(rest) >= size:
-            yield rest.slice(0, size)
-            rest = rest.slice(size)
-    if len(rest):
-        yield rest
+        buffer = pa.concat_tables([buffer, table])
+        while len(buffer) >= size:
+            yield buffer.slice(0, size)
+            buffer = buffer.slice(size)
+    if len(buffer):
+        yield buffer
 
 
 def _misplaced(folder: Path, batch: int, step: int, have: pa.Table) -> str:
@@ -295,11 +295,11 @@ class Planned:
 
 def _numbers(column: Any, numbers: dict[str, int]) -> NDArray[np.int64]:  # noqa: ANN401
     """Return the numbers of names in a dictionary column (Arrow), -1 of those that have none."""
-    found: list[NDArray[np.int64]] = []
+    arrays: list[NDArray[np.int64]] = []
     for array in column.chunks:
-        known = [numbers.get(name, -1) for name in array.dictionary.to_pylist()]
-        found.append(np.array(known, np.int64)[array.indices.to_numpy(zero_copy_only=False)])
-    return np.concatenate([np.empty(0, np.int64), *found])
+        codes = [numbers.get(name, -1) for name in array.dictionary.to_pylist()]
+        arrays.append(np.array(codes, np.int64)[array.indices.to_numpy(zero_copy_only=False)])
+    return np.concatenate([np.empty(0, np.int64), *arrays])
 
 
 def _row(row: StepRow) -> str:

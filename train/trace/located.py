@@ -116,11 +116,11 @@ class Index:
     @cached_property
     def drawn(self) -> dict[str, set[str]]:
         """The folders that phases draw from, by the folder of their domain."""
-        found: dict[str, set[str]] = {}
+        folders: dict[str, set[str]] = {}
         for part in (part for phase in self.phases.values() for part in phase.parts):
             for inside in {run.prefix.rpartition("/")[0] for run in part.runs.runs}:
-                found.setdefault(inside.rpartition("/")[0], set()).add(inside)
-        return found
+                folders.setdefault(inside.rpartition("/")[0], set()).add(inside)
+        return folders
 
     def rows_of(self, folder: Path) -> DomainRows:
         """Return the rows of a domain by the folder that phases draw from."""
@@ -151,8 +151,8 @@ def rows(
     is, but its rows are gone.
     """
     if phase not in traced.manifests:
-        known = ", ".join(traced.manifests)
-        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {known})")
+        phases = ", ".join(traced.manifests)
+        raise UsageError(f"no phase is called {phase!r} in {traced.build} (there are {phases})")
     if traced.run is None:
         _check_planned(traced, phase, step)
         planned = step_rows(traced.manifests[phase], step)
@@ -177,12 +177,12 @@ def _check_planned(traced: Traced, phase: str, step: int) -> None:
 def _refuse(traced: Traced, phase: str, step: int, folder: Path) -> None:
     """Say why a step has no rows."""
     _check_planned(traced, phase, step)
-    known = ledger.of_steps(folder, "steps", [step])
-    if not len(known):
+    table = ledger.of_steps(folder, "steps", [step])
+    if not len(table):
         last = max((ledger.span_of(path)[1] for path in ledger.segments(folder)), default=None)
         recorded = "none" if last is None else f"0 to {last}"
         raise InputError(f"{traced.run}: phase {phase} has no step {step} (recorded: {recorded})")
-    if known["skipped"][0].as_py():
+    if table["skipped"][0].as_py():
         raise InputError(f"{traced.run}: step {step} of phase {phase} was skipped as asked")
     raise DamageError(
         f"{traced.run}: the ledger's rows of step {step} of phase {phase} are missing; "
@@ -200,19 +200,19 @@ def documents(
 def pieces(traced: Traced, rows: Sequence[StepRow], *, named: bool = True) -> list[Piece]:
     """Return the document pieces of rows, row by row; named: with the lines of their documents."""
     index = index_of(traced)
-    held = _pieces_of(index, [(row.shard, row.row) for row in rows])
-    keys = {(piece["source"], piece["document"]) for own in held.values() for piece in own}
-    known = _lines_of(index, keys if named else (), NAMED)
-    found: list[Piece] = []
+    contents = _pieces_of(index, [(row.shard, row.row) for row in rows])
+    keys = {(piece["source"], piece["document"]) for own in contents.values() for piece in own}
+    documents = _lines_of(index, keys if named else (), NAMED)
+    pieces: list[Piece] = []
     for row in rows:
-        for piece in held[row.shard, row.row]:
-            line = known.get((piece["source"], piece["document"]))
+        for piece in contents[row.shard, row.row]:
+            line = documents.get((piece["source"], piece["document"]))
             name, file, record = line or (None,) * 3
             shown = name or (None if file is None else f"{file}#{record}")
             place: Json = {"shard": row.shard, "row": row.row, "name": shown}
             place |= {"file": file, "record": record}
-            found.append(Piece(slot=row.slot, part=row.part, epoch=row.epoch, **piece, **place))
-    return found
+            pieces.append(Piece(slot=row.slot, part=row.part, epoch=row.epoch, **piece, **place))
+    return pieces
 
 
 def names(traced: Traced, keys: Iterable[Document]) -> dict[Document, str]:
@@ -223,16 +223,16 @@ def names(traced: Traced, keys: Iterable[Document]) -> dict[Document, str]:
 
 def _pieces_of(index: Index, places: Sequence[Shard]) -> dict[Shard, list[Json]]:
     """Return what stands in each of some rows, packed shard by packed shard."""
-    held: dict[Shard, list[Json]] = {place: [] for place in places}
-    for shard, own in _packed(index, [*held]).items():
+    contents: dict[Shard, list[Json]] = {place: [] for place in places}
+    for shard, own in _packed(index, [*contents]).items():
         table = spans.of_packed(shard, np.array([*own], np.int64), PIECE)
         if table is None:
             continue
         columns = [table[name].to_pylist() for name in ("row", *PIECE)]
         lines: list[Any] = sorted(zip(*columns, strict=True))
         for row, *piece in lines:
-            held[own[row]].append(dict(zip(PIECE, piece, strict=True)))
-    return held
+            contents[own[row]].append(dict(zip(PIECE, piece, strict=True)))
+    return contents
 
 
 def _packed(index: Index, places: Sequence[Shard]) -> dict[Path, dict[int, Shard]]:
@@ -240,25 +240,25 @@ def _packed(index: Index, places: Sequence[Shard]) -> dict[Path, dict[int, Shard
     by_folder: dict[str, list[Shard]] = {}
     for place in places:
         by_folder.setdefault(place[0].rpartition("/")[0], []).append(place)
-    found: dict[Path, dict[int, Shard]] = {}
+    finals: dict[Path, dict[int, Shard]] = {}
     for inside, own in by_folder.items():
         rows = index.rows_of(index.build.path / inside)
         names = rows.last.names
-        held = [(shard, row) for shard, row in own if names.places(shard.rpartition("/")[2])]
-        numbers = [names.row(names.places(s.rpartition("/")[2])[0]) + row for s, row in held]
+        targets = [(shard, row) for shard, row in own if names.places(shard.rpartition("/")[2])]
+        numbers = [names.row(names.places(s.rpartition("/")[2])[0]) + row for s, row in targets]
         origins = rows.origins(np.array(numbers, np.int64))
         if origins is None:  # the original's shuffle has no formula
-            for shard, row in held:
+            for shard, row in targets:
                 for packed, [before], _ in (
                     spans.origins(index.build.path / shard, np.array([row])) or ()
                 ):
-                    found.setdefault(packed, {})[int(before)] = (shard, row)
+                    finals.setdefault(packed, {})[int(before)] = (shard, row)
             continue
-        for folder, which, number in origins:
-            columns = (which.tolist(), *(column.tolist() for column in folder.located(number)))
+        for folder, target, number in origins:
+            columns = (target.tolist(), *(column.tolist() for column in folder.located(number)))
             for place, shard, row in zip(*columns, strict=True):
-                found.setdefault(folder.path / folder.names[shard], {})[row] = held[place]
-    return found
+                finals.setdefault(folder.path / folder.names[shard], {})[row] = targets[place]
+    return finals
 
 
 def _lines_of(
@@ -268,18 +268,18 @@ def _lines_of(
     wanted: dict[str, list[int]] = {}
     for source, number in sorted(keys):
         wanted.setdefault(source, []).append(number)
-    asked = [
+    requests = [
         (source, lines, np.array([number for number in numbers if number < len(lines)], np.int64))
         for source, numbers in wanted.items()
         if (lines := index.lines(source)) is not None
     ]
-    tables = lookup.take([(lines, inside) for _, lines, inside in asked], columns)
-    known: dict[tuple[str, int], list[Any]] = {}
-    for (source, _, inside), table in zip(asked, tables, strict=True):
+    tables = lookup.take([(lines, inside) for _, lines, inside in requests], columns)
+    by_key: dict[tuple[str, int], list[Any]] = {}
+    for (source, _, inside), table in zip(requests, tables, strict=True):
         values = [table[name].to_pylist() for name in columns]
         for number, *line in zip(inside.tolist(), *values, strict=True):
-            known[source, number] = line
-    return known
+            by_key[source, number] = line
+    return by_key
 
 
 def find_documents(traced: Traced, name: str) -> list[NamedDocument]:
@@ -335,10 +335,10 @@ def steps(traced: Traced, source: str, document: int) -> list[Position]:
     One for each (phase, step, slot) as planned; a position is recorded where the ledger has the row
     there.
     """
-    held = _rows_that_hold(index_of(traced), source, document)
+    shards = _rows_that_hold(index_of(traced), source, document)
     positions: list[Position] = []
     for phase, manifest in traced.manifests.items():
-        places = _places(manifest, held)
+        places = _places(manifest, shards)
         recorded, skipped = _consumed(traced, phase, manifest.batch, places)
         positions += [
             Position(source, phase, *key, *place, recorded.get(key) == place, key[0] in skipped)
@@ -371,7 +371,7 @@ def _places(manifest: Manifest, rows: Iterable[Shard]) -> dict[Slot, Shard]:
 def _rows_that_hold(index: Index, source: str, document: int) -> list[Shard]:
     """Return the rows that hold a document, in the folders that phases may draw from."""
     wanted = {source: np.array([document])}
-    found: set[Shard] = set()
+    shards: set[Shard] = set()
     for packed in index.folders:
         if not index.lookups.ranges(packed).shards(wanted):
             continue
@@ -380,10 +380,10 @@ def _rows_that_hold(index: Index, source: str, document: int) -> list[Shard]:
             rows = index.rows_of(index.build.path / inside)
             own = [folder for folder in rows.packed if folder.path == packed]
             for folder, some in rows.pieces(index.lookups, wanted, own):
-                which, row = rows.last.located(rows.final(folder, some.number))
-                names = [rows.last.names[place] for place in which.tolist()]
-                found |= {(f"{inside}/{n}", r) for n, r in zip(names, row.tolist(), strict=True)}
-    return sorted(found)
+                shard, row = rows.last.located(rows.final(folder, some.number))
+                names = [rows.last.names[place] for place in shard.tolist()]
+                shards |= {(f"{inside}/{n}", r) for n, r in zip(names, row.tolist(), strict=True)}
+    return sorted(shards)
 
 
 def _consumed(
@@ -404,6 +404,6 @@ def _consumed(
         columns = [table[name].to_pylist() for name in ("step", "slot", "shard", "row")]
         lines: Iterable[Any] = zip(*columns, strict=True)
         recorded |= {(step, slot): (shard, row) for step, slot, shard, row in lines}
-    known = ledger.of_steps(folder, "steps", steps, ["step", "skipped"])
-    skipped: list[Any] = known.filter(known["skipped"])["step"].to_pylist()
+    skips = ledger.of_steps(folder, "steps", steps, ["step", "skipped"])
+    skipped: list[Any] = skips.filter(skips["skipped"])["step"].to_pylist()
     return recorded, set(skipped)

@@ -158,7 +158,7 @@ def _draws(
     phases = [traced.manifests[name] for name in (*earlier, phase)]
     counts = [count for m in phases for count in m.order.counts(_steps(traced, m.phase) * m.batch)]
     every = zip(coverage.of_manifests(phases), counts, strict=True)
-    draws = [replace(each, count=count) for each, count in every]
+    draws = [replace(draw, count=count) for draw, count in every]
     return draws[: -len(phases[-1].parts)], draws[-len(phases[-1].parts) :]
 
 

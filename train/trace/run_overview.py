@@ -82,7 +82,7 @@ class RunOverview(Answer):
         yield from self.ratios.shown()
         if last := list(_last(self.evaluations)):
             yield ""
-            yield Grid([_held_out(*each) for each in last], HELD_OUT)
+            yield Grid([_held_out(*entry) for entry in last], HELD_OUT)
         yield from _bits(self.evaluations)
         if cells := [
             [phase, e.step, *map(_brief, (e.prefix, e.suffix, e.text))]
@@ -132,7 +132,7 @@ def _bits(evaluations: dict[str, list[HeldOutLoss]]) -> Iterator[str]:
         last = max((entry.step for entry in entries), default=0)
         parts = metrics.bits_of_parts(entry for entry in entries if entry.step == last)
         if parts:
-            values = ", ".join(f"{each.part} {each.bits_per_byte:.4f}" for each in parts)
+            values = ", ".join(f"{part.part} {part.bits_per_byte:.4f}" for part in parts)
             yield f"{phase}: bits per byte after {last:,} steps, all kinds: {values}"
 
 

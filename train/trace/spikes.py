@@ -147,9 +147,9 @@ def robust_z(values: Floats, window: int) -> tuple[Floats, Floats]:
         before = views[first : min(first + BLOCK, len(values))]
         enough = np.flatnonzero(np.isfinite(before).sum(1) >= HISTORY)
         if len(enough):
-            known = before[enough]
-            median = np.nanmedian(known, axis=1)
-            spread = NORMAL * np.nanmedian(np.abs(known - median[:, None]), axis=1)
+            history = before[enough]
+            median = np.nanmedian(history, axis=1)
+            spread = NORMAL * np.nanmedian(np.abs(history - median[:, None]), axis=1)
             spread = np.maximum(spread, np.maximum(LEAST * np.abs(median), np.finfo(float).tiny))
             medians[first + enough] = median
             with np.errstate(over="ignore"):
@@ -167,10 +167,10 @@ class Window:
 
     def next(self, values: Floats) -> tuple[Floats, Floats]:
         """Return what `robust_z` does of values that go on where the last ones ended."""
-        known = np.concatenate([self._before, values])
-        z, medians = robust_z(known, self.size)
+        series = np.concatenate([self._before, values])
+        z, medians = robust_z(series, self.size)
         first = len(self._before)
-        self._before = known[-self.size :]
+        self._before = series[-self.size :]
         return z[first:], medians[first:]
 
 
@@ -178,8 +178,8 @@ def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
     """Return the steps that stand out, with their parts and documents."""
     phases = [settings.phase] if settings.phase else list(traced.manifests)
     if settings.phase and settings.phase not in traced.manifests:
-        known = ", ".join(traced.manifests)
-        raise UsageError(f"--spikes: no phase is called {settings.phase!r} (there are {known})")
+        names = ", ".join(traced.manifests)
+        raise UsageError(f"--spikes: no phase is called {settings.phase!r} (there are {names})")
     steps = (spike for phase in phases for spike in _of_phase(traced, phase, settings))
     return Spikes(settings, tuple(steps))
 
@@ -187,7 +187,7 @@ def spikes(traced: Traced, settings: SpikeSettings) -> Spikes:
 def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike]:
     """Return the spikes of a phase; of its ledger one segment is in memory at a time."""
     windows = {name: Window(settings.window) for name in MEASURES}
-    found: list[tuple[int, dict[str, float | None]]] = []
+    spikes: list[tuple[int, dict[str, float | None]]] = []
     count = 0
     for segment in _segments(traced, phase, ["step", "skipped", *MEASURES]):
         table = segment.filter(pc.invert(segment["skipped"]))
@@ -200,16 +200,16 @@ def _of_phase(traced: Traced, phase: str, settings: SpikeSettings) -> list[Spike
             columns |= {name: values, f"{name}_z": z, f"{name}_median": median}
         for place in np.flatnonzero(highest >= settings.threshold).tolist():
             own = {key: _number(column[place]) for key, column in columns.items()}
-            found.append((table["step"][place].as_py(), own))
+            spikes.append((table["step"][place].as_py(), own))
         count += len(table)
-    if not found:
+    if not spikes:
         return []
-    numbers = [step for step, _ in found]
+    numbers = [step for step, _ in spikes]
     parts = _parts(traced, phase, settings.window, set(numbers))
     documents = _documents(traced, phase, numbers, count)
     return [
         Spike(phase, step, **own, parts=parts[step], documents=documents.get(step, ()))
-        for step, own in found
+        for step, own in spikes
     ]
 
 
@@ -269,16 +269,16 @@ def _documents(
     lines = lines.join(within, ["source", "document"]).rename_columns([*LINE.names, "spikes"])
     order = [("spikes", "descending"), ("tokens", "descending")]
     order += [(name, "ascending") for name in ("source", "document", "part")]
-    found: dict[int, list[Json]] = {}
+    by_step: dict[int, list[Json]] = {}
     for step in steps:
         own = lines.filter(pc.field("step") == step).sort_by(order)
         tokens = int(own["tokens"].to_numpy().sum())
         first = own.drop_columns(["step"]).slice(0, MOST_DOCUMENTS).to_pylist()
-        found[step] = [{**row, "share": row["tokens"] / tokens} for row in first]
-    keys = sorted({(row["source"], row["document"]) for own in found.values() for row in own})
+        by_step[step] = [{**row, "share": row["tokens"] / tokens} for row in first]
+    keys = sorted({(row["source"], row["document"]) for own in by_step.values() for row in own})
     names, consumed = located.names(traced, keys), located.steps_of(traced, phase, keys)
     documents: dict[int, tuple[SpikeDocument, ...]] = {}
-    for step, own in found.items():
+    for step, own in by_step.items():
         for row in own:
             key = (row["source"], row["document"])
             often = max(consumed[key], row["spikes"])  # where the ledger leaves the plan

@@ -45,13 +45,13 @@ def memory(settings: ModelSettings, pass_: Pass, processes: int, *, sharded: boo
     them out and gathers a layer while another is on its way, DDP keeps them whole.
     """
     count = parameters_count(settings)
-    held = -(-count // processes) if sharded else count
+    share = -(-count // processes) if sharded else count
     layer, top = _layer(settings), count - settings.num_hidden_layers * _layer(settings)
     gathered = SINGLE * (2 * layer + top) if sharded and processes > 1 else 0
     return Memory(
-        weights=SINGLE * held,
-        gradients=SINGLE * held,
-        moments=SINGLE * MOMENTS * held,
+        weights=SINGLE * share,
+        gradients=SINGLE * share,
+        moments=SINGLE * MOMENTS * share,
         activations=activations(settings, pass_),
         gathered=gathered,
     )
@@ -77,8 +77,8 @@ def activations(settings: ModelSettings, pass_: Pass) -> int:
     top = 2 * (hidden + 1) * SINGLE  # the last norm's input, and the gradient of its output
     kernels = layers * (4 * hidden**2 + 3 * hidden * filters)
     head = SINGLE * settings.vocab_size * hidden  # its gradient, made with the losses
-    kept = layers * hidden * SINGLE + layer if pass_.recompute else layers * layer
-    return rows * pass_.msl * (kept + top) + head + (BRAIN * kernels if brain else 0)
+    inputs = layers * hidden * SINGLE + layer if pass_.recompute else layers * layer
+    return rows * pass_.msl * (inputs + top) + head + (BRAIN * kernels if brain else 0)
 
 
 def checkpoint_bytes(settings: ModelSettings) -> int:

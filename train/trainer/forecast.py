@@ -109,9 +109,9 @@ def lines(forecasts: Sequence[PhaseForecast]) -> list[str]:
         rows = [
             [
                 f"  {how}{_per_process(phase.processes)}",
-                *(_size(getattr(held, part)) for part in [*parts, "total"]),
+                *(_size(getattr(memory, part)) for part in [*parts, "total"]),
             ]
-            for how, held in phase.memory.items()
+            for how, memory in phase.memory.items()
         ]
         shown += table(rows, [*head, *parts, "total"])
         shown += [f"  note: {line}" for line in phase.notes]
@@ -140,7 +140,7 @@ def _phase(
     dtype = fast_dtype(alone().device) if chosen else settings.dtype
     pass_ = Pass(settings.micro_batch or share, manifest.msl, dtype, settings.recompute)
     ways = {"ddp": False, "fsdp": True} if options.processes > 1 else {"one process": False}
-    size, kept = checkpoint_bytes(model), _checkpoint_count(run, manifest.steps)
+    size, checkpoints = checkpoint_bytes(model), _checkpoint_count(run, manifest.steps)
     tokens = manifest.steps * manifest.batch * manifest.msl
     flops = flops_per_row(model, manifest.msl)
     return PhaseForecast(
@@ -156,8 +156,8 @@ def _phase(
         rows_per_pass=pass_.rows,
         memory={how: memory(model, pass_, options.processes, sharded=s) for how, s in ways.items()},
         checkpoint_bytes=size,
-        checkpoints=kept,
-        disk=size * (kept + 1),
+        checkpoints=checkpoints,
+        disk=size * (checkpoints + 1),
         hours=None if options.speed is None else tokens / options.speed / 3600,
         refusals=tuple(refusals),
         notes=(
@@ -177,12 +177,12 @@ def _phases(source: Path) -> tuple[list[Manifest], dict[str, tuple[str, ...]]]:
             )
         return [phase for phase in manifests if not is_held_out(source, phase)], {}
     recipe = load_recipe(str(source))
-    held = {
+    held_out = {
         name
         for name, phase in recipe.phases.items()
         if all(recipe.domains[part.domain].validates for part in phase.parts)
     }
-    planned = [phase for phase in plan(recipe) if phase.name not in held]
+    planned = [phase for phase in plan(recipe) if phase.name not in held_out]
     return [_manifest_of(p) for p in planned], {p.name: p.refusals for p in planned}
 
 
@@ -207,10 +207,10 @@ def _manifest_of(phase: PhasePlan) -> Manifest:
 def _checkpoint_count(run: Run, steps: int) -> int:
     """Return how many checkpoints of a phase stay: the newest, and those at multiples."""
     every, settings = run.settings.checkpoint_steps, run.settings
-    made = {*range(every, steps + 1, every), steps}
-    last = set(sorted(made)[-settings.keep_checkpoints :])
+    checkpoints = {*range(every, steps + 1, every), steps}
+    last = set(sorted(checkpoints)[-settings.keep_checkpoints :])
     every = settings.keep_every
-    return len(last | {step for step in made if every and step % every == 0})
+    return len(last | {step for step in checkpoints if every and step % every == 0})
 
 
 def _notes(path: Path, run: Run, manifest: Manifest) -> Iterator[str]:

@@ -48,8 +48,8 @@ def known_peak(name: str, dtype: str) -> float | None:
     (312000000000000.0, None)
     """
     words = set(re.split(r"[^A-Z0-9]+", name.upper()))
-    for known, (short, wide) in PEAKS.items():
-        if words.issuperset(known):
+    for model, (short, wide) in PEAKS.items():
+        if words.issuperset(model):
             value = short if dtype == "bfloat16" else wide
             return None if value is None else value * TERA
     return None

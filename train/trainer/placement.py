@@ -65,9 +65,9 @@ def place(run: Run, world: World) -> Placed:
 
 def _check_memory(run: Run, world: World) -> None:
     sharded = world.size > 1 and run.settings.parallel == "fsdp"
-    held = memory(run.model, Pass(1, 1), world.size, sharded=sharded)
+    need = memory(run.model, Pass(1, 1), world.size, sharded=sharded)
     here = 1 if world.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    bytes_ = here * (held.weights + held.gradients + held.moments)
+    bytes_ = here * (need.weights + need.gradients + need.moments)
     if bytes_ > (most := _memory_of(world.device)):
         raise RefusalError(
             f"model: its weights, gradients and moments take {bytes_ / 1e9:,.1f} GB, this machine "
@@ -84,7 +84,7 @@ def _memory_of(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
     except OSError:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    sizes = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
+    sizes = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines)}
     return 1024 * (sizes["MemTotal"] + sizes.get("SwapTotal", 0))
 
 

@@ -49,29 +49,29 @@ def evaluate_run(
     Without tasks nothing is evaluated, and all results that are there are returned. phase: only
     this. every: only checkpoints of so many steps, and the newest of each phase.
     """
-    known = {manifest.phase: manifest for manifest in read_manifests(build)}
-    folders = [p for p in run_folder.phases(run) if phase in {None, p.name} and p.name in known]
+    manifests = {manifest.phase: manifest for manifest in read_manifests(build)}
+    folders = [p for p in run_folder.phases(run) if phase in {None, p.name} and p.name in manifests]
     results: list[tuple[str, TaskResult]] = []
     evaluated = 0
-    folders.sort(key=lambda each: list(known).index(each.name))
+    folders.sort(key=lambda folder: list(manifests).index(folder.name))
     if not tasks:
         return [(folder.name, result) for folder in folders for result in metrics.tasks(folder)]
     for folder in folders:
         for place in _chosen(folder, every):
             evaluated += 1
             say(f"{folder.name} {place.name}")
-            results += [(folder.name, r) for r in _once(folder, place, build, known, tasks)]
+            results += [(folder.name, r) for r in _once(folder, place, build, manifests, tasks)]
     if not evaluated:
         raise InputError(f"{run}: holds no such checkpoint; train first, or name another phase")
     return results
 
 
 def _chosen(folder: PhaseFolder, every: int | None) -> list[Path]:
-    kept = run_folder.checkpoints(folder.checkpoints)
+    checkpoints = run_folder.checkpoints(folder.checkpoints)
     return [
         path
-        for path in kept
-        if every is None or run_folder.step_of(path) % every == 0 or path == kept[-1]
+        for path in checkpoints
+        if every is None or run_folder.step_of(path) % every == 0 or path == checkpoints[-1]
     ]
 
 
@@ -79,7 +79,7 @@ def _once(
     folder: PhaseFolder,
     place: Path,
     build: Path,
-    known: dict[str, Manifest],
+    manifests: dict[str, Manifest],
     tasks: Sequence[AnyTask],
 ) -> list[TaskResult]:
     """Return a checkpoint's results, evaluating it on tasks that it has none of."""
@@ -94,7 +94,7 @@ def _once(
         model.to_empty(device="cpu")
         checkpoint.load_weights(place, model)
         most = model.settings.max_position_embeddings
-        texts = _texts(build, known[folder.name])
+        texts = _texts(build, manifests[folder.name])
         _append(folder, evaluate(model.eval(), most, texts, missing, step))
     bind(folder, place)
     digests = {task.digest for task in tasks}

@@ -153,20 +153,20 @@ def _unpickled(path: Path) -> State:
 
 def _checked(source: Path, theirs: State, expected: State) -> State:
     """Return tensors in our names as float32; InputError where they are not those of the model."""
-    kept = {name: x for name, x in theirs.items() if not BUFFERS.fullmatch(name)}
-    _check_head(source, kept)
-    if missing := sorted(expected.keys() - kept.keys()):
+    tensors = {name: x for name, x in theirs.items() if not BUFFERS.fullmatch(name)}
+    _check_head(source, tensors)
+    if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"{source}: lacks {_some(missing)} of the model")
-    if extra := sorted(kept.keys() - expected.keys()):
+    if extra := sorted(tensors.keys() - expected.keys()):
         raise InputError(f"{source}: holds {_some(extra)}, which the model does not have")
-    for name, tensor in kept.items():
+    for name, tensor in tensors.items():
         size, shape = tuple(tensor.shape), tuple(expected[name].shape)
         if size != shape:
             raise InputError(f"{source}: {name} has shape {size}, the model's has {shape}")
         if tensor.dtype not in DTYPES:
             kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
             raise InputError(f"{source}: {name} is {tensor.dtype}, must be one of {kinds}")
-    ours = from_huggingface(kept)
+    ours = from_huggingface(tensors)
     return {name: tensor.to(torch.float32).contiguous() for name, tensor in ours.items()}
 
 

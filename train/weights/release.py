@@ -77,15 +77,15 @@ def release(
         revisions: list[Revision] = []
         before = 0
         for manifest, folder in phases:
-            kept = run_folder.checkpoints(folder.checkpoints)
-            for source in kept:
+            checkpoints = run_folder.checkpoints(folder.checkpoints)
+            for source in checkpoints:
                 revision = _revision(manifest, source, before, settings)
                 hf_export.export(source, place / REVISIONS / revision.name, settings, build)
                 revisions.append(revision)
-            _copy_phase(folder, place / RUN / folder.name, kept)
-            before += run_folder.read_state(kept[-1]).step * manifest.batch * manifest.msl
+            _copy_phase(folder, place / RUN / folder.name, checkpoints)
+            before += run_folder.read_state(checkpoints[-1]).step * manifest.batch * manifest.msl
         _copy_rest(run, build, place, [manifest for manifest, _ in phases])
-        content = {"format": FORMAT, "revisions": [asdict(each) for each in revisions]}
+        content = {"format": FORMAT, "revisions": [asdict(revision) for revision in revisions]}
         (place / RELEASE).write_bytes(canonical(content))
         card = _card(run.resolve().name, revisions, [manifest for manifest, _ in phases])
         (place / CARD).write_text(card, "utf-8")
@@ -129,8 +129,8 @@ def faults(path: Path) -> list[str]:
 
 def _phases(run: Path, build: Path) -> list[tuple[Manifest, PhaseFolder]]:
     """Return the phases that have checkpoints, in the order of training."""
-    held = {phase.name: phase for phase in run_folder.phases(run) if phase.newest is not None}
-    phases = [(m, held[m.phase]) for m in read_manifests(build) if m.phase in held]
+    folders = {phase.name: phase for phase in run_folder.phases(run) if phase.newest is not None}
+    phases = [(m, folders[m.phase]) for m in read_manifests(build) if m.phase in folders]
     if not phases:
         raise InputError(f"{run}: holds no checkpoint of a phase of {build}; train first")
     for _, folder in phases:
@@ -153,11 +153,11 @@ def _revision(manifest: Manifest, source: Path, before: int, settings: ExportSet
     )
 
 
-def _copy_phase(folder: PhaseFolder, out: Path, kept: list[Path]) -> None:
+def _copy_phase(folder: PhaseFolder, out: Path, checkpoints: list[Path]) -> None:
     """Copy what a phase recorded; of its checkpoints what they say, not what they hold."""
     lines = (folder.metrics, folder.evaluation, folder.samples, folder.tasks)
     files = [folder.claim, folder.skips, folder.seal, *lines]
-    files += [*folder.ledger.glob("*.parquet"), *(path / run_folder.STATE for path in kept)]
+    files += [*folder.ledger.glob("*.parquet"), *(path / run_folder.STATE for path in checkpoints)]
     for path in files:
         if path.exists():
             place = out / path.relative_to(folder.path)
