@@ -117,25 +117,25 @@ def of_manifests(manifests: Sequence[Manifest]) -> list[Draws]:
 def _domain_reads(draws: Iterable[Draws]) -> list[DomainReads]:
     """Return what was read of each domain, in the order in which they come first."""
     domains: dict[str, list[Draws]] = {}
-    for each in draws:
-        domains.setdefault(each.domain, []).append(each)
+    for part in draws:
+        domains.setdefault(part.domain, []).append(part)
     return [_domain(name, members) for name, members in domains.items()]
 
 
 def _phase_repeats(draws: Sequence[Draws]) -> list[PhaseRepeats]:
     """Return the phases that read rows which earlier phases read."""
     repeats: list[PhaseRepeats] = []
-    for phase in dict.fromkeys(each.phase for each in draws):
-        own = [each for each in draws if each.phase == phase]
+    for phase in dict.fromkeys(part.phase for part in draws):
+        own = [part for part in draws if part.phase == phase]
         before = draws[: draws.index(own[0])]
         counts: dict[str, int] = {}
-        for each in own:
-            if again := seen(each, [b for b in before if b.domain == each.domain]):
-                counts[each.domain] = counts.get(each.domain, 0) + again
+        for part in own:
+            if again := seen(part, [b for b in before if b.domain == part.domain]):
+                counts[part.domain] = counts.get(part.domain, 0) + again
         if counts:
-            shown = [each for each in (*before, *own) if each.domain in counts]
+            shown = [part for part in (*before, *own) if part.domain in counts]
             unread = sum(reads.never for reads in _domain_reads(shown))
-            repeats.append(PhaseRepeats(phase, sum(each.count for each in own), counts, unread))
+            repeats.append(PhaseRepeats(phase, sum(part.count for part in own), counts, unread))
     return repeats
 
 
@@ -152,15 +152,15 @@ def _note(repeats: PhaseRepeats) -> str:
 
 def _domain(name: str, draws: list[Draws]) -> DomainReads:
     walks: dict[Hashable, list[Draws]] = {}
-    for each in draws:
-        walks.setdefault(each.walk, []).append(each)
+    for part in draws:
+        walks.setdefault(part.walk, []).append(part)
     shares = {walk: _share(members) for walk, members in walks.items()}
     if len(walks) == 1:
         [members] = walks.values()
         rows, read = members[0].rows, round(members[0].rows * shares[members[0].walk])
     else:
         rows, read = _of_pieces({walk: w[0].ranges for walk, w in walks.items()}, shares)
-    return DomainReads(name, rows, read, sum(each.count for each in draws) - read, rows - read)
+    return DomainReads(name, rows, read, sum(part.count for part in draws) - read, rows - read)
 
 
 def _of_pieces(
@@ -192,8 +192,8 @@ def _of_pieces(
 def _share(draws: Sequence[Draws], without: int | None = None) -> float:
     """Return the share of a walk's rows that these draws of it read; without: but one epoch."""
     epochs: dict[int, list[tuple[int, int]]] = {}
-    for each in draws:
-        for epoch, first, last in each.by_epoch():
+    for part in draws:
+        for epoch, first, last in part.by_epoch():
             epochs.setdefault(epoch, []).append((first, last))
     unread = 1.0
     for epoch, spans in epochs.items():
@@ -218,27 +218,27 @@ def distinct(draws: Draws) -> int:
 
 def seen(draws: Draws, before: Sequence[Draws]) -> int:
     """Return how many of the draws read a row that earlier draws of the domain read."""
-    same = [each for each in before if each.walk == draws.walk]
-    unread = 1 - _share_of_others(draws, [each for each in before if each.walk != draws.walk])
+    same = [part for part in before if part.walk == draws.walk]
+    unread = 1 - _share_of_others(draws, [part for part in before if part.walk != draws.walk])
     read = 0.0
     for epoch, first, last in draws.by_epoch():
         spans = [
             (max(low, first), min(high, last))
-            for each in same
-            for number, low, high in each.by_epoch()
+            for part in same
+            for number, low, high in part.by_epoch()
             if number == epoch
         ]
-        known = _length([span for span in spans if span[0] < span[1]])
+        overlap = _length([span for span in spans if span[0] < span[1]])
         rest = unread * (1 - (_share(same, epoch) if same else 0.0))
-        read += known + (last - first - known) * (1 - rest)
+        read += overlap + (last - first - overlap) * (1 - rest)
     return round(read)
 
 
 def _share_of_others(draws: Draws, others: Sequence[Draws]) -> float:
     """Return the share of a walk's rows that the draws of other walks read."""
     walks: dict[Hashable, list[Draws]] = {}
-    for each in others:
-        walks.setdefault(each.walk, []).append(each)
+    for part in others:
+        walks.setdefault(part.walk, []).append(part)
     shares = {walk: _share(members) for walk, members in walks.items()}
     _, read = _of_pieces({walk: _cut(draws, w[0].ranges) for walk, w in walks.items()}, shares)
     return read / draws.rows

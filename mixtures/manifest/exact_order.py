@@ -241,7 +241,7 @@ class Order:
             draw = epoch * order_part.rows + self._walk(order_part, epoch).inverse(rows)
             which = np.flatnonzero((draw >= first) & (draw < last))
             draws = (draw[which] - first).tolist()
-            places = [self._interleave.position(rank, one) for one in draws]
+            places = [self._interleave.position(rank, draw) for draw in draws]
             blocks.append((which, np.full(len(which), epoch), np.array(places, dtype=np.int64)))
         none = np.empty(0, np.int64)
         columns = zip(*blocks, strict=True) if blocks else ([none],) * 3

@@ -404,15 +404,15 @@ def read_phase_set(build: BuildFolder) -> dict[str, str]:
     return sealed["phases"]
 
 
-def read_manifests(path: Path, one: Callable[[Path], Manifest] = read) -> list[Manifest]:
+def read_manifests(path: Path, reader: Callable[[Path], Manifest] = read) -> list[Manifest]:
     """Return the manifests at a path: a manifest file, a phase's folder, or a build in order.
 
-    Phases are ordered by lineage: each after the one that its `previous` or `after` names. one: how
-    each is read.
+    Phases are ordered by lineage: each after the one that its `previous` or `after` names. reader:
+    reads a manifest's file.
     """
     places = [path] if path.is_file() or (path / MANIFEST).exists() else []
     places = places or BuildFolder(path).manifests()
-    return in_order([one(place) for place in places])
+    return in_order([reader(place) for place in places])
 
 
 def in_order(manifests: Sequence[Manifest]) -> list[Manifest]:

@@ -154,9 +154,9 @@ class Certificate(Sealed):
         content: Json = asdict(self)
         if self.builds is None:
             del content["builds"]
-        for one in content["files"]:
-            if one["rows"] is None:
-                del one["rows"], one["tokens"]
+        for file in content["files"]:
+            if file["rows"] is None:
+                del file["rows"], file["tokens"]
         return content
 
 
@@ -222,8 +222,8 @@ def certificates(build: BuildFolder) -> list[Certificate]:
 
 
 def _all(build: BuildFolder, name: str, shape: type[Kind]) -> list[Kind]:
-    found = [read_sealed(path, shape) for path in log(build).glob(f"[!.]*/{name}")]
-    return sorted(found, key=lambda one: (one.time, one.id))
+    records = [read_sealed(path, shape) for path in log(build).glob(f"[!.]*/{name}")]
+    return sorted(records, key=lambda record: (record.time, record.id))
 
 
 def read_sealed(path: Path, shape: type[Kind]) -> Kind:
@@ -343,8 +343,8 @@ def redaction(
 
     @cache
     def mark(inside: str) -> Marks:
-        known = (place(inside) / receipts.NAME).exists()
-        return Marks.of(receipts.read(place(inside))) if known else Marks()
+        exists = (place(inside) / receipts.NAME).exists()
+        return Marks.of(receipts.read(place(inside))) if exists else Marks()
 
     drawn: dict[str, set[int]] = {}
     shards: dict[str, str] = {}
@@ -396,19 +396,19 @@ def named(
     sealed: the one in its place, which may know the digest that it had before. moves: as of
     `redaction`.
     """
-    taken = redaction(build, old, moves)
-    if taken is None:
+    content = redaction(build, old, moves)
+    if content is None:
         return old
     known = old if sealed is None else sealed
     origin = known.redaction["origin"] if known.redaction and is_purged(known) else known.digest
-    return manifests.resealed(old, redaction={"origin": origin, **taken})
+    return manifests.resealed(old, redaction={"origin": origin, **content})
 
 
 def since(build: BuildFolder, manifest: Manifest) -> dict[str, Numbers]:
     """Return the rows, by shard, that a manifest draws from and that were purged unknown to it."""
-    known = (manifest.redaction or {}).get("shards", {}) if is_purged(manifest) else {}
+    digests = (manifest.redaction or {}).get("shards", {}) if is_purged(manifest) else {}
     now = redaction(build, manifest) or {"shards": {}}
-    late = [path for path, digest in now["shards"].items() if known.get(path) != digest]
+    late = [path for path, digest in now["shards"].items() if digests.get(path) != digest]
     return {path: np.unique(rows_of(build.path / path)[0]) for path in late}
 
 
@@ -416,8 +416,8 @@ def before(build: BuildFolder, digest: str) -> set[str]:
     """Return the digests of the manifests that purges superseded on the way to a manifest."""
     links: dict[str, set[str]] = {}  # not by time: two may be of one second, or a clock set back
     for certificate in certificates(build):
-        for one in certificate.manifests:
-            links.setdefault(one.after, set()).add(one.before)
+        for change in certificate.manifests:
+            links.setdefault(change.after, set()).add(change.before)
     digests, ahead = set[str](), [digest]
     while ahead:
         new = links.get(ahead.pop(), set[str]()) - digests
@@ -433,7 +433,7 @@ def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
     """
     try:
         for certificate in certificates(build):
-            if manifest.digest in {one.before for one in certificate.manifests}:
+            if manifest.digest in {change.before for change in certificate.manifests}:
                 return certificate.id
         if build.is_past:
             return ", ".join((redaction(build, manifest) or {}).get("certificates", [])) or None

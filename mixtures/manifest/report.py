@@ -39,7 +39,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         f"{manifest.name} {manifest.phase}: {manifest.steps:,} steps x {manifest.batch:,} rows x "
         f"{manifest.msl:,} tokens, order {manifest.order_version}, seed {manifest.seed}",
         f"  manifest {manifest.digest}",
-        *([f"  {taken}"] if (taken := redaction_line(manifest)) else []),
+        *([f"  {line}"] if (line := redaction_line(manifest)) else []),
         *_sharing_lines(manifest),
         *_upsampling_lines(manifest),
         *table(rows, head),
@@ -57,14 +57,14 @@ def bar(value: float, most: float) -> str:
 
 def redaction_line(manifest: Manifest) -> str | None:
     """Return what was taken out of the rows of a redacted or purged phase, None for nothing."""
-    if (taken := manifest.redaction) is None:
+    if (redaction := manifest.redaction) is None:
         return None
     word, by = "redacted", ""
-    if certificates := taken.get("certificates"):
+    if certificates := redaction.get("certificates"):
         word, by = "purged", f" by {', '.join(certificates)}"
     return (
-        f"{word}{by}: {taken['documents']:,} documents, {taken['tokens']:,} tokens of "
-        f"{taken['rows']:,} rows are padding; of manifest {taken['origin'][:16]}"
+        f"{word}{by}: {redaction['documents']:,} documents, {redaction['tokens']:,} tokens of "
+        f"{redaction['rows']:,} rows are padding; of manifest {redaction['origin'][:16]}"
     )
 
 
@@ -87,16 +87,16 @@ def _upsampling_lines(manifest: Manifest) -> list[str]:
     """Return how often the documents of a domain are taken, where that differs."""
     lines: dict[str, str] = {}
     for part in manifest.parts:
-        if (said := part.upsampling) is not None:
-            sources: Json = said["sources"]
+        if (rule := part.upsampling) is not None:
+            sources: Json = rule["sources"]
             missing = sum(counts["missing"] for counts in sources.values())
             documents = sum(counts["documents"] for counts in sources.values())
-            copies = missing * said["missing"] + sum(
+            copies = missing * rule["missing"] + sum(
                 bucket["copies"] for counts in sources.values() for bucket in counts["buckets"]
             )
             most = max(counts["most"] for counts in sources.values())
             lines[part.domain] = (
-                f"  upsampled: {part.domain} by {said['by']}, {copies:,} copies of {documents:,} "
+                f"  upsampled: {part.domain} by {rule['by']}, {copies:,} copies of {documents:,} "
                 f"documents, at most {most} of one"
             )
     return [*lines.values()]

@@ -126,7 +126,7 @@ class Runs(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: SupportsIndex | slice) -> str | list[str]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[number] for number in range(*place.indices(len(self)))]
         place, size = index(place), len(self)
         if not -size <= place < size:
             raise IndexError(place)
@@ -151,8 +151,8 @@ class Runs(Sequence[str]):
     def located(self, rows: Int64s) -> tuple[Int64s, Int64s]:
         """Return the shard of each row, by its place, and the row in that shard."""
         run = np.searchsorted(self._rows, rows, side="right") - 1
-        which, inside = np.divmod(rows - self._rows[run], self._sizes[run])
-        return self._shards[run] + which, self._firsts[run] + inside
+        shard, inside = np.divmod(rows - self._rows[run], self._sizes[run])
+        return self._shards[run] + shard, self._firsts[run] + inside
 
     def shard(self, place: int) -> Shard:
         """Return the shard at a place."""
@@ -164,11 +164,11 @@ class Runs(Sequence[str]):
         match = NAME.fullmatch(path)
         assert match is not None
         prefix, digits, suffix = match.groups()
-        found: list[int] = []
+        places: list[int] = []
         for number in self._named.get((prefix, suffix), ()):
             if (place := self.runs[number].place(digits)) is not None:
-                found.append(int(self._shards[number]) + place)
-        return found
+                places.append(int(self._shards[number]) + place)
+        return places
 
     @cached_property
     def _named(self) -> dict[tuple[str, str], list[int]]:
@@ -212,7 +212,7 @@ def ranges(lists: Sequence[Runs]) -> list[tuple[Range, ...]]:
         named.setdefault(run[:3], []).append(run)
     units = {name: _unit(runs) for name, runs in named.items()}
     return [
-        tuple(one for run in runs.runs for one in _ranges(run, *units[run[:3]])) for runs in lists
+        tuple(span for run in runs.runs for span in _ranges(run, *units[run[:3]])) for runs in lists
     ]
 
 

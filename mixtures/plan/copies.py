@@ -67,7 +67,7 @@ def _built(build: BuildFolder, domain: str, upsample: Upsample) -> dict[str, Cop
     if not (place / receipts.NAME).exists():
         return None
     receipt = receipts.read(place)
-    made = receipt.settings.get("upsample")
-    if made is None or {**made, "epoch": 0} != {**upsample.content(), "epoch": 0}:
+    settings = receipt.settings.get("upsample")
+    if settings is None or {**settings, "epoch": 0} != {**upsample.content(), "epoch": 0}:
         return None
     return PackAccount.of(receipt).upsampled

@@ -113,7 +113,7 @@ class Measured:
     def estimate(self, domain: str, raw: dict[str, int], tokens: int) -> None:
         """Take tokens of one epoch of a domain that nothing is measured of; raw: by source."""
         keys = [(f"{domain}/{source}", source) for source in raw]
-        if all(self.tokens.known(*each) is None for each in keys):
+        if all(self.tokens.known(*key) is None for key in keys):
             total = sum(raw.values())
             for (key, _), size in zip(keys, raw.values(), strict=True):
                 self.tokens.sums[key] = tokens * size / max(1, total), size

@@ -124,12 +124,12 @@ def outlook(
     documents = {} if out is None else {s: BuildFolder(out).documents(s) for s in recipe.sources}
     shared = shared_texts.find(recipe, list(recipe.phases), documents, workers=workers)
     reads = Reads.of(draws(recipe, phases))
-    found, unknown = None, ""
+    outcome, unknown = None, ""
     if out is not None:
         declared = {k: round(d.tokens) for k, d in recipe.domains.items() if d.tokens}
         root = find(name).parent if data is None else data
         try:
-            found = reuse(recipe, root, out, {**declared, **sampled})
+            outcome = reuse(recipe, root, out, {**declared, **sampled})
         except CrystalmixError as error:  # raw files or the tokenizer are elsewhere
             unknown = str(error)
     disk = _disk(recipe, out, sampled)
@@ -139,7 +139,7 @@ def outlook(
         hours=hours,
         shared=shared,
         reads=reads,
-        reuse=found,
+        reuse=outcome,
         unknown=unknown,
         copies=copies(recipe, out),
         passing=_passing(recipe, out, sampled),

@@ -235,7 +235,7 @@ def draws(recipe: Recipe, plans: Sequence[PhasePlan]) -> list[Draws]:
 
     A domain is taken for two halves of equal size, of even and of odd shards.
     """
-    found: list[Draws] = []
+    draws: list[Draws] = []
     for plan, phase in zip(plans, recipe.phases.values(), strict=True):
         for part, take in zip(phase.parts, plan.parts, strict=True):
             if not take.available or take.start is None:
@@ -249,8 +249,8 @@ def draws(recipe: Recipe, plans: Sequence[PhasePlan]) -> list[Draws]:
                 for half, size in zip(halves, sizes, strict=True)
             )
             key = part.domain, part.half, (low, high), _walk(phase)
-            found.append(Draws(plan.name, part.domain, key, ranges, take.start, take.rows))
-    return found
+            draws.append(Draws(plan.name, part.domain, key, ranges, take.start, take.rows))
+    return draws
 
 
 def _version(phase: Phase) -> Literal["1.9.1", "2.0.3"]:

@@ -73,9 +73,9 @@ def prospects(context: Context) -> dict[str, Prospect]:
 def _prospect(context: Context, work: Work, before: Mapping[str, Prospect]) -> Prospect:
     unread = {item.place: item for item in work.unread()}
     work.look({place: (item.stamp, UNREAD) for place, item in unread.items()})
-    earlier = {name: each.receipt for name, each in before.items() if each.receipt is not None}
+    earlier = {name: p.receipt for name, p in before.items() if p.receipt is not None}
     across = context.recipe.duplicates.across
-    certain = not across or all(each.certain for each in before.values())
+    certain = not across or all(p.certain for p in before.values())
     recipe = work.locate(earlier) if not across or len(earlier) == len(before) else work.recipe
     files, local = recipe["inputs"]["files"], work.source.hub is None
     sizes = [file["bytes"] for file in files] if local else [0] * len(files)

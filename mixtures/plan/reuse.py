@@ -134,7 +134,7 @@ def reuse(recipe: Recipe, root: Path, out: Path, tokens: Mapping[str, int]) -> R
     for name in recipe.phases:
         walk.phase(name, last, before)
     walk.history()
-    unread = {place: size for each in sources.values() for place, size in each.unread.items()}
+    unread = {place: size for p in sources.values() for place, size in p.unread.items()}
     reads = Reads(
         files=len(unread),
         digests=sum(unread.values()),
@@ -171,13 +171,13 @@ def _size(folder: Path) -> int:
 
 
 def _hours(context: Context, steps: tuple[Step, ...], reads: Reads) -> float | None:
-    known = rates.read(context.store)
+    speeds = rates.read(context.store)
     amounts: dict[str, int | None] = {"raw files": reads.digests, "documents": reads.documents}
     for step in steps:
         if (stage := TIMED.get(step.stage)) is not None:
             amounts[stage] = _sum([amounts.get(stage, 0), step.tokens])
-    seconds = [_seconds(known.get(stage), amount) for stage, amount in amounts.items()]
-    return None if None in seconds else sum(each or 0.0 for each in seconds) / 3600
+    seconds = [_seconds(speeds.get(stage), amount) for stage, amount in amounts.items()]
+    return None if None in seconds else sum(second or 0.0 for second in seconds) / 3600
 
 
 def _seconds(rate: Rate | None, amount: int | None) -> float | None:

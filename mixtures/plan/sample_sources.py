@@ -43,7 +43,7 @@ def sampled(recipe: Recipe, root: Path, known: Collection[str] = ()) -> dict[str
     tokenizer = load(recipe.tokenizer)
     around = recipe.rows.bos + recipe.rows.eos
     local = {name: source for name, source in recipe.sources.items() if source.hub is None}
-    domains = {name: each for name, each in recipe.domains.items() if name not in known}
+    domains = {name: domain for name, domain in recipe.domains.items() if name not in known}
     drawn = {name for domain in domains.values() for name in domain.sources}
     samples: dict[str, _Sample] = {}
     for name in (name for name in local if name in drawn):

@@ -172,7 +172,7 @@ class Walk:
 
     def _manifest_bytes(self, name: str) -> int:
         path = self.context.folder.manifest(name)
-        sizes = [each.stat().st_size for each in self.context.folder.manifests()]
+        sizes = [path.stat().st_size for path in self.context.folder.manifests()]
         return path.stat().st_size if path.exists() else max(sizes, default=0)
 
     def _copies(self, name: str) -> Copies | None:
@@ -195,7 +195,7 @@ class Walk:
             settings = tokenise.settings(context, name, domain, epoch)
             folder = pack.folder(context, name, epoch, settings, scanned, copies)
             if folder.receipt is None or not certain:
-                outs = [one.out for _, one in tokenise.encodings(context, folder, scanned)]
+                outs = [block.out for _, block in tokenise.encodings(context, folder, scanned)]
         if folder is not None and folder.receipt is not None and certain:
             return self._rows("pack", place, folder, None, None, certain)
         tokens = self._tokens(name, epoch, blocks, outs, folder)
@@ -246,7 +246,7 @@ class Walk:
         prospects = [self.prospects[source] for source in folder.domain.sources]
         if folder.laid_out and folder.receipt is not None and all(p.certain for p in prospects):
             scanned = {p.source.name: p.receipt for p in prospects if p.receipt is not None}
-            outs = [one.out for _, one in tokenise.encodings(self.context, folder, scanned)]
+            outs = [block.out for _, block in tokenise.encodings(self.context, folder, scanned)]
             self._tokens(folder.name, folder.epoch, _blocks(prospects), outs, None)
 
     def _permuted(self, name: str, epoch: int, packed: Made) -> Made:

@@ -31,8 +31,8 @@ def faults(out: Path, origin: Path) -> Iterator[str]:
         build = BuildFolder(origin)
         if view.schema != 1 or len({*view.documents}) != len(view.documents):
             yield f"{out / redact.NAME}: is no view of schema 1 that names each once; {REMEDY}"
-        known = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
-        if known != view.phases:
+        digests = {manifest.phase: manifest.digest for manifest in read_manifests(origin)}
+        if digests != view.phases:
             yield f"{out}: its origin {origin} has other phases than it was made from; {REMEDY}"
             return
         taken = redact.placed(ensured(origin), documents(build, view))

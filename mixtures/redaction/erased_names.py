@@ -39,14 +39,14 @@ def places(build: BuildFolder, entries: Sequence[Entry]) -> Iterator[tuple[int, 
     wanted = [(i, entry.key) for i, entry in enumerate(entries) if entry.kind in ("name", "prefix")]
     home = purged.log(build).parent
     for request in purged.requests(build):
-        known: dict[str, list[tuple[str, int]]] = {}
+        by_hash: dict[str, list[tuple[str, int]]] = {}
         for inside, place, _, keys in request.documents:
             source = sources.get((home / inside).resolve())
             if source is not None:
                 for key in keys:
-                    known.setdefault(key, []).append((source, place))
+                    by_hash.setdefault(key, []).append((source, place))
         for number, key in wanted:
-            yield from ((number, found) for found in known.get(hashed(key, request.salt), ()))
+            yield from ((number, place) for place in by_hash.get(hashed(key, request.salt), ()))
 
 
 def numbers(build: BuildFolder) -> set[str]:

@@ -108,8 +108,8 @@ def find_near(lookups: Lookups, hits: Sequence[Hits]) -> NearSearch:
     _read(lookups, more, list(hits))
     for number, hit in enumerate(hits):
         hit.documents = [
-            replace(one, similarity=shares[number, one.key]) if (number, one.key) in shares else one
-            for one in hit.documents
+            replace(document, similarity=shares.get((number, document.key), document.similarity))
+            for document in hit.documents
         ]
     return search
 
@@ -121,10 +121,10 @@ def find(lookups: Lookups, entries: Sequence[Entry], *, copies: bool = True) -> 
     entry was dropped as a duplicate. Raises UsageError for SQL that is wrong.
     """
     hits = [Hits(entry) for entry in entries]
-    found: _Found = {}
+    relations: _Found = {}
     for number, key in places_of(lookups, entries):
-        found.setdefault(key, []).append((number, "entry"))
-    _read(lookups, found, hits)
+        relations.setdefault(key, []).append((number, "entry"))
+    _read(lookups, relations, hits)
     if copies:
         known = [{document.key for document in hit.documents} for hit in hits]
         more: _Found = {}
@@ -190,21 +190,21 @@ def _of_sql(build: BuildFolder, entry: Entry) -> Iterator[tuple[str, int]]:
             raise UsageError(f"line {entry.line}: {error}") from None
 
 
-def _read(lookups: Lookups, found: _Found, hits: list[Hits]) -> None:
+def _read(lookups: Lookups, relations: _Found, hits: list[Hits]) -> None:
     """Add what stands at places to the hits of their entries."""
-    for source in sorted({source for source, _ in found}):
-        places = np.array(sorted(place for name, place in found if name == source), np.int64)
+    for source in sorted({source for source, _ in relations}):
+        places = np.array(sorted(place for name, place in relations if name == source), np.int64)
         folder = lookups.build.source(source)
         kept, gone = places[places >= 0], np.sort(-1 - places[places < 0])
         for number, row in _lines(folder / DOCUMENTS, kept, SHOWN):
             name = row["name"] or f"{row['file']}#{row['record']}"
             shown = (row["digest"].hex(), row["characters"], row["bytes"])
-            for entry, relation in found[source, number]:
+            for entry, relation in relations[source, number]:
                 hits[entry].documents.append(Found(relation, source, number, name, *shown))
         for number, row in _lines(folder / dropped.NAME, gone, DROP_COLUMNS):
             name = row["name"] or f"{row['file']}#{row['record']}"
             digest = row["digest"] and row["digest"].hex()
-            for entry, _ in found[source, -1 - number]:
+            for entry, _ in relations[source, -1 - number]:
                 drop = Dropped(source, name, digest, row["reason"], row["detail"])
                 hits[entry].dropped.append(drop)
 

@@ -107,6 +107,6 @@ def _alike(
             shared = np.isin(near_duplicates.band_hashes(piece, near), hashes).any(axis=1)
             for at in np.flatnonzero(shared & (piece != EMPTY).any(axis=1)).tolist():
                 share = (signatures == piece[at]).mean(axis=1)
-                for one in np.flatnonzero(share >= near.threshold).tolist():
-                    if keys[one] != (source, first + at):
-                        yield NearCopy(keys[one], (source, first + at), float(share[one]))
+                for row in np.flatnonzero(share >= near.threshold).tolist():
+                    if keys[row] != (source, first + at):
+                        yield NearCopy(keys[row], (source, first + at), float(share[row]))

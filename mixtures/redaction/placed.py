@@ -211,11 +211,11 @@ class Drawn:
                 own.append((name, before, shard.first, shard.last))
                 before += shard.last - shard.first
 
-    def of(self, folder: Folder, inside: Path, which: Numbers, row: Numbers) -> Iterator[Draws]:
+    def of(self, folder: Folder, inside: Path, shard: Numbers, row: Numbers) -> Iterator[Draws]:
         """Yield the draws of rows of a folder, part by part.
 
-        inside: the folder's path below the build. which: the shard of each row, its place in the
-        folder. row: in that shard.
+        inside: the folder's path below the build. shard: of each row, its place in the folder.
+        row: in that shard.
         """
         for part, shards in self.parts.get(inside.as_posix(), {}).items():
             shift = np.zeros(len(folder.names), np.int64)  # from a shard's row to the part's
@@ -223,9 +223,9 @@ class Drawn:
             for name, before, low, high in shards:
                 place = folder.place_of[name]
                 shift[place], first[place], last[place] = before - low, low, high
-            drawn = np.flatnonzero((row >= first[which]) & (row < last[which]))
+            drawn = np.flatnonzero((row >= first[shard]) & (row < last[shard]))
             if len(drawn):
-                own, epoch, position = self._draws(part, row[drawn] + shift[which[drawn]])
+                own, epoch, position = self._draws(part, row[drawn] + shift[shard[drawn]])
                 yield Draws(part, drawn[own], epoch, position)
 
     def _draws(self, part: int, rows: Numbers) -> tuple[Numbers, Numbers, Numbers]:

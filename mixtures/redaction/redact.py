@@ -89,12 +89,12 @@ def take(lookups: Lookups, listed: Path, *, copies: bool = False) -> Taken:
     Raises RefusalError where rows were imported, InputError where the list names no document.
     """
     entries = lists.read(listed)
-    found = find(lookups, entries)
-    chosen = {d.key: d for hit in found for d in (hit.documents if copies else hit.own)}
-    left = {d.key for hit in found for d in hit.copies} - chosen.keys()
+    hits = find(lookups, entries)
+    chosen = {d.key: d for hit in hits for d in (hit.documents if copies else hit.own)}
+    left = {d.key for hit in hits for d in hit.copies} - chosen.keys()
     if not chosen:
         raise InputError(f"{listed}: names no document of {lookups.build.path}")
-    named = {place for place, hit in enumerate(found) if hit.own or hit.dropped}
+    named = {place for place, hit in enumerate(hits) if hit.own or hit.dropped}
     lists.tell_missing(listed, entries, named)
     return placed(lookups, [chosen[key] for key in sorted(chosen)], len(left))
 
@@ -173,10 +173,10 @@ def _before(folder: Folder, numbers: Numbers) -> Numbers:
     Model Zoo's dialect packs several streams, whose shards are `examples_<n>_<process>`: the row
     before a shard's first is the last of the shard before it of the same process.
     """
-    which, row = folder.located(numbers)
+    shards, row = folder.located(numbers)
     inner = numbers[row > 0] - 1
     edges: list[int] = []
-    for shard in which[row == 0].tolist():
+    for shard in shards[row == 0].tolist():
         name = folder.names[shard]
         stem, _, process = name.rpartition("_")
         if stem.startswith("examples_"):
@@ -193,13 +193,13 @@ def _by_shard(
     build: BuildFolder, folder: Folder, columns: tuple[Numbers, Numbers, Numbers], pad: int
 ) -> Stones:
     number, start, stop = columns
-    which, row = folder.located(number)
+    shards, row = folder.located(number)
     inside = folder.path.relative_to(build.path)
     return {
         inside / folder.names[shard]: Tombstones.of(
-            row[which == shard], start[which == shard], stop[which == shard], pad
+            row[shards == shard], start[shards == shard], stop[shards == shard], pad
         )
-        for shard in np.unique(which).tolist()
+        for shard in np.unique(shards).tolist()
     }
 
 

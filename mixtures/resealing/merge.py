@@ -169,8 +169,8 @@ def _check_receipts(source: Path, target: Path) -> None:
     Packed rows may be in files in one build and laid out in the other: their content is one.
     """
     read = [vars(receipts.read(folder)) for folder in (target, source)]
-    old, new = ({key: value for key, value in one.items() if key not in TIMES} for one in read)
-    if len({one["settings"].get("written", True) for one in read}) > 1:
+    old, new = ({key: value for key, value in entry.items() if key not in TIMES} for entry in read)
+    if len({entry["settings"].get("written", True) for entry in read}) > 1:
         old, new = map(_as_rows, (old, new))
     if lines := receipts.differences(old, new, ""):
         raise RefusalError(

@@ -75,26 +75,26 @@ def _folder(context: Context, name: str) -> Folder:
     if domain.upsample is not None:
         copies = Copies({}, PackAccount.of(_receipt(build.packed(name), name)).upsampled or {})
     for epoch in range(domain.epochs if copies is None else copies.epochs):
-        made = _receipt(build.packed(name, epoch), name)
+        receipt = _receipt(build.packed(name, epoch), name)
         wanted: Json = {
             "upsample": None,
             "rows": recipe.rows_of(name).content(),
             **tokenise.settings(context, name, domain, epoch),
         }
-        _check(name, {key: made.settings.get(key) for key in wanted}, wanted)
+        _check(name, {key: receipt.settings.get(key) for key in wanted}, wanted)
     for source in domain.sources:
-        made = _receipt(build.source(source), name)
+        receipt = _receipt(build.source(source), name)
         wanted = {**asdict(recipe.sources[source]), "duplicates": asdict(recipe.duplicates)}
-        known = [key for key in wanted if key in made.settings]
+        keys = [key for key in wanted if key in receipt.settings]
         if (settings := recipe.sources[source].select.decontaminate) is not None:
             wanted["select"]["decontaminate"] = settings.content()
-        before = {key: made.settings[key] for key in known}
-        _check(name, before, {key: wanted[key] for key in known}, f"source {source}: ")
+        before = {key: receipt.settings[key] for key in keys}
+        _check(name, before, {key: wanted[key] for key in keys}, f"source {source}: ")
     path = _last(build, name, domain)
-    made = _receipt(path, name)
-    if made.seed not in {None, recipe.seed}:
-        _check(name, {"seed": made.seed}, {"seed": recipe.seed})
-    return Folder(name, domain, 0, path, made.recipe, copies=copies)
+    receipt = _receipt(path, name)
+    if receipt.seed not in {None, recipe.seed}:
+        _check(name, {"seed": receipt.seed}, {"seed": recipe.seed})
+    return Folder(name, domain, 0, path, receipt.recipe, copies=copies)
 
 
 def _last(build: BuildFolder, name: str, domain: Domain) -> Path:

@@ -56,7 +56,7 @@ def certified(
 ) -> Certificate:
     """Return the certificate of a request that was done."""
     files = (*_files(folder, request.id), *_removed(request))
-    others = [f"{path}: has another name, which holds its old bytes" for path in request.links]
+    links = [f"{path}: has another name, which holds its old bytes" for path in request.links]
     places = [place for _, place, _, _ in request.documents]
     return Certificate(
         schema=1,
@@ -69,14 +69,14 @@ def certified(
         names=request.names,
         documents=sum(place >= 0 for place in places),
         dropped=sum(place < 0 for place in places),
-        shards=sum(one.tokens is not None for one in files),
-        rows=sum(one.rows or 0 for one in files),
-        tokens=sum(one.tokens or 0 for one in files),
+        shards=sum(file.tokens is not None for file in files),
+        rows=sum(file.rows or 0 for file in files),
+        tokens=sum(file.tokens or 0 for file in files),
         files=files,
         manifests=tuple(changed),
         builds=request.builds,
         stays=[*STAYS, *_kept(request)],
-        not_reached=[*NOT_REACHED, *others],
+        not_reached=[*NOT_REACHED, *links],
         not_verified=NO_MORE,
         not_read=sorted(path.name for path in folder.path.iterdir() if path.name not in OWN),
     ).sealed()
@@ -98,11 +98,11 @@ def _files(folder: BuildFolder, number: str) -> Iterator[ChangedFile]:
         receipt = receipts.read(place)
         marks, now = Marks.of(receipt), {entry["name"]: entry["xxh3"] for entry in receipt.files}
         inside = Path(folder.store.name) / place.relative_to(store.path)
-        for name, one in [*marks.shards.items(), *marks.files.items()]:
-            if one.purge == number:
-                counts = (one.rows, one.tokens) if isinstance(one, ErasedShard) else ()
+        for name, mark in [*marks.shards.items(), *marks.files.items()]:
+            if mark.purge == number:
+                counts = (mark.rows, mark.tokens) if isinstance(mark, ErasedShard) else ()
                 path = (inside / name).as_posix()
-                yield ChangedFile(path, "rewritten", one.was, now[name], *counts)
+                yield ChangedFile(path, "rewritten", mark.was, now[name], *counts)
 
 
 def _removed(request: Request) -> Iterator[ChangedFile]:

@@ -114,7 +114,7 @@ def collect(
     entries = [
         Entry(kind, len(paths), sum(sizes[path] for path in paths))
         for kind in dict.fromkeys(kind for kind, _ in gone)
-        if (paths := [path for each, path in gone if each == kind])
+        if (paths := [path for name, path in gone if name == kind])
     ]
     return Garbage(tuple(entries), kept, fresh, delete)
 

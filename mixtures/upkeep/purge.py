@@ -67,20 +67,20 @@ def plan(build: Path, listed: Path, *, copies: bool = False, everywhere: bool = 
     """Return what a purge of a list would erase; arguments and errors as of `purge`."""
     homes = _purgeable(build, everywhere)
     with _alone(homes):
-        found = _found(homes, listed, copies)
-        stones = _stones(homes, found.taken)
-        files = {path.resolve() for home in homes for path in purge_plan.caches(home, found.taken)}
-    gone = [one for shards in stones.values() for one in shards.values()]
+        search = _found(homes, listed, copies)
+        stones = _stones(homes, search.taken)
+        files = {path.resolve() for home in homes for path in purge_plan.caches(home, search.taken)}
+    gone = [stone for shards in stones.values() for stone in shards.values()]
     unnamed = collect(build).entries if homes[0].store.exists() else ()
     return Plan(
-        builds=len(_owned(homes, found.taken)),
-        documents=sum(one.place >= 0 for one in found.taken),
-        dropped=sum(one.place < 0 for one in found.taken),
-        copies=found.copies,
-        gone=found.gone,
+        builds=len(_owned(homes, search.taken)),
+        documents=sum(record.place >= 0 for record in search.taken),
+        dropped=sum(record.place < 0 for record in search.taken),
+        copies=search.copies,
+        gone=search.gone,
         shards=len(gone),
-        rows=sum(len(one.rows) for one in gone),
-        tokens=sum(one.tokens for one in gone),
+        rows=sum(len(stone.rows) for stone in gone),
+        tokens=sum(stone.tokens for stone in gone),
         files=len(files),
         unnamed=sum(entry.bytes for entry in unnamed),
     )
@@ -104,7 +104,7 @@ def purge(
     """
     homes = _purgeable(build, everywhere)
     with _alone(homes):
-        _found(homes, listed, copies, told=False)
+        _found(homes, listed, copies, note=False)
     store_path = homes[0].store
     if store_path.exists() and collect(build, delete=True).fresh:
         raise RefusalError(
@@ -117,9 +117,9 @@ def purge(
         for home in homes:
             sweep(home.path)
             adopt_all(home)
-        found = _found(homes, listed, copies)
-        owned = _owned(homes, found.taken)
-        common = _common([*owned], found, listed)
+        search = _found(homes, listed, copies)
+        owned = _owned(homes, search.taken)
+        common = _common([*owned], search, listed)
         common |= {"by": by, "copies": copies, "names": "kept" if keep_names else "erased"}
         requests = {home: _request(home, own, common) for home, own in owned.items()}
         _write(requests)
@@ -177,7 +177,7 @@ def _purgeable(build: Path, everywhere: bool) -> list[BuildFolder]:
                 )
     if others and not everywhere:
         raise RefusalError(
-            f"{folder.store}: is the store of {', '.join(str(one.path) for one in others)} too, "
+            f"{folder.store}: is the store of {', '.join(str(home.path) for home in others)} too, "
             "which would lose what they name; --everywhere erases from all of them, each with a "
             "certificate of its own"
         )
@@ -219,7 +219,7 @@ def _write(requests: Mapping[BuildFolder, Request]) -> None:
     number = requests[homes[0]].id
     joint = _joint(homes[0], number)
     if len(homes) > 1 and not joint.exists():
-        content = {"requests": {str(home.path): one.content() for home, one in requests.items()}}
+        content = {"requests": {str(home.path): requests[home].content() for home in requests}}
         write_atomic(joint, canonical(content))
     for home, request in requests.items():
         place = purged.log(home) / number
@@ -228,15 +228,15 @@ def _write(requests: Mapping[BuildFolder, Request]) -> None:
             write_atomic(place / purged.REQUEST, canonical(request.content()))
 
 
-def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool, *, told: bool = True) -> Found:
+def _found(homes: Sequence[BuildFolder], listed: Path, copies: bool, *, note: bool = True) -> Found:
     entries = lists.read(listed)
-    found = purge_plan.find(homes, entries, copies=copies)
-    if homes[0] not in _owned(homes, found.taken):
-        known = f"; {found.gone} of it were purged before" if found.gone else ""
-        raise InputError(f"{listed}: names no document or dropped record of {homes[0].path}{known}")
-    if told:
-        lists.tell_missing(listed, entries, found.entries)
-    return found
+    search = purge_plan.find(homes, entries, copies=copies)
+    if homes[0] not in _owned(homes, search.taken):
+        extra = f"; {search.gone} of it were purged before" if search.gone else ""
+        raise InputError(f"{listed}: names no document or dropped record of {homes[0].path}{extra}")
+    if note:
+        lists.tell_missing(listed, entries, search.entries)
+    return search
 
 
 def _stones(
@@ -255,12 +255,12 @@ def _owned(homes: Sequence[BuildFolder], taken: Sequence[Taken]) -> dict[BuildFo
     for home in homes:
         sources = (p for state in purge_plan.states(home) for p in state.path.glob("sources/*"))
         folders = {path.resolve() for path in sources}
-        if own := [one for one in taken if one.folder in folders]:
+        if own := [record for record in taken if record.folder in folders]:
             owned[home] = own
     return owned
 
 
-def _common(homes: Sequence[BuildFolder], found: Found, listed: Path) -> Json:
+def _common(homes: Sequence[BuildFolder], search: Found, listed: Path) -> Json:
     """Return what the requests of all builds of a purge say alike."""
     time = datetime.now(UTC)
     common: Json = {
@@ -269,7 +269,7 @@ def _common(homes: Sequence[BuildFolder], found: Found, listed: Path) -> Json:
         "time": f"{time:%Y-%m-%dT%H:%M:%SZ}",
         "list": file_digest(listed),
         "entries": len(lists.read(listed)),
-        "copies_left": found.copies,
+        "copies_left": search.copies,
         "salt": token_hex(16),
     }
     return common | ({"builds": sorted(str(h.path) for h in homes)} if len(homes) > 1 else {})
@@ -284,8 +284,8 @@ def _request(home: BuildFolder, own: Sequence[Taken], common: Json) -> Request:
         state=state_of(home),
         caches=[(str(p.relative_to(home.path)), file_digest(p)) for p in files],
         links=certificate.linked(_touched(home, own)),
-        documents=[_line(home, one, common["salt"]) for one in own],
-        names_kept=[one.name if kept else None for one in own],
+        documents=[_line(home, record, common["salt"]) for record in own],
+        names_kept=[record.name if kept else None for record in own],
     ).sealed()
 
 
@@ -293,17 +293,17 @@ def _touched(folder: BuildFolder, taken: Sequence[Taken]) -> Iterator[Path]:
     """Yield the files that hold what is taken, before anything is erased."""
     for place, shards in _stones([folder], taken).items():
         yield from (place / name for name in shards)
-    for place in {one.folder for one in taken}:
+    for place in {record.folder for record in taken}:
         yield from (path for path in place.iterdir() if path.is_file())
     yield from purge_plan.caches(folder, taken)
 
 
-def _line(folder: BuildFolder, taken: Taken, salt: str) -> purged.Line:
+def _line(folder: BuildFolder, record: Taken, salt: str) -> purged.Line:
     """Return a document as a request has it: folder, place, digest of its text, hashed names."""
-    inside = folder.store.relative_to(folder.path) / taken.folder.relative_to(
+    inside = folder.store.relative_to(folder.path) / record.folder.relative_to(
         folder.store.resolve()
     )
-    return str(inside), taken.place, taken.digest, erased_names.hashes(taken.name, salt)
+    return str(inside), record.place, record.digest, erased_names.hashes(record.name, salt)
 
 
 def _finish(requests: Mapping[BuildFolder, Request]) -> dict[BuildFolder, Certificate]:
@@ -372,7 +372,7 @@ def _sealed(folder: BuildFolder, state: BuildFolder) -> Iterator[ChangedManifest
                 where = inside.as_posix()
                 yield ChangedManifest(where, before.phase, before.digest, after.digest)
         if new:
-            store(home.path, {home.manifest(one.phase): one for one in new})
+            store(home.path, {home.manifest(manifest.phase): manifest for manifest in new})
 
 
 def superseding(home: BuildFolder, phases: Sequence[Manifest]) -> list[Manifest]:

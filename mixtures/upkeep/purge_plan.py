@@ -99,7 +99,7 @@ def _places(
     find_documents.find_near(lookups, hits)
     more |= {document.key for hit in hits for document in hit.copies}
     if copies:
-        alike = [one for hit in hits for one in hit.documents if one.similarity is None]
+        alike = [d for hit in hits for d in hit.documents if d.similarity is None]
         texts = {document.digest for document in alike}
         for source in lookups.sources:
             index = lookups.digests(source)
@@ -157,9 +157,9 @@ def _by_source(state: BuildFolder, taken: Sequence[Taken]) -> dict[str, Numbers]
     """Return the numbers of documents, by the name that their source has in a state."""
     names = {path.resolve(): path.name for path in state.path.glob(f"{SOURCES}/*")}
     numbers: dict[str, list[int]] = {}
-    for one in taken:
-        if one.place >= 0 and one.folder in names:
-            numbers.setdefault(names[one.folder], []).append(one.place)
+    for record in taken:
+        if record.place >= 0 and record.folder in names:
+            numbers.setdefault(names[record.folder], []).append(record.place)
     return {source: np.array(sorted(own), np.int64) for source, own in numbers.items()}
 
 
@@ -200,10 +200,10 @@ def caches(build: BuildFolder, taken: Sequence[Taken]) -> list[Path]:
     """Return the files of blocks, lists and tokens that hold what is taken, in all states."""
     store = Store(build.store)
     keys: set[tuple[Files, str]] = set()
-    for folder in {one.folder for one in taken}:
+    for folder in {record.folder for record in taken}:
         receipt = receipts.read(folder)
         files = [block.block for block in receipt.blocks]
-        own = {one.file for one in taken if one.folder == folder}
+        own = {record.file for record in taken if record.folder == folder}
         pairs = zip(files, scan.block_keys(receipt.recipe, files), strict=True)
         keys |= {("blocks", key) for file, key in pairs if file in own}
         keys |= {("lists", key) for key in store.uses(folder.resolve().name).get("lists", ())}

@@ -163,8 +163,8 @@ def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> li
     if receipt.stage in JOINED and inputs:
         tokenizer = inputs[0].settings.get("tokenizer")
     every = receipt.shards or purged.entries(receipt)
-    known = [one for one in every if receipt.shards or one.xxh3 is not None]  # else: imported
-    return [Check(folder / one.name, one, tokenizer, (), rows, has_spans) for one in known]
+    known = [entry for entry in every if receipt.shards or entry.xxh3 is not None]  # else: imported
+    return [Check(folder / entry.name, entry, tokenizer, (), rows, has_spans) for entry in known]
 
 
 def recount(check: Check) -> Counts:
@@ -445,11 +445,11 @@ def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[st
     if lines or not known or receipt.stage == "documents":
         return lines
     if receipt.stage in JOINED:
-        sums = [_rows_sum(shards_of(one)) for one in inputs.values() if one is not None]
+        sums = [_rows_sum(shards_of(origin)) for origin in inputs.values() if origin is not None]
         if _rows_sum(shards_of(receipt)) != sum(sums) % 2**64:
             lines.append("its rows are not those of its inputs (the sums over them differ)")
-    kept, account = {"pack": "documents", "fim": "rows"}.get(receipt.stage), account_of(receipt)
-    pairs = {kept: kept} if kept else {key: key for key in ("rows", "controls_out", "padding")}
+    unit, account = {"pack": "documents", "fim": "rows"}.get(receipt.stage), account_of(receipt)
+    pairs = {unit: unit} if unit else {key: key for key in ("rows", "controls_out", "padding")}
     if receipt.stage != "pack":
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():

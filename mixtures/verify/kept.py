@@ -59,8 +59,8 @@ def _resealed(store: Store, user: str) -> Iterator[str]:
                 yield f"{store.path / 'uses' / user}.json: {kind}: {key!r} is no key; remove it"
                 continue
             mark = store.file(kind, key, ".json")
-            found = artifacts.own_digest(mark)
-            if digest and found and found != digest:
+            own = artifacts.own_digest(mark)
+            if digest and own and own != digest:
                 yield f"{mark}: is not the one that was sealed when it was used; remove it"
 
 

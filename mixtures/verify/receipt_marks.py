@@ -12,12 +12,12 @@ from crystalmix.prep.runtime.types import Json
 
 def faults(
     build: BuildFolder,
-    told: Collection[str],
+    lines: Collection[str],
     note: Callable[[str], None],
 ) -> Iterator[str]:
     """Yield where receipts are not those that a build sealed.
 
-    told: faults that were found; of the folders that these begin with nothing more is said.
+    lines: faults found before; of the folders that they begin with nothing more is said.
     """
     try:
         marks = sealed_receipts.read(build)
@@ -32,7 +32,7 @@ def faults(
     since = 0  # receipts that a purge wrote anew, of which those before are no more
     for name, old in (marks or {}).items():
         folder = build.path / name
-        if any(line.startswith((f"{folder}/", f"{folder}:")) for line in told):
+        if any(line.startswith((f"{folder}/", f"{folder}:")) for line in lines):
             continue
         if not (folder / receipts.NAME).exists():
             yield f"{folder}: is missing, though the build sealed it; build again"

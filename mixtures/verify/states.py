@@ -32,7 +32,7 @@ def faults(build: BuildFolder, note: Callable[[str], None]) -> Iterator[str]:
 
 def _faults(build: BuildFolder, state: BuildFolder, note: Callable[[str], None]) -> Iterator[str]:
     manifests = read_manifests(state.path)
-    sealed, here = read_phase_set(state), {one.phase: one.digest for one in manifests}
+    sealed, here = read_phase_set(state), {m.phase: m.digest for m in manifests}
     if sealed not in ({}, here):
         yield f"{state.phase_set}: does not name the phases that are there; {REMEDY}"
     if state_of(state) != state.path.name:
@@ -42,4 +42,4 @@ def _faults(build: BuildFolder, state: BuildFolder, note: Callable[[str], None])
     yield from receipt_marks.faults(state, (), note)
     kept, now = state.tokenizer, build.tokenizer
     if kept.exists() and not (now.exists() and kept.read_bytes() == now.read_bytes()):
-        yield from tokenizer_check.faults(kept, {one.phase: one for one in manifests})
+        yield from tokenizer_check.faults(kept, {m.phase: m for m in manifests})

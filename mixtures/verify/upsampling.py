@@ -47,7 +47,7 @@ def faults(build: Path, receipt: Receipt) -> Iterator[str]:
 
 def uncounted_lines(sealed: Mapping[Path, Receipt]) -> Iterator[str]:
     """Yield a line for each folder whose copies can't be counted again, by the build's receipts."""
-    purges = {place.name for place, one in sealed.items() if _is_purged(one)}
+    purges = {place.name for place, receipt in sealed.items() if _is_purged(receipt)}
     for place, receipt in sealed.items():
         own = receipt.stage == "pack" and _settings(receipt) is not None
         if own and (gone := sorted(purges & {*receipt.inputs})):

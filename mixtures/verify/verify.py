@@ -136,11 +136,11 @@ def _check_files(sealed: dict[Path, Receipt], faults: list[str]) -> set[Path]:
             faults += lines
             if lines:
                 broken.add(folder / entry["name"])
-        known = {entry["name"] for entry in receipt.files}
+        names = {entry["name"] for entry in receipt.files}
         faults += [
             f"{path}: is in no receipt; remove it"
             for path in shard_files(folder)
-            if path.name not in known
+            if path.name not in names
         ]
     return broken
 
@@ -183,7 +183,7 @@ def _why_equal(folder: Path, sealed: dict[Path, Receipt]) -> str:
     """Return what is known to make rows of a folder equal, nothing where nothing is."""
     receipt = sealed[folder]
     behind = (sealed.get(folder.parent / str(name)) for name in receipt.inputs)
-    if any(one is not None and one.settings.get("upsample") for one in behind):
+    if any(origin is not None and origin.settings.get("upsample") for origin in behind):
         return ": `upsample` takes documents several times"
     return ": what was purged of them is padding" if receipt.purged else ""
 
