@@ -37,17 +37,17 @@ class ChatEncoder:
         if turns is None:
             return
         parts = list(self._parts(turns))
-        kept = [(some, made) for some, made in parts if made.labels]
+        kept = [(some, piece) for some, piece in parts if piece.labels]
         if not kept:
             self.rules.dropped["no_label" if parts else "too_long"] += 1
             return
         self.rendered += 1
-        for some, made in kept:
+        for some, piece in kept:
             self.pieces += 1
-            self.labels += made.labels
+            self.labels += piece.labels
             self.turns.update(turn.role for turn in some)
             yield Encoded(
-                document.number, made.ids, made.controls, masked=made.masked, turns=made.turns
+                document.number, piece.ids, piece.controls, masked=piece.masked, turns=piece.turns
             )
 
     def counts(self) -> ChatCounts:
@@ -87,8 +87,8 @@ class ChatEncoder:
 
     def _fit(self, head: Turns, exchanges: list[Turns]) -> tuple[Turns, Rendered] | None:
         turns = [*head, *(turn for exchange in exchanges for turn in exchange)]
-        made = self.renderer.render(turns)
-        return (turns, made) if self.most is None or len(made.ids) <= self.most else None
+        rendered = self.renderer.render(turns)
+        return (turns, rendered) if self.most is None or len(rendered.ids) <= self.most else None
 
 
 def _exchanges(turns: Turns) -> tuple[Turns, list[Turns]]:

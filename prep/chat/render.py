@@ -176,21 +176,21 @@ class Renderer:
         while place < len(parts):
             part = parts[place]
             if part.token is not None:
-                made, on = np.array([part.token], np.uint32), np.array([part.learnt])
+                tokens, on = np.array([part.token], np.uint32), np.array([part.learnt])
                 firsts, stop = [0], place + 1
                 controls += 1
             else:
                 stop = place + 1
                 while not self.template.alone and stop < len(parts) and parts[stop].token is None:
                     stop += 1
-                made, on, firsts = self._run(parts[place:stop])
-                controls += self.tokenizer.count_controls(made)
-            for other, first in zip(parts[place:stop], firsts, strict=True):
-                if starts[other.turn] < 0:
-                    starts[other.turn] = size + first
-            ids.append(made)
+                tokens, on, firsts = self._run(parts[place:stop])
+                controls += self.tokenizer.count_controls(tokens)
+            for piece, first in zip(parts[place:stop], firsts, strict=True):
+                if starts[piece.turn] < 0:
+                    starts[piece.turn] = size + first
+            ids.append(tokens)
             learnt.append(on)
-            size += len(made)
+            size += len(tokens)
             place = stop
         here = np.flatnonzero(starts >= 0)
         turns = np.array([[starts[i], *marks[i]] for i in here], np.int64).reshape(-1, 3)

@@ -66,14 +66,14 @@ class _Exact:
         """Return the documents of a block that repeat a text."""
         if self.found is None:
             return Removed(NOTHING, [], [])
-        found = self.found.between(block, block + 1)
-        found = found[np.argsort(found["place"])]
+        rows = self.found.between(block, block + 1)
+        rows = rows[np.argsort(rows["place"])]
         names = list(self.among.earlier)
         details: list[str | None] = [
             f"source {names[first]}" if first < 0 else _place(self.among, *divmod(first, RECORDS))
-            for first in found["first"].tolist()
+            for first in rows["first"].tolist()
         ]
-        records = found["place"] - block * RECORDS
+        records = rows["place"] - block * RECORDS
         return Removed(records, [exact_duplicates.REASON] * len(details), details)
 
     def rows(self, block: int) -> Places:
@@ -96,8 +96,8 @@ class _Alike:
         files = [folder / NEAR for folder in folders] + [side(part, NEAR) for part in among.parts]
         self.starts = near_duplicates.Stored(files, settings).starts
         starts = self.starts.tolist()
-        kept = among.kept.bands(folders, settings)
-        bands = [Bands(b.path, n + b.first) for n, g in zip(starts, kept, strict=False) for b in g]
+        sets = among.kept.bands(folders, settings)
+        bands = [Bands(b.path, n + b.first) for n, g in zip(starts, sets, strict=False) for b in g]
         own = starts[len(folders) : -1]
         bands += [Bands(path, first) for path, first in zip(lists, own, strict=True)]
         skipped = [first + exact.rows(block) for block, first in enumerate(own)]

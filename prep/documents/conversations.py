@@ -128,7 +128,7 @@ class Reader:
         is not in the block, which have no text.
         """
         trees: list[tuple[Batch, list[Record]]] = []
-        fitting, held = False, 0
+        fitting, size = False, 0
         for whole in batches:
             batch = replace(whole, absent=whole.absent & {*self.named})
             records = self._records(batch)
@@ -141,9 +141,9 @@ class Reader:
                     raise self._fault(batch, layouts.index(None), "is no row of a tree", "layout")
                 slim = [{key: record[key] for key in REPLY} for record in records]
                 trees.append((self._named(batch), slim))
-                held += sum(REPLY_BYTES + sys.getsizeof(row["text"]) for row in slim)
-                if held > MOST_TREE_BYTES:
-                    rows = sum(len(each) for _, each in trees)
+                size += sum(REPLY_BYTES + sys.getsizeof(row["text"]) for row in slim)
+                if size > MOST_TREE_BYTES:
+                    rows = sum(len(records) for _, records in trees)
                     raise self._too_many(
                         f"its trees are read whole, and {rows:,} replies or more take too much "
                         "memory; cut the file between trees"
@@ -155,9 +155,9 @@ class Reader:
             ]
             yield _with_texts(batch, range(len(batch)), texts)
         if not fitting:
-            known = "; ".join(" and ".join(names) for g in TOLD_BY.values() for names in g)
+            columns = "; ".join(" and ".join(names) for g in TOLD_BY.values() for names in g)
             raise BrokenFile(
-                f"source {self.source}: {self.block} has no column of a conversation ({known}; "
+                f"source {self.source}: {self.block} has no column of a conversation ({columns}; "
                 f"{self.text}); name them by `columns`, or set `on_error: skip`",
                 "no_conversation",
             )
@@ -310,16 +310,16 @@ def _listed(messages: Any, settings: ConversationSettings) -> list[Message]:  # 
     """Return the messages of a list as OpenAI or ShareGPT has them."""
     if not isinstance(messages, list):
         raise ValueError(f"its messages are a {type(messages).__name__}, expected a list")
-    found: list[Message] = []
+    turns: list[Message] = []
     for number, entry in enumerate(messages, 1):
         if not isinstance(entry, Mapping):
             raise ValueError(f"message {number} is a {type(entry).__name__}, expected a mapping")
         role, text = ("from", "value") if entry.get("role") is None else ("role", "content")
         try:
-            found += _message(dict(entry), settings, role, text)
+            turns += _message(dict(entry), settings, role, text)
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from None
-    return found
+    return turns
 
 
 def _message(

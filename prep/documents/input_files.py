@@ -112,10 +112,10 @@ class Seen:
                 item = self._reading(name, raw=raw)
             except BrokenFile:
                 continue  # `look` decides
-            if (known := self._known(item)) is None:
+            if (mark := self._known(item)) is None:
                 yield item
             else:
-                self._looked[name, raw] = item, known
+                self._looked[name, raw] = item, mark
 
     def look(
         self, names: list[str], digests: dict[str, tuple[Stamp, str]], *, raw: bool
@@ -130,9 +130,9 @@ class Seen:
 
     def check_lists(self) -> None:
         """Refuse lists that changed since their digests were taken; who scans a block checks it."""
-        for (_, raw), held in self.held.items():
+        for (_, raw), file in self.held.items():
             if not raw:
-                held.confirm()
+                file.confirm()
 
     def of_block(self, block: str) -> tuple[Held, ...]:
         """Return the files that the documents of a block follow from: it, and every list."""
@@ -141,7 +141,7 @@ class Seen:
 
     @cached_property
     def _lists(self) -> list[Held]:
-        return [held for (_, raw), held in self.held.items() if not raw]
+        return [file for (_, raw), file in self.held.items() if not raw]
 
     def _reading(self, name: str, *, raw: bool) -> Reading:
         source = self.source if raw else None
@@ -161,11 +161,11 @@ class Seen:
 
     def _entry(self, name: str, digests: dict[str, tuple[Stamp, str]], *, raw: bool) -> Json:
         try:
-            item, known = self._looked.get((name, raw)) or (self._reading(name, raw=raw), None)
+            item, mark = self._looked.get((name, raw)) or (self._reading(name, raw=raw), None)
             read = digests.get(item.place)
-            known = known or self._known(item) or read
-            stamp, xxh3 = known or (item.stamp, digest_of(item))
-            believed = known is not None and known != read
+            mark = mark or self._known(item) or read
+            stamp, xxh3 = mark or (item.stamp, digest_of(item))
+            believed = mark is not None and mark != read
             self.held[name, raw] = Held(replace(item, stamp=stamp), xxh3, believed)
         except BrokenFile:
             if not raw or self.source.on_error == "stop":

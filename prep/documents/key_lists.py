@@ -134,13 +134,13 @@ class Kept:
 
     def _pieces(self, folder: Path, near: Near | None) -> Iterator[Piece]:
         receipt = receipts.read(folder)
-        what: Json = {"version": VERSION, "content": receipt.content}
+        content: Json = {"version": VERSION, "content": receipt.content}
         if near is not None:  # of what was purged signatures are no more
-            what |= {"near": asdict(near), "purged": receipt.purged.get("certificates", [])}
+            content |= {"near": asdict(near), "purged": receipt.purged.get("certificates", [])}
         count = sum(block.documents for block in receipt.blocks)
         for first in range(0, count, LIST_DOCUMENTS):
             stop = min(first + LIST_DOCUMENTS, count)
-            key = artifacts.key_of({**what, "documents": [first, stop]})
+            key = artifacts.key_of({**content, "documents": [first, stop]})
             suffix = f".{DIGESTS if near is None else BANDS}"
             yield Piece(folder, first, stop, near, self.store.file("lists", key, suffix))
 

@@ -100,10 +100,10 @@ def write(documents: Path, out: Path, name: str) -> None:
 def _write_lines(documents: Path, out: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with replacing(out) as temporary, pq.ParquetFile(documents, pre_buffer=False) as file:
-        known = {"rows": str(LINE_ROWS), "lines": str(file.metadata.num_rows)}
+        metadata = {"rows": str(LINE_ROWS), "lines": str(file.metadata.num_rows)}
         waiting = line_schema().empty_table()
         with pa.ipc.new_file(
-            str(temporary), kept_schema().with_metadata(known), options=options
+            str(temporary), kept_schema().with_metadata(metadata), options=options
         ) as writer:
             for batch in file.iter_batches(BATCH_ROWS, columns=line_schema().names):
                 more = (
@@ -183,14 +183,14 @@ class Lookup:
 
     def between(self, first: str | bytes, end: str | bytes, most: int | None = None) -> Places:
         """Return the places of the keys in [first, end), in the order of keys; most: of them."""
-        found, count = [np.empty(0, np.int64)], 0
+        blocks, count = [np.empty(0, np.int64)], 0
         with _readable(self.path):
             for group in self._groups(first, end):
-                found.append(self._within(group, first, end))
-                count += len(found[-1])
+                blocks.append(self._within(group, first, end))
+                count += len(blocks[-1])
                 if most is not None and count >= most:
                     break
-        return np.concatenate(found)[:most]
+        return np.concatenate(blocks)[:most]
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
@@ -270,9 +270,9 @@ class Lines:
     def within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
         """Read lines of a row group by their places in it, as far as the last of them."""
         tables, first = list[pa.Table](), 0
-        known = self._file.metadata
+        metadata = self._file.metadata
         with pq.ParquetFile(  # this thread's
-            self.path, metadata=known, pre_buffer=False, buffer_size=READ_BYTES
+            self.path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES
         ) as file:
             for batch in file.iter_batches(
                 TAKEN_ROWS, row_groups=[group], columns=list(columns), use_threads=False
@@ -289,14 +289,14 @@ class Lines:
 
     def of_record(self, file: str, record: int) -> list[int]:
         """Return the numbers of the lines of a record of a file."""
-        found: list[int] = []
+        numbers: list[int] = []
         for group in self._groups_of(file):
             table = self._file.read_row_group(group, columns=["file", "record"])
             names: Any = table["file"].cast(pa.string())
             same = np.asarray(names.to_numpy() == file) & (table["record"].to_numpy() == record)
             places = np.flatnonzero(same)
-            found += (places + self._starts[group]).tolist()
-        return found
+            numbers += (places + self._starts[group]).tolist()
+        return numbers
 
     def _groups_of(self, file: str) -> list[int]:
         lows, highs = self._bounds
@@ -318,8 +318,8 @@ class NumberedLines:
         self.path = path
         with _readable(path):
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        known = self._file.schema.metadata
-        self._rows, self._count = int(known[b"rows"]), int(known[b"lines"])
+        metadata = self._file.schema.metadata
+        self._rows, self._count = int(metadata[b"rows"]), int(metadata[b"lines"])
         self._alone = Lock()  # a reader is one thread's
 
     def __len__(self) -> int:
@@ -348,25 +348,25 @@ class NumberedLines:
 
 
 def take(
-    asked: Sequence[tuple[Lines | NumberedLines, Places]], columns: Sequence[str]
+    requests: Sequence[tuple[Lines | NumberedLines, Places]], columns: Sequence[str]
 ) -> list[pa.Table]:
     """Read lines of several files by number, ascending; half of the row groups beside the others.
 
     Memory that a thread took to unpack pages is given back at the end.
     """
-    groups = [(i, *group) for i, (lines, own) in enumerate(asked) for group in lines.groups(own)]
+    groups = [(i, *group) for i, (lines, own) in enumerate(requests) for group in lines.groups(own)]
 
     def read(some: slice) -> list[tuple[int, pa.Table]]:
-        return [(i, asked[i][0].within(group, own, columns)) for i, group, own in groups[some]]
+        return [(i, requests[i][0].within(group, own, columns)) for i, group, own in groups[some]]
 
     half = len(groups) // 2
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(read, slice(half)) if half else None
-        found = read(slice(half, None))
-        found = (first.result() if first else []) + found
+        pieces = read(slice(half, None))
+        pieces = (first.result() if first else []) + pieces
     pa.default_memory_pool().release_unused()
-    tables = [[lines.empty(columns)] for lines, _ in asked]
-    for i, table in found:
+    tables = [[lines.empty(columns)] for lines, _ in requests]
+    for i, table in pieces:
         tables[i].append(table)
     return [pa.concat_tables(own).unify_dictionaries() for own in tables]
 

@@ -144,7 +144,7 @@ def _pieces(
     first = 0
     for begin, stop in _bounds(counts):
         out = folder / f"piece-{begin:06d}.parquet"
-        removed, kept = out.with_suffix(".removed.parquet"), 0
+        removed, count = out.with_suffix(".removed.parquet"), 0
         with growing(removed, REMOVED) as write:
             for number in range(begin, stop):
                 left_out = choice.removed(number)
@@ -155,10 +155,10 @@ def _pieces(
                         REMOVED
                     )
                 )
-                kept += counts[number] - len(left_out.records)
+                count += counts[number] - len(left_out.records)
         own = tuple(parts[begin:stop])
         yield Piece(source, own, out, removed, first, choice.limit, choice.width)
-        first += kept
+        first += count
         if choice.limit is not None:
             first = min(first, choice.limit)
 
@@ -176,8 +176,8 @@ def _write_piece(item: Piece) -> Json:
 
     choice = Choice(removed, item.limit, item.width)
     drop, near = (item.out.with_suffix(f".{name}") for name in (dropped.NAME, NEAR))
-    kept = _write(item.source, item.parts, item.out, choice, item.first, (drop, near))
-    return {"blocks": [asdict(block) for block in kept]}
+    joined = _write(item.source, item.parts, item.out, choice, item.first, (drop, near))
+    return {"blocks": [asdict(block) for block in joined]}
 
 
 def _write(
@@ -205,13 +205,13 @@ def _write(
         groups = _RowGroups(writer.write_table)
         output = _Writer(columns, choice, groups.add, drop, sign)
         output.documents = first
-        kept: list[KeptBlock] = []
+        blocks: list[KeptBlock] = []
         for number, part in enumerate(parts):
             if number in ends:
                 groups.end()
-            kept.append(output.add(number, part))
+            blocks.append(output.add(number, part))
         groups.end()
-        return kept
+        return blocks
 
 
 class _RowGroups:
@@ -266,11 +266,11 @@ class _Writer:
         with pq.ParquetFile(part, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 table = pa.Table.from_batches([batch])
-                kept = self._kept(table, removed, counts)
+                mask = self._kept(table, removed, counts)
                 if self.choice.width:
-                    self._sign(side(part, "near"), row + np.flatnonzero(kept))
+                    self._sign(side(part, "near"), row + np.flatnonzero(mask))
                 row += len(table)
-                self._write(table.filter(kept), tally)
+                self._write(table.filter(mask), tally)
         return tally.kept(counts)
 
     def _kept(self, table: pa.Table, removed: Removed, counts: Counter[str]) -> NDArray[np.bool_]:

@@ -90,17 +90,17 @@ def scan_together(wanted: Sequence[Wanted], root: Path, block: str) -> list[Bloc
             return _scan_once(wanted, root, block)
         except (BrokenFile, _ApartError):
             pass  # each by itself, so that messages and counts are its own
-    return [scan(each.source, root, block, each.out, each.screen) for each in wanted]
+    return [scan(item.source, root, block, item.out, item.screen) for item in wanted]
 
 
 def _scan_once(wanted: Sequence[Wanted], root: Path, block: str) -> list[BlockAccount]:
-    named = [expressions.paths(each.source) for each in wanted]
+    named = [expressions.paths(item.source) for item in wanted]
     every = tuple(dict.fromkeys(path for paths in named for path in paths))
     with ExitStack() as stack:
         works: list[_Scan] = []
-        for each in wanted:
-            expressions.check(each.source)
-            works.append(stack.enter_context(_Scan(each.source, block, each.out, each.screen)))
+        for item in wanted:
+            expressions.check(item.source)
+            works.append(stack.enter_context(_Scan(item.source, block, item.out, item.screen)))
         for batch in read(wanted[0].source, root, block, every):
             if batch.fault is not None or any(bad.reason == "too_deep" for bad in batch.bad):
                 raise _ApartError
@@ -211,12 +211,12 @@ class _Scan:
             texts = [texts[place] for place in places]
         table, empty = _documents(self.source, kept, texts, self.counts)
         if empty:
-            left = pa.array([texts[i] for i in empty], pa.large_string())
+            lost = pa.array([texts[i] for i in empty], pa.large_string())
             dropped_rows = kept.select([RECORD, NAME]).take(pa.array(empty, pa.int64()))
             self.list.add(
                 dropped_rows[RECORD],
                 ["no_text" if texts[i] is None else "blank" for i in empty],
-                digest=dropped.digests(left),
+                digest=dropped.digests(lost),
                 name=dropped_rows[NAME],
             )
         if not empty or self.screen is None:

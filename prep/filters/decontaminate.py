@@ -95,19 +95,19 @@ def files(settings: Decontaminate, root: Path) -> list[str]:
         path = root / pattern
         names = [path] if path.is_file() else path.rglob("*") if path.is_dir() else ()
         names = [*(names or root.glob(pattern))]
-        kept = sorted(p.relative_to(root).as_posix() for p in names if _is_evaluation(p))
-        if not kept:
+        paths = sorted(p.relative_to(root).as_posix() for p in names if _is_evaluation(p))
+        if not paths:
             raise InputError(
                 f"{path}: matches no evaluation file (JSON lines, parquet, txt); check the path"
             )
-        listed.update(dict.fromkeys(kept))
+        listed.update(dict.fromkeys(paths))
     return list(listed)
 
 
 def write_index(settings: Decontaminate, root: Path, out: Path) -> IndexCounts:
     """Write the index of the evaluation files: (2, runs) uint64, sorted hashes and their files."""
     hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    found: list[EvaluationFile] = []
+    counts: list[EvaluationFile] = []
     texts = short = plain = 0
     for number, name in enumerate(files(settings, root)):
         long, protected, last = set[int](), set[int](), -1
@@ -122,13 +122,13 @@ def write_index(settings: Decontaminate, root: Path, out: Path) -> IndexCounts:
             long |= set(items[sizes >= settings.ngram].tolist())
             of_run = np.searchsorted(words.bounds, starts, side="right") - 1
             protected |= set(items[of_run].tolist())
-        found.append(
+        counts.append(
             EvaluationFile(name, last + 1, len(protected), last + 1 - len(long | protected))
         )
     unique, first = np.unique(np.concatenate(hashes), return_index=True)
     with replacing(out) as temporary, temporary.open("wb") as file:
         np.save(file, np.stack([unique, np.concatenate(owners)[first]]))
-    return IndexCounts(texts, len(unique), short, plain, tuple(found))
+    return IndexCounts(texts, len(unique), short, plain, tuple(counts))
 
 
 def _runs(

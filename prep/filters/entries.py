@@ -128,9 +128,9 @@ def read(path: Path, *, empty: bool = False) -> list[Entry]:
     return entries
 
 
-def tell_missing(listed: Path, entries: Sequence[Entry], found: Collection[int]) -> None:
-    """Note the entries of a list that name nothing; found: places of those that name something."""
-    if missing := [entry for place, entry in enumerate(entries) if place not in found]:
+def tell_missing(listed: Path, entries: Sequence[Entry], places: Collection[int]) -> None:
+    """Note the entries of a list that name nothing; places: of those that name something."""
+    if missing := [entry for place, entry in enumerate(entries) if place not in places]:
         shown = ", ".join(f"line {entry.line} {entry.text!r}" for entry in missing[:SHOWN])
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         logging.getLogger("crystalmix").warning(

@@ -197,13 +197,13 @@ def _of_both(pairs: Sequence[Sides], owners: Sequence[tuple[int, ...]]) -> dict[
     """Return for each pair, by its number, which owners have texts for both of its sides."""
     sides: list[dict[int, list[int]]] = [{}, {}]
     for number, pair in enumerate(pairs):
-        for known, side in zip(sides, pair.sides, strict=True):
+        for numbers, side in zip(sides, pair.sides, strict=True):
             for source in side:
-                known.setdefault(source, []).append(number)
+                numbers.setdefault(source, []).append(number)
     of_both: dict[int, list[int]] = {}
     for place, who in enumerate(owners):
-        one, other = ({n for source in who for n in known.get(source, ())} for known in sides)
-        for number in one & other:
+        left, right = ({n for source in who for n in numbers.get(source, ())} for numbers in sides)
+        for number in left & right:
             of_both.setdefault(number, []).append(place)
     return of_both
 

@@ -98,12 +98,12 @@ def alike(
     with replacing(folder / "skipped") as temporary, temporary.open("wb") as file:
         np.save(file, skipped)
     names: Json = {
-        "bands": [[str(each.path), each.first] for each in bands],
+        "bands": [[str(band.path), band.first] for band in bands],
         "files": [*map(str, files)],
         "skipped": str(folder / "skipped"),
     }
     lists = sorted_lists.write_catalogue(folder / "bands.json", names)
-    entries = sum(BAND_HASHES.count(each.path) for each in bands)
+    entries = sum(BAND_HASHES.count(band.path) for band in bands)
     searches = [
         Proposing(lists, keys, folder / f"proposed-{keys.number}")
         for keys in sorted_lists.ranges(entries, RANGE)
@@ -177,8 +177,8 @@ def confirm(item: Confirming) -> Json:
     files: list[str] = sorted_lists.catalogue(item.lists)["files"]
     stored = _stored(tuple(map(Path, files)), item.settings)
     proposed = Grouped([*map(Path, sorted_lists.catalogue(item.proposed)["pairs"])], PAIR)
-    found = proposed.between(item.low, item.high)
-    pairs = _each_once(found["row"], found["first"])
+    rows = proposed.between(item.low, item.high)
+    pairs = _each_once(rows["row"], rows["first"])
     count = 0
     with replacing(item.out) as temporary, temporary.open("wb") as file:
         for begin in range(0, len(pairs), SLICE):

@@ -106,9 +106,9 @@ class Screen:
         settings = self.selection.decontaminate
         if settings is not None and self.index is not None:
             index = decontaminate.index(self.index, settings.lengths, self.mark)
-            left = [i for i, reason in enumerate(judged.reasons) if reason is None]
+            rows = [i for i, reason in enumerate(judged.reasons) if reason is None]
             hits = np.full(len(texts), -1, np.int64)
-            hits[left] = index.hits([texts[i] for i in left])
+            hits[rows] = index.hits([texts[i] for i in rows])
             judged.drop(hits >= 0, "contaminated", lambda i: self.evaluations[hits[i]])
         return judged
 
@@ -129,9 +129,9 @@ class Judged:
     matched: list[NDArray[np.int64]]
 
     def drop(
-        self, which: NDArray[np.bool_], reason: str, detail: Callable[[int], str | None]
+        self, mask: NDArray[np.bool_], reason: str, detail: Callable[[int], str | None]
     ) -> None:
         """Give a reason to those that have none yet; detail: document -> text."""
-        for i in np.flatnonzero(which).tolist():
+        for i in np.flatnonzero(mask).tolist():
             if self.reasons[i] is None:
                 self.reasons[i], self.details[i] = reason, detail(i)

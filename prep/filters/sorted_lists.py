@@ -68,7 +68,7 @@ class Layout:
     @property
     def width(self) -> int:
         """Bytes of an entry."""
-        return sum(np.dtype(each).itemsize for each in self.types)
+        return sum(np.dtype(kind).itemsize for kind in self.types)
 
     def write(self, path: Path, pieces: Iterable[Columns]) -> None:
         """Write a list; pieces: columns of entries, in any order."""

@@ -119,8 +119,8 @@ def upsampled(path: Path, settings: Upsample, split: Split | None, source: str) 
     values, digests, sizes = _read(path, settings.by, source)
     own = np.ones(len(values), np.bool_) if split is None else split.taken(digests)
     missing = own & np.isnan(values)
-    known = np.flatnonzero(own & ~missing)
-    ranked = known[np.lexsort((digests[known], values[known]))]
+    rows = np.flatnonzero(own & ~missing)
+    ranked = rows[np.lexsort((digests[rows], values[rows]))]
     del digests
     units = asked_units(values[ranked], settings.curve)
     copies = np.zeros(len(values), np.uint16)
@@ -151,13 +151,13 @@ def asked_units(values: Numbers, curve: Sequence[Point]) -> Counts:
     return np.repeat(np.rint(means * UNIT).astype(np.int64), sizes)
 
 
-def rounded(asked: Counts) -> NDArray[np.uint16]:
+def rounded(units: Counts) -> NDArray[np.uint16]:
     """Round UNITs to whole copies, so that those of any run of documents are rounded as a sum.
 
     >>> rounded(np.full(5, UNIT + UNIT // 2)).tolist()
     [2, 1, 2, 1, 2]
     """
-    sums = (np.cumsum(asked) + UNIT // 2) // UNIT
+    sums = (np.cumsum(units) + UNIT // 2) // UNIT
     return np.diff(sums, prepend=0).astype(np.uint16)
 
 
@@ -169,14 +169,14 @@ def _integral(curve: Sequence[Point], places: Numbers) -> Numbers:
     x, y = (np.array(values, np.float64) for values in zip(*curve, strict=True))
     widths, rises = np.diff(x), np.diff(y)
     before = np.append([0.0], np.cumsum(widths * (y[1:] + y[:-1]) / 2))
-    which = np.clip(np.searchsorted(x, places, side="right") - 1, 0, len(widths) - 1)
-    inside = places - x[which]
+    span = np.clip(np.searchsorted(x, places, side="right") - 1, 0, len(widths) - 1)
+    inside = places - x[span]
     slopes = np.divide(rises, widths, out=np.zeros_like(rises), where=widths > 0)
-    return before[which] + y[which] * inside + slopes[which] * inside * inside / 2
+    return before[span] + y[span] * inside + slopes[span] * inside * inside / 2
 
 
 def _buckets(
-    values: Numbers, asked: Counts, copies: NDArray[np.uint16], sizes: Counts
+    values: Numbers, units: Counts, copies: NDArray[np.uint16], sizes: Counts
 ) -> list[Bucket]:
     """Return the buckets of documents in the order of their ranks."""
     count = len(values)
@@ -185,7 +185,7 @@ def _buckets(
         Bucket(
             low=float(values[first]),
             documents=last - first,
-            asked=round(int(asked[first:last].sum()) / UNIT / (last - first), 6),
+            asked=round(int(units[first:last].sum()) / UNIT / (last - first), 6),
             copies=int(copies[first:last].sum()),
             bytes=int((copies[first:last] * sizes[first:last]).sum()),
         )

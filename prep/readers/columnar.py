@@ -199,13 +199,13 @@ def _batches(rows: Raw, request: Request) -> Iterator[Batch]:
     """Join small batches to larger ones, bounded in rows and bytes."""
     waiting: list[Any] = []
     first = count = size = 0
-    for batch, taken in (part for each in rows for part in _parts(each)):
+    for batch, memory in (part for table in rows for part in _parts(table)):
         if waiting and count + batch.num_rows > BATCH_ROWS:
             yield as_batch(pa.Table.from_batches(waiting).combine_chunks(), request, first)
             waiting, first, count, size = [], first + count, 0, 0
         waiting.append(batch)
         count += batch.num_rows
-        size += taken
+        size += memory
         if count >= BATCH_ROWS or size >= BATCH_BYTES:
             yield as_batch(pa.Table.from_batches(waiting).combine_chunks(), request, first)
             waiting, first, count, size = [], first + count, 0, 0

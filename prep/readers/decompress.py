@@ -211,14 +211,14 @@ def _streams(
     where: str,
     file: Reads,
     make: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
-    what: str,
+    kind: str,
 ) -> Iterator[bytes]:
     """Yield the content of streams, one behind the other; zeros between them are padding (xz)."""
     decoder, fed, ever = make(), False, False
     try:
         while piece := file.read(PIECE):
             ever = True
-            if not fed and what == "xz":
+            if not fed and kind == "xz":
                 piece = piece.lstrip(b"\0")
             while piece or not decoder.needs_input:
                 out, fed = decoder.decompress(piece, PIECE), True
@@ -227,7 +227,7 @@ def _streams(
                 piece = b""
                 if decoder.eof:
                     piece, fed, decoder = decoder.unused_data, False, make()
-                    piece = piece.lstrip(b"\0") if what == "xz" else piece
+                    piece = piece.lstrip(b"\0") if kind == "xz" else piece
     except CORRUPT as error:
         if "Memory usage limit" in str(error):
             raise BrokenFile(
@@ -236,9 +236,9 @@ def _streams(
             ) from None
         raise _corrupt(where, error) from None
     if fed:
-        raise _cut(where, f"{what} stream")
+        raise _cut(where, f"{kind} stream")
     if not ever:
-        raise _empty(where, what)
+        raise _empty(where, kind)
 
 
 def _cut_to(file: Reads, size: int) -> Iterator[bytes]:
@@ -294,11 +294,11 @@ def _corrupt(where: str, error: Exception) -> CrystalmixError:
     )
 
 
-def _cut(where: str, what: str) -> BrokenFile:
+def _cut(where: str, kind: str) -> BrokenFile:
     return BrokenFile(
-        f"{where}: is truncated (a {what} does not end); fetch the file again", "truncated"
+        f"{where}: is truncated (a {kind} does not end); fetch the file again", "truncated"
     )
 
 
-def _empty(where: str, what: str) -> BrokenFile:
-    return BrokenFile(f"{where}: is empty, not even a {what} header; fetch the file again", "empty")
+def _empty(where: str, kind: str) -> BrokenFile:
+    return BrokenFile(f"{where}: is empty, not even a {kind} header; fetch the file again", "empty")

@@ -89,15 +89,15 @@ def _moved(group: list[Field], moved: int, ordinal: int) -> Iterator[Field]:
 
 
 def _moved_column(column: list[Field], moved: int) -> list[Field]:
-    found: list[Field] = []
+    fields: list[Field] = []
     for field in column:
         if field.number == META:
             inside: list[Field] = field.value
             meta = [_shifted(f, moved) if f.number in META_PLACES else f for f in inside]
-            found.append(field._replace(value=meta))
+            fields.append(field._replace(value=meta))
         else:
-            found.append(_shifted(field, moved) if field.number in PLACES else field)
-    return found
+            fields.append(_shifted(field, moved) if field.number in PLACES else field)
+    return fields
 
 
 def _shifted(field: Field, moved: int) -> Field:
@@ -186,7 +186,7 @@ def _written(value: Any, kind: int) -> bytes | bytearray:  # noqa: ANN401
         inner, values = value
         size = len(values)
         head = bytes([min(size, 15) << 4 | inner]) + (_varint(size) if size > 14 else b"")
-        return head + b"".join(_written(each, inner) for each in values)
+        return head + b"".join(_written(entry, inner) for entry in values)
     return value if isinstance(value, bytes) else _struct(value)  # a struct may be written already
 
 

@@ -64,8 +64,8 @@ def derived(content: Json, form: Form) -> Json:
     plain: Json = {**content, "truncation": None, "padding": None, "model": model}
     if form == "matched":
         return plain
-    kept = [token for token in content["added_tokens"] if not token.get("special")]
-    plain |= {"added_tokens": kept, "post_processor": None}
+    tokens = [token for token in content["added_tokens"] if not token.get("special")]
+    plain |= {"added_tokens": tokens, "post_processor": None}
     return plain if form == "document" else _without_dummy_prefix(plain)
 
 
@@ -76,8 +76,8 @@ def _without_dummy_prefix(content: Json) -> Json:
     if normalizer and normalizer["type"] == "Prepend":
         twin["normalizer"] = None
     elif normalizer and normalizer["type"] == "Sequence":
-        kept = [step for step in normalizer["normalizers"] if step["type"] != "Prepend"]
-        twin["normalizer"] = {**normalizer, "normalizers": kept}
+        steps = [step for step in normalizer["normalizers"] if step["type"] != "Prepend"]
+        twin["normalizer"] = {**normalizer, "normalizers": steps}
     first = content.get("pre_tokenizer")
     if first and "pretokenizers" in first:
         twin["pre_tokenizer"] = {
@@ -267,9 +267,9 @@ def _proven(content: Json, raw: bytes, form: Form, name: str) -> Proof:
         "tables": unicode_tables.VERSION,
         "unicode": unicode_tables.unicodedata.unidata_version,
     }
-    kept = _kept_proof(key)
-    if kept is not None:
-        return kept
+    proof = _kept_proof(key)
+    if proof is not None:
+        return proof
     proof = _compare(content, raw, form, name)
     remember(key, asdict(proof))
     return proof
@@ -309,15 +309,15 @@ def _apart(content: Json, model: Json, name: str) -> unicode_tables.Ranges | Non
         "tables": unicode_tables.VERSION,
         "unicode": unicode_tables.unicodedata.unidata_version,
     }
-    kept = _kept_proof(key)
-    if kept is None:
+    proof = _kept_proof(key)
+    if proof is None:
         fast, slow = LIBRARIES[name](tried), by_reference(orjson.dumps(tried), "matched")
         ranges = unicode_tables.disagreeing(
             tried, lambda text: fast(text).tolist() == slow(text).tolist()
         )
-        kept = Proof("too many" if ranges is None else None, ranges or [])
-        remember(key, asdict(kept))
-    return None if kept.fault else kept.apart
+        proof = Proof("too many" if ranges is None else None, ranges or [])
+        remember(key, asdict(proof))
+    return None if proof.fault else proof.apart
 
 
 def _overlap(specials: Sequence[str], others: Sequence[str]) -> bool:
@@ -356,16 +356,16 @@ def remember(key: Json, content: Json) -> None:
 def remembered(key: Json) -> Json | None:
     """Return what was kept; what is damaged or of another key is as nothing."""
     try:
-        kept = read_json(_place(key))
+        content = read_json(_place(key))
     except (DamageError, OSError):
         return None
-    return kept if kept.get("key") == key else None
+    return content if content.get("key") == key else None
 
 
 def _kept_proof(key: Json) -> Proof | None:
-    kept = remembered(key) or {}
-    fault, apart, entangled = (kept.get(name) for name in ("fault", "apart", "entangled"))
-    sound = "fault" in kept and isinstance(fault, str | None)
+    content = remembered(key) or {}
+    fault, apart, entangled = (content.get(name) for name in ("fault", "apart", "entangled"))
+    sound = "fault" in content and isinstance(fault, str | None)
     if not sound or not isinstance(apart, list) or not isinstance(entangled, bool):
         return None
     return Proof(fault, apart, entangled)

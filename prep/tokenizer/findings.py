@@ -45,8 +45,8 @@ def remember(key: Json, findings: Findings) -> None:
 
 def remembered(key: Json) -> Findings | None:
     """Return findings that were kept, None where there are none of this key."""
-    kept = backends.remembered(key) or {}
-    given, canary, notes = (kept.get(name) for name in ("given", "canary", "notes"))
+    content = backends.remembered(key) or {}
+    given, canary, notes = (content.get(name) for name in ("given", "canary", "notes"))
     if not isinstance(given, list) or not isinstance(canary, str) or not isinstance(notes, list):
         return None
     return Findings(tuple(map(int, given)), canary, tuple(map(str, notes)))

@@ -55,22 +55,22 @@ class Metadata:
                 f"{lacking[0]!r} is no added token of {tokenizer.settings.path}; "
                 "name tokens it has, or leave metadata out"
             )
-        kept = [label(column) for column in source.keep]
-        lacking = [column for _, column in self.entries if column and column not in kept]
+        columns = [label(column) for column in source.keep]
+        lacking = [column for _, column in self.entries if column and column not in columns]
         if lacking:
             raise RecipeError(
                 f"{lacking[0]!r} is no kept column of source {source.name} "
-                f"(it has {', '.join(kept) or 'none'}); add it to `keep`"
+                f"(it has {', '.join(columns) or 'none'}); add it to `keep`"
             )
         self.ids = {literal: added[literal] for literal, _ in self.entries}
 
     def head(self, document: Document) -> Head | None:
         """Return a document's head; None where neither its text nor its columns give one."""
         spelt, stop = self._spelt(document.text)
-        kept = iter(document.columns)
+        columns = iter(document.columns)
         values: list[tuple[str, str]] = []
         for literal, column in self.entries:
-            value = spelt.get(literal, next(kept) if column else None)
+            value = spelt.get(literal, next(columns) if column else None)
             if value is not None:
                 values.append((literal, value))
         if not values:

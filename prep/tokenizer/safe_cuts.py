@@ -87,13 +87,13 @@ class Joints:
 
     def encode(self, text: str, *, whole: bool) -> list[int]:
         """Return the ids of a text (whole: with the dummy space), remembered."""
-        known = self._known[whole]
-        ids = known.get(text)
+        cache = self._known[whole]
+        ids = cache.get(text)
         if ids is None:
-            if len(known) >= MOST_REMEMBERED:
-                known.clear()
+            if len(cache) >= MOST_REMEMBERED:
+                cache.clear()
             encode = self.tokenizer.encode if whole else self.tokenizer.encode_piece
-            ids = known[text] = encode(text).tolist()
+            ids = cache[text] = encode(text).tolist()
         return ids
 
     def unit(

@@ -178,10 +178,10 @@ class Tokenizer:
     def base(self) -> Tokenizer:
         """The tokenizer before tokens were added to its vocabulary: itself, if none were."""
         added = self.json["added_tokens"]
-        kept = [token for token in added if token["content"] in self.vocabulary]
-        if len(kept) == len(added):
+        tokens = [token for token in added if token["content"] in self.vocabulary]
+        if len(tokens) == len(added):
             return self
-        raw = orjson.dumps({**self.json, "added_tokens": kept, "post_processor": None})
+        raw = orjson.dumps({**self.json, "added_tokens": tokens, "post_processor": None})
         return Tokenizer(TokenizerSettings(self.settings.path, backend=self.settings.backend), raw)
 
     @cached_property
@@ -359,9 +359,9 @@ class Tokenizer:
                 f"(it has {', '.join(sorted(self.added)[:8])} ...)"
             )
         names = KNOWN[part] if name is None else (name,)
-        held = [name for name in names if name in self.added]
-        held.sort(key=lambda name: name in self.matched)  # Gemma's `<s>` is a tag, no BOS
-        return self.added[held[0]] if held else None
+        present = [name for name in names if name in self.added]
+        present.sort(key=lambda name: name in self.matched)  # Gemma's `<s>` is a tag, no BOS
+        return self.added[present[0]] if present else None
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
@@ -406,13 +406,13 @@ def _read(path: Path) -> bytes:
 @lru_cache(maxsize=8)
 def _loaded(settings: TokenizerSettings, raw: bytes) -> Tokenizer:
     key = findings.key_of(settings, raw)
-    found = findings.remembered(key)
-    tokenizer = Tokenizer(settings, raw, found)
-    if found is None:
-        found = replace(tokenizer.findings, notes=tuple(tokenizer.notes()))
+    record = findings.remembered(key)
+    tokenizer = Tokenizer(settings, raw, record)
+    if record is None:
+        record = replace(tokenizer.findings, notes=tuple(tokenizer.notes()))
         if tokenizer.backend != REFERENCE:  # else each process says why
-            findings.remember(key, found)
-    for note in found.notes:
+            findings.remember(key, record)
+    for note in record.notes:
         logging.getLogger("crystalmix").warning("%s", note)
     return tokenizer
 

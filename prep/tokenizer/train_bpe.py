@@ -29,8 +29,8 @@ def train(texts: Iterable[str], vocab: int) -> bytes:
         [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
     )
     model.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated")
-    held = list(texts)
-    alphabet = _alphabet(held)
+    corpus = list(texts)
+    alphabet = _alphabet(corpus)
     own = [*CONTROLS, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -39,7 +39,7 @@ def train(texts: Iterable[str], vocab: int) -> bytes:
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),  # left to itself it takes any of equally frequent ones
     )
-    model.train_from_iterator(held, trainer)
+    model.train_from_iterator(corpus, trainer)
     content = orjson.loads(model.to_str())
     content["pre_tokenizer"] = None
     content["decoder"] = {
