@@ -127,9 +127,9 @@ class Ablation(Answer):
         from crystalmix.train.figures import charts
 
         labels = ("held-out loss on", "a token of", "worth, in tokens of the best")
-        seen, title = self._results, "What a token is worth at the uniform mixture"
-        worth, targets = seen.fit.transfer(), seen.spec.targets
-        return charts.matrix(worth, targets, seen.domains, labels, title=title)
+        results, title = self._results, "What a token is worth at the uniform mixture"
+        worth, targets = results.fit.transfer(), results.spec.targets
+        return charts.matrix(worth, targets, results.domains, labels, title=title)
 
     @property
     def code_share(self) -> Table:
@@ -245,21 +245,21 @@ class Ablation(Answer):
         from crystalmix.train.adaptive import simulate as simulation
         from crystalmix.train.adaptive.policy import read_policy
 
-        chosen, seen = read_policy(existing(policy), overrides), self._results
-        first, proxy, domains = seen.mixture(start), seen.spec.proxy, tuple(seen.domains)
-        found = [
+        chosen, results = read_policy(existing(policy), overrides), self._results
+        first, proxy, domains = results.mixture(start), results.spec.proxy, tuple(results.domains)
+        stretches = [
             stretch
-            for folder, draw in seen.ledgers()
+            for folder, draw in results.ledgers()
             for stretch in simulation.stretches(folder, domains, chosen.steps, draw)
         ]
-        laws = simulation.fit_windows(found, domains)
+        laws = simulation.fit_windows(stretches, domains)
         tokens = chosen.steps * proxy.batch * proxy.msl
         played = simulation.simulate(laws, chosen, first, tokens)
-        others = {name: seen.mixture(name) for name in ("current", "uniform", "recommended")}
+        others = {name: results.mixture(name) for name in ("current", "uniform", "recommended")}
         return Simulated(
             played,
             {
-                name: seen.advantage(played.total, played.totals, other)
+                name: results.advantage(played.total, played.totals, other)
                 for name, other in others.items()
             },
         )

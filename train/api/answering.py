@@ -109,9 +109,9 @@ def rebuild_without(
     from crystalmix.train.api import checks
     from crystalmix.train.api.data import build as make
 
-    taken = redaction.take(ensured(existing(build)), existing(listed), copies=True)
+    removal = redaction.take(ensured(existing(build)), existing(listed), copies=True)
     file = Path(f"{out}.without.txt")
-    digests = sorted({document.digest for document in taken.documents})
+    digests = sorted({document.digest for document in removal.documents})
     write_atomic(file, "".join(f"{digest}\n" for digest in digests).encode())
     make(recipe, out, data=data, without=file, workers=workers)
     return checks.diff(build, out)
@@ -135,9 +135,9 @@ def card(
     """
     from crystalmix.train.report import cards
 
-    given = None if about is None else existing(about)
+    file = None if about is None else existing(about)
     answer = cards.card(
-        existing(path), form, about=given, build=None if build is None else existing(build)
+        existing(path), form, about=file, build=None if build is None else existing(build)
     )
     if out is not None:
         write_atomic(Path(out), answer.text.encode())
@@ -164,16 +164,16 @@ def report(
 
     folder = existing(path)
     if _is_ablation(folder):
-        made = report_page.Report(evidence.of_ablation(folder))
+        page = report_page.Report(evidence.of_ablation(folder))
     else:
         run, place = run_folder.run_and_build(folder, None if build is None else existing(build))
         if verify is None:
             verify = report_page.is_small(place)
         verdict = _verdict(run, place, workers) if verify else None
-        made = report_page.Report(evidence.of_build(run, place, verdict))
+        page = report_page.Report(evidence.of_build(run, place, verdict))
     if html is not None:
-        made.write(Path(html))
-    return made
+        page.write(Path(html))
+    return page
 
 
 def serve(
@@ -196,8 +196,8 @@ def serve(
     if _is_ablation(folder):
         explorer = serving.Explorer.of_ablation(folder)
     else:
-        given = None if build is None else existing(build)
-        explorer = serving.Explorer.of(*run_folder.run_and_build(folder, given))
+        place = None if build is None else existing(build)
+        explorer = serving.Explorer.of(*run_folder.run_and_build(folder, place))
     with serving.server(explorer, port) as server:
         say(f"http://{serving.HOST}:{server.server_address[1]}/")
         server.serve_forever()

@@ -160,8 +160,8 @@ def _bound(path: Path, run: Path | None) -> Verdict:
     if run is None:
         raise UsageError(f"{path}: was made from a run; give it as --run to check that too")
     faults = later.check(path, run)
-    what = f"{receipt.kind} of {receipt.phase}, step {receipt.step}: {len(receipt.files)} files"
-    read = () if faults else (f"{path}: {what}, and the ledger up to that step, agree",)
+    subject = f"{receipt.kind} of {receipt.phase}, step {receipt.step}: {len(receipt.files)} files"
+    read = () if faults else (f"{path}: {subject}, and the ledger up to that step, agree",)
     return Verdict(tuple(faults), read, ())
 
 

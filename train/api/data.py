@@ -99,10 +99,10 @@ def build(  # noqa: PLR0913  what the command has
     out: for a url the build is made below `$CRYSTALMIX_CACHE`, of what the url holds where nothing
     is there, and copied. Raises RecipeError, InputError, RefusalError.
     """
-    made, _ = built(
+    answer, _ = built(
         recipe, out, data, phases, tokenizer, dropped, without, store, overrides, workers
     )
-    return made
+    return answer
 
 
 def built(  # noqa: PLR0913, PLR0917  as of `build`
@@ -185,9 +185,9 @@ class Collected(Answer):
         """Yield a table of kinds, then what stays."""
         garbage = self.garbage
         if garbage.entries:
-            rows = [[each.kind, each.entries, f"{each.bytes:,}"] for each in garbage.entries]
+            rows = [[entry.kind, entry.entries, f"{entry.bytes:,}"] for entry in garbage.entries]
             yield Grid(rows, ["kind", "entries", "bytes"])
-            total = sum(each.bytes for each in garbage.entries)
+            total = sum(entry.bytes for entry in garbage.entries)
             verb = "freed" if garbage.freed else "would be freed (add --delete)"
             yield f"{total:,} bytes {verb}, {garbage.kept:,} bytes stay"
         else:
@@ -216,8 +216,8 @@ def gc(
     """
     from crystalmix.mixtures.upkeep.collect import collect
 
-    what = {"tokens": tokens, "digests": digests, "superseded": superseded}
-    return Collected(collect(existing(build), delete=delete, **what))
+    kinds = {"tokens": tokens, "digests": digests, "superseded": superseded}
+    return Collected(collect(existing(build), delete=delete, **kinds))
 
 
 def import_shards(

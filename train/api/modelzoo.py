@@ -75,9 +75,9 @@ def convert_checkpoint(source: Place, out: Place, *, run: Place | None = None) -
     """
     from crystalmix.train.modelzoo import convert_checkpoint as converter
 
-    held = converter.convert(existing(source), Path(out), None if run is None else str(run))
-    count = sum(tensor.numel() for tensor in held.state.values())
-    return Converted(count, bool(held.moments) and Path(out).suffix != converter.SAFE)
+    checkpoint = converter.convert(existing(source), Path(out), None if run is None else str(run))
+    count = sum(tensor.numel() for tensor in checkpoint.state.values())
+    return Converted(count, bool(checkpoint.moments) and Path(out).suffix != converter.SAFE)
 
 
 def harvest(

@@ -137,12 +137,12 @@ class Build(Answer):
         from crystalmix.train.trace import corpus
 
         domains = self.domains
-        held = dict(zip(domains["domain"], domains["tokens"], strict=True))
-        target = float(sum(held.values())) if tokens is None else tokens
-        mixtures = corpus.compared(held, target)
+        counts = dict(zip(domains["domain"], domains["tokens"], strict=True))
+        target = float(sum(counts.values())) if tokens is None else tokens
+        mixtures = corpus.compared(counts, target)
         notes: dict[str, str] = {}
         for name, shares in mixtures.items():
-            epochs = corpus.repeats(shares, held, target)
+            epochs = corpus.repeats(shares, counts, target)
             most = max(epochs, key=lambda domain: epochs[domain])
             notes[name] = f"{most} × {epochs[most]:.1f}"
         return charts.bars(mixtures, notes)

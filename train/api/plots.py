@@ -89,23 +89,23 @@ def _mixture(ablation: Ablation) -> Figure:
         Recommended(name, share, *best.interval[name], best.current[name])
         for name, share in best.shares.items()
     ]
-    said = "refused" if best.refusal else "recommended"
-    return mixture_plot.recommended(f"{report.name}: best mixture, {said}", mixture)
+    word = "refused" if best.refusal else "recommended"
+    return mixture_plot.recommended(f"{report.name}: best mixture, {word}", mixture)
 
 
 def _lengths(path: Path, manifests: list[Manifest]) -> list[Lengths]:
     """Return the lengths of documents of each source in each domain, as receipts have them."""
     folder = BuildFolder(path)
     domains = dict.fromkeys(part.domain for manifest in manifests for part in manifest.parts)
-    found: list[Lengths] = []
+    rows: list[Lengths] = []
     for domain in domains:
         packed = folder.packed(domain)
         if not (packed / receipts.NAME).exists():
             continue
         receipt = receipts.read(packed)
         sources = PackAccount.of(receipt).sources if receipt.stage == "pack" else {}
-        for source, held in sources.items():
-            if lengths := held.lengths:
+        for source, account in sources.items():
+            if lengths := account.lengths:
                 three = (lengths[key] for key in ("p10", "p50", "p90"))
-                found.append(Lengths(f"{domain} / {source}", *three))
-    return found
+                rows.append(Lengths(f"{domain} / {source}", *three))
+    return rows

@@ -44,10 +44,10 @@ class PurgePlan(Answer):
     def shown(self) -> Iterator[str | Grid]:
         """Yield the counts, and that nothing was erased."""
         counts = self.content()
-        said = {
+        kinds = {
             key: words for key, words in WORDS.items() if key != "builds" or self.plan.builds > 1
         }
-        yield Grid([[words, f"{counts[key]:,}"] for key, words in said.items()], ["what", "count"])
+        yield Grid([[words, f"{counts[key]:,}"] for key, words in kinds.items()], ["what", "count"])
         yield "nothing is erased (add --erase, which can't be undone)"
 
 
@@ -64,24 +64,24 @@ class Purged(Answer):
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield what was erased, what stays, and what could not be reached."""
-        one = self.certificate
-        done = [file.done for file in one.files]
+        cert = self.certificate
+        done = [file.done for file in cert.files]
         counts = [
-            *([WORDS[key], f"{getattr(one, key):,}"] for key in ("documents", "dropped", "rows")),
-            ["tokens, now padding", f"{one.tokens:,}"],
+            *([WORDS[key], f"{getattr(cert, key):,}"] for key in ("documents", "dropped", "rows")),
+            ["tokens, now padding", f"{cert.tokens:,}"],
             ["files written anew", done.count("rewritten")],
             ["files removed", done.count("removed")],
         ]
         yield Grid(counts, ["erased", "count"])
-        for manifest in one.manifests:
+        for manifest in cert.manifests:
             place = "" if manifest.place == "." else f"{manifest.place} "
             before, after = manifest.before[:16], manifest.after[:16]
             yield f"{place}{manifest.phase}: manifest {before} is superseded by {after}"
         for key in ("stays", "not_reached", "not_verified"):
-            yield from (f"{key.replace('_', ' ')}: {line}" for line in getattr(one, key))
-        yield from (f"purged together, with its own certificate: {p}" for p in one.builds or ())
-        if one.not_read:
-            yield f"not read: {', '.join(one.not_read)}"
+            yield from (f"{key.replace('_', ' ')}: {line}" for line in getattr(cert, key))
+        yield from (f"purged together, with its own certificate: {p}" for p in cert.builds or ())
+        if cert.not_read:
+            yield f"not read: {', '.join(cert.not_read)}"
         yield f"certificate: {self.file}"
 
 
@@ -95,15 +95,15 @@ class PurgeLog(Answer):
         """Return the requests as JSON, without names and documents."""
         hidden = ("documents", "names_kept", "salt", "caches", "links")
         return [
-            {k: v for k, v in one.content().items() if k not in hidden} | {"state_is": state}
-            for one, state in self.requests
+            {k: v for k, v in request.content().items() if k not in hidden} | {"state_is": state}
+            for request, state in self.requests
         ]
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield a line for each request."""
         cells: list[list[Any]] = [
-            [one.id, one.time, len(one.documents), one.names, one.by, state]
-            for one, state in self.requests
+            [request.id, request.time, len(request.documents), request.names, request.by, state]
+            for request, state in self.requests
         ]
         head = ["purge", "time", "records", "names", "by", "state"]
         yield Grid(cells, head) if cells else "nothing was purged"
@@ -161,7 +161,7 @@ def _log(build: Path) -> PurgeLog:
     from crystalmix.mixtures.manifest.build_folder import BuildFolder
 
     folder = BuildFolder(build)
-    done = {one.id for one in purged.certificates(folder)}
+    done = {certificate.id for certificate in purged.certificates(folder)}
     states = {True: "done", False: "not finished: --resume"}
     return PurgeLog(
         tuple((request, states[request.id in done]) for request in purged.requests(folder))

@@ -144,8 +144,8 @@ def forecast(
     """
     from crystalmix.train.trainer import forecast as forecasts
 
-    asked = forecasts.Asked(ranks, speed)
-    return Forecast(tuple(forecasts.forecast(Path(source), str(run), asked, phases, overrides)))
+    options = forecasts.Asked(ranks, speed)
+    return Forecast(tuple(forecasts.forecast(Path(source), str(run), options, phases, overrides)))
 
 
 def trace(  # noqa: PLR0913  what the command has

@@ -110,5 +110,5 @@ def checkpoint(source: Path, out: Path, run: str | None) -> None:
     from crystalmix.train.api import modelzoo
 
     converted = modelzoo.convert_checkpoint(source, out, run=run)
-    kept = "with" if converted.moments else "without"
-    click.echo(f"{out}: {converted.parameters:,} parameters, {kept} the optimiser's moments")
+    word = "with" if converted.moments else "without"
+    click.echo(f"{out}: {converted.parameters:,} parameters, {word} the optimiser's moments")

@@ -109,8 +109,8 @@ def build(recipe: str, out: str | Path, **settings: Any) -> None:
         words = ("workers", "engine", "rank", "ranks")
         settings["workers"] = EngineSettings(*(settings.pop(word) for word in words))
         with noted() as notes:
-            made, read = data.built(recipe, out, without=None, **settings)
-        lines = [*phase_lines(made, settings["phases"]), *fitted_lines(made.path)]
+            answer, read = data.built(recipe, out, without=None, **settings)
+        lines = [*phase_lines(answer, settings["phases"]), *fitted_lines(answer.path)]
         show_lines(lines)
         if unchanged is not None and read is not None:
             inputs = read.sources, read.domains
@@ -159,9 +159,9 @@ def mix(recipe: str, build_: Path, **settings: Any) -> None:
     """Seal RECIPE's phases over a build's domains, beside its own; no row is written."""
     from crystalmix.train.api import data
 
-    made = data.mix(recipe, build_, **settings)
-    show_phases(made)
-    note(f"the mixture is a build itself: {made.path}")
+    answer = data.mix(recipe, build_, **settings)
+    show_phases(answer)
+    note(f"the mixture is a build itself: {answer.path}")
 
 
 @click.command(cls=Verb, example="crystalmix gc build --drop tokens --delete")

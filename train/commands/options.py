@@ -198,9 +198,9 @@ def show_json(value: object) -> None:
     click.echo(UNSEEN.sub(_as_json, text))
 
 
-def _as_json(found: re.Match[str]) -> str:
+def _as_json(match: re.Match[str]) -> str:
     """Return a character that orjson leaves as it is as an escape; ends of lines stay."""
-    return "\n" if found[0] == "\n" else f"\\u{ord(found[0]):04x}"
+    return "\n" if match[0] == "\n" else f"\\u{ord(match[0]):04x}"
 
 
 def show_lines(lines: Iterable[str]) -> None:

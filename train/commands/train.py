@@ -155,8 +155,8 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
     if dry_run:
         from crystalmix.train.api import runs
 
-        kept = {key: settings[key] for key in ("phases", "overrides")}
-        show_answer(runs.forecast(build, run, ranks=ranks, speed=speed, **kept), as_json)
+        options = {key: settings[key] for key in ("phases", "overrides")}
+        show_answer(runs.forecast(build, run, ranks=ranks, speed=speed, **options), as_json)
         return
     refuse_without("--dry-run", "ranks", "speed", "as_json")
     if out is None:

@@ -97,9 +97,9 @@ def demo(
 
 def _gather(out: Path, tiny: bool, say: Say) -> Path:
     raw = out / "raw"
-    got = python_corpus.gather(raw, python_corpus.TINY if tiny else python_corpus.DEFAULT)
+    corpus = python_corpus.gather(raw, python_corpus.TINY if tiny else python_corpus.DEFAULT)
     say("documents of your own Python installation:")
-    rows = [[f"  {n}", got.documents[n], f"{got.bytes[n]:,}"] for n in got.documents]
+    rows = [[f"  {n}", corpus.documents[n], f"{corpus.bytes[n]:,}"] for n in corpus.documents]
     for line in table(rows, ["  domain", "documents", "bytes"]):
         say(line)
     return raw
@@ -224,8 +224,8 @@ def _worst_step(run: Run, say: Say) -> None:
         say(line)
 
 
-def _tell(say: Say, began: float, what: str) -> None:
-    say(f"[{monotonic() - began:5.1f} s] {what}")
+def _tell(say: Say, began: float, text: str) -> None:
+    say(f"[{monotonic() - began:5.1f} s] {text}")
 
 
 def _indented(say: Say) -> Say:

@@ -106,7 +106,7 @@ def gather(out: Path, settings: GatherSettings = DEFAULT, roots: Roots | None = 
         return _reuse(out, recipe)
     chosen = _choose(settings, roots or installation())
     counts = {domain: len(documents) for domain, documents in chosen.items()}
-    sizes = {name: sum(len(text.encode()) for _, text in found) for name, found in chosen.items()}
+    sizes = {name: sum(len(text.encode()) for _, text in texts) for name, texts in chosen.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         work = Path(temporary, "out")
@@ -164,7 +164,7 @@ def _choose(settings: GatherSettings, roots: Roots) -> dict[str, list[Document]]
 
 def _fill(offers: Iterable[Document], budget: int, most: int, seen: set[str]) -> list[Document]:
     """Take new texts of at most `most` bytes until the budget is full; add them to `seen`."""
-    taken: list[Document] = []
+    documents: list[Document] = []
     free, misses = budget, 0
     for file, text in offers:
         size = len(text.encode())
@@ -172,11 +172,11 @@ def _fill(offers: Iterable[Document], budget: int, most: int, seen: set[str]) ->
             misses += 1
         elif text not in seen:
             seen.add(text)
-            taken.append((file, text))
+            documents.append((file, text))
             free -= size
         if free <= (1 - ENOUGH) * budget or misses == PATIENCE:
             break
-    return taken
+    return documents
 
 
 def _is_sound(text: str, roots: Roots) -> bool:
@@ -191,9 +191,9 @@ def _is_sound(text: str, roots: Roots) -> bool:
 def _repositories(roots: Roots) -> Iterator[tuple[Path, str, int, list[str]]]:
     """Yield root, repository, tier and file names of the library and of each distribution."""
     names: list[str] = []
-    for folder, folders, found in os.walk(roots[0]):
+    for folder, folders, files in os.walk(roots[0]):
         folders[:] = [name for name in folders if name not in SKIPPED]
-        names += [Path(folder, name).relative_to(roots[0]).as_posix() for name in found]
+        names += [Path(folder, name).relative_to(roots[0]).as_posix() for name in files]
     yield roots[0], LIBRARY, 0, names
     for tier, root in enumerate(roots[1:]):
         # A RECORD lists the files of its distribution: no walk over gigabytes of packages.
@@ -212,7 +212,7 @@ def _list_files(roots: Roots) -> dict[str, list[_File]]:
             if domain := _domain(name, repository == LIBRARY):
                 shown = name.replace("../", "")  # data files stand beside lib: ../../../share/...
                 files[domain].append(_File(root / name, shown, repository, len(names), tier))
-    return {domain: _spread(found) for domain, found in files.items()}
+    return {domain: _spread(entries) for domain, entries in files.items()}
 
 
 def _domain(name: str, is_library: bool) -> str | None:

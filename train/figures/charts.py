@@ -96,11 +96,11 @@ def label(axis: "Axes", x: str, y: str, title: str = "") -> None:
 def bars(shares: Mapping[str, Mapping[str, float]], notes: Mapping[str, str]) -> "Figure":
     """Draw mixtures as stacked bars, one a line; notes stand at their ends."""
     figure, [axis] = axes(8.5, 0.9 + 0.42 * len(shares))
-    domains = list(dict.fromkeys(name for one in shares.values() for name in one))
+    domains = list(dict.fromkeys(name for mixture in shares.values() for name in mixture))
     place = np.arange(len(shares))[::-1]
     left = np.zeros(len(shares))
     for number, domain in enumerate(domains):
-        wide = np.array([one.get(domain, 0.0) for one in shares.values()])
+        wide = np.array([mixture.get(domain, 0.0) for mixture in shares.values()])
         axis.barh(place, wide, left=left, height=0.68, label=domain, color=_colour(number))
         for y, x, w in zip(place, left, wide, strict=True):
             if w >= 0.07:
@@ -172,9 +172,9 @@ def curves(
 
 def agreement(panels: Mapping[str, Panel], unit: str, title: str = "") -> "Figure":
     """Draw predicted against measured losses, one panel a domain."""
-    figure, found = axes(2.9 * len(panels), 3.1, columns=len(panels))
+    figure, grid = axes(2.9 * len(panels), 3.1, columns=len(panels))
     figure.suptitle(title, color=INK, fontsize=11)
-    for number, (axis, (name, panel)) in enumerate(zip(found, panels.items(), strict=True)):
+    for number, (axis, (name, panel)) in enumerate(zip(grid, panels.items(), strict=True)):
         measured, mean = panel.measured, panel.predicted
         error = np.vstack([mean - panel.low, panel.high - mean])
         edges = [min(measured.min(), mean.min()), max(measured.max(), mean.max())]
@@ -253,9 +253,9 @@ def bands(at: Floats, curves: Mapping[str, Floats], x: str, y: str, title: str =
 def levels(groups: Mapping[str, Sequence[Mark]], y: str, title: str = "") -> "Figure":
     """Draw levels of factors side by side: value with its standard error, one panel a factor."""
     wide = [max(2.4, 0.9 * len(group)) for group in groups.values()]
-    figure, found = axes(1.2 + sum(wide), 3.4, columns=len(groups), sharey=True, width_ratios=wide)
+    figure, grid = axes(1.2 + sum(wide), 3.4, columns=len(groups), sharey=True, width_ratios=wide)
     figure.suptitle(title, color=INK, fontsize=11)
-    for number, (axis, (name, group)) in enumerate(zip(found, groups.items(), strict=True)):
+    for number, (axis, (name, group)) in enumerate(zip(grid, groups.items(), strict=True)):
         place = np.arange(len(group))
         values, errors = [mark.value for mark in group], [mark.error or 0.0 for mark in group]
         axis.errorbar(place, values, yerr=errors, fmt="o", color=_colour(number), capsize=3)

@@ -98,8 +98,8 @@ def shares(
     figure.suptitle(title, color=charts.INK, fontsize=12)
     for axis, (name, parts) in zip(panels, phases.items(), strict=False):
         _shares(axis, name, parts)
-    for axis, one in zip(panels[len(phases) :], copies, strict=False):
-        _copies(axis, one)
+    for axis, entry in zip(panels[len(phases) :], copies, strict=False):
+        _copies(axis, entry)
     if shown:
         left_out = len(lengths) - len(shown)
         more = f" (the first {len(shown)}, {left_out} left out)" if left_out else ""
@@ -111,8 +111,8 @@ def recommended(title: str, mixture: Sequence[Recommended]) -> "Figure":
     """Draw a recommended mixture with the intervals of its shares, and the current one."""
     figure, [axis] = charts.axes(WIDTH, HEAD + 0.4 + ROW * len(mixture))
     place = np.arange(len(mixture))[::-1]
-    best = np.array([one.share for one in mixture])
-    errors = np.array([[one.share - one.low, one.high - one.share] for one in mixture]).T
+    best = np.array([part.share for part in mixture])
+    errors = np.array([[part.share - part.low, part.high - part.share] for part in mixture]).T
     axis.errorbar(
         best,
         place,
@@ -122,9 +122,9 @@ def recommended(title: str, mixture: Sequence[Recommended]) -> "Figure":
         color=charts.COLOURS[0],
         label="recommended, bars: its interval (bootstrap)",
     )
-    current = [one.current for one in mixture]
+    current = [part.current for part in mixture]
     axis.plot(current, place, "D", color=charts.COLOURS[1], label="current")
-    axis.set_yticks(place, [one.domain for one in mixture])
+    axis.set_yticks(place, [part.domain for part in mixture])
     axis.set_xlim(0, 1)
     charts.label(axis, "share of tokens", "", title)
     axis.legend(frameon=False, fontsize=9)
@@ -163,7 +163,7 @@ def _copies(axis: "Axes", copies: Copies) -> None:
 
 def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
     place = np.arange(len(lengths))[::-1]
-    low, high = (np.array([getattr(one, key) for one in lengths]) for key in ("p10", "p90"))
+    low, high = (np.array([getattr(entry, key) for entry in lengths]) for key in ("p10", "p90"))
     axis.barh(
         place,
         np.maximum(high - low, 1e-9),
@@ -173,9 +173,9 @@ def _lengths(axis: "Axes", title: str, lengths: Sequence[Lengths]) -> None:
         alpha=0.5,
         label="10th to 90th percentile",
     )
-    medians = [one.median for one in lengths]
+    medians = [entry.median for entry in lengths]
     axis.plot(medians, place, "|", color=charts.INK, markersize=11, label="median")
-    axis.set_yticks(place, [one.label for one in lengths])
+    axis.set_yticks(place, [entry.label for entry in lengths])
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     if max(high) < 10 * max(1, min(low)):  # one decade has no room for its own marks alone

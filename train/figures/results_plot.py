@@ -55,18 +55,18 @@ def results(run: Path, build: Path | None = None) -> list[Result]:
     if not (run / WHERE).exists():
         raise InputError(f"{run}: is no run; give the --out of `crystalmix train` to --plot")
     done = 0
-    found: list[Result] = []
+    results: list[Result] = []
     for manifest in read_manifests(build_of(run, build)):
         folder, size = PhaseFolder(run / manifest.phase), manifest.batch * manifest.msl
         if not folder.path.exists():
             continue
-        values = sorted(_values(folder), key=lambda each: each[2])
-        found += [
+        values = sorted(_values(folder), key=lambda value: value[2])
+        results += [
             Result(measure, line, manifest.phase, done + step * size, value)
             for measure, line, step, value in values
         ]
         done += manifest.steps * size
-    return found
+    return results
 
 
 def changes(values: Sequence[Result]) -> list[Change]:
@@ -84,16 +84,16 @@ def changes(values: Sequence[Result]) -> list[Change]:
     return list(whole.values())
 
 
-def figure(found: Sequence[Result]) -> "Figure":
+def figure(results: Sequence[Result]) -> "Figure":
     """Draw results: one row a measure."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(each.measure for each in found))
+    names = list(dict.fromkeys(result.measure for result in results))
     drawn = Figure(figsize=(WIDTH, HEIGHT * len(names)), dpi=DOTS, layout="constrained")
     axes: Any = drawn.subplots(len(names), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), name in zip(axes, names, strict=True):
-        own = [each for each in found if each.measure == name]
-        colours = _colours([each.line for each in own])
+        own = [result for result in results if result.measure == name]
+        colours = _colours([result.line for result in own])
         _over_tokens(left, name, own, colours)
         _by_phase(right, name, changes(own), colours)
     return drawn
@@ -116,17 +116,17 @@ def _values(folder: PhaseFolder) -> list[tuple[str, str, int, float]]:
     values = [
         (BITS, bits.part, bits.step, bits.bits_per_byte) for bits in metrics.bits_of_parts(losses)
     ]
-    for each in losses:
-        if each.kind == MIDDLE and each.bits_per_byte is not None:
-            values.append((MIDDLES, each.part, each.step, each.bits_per_byte))
-        if each.exact_match is not None:
-            values.append((EXACT, each.part, each.step, each.exact_match))
+    for loss in losses:
+        if loss.kind == MIDDLE and loss.bits_per_byte is not None:
+            values.append((MIDDLES, loss.part, loss.step, loss.bits_per_byte))
+        if loss.exact_match is not None:
+            values.append((EXACT, loss.part, loss.step, loss.exact_match))
     tasks = metrics.tasks(folder)
-    settings = {(each.task, each.digest): None for each in tasks}
+    settings = {(task.task, task.digest): None for task in tasks}
     several = {name for name, _ in settings if sum(task == name for task, _ in settings) > 1}
-    for each in tasks:  # one task with other examples or data is another line
-        name = f"{each.task} ({each.digest[:6]})" if each.task in several else each.task
-        values.append((f"tasks: {each.metric}", name, each.step, each.value))
+    for result in tasks:  # one task with other examples or data is another line
+        name = f"{result.task} ({result.digest[:6]})" if result.task in several else result.task
+        values.append((f"tasks: {result.metric}", name, result.step, result.value))
     return values
 
 
@@ -153,10 +153,10 @@ def _over_tokens(
 
 def _by_phase(axis: "Axes", name: str, steps: Sequence[Change], colours: Mapping[str, Any]) -> None:
     """Draw what each phase changed, a bar a line."""
-    phases = list(dict.fromkeys(each.phase for each in steps))
+    phases = list(dict.fromkeys(step.phase for step in steps))
     wide = 0.8 / max(1, len(colours))
     for place, (line, colour) in enumerate(colours.items()):
-        own = {each.phase: each.after - each.before for each in steps if each.line == line}
+        own = {step.phase: step.after - step.before for step in steps if step.line == line}
         x = [phases.index(phase) + (place + 0.5) * wide - 0.4 for phase in own]
         axis.bar(x, list(own.values()), wide, color=colour)
     axis.axhline(0, color="0.3", linewidth=0.8)

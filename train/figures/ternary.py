@@ -65,8 +65,8 @@ def heat(
     shown = axis.tricontourf(x, y, values, levels=16, cmap="YlGnBu")
     axis.tricontour(x, y, flat.astype(float), levels=[0.5], colors="#E45756", linewidths=1.6)
     axis.plot([], [], color="#E45756", label="as good as the best")
-    for (name, one), mark in zip(marked.items(), "*DsP", strict=False):
-        axis.plot(*place(one[None]).T, mark, color=INK, markersize=9, label=name)
+    for (name, share), mark in zip(marked.items(), "*DsP", strict=False):
+        axis.plot(*place(share[None]).T, mark, color=INK, markersize=9, label=name)
     axis.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1.1, 1.08))
     axis.set_title(title, color=INK, fontsize=11, loc="left")
     figure.colorbar(shown, ax=axis, shrink=0.7, pad=0.06).set_label(unit, color=INK)

@@ -68,11 +68,11 @@ def plot(
 
     bounds: where each phase begins on x.
     """
-    known = [
+    lines = [
         (curve.label, [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if _is_number(y)])
         for curve in curves
     ]
-    every = [point for _, line in known for point in line]
+    every = [point for _, line in lines for point in line]
     if not every:
         return None
     x_ticks = ticks(0.0, max(1.0, *(x for x, _ in every)), ends=False)
@@ -93,7 +93,7 @@ def plot(
             "M"
             + " L".join(f"{WIDTH * across(x):.1f},{HEIGHT * down(y or 0.0):.2f}" for x, y in line),
         )
-        for label, line in known
+        for label, line in lines
         if line
     )
     return Plot(

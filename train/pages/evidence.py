@@ -136,22 +136,22 @@ class Evidence:
 
 def of_build(run: Path | None, build: Path, verified: Verified | None) -> Evidence:
     """Gather the evidence of a build, or of a run and its build; errors as of `facts.gather`."""
-    known = facts.gather(run, build, CardFile())
+    facts_ = facts.gather(run, build, CardFile())
     manifests = read_manifests(build)
     traced = None if run is None else views.connect(build, run)
     return Evidence(
         "build" if run is None else "run",
-        known.name,
+        facts_.name,
         (run or build).resolve().name,
         build.resolve().name,
         overview.look_at_build(build).content(),
         None if run is None else run_overview.look(run, build).content(),
-        [each for manifest in manifests for each in _intervals(manifest)],
+        [interval for manifest in manifests for interval in _intervals(manifest)],
         sample(manifests, build),
         None if traced is None else _losses(traced, [manifest.phase for manifest in manifests]),
         None if traced is None else _repeats(traced, manifests),
         [] if run is None else _tasks(run, manifests),
-        [_sealed(phase, build) for phase in known.phases],
+        [_sealed(phase, build) for phase in facts_.phases],
         None,
         verified,
     )
@@ -189,22 +189,22 @@ def _losses(traced: Traced, order: Sequence[str]) -> Losses | None:
     width = max(1, sum(steps.values()) // POINTS)
     outliers = spikes(traced, SpikeSettings())
     greatest = sorted(outliers.steps, key=lambda s: -max(s.loss_z or 0.0, s.gradient_norm_z or 0.0))
-    kept = {(s.phase, s.step) for s in greatest[:MOST_SPIKES]}
-    spiked = {phase for phase, _ in kept}
+    places = {(s.phase, s.step) for s in greatest[:MOST_SPIKES]}
+    spiked = {phase for phase, _ in places}
     return Losses(
         width,
         traced.records(LossPoint, LOSSES.format(width=width)),
-        [one for one in outliers.content() if (one["phase"], one["step"]) in kept],
-        len(outliers.steps) - len(kept),
+        [spike for spike in outliers.content() if (spike["phase"], spike["step"]) in places],
+        len(outliers.steps) - len(places),
         [_highest(traced, phase) for phase in steps if phase not in spiked],
     )
 
 
 def _highest(traced: Traced, phase: str) -> Pieces:
     """Return the step of a phase that stands out most where none is a spike, and its documents."""
-    seen = forensics.standing_out(traced, phase)
-    step = seen.spikes[0]
-    loss = float(seen.losses[np.flatnonzero(seen.steps == step)[0]])
+    outliers = forensics.standing_out(traced, phase)
+    step = outliers.spikes[0]
+    loss = float(outliers.losses[np.flatnonzero(outliers.steps == step)[0]])
     answer = questions.step_documents(traced, phase, step)
     pieces = sorted(
         answer.content(), key=lambda p: (p.get("start", 0) - p.get("stop", 0), p["slot"])
@@ -219,8 +219,8 @@ def _repeats(
     [count] = traced.rows('SELECT count(*) AS "rows" FROM "rows"')
     if count["rows"] > MOST_ROWS:
         return None
-    known = [manifest.phase for manifest in manifests if manifest.phase in recorded]
-    return {phase: repeats(traced, phase).content() for phase in known[1:]}
+    phases = [manifest.phase for manifest in manifests if manifest.phase in recorded]
+    return {phase: repeats(traced, phase).content() for phase in phases[1:]}
 
 
 def _tasks(run: Path, manifests: Sequence[Manifest]) -> list[Json]:

@@ -48,9 +48,9 @@ class Accounts:
 
     def __init__(self, build: Ref) -> None:
         every = list(build["accounts"]) if build and "accounts" in build else []
-        self.sources = [one for one in every if "records" in one]
-        self.folders = [one for one in every if "records" not in one]
-        self.packed = [one for one in self.folders if "sources" in one]
+        self.sources = [account for account in every if "records" in account]
+        self.folders = [account for account in every if "records" not in account]
+        self.packed = [account for account in self.folders if "sources" in account]
 
     @property
     def reasons(self) -> list[tuple[str, list[Ref]]]:
@@ -65,8 +65,8 @@ class Accounts:
     @property
     def longest(self) -> int:
         """Tokens of the longest document."""
-        lengths = (s["lengths"] for one in self.packed for _, s in one["sources"].members)
-        return max((each["max"].it for each in lengths if each), default=1)
+        lengths = (s["lengths"] for account in self.packed for _, s in account["sources"].members)
+        return max((length["max"].it for length in lengths if length), default=1)
 
 
 class Colours:
@@ -106,16 +106,16 @@ def evaluated(results: Iterable[Ref]) -> list[Ref]:
     if len(every) <= MOST_RESULTS:
         return every
     steps: dict[str, list[int]] = {}
-    for phase, step in sorted({(one["phase"].it, one["step"].it) for one in every}):
+    for phase, step in sorted({(result["phase"].it, result["step"].it) for result in every}):
         steps.setdefault(phase, []).append(step)
     longest = max(map(len, steps.values()))
     count = max(2, MOST_RESULTS * longest // len(every))  # steps of a phase
-    kept = {
-        (phase, seen[round(i * (len(seen) - 1) / (count - 1))])
-        for phase, seen in steps.items()
+    places = {
+        (phase, numbers[round(i * (len(numbers) - 1) / (count - 1))])
+        for phase, numbers in steps.items()
         for i in range(count)
     }
-    return [one for one in every if (one["phase"].it, one["step"].it) in kept]
+    return [result for result in every if (result["phase"].it, result["step"].it) in places]
 
 
 def sections(known: Ref, has_flow: bool) -> list[tuple[str, str]]:
@@ -133,18 +133,18 @@ def segments(row: Ref) -> list[Shown]:
     """Return the segments of a row; pieces are numbered, and FIM roles named, where they begin."""
     shown: list[Shown] = []
     piece, role = None, ""
-    for one in row["segments"].it:
-        new = one["piece"] is not None and one["piece"] != piece
-        begins = one["role"] if one["role"] != role or new else ""
-        style = "" if one["piece"] is None else f" p{one['piece'] % 2}"
-        held = None if one["piece"] is None else row["pieces"].it[one["piece"]]
-        style += " fim" * bool(held and held["fim"]) + " off" * (not one["loss"])
+    for seg in row["segments"].it:
+        new = seg["piece"] is not None and seg["piece"] != piece
+        begins = seg["role"] if seg["role"] != role or new else ""
+        style = "" if seg["piece"] is None else f" p{seg['piece'] % 2}"
+        entry = None if seg["piece"] is None else row["pieces"].it[seg["piece"]]
+        style += " fim" * bool(entry and entry["fim"]) + " off" * (not seg["loss"])
         title = ""
-        if held and new:
-            title = str(held["name"] or f"{held['source']} document {held['document']}")
-        edge = one["piece"] + 1 if new else 0
-        shown.append(Shown(one["text"], one["tokens"], one["special"], begins, style, edge, title))
-        piece, role = one["piece"], one["role"] or ("" if not one["special"] else role)
+        if entry and new:
+            title = str(entry["name"] or f"{entry['source']} document {entry['document']}")
+        edge = seg["piece"] + 1 if new else 0
+        shown.append(Shown(seg["text"], seg["tokens"], seg["special"], begins, style, edge, title))
+        piece, role = seg["piece"], seg["role"] or ("" if not seg["special"] else role)
     return shown
 
 

@@ -43,14 +43,14 @@ class Report(Answer):
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield what the report is of, and how much it shows."""
-        one = self.evidence
-        if one.kind == "ablation":
-            yield f"report of the ablation {one.name}"
+        page = self.evidence
+        if page.kind == "ablation":
+            yield f"report of the ablation {page.name}"
             return
         verdict = "not verified"
-        if one.verified is not None:
-            verdict = f"{len(one.verified.faults)} faults" if self.faulty else "sound"
-        yield f"report of the {one.kind} {one.name}: {len(one.rows)} rows shown, {verdict}"
+        if page.verified is not None:
+            verdict = f"{len(page.verified.faults)} faults" if self.faulty else "sound"
+        yield f"report of the {page.kind} {page.name}: {len(page.rows)} rows shown, {verdict}"
 
     @property
     def html(self) -> str:
@@ -170,7 +170,7 @@ def _loss_plot(evidence: Evidence, starts: dict[str, int]) -> Plot | None:
         for phase in starts
     ]
     stand: list[tuple[Any, Any, Any]] = [(s["phase"], s["step"], s["loss"]) for s in losses.spikes]
-    stand += [(one.phase, one.step, one.loss) for one in losses.highest]
+    stand += [(point.phase, point.step, point.loss) for point in losses.highest]
     points = [
         Point(f"{phase} step {step}", f"spike-{phase}-{step}", starts[phase] + step, loss)
         for phase, step, loss in stand

@@ -133,16 +133,16 @@ def _row(block: Block, tokenizer: Tokenizer | None) -> SampledRow:
     (step, slot), pad = divmod(position, manifest.batch), manifest.tokenizer.pad
     pieces = tuple(
         RowPiece(
-            one["source"],
-            one["document"],
+            piece["source"],
+            piece["document"],
             None,
-            one["start"],
-            one["stop"],
-            one["offset"],
-            FIM[one["fim"]],
-            bool((ids[one["start"] : one["stop"]] == pad).all()),
+            piece["start"],
+            piece["stop"],
+            piece["offset"],
+            FIM[piece["fim"]],
+            bool((ids[piece["start"] : piece["stop"]] == pad).all()),
         )
-        for one in block.documents[0].as_py() or ()
+        for piece in block.documents[0].as_py() or ()
     )
     return SampledRow(
         manifest.phase,
@@ -211,10 +211,10 @@ def _named(rows: Sequence[SampledRow], build: Path) -> list[SampledRow]:
         lines = opened.lines(source)
         if lines is None:
             continue
-        asked = np.array(sorted(numbers), np.int64)
-        [table] = lookup.take([(lines, asked)], ["name", "file", "record"])
-        for number, one in zip(asked.tolist(), table.to_pylist(), strict=True):
-            names[source, number] = one["name"] or f"{one['file']}#{one['record']}"
+        documents = np.array(sorted(numbers), np.int64)
+        [table] = lookup.take([(lines, documents)], ["name", "file", "record"])
+        for number, line in zip(documents.tolist(), table.to_pylist(), strict=True):
+            names[source, number] = line["name"] or f"{line['file']}#{line['record']}"
     return [
         replace(
             row,

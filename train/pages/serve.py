@@ -52,20 +52,20 @@ class Explorer:
     def page(self, path: str) -> tuple[int, str]:
         """Return status and HTML of a path: `/`, `/step?phase=&step=`, `/document?name=`."""
         place = urlsplit(path)
-        asked = {key: values[0].strip() for key, values in parse_qs(place.query).items()}
+        query = {key: values[0].strip() for key, values in parse_qs(place.query).items()}
         if place.path == "/":
             return 200, self.first
         if self.traced is None or place.path not in ("/step", "/document"):
             return 404, self._answer("Not found", ["there is no such page"])
         if place.path == "/step":
-            title = f"Step {asked.get('step', '')} of {asked.get('phase', '')}"
+            title = f"Step {query.get('step', '')} of {query.get('phase', '')}"
             answer = _step
         else:
-            title = f"Document {asked.get('name', '')}"
+            title = f"Document {query.get('name', '')}"
             answer = _document
         try:
             with self.lock:
-                return 200, self._answer(title, list(answer(self.traced, asked).shown()))
+                return 200, self._answer(title, list(answer(self.traced, query).shown()))
         except (UsageError, InputError) as error:
             return 404, self._answer(title, [str(error)])
         except CrystalmixError as error:
@@ -83,18 +83,18 @@ class Explorer:
         )
 
 
-def _step(traced: Traced, asked: dict[str, str]) -> Answer:
-    if not asked.get("step", "").isdecimal():
-        raise UsageError(f"the step must be a number, got {asked.get('step', '')!r}")
-    phase = asked.get("phase", "")
+def _step(traced: Traced, query: dict[str, str]) -> Answer:
+    if not query.get("step", "").isdecimal():
+        raise UsageError(f"the step must be a number, got {query.get('step', '')!r}")
+    phase = query.get("phase", "")
     slots = questions.first_slots(traced, phase)
-    return questions.step_documents(traced, phase, int(asked["step"]), slots)
+    return questions.step_documents(traced, phase, int(query["step"]), slots)
 
 
-def _document(traced: Traced, asked: dict[str, str]) -> Answer:
-    if not asked.get("name"):
+def _document(traced: Traced, query: dict[str, str]) -> Answer:
+    if not query.get("name"):
         raise UsageError("give a document's name, or a piece of it")
-    return questions.document_steps(traced, asked["name"])
+    return questions.document_steps(traced, query["name"])
 
 
 def server(explorer: Explorer, port: int) -> ThreadingHTTPServer:

@@ -33,12 +33,12 @@ SECTIONS = (
 
 def summary(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the summary."""
-    given = facts.card.summary
+    summary = facts.card.summary
     return [
         "# Public summary of training content",
         "",
-        f"- Version of the summary: {blanks.say('summary.version', given.version)}",
-        f"- Last update: {blanks.say('summary.updated', given.updated)}",
+        f"- Version of the summary: {blanks.say('summary.version', summary.version)}",
+        f"- Last update: {blanks.say('summary.updated', summary.updated)}",
         "",
         *_general(facts, blanks),
         *_data(facts, blanks),
@@ -66,7 +66,7 @@ def _general(facts: Facts, blanks: Blanks) -> list[str]:
     basis = "planned, epochs counted" if facts.unique is None else "each domain once"
     trained = "planned" if facts.consumed is None else "consumed by recorded steps"
     tokens = facts.planned if facts.consumed is None else facts.consumed
-    languages = sorted({each for s in facts.trained for each in s.about.languages})
+    languages = sorted({language for s in facts.trained for language in s.about.languages})
     silent = [s.name for s in facts.trained if not s.about.languages]
     ends = [s.about.collected.to for s in facts.trained]
     newer = facts.card.summary.continuous
@@ -116,9 +116,9 @@ def _data(facts: Facts, blanks: Blanks) -> list[str]:
             ]
         level = "####" if number.count(".") == 2 else "###"
         lines += [f"{level} {number} {title}", ""]
-        held = facts.about(kind)
-        lines += [f"- Used: {_used(facts, blanks, number, held)}", ""]
-        for source in held:
+        sources = facts.about(kind)
+        lines += [f"- Used: {_used(facts, blanks, number, sources)}", ""]
+        for source in sources:
             lines += [f"**{source.title}**", "", *_source(facts, source, blanks), ""]
     if unknown := facts.about(None):
         lines += ["### Sources whose kind is not stated", ""]
@@ -127,9 +127,9 @@ def _data(facts: Facts, blanks: Blanks) -> list[str]:
     return [*lines, "### Tokens of each source in each domain", "", *_tokens(facts)]
 
 
-def _used(facts: Facts, blanks: Blanks, number: str, held: list[SourceFacts]) -> str:
+def _used(facts: Facts, blanks: Blanks, number: str, sources: list[SourceFacts]) -> str:
     """Return yes or no; not stated where a source of unknown kind leaves it open."""
-    if held:
+    if sources:
         return "yes"
     open_ = facts.about(None) or not facts.trained
     return blanks.say(f"section {number}", None if open_ else False)
@@ -173,14 +173,14 @@ def _domains(facts: Facts, source: SourceFacts, blanks: Blanks) -> list[str]:
 
 def _tokens(facts: Facts) -> list[str]:
     """Return a table whose sum is the training data size."""
-    held = facts.held
-    whole = sum(t.tokens for t in held)
-    rows = [[t.source, t.domain, t.documents, t.tokens, t.tokens / max(1, whole)] for t in held]
+    entries = facts.held
+    whole = sum(t.tokens for t in entries)
+    rows = [[t.source, t.domain, t.documents, t.tokens, t.tokens / max(1, whole)] for t in entries]
     return table(["source", "domain", "documents", "tokens, once", "share"], rows)
 
 
 def _processing(facts: Facts, blanks: Blanks) -> list[str]:
-    given, say = facts.card.summary, blanks.say
+    summary, say = facts.card.summary, blanks.say
     opted = [[s.name, s.dropped.get("opt_out", 0), len(s.lists)] for s in facts.trained]
     lists = [
         f"- list of {s.name}: {public_name(file.name)}, xxh3 `{file.xxh3}`"
@@ -193,18 +193,18 @@ def _processing(facts: Facts, blanks: Blanks) -> list[str]:
         "",
         f"### 3.1 {RIGHTS}",
         "",
-        f"- Signatory of the Code of Practice: {say('summary.signatory', given.signatory)}",
-        f"- Measures: {say('summary.rights', given.rights)}",
+        f"- Signatory of the Code of Practice: {say('summary.signatory', summary.signatory)}",
+        f"- Measures: {say('summary.rights', summary.rights)}",
         *lists,
         "",
         *table(["source", "records dropped by opt-out lists", "lists"], opted),
         "### 3.2 Removal of illegal content",
         "",
-        f"- Measures: {say('summary.illegal', given.illegal)}",
+        f"- Measures: {say('summary.illegal', summary.illegal)}",
         "",
         "### 3.3 Other information",
         "",
-        f"- {say('summary.other', given.other)}",
+        f"- {say('summary.other', summary.other)}",
         "",
         *table(["source", "reason", "records dropped"], dropped),
     ]

@@ -53,8 +53,8 @@ def card(path: Path, form: str, *, about: Path | None = None, build: Path | None
     """
     if form not in FORMS:
         raise UsageError(f"--as {form}: is no form of a card; use one of {', '.join(FORMS)}")
-    given = card_file.read(about)
+    card = card_file.read(about)
     run, place = run_folder.run_and_build(path, build)
     blanks = Blanks()
-    lines = FORMS[form](facts.gather(run, place, given), blanks)
+    lines = FORMS[form](facts.gather(run, place, card), blanks)
     return Card(form, "\n".join(lines).rstrip("\n") + "\n", tuple(blanks.names))

@@ -47,26 +47,26 @@ FORMATS = {
 
 def croissant(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the description; every file of the build that it lists is read for its sha256."""
-    given, provider = facts.card.dataset, facts.card.provider
+    dataset, provider = facts.card.dataset, facts.card.provider
     stated = {
-        "url": given.url,
-        "version": given.version,
-        "datePublished": given.published,
+        "url": dataset.url,
+        "version": dataset.version,
+        "datePublished": dataset.published,
         "license": _licences(facts),
         "creator": _creator(facts),
-        "description": given.description or _description(facts),
+        "description": dataset.description or _description(facts),
     }
     names = {"url": "url", "version": "version", "datePublished": "published"}
     for key, name in names.items():
         blanks.say(f"dataset.{name}", stated[key])
-    blanks.say("dataset.licence", given.licence or _licences(facts))
+    blanks.say("dataset.licence", dataset.licence or _licences(facts))
     blanks.say("provider.name", provider.name)
     derived = [{"@id": s.about.url} for s in facts.sources if s.about.url]
     content: Content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
-        "name": given.title or facts.name,
+        "name": dataset.title or facts.name,
         **{key: value for key, value in stated.items() if value},
         **({"prov:wasDerivedFrom": derived} if derived else {}),
         "distribution": [_file_object(facts.build.path, path) for path in build_files.files(facts)],
@@ -143,8 +143,8 @@ def _creator(facts: Facts) -> Content | None:
 def _description(facts: Facts) -> str:
     phases = ", ".join(phase.name for phase in facts.phases)
     digests = ", ".join(f"{phase.name} {phase.manifest.digest}" for phase in facts.phases)
-    taken = [(phase.name, redaction_line(phase.manifest)) for phase in facts.phases]
+    lines = [(phase.name, redaction_line(phase.manifest)) for phase in facts.phases]
     return (
         f"Packed rows of the phases {phases} of the recipe {facts.name}, and the documents that "
         f"they hold. Manifests: {digests}."
-    ) + "".join(f" Phase {name} was {line}." for name, line in taken if line)
+    ) + "".join(f" Phase {name} was {line}." for name, line in lines if line)

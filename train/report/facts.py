@@ -160,7 +160,7 @@ class Facts:
     @property
     def parts(self) -> list[PartFacts]:
         """The parts of all phases that are trained on."""
-        held_out = {held.domain for held in self.tokens if held.held_out}
+        held_out = {entry.domain for entry in self.tokens if entry.held_out}
         parts = (part for phase in self.phases for part in phase.parts)
         return [part for part in parts if not part.validates and part.domain not in held_out]
 
@@ -180,24 +180,24 @@ class Facts:
     def held(self) -> list[SourceTokens]:
         """What the domains trained on hold of each source."""
         drawn = {part.domain for part in self.parts}
-        return [held for held in self.tokens if held.domain in drawn]
+        return [entry for entry in self.tokens if entry.domain in drawn]
 
     @property
     def unique(self) -> int | None:
         """Tokens of the domains trained on, each once; None where one was imported."""
-        whole = {part.domain for part in self.parts} == {held.domain for held in self.held}
-        return sum(held.tokens for held in self.held) if whole else None
+        whole = {part.domain for part in self.parts} == {entry.domain for entry in self.held}
+        return sum(entry.tokens for entry in self.held) if whole else None
 
     @property
     def trained(self) -> list[SourceFacts]:
         """The sources that are trained on."""
-        names = {held.source for held in self.held}
+        names = {entry.source for entry in self.held}
         return [source for source in self.sources if source.name in names]
 
     def tokens_of(self, source: str) -> int | None:
         """Return the tokens that the domains trained on hold of a source, each domain once."""
-        held = [each.tokens for each in self.held if each.source == source]
-        return sum(held) if held else None
+        counts = [entry.tokens for entry in self.held if entry.source == source]
+        return sum(counts) if counts else None
 
     def about(self, kind: str | None) -> list[SourceFacts]:
         """Return the sources trained on of a kind; None: those whose kind is not stated."""
@@ -214,8 +214,8 @@ def gather(run: Path | None, path: Path, card: CardFile) -> Facts:
     if not manifests or not (path / "phases").exists():
         raise InputError(f"{path}: is no build and no run; give the --out of build or train")
     domains = sorted({part.domain for manifest in manifests for part in manifest.parts})
-    tokens = tuple(held for domain in domains for held in _tokens(build, domain))
-    names = sorted({held.source for held in tokens})
+    tokens = tuple(entry for domain in domains for entry in _tokens(build, domain))
+    names = sorted({entry.source for entry in tokens})
     home = _home(build)
     sources = tuple(_source(build, name, home) for name in names)
     phases = tuple(_phase(manifest, run) for manifest in manifests)
@@ -242,8 +242,8 @@ def _tokens(build: BuildFolder, domain: str) -> list[SourceTokens]:
     settings = receipt.settings
     held_out = bool(settings["held_out"] or (settings["split"] or {}).get("side") == "valid")
     return [
-        SourceTokens(domain, name, held.documents, held.bytes, held.tokens, held_out)
-        for name, held in sorted(PackAccount.of(receipt).sources.items())
+        SourceTokens(domain, name, account.documents, account.bytes, account.tokens, held_out)
+        for name, account in sorted(PackAccount.of(receipt).sources.items())
     ]
 
 

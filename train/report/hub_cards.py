@@ -39,9 +39,9 @@ class Licence:
 
 def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the card of the build as a dataset of the hub: its rows and the documents in them."""
-    given = facts.card.dataset
-    title = given.title or facts.name
-    licence = _licence(given.licence)
+    dataset = facts.card.dataset
+    title = dataset.title or facts.name
+    licence = _licence(dataset.licence)
     rows = {
         (shard.path, shard.rows)
         for phase in facts.phases
@@ -66,12 +66,12 @@ def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
         *yaml_head(head),
         f"# {title}",
         "",
-        f"- Description: {blanks.say('dataset.description', given.description)}",
-        f"- Version: {blanks.say('dataset.version', given.version)}",
-        f"- Licence: {blanks.say('dataset.licence', given.licence)}",
+        f"- Description: {blanks.say('dataset.description', dataset.description)}",
+        f"- Version: {blanks.say('dataset.version', dataset.version)}",
+        f"- Licence: {blanks.say('dataset.licence', dataset.licence)}",
         f"- Provider: {blanks.say('provider.name', facts.card.provider.name)}",
-        f"- Home: {blanks.say('dataset.url', given.url)}",
-        f"- Published: {blanks.say('dataset.published', given.published)}",
+        f"- Home: {blanks.say('dataset.url', dataset.url)}",
+        f"- Published: {blanks.say('dataset.published', dataset.published)}",
         "",
         *markdown.totals(facts, blanks),
         *markdown.sources(facts, blanks),
@@ -85,12 +85,12 @@ def model_card(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the card of the model that a run trained; UsageError for a build."""
     if facts.run is None:
         raise UsageError(f"{facts.build.path}: is a build; a model card needs a run")
-    given = facts.card.model
-    title = ", ".join(given.names) or facts.name
+    model = facts.card.model
+    title = ", ".join(model.names) or facts.name
     head: dict[str, Any] = {
-        **_of_licence(_licence(given.licence)),
+        **_of_licence(_licence(model.licence)),
         "language": _languages(facts) or None,
-        "base_model": given.base,
+        "base_model": model.base,
         "datasets": _hub_ids(facts) or None,
         "tags": ["crystalmix"],
     }
@@ -99,11 +99,11 @@ def model_card(facts: Facts, blanks: Blanks) -> list[str]:
         f"# {title}",
         "",
         f"- Provider: {blanks.say('provider.name', facts.card.provider.name)}",
-        f"- Licence: {blanks.say('model.licence', given.licence)}",
-        f"- Made from: {blanks.say('model.base', given.base)}",
-        f"- Home: {blanks.say('model.url', given.url)}",
-        f"- Meant for: {blanks.say('model.use', given.use)}",
-        f"- Limits: {blanks.say('model.limits', given.limits)}",
+        f"- Licence: {blanks.say('model.licence', model.licence)}",
+        f"- Made from: {blanks.say('model.base', model.base)}",
+        f"- Home: {blanks.say('model.url', model.url)}",
+        f"- Meant for: {blanks.say('model.use', model.use)}",
+        f"- Limits: {blanks.say('model.limits', model.limits)}",
         "",
         *_training(facts),
         *markdown.results(facts),

@@ -11,17 +11,17 @@ SHOWN = 10  # values of a tally
 
 def card(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the plain card."""
-    say, given = blanks.say, facts.card
+    say, card = blanks.say, facts.card
     kind = "run" if facts.run is not None else "build"
     return [
-        f"# {given.dataset.title or facts.name}",
+        f"# {card.dataset.title or facts.name}",
         "",
         f"Card of a {kind} of the recipe `{facts.name}`.",
         "",
-        f"- Provider: {say('provider.name', given.provider.name)}",
-        f"- Contact: {say('provider.contact', given.provider.contact)}",
-        f"- Licence of the whole: {say('dataset.licence', given.dataset.licence)}",
-        f"- Published: {say('dataset.published', given.dataset.published)}",
+        f"- Provider: {say('provider.name', card.provider.name)}",
+        f"- Contact: {say('provider.contact', card.provider.contact)}",
+        f"- Licence of the whole: {say('dataset.licence', card.dataset.licence)}",
+        f"- Published: {say('dataset.published', card.dataset.published)}",
         "",
         *totals(facts, blanks),
         *sources(facts, blanks),
@@ -99,15 +99,15 @@ def _stored(source: SourceFacts) -> str:
 def tallied(source: SourceFacts) -> list[str]:
     """Return the lines of a source's tallies: how many values, the largest, documents without."""
     lines: list[str] = []
-    for what, tally in (("domains of urls", source.domains), ("licences", source.licences)):
+    for name, tally in (("domains of urls", source.domains), ("licences", source.licences)):
         if tally is None:
             continue
         sealed, largest = tally.sealed, tally.largest(1.0, SHOWN)[:SHOWN]
         shown = ", ".join(f"{visible(value)} {documents:,}" for value, documents, _ in largest)
-        others = ", ..." if sealed.values > len(largest) else ""
+        more = ", ..." if sealed.values > len(largest) else ""
         lines.append(
-            f"- {what} of documents: {sealed.values:,} ({sealed.by}); documents of the largest: "
-            f"{shown or 'none'}{others}; without one: {sealed.missing_documents:,} documents, "
+            f"- {name} of documents: {sealed.values:,} ({sealed.by}); documents of the largest: "
+            f"{shown or 'none'}{more}; without one: {sealed.missing_documents:,} documents, "
             f"{sealed.missing_bytes:,} bytes"
         )
     return lines
@@ -118,9 +118,9 @@ def phases(facts: Facts) -> list[str]:
     lines = ["## Mixture", ""]
     for phase in facts.phases:
         lines += [f"### Phase {phase.name}", "", *_phase(phase)]
-    held = [[t.domain, t.source, t.documents, t.tokens] for t in facts.tokens]
+    rows = [[t.domain, t.source, t.documents, t.tokens] for t in facts.tokens]
     head = ["domain", "source", "documents", "tokens, once"]
-    return [*lines, "### Domains", "", *table(head, held)]
+    return [*lines, "### Domains", "", *table(head, rows)]
 
 
 def results(facts: Facts) -> list[str]:
@@ -155,9 +155,9 @@ def evidence(facts: Facts) -> list[str]:
         if phase.chain:
             lines.append(f"- head of the ledger's chain of {phase.name}: `{phase.chain}`")
     lines += [
-        f"- phase {phase.name} was {taken}; the numbers above are those before it"
+        f"- phase {phase.name} was {line}; the numbers above are those before it"
         for phase in facts.phases
-        if (taken := redaction_line(phase.manifest)) is not None
+        if (line := redaction_line(phase.manifest)) is not None
     ]
     command = (
         "crystalmix verify BUILD" if facts.run is None else "crystalmix verify BUILD --run RUN"

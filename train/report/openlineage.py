@@ -65,7 +65,7 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Content:
     ]
     if source.about.text:
         facets.append(_facet("documentation", description=source.about.text))
-    made = _facet(
+    facet = _facet(
         "outputStatistics", rowCount=source.documents, size=path.stat().st_size, fileCount=1
     )
     return _event(
@@ -73,7 +73,7 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Content:
         f"{facts.name}.source.{source.name}",
         source.digest,
         [_raw(entry) for entry in (*source.files, *source.lists)],
-        [_dataset(facts.name, f"{source.folder}/{DOCUMENTS}", facets, outputFacets=[made])],
+        [_dataset(facts.name, f"{source.folder}/{DOCUMENTS}", facets, outputFacets=[facet])],
     )
 
 
@@ -104,25 +104,25 @@ def _of_domain(facts: Facts, domain: str) -> Content:
     """Return the event of a domain: documents in, rows out; of imported rows nothing goes in."""
     folder = facts.build.path / _folders(facts)[domain]
     receipt = receipts.read(folder)
-    held = {each.source: each for each in facts.tokens if each.domain == domain}
-    sources = [source for source in facts.sources if source.name in held]
+    by_source = {entry.source: entry for entry in facts.tokens if entry.domain == domain}
+    sources = [source for source in facts.sources if source.name in by_source]
     inputs = [
         _dataset(
             facts.name,
             f"{source.folder}/{DOCUMENTS}",
             [_facet("version", datasetVersion=f"sha256:{source.digest}")],
-            inputFacets=[_facet("inputStatistics", rowCount=held[source.name].documents)],
+            inputFacets=[_facet("inputStatistics", rowCount=by_source[source.name].documents)],
         )
         for source in sources
     ]
     entries = rows_files(receipt)
-    made = _facet(
+    facet = _facet(
         "outputStatistics",
         rowCount=sum(shard.rows for shard in entries),
         size=sum(shard.bytes or 0 for shard in entries),
         fileCount=len(entries),
     )
-    output = _rows(facts, domain, outputFacets=[made])
+    output = _rows(facts, domain, outputFacets=[facet])
     path = folder / receipts.NAME
     return _event(path, f"{facts.name}.domain.{domain}", receipt.digest, inputs, [output])
 
@@ -136,7 +136,7 @@ def _rows(facts: Facts, domain: str, **more: list[Facet]) -> Content:
 
 def _of_phase(facts: Facts, phase: PhaseFacts) -> Content:
     """Return the event of a phase: rows of domains in, a sealed manifest out."""
-    manifest, taken = phase.manifest, phase.manifest.redaction
+    manifest, redaction = phase.manifest, phase.manifest.redaction
     drawn: dict[str, int] = {}
     for part in manifest.parts:
         drawn[part.domain] = drawn.get(part.domain, 0) + part.rows
@@ -145,26 +145,26 @@ def _of_phase(facts: Facts, phase: PhaseFacts) -> Content:
         for domain, rows in sorted(drawn.items())
         if rows
     ]
-    if taken is not None:
-        origin = _facet("version", datasetVersion=f"sha256:{taken['origin']}")
+    if redaction is not None:
+        origin = _facet("version", datasetVersion=f"sha256:{redaction['origin']}")
         inputs.append(_dataset(facts.name, f"phases/{phase.name}/{MANIFEST}", [origin]))
         if purged.is_purged(manifest):
-            inputs += _certificates(facts, taken["certificates"])
+            inputs += _certificates(facts, redaction["certificates"])
         else:
-            listed = _facet("version", datasetVersion=f"xxh3:{taken['list']}")
+            listed = _facet("version", datasetVersion=f"xxh3:{redaction['list']}")
             inputs.append(_dataset(facts.name, "redaction list", [listed]))
-    made = _facet("outputStatistics", rowCount=manifest.steps * manifest.batch)
-    output = _manifest(facts, phase, outputFacets=[made])
+    facet = _facet("outputStatistics", rowCount=manifest.steps * manifest.batch)
+    output = _manifest(facts, phase, outputFacets=[facet])
     path = facts.build.manifest(phase.name)
     return _event(path, f"{facts.name}.phase.{phase.name}", manifest.digest, inputs, [output])
 
 
 def _certificates(facts: Facts, ids: Sequence[str]) -> Iterator[Content]:
     """Yield the certificates of purges that a phase's manifest names."""
-    for one in purged.certificates(facts.build):
-        if one.id in ids:
-            version = _facet("version", datasetVersion=f"sha256:{one.digest}")
-            name = f"{purged.PURGE}/{one.id}/{purged.CERTIFICATE}"
+    for certificate in purged.certificates(facts.build):
+        if certificate.id in ids:
+            version = _facet("version", datasetVersion=f"sha256:{certificate.digest}")
+            name = f"{purged.PURGE}/{certificate.id}/{purged.CERTIFICATE}"
             yield _dataset(facts.name, name, [version])
 
 
@@ -187,7 +187,7 @@ def _of_checkpoints(facts: Facts, phase: PhaseFacts) -> Iterator[Content]:
         output = _dataset(
             facts.run.resolve().name,
             f"{phase.name}/checkpoints/{checkpoint.name}",
-            [_facet("version", datasetVersion=each) for each in version],
+            [_facet("version", datasetVersion=digest) for digest in version],
             outputFacets=[
                 _facet(
                     "outputStatistics",

@@ -38,9 +38,9 @@ class _Graph:
 
     def add(self, kind: str, place: str, **values: object) -> str:
         """Add an element without the values that are empty; return its id."""
-        given = {k: v for k, v in values.items() if v not in (None, "", [], ())}
+        fields = {k: v for k, v in values.items() if v not in (None, "", [], ())}
         own = f"{self.name}#{place}"
-        self.elements.append({"type": kind, "spdxId": own, "creationInfo": "_:creation", **given})
+        self.elements.append({"type": kind, "spdxId": own, "creationInfo": "_:creation", **fields})
         return own
 
     def relate(self, source: str, kind: str, targets: Iterable[str], comment: str = "") -> None:
@@ -70,11 +70,11 @@ class _Graph:
 def spdx(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the document; every file of the build that it lists is read for its sha256."""
     digests = [phase.manifest.digest for phase in facts.phases]
-    given = facts.card
+    card = facts.card
     name = f"urn:uuid:{uuid5(NAMESPACE_URL, ' '.join(digests))}"
     graph = _Graph(name, f"{name}#provider")
-    provider = blanks.say("provider.name", given.provider.name)
-    if given.provider.name is None:
+    provider = blanks.say("provider.name", card.provider.name)
+    if card.provider.name is None:
         graph.agent = graph.add("SoftwareAgent", "crystalmix-agent", name="crystalmix")
     else:
         graph.add("Organization", "provider", name=provider)
@@ -92,7 +92,7 @@ def spdx(facts: Facts, blanks: Blanks) -> list[str]:
     graph.relate(build, "hasOutput", [dataset])
     root = dataset if facts.run is None else _model(graph, facts, dataset, blanks)
     document = {
-        "name": given.dataset.title or facts.name,
+        "name": card.dataset.title or facts.name,
         "rootElement": [root],
         "element": [element["spdxId"] for element in graph.elements],
         "profileConformance": _profiles(facts),
@@ -178,15 +178,15 @@ def _collection(source: SourceFacts, blanks: Blanks) -> str | None:
 
 def _dataset(graph: _Graph, facts: Facts, blanks: Blanks) -> str:
     """Add the mixture with the build's files; return its id. A redacted view has no files."""
-    given, say = facts.card.dataset, blanks.say
+    dataset, say = facts.card.dataset, blanks.say
     for key in ("description", "url", "version", "published", "licence", "use", "bias"):
-        say(f"dataset.{key}", getattr(given, key))
+        say(f"dataset.{key}", getattr(dataset, key))
     names = [] if facts.redacted else build_files.files(facts)
     personal = {source.about.personal for source in facts.sources}
     phases = [
         f"phase {phase.name}: {phase.manifest.steps:,} steps of {phase.manifest.batch:,} rows of "
         f"{phase.manifest.msl:,} tokens, manifest {phase.manifest.digest}"
-        + (f", {taken}" if (taken := redaction_line(phase.manifest)) else "")
+        + (f", {line}" if (line := redaction_line(phase.manifest)) else "")
         for phase in facts.phases
     ]
     if facts.redacted:
@@ -194,19 +194,19 @@ def _dataset(graph: _Graph, facts: Facts, blanks: Blanks) -> str:
     own = graph.add(
         "dataset_DatasetPackage",
         "dataset",
-        name=given.title or facts.name,
-        description=given.description,
+        name=dataset.title or facts.name,
+        description=dataset.description,
         originatedBy=_provider(graph, facts),
         builtTime=_built(facts),
-        releaseTime=_time(given.published),
+        releaseTime=_time(dataset.published),
         software_primaryPurpose="data",
-        software_downloadLocation=given.url,
-        software_packageVersion=given.version,
+        software_downloadLocation=dataset.url,
+        software_packageVersion=dataset.version,
         dataset_datasetType=["text"],
         dataset_datasetSize=sum((facts.build.path / name).stat().st_size for name in names) or None,
         dataset_dataPreprocessing=phases,
-        dataset_intendedUse=given.use,
-        dataset_knownBias=list(given.bias),
+        dataset_intendedUse=dataset.use,
+        dataset_knownBias=list(dataset.bias),
         dataset_hasSensitivePersonalInformation="no" if personal == {"none"} else "noAssertion",
     )
     files = [
@@ -220,15 +220,15 @@ def _dataset(graph: _Graph, facts: Facts, blanks: Blanks) -> str:
         for number, name in enumerate(names)
     ]
     graph.relate(own, "contains", files)
-    graph.relate(own, "hasConcludedLicense", [graph.licence(given.licence)])
+    graph.relate(own, "hasConcludedLicense", [graph.licence(dataset.licence)])
     return own
 
 
 def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
     """Add the model that a run trained; return its id."""
-    given = facts.card.model
+    model = facts.card.model
     for key in ("names", "licence", "url", "placed", "use", "limits", "base"):
-        blanks.say(f"model.{key}", getattr(given, key))
+        blanks.say(f"model.{key}", getattr(model, key))
     done = [phase for phase in facts.phases if phase.checkpoint is not None]
     comments = [
         f"{phase.name}: {phase.steps:,} steps recorded, {phase.skipped:,} skipped, head of the "
@@ -246,16 +246,16 @@ def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
     own = graph.add(
         "ai_AIPackage",
         "model",
-        name=", ".join(given.names) or facts.name,
+        name=", ".join(model.names) or facts.name,
         suppliedBy=next(iter(_provider(graph, facts)), None),
-        releaseTime=_time(given.placed),
+        releaseTime=_time(model.placed),
         verifiedUsing=_hash("other", weights, "crystalmix digest of all parameters"),
         software_primaryPurpose="model",
-        software_downloadLocation=given.url,
-        software_packageVersion=", ".join(given.names),
+        software_downloadLocation=model.url,
+        software_packageVersion=", ".join(model.names),
         ai_informationAboutTraining="; ".join(comments),
-        ai_informationAboutApplication=given.use,
-        ai_limitation=given.limits,
+        ai_informationAboutApplication=model.use,
+        ai_limitation=model.limits,
         ai_hyperparameter=[
             {"type": "DictionaryEntry", "key": key, "value": value}
             for key, value in entries.items()
@@ -264,7 +264,7 @@ def _model(graph: _Graph, facts: Facts, dataset: str, blanks: Blanks) -> str:
     if comments:
         comment = "what was consumed is recorded step by step in the run's ledger"
         graph.relate(own, "trainedOn", [dataset], comment)
-    graph.relate(own, "hasConcludedLicense", [graph.licence(given.licence)])
+    graph.relate(own, "hasConcludedLicense", [graph.licence(model.licence)])
     return own
 
 

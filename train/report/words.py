@@ -47,7 +47,7 @@ def words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (tuple, list)):
-        return ", ".join(words(each) for each in value)  # pyright: ignore[reportUnknownVariableType]
+        return ", ".join(words(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
     return visible(str(value), keep="\n")
 
 
@@ -73,7 +73,7 @@ def yaml_head(values: dict[str, object]) -> list[str]:
     lines = ["---"]
     for key, value in values.items():
         if isinstance(value, list):
-            lines += [f"{key}:", *(f"- {dumps(each)}" for each in value)]  # pyright: ignore[reportUnknownVariableType]
+            lines += [f"{key}:", *(f"- {dumps(item)}" for item in value)]  # pyright: ignore[reportUnknownVariableType]
         elif value is not None:
             lines.append(f"{key}: {dumps(value)}")
     return [*lines, "---", ""]
