@@ -41,9 +41,9 @@ class Verbs(Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take -v and -q behind a verb, too."""
         end = args.index("--") if "--" in args else len(args)
-        said = [word for word in args[:end] if word in ANYWHERE]
-        others = [word for word in args[:end] if word not in ANYWHERE]
-        return super().parse_args(ctx, [*said, *others, *args[end:]])
+        options = [word for word in args[:end] if word in ANYWHERE]
+        words = [word for word in args[:end] if word not in ANYWHERE]
+        return super().parse_args(ctx, [*options, *words, *args[end:]])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a verb; a CrystalmixError ends with its exit code and one line on stderr."""

@@ -143,8 +143,8 @@ def _export(
     receipt = receipts.seal(out, recipe, entries, content)
     for item in items:
         _with(item.stem, DONE).unlink(missing_ok=True)
-    for left in out.rglob(".*.tmp"):
-        left.unlink()
+    for path in out.rglob(".*.tmp"):
+        path.unlink()
     return receipt
 
 

@@ -32,8 +32,8 @@ BLOCKS = 64
 def order_lines(old: Manifest, new: Manifest) -> list[str]:
     """Return one line for each part of both manifests, and one on the positions that changed."""
     for manifest in (old, new):
-        known = VERSION if manifest.cerebras is None else cerebras_order.VERSION
-        if manifest.order_version != known:
+        version = VERSION if manifest.cerebras is None else cerebras_order.VERSION
+        if manifest.order_version != version:
             return [f"order: can't be compared: one is of version {manifest.order_version}"]
     after = {part.name: place for place, part in enumerate(new.parts)}
     lines = [

@@ -323,8 +323,8 @@ def rows_of(shard: Path) -> tuple[Numbers, Numbers]:
     table = pq.read_table(path, columns=["row", "start", "stop"])
     row, start, stop = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
     if stones is not None:
-        taken = set(zip(stones.row, stones.start, stones.stop, strict=True))
-        new = np.array([piece not in taken for piece in zip(row, start, stop, strict=True)], bool)
+        pieces = set(zip(stones.row, stones.start, stones.stop, strict=True))
+        new = np.array([piece not in pieces for piece in zip(row, start, stop, strict=True)], bool)
         row, start, stop = row[new], start[new], stop[new]
     return row, stop - start
 

@@ -54,6 +54,6 @@ def mark(receipt: Json) -> dict[str, str]:
     """Return the mark of one receipt."""
     recipe = {key: receipt.get(key) for key in receipts.RECIPE_KEYS}
     body = {key: value for key, value in receipt.items() if key not in ("digest", "seen")}
-    seen: list[Mapping[str, object]] = receipt.get("seen", [])
-    seen = [{k: v for k, v in file.items() if k != "modified"} for file in seen]
-    return {"recipe": receipts.digest(recipe), "receipt": receipts.digest([body, seen])}
+    files: list[Mapping[str, object]] = receipt.get("seen", [])
+    files = [{k: v for k, v in file.items() if k != "modified"} for file in files]
+    return {"recipe": receipts.digest(recipe), "receipt": receipts.digest([body, files])}

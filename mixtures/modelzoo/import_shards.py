@@ -232,8 +232,8 @@ def _place(root: Path, file: Path) -> str:
 
 def _make_links(folder: Path, files: Collection[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.h5"):
-        left.unlink()
+    for path in folder.glob("*.h5"):
+        path.unlink()
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
 

@@ -171,10 +171,10 @@ def _linked(manifest: Manifest, part: ManifestPart, files: Sequence[Path], place
         )
     folder = place.links / manifest.phase / part.name
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.h5"):
-        if not left.is_symlink():
-            raise RefusalError(f"{left}: is a file, no link; give another folder for --links")
-        left.unlink()
+    for path in folder.glob("*.h5"):
+        if not path.is_symlink():
+            raise RefusalError(f"{path}: is a file, no link; give another folder for --links")
+        path.unlink()
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
     return folder

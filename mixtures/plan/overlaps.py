@@ -47,14 +47,14 @@ def seen(part: Part, rows: int, before: Sequence[Taken], walk: str = "", start: 
         common(part, taken.part) * min(1.0, taken.epochs) for taken in before if taken not in same
     )
     longest = max(same, key=lambda taken: taken.stop, default=None)
-    known = 0.0
+    overlap = 0.0
     if longest is not None and longest.rows:
         epoch = longest.rows / longest.epochs  # rows
         prefix = min(epoch, longest.stop)
         first = max(0.0, min(start + rows, epoch) - start)
-        known = max(0.0, min(start + first, prefix) - start)
-        known += (rows - first) * prefix / epoch if prefix < epoch else rows - first
-    return round(known + (rows - known) * min(1.0, share))
+        overlap = max(0.0, min(start + first, prefix) - start)
+        overlap += (rows - first) * prefix / epoch if prefix < epoch else rows - first
+    return round(overlap + (rows - overlap) * min(1.0, share))
 
 
 def notes(

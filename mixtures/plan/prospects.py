@@ -109,10 +109,10 @@ def _stand_in(
 ) -> Receipt | None:
     """Return what stands for the receipt of documents; whole: whether all of them are known."""
     now = receipts.read(work.place) if (work.place / receipts.NAME).exists() else None
-    known = {} if now is None else {entry.block: entry for entry in now.blocks}
+    by_block = {} if now is None else {entry.block: entry for entry in now.blocks}
     entries: list[SourceBlock] = []
     for block in blocks:
-        entry = None if block.settled else known.get(block.name)
+        entry = None if block.settled else by_block.get(block.name)
         if block.settled and block.account is not None:
             entry = source_block(block.name, block.account)
         nobody_knows = f"{UNREAD}: {work.source.name} {block.name}"

@@ -107,8 +107,8 @@ def _sample(source: Source, root: Path) -> _Sample:
     scale = sum(sizes.values()) / max(1, raw) * (source.select.sample or 1.0)
     count = sum(account.documents for account in accounts) * scale
     text = sum(account.bytes for account in accounts) * scale
-    kept = min(1.0, (source.select.limit or count) / max(1.0, count))
-    return _Sample(source, tuple(chosen), kept * count, kept * text)
+    share = min(1.0, (source.select.limit or count) / max(1.0, count))
+    return _Sample(source, tuple(chosen), share * count, share * text)
 
 
 def _counter(tokenizer: Tokenizer, way: _Way) -> TokensOf:

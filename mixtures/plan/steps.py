@@ -220,9 +220,9 @@ class Walk:
         total: list[int | None] = []
         missing: list[int | None] = []
         for (prospect, block), out in zip(blocks, outs, strict=True):
-            known = None if out is None or not block.settled else artifacts.done(out)
-            if known is not None:
-                total.append(known["tokens"])
+            account = None if out is None or not block.settled else artifacts.done(out)
+            if account is not None:
+                total.append(account["tokens"])
                 continue
             source = prospect.source.name
             rate = self.measured.tokens.of(f"{name}/{source}", source)
@@ -307,8 +307,8 @@ def _blocks(prospects: Sequence[Prospect]) -> list[tuple[Prospect, Block]]:
 
 
 def _summed(amounts: Iterable[int | None]) -> int | None:
-    known = list(amounts)
-    return None if None in known else sum(amount or 0 for amount in known)
+    counts = list(amounts)
+    return None if None in counts else sum(amount or 0 for amount in counts)
 
 
 def _msl(receipt: Receipt) -> int:

@@ -372,13 +372,13 @@ def _check_names(path: Path, content: object, recipe: Recipe) -> None:
                 raise _unknown(path, content, steps, source, recipe.sources)
             if recipe.sources[source].is_chat != (domain.chat is not None):
                 steps = ("domains", name, "sources", i)
-                what = "chat, so that the domain needs `chat` with a template"
+                hint = "chat, so that the domain needs `chat` with a template"
                 if domain.chat is not None:
-                    what = "no chat; set its `format: chat`, or drop `chat` of the domain"
+                    hint = "no chat; set its `format: chat`, or drop `chat` of the domain"
                 where = (
                     f"{path}:{yaml_settings.line_of(content, steps)}: domains.{name}.sources.{i}"
                 )
-                raise RecipeError(f"{where}: source {source} is of {what}")
+                raise RecipeError(f"{where}: source {source} is of {hint}")
     for name, phase in recipe.phases.items():
         for i, part in enumerate(phase.parts):
             if part.domain not in recipe.domains:

@@ -48,7 +48,7 @@ def faults(out: Path, origin: Path) -> Iterator[str]:
 
 def documents(build: BuildFolder, view: View) -> list[Found]:
     """Return the documents that were taken; DamageError where the origin has others."""
-    taken: list[Found] = []
+    documents: list[Found] = []
     for source in sorted({name for name, _, _ in view.documents}):
         digests = {n: digest for name, n, digest in view.documents if name == source}
         numbers = np.array(sorted(digests), np.int64)
@@ -56,8 +56,8 @@ def documents(build: BuildFolder, view: View) -> list[Found]:
         for number, digest in zip(numbers.tolist(), table["digest"].to_pylist(), strict=True):
             if digest is None or digest.hex() != digests[number]:
                 raise DamageError(f"source {source}: document {number} is another text now")
-            taken.append(Found("entry", source, number, "", digests[number], 0, 0))
-    return taken
+            documents.append(Found("entry", source, number, "", digests[number], 0, 0))
+    return documents
 
 
 def _manifest_faults(
@@ -88,10 +88,9 @@ def _file_faults(out: Path, build: BuildFolder, taken: redact.Taken) -> Iterator
         gone = {path.name for path in stones if path.parent == inside}
         sides = {spans.path_of(Path(name)).name for name in gone}
         places += [inside / name for name in sorted(names - gone - sides)]
-        kept = {tombstones.path_of(Path(name)).name for name in gone}
-        known = (names - gone) | kept
+        names = (names - gone) | {tombstones.path_of(Path(name)).name for name in gone}
         for path in sorted((out / inside).iterdir()):
-            if path.name not in known:
+            if path.name not in names:
                 yield f"{path}: is not of this view; remove it"
     for inside in places:
         link = out / inside

@@ -98,10 +98,10 @@ def find_near(lookups: Lookups, hits: Sequence[Hits]) -> NearSearch:
     more: _Found = {}
     shares: dict[tuple[int, tuple[str, int]], float] = {}
     for number, hit in enumerate(hits):
-        known = {document.key for document in hit.documents}
-        for of in known:
+        own = {document.key for document in hit.documents}
+        for of in own:
             for key, share in similar.get(of, {}).items():
-                if key not in known:
+                if key not in own:
                     shares[number, key] = max(share, shares.get((number, key), 0.0))
     for number, key in sorted(shares):
         more.setdefault(key, []).append((number, "near copy"))
@@ -126,11 +126,11 @@ def find(lookups: Lookups, entries: Sequence[Entry], *, copies: bool = True) -> 
         relations.setdefault(key, []).append((number, "entry"))
     _read(lookups, relations, hits)
     if copies:
-        known = [{document.key for document in hit.documents} for hit in hits]
+        keys = [{document.key for document in hit.documents} for hit in hits]
         more: _Found = {}
         for number, key, relation in _copies(lookups, hits):
-            if key not in known[number]:
-                known[number].add(key)
+            if key not in keys[number]:
+                keys[number].add(key)
                 more.setdefault(key, []).append((number, relation))
         _read(lookups, more, hits)
     return hits
@@ -141,10 +141,10 @@ def places_of(lookups: Lookups, entries: Sequence[Entry]) -> Iterator[tuple[int,
 
     A place is the number of a document, or -1 - n for line n of what was dropped.
     """
-    seen: set[tuple[int, tuple[str, int]]] = set()
+    pairs: set[tuple[int, tuple[str, int]]] = set()
     for pair in chain(_places(lookups, entries), erased_names.places(lookups.build, entries)):
-        if pair not in seen:
-            seen.add(pair)
+        if pair not in pairs:
+            pairs.add(pair)
             yield pair
 
 
@@ -156,12 +156,12 @@ def _places(lookups: Lookups, entries: Sequence[Entry]) -> Iterator[tuple[int, t
     texts = sorted((e.key, number) for number, e in enumerate(entries) if e.kind == "digest")
     for source in lookups.sources:
         by_name, by_digest = lookups.names(source), lookups.digests(source)
-        seen: set[tuple[int, int]] = set()
+        pairs: set[tuple[int, int]] = set()
         for first, end, number in names:
-            seen |= {(number, place) for place in by_name.between(first, end).tolist()}
+            pairs |= {(number, place) for place in by_name.between(first, end).tolist()}
         for key, number in texts:
-            seen |= {(number, place) for place in _of_digest(by_digest, key)}
-        yield from ((number, (source, place)) for number, place in sorted(seen))
+            pairs |= {(number, place) for place in _of_digest(by_digest, key)}
+        yield from ((number, (source, place)) for number, place in sorted(pairs))
 
 
 def _of_digest(lookup_: lookup.Lookup, digest: str) -> list[int]:
@@ -175,11 +175,11 @@ def _of_sql(build: BuildFolder, entry: Entry) -> Iterator[tuple[str, int]]:
     if not paths:
         return
     # resolved, for sources may be links: into the store, or of a view or a mixture to its build
-    held = {path.parent.name: path.resolve() for path in paths}
-    connection = connect(readable=[path.parent for path in held.values()])
+    files = {path.parent.name: path.resolve() for path in paths}
+    connection = connect(readable=[path.parent for path in files.values()])
     tables = (
         f"SELECT {quoted(name)} AS source, * FROM read_parquet({quoted(str(path))})"
-        for name, path in held.items()
+        for name, path in files.items()
     )
     with explained():
         connection.execute(f"CREATE VIEW documents AS {' UNION ALL BY NAME '.join(tables)}")

@@ -100,8 +100,8 @@ def collect(
             else:
                 gone.append((kind, path))
         gone += [("history", path) for path in states]
-        known = [*store.digests()] if digests else []
-        gone += [("digests", path) for path in known]
+        files = [*store.digests()] if digests else []
+        gone += [("digests", path) for path in files]
         sizes = {path: _bytes(path) for _, path in gone}
         if delete:
             for _, path in gone:

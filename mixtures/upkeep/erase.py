@@ -43,17 +43,17 @@ def rows(folder: Path, stones: Mapping[str, Tombstones], number: str) -> None:
     mark = _mark(receipt, number)
     if mark is None:
         return
-    known = dict(mark.shards)
+    marks = dict(mark.shards)
     entries = {entry["name"]: entry for entry in receipt.files}
     ids = np.array((receipt.settings.get("tokenizer") or {}).get("controls", []), np.int32)
     for name, new in stones.items():
         path = folder / name
         gone = _joined(path, new)
         if file_digest(path) == entries[name]["xxh3"]:
-            before = known[name].controls if name in known else 0
+            before = marks[name].controls if name in marks else 0
             _write_stones(path, gone, before + _controls(path, gone, ids))
         shard = shards.write(path, entries[name]["rows"], _buried(path, gone))
-        known[name] = ErasedShard(
+        marks[name] = ErasedShard(
             digest=shard.digest,
             rows_sum=shard.rows_sum or 0,
             loss_tokens=shard.loss_tokens or 0,
@@ -67,7 +67,7 @@ def rows(folder: Path, stones: Mapping[str, Tombstones], number: str) -> None:
         entries[name] = {**entries[name], "bytes": shard.bytes, "xxh3": shard.xxh3}
         side = spans.path_of(path, purged.SIDE)
         entries[side.name] = receipts.describe(side)
-    _seal(folder, entries, {"shards": {}, **replace(mark, shards=known).content()})
+    _seal(folder, entries, {"shards": {}, **replace(mark, shards=marks).content()})
 
 
 def _buried(path: Path, gone: Tombstones) -> Iterator[NDArray[np.int32]]:
@@ -125,10 +125,10 @@ def documents(folder: Path, places: Mapping[int, str | None], number: str) -> No
     own = {place: renamed(name, number) for place, name in places.items()}
     numbers = {place: name for place, name in own.items() if place >= 0}
     lines = {-1 - place: name for place, name in own.items() if place < 0}
-    kept = {*IDENTITY}
+    columns = {*IDENTITY}
     was: dict[str, ErasedFile] = {}
     for file, names, stay in (
-        (DOCUMENTS, numbers, kept),
+        (DOCUMENTS, numbers, columns),
         (dropped.NAME, lines, {*dropped.SCHEMA.names} - {"detail"}),
     ):
         if names:

@@ -134,10 +134,10 @@ def resume(build: Path) -> Certificate:
         raise InputError(f"{build}: no purge of it is unfinished; give --list to begin one")
     joint = _joint(folder, number)
     if joint.exists():
-        known = read_json(joint)["requests"]
+        contents = read_json(joint)["requests"]
         requests = {
             BuildFolder(Path(path)): quick_record(request, Request, str(joint))
-            for path, request in known.items()
+            for path, request in contents.items()
         }
     else:
         request = purged.read_sealed(purged.log(folder) / number / purged.REQUEST, Request)

@@ -212,11 +212,11 @@ def _unerased(path: Path) -> int:
         return 0
     columns = [spans.read(side)[name].to_numpy() for name in ("row", "start", "stop")]
     rows = np.unique(columns[0])
-    held = dict(zip(rows.tolist(), shards.take(path, rows), strict=True))
+    by_row = dict(zip(rows.tolist(), shards.take(path, rows), strict=True))
     ids, counted = set[int](), 0
     for row, start, stop in zip(*columns, strict=True):
-        ids.update(held[int(row)][0, start:stop].tolist())
-        counted += int(np.count_nonzero(held[int(row)][1, max(0, start - 1) : stop]))
+        ids.update(by_row[int(row)][0, start:stop].tolist())
+        counted += int(np.count_nonzero(by_row[int(row)][1, max(0, start - 1) : stop]))
     return counted + max(0, len(ids) - 1)
 
 
@@ -267,11 +267,11 @@ def _recount_documents(check: Check) -> DocumentCounts:
 
 
 def _bytes_of(digests: Any) -> bytes:  # noqa: ANN401  an Arrow array of binary(16)
-    known = digests.drop_null()
-    width = known.type.byte_width
-    first = known.offset * width
+    array = digests.drop_null()
+    width = array.type.byte_width
+    first = array.offset * width
     return (
-        known.buffers()[1][first : first + len(known) * width].to_pybytes() if len(known) else b""
+        array.buffers()[1][first : first + len(array) * width].to_pybytes() if len(array) else b""
     )
 
 
@@ -441,8 +441,8 @@ def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[st
             lines.append(f"was made from {name}, which is not here")
         elif origin.content != content:
             lines.append(f"was made from another {name} than the one here; build again")
-    known = [account_of(origin) for origin in inputs.values() if origin is not None]
-    if lines or not known or receipt.stage == "documents":
+    accounts = [account_of(origin) for origin in inputs.values() if origin is not None]
+    if lines or not accounts or receipt.stage == "documents":
         return lines
     if receipt.stage in JOINED:
         sums = [_rows_sum(shards_of(origin)) for origin in inputs.values() if origin is not None]
@@ -453,7 +453,7 @@ def disinherited(receipt: Receipt, inputs: dict[str, Receipt | None]) -> list[st
     if receipt.stage != "pack":
         pairs["tokens_in"] = "tokens_out"
     for own, theirs in pairs.items():
-        total = sum(getattr(other, theirs) for other in known)
+        total = sum(getattr(origin, theirs) for origin in accounts)
         count = getattr(account, own)
         if isinstance(account, PackAccount):  # of documents, whose all are these
             count = account.documents_taken + account.held_out + (account.spent or 0)

@@ -154,7 +154,7 @@ def _check_contents(
     for folder, receipt in sealed.items():
         try:
             named = [sealed.get(folder.parent / str(name)) for name in receipt.inputs]
-            inputs = [other for other in named if other is not None]
+            inputs = [origin for origin in named if origin is not None]
             checks = accounts.checks(folder, receipt, inputs)
         except (DamageError, *MALFORMED) as error:
             yield _unfit(folder / receipts.NAME, error)
@@ -212,19 +212,19 @@ def _check_account(
 
 def _note_unread(folder: BuildFolder, sealed: dict[Path, Receipt], note: Note) -> None:
     """Note the files in a build's folder that no receipt, manifest or seal names."""
-    known = {folder.tokenizer, folder.phase_set, folder.receipt_set, *folder.manifests()}
-    known |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
-    known |= {folder.path / about.NAME, *lookups.named(folder)}
+    paths = {folder.tokenizer, folder.phase_set, folder.receipt_set, *folder.manifests()}
+    paths |= {path.with_name(cerebras_order.KEPT) for path in folder.manifests()}
+    paths |= {folder.path / about.NAME, *lookups.named(folder)}
     for place, receipt in sealed.items():
-        known |= {place / entry["name"] for entry in receipt.files} | {place / receipts.NAME}
+        paths |= {place / entry["name"] for entry in receipt.files} | {place / receipts.NAME}
     # what they hold is named by other builds, or to be freed, or checked with the log
     elsewhere = {folder.store, folder.history, folder.path / purged.PURGE}
     below = (path for place in (folder.path, *sealed) for path in _below(place, elsewhere))
-    others = sorted({path for path in below if path not in known and path.is_file()})
-    if others:
-        more = ", ..." if len(others) > SHOWN else ""
-        names = ", ".join(str(path.relative_to(folder.path)) for path in others[:SHOWN])
-        note(f"{folder.path}: {len(others):,} files are of no build and not read ({names}{more})")
+    files = sorted({path for path in below if path not in paths and path.is_file()})
+    if files:
+        more = ", ..." if len(files) > SHOWN else ""
+        names = ", ".join(str(path.relative_to(folder.path)) for path in files[:SHOWN])
+        note(f"{folder.path}: {len(files):,} files are of no build and not read ({names}{more})")
 
 
 def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:

@@ -98,9 +98,9 @@ def search(item: Search) -> Json:
         for columns in sorted_lists.gathered(_placed(own, item.keys)):
             order = np.argsort(columns[2])
             high, low, place, row = (column[order] for column in columns)
-            which, firsts = seen.add((high, low), place)
-            entries = np.empty(len(which), REPEATED)
-            entries["place"], entries["first"], entries["row"] = place[which], firsts, row[which]
+            rows, firsts = seen.add((high, low), place)
+            entries = np.empty(len(rows), REPEATED)
+            entries["place"], entries["first"], entries["row"] = place[rows], firsts, row[rows]
             yield entries["place"] // RECORDS, entries
 
     return {"repeated": sorted_lists.write_grouped(item.out, len(own), repeated())}

@@ -144,8 +144,8 @@ def propose(item: Proposing) -> Json:
         for hashes, places in sorted_lists.gathered(_numbered(bands, item.keys)):
             order = np.argsort(places, kind="stable")
             order = order[~_is_in(places[order], skipped)]
-            which, first = seen.add((hashes[order],), places[order])
-            entries = _each_once(places[order][which], first)
+            rows, first = seen.add((hashes[order],), places[order])
+            entries = _each_once(places[order][rows], first)
             yield np.searchsorted(firsts, entries["row"], side="right") - 1, entries
 
     return {"pairs": sorted_lists.write_grouped(item.out, len(bands), pairs())}
@@ -215,5 +215,5 @@ def clusters(rows: Places, firsts: Places) -> tuple[Places, Places]:
         if np.array_equal(joined, first):
             break
         first = joined
-    others = first != np.arange(len(members), dtype=kind)
-    return members[others], members[first[others]]
+    repeats = first != np.arange(len(members), dtype=kind)
+    return members[repeats], members[first[repeats]]

@@ -86,11 +86,11 @@ class Layout:
         """Yield the entries of a range of keys, segment by segment."""
         first, last = keys.bounds
         with path.open("rb") as file:
-            left = file.seek(0, 2) // self.width
+            entries = file.seek(0, 2) // self.width
             place = 0
-            view = mmap(file.fileno(), 0, access=ACCESS_READ) if left else b""
-            while left:
-                size = min(left, SEGMENT)
+            view = mmap(file.fileno(), 0, access=ACCESS_READ) if entries else b""
+            while entries:
+                size = min(entries, SEGMENT)
                 columns: list[NDArray[Any]] = []
                 for kind in self.types:
                     columns.append(np.frombuffer(view, kind, size, place))
@@ -99,20 +99,20 @@ class Layout:
                 high = columns[0].searchsorted(last, "right")
                 if low < high:
                     yield [column[low:high].copy() for column in columns]
-                left -= size
+                entries -= size
 
 
 def _segments(pieces: Iterable[Columns]) -> Iterator[list[NDArray[Any]]]:
     """Yield the columns of pieces, cut anew: SEGMENT entries at a time."""
-    held: list[Columns] = []
+    blocks: list[Columns] = []
     for piece in pieces:
-        held.append(piece)
-        while (count := sum(len(columns[0]) for columns in held)) >= SEGMENT:
-            columns = joined(held)
+        blocks.append(piece)
+        while (count := sum(len(columns[0]) for columns in blocks)) >= SEGMENT:
+            columns = joined(blocks)
             yield [column[:SEGMENT] for column in columns]
-            held = [[column[SEGMENT:] for column in columns]] if count > SEGMENT else []
-    if held:
-        yield joined(held)
+            blocks = [[column[SEGMENT:] for column in columns]] if count > SEGMENT else []
+    if blocks:
+        yield joined(blocks)
 
 
 def joined(pieces: Sequence[Columns]) -> list[NDArray[Any]]:
@@ -125,16 +125,16 @@ def gathered(pieces: Iterable[Sequence[Columns]]) -> Iterator[list[NDArray[Any]]
 
     pieces: of one list each; a list is never divided.
     """
-    held: list[Columns] = []
+    blocks: list[Columns] = []
     count = 0
     for piece in pieces:
-        held += piece
+        blocks += piece
         count += sum(len(columns[0]) for columns in piece)
         if count >= RANGE:
-            yield joined(held)
-            held, count = [], 0
+            yield joined(blocks)
+            blocks, count = [], 0
     if count:
-        yield joined(held)
+        yield joined(blocks)
 
 
 class Seen:
@@ -152,16 +152,16 @@ class Seen:
 
         places: ascending, and none before those of earlier calls.
         """
-        known = len(self.first)
+        count = len(self.first)
         every = [np.concatenate(pair) for pair in zip(self.keys, keys, strict=True)]
         order, is_new = sorted_groups(every)
         first = np.concatenate([self.first, places])[order[is_new]]
         again = np.flatnonzero(~is_new)
-        which = order[again] - known
+        rows = order[again] - count
         firsts = first[np.cumsum(is_new)[again] - 1]
         self.keys, self.first = [column[order[is_new]] for column in every], first
-        by_place = np.argsort(which)
-        return which[by_place], firsts[by_place]
+        by_place = np.argsort(rows)
+        return rows[by_place], firsts[by_place]
 
 
 def sorted_groups(keys: Sequence[Keys]) -> tuple[Places, NDArray[np.bool_]]:

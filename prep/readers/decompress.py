@@ -62,8 +62,8 @@ class Filled:
                     yield piece[start : run.start() + 1]
                     start = run.end()
                     self.blank_lines += piece.count(b"\n", run.start() + 1, start)
-            if rest := piece[start:] if start else piece:
-                yield rest
+            if tail := piece[start:] if start else piece:
+                yield tail
             begins = piece.endswith(b"\n") if piece else begins
 
 
@@ -72,26 +72,26 @@ def lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | None]:
 
     Lines end at `\n` only: U+2028, `\r` and the like belong to a text.
     """
-    rest: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
+    line: list[bytes] = []  # the line begun; joined once, so that a long line costs its length
     size, fault = 0, None
     try:
         for piece in pieces:
             first, *others = piece.split(b"\n")
             size += len(first)
             if size <= limit:
-                rest.append(first)
+                line.append(first)
             else:
-                rest.clear()
+                line.clear()
             if others:
-                yield b"".join(rest) if size <= limit else None
+                yield b"".join(line) if size <= limit else None
                 yield from others[:-1]
-                rest, size = [others[-1]], len(others[-1])
+                line, size = [others[-1]], len(others[-1])
     except BrokenFile as error:
         if error.reason != TRAILING:
             raise
         fault = error
     if size:
-        yield b"".join(rest) if size <= limit else None
+        yield b"".join(line) if size <= limit else None
     if fault is not None:
         raise fault
 

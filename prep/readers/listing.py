@@ -108,9 +108,9 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, form: str | None)
         skipped[name] = why
     if sys.getfilesystemencoding() != "utf-8":  # names, and so documents, would be of this locale
         refuse_no_utf8(*(unescaped(name) for name in names))
-    left = {name: why for name, why in skipped.items() if name not in names}
+    skips = {name: why for name, why in skipped.items() if name not in names}
     unread = (name for name in others if name not in names)
-    return Listing(tuple(names), tuple(left.items()), tuple(unread))
+    return Listing(tuple(names), tuple(skips.items()), tuple(unread))
 
 
 def _hint(skipped: list[str], others: list[str], form: str | None) -> str:

@@ -98,12 +98,12 @@ def _is_fresh(item: Tallying) -> bool:
     if not (item.seal.exists() and item.table.exists()):
         return False
     try:
-        known = read(item.seal)
+        content = read(item.seal)
     except DamageError:
         return False
-    if (known.version, known.sql, known.origin) != (VERSION, item.sql, item.origin):
+    if (content.version, content.sql, content.origin) != (VERSION, item.sql, item.origin):
         return False
-    return _by(item.kind) in {known.by, HOST_NAMES}  # one by a list is better than one without
+    return _by(item.kind) in {content.by, HOST_NAMES}  # one by a list is better than one without
 
 
 def _by(kind: Kind) -> str:
@@ -225,12 +225,12 @@ class Tally:
         """
         count = ceil(share * self.sealed.values - 1e-9)
         count = count if most is None else min(count, most)
-        taken: list[Row] = []
+        rows: list[Row] = []
         for row in self.rows():
-            if len(taken) >= count and (not taken or row[2] != taken[-1][2]):
+            if len(rows) >= count and (not rows or row[2] != rows[-1][2]):
                 break
-            taken.append(row)
-        return taken
+            rows.append(row)
+        return rows
 
 
 def found(folder: Path, kind: Kind, origin: str | None = None) -> Tally | None:

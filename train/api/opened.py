@@ -402,8 +402,8 @@ class Run(Answer):
         """Draw the losses of a phase, and the steps that stand out."""
         from crystalmix.train.figures import charts
 
-        seen = self.standing_out(phase)
-        return charts.trace(seen.steps, seen.losses, seen.spikes)
+        outliers = self.standing_out(phase)
+        return charts.trace(outliers.steps, outliers.losses, outliers.spikes)
 
     @cached_property
     def _views(self) -> Traced:

@@ -28,9 +28,9 @@ class RowPieces:
         """
         if not self.masked.any():
             return None
-        shard, row = refs.shard[rows].tolist(), refs.row[rows].tolist()
+        shards, row = refs.shard[rows].tolist(), refs.row[rows].tolist()
         masked = self.masked[refs.part[rows]].tolist()
         return [
-            self.starts.lengths([which], [number])[0] if apart else whole(self.msl)
-            for which, number, apart in zip(shard, row, masked, strict=True)
+            self.starts.lengths([shard], [number])[0] if apart else whole(self.msl)
+            for shard, number, apart in zip(shards, row, masked, strict=True)
         ]

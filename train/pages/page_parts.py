@@ -72,8 +72,8 @@ class Accounts:
 class Colours:
     """The colours of a page's parts and domains: a name has one colour all over the page."""
 
-    def __init__(self, known: Ref) -> None:
-        build = known["build"]
+    def __init__(self, evidence: Ref) -> None:
+        build = evidence["build"]
         parts = [p for m in (build["manifests"] if build else ()) for p in m["parts"]]
         names = [*(part["name"].it for part in parts), *(part["domain"].it for part in parts)]
         self.numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -118,13 +118,13 @@ def evaluated(results: Iterable[Ref]) -> list[Ref]:
     return [result for result in every if (result["phase"].it, result["step"].it) in places]
 
 
-def sections(known: Ref, has_flow: bool) -> list[tuple[str, str]]:
+def sections(evidence: Ref, has_flow: bool) -> list[tuple[str, str]]:
     """Return the id and title of each section of a page."""
-    if known["kind"].it == "ablation":
-        report = known["ablation"]
+    if evidence["kind"].it == "ablation":
+        report = evidence["ablation"]
         empty = {"checks": not report["checks"]["runs"], "factors": not report["factors"]}
         return [(id_, title) for id_, title in OF_ABLATION.items() if not empty.get(id_)]
-    absent = set() if known["run"] else {"losses", "evaluations"}
+    absent = set() if evidence["run"] else {"losses", "evaluations"}
     absent |= set() if has_flow else {"flow"}
     return [(id_, title) for id_, title in SECTIONS.items() if id_ not in absent]
 
@@ -148,27 +148,27 @@ def segments(row: Ref) -> list[Shown]:
     return shown
 
 
-def commands(known: Ref) -> list[str]:
+def commands(page: Ref) -> list[str]:
     """Return the commands that make and check what a page is of."""
-    folder, build = known["folder"].it, known["build_folder"].it
-    if known["kind"].it == "ablation":
+    folder, build = page["folder"].it, page["build_folder"].it
+    if page["kind"].it == "ablation":
         return [
             f"crystalmix ablate SPEC --data RAW --out {folder}",
             f"crystalmix ablate export {folder} --out recipe.yaml",
             f"crystalmix report {folder} --html report.html",
         ]
-    manifests = list(known["build"]["manifests"])
+    manifests = list(page["build"]["manifests"])
     if any(manifest["imported"] for manifest in manifests):
-        made = f"crystalmix import FOLDER --out {build}  # with the --params or --tokens it had"
+        line = f"crystalmix import FOLDER --out {build}  # with the --params or --tokens it had"
     elif any("redaction" in manifest for manifest in manifests):
-        made = f"crystalmix redact ORIGIN --list LIST --out {build}"
+        line = f"crystalmix redact ORIGIN --list LIST --out {build}"
     else:
-        made = f"crystalmix build RECIPE --data RAW --out {build}  # the recipe {known['name'].it}"
-    if not known["run"]:
+        line = f"crystalmix build RECIPE --data RAW --out {build}  # the recipe {page['name'].it}"
+    if not page["run"]:
         check = [f"crystalmix verify {build}", f"crystalmix report {build} --html report.html"]
-        return [made, *check]
+        return [line, *check]
     return [
-        made,
+        line,
         f"crystalmix train {build} --run RUN_FILE --out {folder}",
         f"crystalmix verify {build} --run {folder}",
         f"crystalmix trace {folder} --findings",

@@ -74,18 +74,18 @@ def is_small(build: Path) -> bool:
 
 def render(template: str, evidence: Evidence, **more: object) -> str:
     """Fill a template with evidence."""
-    known, starts = Ref(asdict(evidence)), _starts(evidence)
-    accounts = Accounts(known["build"])
-    drawn = _flow(known, accounts)
+    ref, starts = Ref(asdict(evidence)), _starts(evidence)
+    accounts = Accounts(ref["build"])
+    drawn = _flow(ref, accounts)
     part_plot = _part_plot(evidence, starts)
     values: dict[str, object] = {
-        "e": known,
+        "e": ref,
         "explore": False,
         "version": version("crystalmix"),
-        "sections": page_parts.sections(known, drawn is not None),
+        "sections": page_parts.sections(ref, drawn is not None),
         "records": [account["records"] for account in accounts.sources],
         "documents": [account["documents"] for account in accounts.sources],
-        "parts": [part for manifest in _manifests(known) for part in manifest["parts"]],
+        "parts": [part for manifest in _manifests(ref) for part in manifest["parts"]],
         "sources": accounts.sources,
         "packed": accounts.packed,
         "folders": accounts.folders,
@@ -102,8 +102,8 @@ def render(template: str, evidence: Evidence, **more: object) -> str:
         if part_plot
         else [],
         "row_keys": list(dict.fromkeys(f"{row.phase} / {row.part}" for row in evidence.rows)),
-        "commands": page_parts.commands(known),
-        "colour_of": page_parts.Colours(known).of,
+        "commands": page_parts.commands(ref),
+        "colour_of": page_parts.Colours(ref).of,
         "evaluated": page_parts.evaluated,
         "sum_of": page_parts.sum_of,
         "on_scale": page_parts.on_scale,
@@ -122,7 +122,7 @@ def included(name: str) -> Markup:
 @cache
 def environment() -> Environment:
     """Return the environment of the templates; whatever they print is escaped."""
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -130,8 +130,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(n=refs.shown, total=refs.total, digest=refs.digest)
-    return made
+    environment.filters.update(n=refs.shown, total=refs.total, digest=refs.digest)
+    return environment
 
 
 def _shown(value: object) -> object:
@@ -141,8 +141,8 @@ def _shown(value: object) -> object:
     return value
 
 
-def _manifests(known: Ref) -> list[Ref]:
-    return list(known["build"]["manifests"]) if known["build"] else []
+def _manifests(evidence: Ref) -> list[Ref]:
+    return list(evidence["build"]["manifests"]) if evidence["build"] else []
 
 
 def _starts(evidence: Evidence) -> dict[str, int]:
@@ -194,7 +194,7 @@ def _part_plot(evidence: Evidence, starts: dict[str, int]) -> Plot | None:
     return plot(curves, starts)
 
 
-def _flow(known: Ref, accounts: Accounts) -> Flow | None:
+def _flow(evidence: Ref, accounts: Accounts) -> Flow | None:
     """Return what flows from sources to domains (tokens there once), and on to phases."""
     first = [
         (name, folder["folder"].it.split("/")[1], float(source["tokens"].it))
@@ -203,7 +203,7 @@ def _flow(known: Ref, accounts: Accounts) -> Flow | None:
         for name, source in folder["sources"].members
     ]
     second: dict[tuple[str, str], float] = {}
-    for manifest in _manifests(known):
+    for manifest in _manifests(evidence):
         for part in manifest["parts"]:
             key = part["domain"].it, manifest["phase"].it
             second[key] = second.get(key, 0.0) + part["tokens"].it

@@ -34,9 +34,9 @@ class Explorer:
     traced: what questions are asked of; None of an ablation, which has no steps.
     """
 
-    def __init__(self, known: Evidence, traced: Traced | None) -> None:
-        self.evidence, self.traced = known, traced
-        self.first = report_page.render("report.html", known, explore=traced is not None)
+    def __init__(self, evidence: Evidence, traced: Traced | None) -> None:
+        self.evidence, self.traced = evidence, traced
+        self.first = report_page.render("report.html", evidence, explore=traced is not None)
         self.lock = Lock()
 
     @classmethod
