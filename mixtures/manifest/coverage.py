@@ -190,7 +190,7 @@ def _of_pieces(
 
 
 def _share(draws: Sequence[Draws], without: int | None = None) -> float:
-    """Return the share of a walk's rows that these draws of it read; without: but one epoch."""
+    """Return the share of a walk's rows that its draws read; without: an epoch to leave out."""
     epochs: dict[int, list[tuple[int, int]]] = {}
     for part in draws:
         for epoch, first, last in part.by_epoch():

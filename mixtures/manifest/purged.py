@@ -405,7 +405,7 @@ def named(
 
 
 def since(build: BuildFolder, manifest: Manifest) -> dict[str, Numbers]:
-    """Return the rows, by shard, that a manifest draws from and that were purged unknown to it."""
+    """Return, by shard, the rows of a manifest that were purged after it was sealed."""
     digests = (manifest.redaction or {}).get("shards", {}) if is_purged(manifest) else {}
     now = redaction(build, manifest) or {"shards": {}}
     late = [path for path, digest in now["shards"].items() if digests.get(path) != digest]
@@ -427,9 +427,9 @@ def before(build: BuildFolder, digest: str) -> set[str]:
 
 
 def superseded_by(build: BuildFolder, manifest: Manifest) -> str | None:
-    """Return the purges that a manifest is from before, None where there are none.
+    """Return the ids of the purges made after a manifest was sealed, None where there are none.
 
-    That is the one that superseded it, or those of the rows of what the build was before.
+    That is the purge that superseded it; in a past state of a build, the purges of its rows.
     """
     try:
         for certificate in certificates(build):

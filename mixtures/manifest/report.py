@@ -84,7 +84,7 @@ def _sharing_lines(manifest: Manifest) -> list[str]:
 
 
 def _upsampling_lines(manifest: Manifest) -> list[str]:
-    """Return how often the documents of a domain are taken, where that differs."""
+    """Return a line for each domain whose documents have different numbers of copies."""
     lines: dict[str, str] = {}
     for part in manifest.parts:
         if (rule := part.upsampling) is not None:

@@ -62,7 +62,7 @@ def copies(recipe: Recipe, out: Path | None) -> tuple[CopiesPlan, ...]:
 
 
 def _built(build: BuildFolder, domain: str, upsample: Upsample) -> dict[str, CopyCounts] | None:
-    """Return what the documents of a domain come to, None where it is not built by this curve."""
+    """Return a domain's counts of copies by source, None where it is not built by this curve."""
     place = build.packed(domain)
     if not (place / receipts.NAME).exists():
         return None

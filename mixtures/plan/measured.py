@@ -111,7 +111,7 @@ class Measured:
         return measured
 
     def estimate(self, domain: str, raw: dict[str, int], tokens: int) -> None:
-        """Take tokens of one epoch of a domain that nothing is measured of; raw: by source."""
+        """Split an unmeasured domain's tokens of one epoch by raw bytes; raw: bytes by source."""
         keys = [(f"{domain}/{source}", source) for source in raw]
         if all(self.tokens.known(*key) is None for key in keys):
             total = sum(raw.values())

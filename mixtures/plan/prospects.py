@@ -107,7 +107,7 @@ def _is_as_scanned(context: Context, work: Work) -> bool:
 def _stand_in(
     context: Context, work: Work, recipe: Json, blocks: tuple[Block, ...], *, whole: bool
 ) -> Receipt | None:
-    """Return what stands for the receipt of documents; whole: whether all of them are known."""
+    """Return a provisional receipt of documents; whole: whether all of them are known."""
     now = receipts.read(work.place) if (work.place / receipts.NAME).exists() else None
     by_block = {} if now is None else {entry.block: entry for entry in now.blocks}
     entries: list[SourceBlock] = []

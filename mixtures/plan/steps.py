@@ -212,7 +212,7 @@ class Walk:
         outs: Sequence[Path | None],
         folder: Folder | None,
     ) -> int | None:
-        """Note the token blocks of a folder that is not certainly there; return all its tokens.
+        """Note the token blocks of a folder that may be missing; return all its tokens.
 
         outs: where they lie or go, None where that is not known. folder: the rows, if they are
         there unless documents change.
@@ -242,7 +242,7 @@ class Walk:
         return _summed(total)
 
     def _tokens_of_laid_out(self, folder: Folder) -> None:
-        """Note the token blocks that are gone of rows that are there, but laid out only."""
+        """Note the missing token blocks of rows that exist, but only as a layout."""
         prospects = [self.prospects[source] for source in folder.domain.sources]
         if folder.laid_out and folder.receipt is not None and all(p.certain for p in prospects):
             scanned = {p.source.name: p.receipt for p in prospects if p.receipt is not None}

@@ -21,7 +21,7 @@ REMEDY = "redact again into another --out"
 
 
 def faults(out: Path, origin: Path) -> Iterator[str]:
-    """Yield where a redacted build is not its origin without what it says.
+    """Yield where a redacted build is not its origin without the documents that it lists.
 
     Tombstones, spans and manifests are worked out again from the origin; the origin itself is for
     `verify` to check.

@@ -90,7 +90,7 @@ def _kept(request: Request) -> Iterator[str]:
 
 
 def _files(folder: BuildFolder, number: str) -> Iterator[ChangedFile]:
-    """Yield the files of a build that a purge wrote anew, by what receipts say of them."""
+    """Yield the files of a build that a purge rewrote, as receipts record them."""
     store = Store(folder.store.resolve())
     for place in sorted({*artifacts(folder.path, store, history=True)}):
         if not (place / receipts.NAME).exists():

@@ -250,7 +250,7 @@ def _stones(
 
 
 def _owned(homes: Sequence[BuildFolder], taken: Sequence[Taken]) -> dict[BuildFolder, list[Taken]]:
-    """Return what is taken by the builds that have some of it now, or in what they were."""
+    """Return the records to erase by the builds that hold some, now or in a past state."""
     owned: dict[BuildFolder, list[Taken]] = {}
     for home in homes:
         sources = (p for state in purge_plan.states(home) for p in state.path.glob("sources/*"))
@@ -261,7 +261,7 @@ def _owned(homes: Sequence[BuildFolder], taken: Sequence[Taken]) -> dict[BuildFo
 
 
 def _common(homes: Sequence[BuildFolder], search: Found, listed: Path) -> Json:
-    """Return what the requests of all builds of a purge say alike."""
+    """Return the fields that a purge's requests to all builds share."""
     time = datetime.now(UTC)
     common: Json = {
         "schema": 1,

@@ -206,7 +206,7 @@ def recount_shard(check: Check) -> ShardCounts:
 
 
 def _unerased(path: Path) -> int:
-    """Count the tokens of purged pieces of a shard that count, or differ from each other."""
+    """Count a shard's tokens in purged pieces that have a loss, or differ from each other."""
     side = spans.path_of(path, purged.SIDE)
     if not side.exists():
         return 0

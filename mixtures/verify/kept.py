@@ -52,7 +52,7 @@ def _damages(mark: Path) -> list[str]:
 
 
 def _resealed(store: Store, user: str) -> Iterator[str]:
-    """Yield which marks are not those that a folder was made from."""
+    """Yield a line for each mark that is not the one that a folder was made from."""
     for kind, marks in store.uses(user).items():
         for key, digest in marks.items():
             if not DIGITS.issuperset(key + digest) or len(key) != artifacts.KEY_DIGITS:

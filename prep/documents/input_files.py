@@ -129,7 +129,7 @@ class Seen:
         return [{k: v for k, v in file.items() if k not in ("modified", "raw")} for file in entries]
 
     def check_lists(self) -> None:
-        """Refuse lists that changed since their digests were taken; who scans a block checks it."""
+        """Refuse lists that changed after their digests were computed; scans check the blocks."""
         for (_, raw), file in self.held.items():
             if not raw:
                 file.confirm()

@@ -268,7 +268,7 @@ class Lines:
         return self._file.schema_arrow.empty_table().select([*columns])
 
     def within(self, group: int, numbers: Places, columns: Sequence[str]) -> pa.Table:
-        """Read lines of a row group by their places in it, as far as the last of them."""
+        """Read lines of a row group by their places in it, no further than the last one."""
         tables, first = list[pa.Table](), 0
         metadata = self._file.metadata
         with pq.ParquetFile(  # this thread's
@@ -350,7 +350,7 @@ class NumberedLines:
 def take(
     requests: Sequence[tuple[Lines | NumberedLines, Places]], columns: Sequence[str]
 ) -> list[pa.Table]:
-    """Read lines of several files by number, ascending; half of the row groups beside the others.
+    """Read lines of several files by ascending number; two threads read half the row groups each.
 
     Memory that a thread took to unpack pages is given back at the end.
     """

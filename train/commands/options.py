@@ -199,7 +199,7 @@ def show_json(value: object) -> None:
 
 
 def _as_json(match: re.Match[str]) -> str:
-    """Return a character that orjson leaves as it is as an escape; ends of lines stay."""
+    """Return the JSON escape of a character that orjson does not escape; line ends stay."""
     return "\n" if match[0] == "\n" else f"\\u{ord(match[0]):04x}"
 
 

@@ -57,7 +57,7 @@ def answer(
     """Return the greedy answer to one message.
 
     system: a system text in place of the settings' own. Raises RefusalError for a message that
-    leaves no room for an answer, or holds what the template tells roles by.
+    leaves no room for an answer, or holds the template's role markers.
     """
     renderer = Renderer(tokenizer, chat)
     messages = [*([Message("system", system)] if system else []), Message("user", text)]

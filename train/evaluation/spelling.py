@@ -149,9 +149,9 @@ class Spelling:
         return first + int(places[-1]) if len(places) else None
 
     def _fits(self, tokens: Ints, piece: Piece, places: tuple[int, int, int]) -> bool:
-        """Tell whether a prefix that is found so has the characters that spans say.
+        """Return whether a prefix at these places has as many characters as its span records.
 
-        A head before it, or the beginning of the document in another row, leave that open.
+        True where nothing tells: a head is before it, or the document begins in another row.
         """
         prefix, first, middle = places
         ahead = prefix - piece.start - int(tokens[piece.start] == self.special.get("bos"))

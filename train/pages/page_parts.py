@@ -149,7 +149,7 @@ def segments(row: Ref) -> list[Shown]:
 
 
 def commands(page: Ref) -> list[str]:
-    """Return the commands that make and check what a page is of."""
+    """Return the commands that make and check the build, run or ablation of a page."""
     folder, build = page["folder"].it, page["build_folder"].it
     if page["kind"].it == "ablation":
         return [

@@ -377,7 +377,7 @@ def _of_groups(
 def _of_group(
     path: Path, where: tuple[pq.FileMetaData, int, list[str]], reach: int, steps: NDArray[np.int64]
 ) -> Iterator[pa.Table]:
-    """Yield the runs of some steps of a row group, which it has in about its first `reach` rows.
+    """Yield the rows of some steps, run by run, from about the first `reach` of a row group.
 
     where: the file's footer, the row group's number, the columns to read.
     """

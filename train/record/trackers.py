@@ -132,7 +132,7 @@ class Trackers:
         self.trackers = dict(trackers)
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Hand numbers to all of them; what is None is left out."""
+        """Send numbers to all trackers; values that are None are left out."""
         numbers = {name: value for name, value in values.items() if value is not None}
         self._each(lambda tracker: tracker.scalars(step, numbers))
 

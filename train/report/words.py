@@ -69,7 +69,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def yaml_head(values: dict[str, object]) -> list[str]:
-    """Return the YAML head of a card: every text in quotes, so that none is read otherwise."""
+    """Return the YAML head of a card, every text in quotes so that YAML reads it as text."""
     lines = ["---"]
     for key, value in values.items():
         if isinstance(value, list):

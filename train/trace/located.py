@@ -236,7 +236,7 @@ def _pieces_of(index: Index, places: Sequence[Shard]) -> dict[Shard, list[Json]]
 
 
 def _packed(index: Index, places: Sequence[Shard]) -> dict[Path, dict[int, Shard]]:
-    """Return of the shards in which some rows were packed which of these is each of their rows."""
+    """Return, by packed shard and row in it, which of some rows each packed row became."""
     by_folder: dict[str, list[Shard]] = {}
     for place in places:
         by_folder.setdefault(place[0].rpartition("/")[0], []).append(place)

@@ -166,7 +166,7 @@ class Window:
         self._before = np.empty(0, np.float64)
 
     def next(self, values: Floats) -> tuple[Floats, Floats]:
-        """Return what `robust_z` does of values that go on where the last ones ended."""
+        """Return `robust_z` of values that follow those of the call before."""
         series = np.concatenate([self._before, values])
         z, medians = robust_z(series, self.size)
         first = len(self._before)

@@ -77,7 +77,7 @@ def _check_memory(run: Run, world: World) -> None:
 
 
 def _memory_of(device: torch.device) -> int:
-    """Return the bytes of a device's memory; of a CPU with what it can swap to."""
+    """Return the bytes of a device's memory; of a CPU with its swap space."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:

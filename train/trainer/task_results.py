@@ -82,7 +82,7 @@ def _once(
     manifests: dict[str, Manifest],
     tasks: Sequence[AnyTask],
 ) -> list[TaskResult]:
-    """Return a checkpoint's results, evaluating it on tasks that it has none of."""
+    """Return a checkpoint's results; evaluate it on tasks that it has no result of."""
     step = run_folder.step_of(place)
     missing = _missing(folder, step, tasks)
     if missing:

@@ -154,7 +154,7 @@ def _revision(manifest: Manifest, source: Path, before: int, settings: ExportSet
 
 
 def _copy_phase(folder: PhaseFolder, out: Path, checkpoints: list[Path]) -> None:
-    """Copy what a phase recorded; of its checkpoints what they say, not what they hold."""
+    """Copy a phase's records; of its checkpoints the state files, without the weights."""
     lines = (folder.metrics, folder.evaluation, folder.samples, folder.tasks)
     files = [folder.claim, folder.skips, folder.seal, *lines]
     files += [*folder.ledger.glob("*.parquet"), *(path / run_folder.STATE for path in checkpoints)]
