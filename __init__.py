@@ -66,67 +66,14 @@ if TYPE_CHECKING:
     from crystalmix.train.trace.answers import Table
 
 __version__ = "0.1.0"
-__all__ = [
-    "Ablation",
-    "Build",
-    "Collected",
-    "Copy",
-    "Differences",
-    "EngineSettings",
-    "Forecast",
-    "Ledger",
-    "Phase",
-    "Reply",
-    "Run",
-    "ShardVerdict",
-    "Table",
-    "Verdict",
-    "ablate",
-    "ablation_cost",
-    "adapt",
-    "audit",
-    "build",
-    "card",
-    "chat",
-    "check_evidence",
-    "convert_checkpoint",
-    "copy",
-    "demo",
-    "diff",
-    "drop_list",
-    "evaluate",
-    "export",
-    "export_rows",
-    "fed",
-    "fit_laws",
-    "forecast",
-    "fork",
-    "gc",
-    "harvest",
-    "import_shards",
-    "import_tokens",
-    "import_weights",
-    "jsonl",
-    "merge",
-    "migrate",
-    "mix",
-    "open",
-    "plan",
-    "purge",
-    "push",
-    "rebuild_without",
-    "redact",
-    "release",
-    "report",
-    "serve",
-    "show",
-    "sql",
-    "trace",
-    "train",
-    "validate_step",
-    "verify",
-    "write_params",
-]
+__all__ = ["Ablation", "Build", "Collected", "Copy", "Differences", "EngineSettings", "Forecast"]
+__all__ += ["Ledger", "Phase", "Reply", "Run", "ShardVerdict", "Table", "Verdict", "ablate"]
+__all__ += ["ablation_cost", "adapt", "audit", "build", "card", "chat", "check_evidence"]
+__all__ += ["convert_checkpoint", "copy", "demo", "diff", "drop_list", "evaluate", "export"]
+__all__ += ["export_rows", "fed", "fit_laws", "forecast", "fork", "gc", "harvest", "import_shards"]
+__all__ += ["import_tokens", "import_weights", "jsonl", "merge", "migrate", "mix", "open", "plan"]
+__all__ += ["purge", "push", "rebuild_without", "redact", "release", "report", "serve", "show"]
+__all__ += ["sql", "trace", "train", "validate_step", "verify", "write_params"]
 
 
 @cache
