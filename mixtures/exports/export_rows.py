@@ -135,7 +135,8 @@ def _export(
     for group in groups.values():
         entries += _finished(group, manifest.msl, out, mark)
     rows = {name: sum(item.count for item in group) for name, group in groups.items()}
-    account: Json = {"rows": rows, "msl": manifest.msl, "tokens": _token_type(manifest)}
+    tokens = np.dtype(plain_tokens.dtype_of(manifest.tokenizer.vocab)).name  # in plain numbers
+    account: Json = {"rows": rows, "msl": manifest.msl, "tokens": tokens}
     if parts := masked_parts(manifest):
         account["masked"] = parts
     digest = receipts.digest([[entry["name"], entry["xxh3"]] for entry in entries])
@@ -245,11 +246,6 @@ def _finished(group: Sequence[Item], msl: int, out: Path, mark: str) -> list[Jso
         names = ("state.json", "dataset_info.json")
     entries = [receipts.describe(folder / name) for name in names]
     return [{**entry, "name": _below(place, entry["name"])} for entry in entries]
-
-
-def _token_type(manifest: Manifest) -> str:
-    """Return the numpy name of the type of tokens in plain and Megatron files."""
-    return np.dtype(plain_tokens.dtype_of(manifest.tokenizer.vocab)).name
 
 
 def _with(stem: Path, suffix: str) -> Path:

@@ -28,7 +28,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
             f"{part.tokens:,}",
             "unknown" if part.loss_tokens is None else f"{part.loss_tokens:,}",
             f"{part.epochs:.3f}",
-            _fim(part.fim),
+            "-" if part.fim is None else f"{part.fim['rate']:g} {part.fim['level']}",
             bar(part.got, most),
         ]
         for part in manifest.parts
@@ -138,7 +138,3 @@ def _compared(old: Manifest, new: Manifest) -> list[str]:
     """Return what differs between two manifests, and then how the order changed."""
     lines = compare(old, new)
     return [*lines, *moved_rows.order_lines(old, new)] if lines else []
-
-
-def _fim(settings: Json | None) -> str:
-    return "-" if settings is None else f"{settings['rate']:g} {settings['level']}"

@@ -210,7 +210,7 @@ def _pieces(name: str, folders: Sequence[Path]) -> tuple[Path, ...]:
 
 def _files(places: Sequence[Path]) -> list[Path]:
     """Return the shards of folders, sorted by name: InputError where a name stands twice."""
-    files = sorted((path for place in places for path in shards.folder(place)), key=_file_name)
+    files = sorted((p for place in places for p in shards.folder(place)), key=lambda p: p.name)
     for left, right in pairwise(files):
         if left.name == right.name:
             raise InputError(
@@ -218,10 +218,6 @@ def _files(places: Sequence[Path]) -> list[Path]:
                 "map the data_dir to folders that share no name"
             )
     return files
-
-
-def _file_name(path: Path) -> str:
-    return path.name
 
 
 def _name(data_dir: str, taken: set[str]) -> str:

@@ -30,7 +30,6 @@ from crystalmix.mixtures.plan.measured import (
 from crystalmix.mixtures.plan.prospects import Block, Prospect
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.store import store as artifacts
 
 Stage = Literal["documents", "tokens", "pack", "fim", "shuffle", "phase", "history"]
@@ -275,7 +274,7 @@ class Walk:
         sealed = receipt is not None
         if receipt is not None and certain:
             rows = rows_of(receipt)
-            tokens = rows and rows * _msl(receipt)
+            tokens = rows and rows * next((shard.msl for shard in shards_of(receipt)), 0)
         state: State = "made"
         if sealed:
             state = "reused" if certain else "depends"
@@ -309,7 +308,3 @@ def _blocks(prospects: Sequence[Prospect]) -> list[tuple[Prospect, Block]]:
 def _summed(amounts: Iterable[int | None]) -> int | None:
     counts = list(amounts)
     return None if None in counts else sum(amount or 0 for amount in counts)
-
-
-def _msl(receipt: Receipt) -> int:
-    return next((shard.msl for shard in shards_of(receipt)), 0)

@@ -162,7 +162,8 @@ def _purgeable(build: Path, everywhere: bool) -> list[BuildFolder]:
         raise UsageError(f"{build}: is a view; purge {home}, whose rows it shows")
     if (outer := folder.within) is not None:
         raise UsageError(f"{build}: is within {outer.path}; purge that build, and this with it")
-    others = [BuildFolder(path) for path in sorted(_sharing(folder)) if path != folder.path]
+    sharing = Store(folder.store).builds() if folder.store.is_symlink() else []
+    others = [BuildFolder(path) for path in sorted(sharing) if path != folder.path]
     for home in others:
         _check_reach(home, folder.store)
     for home in (folder, *others) if everywhere else (folder,):
@@ -193,10 +194,6 @@ def _check_reach(home: BuildFolder, store: Path) -> None:
         )
     if not os.access(home.path, os.W_OK):
         raise RefusalError(f"{home.path}: shares {store}, and can't be written to; ask its owner")
-
-
-def _sharing(folder: BuildFolder) -> list[Path]:
-    return Store(folder.store).builds() if folder.store.is_symlink() else []
 
 
 @contextmanager

@@ -134,7 +134,8 @@ def check_whole(folder: Path, receipt: Json) -> None:
         lacks += [f"files.{key}" for key in kind if key not in entry]
         if not isinstance(entry.get("name"), str):
             lacks.append("files.name")
-    for entry in receipt.get("shards", [{}] if _is_laid_out(receipt) else []):
+    is_laid_out = receipt.get("settings", {}).get("written") is False
+    for entry in receipt.get("shards", [{}] if is_laid_out else []):
         lacks += [f"shards.{key}" for key in SHARD_KEYS if key not in entry]
     if receipt.get("stage") == "documents":
         names = {entry.get("name") for entry in receipt.get("files", [])}
@@ -143,10 +144,6 @@ def check_whole(folder: Path, receipt: Json) -> None:
         raise DamageError(
             f"{folder / receipts.NAME}: is no whole receipt (it lacks {lacks[0]}); build again"
         )
-
-
-def _is_laid_out(receipt: Json) -> bool:
-    return receipt.get("settings", {}).get("written") is False
 
 
 def checks(folder: Path, receipt: Receipt, inputs: Sequence[Receipt] = ()) -> list[Check]:

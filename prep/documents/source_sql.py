@@ -62,7 +62,8 @@ def select(source: Source, batch: Batch, *, texts: bool = True) -> tuple[pa.Tabl
     tables: list[pa.Table] = []
     misfits: list[Misfit] = []
     for rows, columns in _groups(batch, paths(source)):
-        query = _query(source, tuple((c.path, c.structure) for c in columns))
+        groups = tuple((c.path, c.structure) for c in columns)
+        query = _query_of(source.where or "TRUE", tuple(_columns(source).items()), groups)
         names = [ROW, *(f"c{i}" for i in range(len(columns)))]
         table = pa.table([rows, *(column.values for column in columns)], names)
         _answer(source, query, table, tables, misfits)
@@ -262,10 +263,6 @@ def _packed(value: str | Json) -> str:
         return value
     fields = (f"{identifier(step)} := {_packed(inner)}" for step, inner in value.items())
     return f"struct_pack({', '.join(fields)})"
-
-
-def _query(source: Source, columns: tuple[tuple[Steps, str | None], ...]) -> str:
-    return _query_of(source.where or "TRUE", tuple(_columns(source).items()), columns)
 
 
 def _columns(source: Source) -> dict[str, str]:

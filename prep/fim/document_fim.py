@@ -136,7 +136,9 @@ class DocumentFim:
         body = Document(document.number, document.digest, document.text[head.stop :])
         result = self._permuted(body, u, self.tokenizer.encode_piece)
         ahead = head.stop if self.settings.cut == "character" else len(head.ids)
-        cuts = result.cuts if result.fim == LEFT_TO_RIGHT else _moved(result.cuts, ahead)
+        cuts = result.cuts
+        if result.fim != LEFT_TO_RIGHT:
+            cuts = cuts[0] + ahead, cuts[1] + ahead
         ids, controls = np.concatenate([head.ids, result.ids]), head.controls + result.controls
         loss_from = result.loss_from and result.loss_from + len(head.ids)
         return token_blocks.Encoded(document.number, ids, controls, result.fim, cuts, loss_from)
@@ -167,7 +169,3 @@ class DocumentFim:
         first, second = cuts
         rest = self.tokenizer.encode_piece
         return encode(text[:first]), rest(text[first:second]), rest(text[second:])
-
-
-def _moved(cuts: tuple[int, int], ahead: int) -> tuple[int, int]:
-    return cuts[0] + ahead, cuts[1] + ahead

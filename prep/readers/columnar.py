@@ -122,7 +122,7 @@ def _check_batches(file: Any, request: Request) -> None:  # noqa: ANN401  a pa.N
 
 def as_batch(table: pa.Table, request: Request, first: int) -> Batch:
     """Return rows numbered from `first` as records: RECORD, TEXT, then what the SQL names."""
-    texts: Any = _nulls(len(table))
+    texts: Any = pa.nulls(len(table), pa.large_string())
     if request.text and _is_text((text := _column(table, request.text, request)).type):
         cast: Any = text.cast  # its stub lacks `options`
         texts = cast(options=LOOSE)
@@ -189,10 +189,6 @@ def _is_text(kind: Any) -> bool:  # noqa: ANN401  an Arrow type
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
     return any(is_kind(kind) for is_kind in TEXT_KINDS)
-
-
-def _nulls(rows: int) -> Column:
-    return pa.nulls(rows, pa.large_string())
 
 
 def _batches(rows: Raw, request: Request) -> Iterator[Batch]:

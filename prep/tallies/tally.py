@@ -103,11 +103,8 @@ def _is_fresh(item: Tallying) -> bool:
         return False
     if (content.version, content.sql, content.origin) != (VERSION, item.sql, item.origin):
         return False
-    return _by(item.kind) in {content.by, HOST_NAMES}  # one by a list is better than one without
-
-
-def _by(kind: Kind) -> str:
-    return domains_by()[0] if kind == "domains" else AS_WRITTEN
+    by = domains_by()[0] if item.kind == "domains" else AS_WRITTEN
+    return by in {content.by, HOST_NAMES}  # one by a list is better than one without
 
 
 def write(item: Tallying) -> Json:

@@ -65,7 +65,8 @@ def bytes_of(content: Json, vocabulary: dict[str, int], vocab: int) -> list[byte
     """
     table = [b""] * vocab
     unmap = byte_level_alphabet() if _is_byte_level(content) else None
-    inner = content["model"].get("continuing_subword_prefix") if _has_words(content) else None
+    model = content["model"]
+    inner = model.get("continuing_subword_prefix") if model.get("type") == "WordPiece" else None
     for piece, number in vocabulary.items():
         begins = inner and not piece.startswith(inner)
         spelt = f" {piece}" if begins else piece.removeprefix(inner or "")
@@ -84,10 +85,6 @@ def is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _has_words(content: Json) -> bool:
-    return content["model"].get("type") == "WordPiece"
 
 
 def _is_byte_level(content: Json) -> bool:

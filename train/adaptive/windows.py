@@ -89,7 +89,8 @@ def compose(
             budget={"weight": share},
             asked=target,
             weight=weight,
-            start=part.start + sum(_rows(window, part.name) for window in before),
+            start=part.start
+            + sum(own.rows for window in before for own in window.parts if own.name == part.name),
         )
         for part, share, target, weight in zip(base.parts, written, targets, weights, strict=True)
     )
@@ -147,7 +148,3 @@ def recorded(manifest: Manifest, folder: Path) -> Window:
 def millionths(manifest: Manifest) -> Shares:
     """Return a window's shares in millionths, as its budget has them."""
     return {part.name: round(part.budget["weight"] * UNITS) for part in manifest.parts}
-
-
-def _rows(window: Manifest, name: str) -> int:
-    return next(part.rows for part in window.parts if part.name == name)

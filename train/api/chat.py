@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.train.api.checks import Place, existing
@@ -30,10 +29,6 @@ class Reply(Answer):
     def faulty(self) -> bool:
         """An answer names no faults."""
         return False
-
-    def content(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return asdict(self)
 
     def shown(self) -> Iterator[str | Grid]:
         """Yield the answer."""

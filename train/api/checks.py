@@ -38,11 +38,6 @@ class Verdict(Answer):
     checked: tuple[str, ...]
     notes: tuple[str, ...]
 
-    @property
-    def faulty(self) -> bool:
-        """Whether there is a fault."""
-        return bool(self.faults)
-
     def content(self) -> list[str]:
         """Return the faults."""
         return list(self.faults)
@@ -62,11 +57,6 @@ class ShardVerdict(Answer):
     text: tuple[str, ...]
     value: dict[str, object]
     notes: tuple[str, ...] = ()
-
-    @property
-    def faulty(self) -> bool:
-        """Whether there is a fault."""
-        return bool(self.faults)
 
     def content(self) -> dict[str, object]:
         """Return counts and faults as JSON."""

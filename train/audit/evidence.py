@@ -114,11 +114,6 @@ class Checked(Answer):
     faults: tuple[str, ...]
     read: tuple[str, ...]
 
-    @property
-    def faulty(self) -> bool:
-        """Whether there is a fault."""
-        return bool(self.faults)
-
     def content(self) -> Content:
         """Return faults and what was read as JSON."""
         return {"faults": list(self.faults), "read": list(self.read)}

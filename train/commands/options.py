@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,7 +17,9 @@ from click.shell_completion import CompletionItem
 from crystalmix.prep.runtime.tables import UNSEEN, visible
 
 if TYPE_CHECKING:
+    from crystalmix.mixtures.plan.outlook import Outlook
     from crystalmix.train.api.opened import Build
+    from crystalmix.train.trace.answers import Answer
 
 
 class LocalPath(click.Path):
@@ -145,23 +147,6 @@ class Verb(click.Command):
         return super().invoke(ctx)
 
 
-class Shown(Protocol):
-    """What can be printed: an answer of the Python face."""
-
-    @property
-    def faulty(self) -> bool:
-        """Whether it names faults."""
-        ...
-
-    def content(self) -> object:
-        """Return it as JSON."""
-        ...
-
-    def lines(self) -> Iterable[str]:
-        """Return it as text."""
-        ...
-
-
 def bundled(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Return the shell completion of an argument: names of bundled files, then files."""
 
@@ -209,7 +194,7 @@ def show_lines(lines: Iterable[str]) -> None:
         click.echo(visible(line, keep="\n\t"))
 
 
-def show_answer(answer: Shown, as_json: bool) -> None:
+def show_answer(answer: "Answer | Outlook", as_json: bool) -> None:
     """Print an answer; exit 1 where it names faults."""
     show_json(answer.content()) if as_json else show_lines(answer.lines())
     if answer.faulty:

@@ -96,7 +96,7 @@ class Evaluator:
         """
         if self.job is None or not self.due(finished):
             return []
-        device = _device(model)
+        device = next(model.parameters()).device
         with (
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"),
@@ -185,7 +185,3 @@ def _check_fit(held: Manifest, trained: Manifest, positions: int) -> None:
             f"model.max_position_embeddings: must be at least {held.msl} for the rows of "
             f"evaluation.phase {held.phase}, got {positions}"
         )
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -17,7 +17,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.runtime.errors import CrystalmixError, InputError, RefusalError, UsageError
 from crystalmix.prep.runtime.receipts import FileEntry
 from crystalmix.train.loader.fed import Fed, fed, joined
-from crystalmix.train.loader.ranks import Alone, Ranks
+from crystalmix.train.loader.ranks import Ranks
 from crystalmix.train.record import ledger, run_folder, seal, skips
 from crystalmix.train.record.run_folder import CallersCheckpoint, PhaseFolder
 
@@ -42,7 +42,7 @@ class CallerLedger:
         ranks: Ranks | None = None,
     ) -> None:
         self.manifest, self.phase = manifest, PhaseFolder(folder / manifest.phase)
-        self._ranks = Alone() if ranks is None else ranks
+        self._ranks = ranks or Ranks()
         self._open = ExitStack()
         self._fed: list[Fed] = []
         start: tuple[int, Path | None] | CrystalmixError = (0, None)

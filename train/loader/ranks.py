@@ -1,44 +1,30 @@
 """The processes of a caller's loop: one of its own, or the ranks of torch.distributed."""
 
-from typing import Any, Protocol
+from typing import Any
 
 
-class Ranks(Protocol):
-    """Processes that feed one batch together; the first of them, rank 0, writes."""
-
-    rank: int
-
-    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401  any object
-        """Return the values of all ranks, by rank, to rank 0; nothing to the others."""
-        ...
-
-    def share(self, value: Any) -> Any:  # noqa: ANN401
-        """Return rank 0's value to all."""
-        ...
-
-
-class Alone:
-    """One process."""
+class Ranks:
+    """Processes that feed one batch together, here one alone; the first, rank 0, writes."""
 
     rank = 0
 
-    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
-        """Return the value."""
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401  any object
+        """Return the values of all ranks, by rank, to rank 0; nothing to the others."""
         return [value]
 
     def share(self, value: Any) -> Any:  # noqa: ANN401
-        """Return the value."""
+        """Return rank 0's value to all."""
         return value
 
 
-class TorchRanks:
+class TorchRanks(Ranks):
     """The ranks of torch.distributed's default group, which is joined already."""
 
     def __init__(self) -> None:
         import torch.distributed as dist
 
         self._dist: Any = dist
-        self.rank: int = dist.get_rank()
+        self.rank = dist.get_rank()
         self._world = dist.get_world_size()
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
@@ -58,4 +44,4 @@ def ranks() -> Ranks:
     """Return the ranks of torch.distributed where it is joined, else this process alone."""
     import torch.distributed as dist
 
-    return TorchRanks() if dist.is_available() and dist.is_initialized() else Alone()
+    return TorchRanks() if dist.is_available() and dist.is_initialized() else Ranks()

@@ -123,7 +123,12 @@ def sections(source: Source, manifest: Manifest, place: Place) -> Json:
         "train_input": {**loader, **train_input(manifest, place)},
         "model": {**_model(run, manifest.msl), **_unused_keys(raw, "model")},
         "optimizer": {**_optimizer(run.optimizer), **_unused_keys(raw, "optimizer")},
-        "runconfig": {**_machine(raw), **_runconfig(run, manifest)},
+        "runconfig": {
+            **_machine(raw),
+            "max_steps": manifest.steps,
+            "seed": run.settings.seed,
+            "checkpoint_steps": run.settings.checkpoint_steps,
+        },
     }
     extra = {name: raw[name] for name in ("cerebras", "eval_input") if raw.get(name)}
     return {**extra, **content}
@@ -191,14 +196,6 @@ def _optimizer(settings: OptimSettings) -> Json:
         "loss_scaling_factor": 1.0,
         "learning_rate": lines,
         "adjust_learning_rate": {"decoder_kernel": settings.decoder_kernel},
-    }
-
-
-def _runconfig(run: Run, manifest: Manifest) -> Json:
-    return {
-        "max_steps": manifest.steps,
-        "seed": run.settings.seed,
-        "checkpoint_steps": run.settings.checkpoint_steps,
     }
 
 

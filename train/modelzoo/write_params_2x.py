@@ -52,9 +52,9 @@ def trainer(old: Json) -> Json:
     }
     if cluster := _renamed(runconfig, CLUSTER):
         backend["cluster_config"] = cluster
-    fit: Json = {"train_dataloader": _loader(loader)}
+    fit: Json = {"train_dataloader": _without(loader, LOADER_GONE)}
     if "eval_input" in old:
-        fit["val_dataloader"] = _loader(old["eval_input"])
+        fit["val_dataloader"] = _without(old["eval_input"], LOADER_GONE)
     if runconfig.get("checkpoint_path"):
         fit["ckpt_path"] = runconfig["checkpoint_path"]
     init = {
@@ -80,10 +80,6 @@ def _renamed(content: Json, names: dict[str, str]) -> Json:
 
 def _without(content: Json, gone: set[str]) -> Json:
     return {key: value for key, value in content.items() if key not in gone}
-
-
-def _loader(loader: Json) -> Json:
-    return _without(loader, LOADER_GONE)
 
 
 def _adamw(optimizer: Json) -> Json:

@@ -69,14 +69,14 @@ def plot(
     bounds: where each phase begins on x.
     """
     lines = [
-        (curve.label, [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if _is_number(y)])
-        for curve in curves
+        (c.label, [(x, y) for x, y in zip(c.x, c.y, strict=True) if y is not None and isfinite(y)])
+        for c in curves
     ]
     every = [point for _, line in lines for point in line]
     if not every:
         return None
     x_ticks = ticks(0.0, max(1.0, *(x for x, _ in every)), ends=False)
-    heights = [y for _, y in every if y is not None]
+    heights = [y for _, y in every]
     heights += [point.y for point in points if isfinite(point.y)]
     y_ticks = ticks(min(heights), max(heights), ends=True)
     right, low, high = max(1.0, *(x for x, _ in every)), y_ticks[0], y_ticks[-1]
@@ -90,8 +90,7 @@ def plot(
     paths = tuple(
         (
             label,
-            "M"
-            + " L".join(f"{WIDTH * across(x):.1f},{HEIGHT * down(y or 0.0):.2f}" for x, y in line),
+            "M" + " L".join(f"{WIDTH * across(x):.1f},{HEIGHT * down(y):.2f}" for x, y in line),
         )
         for label, line in lines
         if line
@@ -227,10 +226,6 @@ def _ribbons(
         )
         ribbons.append((path, middle.index((a, b)[side])))
     return ribbons
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and isfinite(value)
 
 
 def _brief(value: float, span: float) -> str:

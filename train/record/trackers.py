@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import time
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.errors import UsageError
@@ -23,23 +23,20 @@ FOLDER = "trackers"  # of a run: what trackers keep there
 Scalars = Mapping[str, float]
 
 
-class Tracker(Protocol):
+class Tracker:
     """Takes the numbers of a step."""
 
     def scalars(self, step: int, values: Scalars) -> None:
         """Take numbers, by their names."""
-        ...
 
     def flush(self) -> None:
-        """Write out what was taken."""
-        ...
+        """Write out what was taken, where that is not done already."""
 
     def close(self) -> None:
         """End the tracker's run."""
-        ...
 
 
-class Tensorboard:
+class Tensorboard(Tracker):
     """Events in the phase's folder; those of steps from `first` on are purged."""
 
     def __init__(self, folder: Path, first: int) -> None:
@@ -61,7 +58,7 @@ class Tensorboard:
         self.writer.close()
 
 
-class Wandb:
+class Wandb(Tracker):
     """A run of Weights & Biases, as its own environment variables say (WANDB_MODE=offline)."""
 
     def __init__(self, folder: Path, project: str, title: str) -> None:
@@ -81,15 +78,12 @@ class Wandb:
         """Log numbers, against a step of their own: wandb's own never goes back."""
         self.run.log({"step": step, **values})
 
-    def flush(self) -> None:
-        """Do nothing: a process of wandb's writes by itself."""
-
     def close(self) -> None:
         """Finish the run."""
         self.run.finish()
 
 
-class Mlflow:
+class Mlflow(Tracker):
     """A run of MLflow, at MLFLOW_TRACKING_URI; else files in the run's folder."""
 
     def __init__(self, folder: Path, project: str, title: str) -> None:
@@ -116,9 +110,6 @@ class Mlflow:
         named = {name.replace("/", "."): value for name, value in values.items()}
         batch = [self.metric(name, value, now, step) for name, value in named.items()]
         self.client.log_batch(self.run, metrics=batch)
-
-    def flush(self) -> None:
-        """Do nothing: each request is written."""
 
     def close(self) -> None:
         """Mark the run as finished."""

@@ -116,10 +116,6 @@ def _warn_once(message: str) -> None:
     logging.getLogger("crystalmix").warning("%s", message)
 
 
-def _names(kind: Any) -> list[str]:  # noqa: ANN401  a dataclass
-    return [field.name for field in fields(kind)]
-
-
 class _Reader:
     """Reads one run file, remembering where things stand for its messages."""
 
@@ -295,7 +291,7 @@ class _Reader:
 
     def _make(self, steps: Steps, kind: type[Settings], values: Json) -> Settings:
         """Make a settings dataclass; its own faults and wrong types name their line."""
-        names = _names(kind)
+        names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
         for key in values:
             if key not in names:
                 raise self._unknown(steps, key, names)

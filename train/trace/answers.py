@@ -36,7 +36,7 @@ class Answer:
     @property
     def faulty(self) -> bool:
         """Whether it names faults, so that a command that prints it exits with 1."""
-        return False
+        return bool(getattr(self, "faults", ()))
 
     def content(self) -> object:
         """The answer as JSON."""

@@ -1,6 +1,6 @@
 """Findings: every disagreement between what a manifest planned and what a ledger recorded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -246,10 +246,10 @@ def whole_steps(tables: Iterator[pa.Table], batch: int) -> Iterator[pa.Table]:
 
 
 def _misplaced(folder: Path, batch: int, step: int, have: pa.Table) -> str:
-    numbers = set(have["step"].to_pylist())
+    numbers = sorted(map(str, {*have["step"].to_pylist()}))
     return (
         f"{folder}: in place of step {step}'s {batch} rows stand {len(have)} "
-        f"of {'step' if len(numbers) == 1 else 'steps'} {_list(numbers) or 'none'}"
+        f"of {'step' if len(numbers) == 1 else 'steps'} {', '.join(numbers) or 'none'}"
     )
 
 
@@ -308,10 +308,6 @@ def _row(row: StepRow) -> str:
 
 def _brief(digest: object) -> str:
     return str(digest)[:BRIEF]
-
-
-def _list(numbers: Iterable[object]) -> str:
-    return ", ".join(sorted(map(str, numbers)))
 
 
 def _bytes(

@@ -106,9 +106,10 @@ def lines(forecasts: Sequence[PhaseForecast]) -> list[str]:
         ]
         head = [f"  memory at {phase.rows_per_pass} rows a pass"]
         parts = list(Memory.__dataclass_fields__)
+        each = f", each of {phase.processes}" if phase.processes > 1 else ""
         rows = [
             [
-                f"  {how}{_per_process(phase.processes)}",
+                f"  {how}{each}",
                 *(_size(getattr(memory, part)) for part in [*parts, "total"]),
             ]
             for how, memory in phase.memory.items()
@@ -234,10 +235,6 @@ def _schedule_notes(pieces: Sequence[Linear], steps: int) -> Iterator[str]:
             f"the schedule has {planned:,} steps, the phase ends after {steps:,}: its last "
             f"learning rate is {schedule(pieces, steps - 1):g}"
         )
-
-
-def _per_process(processes: int) -> str:
-    return f", each of {processes}" if processes > 1 else ""
 
 
 def _size(count: int) -> str:

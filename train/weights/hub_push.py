@@ -2,27 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from crystalmix.train.weights.release import REVISIONS, Released
-
-
-class Hub(Protocol):
-    """What is used of `huggingface_hub.HfApi`."""
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:  # noqa: ANN401
-        """Make a repository."""
-        ...
-
-    def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool) -> Any:  # noqa: ANN401
-        """Make a branch."""
-        ...
-
-    def upload_folder(
-        self, *, repo_id: str, folder_path: Path, revision: str, commit_message: str
-    ) -> Any:  # noqa: ANN401
-        """Upload a folder to a branch in one commit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -46,8 +28,11 @@ def uploads(release: Released) -> list[Upload]:
     return sent
 
 
-def push(release: Released, repo: str, hub: Hub | None = None) -> list[Upload]:
-    """Send a release to a private repository, made where it is not there; return what was sent."""
+def push(release: Released, repo: str, hub: Any = None) -> list[Upload]:  # noqa: ANN401
+    """Send a release to a private repository, made where it is not there; return what was sent.
+
+    hub: a `huggingface_hub.HfApi` other than the default.
+    """
     if hub is None:
         from huggingface_hub import HfApi
 

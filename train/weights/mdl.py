@@ -140,7 +140,8 @@ class Mdl:
         if kind == "ScalarH5Type" or attributes.get("is_scalar", False):
             return data[...].item()
         if kind in FULLS or attributes.get("is_constructible", False):
-            dtype = torch.bfloat16 if attributes.get("is_bfloat16") else _dtype(data.dtype)
+            dtype = torch.from_numpy(np.empty(0, data.dtype)).dtype
+            dtype = torch.bfloat16 if attributes.get("is_bfloat16") else dtype
             size = [int(n) for n in np.atleast_1d(attributes["shape"])]
             return torch.full(size, attributes["fill_value"].item(), dtype=dtype)
         if kind == "DeferredH5Tensor" and attributes.get("link_to_self", False):
@@ -272,10 +273,6 @@ def _tensor(data: Dataset, is_bfloat16: bool) -> Tensor:
     array = np.asarray(data[...])
     tensor = torch.from_numpy(array if array.shape else array.reshape(1)).reshape(array.shape)
     return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
-
-
-def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def _filters() -> ModuleType:
