@@ -12,7 +12,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.train.api.ablations import Ablation, is_ablation
 from crystalmix.train.figures import mixture_plot, run_plot
-from crystalmix.train.figures.mixture_plot import Copies, Lengths, PartShare, Recommended
+from crystalmix.train.figures.mixture_plot import Copies, Lengths
 from crystalmix.train.record.run_folder import WHERE
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ def plot(path: Path, file: Path, build: Path | None = None) -> str:
     manifests = read_manifests(path) if path.exists() else []
     if not manifests:
         raise InputError(f"{path}: is no build, run or ablation; give the --out of one to --plot")
-    phases = {
-        manifest.phase: [PartShare(part.name, part.asked, part.got) for part in manifest.parts]
-        for manifest in manifests
-    }
+    phases = {manifest.phase: manifest.parts for manifest in manifests}
     title = f"{manifests[0].name}: shares of rows asked and got"
     return mixture_plot.saved(mixture_plot.shares(title, phases, _lengths(path, manifests)), file)
 
@@ -51,11 +48,7 @@ def plot_plan(outlook: Outlook, name: str, file: Path) -> str:
     where nothing is left to draw.
     """
     mixture_plot.checked(file)
-    phases = {
-        phase.name: [PartShare(part.name, part.asked, part.got) for part in phase.parts]
-        for phase in outlook.phases
-        if phase.steps
-    }
+    phases = {phase.name: phase.parts for phase in outlook.phases if phase.steps}
     if not phases and not outlook.copies:
         raise UsageError(
             "--plot: nobody knows how many rows the phases take; give --data, or declare `tokens`"
@@ -84,13 +77,8 @@ def _copies(plan: CopiesPlan) -> list[Copies]:
 
 def _mixture(ablation: Ablation) -> Figure:
     report = ablation.report
-    best = report.recommendation
-    mixture = [
-        Recommended(name, share, *best.interval[name], best.current[name])
-        for name, share in best.shares.items()
-    ]
-    word = "refused" if best.refusal else "recommended"
-    return mixture_plot.recommended(f"{report.name}: best mixture, {word}", mixture)
+    word = "refused" if report.recommendation.refusal else "recommended"
+    return mixture_plot.recommended(f"{report.name}: best mixture, {word}", report.recommendation)
 
 
 def _lengths(path: Path, manifests: list[Manifest]) -> list[Lengths]:

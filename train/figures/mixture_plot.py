@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crystalmix.mixtures.laws.recommend import Recommendation
+from crystalmix.mixtures.manifest.manifest import ManifestPart
+from crystalmix.mixtures.plan.plan import PartPlan
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.figures import charts
@@ -18,19 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Part = ManifestPart | PartPlan
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_LENGTHS = 40  # of a picture, the first ones
 COPIES_ROWS = 6  # bars that a panel of copies is as high as
 ROW, WIDTH, HEAD = 0.34, 9.0, 1.3  # inches: of a bar, of a picture, of a panel's title and axis
-
-
-@dataclass(frozen=True)
-class PartShare:
-    """A part of a phase; got: None where it has not been worked out."""
-
-    part: str
-    asked: float
-    got: float | None
 
 
 @dataclass(frozen=True)
@@ -50,17 +45,6 @@ class Copies:
     label: str
     asked: tuple[float, ...]
     got: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """A share of a mixture with its interval, and the share that the current mixture has."""
-
-    domain: str
-    share: float
-    low: float
-    high: float
-    current: float
 
 
 def checked(file: Path) -> Path:
@@ -85,7 +69,7 @@ def saved(figure: "Figure", file: Path) -> str:
 
 def shares(
     title: str,
-    phases: Mapping[str, Sequence[PartShare]],
+    phases: Mapping[str, Sequence[Part]],
     lengths: Sequence[Lengths] = (),
     copies: Sequence[Copies] = (),
 ) -> "Figure":
@@ -107,43 +91,39 @@ def shares(
     return figure
 
 
-def recommended(title: str, mixture: Sequence[Recommended]) -> "Figure":
+def recommended(title: str, mixture: Recommendation) -> "Figure":
     """Draw a recommended mixture with the intervals of its shares, and the current one."""
-    figure, [axis] = charts.axes(WIDTH, HEAD + 0.4 + ROW * len(mixture))
-    place = np.arange(len(mixture))[::-1]
-    best = np.array([part.share for part in mixture])
-    errors = np.array([[part.share - part.low, part.high - part.share] for part in mixture]).T
+    figure, [axis] = charts.axes(WIDTH, HEAD + 0.4 + ROW * len(mixture.shares))
+    place = np.arange(len(mixture.shares))[::-1]
+    best = np.array([*mixture.shares.values()])
+    low, high = np.array([mixture.interval[name] for name in mixture.shares]).T
     axis.errorbar(
         best,
         place,
-        xerr=np.maximum(errors, 0.0),
+        xerr=np.maximum([best - low, high - best], 0.0),
         fmt="o",
         capsize=3,
         color=charts.COLOURS[0],
         label="recommended, bars: its interval (bootstrap)",
     )
-    current = [part.current for part in mixture]
+    current = [mixture.current[name] for name in mixture.shares]
     axis.plot(current, place, "D", color=charts.COLOURS[1], label="current")
-    axis.set_yticks(place, [part.domain for part in mixture])
+    axis.set_yticks(place, [*mixture.shares])
     axis.set_xlim(0, 1)
     charts.label(axis, "share of tokens", "", title)
     axis.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _shares(axis: "Axes", name: str, parts: Sequence[PartShare]) -> None:
+def _shares(axis: "Axes", name: str, parts: Sequence[Part]) -> None:
     place = np.arange(len(parts))[::-1]
-    got = [part.asked if part.got is None else part.got for part in parts]
-    known = any(part.got is not None for part in parts)
-    colour = charts.COLOURS[0] if known else charts.COLOURS[-1]
-    axis.barh(place, got, height=0.66, color=colour, label="got" if known else "asked")
-    if known:
-        targets = [part.asked for part in parts]
-        axis.plot(targets, place, "|", color=charts.INK, markersize=13, label="asked")
+    got, targets = [part.got for part in parts], [part.asked for part in parts]
+    axis.barh(place, got, height=0.66, color=charts.COLOURS[0], label="got")
+    axis.plot(targets, place, "|", color=charts.INK, markersize=13, label="asked")
     for y, value in zip(place, got, strict=True):
         axis.text(value, y, f"  {value:.2%}", va="center", color=charts.INK, size=8)
-    axis.set_yticks(place, [part.part for part in parts])
-    axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *(part.asked for part in parts)), default=1.0)))
+    axis.set_yticks(place, [part.name for part in parts])
+    axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *targets), default=1.0)))
     charts.label(axis, "share of rows", "", name)
     _legend(axis)
 

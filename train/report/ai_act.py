@@ -18,11 +18,7 @@ TOP, SME = 0.1, (0.05, 1000)  # share of domains to name, and at most how many
 # Sections of data by the `kind` of sources that belongs there.
 SECTIONS = (
     ("2.1", "Publicly available datasets", "public"),
-    (
-        "2.2.1",
-        "Datasets commercially licensed by rightsholders or their representatives",
-        "licensed",
-    ),
+    ("2.2.1", LICENSED, "licensed"),
     ("2.2.2", "Private datasets obtained from other third parties", "private"),
     ("2.3", "Data crawled and scraped from online sources", "crawled"),
     ("2.4", "User data", "user"),

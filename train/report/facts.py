@@ -1,13 +1,12 @@
 """Facts of a build or run for cards: from manifests, receipts and the ledger, nothing else."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.mixtures.build.accounts import PackAccount, SourceAccount
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import SOURCES, BuildFolder
-from crystalmix.mixtures.manifest.manifest import Manifest, read_manifests
+from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, read_manifests
 from crystalmix.prep.documents import about
 from crystalmix.prep.documents.about import About
 from crystalmix.prep.runtime import receipts
@@ -91,17 +90,7 @@ class PartFacts:
     consumed: rows that the ledger has, None of a build. learnt: of their tokens those with loss.
     """
 
-    phase: str
-    name: str
-    domain: str
-    asked: float
-    got: float
-    rows: int
-    tokens: int
-    loss_tokens: int | None
-    epochs: float
-    fim: Json | None
-    validates: bool
+    planned: ManifestPart
     msl: int
     consumed: int | None = None
     learnt: int | None = None
@@ -161,13 +150,17 @@ class Facts:
     def parts(self) -> list[PartFacts]:
         """The parts of all phases that are trained on."""
         held_out = {entry.domain for entry in self.tokens if entry.held_out}
-        parts = (part for phase in self.phases for part in phase.parts)
-        return [part for part in parts if not part.validates and part.domain not in held_out]
+        parts = ((part, part.planned) for phase in self.phases for part in phase.parts)
+        return [
+            part
+            for part, planned in parts
+            if not (planned.packed and planned.packed.validates) and planned.domain not in held_out
+        ]
 
     @property
     def planned(self) -> int:
         """Tokens that all steps of all phases come to, epochs counted."""
-        return sum(part.tokens for part in self.parts)
+        return sum(part.planned.tokens for part in self.parts)
 
     @property
     def consumed(self) -> int | None:
@@ -179,13 +172,15 @@ class Facts:
     @property
     def held(self) -> list[SourceTokens]:
         """What the domains trained on hold of each source."""
-        drawn = {part.domain for part in self.parts}
+        drawn = {part.planned.domain for part in self.parts}
         return [entry for entry in self.tokens if entry.domain in drawn]
 
     @property
     def unique(self) -> int | None:
         """Tokens of the domains trained on, each once; None where one was imported."""
-        whole = {part.domain for part in self.parts} == {entry.domain for entry in self.held}
+        whole = {part.planned.domain for part in self.parts} == {
+            entry.domain for entry in self.held
+        }
         return sum(entry.tokens for entry in self.held) if whole else None
 
     @property
@@ -318,25 +313,8 @@ def _last(lines: list[Line]) -> tuple[Line, ...]:
 
 def _parts(manifest: Manifest, counts: dict[str, tuple[int, int]] | None) -> tuple[PartFacts, ...]:
     """Return the parts of a manifest; counts: rows and tokens with loss that a ledger has."""
-    consumed: Sequence[tuple[int | None, int | None]] = [
-        (None, None) if counts is None else counts.get(part.name, (0, 0)) for part in manifest.parts
-    ]
-    return tuple(
-        PartFacts(
-            manifest.phase,
-            part.name,
-            part.domain,
-            part.asked,
-            part.got,
-            part.rows,
-            part.tokens,
-            part.loss_tokens,
-            part.epochs,
-            part.fim,
-            part.packed is not None and part.packed.validates,
-            manifest.msl,
-            rows,
-            learnt,
-        )
-        for part, (rows, learnt) in zip(manifest.parts, consumed, strict=True)
-    )
+    if counts is None:
+        return tuple(PartFacts(part, manifest.msl) for part in manifest.parts)
+    consumed = [counts.get(part.name, (0, 0)) for part in manifest.parts]
+    pairs = zip(manifest.parts, consumed, strict=True)
+    return tuple(PartFacts(part, manifest.msl, *counted) for part, counted in pairs)

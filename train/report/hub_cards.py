@@ -1,6 +1,5 @@
 """Hub cards: README.md of a dataset or model with the YAML head that the Hugging Face hub reads."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
@@ -28,20 +27,10 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 HUB = "https://huggingface.co/datasets/"
 
 
-@dataclass(frozen=True)
-class Licence:
-    """A licence as a card's head has it."""
-
-    license: str | None
-    license_name: str | None = None
-    license_link: str | None = None
-
-
 def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
     """Return the card of the build as a dataset of the hub: its rows and the documents in them."""
     dataset = facts.card.dataset
     title = dataset.title or facts.name
-    licence = _licence(dataset.licence)
     rows = {
         (shard.path, shard.rows)
         for phase in facts.phases
@@ -55,7 +44,7 @@ def dataset_card(facts: Facts, blanks: Blanks) -> list[str]:
     ]
     head: dict[str, Any] = {
         "pretty_name": title,
-        **_of_licence(licence),
+        **_licence(dataset.licence),
         "language": _languages(facts) or None,
         "size_categories": [size_category(sum(rows for _, rows in rows))],
         "source_datasets": _hub_ids(facts) or None,
@@ -88,7 +77,7 @@ def model_card(facts: Facts, blanks: Blanks) -> list[str]:
     model = facts.card.model
     title = ", ".join(model.names) or facts.name
     head: dict[str, Any] = {
-        **_of_licence(_licence(model.licence)),
+        **_licence(model.licence),
         "language": _languages(facts) or None,
         "base_model": model.base,
         "datasets": _hub_ids(facts) or None,
@@ -150,18 +139,15 @@ def _training(facts: Facts) -> list[str]:
     return lines
 
 
-def _licence(stated: str | None) -> Licence:
+def _licence(stated: str | None) -> dict[str, str | None]:
+    """Return a licence as a card's head has it."""
     if stated is None:
-        return Licence(None)
+        return {}
     name = RENAMED.get(stated.lower(), stated.lower())
     if name in KNOWN:
-        return Licence(name)
+        return {"license": name}
     link = stated if stated.startswith(("http://", "https://")) else None
-    return Licence("other", stated, link)
-
-
-def _of_licence(licence: Licence) -> dict[str, Any]:
-    return vars(licence)
+    return {"license": "other", "license_name": stated, "license_link": link}
 
 
 def _languages(facts: Facts) -> list[str]:

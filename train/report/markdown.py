@@ -178,7 +178,7 @@ def _phase(phase: PhaseFacts) -> list[str]:
     head = ["part", "domain", "asked", "got", "rows", "tokens", "expected with loss", "epochs"]
     rows: list[list[object]] = [
         [p.name, p.domain, p.asked, p.got, p.rows, p.tokens, p.loss_tokens, p.epochs]
-        for p in phase.parts
+        for p in (part.planned for part in phase.parts)
     ]
     if phase.steps is not None:
         head += ["rows consumed", "tokens consumed", "of them with loss"]

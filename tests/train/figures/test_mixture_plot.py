@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,15 +11,19 @@ import pytest
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.api import plots
 from crystalmix.train.figures import mixture_plot
-from crystalmix.train.figures.mixture_plot import Copies, Lengths, PartShare, Recommended
+from crystalmix.train.figures.mixture_plot import Copies, Lengths
 from helpers import graded
 from helpers.ablations import tiny
 from helpers.corpora import crystalmix
 from helpers.runs import small_build
 
 
+def part(name: str, asked: float, got: float) -> Any:
+    return SimpleNamespace(name=name, asked=asked, got=got)
+
+
 def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -> None:
-    parts = [PartShare("a", 0.7, 0.65), PartShare("b", 0.3, 0.35)]
+    parts = [part("a", 0.7, 0.65), part("b", 0.3, 0.35)]
     lengths = [Lengths("a / wiki", 10, 100, 1000)] * 50
     figure = mixture_plot.shares("mine", {"first": parts}, lengths)
     axes: list[Any] = figure.axes
@@ -37,7 +42,7 @@ def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -
 
 def test_copies_have_a_bar_for_each_bucket_of_ranks(tmp_path: Path) -> None:
     built = Copies("web", (0.0, 1.0, 2.5, 4.0), (0.0, 1.5, 2.0, 4.0))
-    parts = {"first": [PartShare("a", 1.0, None)]}
+    parts = {"first": [part("a", 1.0, 1.0)]}
     figure = mixture_plot.shares("mine", parts, copies=[built, Copies("new", (1.0, 3.0), None)])
     axes: list[Any] = figure.axes
     _, first, second = axes
@@ -53,7 +58,10 @@ def test_copies_have_a_bar_for_each_bucket_of_ranks(tmp_path: Path) -> None:
 
 
 def test_a_mixture_has_its_intervals_by_name() -> None:
-    figure = mixture_plot.recommended("best", [Recommended("wiki", 0.4, 0.3, 0.6, 0.5)])
+    mixture: Any = SimpleNamespace(
+        shares={"wiki": 0.4}, interval={"wiki": (0.3, 0.6)}, current={"wiki": 0.5}
+    )
+    figure = mixture_plot.recommended("best", mixture)
     axes: list[Any] = figure.axes
     [axis] = axes
     [segment] = axis.collections[0].get_segments()
