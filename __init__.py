@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         serve,
     )
     from crystalmix.train.api.chat import Reply, chat
-    from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict, diff, verify
+    from crystalmix.train.api.checks import Differences, ShardVerdict, diff, verify
     from crystalmix.train.api.copies import Copy, copy
     from crystalmix.train.api.data import (
         Collected,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         train,
     )
     from crystalmix.train.demo.demo import demo
-    from crystalmix.train.trace.answers import Table
+    from crystalmix.train.trace.answers import Table, Verdict
 
 __version__ = "0.1.0"
 __all__ = ["Ablation", "Build", "Collected", "Copy", "Differences", "EngineSettings", "Forecast"]

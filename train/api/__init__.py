@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from crystalmix.train.api.ablations import Ablation
     from crystalmix.train.api.chat import Reply
-    from crystalmix.train.api.checks import Differences, ShardVerdict, Verdict
+    from crystalmix.train.api.checks import Differences, ShardVerdict
     from crystalmix.train.api.copies import Copy
     from crystalmix.train.api.data import Collected
     from crystalmix.train.api.ledgers import Ledger

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from crystalmix.train.api.opened import Build
     from crystalmix.train.audit.audit import Audit
     from crystalmix.train.audit.evidence import Checked
-    from crystalmix.train.pages.evidence import Verified
     from crystalmix.train.pages.report_page import Report
     from crystalmix.train.report.cards import Card
 
@@ -159,6 +158,7 @@ def report(
     the page; by default where the rows come to less than 1 GiB. Raises InputError where there is
     nothing to report.
     """
+    from crystalmix.train.api import checks
     from crystalmix.train.pages import evidence, report_page
     from crystalmix.train.record import run_folder
 
@@ -169,7 +169,8 @@ def report(
         run, place = run_folder.run_and_build(folder, None if build is None else existing(build))
         if verify is None:
             verify = report_page.is_small(place)
-        verdict = _verdict(run, place, workers) if verify else None
+        verdict = checks.verify(place, run=run, workers=workers) if verify else None
+        assert not isinstance(verdict, checks.ShardVerdict)
         page = report_page.Report(evidence.of_build(run, place, verdict))
     if html is not None:
         page.write(Path(html))
@@ -209,12 +210,3 @@ def _is_ablation(folder: Path) -> bool:
 
     built = (folder / WHERE).exists() or (folder / "phases").exists()
     return not built and is_ablation(folder)
-
-
-def _verdict(run: Path | None, build: Path, workers: int) -> Verified:
-    from crystalmix.train.api import checks
-    from crystalmix.train.pages.evidence import Verified
-
-    verdict = checks.verify(build, run=run, workers=workers)
-    assert isinstance(verdict, checks.Verdict)
-    return Verified(verdict.faults, verdict.checked, verdict.notes)

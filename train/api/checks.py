@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
-from crystalmix.train.trace.answers import Answer, Grid
+from crystalmix.train.trace.answers import Answer, Grid, Verdict
 
 Place = str | Path
 
@@ -24,28 +24,6 @@ def existing(place: Place, *, whole: bool = False) -> Path:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     return path
-
-
-@dataclass(frozen=True)
-class Verdict(Answer):
-    """What `verify` found.
-
-    faults: one line each, none where all is sound. checked: what was read, in words. notes: what is
-    no fault but worth knowing.
-    """
-
-    faults: tuple[str, ...]
-    checked: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def content(self) -> list[str]:
-        """Return the faults."""
-        return list(self.faults)
-
-    def shown(self) -> Iterator[str | Grid]:
-        """Yield the faults, or the word that there are none."""
-        sound = f"sound: every file, count, digest and order agrees: {', '.join(self.checked)}"
-        yield from self.faults or (sound,)
 
 
 @dataclass(frozen=True)

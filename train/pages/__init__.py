@@ -10,7 +10,6 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from crystalmix.train.pages import evidence, report_page, serve
-    from crystalmix.train.pages.evidence import Verified
     from crystalmix.train.pages.report_page import Report
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -23,6 +23,7 @@ from crystalmix.train.record.views import Traced
 from crystalmix.train.report import facts
 from crystalmix.train.report.card_file import CardFile
 from crystalmix.train.trace import forensics, overview, questions, run_overview
+from crystalmix.train.trace.answers import Verdict
 from crystalmix.train.trace.repeats import repeats
 from crystalmix.train.trace.spikes import SpikeSettings, spikes
 
@@ -90,15 +91,6 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What `verify` found; checked: what was read, in words. notes: what is no fault."""
-
-    faults: tuple[str, ...]
-    checked: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Losses:
     """Losses of a run. width: steps of a point. left_out: spikes beyond MOST_SPIKES."""
 
@@ -131,10 +123,10 @@ class Evidence:
     tasks: list[Json] = field(default_factory=list[Json])
     sealed: list[Sealed] = field(default_factory=list[Sealed])
     ablation: Content | None = None
-    verified: Verified | None = None
+    verified: Verdict | None = None
 
 
-def of_build(run: Path | None, build: Path, verified: Verified | None) -> Evidence:
+def of_build(run: Path | None, build: Path, verified: Verdict | None) -> Evidence:
     """Gather the evidence of a build, or of a run and its build; errors as of `facts.gather`."""
     facts_ = facts.gather(run, build, CardFile())
     manifests = read_manifests(build)

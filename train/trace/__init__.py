@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         spikes,
         sql,
     )
-    from crystalmix.train.trace.answers import FIM, Answer, Grid, Lines, Table, cell
+    from crystalmix.train.trace.answers import FIM, Answer, Grid, Lines, Table, Verdict, cell
     from crystalmix.train.trace.findings import Findings
     from crystalmix.train.trace.forensics import StandingOut
     from crystalmix.train.trace.repeats import Repeats

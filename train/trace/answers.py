@@ -84,6 +84,28 @@ class Lines(Answer):
 
 
 @dataclass(frozen=True)
+class Verdict(Answer):
+    """What `verify` found.
+
+    faults: one line each, none where all is sound. checked: what was read, in words. notes: what is
+    no fault but worth knowing.
+    """
+
+    faults: tuple[str, ...]
+    checked: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def content(self) -> list[str]:
+        """Return the faults."""
+        return list(self.faults)
+
+    def shown(self) -> Iterator[str | Grid]:
+        """Yield the faults, or the word that there are none."""
+        sound = f"sound: every file, count, digest and order agrees: {', '.join(self.checked)}"
+        yield from self.faults or (sound,)
+
+
+@dataclass(frozen=True)
 class Table(Answer):
     """A table: `arrow` is a pyarrow Table, which numpy, pandas, polars and DuckDB take as it is."""
 
