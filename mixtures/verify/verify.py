@@ -35,15 +35,7 @@ from crystalmix.mixtures.manifest.manifest import (
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.mixtures.recipes.phase import fraction, shares
 from crystalmix.mixtures.redaction import check, redact
-from crystalmix.mixtures.verify import (
-    accounts,
-    kept,
-    receipt_marks,
-    shuffle_test,
-    states,
-    tokenizer_check,
-    upsampling,
-)
+from crystalmix.mixtures.verify import accounts, kept, seals, shuffle_test, upsampling
 from crystalmix.mixtures.verify.accounts import Check, Counts, ShardCounts
 from crystalmix.mixtures.verify.kept import MALFORMED
 from crystalmix.mixtures.verify.shuffle_test import repeated
@@ -90,8 +82,8 @@ def verify(out: Path, *, workers: int = 1, note: Note = lambda _: None) -> list[
     faults += _check_manifests(out, sealed, note)
     faults += lookups.faults(BuildFolder(out), sealed, note)
     faults += purged.faults(BuildFolder(out), sealed, note)
-    faults += receipt_marks.faults(BuildFolder(out), tuple(faults), note)
-    faults += states.faults(BuildFolder(out), note)
+    faults += seals.receipt_faults(BuildFolder(out), tuple(faults), note)
+    faults += seals.faults(BuildFolder(out), note)
     faults += kept.faults(BuildFolder(out), workers, note)
     faults += about.faults(out / about.NAME, {place.name for place in sealed})
     _note_unread(BuildFolder(out), sealed, note)
@@ -301,7 +293,7 @@ def _check_manifests(out: Path, sealed: dict[Path, Receipt], note: Note) -> Iter
                 f"{place}: follows phase {manifest.after}, which was built elsewhere; "
                 "`crystalmix merge` seals both as one build"
             )
-    yield from tokenizer_check.faults(folder.tokenizer, manifests)
+    yield from seals.tokenizer_faults(folder.tokenizer, manifests)
 
 
 def _manifest_faults(
