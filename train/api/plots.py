@@ -36,7 +36,7 @@ def plot(path: Path, file: Path, build: Path | None = None) -> str:
     manifests = read_manifests(path) if path.exists() else []
     if not manifests:
         raise InputError(f"{path}: is no build, run or ablation; give the --out of one to --plot")
-    phases = {manifest.phase: manifest.parts for manifest in manifests}
+    phases = {m.phase: [(p.name, p.asked, p.got) for p in m.parts] for m in manifests}
     title = f"{manifests[0].name}: shares of rows asked and got"
     return mixture_plot.saved(mixture_plot.shares(title, phases, _lengths(path, manifests)), file)
 
@@ -48,7 +48,11 @@ def plot_plan(outlook: Outlook, name: str, file: Path) -> str:
     where nothing is left to draw.
     """
     mixture_plot.checked(file)
-    phases = {phase.name: phase.parts for phase in outlook.phases if phase.steps}
+    phases = {
+        phase.name: [(part.name, part.asked, part.got) for part in phase.parts]
+        for phase in outlook.phases
+        if phase.steps
+    }
     if not phases and not outlook.copies:
         raise UsageError(
             "--plot: nobody knows how many rows the phases take; give --data, or declare `tokens`"

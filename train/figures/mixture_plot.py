@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crystalmix.mixtures.laws.recommend import Recommendation
-from crystalmix.mixtures.manifest.manifest import ManifestPart
-from crystalmix.mixtures.plan.plan import PartPlan
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.train.figures import charts
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Part = ManifestPart | PartPlan
+Share = tuple[str, float, float]  # part, asked, got
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_LENGTHS = 40  # of a picture, the first ones
 COPIES_ROWS = 6  # bars that a panel of copies is as high as
@@ -69,7 +67,7 @@ def saved(figure: "Figure", file: Path) -> str:
 
 def shares(
     title: str,
-    phases: Mapping[str, Sequence[Part]],
+    phases: Mapping[str, Sequence[Share]],
     lengths: Sequence[Lengths] = (),
     copies: Sequence[Copies] = (),
 ) -> "Figure":
@@ -115,14 +113,14 @@ def recommended(title: str, mixture: Recommendation) -> "Figure":
     return figure
 
 
-def _shares(axis: "Axes", name: str, parts: Sequence[Part]) -> None:
+def _shares(axis: "Axes", name: str, parts: Sequence[Share]) -> None:
     place = np.arange(len(parts))[::-1]
-    got, targets = [part.got for part in parts], [part.asked for part in parts]
+    names, targets, got = zip(*parts, strict=True)
     axis.barh(place, got, height=0.66, color=charts.COLOURS[0], label="got")
     axis.plot(targets, place, "|", color=charts.INK, markersize=13, label="asked")
     for y, value in zip(place, got, strict=True):
         axis.text(value, y, f"  {value:.2%}", va="center", color=charts.INK, size=8)
-    axis.set_yticks(place, [part.name for part in parts])
+    axis.set_yticks(place, names)
     axis.set_xlim(0, max(1e-9, 1.35 * max((*got, *targets), default=1.0)))
     charts.label(axis, "share of rows", "", name)
     _legend(axis)

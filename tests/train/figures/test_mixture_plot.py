@@ -18,12 +18,8 @@ from helpers.corpora import crystalmix
 from helpers.runs import small_build
 
 
-def part(name: str, asked: float, got: float) -> Any:
-    return SimpleNamespace(name=name, asked=asked, got=got)
-
-
 def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -> None:
-    parts = [part("a", 0.7, 0.65), part("b", 0.3, 0.35)]
+    parts = [("a", 0.7, 0.65), ("b", 0.3, 0.35)]
     lengths = [Lengths("a / wiki", 10, 100, 1000)] * 50
     figure = mixture_plot.shares("mine", {"first": parts}, lengths)
     axes: list[Any] = figure.axes
@@ -42,7 +38,7 @@ def test_bars_are_as_long_as_what_was_got_and_ticks_stand_where_it_was_asked() -
 
 def test_copies_have_a_bar_for_each_bucket_of_ranks(tmp_path: Path) -> None:
     built = Copies("web", (0.0, 1.0, 2.5, 4.0), (0.0, 1.5, 2.0, 4.0))
-    parts = {"first": [part("a", 1.0, 1.0)]}
+    parts = {"first": [("a", 1.0, 1.0)]}
     figure = mixture_plot.shares("mine", parts, copies=[built, Copies("new", (1.0, 3.0), None)])
     axes: list[Any] = figure.axes
     _, first, second = axes
