@@ -18,7 +18,7 @@ from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
 from crystalmix.prep.runtime.tables import table
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -32,7 +32,7 @@ WHAT = "its account"
 Tallies = dict[str, int]
 
 
-@dataclass(frozen=True)
+@frozen
 class ListCounts:
     """Entries of an opt-out list. unmatched: those that match nothing."""
 

@@ -25,7 +25,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.store import reuse
 from crystalmix.prep.store import store as artifacts
 from crystalmix.prep.store.rates import Pace
@@ -47,7 +47,7 @@ Item = TypeVar("Item")
 MARK_TOKENS = 1 << 20  # of shards that are marked as done together: a tenth of a second's work
 
 
-@dataclass(frozen=True)
+@frozen
 class Context:
     """Context of one build: recipe, data root, output folder, workers and tokenizer.
 
@@ -125,7 +125,7 @@ class Context:
         return [[next(rest) for _ in group] for group in groups]
 
 
-@dataclass(frozen=True)
+@frozen
 class Copies:
     """How often the documents of a domain's sources are taken, where that differs.
 

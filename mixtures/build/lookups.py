@@ -10,7 +10,6 @@ import atexit
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 from shutil import rmtree
@@ -29,6 +28,7 @@ from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_ato
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import pyarrow as pa
@@ -183,7 +183,7 @@ def _make(pairs: Sequence[tuple[Path, Path]], pool: Engine | None = None) -> int
     return len(stale)
 
 
-@dataclass(frozen=True)
+@frozen
 class Stale:
     """A lookup to be made: of a folder, into another, what it follows from, its files."""
 
@@ -203,7 +203,7 @@ class Stale:
         write_atomic(self.inside / SEAL, sealed)
 
 
-@dataclass(frozen=True)
+@frozen
 class Written:
     """Work item: a file of a lookup."""
 

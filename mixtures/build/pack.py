@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.frames import FRAME
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -65,7 +65,7 @@ MOST_DECODED = 16  # times that a frame of ids is decoded at most, where rows ar
 SMALL_BYTES = 1 << 30  # of texts: so few shards that frames are decoded less often than that
 
 
-@dataclass(frozen=True)
+@frozen
 class Pack:
     """Part of a work item: cut the rows [first, last) of a stream of blocks to one shard.
 
@@ -177,7 +177,7 @@ def _is_plain(recipe: Recipe, name: str) -> bool:
     return rows.plain and domain.chat is None and (domain.fim is None or domain.fim.loss == "all")
 
 
-@dataclass(frozen=True)
+@frozen
 class Fit:
     """Work item: fit the groups between `bounds` of a stream whose first position is `base`."""
 

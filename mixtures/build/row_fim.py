@@ -7,7 +7,7 @@ a shuffle follows, which permutes them again (`laid_out_rows`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from crystalmix.prep.fim import document_fim
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import Keeper, Shape
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.tokenizer.tokenizer import TokenizerSettings, load
 
 with imported_later(__name__):
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.fim.row_spans import Packed
 
 
-@dataclass(frozen=True)
+@frozen
 class Permute:
     """Work item: apply row-level FIM to one shard.
 

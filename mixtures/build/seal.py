@@ -7,7 +7,7 @@ more often than it may be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -56,7 +56,7 @@ class PartRefusalError(RefusalError):
         self.part = part
 
 
-@dataclass(frozen=True)
+@frozen
 class Basis:
     """What all manifests of a build have in common.
 

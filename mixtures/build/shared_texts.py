@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +21,7 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.prep.store.store import Store, key_of, read_mark, write_mark
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of what is refused
 
 
-@dataclass(frozen=True)
+@frozen
 class Findings:
     """Texts that domains have in common: refusals, and notes on what is allowed."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -43,7 +43,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.runtime.workers import PROGRESS
 
 with imported_later(__name__):
@@ -68,7 +68,7 @@ BUCKETS = "buckets"  # the folder of bucket files
 CHUNKS = 256  # deflated rows that are handed on at once
 
 
-@dataclass(frozen=True)
+@frozen
 class ShuffledRows:
     """The rows of a domain's packed folders and their shuffled order, as work items know them.
 
@@ -120,7 +120,7 @@ class ShuffledRows:
         return fim.rows(packed, self.inputs, firsts, located)
 
 
-@dataclass(frozen=True)
+@frozen
 class Shuffle:
     """Work item: write shards of the shuffled order.
 
@@ -134,7 +134,7 @@ class Shuffle:
     buckets: tuple[Path, Path] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Spread:
     """Work item of the first of two passes: put the rows numbered [first, last) into buckets.
 
@@ -214,7 +214,7 @@ def last_folder(context: Context, name: str, epochs: list[Folder]) -> Folder:
     return Folder(name, domain, 0, path, recipe, context.store, copies=epochs[0].copies)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Whole:
     """The shuffle of a domain into a folder: its rows, bounds and file of each shard."""
 
@@ -388,7 +388,7 @@ def _shuffle_once(item: Shuffle) -> Json:
     return {"files": [entry for result in results for entry in result["files"]]}
 
 
-@dataclass(frozen=True)
+@frozen
 class _Work:
     """The writing of an item's shards; what they have in common is made for the first of them."""
 

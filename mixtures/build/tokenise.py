@@ -26,6 +26,7 @@ from crystalmix.prep.rows import pack
 from crystalmix.prep.rows.pack import Controls, PackSettings
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.prep.store import store
 from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
 from crystalmix.prep.tokenizer.special_spellings import Literals
@@ -76,7 +77,7 @@ class Encoding:
     copies: Path | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class KeyedBlock:
     """The documents [first, last) of a source that are of one raw file, and the key of their ids.
 

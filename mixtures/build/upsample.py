@@ -6,7 +6,7 @@ follow from, the column and the curve, and the side of a split.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from crystalmix.mixtures.build.context import Context, Copies, origin_of
@@ -19,14 +19,14 @@ from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt
 from crystalmix.prep.runtime.records import quick_record
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.store import store
 
 with imported_later(__name__):
     import numpy as np
 
 
-@dataclass(frozen=True)
+@frozen
 class Count:
     """Work item: count the copies of a source's documents."""
 

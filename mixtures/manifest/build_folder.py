@@ -25,14 +25,13 @@ before there was one. Lookups follow from these.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import TEMPORARY
 from crystalmix.prep.runtime.receipts import Receipt, Shard
-from crystalmix.prep.runtime.types import Within
+from crystalmix.prep.runtime.types import Within, frozen
 
 SOURCES: Final = "sources"
 DOMAINS: Final = "domains"
@@ -48,7 +47,7 @@ HISTORY: Final = "history"
 ALL_DOCUMENTS: Final = f"{SOURCES}/*/{DOCUMENTS}"  # a pattern below the build
 
 
-@dataclass(frozen=True)
+@frozen
 class BuildFolder:
     """Paths of a build; nothing is opened or made."""
 

@@ -13,7 +13,6 @@ of each part every 65,536 positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -22,7 +21,7 @@ from crystalmix.mixtures.manifest.exact_order import OrderPart, Refs
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -41,7 +40,7 @@ KEPT = "order.u8"  # its name, beside the manifest
 Zeros = Literal["aligned", "misaligned"]
 
 
-@dataclass(frozen=True)
+@frozen
 class ZooSettings(Strict):
     """Settings of Model Zoo's order, and which of its faults to reproduce.
 
@@ -182,7 +181,7 @@ class ZooMixture:
         return low + int(places[draw - int(self._counts[block, kept])])
 
 
-@dataclass(frozen=True)
+@frozen
 class ZooOrder:
     """The `cerebras` order behind the interface of mixtures.manifest.exact_order.Order.
 

@@ -7,16 +7,16 @@ meet by chance, and counts are then expected values.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.shard_runs import Range, ranges
 from crystalmix.prep.runtime.tables import table
+from crystalmix.prep.runtime.types import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Draws:
     """The draws [start, start + count) of a walk through some rows of a domain, by one part."""
 
@@ -53,7 +53,7 @@ class Draws:
         ]
 
 
-@dataclass(frozen=True)
+@frozen
 class DomainReads:
     """What phases read of a domain: rows there, rows read, reads of a row after its first, rest."""
 
@@ -64,7 +64,7 @@ class DomainReads:
     never: int
 
 
-@dataclass(frozen=True)
+@frozen
 class PhaseRepeats:
     """What a phase reads that earlier phases read: rows by domain, and those left unread."""
 
@@ -74,7 +74,7 @@ class PhaseRepeats:
     unread: int  # rows of these domains that no earlier phase, nor this one, reads
 
 
-@dataclass(frozen=True)
+@frozen
 class Reads:
     """What phases read together, domain by domain, and what each of them reads again."""
 

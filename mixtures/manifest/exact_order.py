@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.permutation import Permutation, forward_each
 from crystalmix.prep.runtime.randomness import key
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -152,7 +152,7 @@ class Interleave:
             yield self._parts + i, self._splits[i]
 
 
-@dataclass(frozen=True)
+@frozen
 class OrderPart:
     """A part as the order sees it: its exact weight, rows available, and digest of its content.
 
@@ -166,7 +166,7 @@ class OrderPart:
     start: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Refs:
     """What n consecutive positions consume, (n,) int64 each; part is a place in the listing."""
 

@@ -24,7 +24,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError, InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -49,6 +49,10 @@ class PartShard:
     first: int
     last: int
     loss_tokens: int | None
+
+    def content(self) -> Json:
+        """Return it as JSON; `asdict` would look into each of many plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class LaterShards(Sequence[PartShard]):
@@ -82,7 +86,7 @@ class LaterShards(Sequence[PartShard]):
         return tuple(self._read())
 
 
-@dataclass(frozen=True)
+@frozen
 class TokenizerIdentity:
     """What must stay the same of a tokenizer; of an import the size of its vocabulary is known.
 
@@ -98,7 +102,7 @@ class TokenizerIdentity:
     pad: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class PackedAs:
     """What a trainer must know of a part's rows, so that it need not read the build's receipts.
 
@@ -119,7 +123,7 @@ class PackedAs:
         return self.held_out or (self.split is not None and self.split["side"] == "valid")
 
 
-@dataclass(frozen=True)
+@frozen
 class ManifestPart:
     """One part: the share asked, the rows available, and the rows that the phase takes."""
 
@@ -151,7 +155,7 @@ class ManifestPart:
         return Runs.of(Shard(s.path, s.rows, s.first, s.last) for s in self.shards)
 
 
-@dataclass(frozen=True)
+@frozen
 class RowRefs:
     """Which rows a range of positions consumes: equally long int64 arrays.
 
@@ -164,7 +168,7 @@ class RowRefs:
     row: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@frozen
 class Manifest:
     """A sealed phase."""
 
@@ -189,8 +193,10 @@ class Manifest:
 
     def content(self) -> Json:
         """Return the manifest as JSON without its own digest."""
-        parts = (replace(part, shards=tuple(part.shards)) for part in self.parts)
+        parts = (replace(part, shards=()) for part in self.parts)
         value = asdict(replace(self, parts=tuple(parts)))
+        for part, own in zip(value["parts"], self.parts, strict=True):
+            part["shards"] = [shard.content() for shard in own.shards]
         del value["digest"], value["folder"]
         if self.schema == 3:
             del value["migrated"]

@@ -10,7 +10,7 @@ edited one is refused as ever.
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +32,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import read_json, replacing
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 VERSION: Final = 2  # 2 has labels
 TABLES: Final = "shards"  # below the build's lookups
@@ -40,7 +40,7 @@ DIGITS: Final = 32  # of the digest, in a table's name
 REMEDY: Final = "remove it; it is made again when it is needed"
 
 
-@dataclass(frozen=True)
+@frozen
 class OpenedRows:
     """A folder of rows: the recipe of its receipt, and its shards."""
 
@@ -54,7 +54,7 @@ class OpenedRows:
         return cls(Receipt(**receipt.recipe), Runs.of(every))
 
 
-@dataclass(frozen=True)
+@frozen
 class _Whole:
     """Reads a manifest whose table was opened."""
 

@@ -27,7 +27,7 @@ from crystalmix.prep.runtime.errors import DamageError, RefusalError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import Receipt, Shard
 from crystalmix.prep.runtime.records import quick_record
-from crystalmix.prep.runtime.types import Content, Json
+from crystalmix.prep.runtime.types import Content, Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -99,7 +99,7 @@ class Request(Sealed):
     builds: Sequence[str] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class ChangedFile:
     """A file that a purge wrote anew or removed. rows, tokens: of a shard, that are padding now."""
 
@@ -111,7 +111,7 @@ class ChangedFile:
     tokens: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class ChangedManifest:
     """A manifest that a purge superseded, by digest; place: of its build below the purged one."""
 
@@ -160,7 +160,7 @@ class Certificate(Sealed):
         return content
 
 
-@dataclass(frozen=True)
+@frozen
 class ErasedShard:
     """What a shard holds since it was purged, as its receipt says.
 
@@ -179,7 +179,7 @@ class ErasedShard:
     purge: str
 
 
-@dataclass(frozen=True)
+@frozen
 class ErasedFile:
     """A file of documents that was purged. was: its xxh3 before; purge: the last one."""
 
@@ -187,7 +187,7 @@ class ErasedFile:
     purge: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Marks:
     """What a receipt says of purges: their ids, and what they did to its shards and files."""
 

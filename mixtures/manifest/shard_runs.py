@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -97,7 +97,7 @@ def _runs(shards: Iterable[Shard]) -> Iterator[Run]:
         yield run._replace(shards=count)
 
 
-@dataclass(frozen=True)
+@frozen
 class Runs(Sequence[str]):
     """A list of shards as runs; as a sequence, their paths."""
 

@@ -9,13 +9,13 @@ have nothing to do with each other: there `continue` is refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from crystalmix.mixtures.recipes.phase import After, Begins, Part, Phase, common, same_rows
 from crystalmix.prep.runtime.errors import RefusalError
+from crystalmix.prep.runtime.types import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Reading:
     """The draws [start, start + rows) that a phase takes of a part; rows: None if not known."""
 
@@ -35,7 +35,7 @@ class Reading:
         return self.start + self.rows
 
 
-@dataclass(frozen=True)
+@frozen
 class Fault:
     """A part that can't begin as it says; steps: the place in the recipe."""
 

@@ -8,7 +8,6 @@ its rows is the matter of `continuing`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import permutations
@@ -20,7 +19,7 @@ from crystalmix.mixtures.manifest.cerebras_order import ZooSettings
 from crystalmix.mixtures.manifest.exact_order import LIMIT, Interleave, integer_weights
 from crystalmix.prep.runtime.constraints import Share
 from crystalmix.prep.runtime.errors import RefusalError
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 Kind = Literal["weight", "tokens", "epochs"]
 Count = Annotated[int, Field(ge=1, lt=LIMIT)]  # of rows or steps
@@ -31,7 +30,7 @@ DEFAULT_MAX_SHARED = 0.01
 DEFAULT_MAX_EPOCHS = 4.0  # Muennighoff et al. 2023: repeats beyond about four add little
 
 
-@dataclass(frozen=True)
+@frozen
 class After(Strict):
     """Where a part begins: behind what another phase took of the same rows."""
 
@@ -41,7 +40,7 @@ class After(Strict):
 Begins = Literal["start", "continue"] | After
 
 
-@dataclass(frozen=True)
+@frozen
 class Part(Strict):
     """One line of a mixture: a domain (or some of its shards or rows) and how much of it.
 
@@ -88,7 +87,7 @@ class Part(Strict):
         return getattr(self, self.kind)
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase(Strict):
     """Parts, batch size (rows per step) and steps: what one manifest seals.
 

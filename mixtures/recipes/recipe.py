@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
 from crystalmix.prep.runtime.atomic_files import is_url, refuse_url
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 from crystalmix.prep.tokenizer.tokenizer import SAMPLED, TokenizerSettings
 from crystalmix.prep.tokenizer.tokenizer import load as load_tokenizer
 
@@ -39,7 +39,7 @@ MOST_EPOCHS = 10_000  # of a domain, each of which is a folder
 SHOWN = 40  # letters of a name that is too long
 
 
-@dataclass(frozen=True)
+@frozen
 class Domain(Strict):
     """One folder of rows: documents of its sources, packed, permuted per epoch, shuffled.
 
@@ -101,7 +101,7 @@ class Domain(Strict):
         return self.shuffle if isinstance(self.shuffle, ZooShuffleSettings) else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Recipe(Strict):
     """A whole build."""
 

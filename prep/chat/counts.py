@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
+from crystalmix.prep.runtime.types import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class ChatCounts:
     """What became of conversations: conversations = rendered + dropped.
 

@@ -1,12 +1,11 @@
 """Settings of chat: the template, where loss lies, and what becomes of odd turns."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from crystalmix.prep.documents.conversation_text import ROLES
-from crystalmix.prep.runtime.types import Json, Strict
+from crystalmix.prep.runtime.types import Json, Strict, frozen
 
 MESSAGE = "TEXT"  # in a template, where the message's text stands
 TURNS = ("system", "user", "assistant", "tool", "tool_call", "user_after_system")
@@ -14,7 +13,7 @@ Bundled = Literal["crystal", "chatml", "llama-2", "llama-3", "plain"]
 Choice = Literal["keep", "drop_turn", "drop"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Piece(Strict):
     """One piece of a template: a special token by name, a literal text, or the message's text.
 
@@ -52,7 +51,7 @@ OnePiece = Annotated[Annotated[str, Tag("name")] | Annotated[Piece, Tag("pieces"
 Pieces = tuple[OnePiece, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Template(Strict):
     """How a conversation is written: pieces before it, of each role, and behind it.
 
@@ -121,7 +120,7 @@ def pieces(turn: Pieces) -> tuple[Piece, ...]:
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class ChatSettings(Strict):
     """How a domain's conversations are written, and what of them is learnt.
 

@@ -12,12 +12,11 @@ The outcome depends on the number of workers and on how rows lie in files; our o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -29,7 +28,7 @@ VERSION = 1
 NAME_BITS = 48
 
 
-@dataclass(frozen=True)
+@frozen
 class ZooShuffleSettings(Strict):
     """Settings of the original's shuffle: its output shards (chunks), workers and seed."""
 

@@ -5,7 +5,7 @@ seals them in `about.json`, each beside the digest of the documents that it desc
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.records import read_sealed, write_sealed
-from crystalmix.prep.runtime.types import Content, Strict
+from crystalmix.prep.runtime.types import Content, Strict, frozen
 
 NAME = "about.json"
 REMEDY = "remove it and run `crystalmix build` again, which writes it anew"
@@ -21,7 +21,7 @@ Kind = Literal["public", "licensed", "private", "crawled", "user", "synthetic", 
 Day = Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
 
 
-@dataclass(frozen=True)
+@frozen
 class Collected(Strict):
     """When data was collected: days, months or years such as 2023-05-31, 2023-05, 2023.
 
@@ -32,7 +32,7 @@ class Collected(Strict):
     to: Day | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Crawler(Strict):
     """The crawler that fetched a source.
 
@@ -50,7 +50,7 @@ def _words(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-@dataclass(frozen=True)
+@frozen
 class About(Strict):
     """What a source is, for cards; what is left out is printed there as not stated.
 
@@ -88,7 +88,7 @@ class About(Strict):
         return content
 
 
-@dataclass(frozen=True)
+@frozen
 class Described:
     """A description, and the digest of the documents that it describes."""
 
@@ -96,7 +96,7 @@ class Described:
     documents: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Descriptions:
     """The descriptions of a build's sources."""
 

@@ -6,15 +6,16 @@ no text of a message can look like another message.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import orjson
+
+from crystalmix.prep.runtime.types import frozen
 
 ROLES = ("system", "user", "assistant", "tool", "tool_call", "text")
 GAP = "\n\n"
 
 
-@dataclass(frozen=True)
+@frozen
 class Message:
     """One message: who speaks, what, and whether the record says that it is learnt or not."""
 

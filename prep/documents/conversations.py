@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -26,7 +26,7 @@ from crystalmix.prep.readers.batch import (
 )
 from crystalmix.prep.runtime.errors import BrokenFile
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import pyarrow as pa
@@ -62,7 +62,7 @@ Record = dict[str, Any]
 Entry = TypeVar("Entry")
 
 
-@dataclass(frozen=True)
+@frozen
 class ConversationSettings(Strict):
     """How records hold conversations.
 
@@ -81,7 +81,7 @@ class ConversationSettings(Strict):
                 raise ValueError(f"roles.{name}: must be one of {', '.join(ROLES)}, got {role!r}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Paths:
     """The paths to take of some rows of trees of replies.
 
@@ -102,7 +102,7 @@ class Paths:
         return steps[::-1]
 
 
-@dataclass(frozen=True)
+@frozen
 class Reader:
     """Reads the conversations of one block.
 

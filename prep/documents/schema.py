@@ -13,6 +13,7 @@ import xxhash
 from crystalmix.prep.documents.source import Source, label
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import pyarrow as pa
@@ -69,7 +70,7 @@ class KeptBlock:
     dropped: dict[str, int]
 
 
-@dataclass(frozen=True)
+@frozen
 class Broken:
     """Why a raw file is left out: a word to count it under, and the message."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     from crystalmix.prep.readers import columnar, decompress, hub, jsonlines, textfiles
@@ -40,7 +40,7 @@ OF_ONE_SOURCE = {
 NUMBER = re.compile(r"(\d+)(?:-of-\d+)?(?=\.)")
 
 
-@dataclass(frozen=True)
+@frozen
 class Source(Strict):
     """Raw files of one kind and how to read them.
 
@@ -172,7 +172,7 @@ def _check_encoding(name: str) -> None:
         pass  # half a character of a known encoding
 
 
-@dataclass(frozen=True)
+@frozen
 class Document:
     """One text and what identifies it."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.prep.runtime.workers import Fanout
 
 Item = TypeVar("Item")
@@ -42,7 +42,7 @@ class Ranks(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@frozen
 class EngineSettings:
     """Who runs the items of a command.
 

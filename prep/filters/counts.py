@@ -1,11 +1,9 @@
 """Counts of filters that receipts hold: what is protected, how often documents are taken."""
 
-from dataclasses import dataclass
-
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class EvaluationFile:
     """Protection of one evaluation file, in items: records with text.
 
@@ -19,7 +17,7 @@ class EvaluationFile:
     short: int
 
 
-@dataclass(frozen=True)
+@frozen
 class IndexCounts:
     """Account of an index.
 
@@ -34,7 +32,7 @@ class IndexCounts:
     files: tuple[EvaluationFile, ...] = ()  # of older versions
 
 
-@dataclass(frozen=True)
+@frozen
 class Bucket:
     """Documents of one bucket of percentiles: how many, and how often they are taken.
 
@@ -49,7 +47,7 @@ class Bucket:
     bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class CopyCounts:
     """What a source's documents come to.
 

@@ -12,7 +12,7 @@ ones, is a run by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.machine import machine_error
-from crystalmix.prep.runtime.types import Content, Strict
+from crystalmix.prep.runtime.types import Content, Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -48,7 +48,7 @@ WINDOW_LOG = 28
 MOST_BITS = 26  # of the table that is looked at before the index
 
 
-@dataclass(frozen=True)
+@frozen
 class Decontaminate(Strict):
     """Evaluation files, and how much of them a document may share.
 

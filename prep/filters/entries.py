@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -39,7 +39,7 @@ DIGEST, SQL, NAME = "digest:", "sql:", "name:"
 BARE_DIGEST = re.compile("[0-9a-f]{32}")  # as drop lists have them
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """One line of a list: its number (from 1), kind, the text as written, and what is compared.
 
@@ -164,7 +164,7 @@ class Names:
         return sorted(set(places))
 
 
-@dataclass(frozen=True)
+@frozen
 class Matcher:
     """A list as `opt_out` matches it: by names, prefixes and digests."""
 

@@ -8,7 +8,6 @@ range of them in all lists.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,7 @@ from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.filters.sorted_lists import Grouped, KeyRange, Layout, Seen
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Column, Json, Strict
+from crystalmix.prep.runtime.types import Column, Json, Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -36,7 +35,7 @@ KEPT = Layout(("<u8", "<u8"))  # digest of a sealed source's documents
 REPEATED = [("place", "<i8"), ("first", "<i8"), ("row", "<u4")]
 
 
-@dataclass(frozen=True)
+@frozen
 class Duplicates(Strict):
     """Which repeated documents a recipe drops.
 
@@ -53,7 +52,7 @@ class Duplicates(Strict):
         return self.exact == "recipe" or (self.near is not None and self.near.scope == "recipe")
 
 
-@dataclass(frozen=True)
+@frozen
 class Search:
     """Work item: find the repeated texts of one range of digests; lists: a catalogue."""
 
@@ -126,7 +125,7 @@ def halves(digests: Column) -> NDArray[np.uint64]:
     return raw[array.offset : array.offset + len(array)].astype(np.uint64)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sides:
     """Two domains of which shared texts are counted: the sources of each, and its split."""
 
@@ -134,7 +133,7 @@ class Sides:
     splits: tuple[Split | None, Split | None] = (None, None)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sharing:
     """Work item: count the texts of one range of digests by the sources that have them."""
 
@@ -143,7 +142,7 @@ class Sharing:
     pairs: tuple[Sides, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Shared:
     """Distinct texts by the sources that have them, and the texts of each pair of domains.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -39,7 +38,7 @@ WEIGHTS = (0.1, 0.9)  # of false positives, of false negatives
 SLICE = 1 << 14  # shingles, rows or pairs at a time
 
 
-@dataclass(frozen=True)
+@frozen
 class Near(Strict):
     """When two texts are near-duplicates.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.randomness import mix, stream
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -39,7 +39,7 @@ ASCII = bytes(ord(chr(c).lower()) if chr(c).isalnum() else SPACE for c in range(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Words:
     """The words of some texts.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import xxhash
 from crystalmix.prep.filters import entries
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -29,7 +28,7 @@ NAME, DIGEST = "name", "digest"  # what a list may be matched with besides SQL
 ENTRIES = "entries"  # each line says by itself what it is matched with: `entries`
 
 
-@dataclass(frozen=True)
+@frozen
 class OptOut(Strict):
     """A list of what its owners want left out, and what of a document it is matched with.
 

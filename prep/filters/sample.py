@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -24,7 +24,7 @@ def chosen(digests: NDArray[np.uint64], rate: float, seed: int, source: str) -> 
     return randomness.draws(seed, "sample", source, items=digests, count=1)[:, 0] < rate
 
 
-@dataclass(frozen=True)
+@frozen
 class Split:
     """One side of a split of all documents: `valid` has a share of them, `train` the others.
 

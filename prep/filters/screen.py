@@ -8,7 +8,6 @@ decided later, when all blocks are read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from crystalmix.prep.filters.near_duplicates import Near
 from crystalmix.prep.filters.opt_out import OptOut
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce, within
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@frozen
 class Selection(Strict):
     """Settings of what is selected from a source.
 
@@ -50,7 +49,7 @@ class Selection(Strict):
         return {f"__match_{i}": list_.sql for i, list_ in enumerate(self.opt_out) if list_.sql}
 
 
-@dataclass(frozen=True)
+@frozen
 class Screen:
     """A selection with all that it needs in a process; small and picklable.
 
@@ -117,7 +116,7 @@ class Screen:
         return near_duplicates.signatures(texts, self.near or Near())
 
 
-@dataclass(frozen=True)
+@frozen
 class Judged:
     """Verdicts on a batch: for each document why it is dropped (None: it is kept), and the detail.
 

@@ -9,7 +9,6 @@ lists is one work item for each range: what an item holds follows from the size 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -19,7 +18,7 @@ import orjson
 
 from crystalmix.prep.runtime.atomic_files import read_json, replacing, write_atomic
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -35,7 +34,7 @@ SEGMENT = 1 << 20  # entries that are sorted together
 RANGE = 1 << 21  # entries of all lists in one range, about
 
 
-@dataclass(frozen=True)
+@frozen
 class KeyRange:
     """One of `of` equal ranges of the 64-bit keys."""
 
@@ -59,7 +58,7 @@ def ranges(entries: int, most: int | None = None) -> list[KeyRange]:
     return [KeyRange(number, count) for number in range(count)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """The types of an entry's columns, the key first."""
 

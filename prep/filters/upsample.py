@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +24,7 @@ from crystalmix.prep.filters.sample import Split
 from crystalmix.prep.runtime.constraints import enforce
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Content, Strict
+from crystalmix.prep.runtime.types import Content, Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -46,7 +45,7 @@ BATCH_ROWS = 1 << 17
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@frozen
 class Upsample(Strict):
     """How often documents are taken, by a number that their sources keep.
 
@@ -102,7 +101,7 @@ class Upsample(Strict):
         return {"by": self.by, "curve": points, "missing": self.missing}
 
 
-@dataclass(frozen=True)
+@frozen
 class Upsampled:
     """Copies of each of a source's documents, in the order of their numbers, and their counts."""
 

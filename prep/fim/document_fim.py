@@ -12,7 +12,6 @@ worker or file order changes them, and every epoch cuts anew. `row_fim` does the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from crystalmix.prep.documents.source import Document
@@ -20,7 +19,7 @@ from crystalmix.prep.fim.segments import LEFT_TO_RIGHT, PSM, SPM, Sentinels
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.constraints import AtLeastOne, Share, enforce, within
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Strict
+from crystalmix.prep.runtime.types import Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -40,7 +39,7 @@ VERSION = 2
 DRAWS = 4  # whether, first cut, second cut, which form
 
 
-@dataclass(frozen=True)
+@frozen
 class FimSettings(Strict):
     """How often, in which form, on what and at which units to permute.
 
@@ -72,7 +71,7 @@ class FimSettings(Strict):
             raise ValueError("processes, first_seed: are for dialect: cerebras, got dialect: exact")
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """What one document or segment is to become: form (0: as it is) and two sorted cuts."""
 

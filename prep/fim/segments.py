@@ -6,10 +6,10 @@ All rows of a block are gathered at once; what exceeds a row is cut off, a short
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -24,7 +24,7 @@ Piece = tuple[list[int], tuple[int, int], list[int]]  # new ids, a slice of the 
 Pieces = tuple[list[Piece], list[Piece], list[Piece]]  # prefix, middle, suffix
 
 
-@dataclass(frozen=True)
+@frozen
 class Runs:
     """The rows of a block as runs of one source, in the order of the output.
 
@@ -72,7 +72,7 @@ def lay(runs: Runs, width: int, pad: int) -> tuple[NDArray[np.int32], Ints]:
     return out, used
 
 
-@dataclass(frozen=True)
+@frozen
 class Sentinels:
     """The ids of <fim_prefix>, <fim_middle> and <fim_suffix>."""
 
@@ -81,7 +81,7 @@ class Sentinels:
     suffix: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Segments:
     """The segments of a block of rows, in order.
 
@@ -102,7 +102,7 @@ class Segments:
         return np.searchsorted(self.row, np.arange(self.rows), side="right")
 
 
-@dataclass(frozen=True)
+@frozen
 class Plans:
     """What each segment is to become: its form and two sorted cuts, -1 where left as it is."""
 
@@ -111,7 +111,7 @@ class Plans:
     second: Ints
 
 
-@dataclass(frozen=True)
+@frozen
 class Permuted:
     """The rows of a block with their segments permuted.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@frozen
 class FittedCounts:
     """What fitting came to, for the receipt.
 
@@ -31,7 +31,7 @@ class FittedCounts:
     stream_cut: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Fit:
     """The rows of a group: pieces in the order of rows and of their places in the row.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crystalmix.prep.runtime.errors import BrokenFile, NoColumn
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -49,7 +50,7 @@ class Bad(NamedTuple):
     place: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Batch:
     """Records of one block, and what could not be read.
 
@@ -128,7 +129,7 @@ class Drops(Counter[str]):
         self.broken = batch.fault or self.broken
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """What a reader shall read.
 

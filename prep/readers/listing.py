@@ -12,13 +12,13 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped
 from crystalmix.prep.runtime.atomic_files import refuse_no_utf8
 from crystalmix.prep.runtime.errors import InputError, RecipeError
+from crystalmix.prep.runtime.types import frozen
 
 PACKINGS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 FAMILIES = {
@@ -34,7 +34,7 @@ OTHER = "is of another kind"
 SIDE_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
-@dataclass(frozen=True)
+@frozen
 class Kind:
     """How a file is read: a family of formats, and what it is packed with, if anything."""
 
@@ -42,7 +42,7 @@ class Kind:
     packing: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Listing:
     """The names of files, and what was left out, each with the reason.
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,7 +32,7 @@ from pydantic import Field
 
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Content, Json, Strict
+from crystalmix.prep.runtime.types import Content, Json, Strict, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -56,7 +56,7 @@ LATER_OF_STREAMS = {"pack": "stream", "loss_across": True, "too_long": "split"}
 OF_FITS = ("group_tokens", "too_long")  # keys without a meaning where rows run on
 
 
-@dataclass(frozen=True)
+@frozen
 class CerebrasSettings(Strict):
     """Settings of packing as Model Zoo 2.0.3 does it; the defaults are CrystalCoder's.
 
@@ -75,7 +75,7 @@ class CerebrasSettings(Strict):
     __post_init__ = enforce
 
 
-@dataclass(frozen=True)
+@frozen
 class PackSettings(Strict):
     """Length of a row in tokens, control tokens around each document, and which share a row.
 
@@ -172,7 +172,7 @@ class PackSettings(Strict):
         return self.joined and usual
 
 
-@dataclass(frozen=True)
+@frozen
 class Controls:
     """The ids the packer adds: BOS and EOS (None: not added), and what fills a last row."""
 
@@ -187,7 +187,7 @@ class Controls:
         return np.array(before, np.uint32), np.array(behind, np.uint32)
 
 
-@dataclass(frozen=True)
+@frozen
 class Packed:
     """One packed shard and the account of its inputs, in tokens; sides: files beside it."""
 
@@ -311,7 +311,7 @@ def part(
     return touched, (first - before, last - before)
 
 
-@dataclass(frozen=True)
+@frozen
 class Shape:
     """What rows are made of, and how they are kept.
 
@@ -438,7 +438,7 @@ def cut(tokens: NDArray[np.int32], count: int, msl: int, pad: int) -> shards.Row
     return out
 
 
-@dataclass(frozen=True)
+@frozen
 class Windows:
     """Windows of a stream: the document of each (its place), where it begins there, its size.
 

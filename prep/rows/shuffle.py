@@ -8,13 +8,13 @@ shuffle of the original moves rows through temporary files and depends on its wo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime import randomness
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.permutation import Permutation
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Input:
     """One shard to shuffle: its name in origin tables, its path and rows."""
 

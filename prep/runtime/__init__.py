@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from crystalmix.prep.runtime.permutation import Permutation
-    from crystalmix.prep.runtime.types import Column, Content, Json, Strict, Within
+    from crystalmix.prep.runtime.types import Column, Content, Json, Strict, Within, frozen
     from crystalmix.prep.runtime.workers import Fanout
 
 __getattr__, __dir__ = lazy_names(__name__)

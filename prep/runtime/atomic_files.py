@@ -12,7 +12,6 @@ import stat
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 from shutil import rmtree
 from socket import gethostname
 from time import time
@@ -177,7 +176,7 @@ def _named(path: Path, temporary: Path) -> Generator[None]:
 
 def temporary_name(path: Path) -> Path:
     """Return a hidden name beside a path that no other process, of any host, uses."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
 
 def _host() -> str:

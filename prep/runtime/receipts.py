@@ -27,7 +27,7 @@ from crystalmix.prep.runtime.atomic_files import (
     write_atomic,
 )
 from crystalmix.prep.runtime.errors import DamageError, StaleError
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 NAME = "receipt.json"
 HEAD_BYTES = (1 << 11, 1 << 15)  # read at once
@@ -35,7 +35,7 @@ OWN_DIGEST = re.compile(rb'^  "digest": "([0-9a-f]{64})",?$', re.MULTILINE)
 RECIPE_KEYS = ("stage", "version", "settings", "seed", "inputs")
 
 
-@dataclass(frozen=True)
+@frozen
 class FileEntry:
     """A file as it was sealed: path below the folder, size, xxh3-128 of its bytes in hex."""
 
@@ -54,7 +54,7 @@ class FileEntry:
         return cls(entry["name"], entry["bytes"], entry["xxh3"])
 
 
-@dataclass(frozen=True)
+@frozen
 class Shard:
     """A shard of rows as it was made.
 
@@ -109,7 +109,7 @@ class SourceBlock:
             raise DamageError(f"a receipt's block lacks {error}; build again") from None
 
 
-@dataclass(frozen=True)
+@frozen
 class Receipt:
     """Receipt of a folder: what made it, and what it holds.
 

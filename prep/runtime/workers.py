@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from time import monotonic
 from types import ModuleType
@@ -219,7 +218,7 @@ def without_pandas() -> None:
         sys.meta_path.remove(hidden)
 
 
-class _ArrowFinder(MetaPathFinder):
+class _ArrowFinder:
     """Import hook that lets Arrow look for pandas as soon as it is loaded."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:  # noqa: ANN401
@@ -239,7 +238,7 @@ class _ArrowFinder(MetaPathFinder):
         return spec
 
 
-class _Hidden(MetaPathFinder):
+class _Hidden:
     """Import hook that hides pandas."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:

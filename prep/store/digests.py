@@ -1,15 +1,14 @@
 """Digests of raw files, remembered by path, size, times and inode, so that none is read twice."""
 
 import errno
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, frozen
 from crystalmix.prep.store.store import Store, read_mark, write_mark
 
 
-@dataclass(frozen=True)
+@frozen
 class Remembered:
     """What is remembered of raw files in a store; `gc --drop digests` forgets it."""
 

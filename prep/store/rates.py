@@ -6,6 +6,7 @@ tokens of rows, as the stage counts.
 
 from dataclasses import dataclass, field
 
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.prep.store.store import Store, read_mark, write_mark
 
 NAME = "files/rates.json"  # with what else is remembered, and is part of no digest
@@ -13,7 +14,7 @@ LEAST_SECONDS = 0.05  # of a stage: less tells nothing
 LEAST_SHARE = 0.1  # of the amount that a kept rate was measured on
 
 
-@dataclass(frozen=True)
+@frozen
 class Rate:
     """An amount, and the seconds of one process that it took."""
 

@@ -6,18 +6,18 @@ is not as it was sealed is forgotten here, so that it is made again.
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.errors import DamageError
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.prep.store.store import Files, Store, damages, done, mark_of, own_digest
 
 if TYPE_CHECKING:
     from crystalmix.prep.engines.engine import Engine
 
 
-@dataclass(frozen=True)
+@frozen
 class Look:
     """Work item: read an artifact again; sealed: digests of its mark, by those who used it."""
 

@@ -20,7 +20,6 @@ Those of older stores have none.
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Literal
@@ -29,7 +28,7 @@ from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, temporary_name, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.receipts import FileEntry
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 Folders = Literal["documents", "rows"]
 Files = Literal["blocks", "tokens", "copies", "lists"]
@@ -38,7 +37,7 @@ FILES: tuple[Files, ...] = ("blocks", "tokens", "copies", "lists")
 KEY_DIGITS = 32
 
 
-@dataclass(frozen=True)
+@frozen
 class Store:
     """Paths of a store; nothing is made before it is written.
 

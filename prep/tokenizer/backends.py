@@ -20,10 +20,9 @@ import os
 import re
 import resource
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import cached_property
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +32,7 @@ import orjson
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.tokenizer import canary_texts as canary
 from crystalmix.prep.tokenizer import unicode_tables
 from crystalmix.prep.tokenizer.reference import by_reference
@@ -136,7 +135,7 @@ LIBRARIES: dict[str, Callable[[Json], Encode]] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Proof:
     """How a library compares with the reference on one form of one file.
 
@@ -382,6 +381,18 @@ def versions() -> dict[str, str]:
 
 
 def _version(library: str) -> str:
+    """Return the version of an installed library, by the name of its metadata's folder.
+
+    That is where `importlib.metadata` has it from; its import takes as long as the rest of a
+    tokenizer's look at the cache, and is left to what has no such folder.
+    """
+    spec = find_spec(library)
+    if spec is not None and spec.origin is not None:
+        folders = [*Path(spec.origin).parents[1].glob(f"{library}-*.dist-info")]
+        if len(folders) == 1:
+            return folders[0].stem.partition("-")[2]
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(library)
     except PackageNotFoundError:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 from crystalmix.prep.tokenizer import backends, canary_texts, unicode_tables
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Findings:
     """What texts show of a tokenizer.
 

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json
+from crystalmix.prep.runtime.types import Json, frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -55,7 +54,7 @@ KNOWN_PATTERNS = {
 COMPOSING = {"NFC", "NFD", "NFKC", "NFKD"}
 
 
-@dataclass(frozen=True)
+@frozen
 class LongTexts:
     """Encode texts window by window where one of the proofs holds for a tokenizer.
 

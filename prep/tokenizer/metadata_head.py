@@ -9,12 +9,12 @@ stays before the document, whatever FIM does to the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.documents.source import Document, Source, label
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
+@frozen
 class Head:
     """The ids before a document's body.
 

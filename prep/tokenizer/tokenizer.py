@@ -16,7 +16,7 @@ import stat
 import unicodedata
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ import orjson
 
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Json, Strict
+from crystalmix.prep.runtime.types import Json, Strict, frozen
 from crystalmix.prep.tokenizer import findings
 from crystalmix.prep.tokenizer.backends import REFERENCE, Choice, derived, encoder, is_prepended
 from crystalmix.prep.tokenizer.canary_texts import DOCUMENTS
@@ -67,7 +67,7 @@ MOST_BYTES = 256 << 20  # of a tokenizer.json; the largest public ones have 40 M
 COMMON = ("def f(x):\n    return x\n", "Two  spaces, and a\ttab", "The End. Straße № 7: 3½ €")
 
 
-@dataclass(frozen=True)
+@frozen
 class TokenizerSettings(Strict):
     """Which tokenizer, and which of its added tokens play which part (None: by known spelling).
 

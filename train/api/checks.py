@@ -1,11 +1,11 @@
 """`cm.verify` and `cm.diff`: what is wrong with a build or a run, what differs between two."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.train.trace.answers import Answer, Grid, Verdict
 
 Place = str | Path
@@ -26,7 +26,7 @@ def existing(place: Place, *, whole: bool = False) -> Path:
     return path
 
 
-@dataclass(frozen=True)
+@frozen
 class ShardVerdict(Answer):
     """What `verify` found in HDF5 files that no build of ours made."""
 
@@ -45,7 +45,7 @@ class ShardVerdict(Answer):
         yield from self.text
 
 
-@dataclass(frozen=True)
+@frozen
 class Differences(Answer):
     """What differs between two manifests or builds, one line each."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
+from crystalmix.prep.runtime.types import frozen
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
@@ -171,7 +172,7 @@ def mix(
     return Build(mixing.mix(settings, existing(build), name))
 
 
-@dataclass(frozen=True)
+@frozen
 class Collected(Answer):
     """What a store held that nothing names, by kind, and whether it was freed."""
 

@@ -6,7 +6,6 @@ losses nats per token, shares fractions of 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +16,8 @@ from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.mixtures.manifest.report import manifest_lines
 from crystalmix.prep.runtime.errors import InputError, UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
-from crystalmix.prep.runtime.types import Content
+from crystalmix.prep.runtime.types import Content, frozen
 from crystalmix.train.api.checks import Verdict, existing, verify
-from crystalmix.train.record.run_folder import WHERE, PhaseFolder, build_of
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
 with imported_later(__name__):
@@ -27,6 +25,7 @@ with imported_later(__name__):
     import pyarrow as pa
 
     from crystalmix.mixtures.manifest import rows_of_steps
+    from crystalmix.train.record import run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +50,10 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
     build: where a run's build is, if it was moved. Raises InputError where there is none of them.
     """
     path = existing(path)
-    if (path / WHERE).exists():
-        return Run(path, Build(build_of(path, None if build is None else existing(build))))
+    if (path / run_folder.WHERE).exists():
+        return Run(
+            path, Build(run_folder.build_of(path, None if build is None else existing(build)))
+        )
     if not (path / "phases").exists():
         from crystalmix.train.api.ablations import Ablation, is_ablation
 
@@ -83,7 +84,7 @@ def show(
         return Ablation(existing(path))
 
 
-@dataclass(frozen=True)
+@frozen
 class Build(Answer):
     """A build: the folder that `build` or `import` wrote."""
 
@@ -167,7 +168,7 @@ class Build(Answer):
         yield from self.overview.shown()
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase(Answer):
     """A sealed phase of a build: its manifest, and what follows from it."""
 
@@ -278,7 +279,7 @@ class Phase(Answer):
         yield from manifest_lines(self.manifest)
 
 
-@dataclass(frozen=True)
+@frozen
 class Run(Answer):
     """A run: the folder that `train` wrote, and the build that it trained on."""
 
@@ -294,7 +295,7 @@ class Run(Answer):
         """Return a phase's ledger: `rows` (what steps consumed) or `steps` (what came of them)."""
         from crystalmix.train.record import ledger
 
-        return Table(ledger.read(PhaseFolder(self.path / phase).ledger, kind))
+        return Table(ledger.read(run_folder.PhaseFolder(self.path / phase).ledger, kind))
 
     def sql(self, query: str | None = None) -> Table:
         """Run a SELECT over the views of run and build; without one, list them."""

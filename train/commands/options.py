@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -141,10 +141,18 @@ class Verb(click.Command):
         if not self.pandas:
             from crystalmix.prep.runtime.workers import collected_seldom, without_pandas
 
-            os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which it would look for
+            _without_plugins()
             with collected_seldom():
                 without_pandas()
         return super().invoke(ctx)
+
+
+def _without_plugins() -> None:
+    """Keep pydantic from looking for plugins, for which it imports `importlib.metadata` anyhow."""
+    if os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__") == "__all__":
+        loader: Any = ModuleType("pydantic.plugin._loader")
+        loader.get_plugins = tuple
+        sys.modules.setdefault(loader.__name__, loader)
 
 
 def bundled(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -239,6 +247,8 @@ def noted() -> Generator[list[str]]:
 
 def _readable(value: object) -> object:
     """Return what JSON has no type for: sums in SQL are decimals, digests are bytes."""
+    from decimal import Decimal
+
     if isinstance(value, Decimal):
         whole = value == value.to_integral_value()
         return int(value) if whole and abs(value) < 2**63 else float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.tables import table as text_table
 from crystalmix.prep.runtime.tables import visible
+from crystalmix.prep.runtime.types import frozen
 
 with imported_later(__name__):
     import pyarrow as pa
@@ -67,7 +68,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Lines(Answer):
     """Lines of text, and what they say as JSON."""
 
@@ -83,7 +84,7 @@ class Lines(Answer):
         yield from self.text
 
 
-@dataclass(frozen=True)
+@frozen
 class Verdict(Answer):
     """What `verify` found.
 
@@ -105,7 +106,7 @@ class Verdict(Answer):
         yield from self.faults or (sound,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Table(Answer):
     """A table: `arrow` is a pyarrow Table, which numpy, pandas, polars and DuckDB take as it is."""
 
