@@ -30,6 +30,7 @@ from crystalmix.prep.runtime.receipts import Shard
 
 LEVEL = 1
 BLOCK_ROWS, BLOCK_BYTES = 256, 256 * 2048 * CHANNELS * 4
+SMALL_BYTES = 16 << 20  # of a shard's rows
 AHEAD = 2  # blocks that wait, deflated or to be
 ROW_TOKEN_BYTES = CHANNELS * 4  # of a row, for each token
 Deflated = tuple[Buffer, int, list[Buffer]]  # plain bytes of rows, how many, their chunks
@@ -162,24 +163,40 @@ def write_packed(path: Path, rows: int, given: Iterable[Packed]) -> Shard:
 
 
 def _write(path: Path, rows: int, deflated: Iterable[Deflated]) -> Shard:
-    content, together = _Content(0), 1
+    every = iter(deflated)
     with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            dataset: Any = None
-            for plain, count, chunks in deflated:
-                size = len(plain) // count
-                if dataset is None:
-                    content = _Content(size // ROW_TOKEN_BYTES)
-                    together = rows_together(rows, content.msl)
-                    dataset = _create(file, rows, CHANNELS, content.msl, together)
-                elif size != content.row_bytes:
+        if (first := next(every, None)) is None:
+            raise ValueError(f"{path}: got 0 rows, expected {rows or 'some'}")
+        content = _Content(len(first[0]) // first[1] // ROW_TOKEN_BYTES)
+        together = rows_together(rows, content.msl)
+        with _created(temporary, rows * content.row_bytes) as file:
+            dataset: Any = _create(file, rows, CHANNELS, content.msl, together)
+            for plain, count, chunks in chain([first], every):
+                if (size := len(plain) // count) != content.row_bytes:
                     raise ValueError(f"{path}: rows of {content.row_bytes} and of {size} bytes")
                 for row, chunk in zip(range(content.rows, rows, together), chunks, strict=False):
                     dataset.id.write_direct_chunk((row, 0, 0), chunk, 0)
                 content.add(plain, count)
-            if content.rows != rows or not rows:
-                raise ValueError(f"{path}: got {content.rows} rows, expected {rows or 'some'}")
+            if content.rows != rows:
+                raise ValueError(f"{path}: got {content.rows} rows, expected {rows}")
         return content.shard(path.name, temporary.stat().st_size, file_digest(temporary))
+
+
+@contextmanager
+def _created(path: Path, size: int) -> Generator[h5py.File]:
+    """Open a new file for rows of so many bytes; a small one is made in memory and written at once.
+
+    The bytes are the same: HDF5 asks the system for each chunk, which costs as much as a third of
+    a shard of few tokens.
+    """
+    if size > SMALL_BYTES:
+        with h5py.File(path, "w") as file:
+            yield file
+        return
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 def _deflated(given: tuple[Rows, int]) -> Deflated | None:
