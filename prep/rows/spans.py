@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystalmix.prep.runtime.atomic_files import replacing
 
+BUFFER_BYTES = 1 << 18  # of a file that is written, whose columns are small
 SPANS = pa.schema(
     [
         ("row", pa.int32()),  # row within the shard
@@ -72,8 +73,11 @@ def cut(starts: NDArray[np.int64], first: int, last: int, msl: int) -> dict[str,
 
 def write(path: Path, table: pa.Table) -> None:
     """Write a side file (spans, origin, documents) under a temporary name and rename it."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", version="2.6")
+    with (
+        replacing(path) as temporary,
+        pa.output_stream(str(temporary), compression=None, buffer_size=BUFFER_BYTES) as file,
+    ):
+        pq.write_table(table, file, compression="zstd", version="2.6")
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
