@@ -40,6 +40,7 @@ with imported_later(__name__):
     from crystalmix.prep.rows import placed_rows, shards, spans, token_blocks, turns
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.int64]
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 BLOCK_ROWS = 256
+HELD_TOKENS = 1 << 20  # of a stream, that are read at once
 LONGEST_ROW = 1 << 24  # tokens; HDF5 takes chunks below 4 GB
 MOST_ROWS = 1 << 31  # of a shard
 LARGEST_GROUP = 1 << 28  # tokens; a worker holds a group's ids, 4 bytes each
@@ -379,11 +381,12 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
     first, last = rows
     if settings.joined:
         start, stop = first * settings.msl, min(last * settings.msl, stream.tokens)
-        owners, pieces = _pieces(stream, start, stop, settings.msl)
+        documents = stream.documents(start, min(stop + 1, stream.tokens))  # and of the last label
+        owners, pieces = _pieces(documents, start, stop, settings.msl)
         places = np.arange(start, stop, settings.msl)
         across = bool(settings.loss_across)
         blocks = placed_rows.masked(
-            _rows(stream, rows, settings.msl, pad), stream, places, across=across
+            _rows(stream, rows, settings.msl, pad), documents, places, across=across
         )
     else:
         lengths = np.concatenate(stream.lengths)
@@ -393,7 +396,7 @@ def pack(stream: Stream, rows: tuple[int, int], shape: Shape, out: Path) -> Pack
         places = starts + chosen.offset
         sizes = chosen.size
         blocks = placed_rows.window_rows(stream, places, sizes, sizes - 1, settings.msl, pad)
-        blocks = placed_rows.masked(blocks, stream, places)
+        blocks = placed_rows.masked(blocks, owners.documents, places)
     return keeper.packed(keeper.keep(last - first, blocks), owners, pieces, turned=False)
 
 
@@ -408,15 +411,19 @@ def _pack_chosen(stream: Stream, rows: tuple[int, int], keeper: Keeper) -> Packe
     inputs = sizes - 1 if apart else np.minimum(msl, stream.tokens - places)
     owners, pieces = placed_rows.pieces_of(stream, places, inputs)
     windowed = placed_rows.window_rows(stream, places, sizes, inputs, msl, keeper.shape.pad)
-    shard = keeper.keep(len(places), placed_rows.masked(windowed, stream, places, across=across))
+    documents = stream.documents(int(places.min()), stream.tokens)
+    shard = keeper.keep(len(places), placed_rows.masked(windowed, documents, places, across=across))
     return keeper.packed(shard, owners, pieces, turned=stream.has_turns)
 
 
 def _rows(stream: Stream, rows: tuple[int, int], msl: int, pad: int) -> Iterator[shards.Rows]:
-    for first in range(rows[0], rows[1], BLOCK_ROWS):
-        count = min(BLOCK_ROWS, rows[1] - first)
-        tokens = stream.slice(first * msl, min((first + count) * msl + 1, stream.tokens))
-        yield cut(tokens, count, msl, pad)
+    held = max(BLOCK_ROWS, HELD_TOKENS // msl)  # frames at the ends of what is read are read twice
+    for low in range(rows[0], rows[1], held):
+        high = min(low + held, rows[1])
+        tokens = stream.slice(low * msl, min(high * msl + 1, stream.tokens))
+        for first in range(low, high, BLOCK_ROWS):
+            count, at = min(BLOCK_ROWS, high - first), (first - low) * msl
+            yield cut(tokens[at : at + count * msl + 1], count, msl, pad)
 
 
 def cut(tokens: NDArray[np.int32], count: int, msl: int, pad: int) -> shards.Rows:
@@ -472,8 +479,9 @@ def _windows(lengths: Numbers, settings: PackSettings) -> Windows:
     return windows(lengths, settings.msl, settings.cerebras.min_tokens if settings.cerebras else 0)
 
 
-def _pieces(stream: Stream, start: int, stop: int, msl: int) -> tuple[Owners, dict[str, Numbers]]:
-    documents = stream.documents(start, stop)
+def _pieces(
+    documents: pa.Table, start: int, stop: int, msl: int
+) -> tuple[Owners, dict[str, Numbers]]:
     pieces = spans.cut(documents["first"].to_numpy(), start, stop, msl)
     return placed_rows.Owners(documents, pieces["document"]), pieces
 

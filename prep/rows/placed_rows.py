@@ -108,14 +108,15 @@ def _fill(
 
 
 def masked(
-    blocks: Iterable[shards.Rows], stream: Stream, places: Numbers, *, across: bool = True
+    blocks: Iterable[shards.Rows], documents: pa.Table, places: Numbers, *, across: bool = True
 ) -> Iterator[shards.Rows]:
     """Yield blocks of rows, the mask 0 for labels that do not count for their document.
 
-    places: (rows,), position of each row's first input in the stream. Where a row's mask is 1, its
-    label is the id one further in the stream. across: whether a document's first id is a label.
+    documents: as of `Stream.documents`, those of all inputs and labels. places: (rows,), position
+    of each row's first input in the stream. Where a row's mask is 1, its label is the id one
+    further in the stream. across: whether a document's first id is a label.
     """
-    edges, done = _edges(stream, places, across=across), 0
+    edges, done = unlearnt(documents, across=across), 0
     for block in blocks:
         rows, _, msl = block.shape
         if len(edges):
@@ -123,10 +124,6 @@ def masked(
             block[:, 1] &= np.searchsorted(edges, labels, side="right") % 2 == 0
         done += rows
         yield block
-
-
-def _edges(stream: Stream, places: Numbers, *, across: bool) -> Numbers:
-    return unlearnt(stream.documents(int(places.min()), stream.tokens), across=across)
 
 
 def unlearnt(documents: pa.Table, *, across: bool = True) -> Numbers:
@@ -148,7 +145,7 @@ def unlearnt(documents: pa.Table, *, across: bool = True) -> Numbers:
 
 def labels_of(stream: Stream, places: Numbers, msl: int, *, across: bool = True) -> Numbers:
     """Count the labels of rows of msl inputs that begin at `places`: (rows,)."""
-    edges = _edges(stream, places, across=across)
+    edges = unlearnt(stream.documents(int(places.min()), stream.tokens), across=across)
     if len(edges) % 2:
         raise ValueError("masked runs must have a start and a stop")
     starts, stops = edges[::2], edges[1::2]
