@@ -48,6 +48,20 @@ def chunk_places(path: Path, msl: int) -> list[tuple[int, int]]:
     return [(info.byte_offset, info.size) for info in told]
 
 
+@pytest.mark.parametrize(
+    ("count", "msl"), [(1, 1), (3, 16), (700, 128), (600, 256), (5, 2048), (2, 9000)]
+)
+def test_a_file_made_in_memory_has_the_bytes_of_one_made_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, msl: int
+) -> None:
+    data, path = rows(count, msl), tmp_path / shards.name(0)
+    in_memory = shards.write(path, count, [data])
+    written = path.read_bytes()
+    monkeypatch.setattr(shards, "SMALL_BYTES", 0)
+    assert shards.write(path, count, [data]) == in_memory
+    assert path.read_bytes() == written
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
