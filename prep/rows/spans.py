@@ -75,7 +75,7 @@ def write(path: Path, table: pa.Table) -> None:
     """Write a side file (spans, origin, documents) under a temporary name and rename it."""
     with (
         replacing(path) as temporary,
-        pa.output_stream(str(temporary), compression=None, buffer_size=BUFFER_BYTES) as file,
+        pa.output_stream(str(temporary), buffer_size=BUFFER_BYTES) as file,
     ):
         pq.write_table(table, file, compression="zstd", version="2.6")
 
