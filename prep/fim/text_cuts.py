@@ -27,6 +27,7 @@ from crystalmix.prep.fim.segments import (
     Writer,
 )
 from crystalmix.prep.tokenizer.safe_cuts import Joints, joints
+from crystalmix.prep.tokenizer.special_spellings import is_text
 from crystalmix.prep.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ class Local(TextCuts):
             high[i] -= _unfinished(data[low[i] : high[i]][-4:].tobytes())
             data[self.bodies[0][i] : low[i]] = data[high[i] : self.bodies[1][i]] = 0x20
         odd: list[int] = []
-        if not _is_text(data.tobytes()):
-            odd = [i for i in full.tolist() if not _is_text(data[low[i] : high[i]].tobytes())]
+        if not is_text(data.tobytes()):
+            odd = [i for i in full.tolist() if not is_text(data[low[i] : high[i]].tobytes())]
         cores = {i: core(self.tokenizer, self.segments, self.bodies, i) for i in odd}
         return low, high, cores
 
@@ -190,7 +191,7 @@ def core(tokenizer: Tokenizer, segments: Segments, bodies: Bodies, number: int) 
         return Core(high, high, "")
     first, last = inner[0], inner[-1]
     text = data[ends[first] : ends[last]]
-    if not _is_text(text):
+    if not is_text(text):
         return Core(low + first, low + last, None, places=tuple(low + i for i in inner))
     begins = bool(segments.begins[number]) and not first and tokenizer.dummy_prefix
     dummy = begins and text.startswith(b" ")
@@ -235,11 +236,3 @@ def _unfinished(data: bytes) -> int:
             size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return back if size > back else 0
     return 0
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.tokenizer.metadata_head import HeadEncoder, Metadata
     from crystalmix.prep.tokenizer.reference import Encode, Ids
     from crystalmix.prep.tokenizer.safe_cuts import Cut, Joints
-    from crystalmix.prep.tokenizer.special_spellings import Literals
+    from crystalmix.prep.tokenizer.special_spellings import Literals, is_text
     from crystalmix.prep.tokenizer.tokenizer import Tokenizer, TokenizerSettings
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -318,7 +318,7 @@ def ablate(
     """
     from crystalmix.train.ablations.ablate import run
 
-    run(str(spec), None if data is None else existing(data), Path(out), workers=workers, say=say)
+    run(str(spec), existing(data), Path(out), workers=workers, say=say)
     return Ablation(Path(out))
 
 
@@ -375,6 +375,6 @@ def fit_laws(
     second = None if predict is None else loss_table.read(existing(predict), shares, losses)
     if not recommend and (aims is not None or overrides):
         raise UsageError("--aims, --set: say what a mixture is for; add --recommend")
-    wanted = read_aims(None if aims is None else existing(aims), overrides)
+    wanted = read_aims(existing(aims), overrides)
     fitted = compare(first, second, laws)
     return FittedTable(fitted, recommend_mixture(fitted.fits, wanted) if recommend else None)

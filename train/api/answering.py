@@ -40,7 +40,7 @@ def audit(
     from crystalmix.train.audit import letter as letters
     from crystalmix.train.record import run_folder
 
-    at, place = run_folder.run_and_build(existing(run), None if build is None else existing(build))
+    at, place = run_folder.run_and_build(existing(run), existing(build))
     answer = audits.audit(at, place, entries.read(existing(listed)))
     if evidence is not None or letter is not None:
         content = proofs.evidence(answer, by)
@@ -59,7 +59,7 @@ def check_evidence(run: Place, evidence: Place, *, build: Place | None = None) -
     from crystalmix.train.audit import evidence as proofs
     from crystalmix.train.record import run_folder
 
-    at, place = run_folder.run_and_build(existing(run), None if build is None else existing(build))
+    at, place = run_folder.run_and_build(existing(run), existing(build))
     return proofs.check(existing(evidence), place, at)
 
 
@@ -134,10 +134,8 @@ def card(
     """
     from crystalmix.train.report import cards
 
-    file = None if about is None else existing(about)
-    answer = cards.card(
-        existing(path), form, about=file, build=None if build is None else existing(build)
-    )
+    file = existing(about)
+    answer = cards.card(existing(path), form, about=file, build=existing(build))
     if out is not None:
         write_atomic(Path(out), answer.text.encode())
     return answer
@@ -166,7 +164,7 @@ def report(
     if _is_ablation(folder):
         page = report_page.Report(evidence.of_ablation(folder))
     else:
-        run, place = run_folder.run_and_build(folder, None if build is None else existing(build))
+        run, place = run_folder.run_and_build(folder, existing(build))
         if verify is None:
             verify = report_page.is_small(place)
         verdict = checks.verify(place, run=run, workers=workers) if verify else None
@@ -197,7 +195,7 @@ def serve(
     if _is_ablation(folder):
         explorer = serving.Explorer.of_ablation(folder)
     else:
-        place = None if build is None else existing(build)
+        place = existing(build)
         explorer = serving.Explorer.of(*run_folder.run_and_build(folder, place))
     with serving.server(explorer, port) as server:
         say(f"http://{serving.HOST}:{server.server_address[1]}/")

@@ -57,7 +57,7 @@ def chat(
     from crystalmix.train.evaluation import chat_answer
     from crystalmix.train.weights import hf_export
 
-    place = None if build is None else existing(build)
+    place = existing(build)
     source = hf_export.find(existing(run), phase, step, place)
     manifest, folder, notes = hf_export.origin(source, build=place)
     if manifest is None or folder is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import overload
 
 from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
@@ -11,11 +12,18 @@ from crystalmix.train.trace.answers import Answer, Grid, Verdict
 Place = str | Path
 
 
-def existing(place: Place, *, whole: bool = False) -> Path:
-    """Return a path, for a url that of its mirror; UsageError where nothing is there.
+@overload
+def existing(place: Place, *, whole: bool = False) -> Path: ...
+@overload
+def existing(place: None, *, whole: bool = False) -> None: ...
+def existing(place: Place | None, *, whole: bool = False) -> Path | None:
+    """Return a path that may be left out, for a url that of its mirror.
 
-    whole: bring every file behind the url, also shards, which wait else until they are read.
+    whole: bring every file behind the url, also shards, which wait else until they are read. Raises
+    UsageError where nothing is there.
     """
+    if place is None:
+        return None
     if is_url(place):
         from crystalmix.prep.objects.mirror import mirror
 
@@ -82,7 +90,7 @@ def verify(path: Place, *, run: Place | None = None, workers: int = 1) -> Verdic
     from crystalmix.mixtures.verify.verify import verify as check
 
     path = existing(path, whole=True)
-    run = None if run is None else existing(run, whole=True)
+    run = existing(run, whole=True)
     if (path / "bound.json").is_file():
         return _bound(path, run)
     if run is None and (path / "release.json").exists():

@@ -54,9 +54,7 @@ def plan(
     """
     from crystalmix.mixtures.plan.outlook import outlook
 
-    return outlook(
-        str(recipe), _path(out), None if data is None else existing(data), speed, overrides, workers
-    )
+    return outlook(str(recipe), _path(out), existing(data), speed, overrides, workers)
 
 
 def migrate(build: Place) -> Build:

@@ -104,7 +104,7 @@ def harvest(
         existing(build),
         Path(out),
         phase=phase,
-        state=None if state is None else existing(state),
+        state=existing(state),
         digests=digests,
         assume=assume,
         note=note,

@@ -51,9 +51,7 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
     """
     path = existing(path)
     if (path / run_folder.WHERE).exists():
-        return Run(
-            path, Build(run_folder.build_of(path, None if build is None else existing(build)))
-        )
+        return Run(path, Build(run_folder.build_of(path, existing(build))))
     if not (path / "phases").exists():
         from crystalmix.train.api.ablations import Ablation, is_ablation
 
@@ -75,7 +73,7 @@ def show(
     if history:
         return asked.overview.look_at_history(existing(path))
     try:
-        return asked.overview.look(existing(path), None if build is None else existing(build), step)
+        return asked.overview.look(existing(path), existing(build), step)
     except InputError:
         from crystalmix.train.api.ablations import Ablation, is_ablation
 

@@ -75,14 +75,13 @@ def train(  # noqa: PLR0913  what the command has
         from crystalmix.train.cerebras.phase import maker
 
         more["make"] = maker(backend, str(run))
-    first = None if init_from is None else existing(init_from)
     session.train(
         place,
         str(run),
         Path(out),
         phases=phases,
         stop=stop,
-        init_from=first,
+        init_from=existing(init_from),
         skip=skip,
         overrides=overrides,
         say=say,
@@ -121,7 +120,7 @@ def adapt(  # noqa: PLR0913  what the command has
         read_policy(existing(policy)),
         phase=phase,
         stop=stop,
-        init_from=None if init_from is None else existing(init_from),
+        init_from=existing(init_from),
         overrides=overrides,
         say=say,
     )
@@ -167,7 +166,7 @@ def trace(  # noqa: PLR0913  what the command has
     """
     return questions.trace(
         existing(run),
-        None if build is None else existing(build),
+        existing(build),
         step=step,
         slots=slots,
         document=document,
@@ -189,7 +188,7 @@ def drop_list(run: Place, spikes: Answer, out: Place, *, build: Place | None = N
     from crystalmix.train.trace.spikes import Spikes
 
     assert isinstance(spikes, Spikes)
-    traced = views.connect(existing(run), None if build is None else existing(build))
+    traced = views.connect(existing(run), existing(build))
     by_phase: dict[str, list[int]] = {}
     for spike in spikes.steps:
         by_phase.setdefault(spike.phase, []).append(spike.step)
@@ -228,7 +227,7 @@ def evaluate(  # noqa: PLR0913  what the command has
     from crystalmix.train.trainer import task_results
 
     run = existing(run)
-    place = build_of(run, None if build is None else existing(build))
+    place = build_of(run, existing(build))
     read = [code_tasks.read(existing(path), few_shot, limit, run_code=run_code) for path in tasks]
     results = task_results.evaluate_run(run, place, read, phase=phase, every=every, say=say)
     if plot is not None:
@@ -245,9 +244,7 @@ def sql(path: Place, query: str | None = None, *, build: Place | None = None) ->
 
     Raises UsageError for a query that is wrong or that writes.
     """
-    return views.query(
-        views.connect(existing(path), None if build is None else existing(build)), query
-    )
+    return views.query(views.connect(existing(path), existing(build)), query)
 
 
 def export(
@@ -269,7 +266,7 @@ def export(
     """
     from crystalmix.train.weights import hf_export
 
-    place = None if build is None else existing(build)
+    place = existing(build)
     settings = hf_export.ExportSettings(dtype, shard_bytes, published)
     return hf_export.export(
         hf_export.find(existing(source), phase, step, place), Path(out), settings, place
@@ -300,7 +297,7 @@ def release(
     from crystalmix.train.weights import hf_export
     from crystalmix.train.weights import release as releasing
 
-    place = run_folder.build_of(existing(run), None if build is None else existing(build))
+    place = run_folder.build_of(existing(run), existing(build))
     card = cards.card(place, "dataset-card").text
     return releasing.release(existing(run), Path(out), place, hf_export.ExportSettings(dtype), card)
 

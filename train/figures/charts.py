@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -333,6 +334,15 @@ def _stacked(amounts: Sequence[tuple[str, float]]) -> Bars:
         bars[name] = (top - amount * scale, top)
         top -= amount * scale + gap
     return bars
+
+
+def palette(labels: Sequence[str]) -> dict[str, Any]:
+    """Return a colour for each label, of its own as far as there are twenty."""
+    from matplotlib import colormaps
+
+    names = dict.fromkeys(labels)
+    colours: Any = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    return dict(zip(names, cycle(colours.colors), strict=False))
 
 
 def _colour(number: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.figures.charts import palette
 from crystalmix.train.figures.mixture_plot import checked, saved
 from crystalmix.train.record import metrics
 from crystalmix.train.record.metrics import MIDDLE
@@ -93,7 +94,7 @@ def figure(results: Sequence[Result]) -> "Figure":
     axes: Any = drawn.subplots(len(names), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), name in zip(axes, names, strict=True):
         own = [result for result in results if result.measure == name]
-        colours = _colours([result.line for result in own])
+        colours = palette([result.line for result in own])
         _over_tokens(left, name, own, colours)
         _by_phase(right, name, changes(own), colours)
     return drawn
@@ -165,11 +166,3 @@ def _by_phase(axis: "Axes", name: str, steps: Sequence[Change], colours: Mapping
     axis.set_ylabel(f"change within the phase{better}", fontsize="small")
     axis.grid(visible=True, axis="y", color="0.92")
     axis.set_axisbelow(True)
-
-
-def _colours(lines: Sequence[str]) -> dict[str, Any]:
-    from matplotlib import colormaps
-
-    names = list(dict.fromkeys(lines))
-    palette: Any = colormaps["tab10" if len(names) <= MOST + 1 else "tab20"]
-    return {name: palette.colors[i % len(palette.colors)] for i, name in enumerate(names)}

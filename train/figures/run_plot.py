@@ -5,7 +5,6 @@ The phases stand one after the other; a part has one colour in all of them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import read_manifests
 from crystalmix.prep.runtime.errors import InputError
+from crystalmix.train.figures.charts import palette
 from crystalmix.train.figures.mixture_plot import checked, saved
 from crystalmix.train.record import metrics
 from crystalmix.train.record import views as trace
@@ -61,7 +61,7 @@ def draw(run: Path, build: Path | None, file: Path) -> str:
     figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), dpi=DOTS, layout="constrained")
     figure.suptitle(f"{title}; a line is a mean over a {POINTS}-th of the steps")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-    colours = _colours([line.label for lines in panels.values() for line in lines])
+    colours = palette([line.label for lines in panels.values() for line in lines])
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):
         _panel(axis, label, lines, colours)
         for phase, start in starts.items():
@@ -160,15 +160,6 @@ def _panel(axis: "Axes", label: str, lines: list[Line], colours: dict[str, Any])
     axis.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1), fontsize="small", frameon=False, ncols=columns
     )
-
-
-def _colours(labels: list[str]) -> dict[str, Any]:
-    """Give each label a colour of its own, as far as there are."""
-    from matplotlib import colormaps
-
-    names = dict.fromkeys(labels)
-    palette: Any = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    return dict(zip(names, cycle(palette.colors), strict=False))
 
 
 def _smooth(values: Floats) -> Floats:
