@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.train.figures import flows
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-Bars = dict[str, tuple[float, float]]  # low and high ends in a column, by name
 COLOURS = ("#4C78A8", "#F58518", "#54A24B", "#B279A2", "#E45756", "#72B7B2", "#9D755D", "#BAB0AC")
 INK, FAINT = "#333333", "#DDDDDD"
 DOTS = 110
@@ -118,31 +119,27 @@ def bars(shares: Mapping[str, Mapping[str, float]], notes: Mapping[str, str]) ->
 
 
 def flow(
-    links: Sequence[tuple[str, str, float]],
-    second: Sequence[tuple[str, str, float]],
-    heads: Sequence[str],
+    links: Sequence[flows.Link], second: Sequence[flows.Link], heads: Sequence[str]
 ) -> "Figure":
     """Draw amounts that flow over three columns: links of the first two, then of the last two."""
-    columns = [
-        _stacked([(a, n) for a, _, n in links]),
-        _stacked([(b, n) for _, b, n in links] + [(a, 0.0) for a, _, _ in second]),
-        _stacked([(b, n) for _, b, n in second]),
-    ]
-    figure, [axis] = axes(9.5, 1.2 + 0.34 * max(len(column) for column in columns))
-    colours = {name: _colour(i) for i, name in enumerate(columns[1])}
-    for place, (pairs, left, right) in enumerate(
-        ((links, columns[0], columns[1]), (second, columns[1], columns[2]))
-    ):
-        _ribbons(axis, place, pairs, left, right, colours)
-    for place, (column, head) in enumerate(zip(columns, heads, strict=True)):
-        for name, (low, high) in column.items():
-            colour = colours.get(name, INK) if place == 1 else INK
-            axis.fill_between([place - 0.02, place + 0.02], low, high, color=colour, linewidth=0)
-            side = ("right", -0.035) if place == 0 else ("left", 0.035)
-            axis.text(
-                place + side[1], (low + high) / 2, name, ha=side[0], va="center", size=8, color=INK
-            )
-        axis.text(place, 1.03, head, ha="center", color=INK, size=10)
+    laid_out = flows.flow(links, second)
+    assert laid_out is not None
+    figure, [axis] = axes(9.5, 1.2 + 0.34 * laid_out.lines)
+    way = np.linspace(0, 1, 30)
+    bend = way**2 * (3 - 2 * way)
+    for ribbon in laid_out.ribbons:
+        ends = zip(ribbon.left, ribbon.right, strict=True)
+        high, low = (1 - (start + (stop - start) * bend) / 100 for start, stop in ends)
+        x, colour = ribbon.column + 0.02 + 0.96 * way, _colour(ribbon.middle)
+        axis.fill_between(x, low, high, color=colour, alpha=0.35, linewidth=0)
+    for number, bar in enumerate(laid_out.bars):
+        x, high, low = bar.column, 1 - bar.top / 100, 1 - (bar.top + bar.height) / 100
+        colour = _colour(number - laid_out.first) if x == 1 else INK
+        axis.fill_between([x - 0.02, x + 0.02], low, high, color=colour, linewidth=0)
+        side, away = ("right", -0.035) if x == 0 else ("left", 0.035)
+        axis.text(x + away, (low + high) / 2, bar.name, ha=side, va="center", size=8, color=INK)
+    for x, head in enumerate(heads):
+        axis.text(x, 1.03, head, ha="center", color=INK, size=10)
     axis.set_xlim(-0.55, 2.5)
     axis.set_ylim(-0.02, 1.1)
     axis.axis("off")
@@ -288,52 +285,6 @@ def trace(steps: Floats, losses: Floats, spikes: Sequence[int]) -> "Figure":
     label(axis, "step", "training loss, nats per token", "Training loss")
     axis.legend(frameon=False, fontsize=9)
     return figure
-
-
-def _ribbons(
-    axis: "Axes",
-    place: int,
-    pairs: Sequence[tuple[str, str, float]],
-    left: Bars,
-    right: Bars,
-    colours: Mapping[str, str],
-) -> None:
-    """Draw the links between two columns, each as wide as its amount at both ends."""
-    way = np.linspace(0, 1, 30)
-    bend = way**2 * (3 - 2 * way)
-    ends: list[dict[str, float]] = [{}, {}]
-    totals: list[dict[str, float]] = [{}, {}]
-    for a, b, amount in pairs:
-        for total, name in zip(totals, (a, b), strict=True):
-            total[name] = total.get(name, 0.0) + amount
-    for a, b, amount in pairs:
-        edges: list[tuple[float, float]] = []
-        for end, total, column, name in zip(ends, totals, (left, right), (a, b), strict=True):
-            low, high = column[name]
-            start = end.get(name, low)
-            stop = start + (high - low) * amount / total[name]
-            end[name] = stop
-            edges.append((start, stop))
-        low, high = (edges[0][i] + (edges[1][i] - edges[0][i]) * bend for i in (0, 1))
-        colour = colours.get(b if place == 0 else a, INK)
-        axis.fill_between(
-            place + 0.02 + 0.96 * way, low, high, color=colour, alpha=0.35, linewidth=0
-        )
-
-
-def _stacked(amounts: Sequence[tuple[str, float]]) -> Bars:
-    """Stack amounts by name from the top down, with gaps, within [0, 1]."""
-    totals: dict[str, float] = {}
-    for name, amount in amounts:
-        totals[name] = totals.get(name, 0.0) + amount
-    gap = 0.02
-    scale = (1 - gap * (len(totals) - 1)) / sum(totals.values())
-    bars: Bars = {}
-    top = 1.0
-    for name, amount in totals.items():
-        bars[name] = (top - amount * scale, top)
-        top -= amount * scale + gap
-    return bars
 
 
 def palette(labels: Sequence[str]) -> dict[str, Any]:

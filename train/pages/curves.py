@@ -1,4 +1,4 @@
-"""Curves and flows of a page: numbers, and where they lie on a plot of 1000 by 100.
+"""Curves of a page: numbers, and where they lie on a plot of 1000 by 100.
 
 A plot is stretched to the width of the page by the browser; its labels are text beside it, so that
 they are as readable on a phone as on a wall.
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
 WIDTH, HEIGHT = 1000.0, 100.0
-GAP = 4.0  # between two bars of a column
 TICKS = 4
 
 
@@ -119,113 +118,6 @@ def ticks(low: float, high: float, *, ends: bool) -> list[float]:
     step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= span / TICKS * 0.999)
     first, last = floor(low / step), ceil(high / step) if ends else floor(high / step)
     return [round(step * number, 10) for number in range(first, max(last, first + 1) + 1)]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A node of a flow: its column, and from where to where it stands, per cent from above."""
-
-    name: str
-    column: int
-    top: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A flow through columns.
-
-    ribbons: SVG paths with the number of the middle bar that colours them; first: where these begin
-    among the bars. lines: bars of the column that has most.
-    """
-
-    bars: tuple[Bar, ...]
-    ribbons: tuple[tuple[str, int], ...]
-    first: int
-    lines: int
-
-
-Link = tuple[str, str, float]
-
-
-def flow(first: Sequence[Link], second: Sequence[Link]) -> Flow | None:
-    """Lay out links of a left column to a middle one, and on to a right one; None without any."""
-    if not first or not second:
-        return None
-    names = [
-        list(dict.fromkeys(a for a, _, _ in first)),
-        list(dict.fromkeys([*(b for _, b, _ in first), *(a for a, _, _ in second)])),
-        list(dict.fromkeys(b for _, b, _ in second)),
-    ]
-    amounts = [
-        {name: sum(n for a, _, n in first if a == name) for name in names[0]},
-        {
-            name: max(
-                sum(n for _, b, n in first if b == name), sum(n for a, _, n in second if a == name)
-            )
-            for name in names[1]
-        },
-        {name: sum(n for _, b, n in second if b == name) for name in names[2]},
-    ]
-    most = max(len(column) for column in names)
-    columns = [_stacked(column, most) for column in amounts]
-    bars = tuple(
-        Bar(name, place, top, height)
-        for place, column in enumerate(columns)
-        for name, (top, height) in column.items()
-    )
-    ribbons = [
-        *_ribbons(first, columns[0], columns[1], (0, 490), names[1], 1),
-        *_ribbons(second, columns[1], columns[2], (510, 1000), names[1], 0),
-    ]
-    return Flow(bars, tuple(ribbons), len(names[0]), most)
-
-
-def _stacked(amounts: Mapping[str, float], most: int) -> dict[str, tuple[float, float]]:
-    """Return top and height of each bar, gaps so wide that each has a line for its name."""
-    least = 0.6 * HEIGHT / most / 1.6
-    free = HEIGHT - least * len(amounts)
-    whole = sum(amounts.values()) or 1.0
-    bars: dict[str, tuple[float, float]] = {}
-    top = 0.0
-    for name, amount in amounts.items():
-        height = free * amount / whole
-        bars[name] = (top + least / 2, height)
-        top += height + least
-    return bars
-
-
-def _ribbons(
-    links: Sequence[Link],
-    left: Mapping[str, tuple[float, float]],
-    right: Mapping[str, tuple[float, float]],
-    ends: tuple[int, int],
-    middle: Sequence[str],
-    side: int,
-) -> list[tuple[str, int]]:
-    """Return the ribbons between two columns; side: which end of a link is in the middle column."""
-    totals = [
-        {name: sum(link[2] for link in links if link[end] == name) or 1.0 for name in column}
-        for end, column in enumerate((left, right))
-    ]
-    done: list[dict[str, float]] = [{}, {}]
-    ribbons: list[tuple[str, int]] = []
-    for a, b, amount in links:
-        edges: list[tuple[float, float]] = []
-        for end, (name, column) in enumerate(((a, left), (b, right))):
-            top, height = column[name]
-            start = top + done[end].get(name, 0.0)
-            width = height * amount / totals[end][name]
-            done[end][name] = done[end].get(name, 0.0) + width
-            edges.append((start, start + width))
-        (x0, x1), ((a0, a1), (b0, b1)) = ends, edges
-        bend = (x0 + x1) / 2
-        path = (
-            f"M{x0},{a0:.2f} C{bend},{a0:.2f} {bend},{b0:.2f} {x1},{b0:.2f} "
-            f"L{x1},{b1:.2f} C{bend},{b1:.2f} {bend},{a1:.2f} {x0},{a1:.2f} Z"
-        )
-        ribbons.append((path, middle.index((a, b)[side])))
-    return ribbons
 
 
 def _brief(value: float, span: float) -> str:

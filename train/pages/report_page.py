@@ -15,8 +15,9 @@ from crystalmix.prep.rows.shards import ROW_TOKEN_BYTES
 from crystalmix.prep.runtime.atomic_files import write_atomic
 from crystalmix.prep.runtime.tables import visible
 from crystalmix.prep.runtime.types import Content
+from crystalmix.train.figures.flows import Flow, flow
 from crystalmix.train.pages import page_parts, refs
-from crystalmix.train.pages.curves import Curve, Flow, Plot, Point, flow, plot
+from crystalmix.train.pages.curves import Curve, Plot, Point, plot
 from crystalmix.train.pages.evidence import Evidence
 from crystalmix.train.pages.page_parts import Accounts
 from crystalmix.train.pages.refs import Ref
