@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crystalmix.prep.runtime.errors import InputError, UsageError
+from crystalmix.train.figures import charts
 from crystalmix.train.figures import run_plot as plot
 from helpers import watched
 from helpers.corpora import crystalmix
@@ -111,7 +112,7 @@ def test_long_lines_are_running_means() -> None:
 
 def test_every_part_has_a_colour_of_its_own() -> None:
     names = [f"part{number}" for number in range(19)]
-    assert len(set(plot._colours(names + names).values())) == 19
+    assert len(set(charts.palette(names + names).values())) == 19
 
 
 def test_faults_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
