@@ -49,9 +49,10 @@ def mix(recipe: Recipe, build: Path, name: str | None = None) -> Path:
         names = dict.fromkeys(part.domain for p in recipe.phases.values() for part in p.parts)
         folders = {domain: _folder(context, domain) for domain in names}
         drafts: dict[str, Manifest] = {}
+        says_packing = all(manifest.read(path).schema == 4 for path in home.manifests())
         for phase in recipe.phases.values():
             draft = purged.named(home, seal.draft(context, phase, folders, drafts))
-            drafts[phase.name] = seal.migrated(draft, home, None) if _whole(home) else draft
+            drafts[phase.name] = seal.migrated(draft, home, None) if says_packing else draft
     with alone(out.path):
         for part in (DOMAINS, SOURCES):
             if not (link := out.path / part).is_symlink():
@@ -60,11 +61,6 @@ def mix(recipe: Recipe, build: Path, name: str | None = None) -> Path:
             write_atomic(out.tokenizer, context.tokenizer.raw)
         store(out.path, {out.manifest(phase): draft for phase, draft in drafts.items()})
     return out.path
-
-
-def _whole(build: BuildFolder) -> bool:
-    """Return whether the build's manifests say how rows were packed (schema 4)."""
-    return all(manifest.read(path).schema == 4 for path in build.manifests())
 
 
 def _folder(context: Context, name: str) -> Folder:

@@ -56,12 +56,13 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Content:
     path = facts.build.path / source.folder / DOCUMENTS
     place = f"sources.{source.name}.about"
     stated = {"kind": source.about.kind, "licence": source.about.licence, "url": source.about.url}
-    tags = {key: blanks.say(f"{place}.{key}", value) for key, value in stated.items()}
+    words = {key: blanks.say(f"{place}.{key}", value) for key, value in stated.items()}
+    tags = [{"key": k, "value": v, "source": "USER"} for k, v in words.items() if stated[k]]
     fields = [{"name": f.name, "type": str(f.type)} for f in pq.read_schema(path)]
     facets = [
         _facet("version", datasetVersion=f"sha256:{source.digest}"),
         _facet("schema", fields=fields),
-        _facet("tags", tags=_tags({k: v for k, v in tags.items() if stated[k]}, "USER")),
+        _facet("tags", tags=tags),
     ]
     if source.about.text:
         facets.append(_facet("documentation", description=source.about.text))
@@ -247,7 +248,3 @@ def _facet(key: str, **values: object) -> Facet:
     version, name = FACETS[key]
     url = f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}"
     return key, {"_producer": PRODUCER, "_schemaURL": url, **values}
-
-
-def _tags(values: dict[str, str], source: str) -> list[Content]:
-    return [{"key": key, "value": value, "source": source} for key, value in values.items()]
