@@ -3,6 +3,9 @@
 Each domain is packed anew with short rows and a small tokenizer, a share of its documents is held
 out, and there is a variant of it for each FIM rate that is asked. FIM is row by row, for rows so
 short hold few whole documents, and what a middle stands between must be in its row.
+
+A stratified pool packs each source of a domain apart. Documents are of very different sizes, so
+that a share of them held out may be of other sources than the rows that are trained on.
 """
 
 from dataclasses import replace
@@ -15,6 +18,7 @@ from crystalmix.mixtures.ablations.spec import (
     HELD_SHARE,
     INFILL,
     POOL,
+    STRATUM,
     Ablation,
     fim_domain,
 )
@@ -35,15 +39,17 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
         trained = replace(
             recipe.domains[name], split="train", tokens=None, shuffle=True, epochs=1, rows=None
         )
-        domains[name] = trained
-        domains[name + HELD] = Domain(trained.sources, split="valid")
+        domains |= _strata(spec, name, trained)
+        domains |= _strata(spec, name + HELD, Domain(trained.sources, split="valid"))
         for rate in _rates(spec, name):
             fim = FimSettings(rate, level="row") if rate else None
-            domains[fim_domain(name, rate)] = replace(trained, fim=fim)
+            domains |= _strata(spec, fim_domain(name, rate), replace(trained, fim=fim))
         if name in spec.infilled:
             middles = FimSettings(1.0, level="row", loss="middle")
-            domains[name + HELD + INFILL] = Domain(trained.sources, split="valid", fim=middles)
-    held = [name + HELD for name in spec.domains] + [n + HELD + INFILL for n in spec.infilled]
+            infilled = Domain(trained.sources, split="valid", fim=middles)
+            domains |= _strata(spec, name + HELD + INFILL, infilled)
+    held = [name for name, domain in domains.items() if domain.split == "valid"]
+    held.sort(key=lambda name: INFILL in name)  # last
     trained = [name for name in domains if name not in held]
     phases = {POOL: _everything(POOL, trained), HELD_OUT: _everything(HELD_OUT, held)}
     drawn = {source for domain in domains.values() for source in domain.sources}
@@ -66,6 +72,13 @@ def proxy_recipe(spec: Ablation, recipe: Recipe, tokenizer: Path | None) -> Reci
     )
     object.__setattr__(made, "file", recipe.file)
     return made
+
+
+def _strata(spec: Ablation, name: str, domain: Domain) -> dict[str, Domain]:
+    """Return a domain under its name, or each of its sources apart in a stratified pool."""
+    if not spec.proxy.stratified or len(domain.sources) == 1:
+        return {name: domain}
+    return {f"{name}{STRATUM}{one}": replace(domain, sources=(one,)) for one in domain.sources}
 
 
 def _rates(spec: Ablation, name: str) -> tuple[float, ...]:

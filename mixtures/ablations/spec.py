@@ -24,6 +24,7 @@ HELD_SHARE = 0.05  # of documents, where nothing else is said
 HELD = ".valid"  # what a held-out domain's name ends in
 FIM = ".fim-"
 INFILL = ".infill"  # what a target of the middles of a domain's held-out rows ends in
+STRATUM = ".from-"  # between a domain's name and that of its source, in a stratified pool
 # Removed keys: the path, the value by which an older folder's ablation goes on, the remedy.
 REMOVED = (
     (("proxy", "stack"), 1, "proxies train one by one"),
@@ -112,6 +113,7 @@ class Proxy(Strict):
     vocab: pieces of the tokenizer that is trained for the proxies (None: the recipe's own).
     matched: draw from prefixes, so that domains are repeated as in the real run. held_out_rows: of
     each domain, on which losses are measured. spike: robust z from which a loss is an outlier.
+    stratified: every run and every loss takes the sources of a domain in proportion to their rows.
     """
 
     size: str = "0.2M"
@@ -125,6 +127,7 @@ class Proxy(Strict):
     matched: bool = True
     held_out_rows: AtLeastOne = 128
     spike: Positive = 8.0
+    stratified: bool = False
 
     @property
     def tokens(self) -> int:
@@ -229,18 +232,31 @@ class Ablation(Strict):
             raise ValueError(f"current: must give a share to each of {', '.join(self.domains)}")
         if self.factors.repeated not in {None, *self.domains}:
             raise ValueError(f"factors.repeated: is no domain: {self.factors.repeated}")
-        if self.build is not None and self.proxy.vocab is not None:
-            raise ValueError(
-                "proxy.vocab: must be null over a build, whose rows are of its own tokenizer, "
-                f"got {self.proxy.vocab}"
-            )
-        if self.build is not None and self.factors.permuted:
-            key = "fim_rate" if self.factors.fim_rate else "third_phase"
-            raise ValueError(f"factors.{key}: needs rows packed anew; drop it, or drop `build`")
+        self._check_build()
         kinds = {group.kind for group in self.domains.values()}
         staged = {name: getattr(self.factors, name) for name in ("order", "replay", "third_phase")}
         for name in [name for name, value in staged.items() if value and len(kinds) < 2]:
             raise ValueError(f"factors.{name}: needs domains of both kinds, language and code")
+
+    def _check_build(self) -> None:
+        """Refuse names of a pool's parts, and what needs rows packed anew over a build."""
+        for name in self.domains:
+            if STRATUM in name:
+                raise ValueError(f"domains: {name}: must not hold {STRATUM!r}; take another name")
+        if self.build is None:
+            return
+        if self.proxy.vocab is not None:
+            raise ValueError(
+                "proxy.vocab: must be null over a build, whose rows are of its own tokenizer, "
+                f"got {self.proxy.vocab}"
+            )
+        if self.factors.permuted:
+            key = "fim_rate" if self.factors.fim_rate else "third_phase"
+            raise ValueError(f"factors.{key}: needs rows packed anew; drop it, or drop `build`")
+        if self.proxy.stratified:
+            raise ValueError(
+                "proxy.stratified: rows of a build mix the sources of a domain; drop it, or `build`"
+            )
 
     @property
     def value(self) -> dict[str, float]:
@@ -274,6 +290,8 @@ class Ablation(Strict):
             del content["target"]["parameters"]
         if not self.tasks:
             del content["tasks"]
+        if not self.proxy.stratified:
+            del content["proxy"]["stratified"]
         if not self.factors.sizes:
             del content["factors"]["sizes"]
         if not self.factors.third_phase:
@@ -340,3 +358,12 @@ def _refuse_removed(path: Path, content: object) -> None:
 def fim_domain(name: str, rate: float) -> str:
     """Return the name of the variant of a domain with another FIM rate."""
     return f"{name}{FIM}{rate:g}"
+
+
+def domain_of(name: str) -> str:
+    """Return the domain, or variant of one, to which a domain of the pool belongs.
+
+    >>> domain_of("web.fim-0.3.from-css"), domain_of("python")
+    ('web.fim-0.3', 'python')
+    """
+    return name.partition(STRATUM)[0]

@@ -11,7 +11,7 @@ from functools import cached_property
 from crystalmix.mixtures.ablations import design as mixture_design
 from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.published_mixtures import natural, unimax
-from crystalmix.mixtures.ablations.small_manifest import Portion, Window
+from crystalmix.mixtures.ablations.small_manifest import Portion, Window, strata
 from crystalmix.mixtures.ablations.spec import Ablation, Scale, fim_domain
 from crystalmix.mixtures.manifest.manifest import Manifest
 
@@ -54,7 +54,9 @@ class Ground:
     @cached_property
     def rows(self) -> dict[str, int]:
         """Rows that the pool holds of each of its domains."""
-        return {part.domain: part.available for part in self.pool.parts}
+        return {
+            name: sum(part.available for part in parts) for name, parts in strata(self.pool).items()
+        }
 
     @cached_property
     def tokens(self) -> dict[str, int]:
@@ -82,13 +84,15 @@ class Ground:
     def windows(self, draw: int = 0, steps: int | None = None) -> dict[str, Window]:
         """Return which rows of each domain of the pool a run of so many steps draws from.
 
-        Draw 0 is the prefix. Each other one lies one row further: about the same documents, but in
-        another order, for the order follows from what a part holds.
+        Draw 0 is the prefix. Each other one lies one row further in every part of the domain: about
+        the same documents, but in another order, for the order follows from what a part holds.
         """
         windows: dict[str, Window] = {}
-        for name, rows in self.rows.items():
+        for name, parts in strata(self.pool).items():
+            rows = self.rows[name]
             size = min(rows, self.matched(name, steps))
-            first = draw % (rows - size + 1)
+            further = -(-rows // min(part.available for part in parts))
+            first = draw * further % (rows - size + 1)
             windows[name] = Window(first, first + size)
         return windows
 

@@ -42,7 +42,7 @@ from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.tables import table
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations.ablate import fitted
-from crystalmix.train.ablations.measure import Held
+from crystalmix.train.ablations.measure import held_of
 from crystalmix.train.ablations.proxies import VIEW, ProxyResult, ProxyRun, train
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import SPEC, loss_matrix
@@ -120,9 +120,7 @@ def trained(seen: Insight, runs: list[tuple[Mixture, int]], workers: int) -> lis
             learning_rate=spec.proxy.learning_rate,
             warmup=spec.proxy.warmup,
             held_out=ablation.HELD_OUT,
-            held=tuple(
-                Held(name, name + ablation.HELD, spec.proxy.held_out_rows) for name in spec.domains
-            ),
+            held=tuple(held_of(seen.ground, name) for name in spec.domains),
             spike=spec.proxy.spike,
             dtype=read_json(seen.folder / SPEC).get("dtype", "bfloat16"),
         )

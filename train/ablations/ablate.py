@@ -19,9 +19,7 @@ from crystalmix.mixtures.ablations import factor_trials, pool_recipe, proxy_toke
 from crystalmix.mixtures.ablations.pool_of_build import Reused, reuse, view
 from crystalmix.mixtures.ablations.small_manifest import remix
 from crystalmix.mixtures.ablations.spec import (
-    HELD,
     HELD_OUT,
-    INFILL,
     POOL,
     Ablation,
     find,
@@ -45,7 +43,7 @@ from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.runtime.workers import Fanout
 from crystalmix.train.ablations import conclusions, tables
-from crystalmix.train.ablations.measure import Answers, Held, answers_of
+from crystalmix.train.ablations.measure import Answers, answers_of, held_of
 from crystalmix.train.ablations.proxies import (
     VIEW,
     Dtype,
@@ -131,7 +129,7 @@ def trained(
     session: Session, ground: Ground, chosen: Sequence[Trial], label: str
 ) -> list[ProxyResult]:
     """Seal the manifests of trials and train them, one core each."""
-    proxies = [_proxy(session, trial) for trial in chosen]
+    proxies = [_proxy(session, ground, trial) for trial in chosen]
     for trial, proxy in zip(chosen, proxies, strict=True):
         sealed: list[Manifest] = []
         for portion in trial.portions:
@@ -266,13 +264,11 @@ def _language_twice(spec: Ablation) -> dict[str, float]:
     return {name: weight / sum(value.values()) for name, weight in value.items()}
 
 
-def _proxy(session: Session, trial: Trial) -> ProxyRun:
+def _proxy(session: Session, ground: Ground, trial: Trial) -> ProxyRun:
     spec, proxy = session.spec, session.spec.proxy
-    held = [Held(name, name + HELD, proxy.held_out_rows) for name in spec.domains]
+    held = [held_of(ground, name) for name in spec.domains]
     if trial.role == "factor":
-        held += [
-            Held(name + INFILL, name + HELD + INFILL, proxy.held_out_rows) for name in spec.infilled
-        ]
+        held += [held_of(ground, name, infilled=True) for name in spec.infilled]
     return ProxyRun(
         name=trial.name,
         pool=str(session.build),

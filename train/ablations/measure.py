@@ -1,14 +1,16 @@
 """Losses of a proxy with their standard errors: of domains held out, and of answers to prompts."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalmix.mixtures.ablations.spec import Ablation
+from crystalmix.mixtures.ablations.small_manifest import strata
+from crystalmix.mixtures.ablations.spec import HELD, INFILL, Ablation
+from crystalmix.mixtures.ablations.trials import Ground
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import read
 from crystalmix.prep.rows.scattered_rows import gather
@@ -23,11 +25,33 @@ EVALUATED_ROWS = 32  # per forward pass
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out rows of one domain: [first, last) of each shard, as the pool's manifest lists."""
+    """Held-out rows of one domain: the first ones of a part of the pool's HELD_OUT phase.
+
+    strata: of a stratified pool, the held-out part of each source and its share of the domain's
+    rows; the loss is of sources in these shares, whatever each has held out.
+    """
 
     domain: str
     part: str
     rows: int
+    strata: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def parts(self) -> list[tuple[str, float, int]]:
+        """Name, share and rows of each part; rows in proportion, one at least."""
+        strata = self.strata or ((self.part, 1.0),)
+        return [(part, share, max(1, round(self.rows * share))) for part, share in strata]
+
+
+def held_of(ground: Ground, domain: str, infilled: bool = False) -> Held:
+    """Return the held-out rows of a domain, or of its middles (the target `DOMAIN.infill`)."""
+    last = INFILL if infilled else ""
+    part, parts = domain + HELD + last, strata(ground.pool)[domain]
+    shares = tuple(
+        (part + one.domain.removeprefix(domain), one.available / ground.rows[domain])
+        for one in (parts if len(parts) > 1 else ())
+    )
+    return Held(domain + last, part, ground.spec.proxy.held_out_rows, shares)
 
 
 @dataclass(frozen=True)
@@ -67,8 +91,50 @@ class HeldOutLoss:
 
 
 def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> HeldOutLoss:
-    """Measure a model's loss on the held-out rows of a domain."""
-    rows, sizes = held_rows(build, phase, held)
+    """Measure a model's loss on the held-out rows of a domain, its sources in their shares."""
+    every: list[_Stratum] = []
+    for part, share, count in held.parts:
+        rows, sizes = held_rows(build, phase, replace(held, part=part, rows=count))
+        every.append(_Stratum(*_sums(model, rows, sizes), share))
+    whole = sum(len(one.nll) for one in every)
+    # the weight of a row is 1 where rows are in proportion
+    pairs = [(one.share * (whole / len(one.nll)), one) for one in every]
+    tokens = float(sum(w * one.tokens.sum() for w, one in pairs))
+    nll = float(sum(w * one.nll.sum() for w, one in pairs))
+    variance = sum(w**2 * one.variance for w, one in pairs)
+    return HeldOutLoss(
+        domain=held.domain,
+        nll=nll / tokens,
+        sem=float(np.sqrt(variance) / tokens),
+        bits_per_byte=float(nll / np.log(2) / sum(w * one.bytes for w, one in pairs)),
+        tokens=int(sum(one.tokens.sum() for one in every)),
+        bytes=sum(one.bytes for one in every),
+        rows=whole,
+        stage=stage,
+    )
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """Sums of nll and of labels of each row, (rows,), bytes of all labels, share of the domain."""
+
+    nll: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    bytes: int
+    share: float
+
+    @property
+    def variance(self) -> float:
+        """The variance of the sum of nll, given the labels, over rows drawn again."""
+        n = len(self.nll)
+        spread = self.nll - float(self.nll.sum() / self.tokens.sum()) * self.tokens
+        return float((spread**2).sum() * n / max(1, n - 1))
+
+
+def _sums(
+    model: Crystal, rows: NDArray[np.int32], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return the nll and the labels that count of each row, and the bytes of all these labels."""
     sums: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.float64]] = []
     device = next(model.parameters()).device
@@ -83,19 +149,8 @@ def measure(model: Crystal, build: Path, phase: str, held: Held, stage: int) -> 
             nll = row_losses(model(ids), labels, mask).double().sum(1)
             sums.append(nll.cpu().numpy())
             counts.append(mask.sum(1).double().cpu().numpy())
-    total, tokens = np.concatenate(sums), np.concatenate(counts)
-    mean, sem = _ratio(total, tokens)
     size = int(sizes[rows[:, 2]][rows[:, 1] > 0].sum())
-    return HeldOutLoss(
-        domain=held.domain,
-        nll=mean,
-        sem=sem,
-        bits_per_byte=float(total.sum() / np.log(2) / size),
-        tokens=int(tokens.sum()),
-        bytes=size,
-        rows=len(total),
-        stage=stage,
-    )
+    return np.concatenate(sums), np.concatenate(counts), size
 
 
 def read_answers(path: Path, prompt: str, answer: str) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.ablations.spec import domain_of
 from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest, read
 from crystalmix.prep.runtime import receipts
@@ -142,6 +143,9 @@ def train(proxy: ProxyRun) -> ProxyResult:
     for key, before in (("dtype", "bfloat16"), ("decay", 1.0), ("answers", ())):
         if getattr(proxy, key) == before:
             del settings[key]  # results of before the key are kept
+    for held in settings["held"]:
+        if not held["strata"]:
+            del held["strata"]
     for answers in settings.get("answers", ()):
         del answers["file"]  # its digest says what is in it
     item = [settings, [manifest.digest for manifest in manifests]]
@@ -199,7 +203,7 @@ def realised(out: Path, manifests: Sequence[Manifest]) -> dict[str, int]:
     """Count the rows that the ledgers of a proxy's phases hold of each domain."""
     counted: Counter[str] = Counter()
     for manifest in manifests:
-        domains = {part.name: part.domain for part in manifest.parts}
+        domains = {part.name: domain_of(part.domain) for part in manifest.parts}
         rows = ledger.read(run_folder.PhaseFolder(out / manifest.phase).ledger, "rows")
         for name in rows["part"].to_pylist():
             counted[domains[str(name)]] += 1

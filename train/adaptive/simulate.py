@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalmix.mixtures.ablations.spec import domain_of
 from crystalmix.mixtures.laws.families import Curves
 from crystalmix.mixtures.laws.fit import Fit, FitSettings, fit
 from crystalmix.mixtures.laws.resample import draw
@@ -98,15 +99,16 @@ class Simulation:
 
 
 def stretches(folder: Path, parts: Sequence[str], steps: int, draw: int) -> Iterator[Stretch]:
-    """Cut a run's ledger into windows of so many steps."""
+    """Cut a run's ledger into windows of so many steps; sources of a domain count together."""
     entries = ledger.read(folder, "steps").column("parts").to_pylist()
     tokens, sums = np.zeros((2, len(entries), len(parts)))
     at = {part: place for place, part in enumerate(parts)}
     for step, lines in enumerate(entries):
         for entry in lines or []:
             if entry["loss"] is not None:
-                tokens[step, at[entry["part"]]] += entry["tokens"]
-                sums[step, at[entry["part"]]] += entry["tokens"] * entry["loss"]
+                place = at[domain_of(entry["part"])]
+                tokens[step, place] += entry["tokens"]
+                sums[step, place] += entry["tokens"] * entry["loss"]
     for window, first in enumerate(range(0, len(entries), steps)):
         here = tokens[first : first + steps].sum(axis=0)
         read = tokens[:first].sum(axis=0) + here / 2

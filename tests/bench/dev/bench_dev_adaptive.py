@@ -1,6 +1,6 @@
 """A policy's simulation held against real runs: `bench_dev_adaptive.py DIR POLICY...`.
 
-DIR holds a finished ablation. For each policy and start (below `DIR/adaptive`) a proxy is trained
+DIR holds a finished ablation that is not stratified (its policy would weigh sources). For each policy and start (below `DIR/adaptive`) a proxy is trained
 in windows, its shares by its own ledger, under the weights of the design and under a seed that no
 run of the ablation had; its shares are compared with those that `crystalmix ablate simulate` gave
 before, and its loss at the end with that which the ablation's law gives for what it read in all.
@@ -15,11 +15,11 @@ import numpy as np
 from crystalmix.mixtures.ablations.design import Mixture
 from crystalmix.mixtures.ablations.pool_of_build import view
 from crystalmix.mixtures.ablations.small_manifest import remix
-from crystalmix.mixtures.ablations.spec import HELD, HELD_OUT
+from crystalmix.mixtures.ablations.spec import HELD_OUT
 from crystalmix.prep.runtime.atomic_files import read_json
 from crystalmix.prep.runtime.tables import table
 from crystalmix.train.ablations import proxies
-from crystalmix.train.ablations.measure import Held, measure
+from crystalmix.train.ablations.measure import held_of, measure
 from crystalmix.train.ablations.results import Insight
 from crystalmix.train.ablations.tables import SPEC
 from crystalmix.train.adaptive import windows
@@ -62,7 +62,7 @@ def real(
     trial = seen.ground.single(Mixture("adaptive", start), draw)
     whole = remix(seen.ground.pool, trial.portions[0])
     spec, pool = seen.spec, seen.folder / "build"
-    held = tuple(Held(name, name + HELD, spec.proxy.held_out_rows) for name in spec.domains)
+    held = tuple(held_of(seen.ground, name) for name in spec.domains)
     proxy = proxies.ProxyRun(
         "adaptive", str(pool), str(out), (whole.phase,), trial.size, trial.seed,
         spec.proxy.learning_rate, spec.proxy.warmup, HELD_OUT, held, spec.proxy.spike,

@@ -28,6 +28,15 @@ def pool() -> Manifest:
     return manifests.read(tiny() / "build" / "phases" / "pool")
 
 
+def stratified() -> Manifest:
+    """The pool, its code in two sources of a domain `code`."""
+    parts = [
+        part if part.domain == "wiki" else replace(part, domain=f"code.from-{part.domain}")
+        for part in pool().parts
+    ]
+    return replace(pool(), parts=tuple(parts))
+
+
 def portion(shares: dict[str, float] | None = None, last: int = 20) -> Portion:
     windows = {name: Window(0, last) for name in SHARES}
     return Portion("mine", shares or SHARES, 30, 4, windows)
@@ -160,3 +169,35 @@ def test_a_remixed_manifest_is_sealed_and_can_be_written_and_read(tmp_path: obje
     assert made.previous == "before"
     assert made.digest == manifests.sealed(replace(made, digest="")).digest
     assert made.seed == pool().seed
+
+
+def test_every_prefix_of_a_share_has_its_sources_in_proportion_to_their_rows() -> None:
+    own = {part.name: part.available for part in stratified().parts if part.name != "wiki"}
+    whole = sum(own.values())
+    made = remix(
+        stratified(), Portion("mine", {"wiki": 0.9, "code": 0.1}, 30, 4, {"code": Window(3, 60)})
+    )
+    assert sum(part.asked for part in made.parts) == pytest.approx(1)
+    for position in (4, 40, 77, 120):
+        counts = made.order.counts(position)
+        for part, count in zip(made.parts, counts, strict=True):
+            share = 0.9 if part.name == "wiki" else 0.1 * own[part.name] / whole
+            assert part.asked == pytest.approx(share, abs=1 / UNITS)
+            assert abs(count - share * position) <= PREFIX_BOUND + 0.001
+    assert sum(part.available for part in made.parts if part.name != "wiki") <= 57 + len(own)
+
+
+def test_windows_of_a_domain_one_after_the_other_cover_each_source_once() -> None:
+    whole = sum(part.available for part in stratified().parts if part.name != "wiki")
+    edges = [0, whole // 3, whole // 2, whole]
+    read: dict[str, list[tuple[str, int]]] = {}
+    for first, last in itertools.pairwise(edges):
+        made = remix(
+            stratified(), Portion("mine", {"code": 1.0}, 9, 4, {"code": Window(first, last)})
+        )
+        for part in made.parts:
+            rows = [(s.path, row) for s in part.shards for row in range(s.first, s.last)]
+            read.setdefault(part.name, []).extend(rows)
+    for part in pool().parts[1:]:
+        rows = [(s.path, row) for s in part.shards for row in range(s.first, s.last)]
+        assert read[part.name] == rows

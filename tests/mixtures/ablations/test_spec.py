@@ -1,5 +1,6 @@
 """Specs of ablations: what they say, what is refused with its line, and the build they lead to."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_the_bundled_spec_names_the_bundled_recipe() -> None:
     assert list(spec.domains) == ["language", "python", "javascript", "web"]
     assert spec.swarm.count == 16
     assert spec.proxy.size == "0.2M"
+
+
+def test_sources_go_in_proportion_only_where_rows_are_packed_anew(tmp_path: Path) -> None:
+    spec, _ = ablation.load(str(write_spec(tmp_path)))
+    assert "stratified" not in str(spec.content())  # of folders of before the key
+    stratified = replace(spec, proxy=replace(spec.proxy, stratified=True))
+    assert "'stratified': True" in str(stratified.content())
+    with pytest.raises(ValueError, match=r"proxy.stratified: rows of a build mix the sources"):
+        replace(stratified, build="built", proxy=replace(stratified.proxy, vocab=None))
+    with pytest.raises(ValueError, match=r"domains: web.from-css: must not hold '.from-'"):
+        replace(spec, domains={**spec.domains, "web.from-css": spec.domains["wiki"]})
 
 
 def test_a_spec_that_is_not_there_is_told_with_those_that_are() -> None:

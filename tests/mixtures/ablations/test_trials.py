@@ -90,6 +90,21 @@ def test_draws_are_of_about_the_same_rows_in_another_order() -> None:
         assert one.digest != other.digest
 
 
+def test_draws_are_of_other_rows_in_every_source_of_a_domain() -> None:
+    first, *code = pool().parts
+    more = [replace(part, domain=f"code.from-{part.domain}") for part in code]
+    stratified = replace(pool(), parts=(first, *more))
+    domains = {"wiki": Group("language"), "code": Group()}
+    made = Ground(
+        replace(spec(), domains=domains, proxy=replace(spec().proxy, steps=10)), stratified
+    )
+    assert made.rows == {"wiki": pool().parts[0].available, "code": sum(p.available for p in code)}
+    portions = [made.single(trials.design(made)[0], draw).portions[0] for draw in range(4)]
+    read = [remix(stratified, portion).parts for portion in portions]
+    for parts in zip(*read, strict=True):
+        assert len({part.digest for part in parts}) == 4
+
+
 def test_declared_tokens_stand_for_more_than_there_are_and_this_is_told() -> None:
     domains = {**spec().domains, "python": Group(tokens=10**9)}
     made = ground(domains=domains)

@@ -13,15 +13,19 @@ import pytest
 from crystalmix.mixtures.build.build import build
 from crystalmix.mixtures.laws.distributions import student
 from crystalmix.mixtures.laws.fit import KINDS
+from crystalmix.mixtures.manifest import manifest as manifests
+from crystalmix.mixtures.manifest.exact_order import PREFIX_BOUND
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError, RefusalError, StaleError
 from crystalmix.train.ablations import tables as evidence
 from crystalmix.train.ablations.export_recipe import export
 from crystalmix.train.ablations.report import read_report, report_lines
+from crystalmix.train.ablations.results import Insight
+from crystalmix.train.adaptive.simulate import stretches
 from crystalmix.train.api.ablations import Ablation, ablation_cost
-from helpers.ablations import DIE, ROOT, copied, run, sized, tables, tiny, write_spec
-from helpers.corpora import crystalmix
+from helpers.ablations import DIE, MORE, ROOT, copied, run, sized, tables, tiny, write_spec
+from helpers.corpora import crystalmix, merged, write_corpus, write_recipe
 
 
 def test_an_ablation_killed_and_resumed_gives_the_same_tables(tmp_path: Path) -> None:
@@ -246,3 +250,35 @@ def test_one_size_says_what_it_leaves_open() -> None:
     report = read_report(tiny())
     assert report.across is None
     assert any("was not measured" in line for line in report_lines(report))
+
+
+def test_sources_of_a_domain_go_in_proportion_through_a_stratified_ablation(tmp_path: Path) -> None:
+    domains = {
+        "wiki": {"sources": ["wiki", "book"]},
+        "python": {"sources": ["python", "javascript"]},
+    }
+    write_corpus(tmp_path)
+    write_recipe(tmp_path, **merged(MORE, {"domains": domains}))
+    changes: Any = {
+        "domains": {"javascript": None},
+        "proxy": {"stratified": True, "steps": 30},
+        "swarm": {"count": 5, "replicates": 1},
+        "factors": {"fim_rate": [0.0, 0.9], "seeds": 1},
+    }
+    run(write_spec(tmp_path, **changes), tmp_path / "out")
+    seen = Insight(tmp_path / "out")
+    assert set(seen.ground.rows) == {"wiki", "python", "python.fim-0", "python.fim-0.9"}
+    for path in sorted((tmp_path / "out" / "runs").glob("*/build/phases/*/manifest.json")):
+        parts = manifests.read(path.parent).parts
+        assert all(".from-" in part.domain for part in parts)
+    for row in seen.tables.rows("SELECT asked, got FROM runs WHERE factor = ''"):
+        asked, got = dict(row["asked"]), dict(row["got"])
+        assert got == pytest.approx(asked, abs=2 * PREFIX_BOUND / 120)
+    assert {row["domain"] for row in seen.tables.rows("SELECT DISTINCT domain FROM losses")} == {
+        "wiki",
+        "python",
+        "python.infill",
+    }
+    folder, draw = seen.ledgers()[0]
+    [whole] = stretches(folder, ("wiki", "python"), 30, draw)
+    assert whole.shares.sum() == pytest.approx(1)

@@ -60,6 +60,29 @@ def test_its_standard_error_is_that_of_rows_drawn_again() -> None:
     assert loss.sem == pytest.approx(again.std() * (len(sums) / (len(sums) - 1)) ** 0.5, rel=0.1)
 
 
+def test_a_domain_of_several_sources_is_measured_in_their_shares_not_by_what_is_held_out() -> None:
+    of = model(1)
+    shares = {"wiki": 0.3, "python": 0.7}
+    strata = tuple((f"{name}.valid", share) for name, share in shares.items())
+    whole = measure(of, build(), "held-out", Held("both", "both.valid", 20, strata), 1)
+    parts = {
+        name: measure(of, build(), "held-out", Held(name, f"{name}.valid", round(20 * share)), 1)
+        for name, share in shares.items()
+    }
+    assert whole.nll == pytest.approx(sum(s * parts[n].nll for n, s in shares.items()), rel=1e-6)
+    error = sum((s * parts[n].sem) ** 2 for n, s in shares.items()) ** 0.5
+    assert whole.sem == pytest.approx(error, rel=1e-6)
+    assert (whole.rows, whole.domain) == (sum(one.rows for one in parts.values()), "both")
+    most = measure(of, build(), "held-out", Held("both", "both.valid", 10**6, strata), 1)
+    sums, counts = np.array(
+        [
+            [one.mean() * share for one in row_sums(of, Held(name, f"{name}.valid", 10**6))]
+            for name, share in shares.items()
+        ]
+    ).sum(axis=0)
+    assert most.nll == pytest.approx(sums / counts, rel=1e-6)
+
+
 def test_bits_per_byte_do_not_depend_on_how_many_rows_go_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
