@@ -1,9 +1,10 @@
 """A policy's simulation held against real runs: `bench_dev_adaptive.py DIR POLICY...`.
 
-DIR holds a finished ablation that is not stratified (its policy would weigh sources). For each policy and start (below `DIR/adaptive`) a proxy is trained
-in windows, its shares by its own ledger, under the weights of the design and under a seed that no
-run of the ablation had; its shares are compared with those that `crystalmix ablate simulate` gave
-before, and its loss at the end with that which the ablation's law gives for what it read in all.
+DIR holds a finished ablation that is not stratified (the policy would weigh sources). For each
+policy and start (below `DIR/adaptive`) a proxy is trained in windows, its shares by its own
+ledger, under the weights of the design and under a seed that no run of the ablation had; its
+shares are compared with those that `crystalmix ablate simulate` gave before, and its loss at the
+end with that which the ablation's law gives for what it read in all.
 """
 
 import argparse
