@@ -24,7 +24,7 @@ from crystalmix.mixtures.manifest.build_folder import (
     shards_of,
 )
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import canonical, read_json, settle, write_atomic
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.receipts import FileEntry, Receipt
@@ -165,6 +165,7 @@ def make(build: BuildFolder, place: Path | None = None, pool: Engine | None = No
 
     Tables of shards with them (`manifest.opened`).
     """
+    settle(build.path)
     opened_manifests.make(build)
     place = place or build.lookup
     folders = [folder for folder in build.sealed() if folder.name not in LAST]
@@ -173,6 +174,7 @@ def make(build: BuildFolder, place: Path | None = None, pool: Engine | None = No
 
 def _make(pairs: Sequence[tuple[Path, Path]], pool: Engine | None = None) -> int:
     """Make the lookups of folders, each into another, as of `make`."""
+    settle(pairs[0][0]) if pairs else None
     stale = [its for its in starmap(_look, pairs) if its is not None]
     files = [Written(its.folder, its.inside, name) for its in stale for name in its.names]
     if files:

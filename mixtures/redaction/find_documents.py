@@ -22,6 +22,8 @@ from crystalmix.mixtures.redaction import erased_names, near_copies
 from crystalmix.mixtures.redaction.near_copies import NearSearch
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.filters.entries import Entry
+from crystalmix.prep.objects.mirror import readable
+from crystalmix.prep.runtime.atomic_files import settle
 from crystalmix.prep.runtime.database import connect, explained, one_reading_statement, quoted
 from crystalmix.prep.runtime.errors import UsageError
 
@@ -174,6 +176,7 @@ def _of_sql(build: BuildFolder, entry: Entry) -> Iterator[tuple[str, int]]:
     paths = sorted(build.path.glob(f"{SOURCES}/*/{DOCUMENTS}"))
     if not paths:
         return
+    settle(build.path)
     # resolved, for sources may be links: into the store, or of a view or a mixture to its build
     files = {path.parent.name: path.resolve() for path in paths}
     connection = connect(readable=[path.parent for path in files.values()])
@@ -243,7 +246,7 @@ def _stayed(lookups: Lookups, drop: Dropped) -> tuple[str, int] | None:
     if not file or not record.isdecimal():
         return None  # it stayed in a source before, which is all that is recorded
     path = lookups.build.documents(drop.source)
-    with pq.ParquetFile(path, pre_buffer=False) as documents:
+    with pq.ParquetFile(readable(path), pre_buffer=False) as documents:
         for batch in documents.iter_batches(columns=["document", "file", "record"]):
             files = np.asarray(batch.column("file").cast(pa.string()).to_pylist(), object)
             same = (files == file) & (batch.column("record").to_numpy() == int(record))

@@ -21,6 +21,7 @@ from crystalmix.mixtures.manifest import opened as manifest_opened
 from crystalmix.mixtures.manifest.exact_order import Order
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.opened import OpenedRows
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.rows import document_ranges, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
 from crystalmix.prep.runtime.errors import DamageError
@@ -160,7 +161,7 @@ class DomainRows:
             for place, name in enumerate(folder.names)
         }
         for place, name in enumerate(self.last.names):
-            table = pq.read_table(spans.path_of(self.last.path / name, "origin"))
+            table = pq.read_table(readable(spans.path_of(self.last.path / name, "origin")))
             origins: Any = table["origin"].combine_chunks()
             starts = np.array([bases.get(o, -1) for o in origins.dictionary.to_pylist()], np.int64)
             own = starts[origins.indices.to_numpy()] + table["origin_row"].to_numpy()

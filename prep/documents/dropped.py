@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import BrokenFile
 from crystalmix.prep.runtime.types import Column
@@ -120,7 +121,7 @@ def counts(path: Path) -> tuple[dict[str, int], dict[str, int]]:
     """Count the lines of a dropped.parquet by reason: those of records, and those of files."""
     records: Counter[str] = Counter()
     files: Counter[str] = Counter()
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(readable(path), pre_buffer=False) as file:
         for batch in file.iter_batches(columns=["record", "reason"]):
             valid = batch.column("record").is_valid().to_pylist()
             for reason, is_record in zip(batch.column("reason").to_pylist(), valid, strict=True):

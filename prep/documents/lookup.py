@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime import database
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
@@ -194,7 +195,7 @@ class Lookup:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, pre_buffer=False)
+        return pq.ParquetFile(readable(self.path), pre_buffer=False)
 
     @cached_property
     def _bounds(self) -> tuple[list[Any], list[Any]]:
@@ -245,7 +246,7 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = pq.ParquetFile(path, pre_buffer=False)
+        self._file = pq.ParquetFile(readable(path), pre_buffer=False)
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
@@ -272,7 +273,7 @@ class Lines:
         tables, first = list[pa.Table](), 0
         metadata = self._file.metadata
         with pq.ParquetFile(  # this thread's
-            self.path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES
+            readable(self.path), metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES
         ) as file:
             for batch in file.iter_batches(
                 TAKEN_ROWS, row_groups=[group], columns=list(columns), use_threads=False
@@ -317,7 +318,9 @@ class NumberedLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _readable(path):
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            source = readable(path)
+            mapped: Any = pa.memory_map(str(source)) if isinstance(source, Path) else source
+            self._file = pa.ipc.open_file(mapped)
         metadata = self._file.schema.metadata
         self._rows, self._count = int(metadata[b"rows"]), int(metadata[b"lines"])
         self._alone = Lock()  # a reader is one thread's

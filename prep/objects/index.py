@@ -12,6 +12,7 @@ from posixpath import normpath
 
 import orjson
 import xxhash
+import zstandard
 
 from crystalmix.prep.runtime.atomic_files import TEMPORARY, canonical, file_digest
 from crystalmix.prep.runtime.errors import DamageError, InputError
@@ -19,6 +20,8 @@ from crystalmix.prep.runtime.errors import DamageError, InputError
 NAME = "crystalmix-objects.json"
 PART = "crystalmix-objects.part.json"  # of a copy that is not whole yet
 FORMAT = 1
+PACKED_BYTES = 1 << 20  # from here on: of 660,000 files 16 MB are 89 unpacked
+MOST_BYTES = 1 << 32
 STORE = "store"
 RANKS = ".ranks"  # what processes tell each other while they build
 
@@ -39,22 +42,30 @@ class Index:
     links: dict[str, str]
 
     def raw(self) -> bytes:
-        """Return it as it is stored, with its own digest."""
+        """Return it as it is stored, with its own digest: JSON, packed where it is large."""
         files = {name: [file.bytes, file.xxh3] for name, file in self.files.items()}
         body = {"format": FORMAT, "files": files, "links": self.links}
-        return canonical({**body, "digest": xxhash.xxh3_128_hexdigest(canonical(body))})
+        raw = canonical({**body, "digest": xxhash.xxh3_128_hexdigest(canonical(body))})
+        return raw if len(raw) < PACKED_BYTES else zstandard.compress(raw)
 
     @classmethod
     def parse(cls, raw: bytes, place: str) -> "Index":
         """Read an index; DamageError for one that is damaged or leads out of its folder."""
         try:
-            body = orjson.loads(raw)
+            body = orjson.loads(_unpacked(raw))
             digest, form = body.pop("digest"), body["format"]
             files = {
                 name: File(int(size), str(xxh3)) for name, (size, xxh3) in body["files"].items()
             }
             links = {str(name): str(target) for name, target in body["links"].items()}
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        except (
+            zstandard.ZstdError,
+            orjson.JSONDecodeError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ):
             raise DamageError(
                 f"{place}: is no index of a build or run; remove what is there and copy again"
             ) from None
@@ -71,6 +82,14 @@ class Index:
         for name, target in links.items():
             _check_inside(_led_to(name, target), place)
         return cls(files, links)
+
+
+def _unpacked(raw: bytes) -> bytes:
+    if not raw.startswith(zstandard.FRAME_HEADER):
+        return raw
+    if not 0 < zstandard.frame_content_size(raw) <= MOST_BYTES:
+        raise ValueError
+    return zstandard.decompress(raw)
 
 
 def of_folder(folder: Path) -> Index:
@@ -120,8 +139,8 @@ def _led_to(name: str, target: str) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    parts = [part for part in name.split("/") if part not in {"", "."}]  # a Path would cost more
+    return bool(parts) and not name.startswith("/") and ".." not in parts
 
 
 def _check_inside(name: str, place: str) -> None:

@@ -1,36 +1,58 @@
 """Mirrors: local folders that stand for builds and runs behind urls.
 
-A mirror has all small files of what it mirrors, and its links. Shards of rows are brought when they
-are opened, each once, whole and checked by its digest; token blocks, which nobody who reads a build
-opens, only where the whole of it is asked for. Mirrors lie below `$CRYSTALMIX_CACHE` (by default
-`~/.cache/crystalmix/objects`); with `$CRYSTALMIX_CACHE_BYTES` the shards brought longest ago make
-room for others.
+A mirror has all links of what it mirrors, and its small files. Tables wait: zeros of their size
+stand for them, and for large receipts and manifests their heads with zeros behind; no reader takes
+those for the file. Who asks for a part of one reads its ranges (`readable`); who needs it whole
+brings it, checked by its digest, as those do who train on shards. Shards have no name here before
+that, nor have checkpoints and token blocks, which come where all of it is asked for. Mirrors lie
+below `$CRYSTALMIX_CACHE` (by default `~/.cache/crystalmix/objects`); with
+`$CRYSTALMIX_CACHE_BYTES` the shards and ranges brought longest ago make room for others.
 """
 
 import fcntl
 import logging
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from time import time_ns
+from typing import IO, cast
+from urllib.parse import quote
 
 import xxhash
 
 from crystalmix.prep.objects.copies import each, indexed, link
-from crystalmix.prep.objects.index import STORE, Index
-from crystalmix.prep.objects.remote import Remote, checked
-from crystalmix.prep.runtime.atomic_files import canonical, read_json, write_atomic
+from crystalmix.prep.objects.index import NAME, STORE, File, Index
+from crystalmix.prep.objects.ranges import KEPT, RangeFile, Ranges
+from crystalmix.prep.objects.remote import Remote
+from crystalmix.prep.runtime.atomic_files import (
+    MIRROR,
+    canonical,
+    read_json,
+    replacing,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.machine import machine
 
-WAITS = ".h5"  # suffix of files that are brought when they are opened
-UNREAD = (f"{STORE}/tokens/", f"{STORE}/uses/")
+with imported_later(__name__):
+    import sqlite3
+
+SHARD = ".h5"  # suffix of files that have no name here before they are brought
+TABLES = (".parquet", ".arrow")  # suffixes of files for which zeros stand
+HEADED = ("receipt.json", "manifest.json")  # files whose head may stand for them
+UNREAD = (f"{STORE}/tokens/", f"{STORE}/uses/")  # folders that nobody reads who reads a build
+READ = (f"{STORE}/rows/", f"{STORE}/documents/")  # folders of the store that questions read
+CONTINUED = ("/checkpoints/", "/metrics.jsonl")  # parts of names that no question reads
+LARGE_BYTES = 1 << 18  # of what a question does not read and that waits, or has its head here
+HEAD_BYTES = 1 << 16  # which hold what a receipt or manifest says of itself
 GRACE_SECONDS = 60
-MARK = "mirror.json"
 INDEX = "objects.json"
+NAMES = "objects.sqlite"  # of the index what a file is, found by its name
+BLOCKS = "blocks"
 logger = logging.getLogger("crystalmix")
 
 
@@ -39,25 +61,46 @@ class Mirror:
     """A mirror by its folder, and what it mirrors."""
 
     folder: Path
-    url: str
-    index: Index
+    remote: Remote
+    _ranges: dict[str, Ranges] = field(default_factory=dict[str, Ranges])
 
-    def bring(self, name: str) -> None:
+    def file(self, name: str) -> File | None:
+        """Return a file as the index has it, None where it has none of the name."""
+        place = f"file:{quote(str(self.folder.parent / NAMES))}?mode=ro"
+        with closing(sqlite3.connect(place, uri=True)) as names:
+            row = names.execute("SELECT bytes, xxh3 FROM files WHERE name = ?", [name]).fetchone()
+        return None if row is None else File(*row)
+
+    def index(self) -> Index:
+        """Return the whole index."""
+        return Index.parse((self.folder.parent / INDEX).read_bytes(), str(self.folder.parent))
+
+    def bring(self, name: str, file: File) -> None:
         """Fetch a file unless it is there; other processes wait for the one that fetches."""
-        path, file = self.folder / name, self.index.files[name]
+        path = self.folder / name
         with _locked(self.folder.parent / "locks" / xxhash.xxh3_64_hexdigest(name.encode())):
-            if path.exists():
+            if not _is_missing(path):
                 return
             _make_room(self.folder, file.bytes)
-            remote = Remote(self.url)
-            remote.fetch(name, path, file)
+            before = self.remote.traffic.requests
+            self.remote.fetch(name, path, file)
+            _forget(self.folder, name)
         logger.debug(
             "%s/%s: %s bytes in %d requests",
-            self.url,
+            self.remote.url,
             name,
             f"{file.bytes:,}",
-            remote.traffic.requests,
+            self.remote.traffic.requests - before,
         )
+
+    def ranges(self, name: str) -> Ranges | None:
+        """Return the ranges of a file, None as of `file`."""
+        if name not in self._ranges:
+            if (file := self.file(name)) is None:
+                return None
+            _make_room(self.folder, 0)
+            self._ranges[name] = Ranges(self.remote, name, file.bytes, _blocks(self.folder, name))
+        return self._ranges[name]
 
 
 def cache_root() -> Path:
@@ -68,29 +111,38 @@ def cache_root() -> Path:
     return (Path(home) if home else Path.home() / ".cache").absolute() / "crystalmix" / "objects"
 
 
-def mirror(url: str, *, whole: bool = False) -> Path:
+def mirror(url: str, *, whole: bool = False, by_ranges: bool = False) -> Path:
     """Return a local folder that stands for a build or run behind a url, as it is there now.
 
-    whole: bring every file now. Raises InputError where the url holds no whole copy, MachineError
-    where the way there fails.
+    whole: bring every file now. by_ranges: bring no table, large JSON or checkpoint, as for a
+    question. Raises InputError where the url holds no whole copy, MachineError where the way there
+    fails.
     """
     remote = Remote(url)
-    index = indexed(remote)
     home = cache_root() / xxhash.xxh3_64_hexdigest(remote.url.encode())
     folder = home / remote.url.rpartition("/")[2]
+    version, missing = remote.version(NAME), list[str]()
+    if version is None:
+        indexed(remote)  # tells that there is no whole one
     with machine(home):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(home / "locks" / "mirror"):
-            _refresh(home, folder, index)
-            write_atomic(home / MARK, canonical({"url": remote.url}))
-            wanted = [n for n in index.files if whole or not _waits(n)]
-            missing = [name for name in wanted if not (folder / name).exists()]
-            each(missing, lambda n: remote.fetch(n, folder / n, index.files[n]))
-            link(folder, index)
+            before = read_json(home / MIRROR) if (home / MIRROR).exists() else {}
+            mark = {"url": remote.url, "version": list(version or ())}
+            if before != mark:
+                index = indexed(remote)
+                _refresh(home, folder, index)
+                _stand_in(remote, folder, index)
+                link(folder, index)
+                write_atomic(home / MIRROR, canonical(mark))
+            if not by_ranges:
+                index = Index.parse((home / INDEX).read_bytes(), str(home))
+                wanted = [n for n in index.files if whole or not _waits(n)]
+                missing = [name for name in wanted if _is_missing(folder / name)]
+                each(missing, lambda n: remote.fetch(n, folder / n, index.files[n]))
     logger.info(
-        "%s: %d files, %s bytes brought in %d requests; %d shards wait until they are read (%s)",
-        remote.url, len(missing), f"{remote.traffic.received:,}", remote.traffic.requests,
-        sum(not (folder / name).exists() for name in index.files if name.endswith(WAITS)), folder,
+        "%s: %d files, %s bytes brought in %d requests; others wait until they are read (%s)",
+        remote.url, len(missing), f"{remote.traffic.received:,}", remote.traffic.requests, folder,
     )  # fmt: skip
     return folder
 
@@ -105,27 +157,78 @@ def bring(path: Path) -> bool:
 
     Only what lies below the cache is ever fetched.
     """
+    local, name = _find(path)
+    file = None if local is None else local.file(name)
+    if local is None or file is None:
+        return False
+    local.bring(name, file)
+    return True
+
+
+def settled(path: Path) -> bool:
+    """Fetch a file whose stand-in lies in a mirror; return whether it was fetched."""
+    return _has_stand_in(path) and _is_missing(path) and bring(path)
+
+
+def settle(place: Path) -> None:
+    """Bring the tables and JSON that wait in a mirror, for who reads whole files by their paths.
+
+    place: anything in it, or anywhere else, where nothing waits.
+    """
+    local, _ = _find(place)
+    if local is not None:
+        files = local.index().files
+        late = [n for n in files if not _waits(n) and _is_missing(local.folder / n)]
+        each(late, lambda name: local.bring(name, files[name]))
+
+
+def ranges_of(path: Path) -> Ranges | None:
+    """Return the ranges of a file that a mirror lacks; None where it is of no mirror."""
+    local, name = _find(path)
+    return None if local is None else local.ranges(name)
+
+
+def readable(path: Path) -> Path | IO[bytes]:
+    """Return what reads a table by parts: its path, or the ranges of one that waits in a mirror."""
+    ranges = ranges_of(path) if _is_missing(path) else None
+    return path if ranges is None else cast("IO[bytes]", RangeFile(ranges))
+
+
+def _find(path: Path) -> tuple[Mirror | None, str]:
+    """Return the mirror in which a file lies, None where it lies elsewhere, and its name there."""
     real = path.parent.resolve() / path.name
     root = cache_root().resolve()
     if not real.is_relative_to(root):
-        return False
+        return None, ""
     home, *inside = real.relative_to(root).parts
-    if len(inside) < 2:
-        return False
-    local = _mirror(root / home, inside[0], _stamp(root / home / INDEX))
-    name = "/".join(inside[1:])
-    if local is None or name not in local.index.files:
-        return False
-    local.bring(name)
-    return True
+    if not inside:
+        return None, ""
+    local = _mirror(root / home, inside[0], _stamp(root / home / MIRROR))
+    return local, "/".join(inside[1:])
 
 
 @lru_cache(maxsize=4)
 def _mirror(home: Path, name: str, stamp: int) -> Mirror | None:
     if not stamp:
         return None
-    url = read_json(home / MARK)["url"]
-    return Mirror(home / name, checked(url), Index.parse((home / INDEX).read_bytes(), str(home)))
+    return Mirror(home / name, Remote(read_json(home / MIRROR)["url"]))
+
+
+def _is_missing(path: Path) -> bool:
+    """Return whether a file is not there, or its stand-in is: no table or JSON ends in a zero."""
+    if not _has_stand_in(path):
+        return not path.exists()
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            return size > 0 and os.pread(file.fileno(), 1, size - 1) == b"\0"
+    except FileNotFoundError:
+        return True
+
+
+def _has_stand_in(path: Path) -> bool:
+    """Return whether something may stand for a file of this name."""
+    return path.suffix in TABLES or path.name in HEADED
 
 
 def _stamp(path: Path) -> int:
@@ -138,20 +241,63 @@ def _stamp(path: Path) -> int:
 def _refresh(home: Path, folder: Path, index: Index) -> None:
     """Take away what is no longer so behind the url, and write its index down."""
     raw = (home / INDEX).read_bytes() if (home / INDEX).exists() else None
-    if raw == index.raw():
+    if raw == index.raw() and (home / NAMES).exists():
         return
     before = Index.parse(raw, str(home / INDEX)) if raw is not None else Index({}, {})
     for name, file in before.files.items():
         if index.files.get(name) != file:
             (folder / name).unlink(missing_ok=True)
+            _forget(folder, name)
     for name, target in before.links.items():
         if index.links.get(name) != target:
             (folder / name).unlink(missing_ok=True)
+    lines = ((name, file.bytes, file.xxh3) for name, file in index.files.items())
+    with replacing(home / NAMES) as temporary, closing(sqlite3.connect(temporary)) as names, names:
+        names.execute("CREATE TABLE files (name PRIMARY KEY, bytes, xxh3) WITHOUT ROWID")
+        names.executemany("INSERT INTO files VALUES (?, ?, ?)", lines)
     write_atomic(home / INDEX, index.raw())
 
 
+def _stand_in(remote: Remote, folder: Path, index: Index) -> None:
+    """Bring small files, and put stand-ins where larger ones wait for a question."""
+    late = [n for n, file in index.files.items() if not _is_unread(n, file)]
+    late = [name for name in late if not (folder / name).exists()]
+
+    def stand(name: str) -> None:
+        path, file = folder / name, index.files[name]
+        head = path.name in HEADED and file.bytes > LARGE_BYTES
+        if not head and path.suffix not in TABLES:
+            remote.fetch(name, path, file)
+            return
+        with replacing(path) as temporary, temporary.open("wb") as out:
+            if head:
+                out.write(remote.read_range(name, 0, HEAD_BYTES)[0])
+            out.truncate(file.bytes)
+            os.utime(temporary, (0, 0))  # older than what was made from it
+
+    each(late, stand)
+
+
+def _is_unread(name: str, file: File) -> bool:
+    """Return whether no question reads a file."""
+    if _waits(name) or (name.startswith(f"{STORE}/") and not name.startswith(READ)):
+        return True
+    return file.bytes > LARGE_BYTES and any(part in f"/{name}" for part in CONTINUED)
+
+
 def _waits(name: str) -> bool:
-    return name.endswith(WAITS) or name.startswith(UNREAD)
+    return name.endswith(SHARD) or name.startswith(UNREAD)
+
+
+def _blocks(folder: Path, name: str) -> Path:
+    """Return where the blocks of a file lie, without a suffix."""
+    return folder.parent / BLOCKS / xxhash.xxh3_64_hexdigest(name.encode())
+
+
+def _forget(folder: Path, name: str) -> None:
+    """Remove the blocks of a file."""
+    for suffix in KEPT:  # the sums first: without them no block is there
+        _blocks(folder, name).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _make_room(folder: Path, size: int) -> None:
@@ -164,15 +310,16 @@ def _make_room(folder: Path, size: int) -> None:
         return
     if not bound.isdecimal():
         raise UsageError(f"CRYSTALMIX_CACHE_BYTES: must be a number of bytes, got {bound!r}")
-    held = sorted(
-        (path.stat().st_mtime_ns, path.stat().st_size, path) for path in folder.rglob(f"*{WAITS}")
-    )
+    every = [*folder.rglob(f"*{SHARD}"), *(folder.parent / BLOCKS).glob(f"*{KEPT[1]}")]
+    stats = [(path.stat(), path) for path in every if path.exists()]
+    held = sorted((stat.st_mtime_ns, 512 * stat.st_blocks, path) for stat, path in stats)
     room = int(bound) - size - sum(size for _, size, _ in held)
     for brought, freed, path in held:
         if room >= 0:
             return
         if 0 <= time_ns() - brought < GRACE_SECONDS * 10**9:  # else it is of a clock set back
             continue
+        path.with_suffix(KEPT[0]).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         room += freed
 

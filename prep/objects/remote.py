@@ -8,6 +8,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -64,6 +65,33 @@ class Remote:
         content = self._try(operation, name, "read")
         self.traffic.add(received=len(content or b""))
         return content
+
+    def read_range(self, name: str, start: int, stop: int) -> tuple[bytes, tuple[int, str]]:
+        """Return the bytes [start, stop) of an object, and its version.
+
+        That is its size, and what the store says that changes with its content: its ETag, or the
+        time when it was written.
+        """
+
+        def operation(system: Any, path: str) -> tuple[bytes, tuple[int, str]]:  # noqa: ANN401
+            content, version = _ranged(system, path, start, stop)
+            self.traffic.add(received=len(content))
+            if len(content) != stop - start:
+                raise ConnectionError(f"{len(content)} bytes arrived, expected {stop - start}")
+            return content, version
+
+        return self._try(operation, name, "read")
+
+    def version(self, name: str) -> tuple[int, str] | None:
+        """Return the version of an object as of `read_range`, None where there is none."""
+
+        def operation(system: Any, path: str) -> tuple[int, str] | None:  # noqa: ANN401
+            try:
+                return _version(system, path)
+            except FileNotFoundError:
+                return None
+
+        return self._try(operation, name, "looked at")
 
     def sizes(self) -> dict[str, int]:
         """List all objects: names below the url, and sizes in bytes.
@@ -188,6 +216,36 @@ class Remote:
                     ) from None
             time.sleep(FIRST_PAUSE * 2**attempt)
         raise AssertionError
+
+
+def _ranged(
+    system: Any,  # noqa: ANN401
+    path: str,
+    start: int,
+    stop: int,
+) -> tuple[bytes, tuple[int, str]]:
+    """Return bytes of an object and the version that they are of: of S3 by one request."""
+    if hasattr(system, "call_s3"):
+        from fsspec.asyn import sync
+
+        bucket, key, _ = system.split_path(path)
+        limits = f"bytes={start}-{stop - 1}"
+        answer = system.call_s3("get_object", Bucket=bucket, Key=key, Range=limits)
+        with closing(answer["Body"]) as body:
+            content: Any = sync(system.loop, body.read)
+        return content, (int(answer["ContentRange"].rpartition("/")[2]), str(answer["ETag"]))
+    version = _version(system, path)
+    content = system.cat_file(path, start=start, end=stop)
+    if _version(system, path) != version:
+        raise ConnectionError("it changed while it was read")
+    return content, version
+
+
+def _version(system: Any, path: str) -> tuple[int, str]:  # noqa: ANN401
+    system.invalidate_cache(path.rpartition("/")[0])
+    info = system.info(path)
+    states = (info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "created"))
+    return int(info["size"]), str(next((state for state in states if state), ""))
 
 
 def checked(url: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime.atomic_files import replacing
 
@@ -34,7 +35,7 @@ def of_shards(shards: Iterable[Path]) -> pa.Table:
     """Return the ranges of shards, from the statistics of their spans: see SCHEMA."""
     lines: list[dict[str, Any]] = []
     for shard in shards:
-        with pq.ParquetFile(path_of(shard), pre_buffer=False) as file:
+        with pq.ParquetFile(readable(path_of(shard)), pre_buffer=False) as file:
             for group in range(file.num_row_groups):
                 lines += [{"shard": shard.name, **line} for line in _of_group(file, group)]
     return pa.Table.from_pylist(lines, SCHEMA)
@@ -83,7 +84,7 @@ class Ranges:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, pre_buffer=False)
+        return pq.ParquetFile(readable(self.path), pre_buffer=False)
 
     @cached_property
     def _bounds(self) -> list[list[Any]]:
@@ -124,7 +125,7 @@ def _holding(table: pa.Table, documents: dict[str, Numbers]) -> list[Any]:
 
 def pieces(shard: Path, documents: dict[str, Numbers]) -> pa.Table:
     """Return the pieces of documents in a shard; columns PIECES."""
-    table = pq.read_table(path_of(shard), columns=PIECES)
+    table = pq.read_table(readable(path_of(shard)), columns=PIECES)
     every = np.unique(np.concatenate([*documents.values(), np.empty(0, np.int64)]))
     kept = table.filter(np.isin(table["document"].to_numpy(), every))
     place = kept.column_names.index("source")

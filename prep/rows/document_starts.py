@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.rows.spans import path_of
 from crystalmix.prep.runtime.errors import InputError
 
@@ -94,7 +95,7 @@ def _spans(shard: Path) -> _Spans:
             f"{path}: is missing, which says where documents begin in {shard.name}; restore it, or "
             "build the phase with rows.documents: open"
         )
-    table = pq.read_table(path, columns=["row", "start", "stop"])
+    table = pq.read_table(readable(path), columns=["row", "start", "stop"])
     row, start, stop = (table[name].to_numpy() for name in table.column_names)
     count = int(row[-1]) + 1 if len(row) else 0
     first = np.searchsorted(row, np.arange(count + 1))
@@ -106,7 +107,7 @@ def _origin(shard: Path) -> tuple[list[str], NDArray[np.int32], NDArray[np.int32
     path = path_of(shard, "origin")
     if not path.exists():
         return None
-    table = pq.read_table(path, columns=["origin", "origin_row"])
+    table = pq.read_table(readable(path), columns=["origin", "origin_row"])
     origin: Any = table["origin"].combine_chunks()
     names, which = origin.dictionary.to_pylist(), origin.indices.to_numpy()
     return names, which.astype(np.int32), table["origin_row"].to_numpy().astype(np.int32)

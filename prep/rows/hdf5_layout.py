@@ -126,9 +126,9 @@ def _node(fd: int, at: int, expected: int, pread: Pread) -> tuple[int, bytes]:
     return level, data[TREE.size : TREE.size + used * ENTRY.itemsize]
 
 
-def read(fd: int, size: int) -> Chunks | None:
+def read(fd: int, size: int, pread: Pread = os.pread) -> Chunks | None:
     """Return the chunks of an open file of `size` bytes, or None if the library must read it."""
-    head = os.pread(fd, HEAD_BYTES, 0)
+    head = pread(fd, HEAD_BYTES, 0)
     try:
         return _parse(head, size)
     except (error, IndexError, OverflowError):  # something lies beyond the head

@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.objects.mirror import bring
+from crystalmix.prep.objects.mirror import bring, ranges_of
+from crystalmix.prep.objects.ranges import Ranges
 from crystalmix.prep.rows import hdf5_layout, tombstones
 from crystalmix.prep.rows.hdf5_layout import CHANNELS, Chunks, Pread
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
@@ -75,8 +76,9 @@ def inflated(packed: Buffer, skipped: int, size: int) -> Buffer:
 class _Window:
     """The part of a file that was read last, for many small reads in the order of the file."""
 
-    def __init__(self) -> None:
+    def __init__(self, pread: Pread) -> None:
         self._at, self._data, self._asked = 0, b"", 0
+        self._pread = pread
 
     def pread(self, fd: int, size: int, at: int) -> bytes:
         """Return the bytes of a file from `at` on, fewer at its end."""
@@ -84,7 +86,7 @@ class _Window:
         ended = len(self._data) < self._asked
         if low < 0 or (low + size > len(self._data) and not ended):
             self._at, low, self._asked = at, 0, max(size, WINDOW_BYTES)
-            self._data = os.pread(fd, self._asked, at)
+            self._data = self._pread(fd, self._asked, at)
         return self._data[low : low + size]
 
 
@@ -92,19 +94,25 @@ class Handle:
     """One open shard. Its file is closed when no reference to it is left.
 
     identity: inode, time and size: a file that replaced another under its name has another inode,
-    even within one tick of the clock.
+    even within one tick of the clock. ranges: what reads the file in place of its path.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ranges: Ranges | None = None) -> None:
         self.path = path
-        # a FIFO would wait for its writer for ever
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        finalize(self, os.close, self._fd)
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
-        self.identity = identity(status)
-        self._chunks = hdf5_layout.read(self._fd, status.st_size)
+        self._pread: Pread = os.pread if ranges is None else ranges.pread
+        if ranges is None:
+            # a FIFO would wait for its writer for ever
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            finalize(self, os.close, self._fd)
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("is no regular file")
+            self.identity = identity(status)
+        else:
+            self._fd, self.identity = -1, ranges.identity
+        self._chunks = hdf5_layout.read(self._fd, self.identity[-1], self._pread)
+        if ranges is not None and self._chunks is None:
+            raise UnknownLayoutError
         self._dataset: Any = None
         if self._chunks is None:
             self._dataset = _foreign(path)
@@ -136,14 +144,16 @@ class Handle:
 
     def locate(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """Return the `hdf5_layout.ENTRY` of each row, ascending; None if none has its own chunk."""
-        return None if self._own_chunks is None else self._own_chunks.locate(self._fd, rows)
+        if self._own_chunks is None:
+            return None
+        return self._own_chunks.locate(self._fd, rows, self._pread)
 
-    def packed(self, at: int, size: int, pread: Pread = os.pread, together: int = 1) -> bytes:
+    def packed(self, at: int, size: int, pread: Pread | None = None, together: int = 1) -> bytes:
         """Read the bytes of one chunk, of so many rows together, as they are."""
         plain = self.row_bytes * together
         if size > 2 * plain + 1024:  # deflate adds far less: spare the memory
             raise ValueError(f"a row of {size} bytes deflated, {plain} plain")
-        data = pread(self._fd, size, at)
+        data = (pread or self._pread)(self._fd, size, at)
         if len(data) != size:
             raise ValueError(f"a row ends past the end of the file, at byte {at + size}")
         return data
@@ -155,7 +165,7 @@ class Handle:
         """
         if self._own_chunks is None:
             return None
-        window = _Window()
+        window = _Window(self._pread)
         entries = self._own_chunks.locate(self._fd, np.arange(rows), window.pread)
         places, sizes = entries["at"].tolist(), entries["size"].tolist()
         chunks = (self.packed(*place, window.pread) for place in zip(places, sizes, strict=True))
@@ -189,7 +199,7 @@ class Handle:
         """Read rows as `into`, where several share a chunk: each chunk is inflated once."""
         number, within = np.divmod(rows, chunks.together)
         starts = np.flatnonzero(np.diff(number, prepend=-1))
-        entries = chunks.locate(self._fd, rows[starts])
+        entries = chunks.locate(self._fd, rows[starts], self._pread)
         shape = chunks.together, CHANNELS, self.msl
         where = zip(
             pairwise([*starts.tolist(), len(rows)]),
@@ -203,6 +213,10 @@ class Handle:
             plain = inflated(packed, skipped, chunks.together * self.row_bytes)
             block = np.frombuffer(plain, "<i4").reshape(shape)
             out[places[first:last]] = block[within[first:last]]
+
+
+class UnknownLayoutError(Exception):
+    """A shard whose rows HDF5 must read, from a file."""
 
 
 class BuriedHandle(Handle):
@@ -248,23 +262,34 @@ class BuriedHandle(Handle):
 
 
 def opened(path: Path) -> Handle:
-    """Open a shard, or what stands for it in a redacted build."""
-    if not path.exists() and tombstones.path_of(path).exists():
+    """Open a shard, or what stands for it: tombstones in a redacted build, ranges in a mirror."""
+    if path.exists():
+        return Handle(path)
+    if tombstones.path_of(path).exists():
         return BuriedHandle(path)
-    return Handle(path)
+    try:
+        return Handle(path, ranges_of(path))
+    except UnknownLayoutError:
+        bring(path)
+        return Handle(path)
 
 
-def found(path: Path) -> tuple[int, ...]:
-    """Return the identity of the file that has a shard's name now, or of its tombstones."""
+def found(path: Path, *, whole: bool = False) -> tuple[int, ...]:
+    """Return the identity of the file that has a shard's name now, or of what stands for it.
+
+    whole: bring the file where a mirror lacks it.
+    """
     try:
         return identity(os.stat(path))  # noqa: PTH116  half the price of Path.stat
     except FileNotFoundError:
         side = tombstones.path_of(path)
         if side.exists():
             return identity(side.stat())
-        if not bring(path):
+        if whole and bring(path):
+            return identity(path.stat())
+        if (ranges := ranges_of(path)) is None:
             raise
-        return identity(path.stat())
+        return ranges.identity
 
 
 def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -331,9 +356,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def get(self, path: Path) -> Handle:
-        """Return an open handle of the file that has this name now."""
-        now = found(path)
+    def get(self, path: Path, *, whole: bool = False) -> Handle:
+        """Return an open handle of the file that has this name now.
+
+        whole: of one that a mirror lacks bring the file, in place of the ranges that are read.
+        """
+        now = found(path, whole=whole)
         with self._lock:
             handle = self._handles.get(path)
             if handle is not None and handle.is_of(now):
@@ -358,8 +386,6 @@ class Pool:
         try:
             return opened(path)
         except OSError as error:
-            if error.errno == errno.ENOENT and bring(path):  # a bounded cache made room
-                return opened(path)
             if error.errno not in SHORT_OF:
                 raise
             self.clear()  # others took the descriptors that were free

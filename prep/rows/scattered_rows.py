@@ -20,6 +20,7 @@ from crystalmix.prep.rows.open_shards import (
     reading,
 )
 
+FEW_ROWS = 64  # of a shard, which are read by ranges from an object store
 HELD_BYTES = 1 << 26  # deflated rows that are held at once
 Numbers = NDArray[np.int64]
 
@@ -45,10 +46,18 @@ class Scattered:
             yield self.path(first + int(places[0])), first + places
 
 
-def gather(sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np.integer]) -> Rows:
+def gather(
+    sources: Sequence[Path],
+    which: NDArray[np.integer],
+    rows: NDArray[np.integer],
+    *,
+    whole: bool = False,
+) -> Rows:
     """Read scattered rows, row rows[i] of sources[which[i]]: (n, 3, msl) int32.
 
-    Raises DamageError for a row that is not there, a broken file, and files of two msl.
+    whole: bring the shards that a mirror lacks, as for who reads on in them; else those alone of
+    which more than FEW_ROWS are read. Raises DamageError for a row that is not there, a broken
+    file, and files of two msl.
     """
     request = Scattered(sources, which.astype(np.int64), rows.astype(np.int64))
     if not len(rows):
@@ -56,7 +65,7 @@ def gather(sources: Sequence[Path], which: NDArray[np.integer], rows: NDArray[np
     out: Rows | None = None
     for path, places in request.files():
         with reading(path):
-            handle = POOL.get(path)
+            handle = POOL.get(path, whole=whole or len(places) > FEW_ROWS)
             handle.check(request.rows[places])
             if out is None:
                 out = np.empty((len(rows), CHANNELS, handle.msl), dtype=np.int32)
@@ -121,7 +130,7 @@ def _locate(request: Scattered) -> _Located:
     identities: dict[Path, tuple[int, ...]] = {}
     for path, places in request.files():
         with reading(path):
-            handle = POOL.get(path)
+            handle = POOL.get(path, whole=True)
             handle.check(request.rows[places])
             row_bytes = row_bytes or handle.row_bytes
             _same_msl(handle, row_bytes // 4 // CHANNELS)
@@ -138,7 +147,7 @@ def _hold(request: Scattered, located: _Located, first: int, last: int) -> list[
     held = [b""] * (last - first)
     for path, places in request.files(first, last):
         with reading(path):
-            handle = POOL.get(path)
+            handle = POOL.get(path, whole=True)
             if handle.identity != located.identities[path]:
                 raise ValueError("was replaced while it was read")
             if located.size[places[0]]:

@@ -86,7 +86,7 @@ def chunks(path: Path, rows: int, msl: int) -> Iterator[Buffer]:
     for what is no shard of so many rows of msl.
     """
     with reading(path):
-        handle = POOL.get(path)
+        handle = POOL.get(path, whole=True)
         handle.check(np.array([0, rows - 1]))
         if handle.msl != msl:
             raise ValueError(f"has rows of {handle.msl} tokens, the others of {msl}")

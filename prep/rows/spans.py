@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime.atomic_files import replacing
 
 BUFFER_BYTES = 1 << 18  # of a file that is written, whose columns are small
@@ -82,7 +83,7 @@ def write(path: Path, table: pa.Table) -> None:
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a side file, or some columns; they are small and many: Arrow's datasets cost more."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(readable(path), pre_buffer=False) as file:
         return file.read(columns, use_threads=False)
 
 
@@ -128,7 +129,7 @@ def _of_groups(
     path: Path, rows: NDArray[np.int64], columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Read the lines of some rows, ascending: of the file's row groups those that hold one."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(readable(path), pre_buffer=False) as file:
         groups = list[int]()
         for group in range(file.num_row_groups):
             known: Any = file.metadata.row_group(group).column(0).statistics

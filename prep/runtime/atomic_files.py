@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from shutil import rmtree
 from socket import gethostname
@@ -23,6 +24,8 @@ from crystalmix.prep.runtime.errors import DamageError, InputError, RefusalError
 from crystalmix.prep.runtime.machine import errno_of
 from crystalmix.prep.runtime.types import Json
 
+MIRROR = "mirror.json"  # beside the folder of a mirror
+MIRRORS = "crystalmix.prep.objects.mirror"
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -67,11 +70,30 @@ def _texts(value: object) -> Iterator[str]:
 
 def file_digest(path: Path) -> str:
     """Return the xxh3-128 of a file's bytes, in hex."""
-    state = xxhash.xxh3_128()
+    state, last = xxhash.xxh3_128(), b""
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
+            state.update(last := piece)
+    return file_digest(path) if last.endswith(b"\0") and bring(path) else state.hexdigest()
+
+
+def bring(path: Path) -> bool:
+    """Fetch a file for which zeros stand in a mirror; return whether it was fetched.
+
+    Mirrors lie above this room.
+    """
+    return is_in_mirror(path) and import_module(MIRRORS).settled(path)
+
+
+def settle(place: Path) -> None:
+    """Fetch all tables and JSON for which zeros stand in a mirror; place: anything in it."""
+    if is_in_mirror(place):
+        import_module(MIRRORS).settle(place)
+
+
+def is_in_mirror(path: Path) -> bool:
+    """Return whether a path lies in a mirror of what is behind a url."""
+    return any((parent / MIRROR).is_file() for parent in path.resolve().parents)
 
 
 def is_url(path: str | Path) -> bool:
@@ -217,6 +239,7 @@ def _has_ended(pid: str) -> bool:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
+    bring(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -255,7 +278,11 @@ def refuse_odd(path: Path, remedy: str) -> int:
 def read_json(path: Path, remedy: str = "build again") -> Json:
     """Read a JSON object; DamageError names a file that is not one, and the remedy."""
     try:
-        value = orjson.loads(regular_bytes(path, remedy))
+        content = regular_bytes(path, remedy)
+        if content.endswith(b"\0"):
+            bring(path)
+            content = regular_bytes(path, remedy)
+        value = orjson.loads(content)
     except InputError as error:
         raise DamageError(str(error)) from None
     except FileNotFoundError:

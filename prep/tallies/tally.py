@@ -14,6 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Final, Literal
 
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
 from crystalmix.prep.runtime.database import brief
@@ -211,7 +212,9 @@ class Tally:
         """Yield its rows, largest first; DamageError where the table is not as sealed."""
         for line in _damages(self.folder, self.sealed):
             raise DamageError(line)
-        with pq.ParquetFile(self.folder / f"{self.sealed.kind}.parquet", pre_buffer=False) as file:
+        with pq.ParquetFile(
+            readable(self.folder / f"{self.sealed.kind}.parquet"), pre_buffer=False
+        ) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 

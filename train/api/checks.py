@@ -1,11 +1,12 @@
 """`cm.verify` and `cm.diff`: what is wrong with a build or a run, what differs between two."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import overload
 
-from crystalmix.prep.runtime.atomic_files import as_url, is_url
-from crystalmix.prep.runtime.errors import UsageError
+from crystalmix.prep.runtime.atomic_files import as_url, is_url, read_json, settle
+from crystalmix.prep.runtime.errors import DamageError, UsageError
 from crystalmix.prep.runtime.types import frozen
 from crystalmix.train.trace.answers import Answer, Grid, Verdict
 
@@ -13,24 +14,32 @@ Place = str | Path
 
 
 @overload
-def existing(place: Place, *, whole: bool = False) -> Path: ...
+def existing(place: Place, *, whole: bool = False, by_ranges: bool = False) -> Path: ...
 @overload
-def existing(place: None, *, whole: bool = False) -> None: ...
-def existing(place: Place | None, *, whole: bool = False) -> Path | None:
+def existing(place: None, *, whole: bool = False, by_ranges: bool = False) -> None: ...
+def existing(place: Place | None, *, whole: bool = False, by_ranges: bool = False) -> Path | None:
     """Return a path that may be left out, for a url that of its mirror.
 
-    whole: bring every file behind the url, also shards, which wait else until they are read. Raises
-    UsageError where nothing is there.
+    whole: bring every file behind the url, also shards, which wait else until they are read.
+    by_ranges: tables and large JSON wait for a question or a training, which read parts of them.
+    Raises UsageError where nothing is there.
     """
     if place is None:
         return None
     if is_url(place):
         from crystalmix.prep.objects.mirror import mirror
 
-        return mirror(as_url(place), whole=whole)
+        return mirror(as_url(place), whole=whole, by_ranges=by_ranges)
     path = Path(place)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
+    if not by_ranges:
+        from crystalmix.train.record.run_folder import WHERE
+
+        settle(path)
+        if (where := path / WHERE).is_file():
+            with suppress(DamageError, KeyError):  # whoever needs the build tells
+                settle(path / str(read_json(where)["build"]))
     return path
 
 

@@ -286,7 +286,7 @@ def export_rows(
     """
     from crystalmix.mixtures.exports import export_rows as exporting
 
-    place = build.path if isinstance(build, Build) else existing(build)
+    place = existing(build.path if isinstance(build, Build) else build)
     settings = exporting.ExportSettings(phase, to, order, rows_per_file, documents)
     return exporting.export_rows(place, Path(out), settings, workers=workers)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import crystalmix.train.trace as asked  # its modules are loaded when they are first used
+from crystalmix.mixtures.manifest.build_folder import BuildFolder
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.opened import in_build
 from crystalmix.mixtures.manifest.report import manifest_lines
@@ -49,15 +50,16 @@ def open(path: Place, *, build: Place | None = None) -> Build | Run | Ablation: 
 
     build: where a run's build is, if it was moved. Raises InputError where there is none of them.
     """
-    path = existing(path)
+    path = existing(path, by_ranges=True)
     if (path / run_folder.WHERE).exists():
-        return Run(path, Build(run_folder.build_of(path, existing(build))))
+        return Run(path, Build(run_folder.build_of(path, existing(build, by_ranges=True))))
     if not (path / "phases").exists():
         from crystalmix.train.api.ablations import Ablation, is_ablation
 
         if is_ablation(path):
             return Ablation(path)
-    asked.overview.look_at_build(path)
+    if not BuildFolder(path).manifests():
+        asked.overview.look_at_build(path)
     return Build(path)
 
 
@@ -71,15 +73,16 @@ def show(
     InputError where there is none of them.
     """
     if history:
-        return asked.overview.look_at_history(existing(path))
+        return asked.overview.look_at_history(existing(path, by_ranges=True))
     try:
-        return asked.overview.look(existing(path), existing(build), step)
+        places = existing(path, by_ranges=True), existing(build, by_ranges=True)
+        return asked.overview.look(*places, step)
     except InputError:
         from crystalmix.train.api.ablations import Ablation, is_ablation
 
-        if step is not None or not is_ablation(existing(path)):
+        if step is not None or not is_ablation(existing(path, by_ranges=True)):
             raise
-        return Ablation(existing(path))
+        return Ablation(existing(path, by_ranges=True))
 
 
 @frozen

@@ -69,7 +69,7 @@ def train(  # noqa: PLR0913  what the command has
     from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import session
 
-    place = build.path if isinstance(build, Build) else existing(build)
+    place = build.path if isinstance(build, Build) else existing(build, by_ranges=True)
     more: dict[str, Callable[..., object]] = {}
     if backend != "torch":
         from crystalmix.train.cerebras.phase import maker
@@ -112,7 +112,7 @@ def adapt(  # noqa: PLR0913  what the command has
     from crystalmix.train.adaptive.policy import read_policy
     from crystalmix.train.adaptive.run_windows import train_adaptive
 
-    place = build.path if isinstance(build, Build) else existing(build)
+    place = build.path if isinstance(build, Build) else existing(build, by_ranges=True)
     own = train_adaptive(
         place,
         str(run),
@@ -165,8 +165,8 @@ def trace(  # noqa: PLR0913  what the command has
     a phase. Raises UsageError unless one question is asked.
     """
     return questions.trace(
-        existing(run),
-        existing(build),
+        existing(run, by_ranges=True),
+        existing(build, by_ranges=True),
         step=step,
         slots=slots,
         document=document,
@@ -188,7 +188,7 @@ def drop_list(run: Place, spikes: Answer, out: Place, *, build: Place | None = N
     from crystalmix.train.trace.spikes import Spikes
 
     assert isinstance(spikes, Spikes)
-    traced = views.connect(existing(run), existing(build))
+    traced = views.connect(existing(run, by_ranges=True), existing(build, by_ranges=True))
     by_phase: dict[str, list[int]] = {}
     for spike in spikes.steps:
         by_phase.setdefault(spike.phase, []).append(spike.step)

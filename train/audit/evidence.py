@@ -27,6 +27,7 @@ from crystalmix.mixtures.redaction import erased_names
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import Entry, Names
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
@@ -169,7 +170,7 @@ def _source(folder: Path) -> SearchedSource:
         SearchedFile(
             name=path.name,
             bytes=path.stat().st_size,
-            lines=pq.read_metadata(path).num_rows,
+            lines=pq.read_metadata(readable(path)).num_rows,
             sha256=file_sha256(path),
         )
         for path in (folder / name for name in SEARCHED)
@@ -333,7 +334,7 @@ def _matches(
     if not path.exists():
         return
     done = 0
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(readable(path), pre_buffer=False) as file:
         for batch in file.iter_batches(columns=["file", "record", "name", "digest"]):
             columns = [batch.column(i).to_pylist() for i in range(4)]
             for at, (place, record, name, digest) in enumerate(zip(*columns, strict=True)):

@@ -46,7 +46,7 @@ class PlanRows(torch.utils.data.Dataset[dict[str, Tensor]]):
         refs = self.manifest.rows(positions[0], positions[-1] + 1)
         if len(refs.row) != len(positions):
             raise ValueError(f"positions {positions[0]} to {positions[-1]} are not consecutive")
-        rows = gather(self.paths, refs.shard, refs.row)  # (B, 3, msl) int32
+        rows = gather(self.paths, refs.shard, refs.row, whole=True)  # (B, 3, msl) int32
         marks = np.stack([np.asarray(positions, dtype=np.int32), row_digests(rows)], axis=1)
         ids, mask, labels = (np.ascontiguousarray(rows[:, channel]) for channel in range(3))
         named = {"input_ids": ids, "attention_mask": mask, "labels": labels, "rows": marks}

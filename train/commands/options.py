@@ -49,7 +49,7 @@ class LocalPath(click.Path):
 class Place(LocalPath):
     """A path of something to read; for a url that of its mirror, made where it is not there yet.
 
-    whole: bring every file, also shards, which wait else until they are read.
+    whole: bring every file; else what the verb reads whole is brought by that.
     """
 
     def __init__(self, *, whole: bool = False) -> None:
@@ -61,7 +61,7 @@ class Place(LocalPath):
         del param, ctx
         from crystalmix.prep.objects.mirror import mirror
 
-        return mirror(url, whole=self.whole)
+        return mirror(url, whole=self.whole, by_ranges=not self.whole)
 
 
 class Group(click.Group):

@@ -23,6 +23,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, Packed
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.rows import spans
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.evaluation.spelling import Piece
@@ -183,7 +184,7 @@ def _digests(root: Path, documents: Iterable[tuple[str, int]]) -> "pa.Array[Any]
     digests: list[Any] = []
     for source, numbers in sorted(numbers_of.items()):
         table = pq.read_table(
-            BuildFolder(root).documents(source),
+            readable(BuildFolder(root).documents(source)),
             columns=["digest"],
             filters=pc.field("document").isin(pa.array(numbers, pa.int64())),
             pre_buffer=False,

@@ -149,7 +149,7 @@ class Share:
             chosen = np.unique(refs.shard)
             coming = np.unique(np.minimum(chosen + 1, len(self.paths) - 1))
             self._ahead.want(self.paths[i] for i in (*chosen.tolist(), *coming.tolist()))
-        data = gather(self.paths, refs.shard, refs.row)  # (count, 3, msl) int32
+        data = gather(self.paths, refs.shard, refs.row, whole=True)  # (count, 3, msl) int32
         ids, mask, labels = (np.ascontiguousarray(data[:, channel]) for channel in range(3))
         step, slot = divmod(position, self.manifest.batch)
         slots = np.arange(slot, slot + count)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.rows.spans import write as write_table
 from crystalmix.prep.runtime.atomic_files import replacing
 from crystalmix.prep.runtime.errors import DamageError
@@ -281,7 +282,7 @@ def count(folder: Path, kind: str, only: Collection[str] | None = None) -> int:
     for path in segments(folder, kind):
         if only is None or path.name in only:
             with _readable(path):
-                total += pq.read_metadata(path).num_rows
+                total += pq.read_metadata(readable(path)).num_rows
     return total
 
 
@@ -324,7 +325,7 @@ def rows_of_parts(folder: Path, first: int, last: int) -> Counter[str]:
 @lru_cache(maxsize=1 << 14)
 def _rows_of_parts(path: Path, steps: tuple[int, int], _version: tuple[int, ...]) -> Counter[str]:
     columns = ["step", "skipped", "parts.list.element.part", "parts.list.element.rows"]
-    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
+    with _readable(path), pq.ParquetFile(readable(path), pre_buffer=False) as file:
         table = file.read(columns).combine_chunks()
         table.validate(full=True)
     step = table["step"].to_numpy()
@@ -359,7 +360,7 @@ def _of_groups(
     whole: its schema; schema: of what is read.
     """
     tables = [schema.empty_table()]
-    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
+    with _readable(path), pq.ParquetFile(readable(path), pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, whole)
         for group in range(file.num_row_groups):
             row_group: Any = file.metadata.row_group(group)
@@ -382,10 +383,11 @@ def _of_group(
     where: the file's footer, the row group's number, the columns to read.
     """
     metadata, group, columns = where
+    source = readable(path)
     texts = pa.large_binary() if reach <= FEW_ROWS else None  # in place of dictionaries
     opened: Any = pq.ParquetFile  # its stub knows no binary_type
     with opened(
-        path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES, binary_type=texts
+        source, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES, binary_type=texts
     ) as file:
         for batch in file.iter_batches(
             max(1, reach), row_groups=[group], columns=columns, use_threads=False
@@ -412,7 +414,7 @@ def _compact(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _read(path: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
+    with _readable(path), pq.ParquetFile(readable(path), pre_buffer=False) as file:
         _check_schema(path, file.schema_arrow, schema)
         table = file.read(None if columns is None else [*columns])
         table.validate(full=True)  # texts that are no UTF-8, places beyond a dictionary

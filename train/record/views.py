@@ -20,6 +20,7 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.prep.documents.schema import identity
 from crystalmix.prep.rows import turns
 from crystalmix.prep.rows.spans import ORIGIN, SPANS
+from crystalmix.prep.runtime.atomic_files import settle
 from crystalmix.prep.runtime.database import connect as open_database
 from crystalmix.prep.runtime.database import explained, quoted, unglobbed
 from crystalmix.prep.runtime.errors import InputError
@@ -136,6 +137,8 @@ def connect(build: Path, run: Path | None = None) -> Traced:
 
 
 def _views(build: Path, run: Path | None, manifests: Mapping[str, Manifest]) -> "Connection":
+    for place in (build, *([run] if run else [])):
+        settle(place)
     connection = open_database(readable=[*BuildFolder(build).places(), *([run] if run else [])])
     connection.register("parts", _parts(manifests))
     connection.register("shards", _shards(manifests))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.manifest.report import redaction_line
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime.atomic_files import file_sha256
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
@@ -91,7 +92,7 @@ def _file_object(build: Path, name: str) -> Content:
 def _records(build: Path, source: str, folder: str) -> Content:
     """Return the record set of a source's documents: its columns of numbers and text."""
     file, place = f"{folder}/{DOCUMENTS}", f"documents/{source}"
-    schema = pq.read_schema(build / file)
+    schema = pq.read_schema(readable(build / file))
     columns = {column.name: _type(column.type) for column in schema}
     fields = [
         {

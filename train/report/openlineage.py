@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
+from crystalmix.prep.objects.mirror import readable
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import run_folder
@@ -58,7 +59,7 @@ def _of_source(facts: Facts, source: SourceFacts, blanks: Blanks) -> Content:
     stated = {"kind": source.about.kind, "licence": source.about.licence, "url": source.about.url}
     words = {key: blanks.say(f"{place}.{key}", value) for key, value in stated.items()}
     tags = [{"key": k, "value": v, "source": "USER"} for k, v in words.items() if stated[k]]
-    fields = [{"name": f.name, "type": str(f.type)} for f in pq.read_schema(path)]
+    fields = [{"name": f.name, "type": str(f.type)} for f in pq.read_schema(readable(path))]
     facets = [
         _facet("version", datasetVersion=f"sha256:{source.digest}"),
         _facet("schema", fields=fields),

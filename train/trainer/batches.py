@@ -74,7 +74,7 @@ class Batches:
         """Read the rows of a step."""
         refs = self.manifest.step(step)
         # (rows, 3, msl) int32
-        rows = gather(self.paths, refs.shard[self.slots], refs.row[self.slots])
+        rows = gather(self.paths, refs.shard[self.slots], refs.row[self.slots], whole=True)
         ids, mask, labels = (
             torch.from_numpy(np.ascontiguousarray(rows[:, channel])) for channel in range(3)
         )

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
+from crystalmix.prep.objects.mirror import bring
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import DamageError
 
@@ -47,6 +48,8 @@ class SafeReader(FileSystemReader):
     def __init__(self, path: Path, files: Collection[str]) -> None:
         super().__init__(path)
         self.folder, self.files = path, files
+        for name in files:
+            bring(path / name)
 
     def read_metadata(self, *_: object, **__: object) -> Metadata:
         """Read what stands where in the files; DamageError for a pickle of anything else."""
