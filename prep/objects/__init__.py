@@ -12,8 +12,9 @@ from crystalmix.prep.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from crystalmix.prep.objects import copies
     from crystalmix.prep.objects.ahead import Ahead
-    from crystalmix.prep.objects.mirror import bring, is_mirrored, mirror, readable
+    from crystalmix.prep.objects.mirror import bring, is_mirrored, mirror
     from crystalmix.prep.objects.ranges import Ranges
     from crystalmix.prep.objects.ranks_apart import RanksApart
+    from crystalmix.prep.objects.waiting import ranges_of, readable
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from crystalmix.prep.objects.mirror import bring
+from crystalmix.prep.objects.waiting import bring
 
 THREADS = 2
 

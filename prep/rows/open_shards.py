@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalmix.prep.objects.mirror import bring, ranges_of
 from crystalmix.prep.objects.ranges import Ranges
+from crystalmix.prep.objects.waiting import bring, ranges_of
 from crystalmix.prep.rows import hdf5_layout, tombstones
 from crystalmix.prep.rows.hdf5_layout import CHANNELS, Chunks, Pread
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError

@@ -25,7 +25,7 @@ from crystalmix.prep.runtime.machine import errno_of
 from crystalmix.prep.runtime.types import Json
 
 MIRROR = "mirror.json"  # beside the folder of a mirror
-MIRRORS = "crystalmix.prep.objects.mirror"
+MIRRORS = "crystalmix.prep.objects.waiting"
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Final, Literal
 
-from crystalmix.prep.objects.mirror import readable
+from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import database, receipts
 from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
 from crystalmix.prep.runtime.database import brief

@@ -12,11 +12,11 @@ import pytest
 
 import crystalmix as cm
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
-from crystalmix.prep.objects import mirror as mirrors
 from crystalmix.prep.objects.ranges import BLOCK, Ranges
 from crystalmix.prep.objects.remote import Remote
 from crystalmix.prep.rows import shards
 from crystalmix.prep.runtime.errors import DamageError, InputError
+from crystalmix.train.api.checks import existing
 from helpers import large_build, runs, s3_server
 
 s3fs = pytest.importorskip("s3fs", reason="needs `make objects`")
@@ -149,7 +149,7 @@ def test_an_object_that_changed_is_noticed(kept: Kept, cache: Path) -> None:
 def test_a_build_that_is_copied_anew_is_read_anew(kept: Kept, tmp_path: Path) -> None:
     url = kept.there[0].replace("build", "changing")
     cm.copy(kept.run, url)
-    first = mirrors.mirror(url, by_ranges=True) / "first/ledger"
+    first = existing(url, by_ranges=True) / "first/ledger"
     rows = first / "rows-00000000-00000002.parquet"
     assert cm.trace(url, build=kept.build, step="first:1")
     assert rows.read_bytes() == bytes(rows.stat().st_size)  # zeros stand for it
@@ -157,7 +157,7 @@ def test_a_build_that_is_copied_anew_is_read_anew(kept: Kept, tmp_path: Path) ->
     cm.copy(url, copy)
     (copy / rows.relative_to(first.parents[1])).unlink()
     cm.copy(copy, url)
-    mirrors.mirror(url, by_ranges=True)
+    existing(url, by_ranges=True)
     assert not rows.exists()
     with pytest.raises(DamageError, match="the ledger's rows of step 1"):
         cm.trace(url, build=kept.build, step="first:1")

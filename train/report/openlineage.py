@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
-from crystalmix.prep.objects.mirror import readable
+from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import run_folder

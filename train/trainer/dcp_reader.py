@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from crystalmix.prep.objects.mirror import bring
+from crystalmix.prep.objects.waiting import bring
 from crystalmix.prep.runtime.atomic_files import regular_bytes
 from crystalmix.prep.runtime.errors import DamageError
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from shutil import rmtree
 
 import crystalmix as cm
-from crystalmix.prep.objects.mirror import cache_root, mirror
+from crystalmix.train.api.checks import existing
 from helpers import large_build, s3_server
 
 ANSWERS = Path(__file__).with_name("bench_answers.py")
@@ -65,12 +65,12 @@ def of_metadata(place: Path, made: Path) -> None:
         for words in ("opened", "opened again"):
             for name in ("build", "run"):
                 measured(
-                    f"  {name} {words}", lambda n=name: mirror(f"{bucket}/{n}", by_ranges=True)
+                    f"  {name} {words}", lambda n=name: existing(f"{bucket}/{n}", by_ranges=True)
                 )
         for name in ("build", "run"):
-            (opened / name).symlink_to(mirror(f"{bucket}/{name}", by_ranges=True))
+            (opened / name).symlink_to(existing(f"{bucket}/{name}", by_ranges=True))
         for question in FULL:
-            for blocks in cache_root().glob("*/blocks"):
+            for blocks in (place / "cache-full").glob("*/blocks"):
                 rmtree(blocks)
             command = [sys.executable, ANSWERS, "--ask", opened, question, "2"]
             for words in (question, f"{question}, again"):

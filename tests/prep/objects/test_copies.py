@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 import crystalmix as cm
 from crystalmix.prep.objects import remote as remotes
 from crystalmix.prep.objects.index import NAME, File, Index
-from crystalmix.prep.objects.mirror import bring, cache_root
+from crystalmix.prep.objects.waiting import bring, cache_root
 from crystalmix.prep.runtime.atomic_files import temporary_name
 from crystalmix.prep.runtime.errors import DamageError, InputError, MachineError, UsageError
 from crystalmix.train.loader.batches import Share
