@@ -13,6 +13,7 @@ from pydantic import Field
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import yaml_settings
+from crystalmix.prep.runtime.atomic_files import beside
 from crystalmix.prep.runtime.constraints import AtLeastOne, FromZero, Positive, Share, within
 from crystalmix.prep.runtime.errors import RecipeError
 from crystalmix.prep.runtime.types import Content, Json, Strict
@@ -325,8 +326,7 @@ def load(name: str) -> tuple[Ablation, Recipe]:
     content = yaml_settings.load(path)
     _refuse_removed(path, content)
     spec = yaml_settings.check(path, content, Ablation)
-    beside = path.parent / spec.recipe
-    recipe = recipes.load(beside if beside.exists() else spec.recipe)
+    recipe = recipes.load(beside(path, spec.recipe))
     for domain in spec.domains:
         if domain not in recipe.domains:
             line = yaml_settings.line_of(content, ("domains", domain))

@@ -89,7 +89,6 @@ def build(
             f"no phase is called {unknown[0]!r} (there are {', '.join(recipe.phases)})"
         )
     refuse_url(out, "--out")
-    refuse_url(root, "--data")
     if dropped is not None:
         drop_report.check_list(dropped)
     tokenizer = opened_tokenizer(recipe, phases)

@@ -25,7 +25,7 @@ from crystalmix.prep.filters.upsample import Upsample
 from crystalmix.prep.fim.document_fim import FimSettings
 from crystalmix.prep.rows.pack import PackSettings
 from crystalmix.prep.runtime import yaml_settings
-from crystalmix.prep.runtime.atomic_files import is_url, refuse_url
+from crystalmix.prep.runtime.atomic_files import as_url, beside, is_url
 from crystalmix.prep.runtime.errors import InputError, RecipeError, UsageError
 from crystalmix.prep.runtime.types import Strict, frozen
 from crystalmix.prep.tokenizer.tokenizer import SAMPLED, TokenizerSettings
@@ -283,8 +283,7 @@ def _rows_content(rows: PackSettings) -> dict[str, Any]:
 
 
 def find(name: str) -> Path:
-    """Return the file of a recipe: a path, or the name of a bundled one."""
-    refuse_url(name, "a recipe")
+    """Return the file of a recipe: a path, also of a url, or the name of a bundled one."""
     return yaml_settings.find(name, BUNDLED, "no such recipe file, and no bundled recipe")
 
 
@@ -306,7 +305,7 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
         line = yaml_settings.line_of(content, fault.steps)
         where = ".".join(map(str, fault.steps))
         raise RecipeError(f"{path}:{line}: {where}: {fault.message}")
-    chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, content, recipe, tokenizer)))
+    chosen = replace(recipe.tokenizer, path=str(_tokenizer(path, recipe, tokenizer)))
     if tokenizer is not None:
         _check_option(chosen)
     recipe = replace(recipe, tokenizer=chosen)
@@ -314,17 +313,13 @@ def load(name: str | Path, tokenizer: Path | None = None, overrides: Sequence[st
     return recipe
 
 
-def _tokenizer(path: Path, content: object, recipe: Recipe, option: Path | None) -> Path | str:
-    if option is not None:
-        return option
-    if is_url(recipe.tokenizer.path):
-        line = yaml_settings.line_of(content, ("tokenizer", "path"))
-        raise RecipeError(
-            f"{path}:{line}: tokenizer.path: can't be a url, got {recipe.tokenizer.path}; "
-            "fetch the file, or give a hub id"
-        )
-    beside = path.parent / recipe.tokenizer.path
-    return beside if beside.exists() else recipe.tokenizer.path
+def _tokenizer(path: Path, recipe: Recipe, option: Path | None) -> Path | str:
+    place = beside(path, recipe.tokenizer.path) if option is None else option
+    if not is_url(place):
+        return place
+    from crystalmix.prep.objects.remote import checked
+
+    return checked(as_url(place))
 
 
 def _check_option(settings: TokenizerSettings) -> None:

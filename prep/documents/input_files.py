@@ -80,7 +80,7 @@ class Held:
         """
         self.check()
         reading = self.reading
-        doubted = self.believed and not files.is_url(reading.name)
+        doubted = self.believed and files.url_of(reading.root, reading.name) is None
         if doubted and digest_of(reading) != self.xxh3:
             raise InputError(
                 f"{files.shown(reading.root, reading.name)}: has other bytes than the store "

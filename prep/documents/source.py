@@ -21,7 +21,7 @@ from crystalmix.prep.documents.conversations import ConversationSettings
 from crystalmix.prep.filters.screen import Selection
 from crystalmix.prep.readers import files as rawfiles
 from crystalmix.prep.readers.batch import TRAILING, Bad, Batch, Request, place
-from crystalmix.prep.readers.files import Stamp, is_url, path_of, shown
+from crystalmix.prep.readers.files import Stamp, path_of, shown
 from crystalmix.prep.readers.listing import FORMATS, Kind, Listing, kind, listed
 from crystalmix.prep.runtime import receipts
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
@@ -302,7 +302,7 @@ def _batches(source: Source, root: Path, spec: Request, block: str) -> Iterator[
         yield from textfiles.batches(root, block, spec, "text", source.encoding)
     else:
         read_file = columnar.parquet if how.family == "parquet" else columnar.arrow
-        if is_url(block) or "\\" in block:  # Arrow opens no name that is not UTF-8
+        if rawfiles.url_of(root, block) or "\\" in block:  # Arrow opens no name that is not UTF-8
             with rawfiles.seekable(root, block) as file:
                 yield from read_file(file, spec)
         else:

@@ -22,8 +22,9 @@ import orjson
 from crystalmix.prep.filters import ngrams
 from crystalmix.prep.filters.counts import EvaluationFile, IndexCounts
 from crystalmix.prep.filters.ngrams import Words
-from crystalmix.prep.readers.listing import fits, kind
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.readers.files import local
+from crystalmix.prep.readers.listing import below, fits, kind
+from crystalmix.prep.runtime.atomic_files import is_url, replacing
 from crystalmix.prep.runtime.constraints import AtLeastOne, enforce
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
@@ -92,6 +93,12 @@ def files(settings: Decontaminate, root: Path) -> list[str]:
             raise RecipeError(
                 f"decontaminate: files: {pattern} is absolute; give it relative to the data root"
             )
+        if is_url(root):
+            every = below(pattern, root, "text" if pattern.endswith(TEXT) else None)
+            paths = sorted(name for name, why in every if not why or name.endswith(TEXT))
+            listed.update(dict.fromkeys(paths))
+            if paths:
+                continue
         path = root / pattern
         names = [path] if path.is_file() else path.rglob("*") if path.is_dir() else ()
         names = [*(names or root.glob(pattern))]
@@ -222,7 +229,7 @@ def _texts(
 
     Records without a text are no items. Raises InputError where the file can't be read.
     """
-    path = root / name
+    path = local(root, name)
     if path.name.endswith(TEXT):
         if path.stat().st_size > LINE_BYTES:
             raise InputError(f"{path}: is over {LINE_BYTES >> 20} MiB for one text; cut it up")
@@ -232,7 +239,7 @@ def _texts(
             raise InputError(f"{path}: is not UTF-8 ({error.reason})") from None
         return
     count = 0
-    for records in _records(root, name):
+    for records in _records(root, name, path):
         by_item = [texts for record in records if (texts := list(_strings(record, columns)))]
         texts = [text for item in by_item for text in item]
         items = count + np.repeat(np.arange(len(by_item)), [len(item) for item in by_item])
@@ -244,7 +251,7 @@ def _texts(
         raise InputError(f"{path}: has no text in {where}; check decontaminate.columns")
 
 
-def _records(root: Path, name: str) -> Iterator[list[Any]]:
+def _records(root: Path, name: str, path: Path) -> Iterator[list[Any]]:
     how = kind(name, None)
     if how is not None and how.family == "jsonl":
         raw = decompress.pieces(root, name, how.packing, None, WINDOW_LOG)
@@ -253,7 +260,7 @@ def _records(root: Path, name: str) -> Iterator[list[Any]]:
                 yield [_parsed(f"{root / name}:{number + 1}", line)]
         return
     try:
-        with pq.ParquetFile(root / name, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=1024):
                 yield batch.to_pylist()
     except (pa.ArrowException, OSError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from crystalmix.prep.filters import entries
+from crystalmix.prep.readers.files import local
 from crystalmix.prep.runtime.errors import InputError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Strict, frozen
@@ -57,7 +58,8 @@ class OptOut(Strict):
         Values are compared by 64-bit hashes: of a billion values and a million entries, one in
         twenty thousand builds leaves out one document too many.
         """
-        hashes, entries = _entries(root / self.file, self.ignore_case, stamp(root / self.file))
+        path = local(root, self.file)
+        hashes, entries = _entries(path, self.ignore_case, stamp(path))
         keys = np.array([_hash(value or "", self.ignore_case) for value in values], np.uint64)
         places = np.searchsorted(hashes, keys).clip(0, max(0, len(hashes) - 1))
         if len(hashes) == 0 or len(keys) == 0:
@@ -69,15 +71,15 @@ class OptOut(Strict):
         self, root: Path, names: list[str | None], digests: list[bytes | None]
     ) -> NDArray[np.int64]:
         """Return the number of the entry (its line) that each document is of, -1 for none."""
-        path = root / self.file
+        path = local(root, self.file)
         return entries.matcher(path, stamp(path)).matched(names, digests)
 
     def entries(self, root: Path) -> int:
         """Return how many different entries the list has."""
+        path = local(root, self.file)
         if self.match == ENTRIES:
-            path = root / self.file
             return entries.matcher(path, stamp(path)).count
-        return len(_entries(root / self.file, self.ignore_case, stamp(root / self.file))[0])
+        return len(_entries(path, self.ignore_case, stamp(path))[0])
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crystalmix.prep.objects.mirror import bring, is_mirrored, mirror
     from crystalmix.prep.objects.ranges import Ranges
     from crystalmix.prep.objects.ranks_apart import RanksApart
-    from crystalmix.prep.objects.waiting import ranges_of, readable
+    from crystalmix.prep.objects.remote import checked, content
+    from crystalmix.prep.objects.waiting import cache_root, ranges_of, readable
 
 __getattr__, __dir__ = lazy_names(__name__)

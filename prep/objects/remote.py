@@ -218,6 +218,22 @@ class Remote:
         raise AssertionError
 
 
+def content(url: str) -> bytes:
+    """Return the bytes of an object by its url; UsageError where there is none."""
+    folder, _, name = checked(url).rpartition("/")
+    remote = Remote(folder)
+    raw = remote.read(name)
+    if raw is None:
+        raise UsageError(f"{url}: no such object; check the url")
+    return raw
+
+
+def exists(url: str) -> bool:
+    """Return whether an object is there."""
+    folder, _, name = checked(url).rpartition("/")
+    return Remote(folder).version(name) is not None
+
+
 def _ranged(
     system: Any,  # noqa: ANN401
     path: str,

@@ -1,6 +1,7 @@
 """Raw files by name: below the data root or behind a url; opened, stamped and digested.
 
-A name is a path relative to the data root, with `/`, or a url that fsspec opens. What can't be
+A name is a path relative to the data root, with `/`, or a url that fsspec opens. The data root is
+a folder, or what a url becomes as a `Path` (`s3:/bucket/raw`). What can't be
 shown in a path (bytes that are no UTF-8, control characters) is written `\\xff`, a backslash
 twice, so that every name is text on one line and leads back to its file.
 """
@@ -9,6 +10,7 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
+from crystalmix.prep.runtime import atomic_files
 from crystalmix.prep.runtime.errors import BrokenFile, CrystalmixError, MachineError, RecipeError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -72,9 +75,43 @@ def path_of(root: Path, name: str) -> Path:
     return root / unescaped(name)
 
 
+def url_of(root: Path, name: str) -> str | None:
+    """Return the url of a name, None where it names a file of this machine.
+
+    >>> url_of(Path("s3://bucket/raw"), "a.txt"), url_of(Path("raw"), "gs://b/c")
+    ('s3://bucket/raw/a.txt', 'gs://b/c')
+    """
+    if is_url(name):
+        return name
+    if name.startswith("/") or not atomic_files.is_url(root):
+        return None
+    return atomic_files.below(root, unescaped(name))
+
+
 def shown(root: Path, name: str) -> str:
     """Return a name as messages show it: with the data root, on one line."""
-    return name if is_url(name) else escaped(str(root)) + "/" + name
+    return url_of(root, name) or escaped(str(root)) + "/" + name
+
+
+def local(root: Path, name: str) -> Path:
+    """Return a small file's local path: of a url that of a copy, which is as it was at first.
+
+    name: relative to the root, not escaped.
+    """
+    path = root / name
+    return _copied(atomic_files.below(root, name)) if atomic_files.is_url(path) else path
+
+
+@lru_cache(maxsize=64)
+def _copied(url: str) -> Path:
+    from crystalmix.prep.objects.remote import content
+    from crystalmix.prep.objects.waiting import cache_root
+
+    raw = content(url)
+    path = cache_root() / "files" / xxhash.xxh3_128_hexdigest(raw) / url.rpartition("/")[2]
+    if not path.exists():
+        atomic_files.write_atomic(path, raw)
+    return path
 
 
 class Reads:
@@ -141,9 +178,9 @@ def opened(root: Path, name: str) -> Generator[Reads]:
     place = shown(root, name)
     with ExitStack() as stack:
         with _ways(place):
-            if is_url(name):
-                file_system, path = remote(name)
-                file: Any = file_system.open(path, "rb", **_streamed(name))
+            if url := url_of(root, name):
+                file_system, path = remote(url)
+                file: Any = file_system.open(path, "rb", **_streamed(url))
             else:
                 file = path_of(root, name).open("rb")
             stack.enter_context(file)
@@ -154,7 +191,7 @@ def opened(root: Path, name: str) -> Generator[Reads]:
 def seekable(root: Path, name: str) -> Generator[BinaryIO | Reads]:
     """Open a file for reading here and there; what a web server gives is copied to disk first."""
     with opened(root, name) as file:
-        if not _streamed(name):
+        if not _streamed(url_of(root, name) or ""):
             yield file
             return
         with TemporaryFile() as copy:
@@ -178,10 +215,11 @@ def remote(url: str) -> tuple[Any, str]:
 def stamp(root: Path, name: str) -> Stamp:
     """Return size and time of a file; MachineError where that fails."""
     with _ways(shown(root, name)):
-        if not is_url(name):
+        url = url_of(root, name)
+        if url is None:
             stat = path_of(root, name).stat()
             return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
-        file_system, path = remote(name)
+        file_system, path = remote(url)
         file_system.invalidate_cache()
         info = file_system.info(path)
     return Stamp(int(info.get("size") or 0), _version(info))

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from crystalmix.prep.readers.batch import BATCH_ROWS
+from crystalmix.prep.readers.files import url_of
 from crystalmix.prep.runtime.errors import BrokenFile, InputError
 from crystalmix.prep.runtime.machine import machine_error
 
@@ -28,7 +29,7 @@ def load(
             str(local) if local.is_dir() else name,
             name=config,
             split=split,
-            data_files=[str(root / file) for file in files] or None,
+            data_files=[url_of(root, file) or str(root / file) for file in files] or None,
             streaming=True,
         )
     except Exception as error:  # noqa: BLE001  datasets and the hub client raise many kinds

@@ -13,14 +13,16 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from posixpath import relpath
 from urllib.parse import urlsplit
 
-from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped
+from crystalmix.prep.readers.files import escaped, is_url, path_of, remote, unescaped, url_of
 from crystalmix.prep.runtime.atomic_files import refuse_no_utf8
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.types import frozen
 
 PACKINGS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
+MAGIC = re.compile(r"[*?\[]")  # of a glob
 FAMILIES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
@@ -88,7 +90,11 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, form: str | None)
     skipped: dict[str, str] = {}
     others: dict[str, None] = {}
     for pattern in patterns:
-        paths = _remote(pattern, form) if is_url(pattern) else _local(pattern, root, form)
+        if is_url(pattern):
+            paths = _remote(pattern, form)
+        else:
+            _check_relative(pattern)
+            paths = below(pattern, root, form) if url_of(root, "") else _local(pattern, root, form)
         paths.sort()
         if not is_url(pattern):
             paths = [(escaped(path), why) for path, why in paths]
@@ -96,7 +102,7 @@ def listed(source: str, patterns: tuple[str, ...], root: Path, form: str | None)
         skipped |= {path: why for path, why in paths if why not in ("", OTHER)}
         others |= {path: None for path, why in paths if why == OTHER}
         if not data:
-            where = pattern if is_url(pattern) else root / pattern
+            where = url_of(root, pattern) or root / pattern
             hint = _hint([f"{name} {why}" for name, why in skipped.items()], list(others), form)
             raise InputError(
                 f"source {source}: {where} matches no file ({suffixes(form)}); "
@@ -141,14 +147,29 @@ def fits(name: str, form: str | None) -> bool:
     return any(_is_of(name.lower(), family) for family in families)
 
 
-def _local(pattern: str, root: Path, form: str | None) -> list[tuple[str, str]]:
-    """Return paths below the root that a pattern names, each with why it is left out, or ''."""
+def _check_relative(pattern: str) -> None:
     if Path(pattern).is_absolute():
         raise RecipeError(
             f"files: {pattern} is absolute; give it relative to the data root, or as file://"
         )
     if "\0" in pattern:
         raise RecipeError(f"files: {escaped(pattern)} has a NUL, which no path can have")
+
+
+def below(pattern: str, root: Path, form: str | None) -> list[tuple[str, str]]:
+    """Return what a pattern names below a root that is a url, as `_local` does of a folder."""
+    base = remote(url_of(root, "") or "")[1]
+    named = set(PurePosixPath(pattern).parts)
+    matches: list[tuple[str, str]] = []
+    for url, why in _remote(url_of(root, pattern) or "", form):
+        path = relpath(remote(url)[1], base)
+        if not any(part.startswith(".") and part not in named for part in path.split("/")):
+            matches.append((path, why))
+    return matches
+
+
+def _local(pattern: str, root: Path, form: str | None) -> list[tuple[str, str]]:
+    """Return paths below the root that a pattern names, each with why it is left out, or ''."""
     for literal in dict.fromkeys((pattern, unescaped(pattern))):
         path = root / literal
         if path.is_dir() if os.path.lexists(path) else False:
@@ -250,7 +271,7 @@ def _twice(names: list[str], root: Path) -> Iterator[tuple[str, str]]:
     folders: dict[Path, str] = {}
     own: dict[str, tuple[str, bool]] = {}
     for name in names:
-        if is_url(name):
+        if url_of(root, name):
             continue
         path = path_of(root, name)
         if path.parent not in folders:
@@ -271,7 +292,7 @@ def _twice(names: list[str], root: Path) -> Iterator[tuple[str, str]]:
 def _remote(url: str, form: str | None) -> list[tuple[str, str]]:
     """Return the urls that a url names: a file, the files below a folder, or a glob's."""
     web = url.startswith(("http://", "https://"))
-    magic = re.search(r"[*\[]" if web else r"[*?\[]", url) is not None
+    magic = (re.search(r"[*\[]", url) if web else MAGIC.search(url)) is not None
     file_system, path = remote(url)
     try:
         if magic:

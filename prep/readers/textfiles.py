@@ -23,8 +23,8 @@ from crystalmix.prep.readers.batch import (
     value_name,
 )
 from crystalmix.prep.readers.decompress import pieces
-from crystalmix.prep.readers.files import escaped, is_url, path_of, shown
-from crystalmix.prep.readers.listing import Kind, Listing, fits, kind, listed
+from crystalmix.prep.readers.files import escaped, is_url, path_of, shown, unescaped, url_of
+from crystalmix.prep.readers.listing import MAGIC, Kind, Listing, below, fits, kind, listed
 from crystalmix.prep.runtime.errors import BrokenFile, RecipeError
 
 
@@ -38,7 +38,7 @@ def blocks(source: str, patterns: tuple[str, ...], root: Path, form: str) -> Lis
         skipped |= dict(listing.skipped)
         others |= dict.fromkeys(listing.others)
         for name in listing.names:
-            if not is_url(name) and path_of(root, name).is_symlink():
+            if url_of(root, name) is None and path_of(root, name).is_symlink():
                 skipped[name] = "is a link, and a text file is read under its own name"
                 continue
             block = _block(pattern, name, root)
@@ -50,10 +50,21 @@ def blocks(source: str, patterns: tuple[str, ...], root: Path, form: str) -> Lis
 
 def names(root: Path, block: str, form: str) -> list[str]:
     """Return the files of a block, sorted."""
-    if is_url(block) or path_of(root, block).is_file():
+    if is_url(block):
         return [block]
     folder, _, last = block.rpartition("/")
-    paths: list[str] = []
+    if url_of(root, block):
+        if last and not MAGIC.search(last):
+            return [block]
+        paths = []
+        for path, _ in below(f"{unescaped(folder)}/*", root, form):
+            name = escaped(path.rpartition("/")[2])
+            if fnmatchcase(name, last) if last else fits(name, form):
+                paths.append(f"{folder}/{name}")
+        return sorted(paths)
+    if path_of(root, block).is_file():
+        return [block]
+    paths = []
     with os.scandir(path_of(root, folder)) as entries:
         for entry in entries:
             if entry.name.startswith(".") or not entry.is_file(follow_symlinks=False):
@@ -86,9 +97,13 @@ def batches(
 
 
 def _block(pattern: str, name: str, root: Path) -> str:
-    if is_url(name) or name == escaped(pattern) or path_of(root, pattern).is_file():
+    if is_url(name) or name == escaped(pattern):
         return name
     folder = name.rpartition("/")[0] or "."
+    if url_of(root, name):
+        return f"{folder}/{pattern.rpartition('/')[2] if MAGIC.search(pattern) else ''}"
+    if path_of(root, pattern).is_file():
+        return name
     is_folder = path_of(root, pattern).is_dir() or (root / pattern).is_dir()
     return f"{folder}/{'' if is_folder else pattern.rpartition('/')[2]}"
 

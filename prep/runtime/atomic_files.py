@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from posixpath import normpath
 from shutil import rmtree
 from socket import gethostname
 from time import time
@@ -26,6 +27,7 @@ from crystalmix.prep.runtime.types import Json
 
 MIRROR = "mirror.json"  # beside the folder of a mirror
 MIRRORS = "crystalmix.prep.objects.waiting"
+OBJECTS = "crystalmix.prep.objects.remote"
 TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 DAY_SECONDS = 86_400
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -115,6 +117,16 @@ def as_url(path: str | Path) -> str:
     if "://" in url:
         return url
     return URL.sub(r"\1:///" if url.startswith("file:") else r"\1://", url)
+
+
+def below(url: str | Path, name: str) -> str:
+    """Return the url of what lies below another one, its `..` resolved.
+
+    >>> below(Path("s3://bucket/raw"), "a/x.txt"), below("s3://bucket/raw/", "../b")
+    ('s3://bucket/raw/a/x.txt', 's3://bucket/b')
+    """
+    scheme, _, place = as_url(url).partition("://")
+    return f"{scheme}://{normpath(f'{place}/{name}')}"
 
 
 def refuse_url(path: str | Path, what: str) -> None:
@@ -253,14 +265,24 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def regular_bytes(path: Path, remedy: str = "name a file", most: int = MOST_BYTES) -> bytes:
-    """Read a whole file; InputError for one that may never end (a FIFO, socket or device).
+    """Read a whole file, also of a url; InputError for one that may never end (FIFO, device).
 
     most: bytes that it may hold.
     """
-    if (size := refuse_odd(path, remedy)) > most:
+    raw = import_module(OBJECTS).content(as_url(path)) if is_url(path) else None
+    if (size := refuse_odd(path, remedy) if raw is None else len(raw)) > most:
         held, bound = size >> 20, most >> 20
         raise InputError(f"{path}: holds {held:,} MiB, at most {bound:,} may be read; {remedy}")
-    return path.read_bytes()
+    return path.read_bytes() if raw is None else raw
+
+
+def beside(path: Path, name: str) -> Path | str:
+    """Return what lies beside a file, also of a url, under a name; the name where nothing does."""
+    place = path.parent / name
+    if is_url(name) or not is_url(place):
+        return place if not is_url(name) and place.exists() else name
+    url = below(path.parent, name)
+    return url if import_module(OBJECTS).exists(url) else name
 
 
 def refuse_odd(path: Path, remedy: str) -> int:

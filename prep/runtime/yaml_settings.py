@@ -21,7 +21,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionStartEvent, ScalarEvent
 
-from crystalmix.prep.runtime.atomic_files import regular_bytes
+from crystalmix.prep.runtime.atomic_files import is_url, regular_bytes
 from crystalmix.prep.runtime.constraints import plain, rule_broken
 from crystalmix.prep.runtime.errors import RecipeError, UsageError
 
@@ -298,6 +298,8 @@ def find(name: str, bundled: Path, what: str) -> Path:
     what: said where there is neither, such as "no such recipe file, and no bundled recipe".
     """
     path = Path(name)
+    if is_url(name):
+        return path  # of which `load` makes a url again
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         return path
     if (known := bundled / f"{name}.yaml").exists():

@@ -4,6 +4,7 @@ import errno
 from functools import lru_cache
 from pathlib import Path
 
+from crystalmix.prep.runtime.atomic_files import below, is_url
 from crystalmix.prep.runtime.types import Content, frozen
 from crystalmix.prep.store.store import Store, read_mark, write_mark
 
@@ -43,7 +44,9 @@ class Remembered:
 
 def place_of(root: Path, name: str) -> str:
     """Return the absolute path of a file below a data root, be that a link; of a url itself."""
-    return name if "://" in name else str(_real(root) / name)
+    if "://" in name:
+        return name
+    return below(root, name) if is_url(root) else str(_real(root) / name)
 
 
 @lru_cache(maxsize=8)

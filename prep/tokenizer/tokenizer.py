@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from crystalmix.prep.runtime.atomic_files import is_url, regular_bytes
 from crystalmix.prep.runtime.errors import InputError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Json, Strict, frozen
@@ -365,14 +366,16 @@ class Tokenizer:
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """Load a tokenizer from a tokenizer.json, a folder with one, or a hub id (`owner/name`).
+    """Load a tokenizer from a tokenizer.json, also of a url, a folder with one, or a hub id.
 
     Logs the tokenizer's notes as warnings, once in a process. Raises InputError.
     """
     path = Path(settings.path)
     if path.is_dir():
         path = path / "tokenizer.json"
-    if path.exists():
+    if is_url(settings.path):
+        raw = _from_url(settings.path)
+    elif path.exists():
         raw = _read(path)
     elif settings.path.count("/") == 1 and not settings.path.endswith(".json"):
         raw = _from_hub(settings.path)
@@ -430,6 +433,11 @@ def _unknown(model: Json) -> str | None:
     """Return the token for what a vocabulary can't spell."""
     number = model.get("unk_id")
     return model["vocab"][number][0] if number is not None else model.get("unk_token")
+
+
+@lru_cache(maxsize=8)
+def _from_url(url: str) -> bytes:
+    return regular_bytes(Path(url), "give a tokenizer.json", MOST_BYTES)
 
 
 @lru_cache(maxsize=8)

@@ -38,7 +38,14 @@ from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.mixtures.recipes.recipe import Recipe
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import canonical, lock_folder, read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import (
+    as_url,
+    canonical,
+    is_url,
+    lock_folder,
+    read_json,
+    write_atomic,
+)
 from crystalmix.prep.runtime.errors import StaleError
 from crystalmix.prep.runtime.types import Content
 from crystalmix.prep.runtime.workers import Fanout
@@ -299,7 +306,7 @@ def _claim(
     claim: Content = {
         "spec": spec.content(),
         "recipe": content,
-        "file": str(recipe.file.resolve()) if recipe.file else None,
+        "file": _whole(recipe.file) if recipe.file else None,
     }
     if reused is not None:
         claim["rows"] = {m.phase: m.digest for m in (reused.pool, reused.held_out)}
@@ -319,3 +326,7 @@ def _claim(
             f"{path}: holds another ablation ({'; '.join(lines[:3])}); take another --out"
         )
     return dtype
+
+
+def _whole(file: Path) -> str:
+    return as_url(file) if is_url(file) else str(file.resolve())

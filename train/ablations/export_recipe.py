@@ -13,7 +13,7 @@ from crystalmix.mixtures.ablations.small_manifest import UNITS, whole_shares
 from crystalmix.mixtures.ablations.spec import Ablation, of_folder
 from crystalmix.mixtures.recipes import recipe as recipes
 from crystalmix.prep.runtime import yaml_settings
-from crystalmix.prep.runtime.atomic_files import read_json, write_atomic
+from crystalmix.prep.runtime.atomic_files import beside, read_json, write_atomic
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.prep.runtime.types import Json
 from crystalmix.train.ablations.conclusions import Interval
@@ -110,6 +110,5 @@ def _comments(
 
 def _keep_tokenizer(content: Json, file: Path) -> None:
     """Name a tokenizer that lies beside the old recipe by its whole path."""
-    beside = file.parent / content["tokenizer"]["path"]
-    if beside.exists():
-        content["tokenizer"]["path"] = str(beside.resolve())
+    place = beside(file, content["tokenizer"]["path"])
+    content["tokenizer"]["path"] = str(place.resolve() if isinstance(place, Path) else place)

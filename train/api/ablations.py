@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.types import Content
-from crystalmix.train.api.checks import Place, existing
+from crystalmix.train.api.checks import Place, existing, raw_files
 from crystalmix.train.trace import sql
 from crystalmix.train.trace.answers import Answer, Grid, Lines, Table
 
@@ -318,7 +318,7 @@ def ablate(
     """
     from crystalmix.train.ablations.ablate import run
 
-    run(str(spec), existing(data), Path(out), workers=workers, say=say)
+    run(str(spec), raw_files(data), Path(out), workers=workers, say=say)
     return Ablation(Path(out))
 
 

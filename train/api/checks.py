@@ -43,6 +43,18 @@ def existing(place: Place | None, *, whole: bool = False, by_ranges: bool = Fals
     return path
 
 
+def raw_files(place: Place | None) -> Path | None:
+    """Return the folder of raw files, for a url the `Path` that stands for it.
+
+    Raises UsageError where no folder is there, or a url carries credentials.
+    """
+    if place is None or not is_url(place):
+        return existing(place)
+    from crystalmix.prep.objects.remote import checked
+
+    return Path(checked(as_url(place)))
+
+
 @frozen
 class ShardVerdict(Answer):
     """What `verify` found in HDF5 files that no build of ours made."""

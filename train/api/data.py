@@ -11,7 +11,7 @@ from crystalmix.prep.runtime.atomic_files import as_url, is_url
 from crystalmix.prep.runtime.errors import UsageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import frozen
-from crystalmix.train.api.checks import Place, existing
+from crystalmix.train.api.checks import Place, existing, raw_files
 from crystalmix.train.api.opened import Build
 from crystalmix.train.trace.answers import Answer, Grid, Table
 
@@ -54,7 +54,7 @@ def plan(
     """
     from crystalmix.mixtures.plan.outlook import outlook
 
-    return outlook(str(recipe), _path(out), existing(data), speed, overrides, workers)
+    return outlook(str(recipe), _path(out), raw_files(data), speed, overrides, workers)
 
 
 def migrate(build: Place) -> Build:
@@ -130,7 +130,7 @@ def built(  # noqa: PLR0913, PLR0917  as of `build`
     if who.rank:
         who.follow(out)
         return Build(out), None
-    root = recipes.find(str(recipe)).parent if data is None else existing(data)
+    root = raw_files(data) or recipes.find(str(recipe)).parent
     settings = recipes.load(str(recipe), _path(tokenizer), overrides)
     if without is not None:
         from crystalmix.train.trace import forensics

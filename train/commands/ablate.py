@@ -12,6 +12,7 @@ from crystalmix.train.commands.options import (
     JSON,
     OUT,
     PATH,
+    READ,
     SET,
     WORKERS,
     Group,
@@ -43,7 +44,7 @@ def ablate() -> None:
     DEFAULT, cls=Verb, example="crystalmix ablate four-groups --data raw --out ablation"
 )
 @click.argument("spec", shell_complete=bundled("specs"))
-@click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's folder).")
+@click.option("--data", type=READ, help="Folder of the raw files (default: the recipe's folder).")
 @OUT
 @click.option("--dry-run", is_flag=True, help="Tell the runs, tokens and hours; train nothing.")
 @WORKERS

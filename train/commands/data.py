@@ -17,6 +17,7 @@ from crystalmix.train.commands.options import (
     PLACE,
     RANK,
     RANKS,
+    READ,
     SET,
     WORKERS,
     Target,
@@ -36,13 +37,15 @@ if TYPE_CHECKING:
     from crystalmix.prep.store.unchanged import Unchanged
 
 OF_TOKENS = ("msl", "batch", "vocab", "column")
-DATA = click.option("--data", type=PATH, help="Folder of the raw files (default: the recipe's).")
+DATA = click.option(
+    "--data", type=READ, help="Folder or url of the raw files (default: the recipe's)."
+)
 
 
 @click.command(cls=Verb, example="crystalmix plan crystalcoder --speed 1e6")
 @click.argument("recipe", shell_complete=bundled("recipes"))
 @click.option("--out", type=PATH, help="What a build into it would reuse, make and write.")
-@click.option("--data", type=PATH, help="Raw files, to estimate what is not built yet.")
+@click.option("--data", type=READ, help="Raw files, to estimate what is not built yet.")
 @click.option("--speed", type=float, help="Tokens a second, to tell the hours of training.")
 @click.option("--plot", type=PATH, help="Draw the shares of each phase into this file.")
 @click.option(
@@ -83,7 +86,7 @@ def jsonl(folder: Path, out: Path) -> None:
     "--out", type=Target(path_type=Path), required=True, help="Folder to write into, or a url."
 )
 @click.option("--phase", "phases", multiple=True, help="Build this phase only (repeatable).")
-@click.option("--tokenizer", type=PATH, default=None, help="A tokenizer.json instead of its own.")
+@click.option("--tokenizer", type=READ, default=None, help="A tokenizer.json instead of its own.")
 @click.option("--dropped", type=PATH, help="Write every dropped record (.parquet or .jsonl).")
 @click.option("--store", type=PATH, help="What builds make, shared by many (default: in --out).")
 @SET
@@ -121,7 +124,10 @@ def _unchanged(recipe: str, out: str | Path, **settings: Any) -> "Unchanged | No
     """Return what such a command would see, None where it does more than build on this machine."""
     more = [settings[word] for word in ("dropped", "store", "rank", "ranks")]
     verbose = logging.getLogger().isEnabledFor(logging.INFO)  # it tells what is reused
+    from crystalmix.prep.runtime.atomic_files import is_url
+
     bundled_ = not Path(recipe).is_file()
+    more += [is_url(settings[word] or "") for word in ("data", "tokenizer")]
     if any(more) or settings["engine"] != "local" or isinstance(out, str) or verbose or bundled_:
         return None
     from crystalmix.prep.store.unchanged import Unchanged

@@ -88,7 +88,19 @@ class Target(LocalPath):
         return url
 
 
+class Url(LocalPath):
+    """A path or a url of what a build reads, as a `Path` that stands for it."""
+
+    def of_url(self, url: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the url as a `Path`; UsageError where it carries credentials."""
+        del param, ctx
+        from crystalmix.prep.objects.remote import checked
+
+        return Path(checked(url))
+
+
 PATH = LocalPath(path_type=Path)
+READ = Url(path_type=Path)
 PLACE, WHOLE = Place(), Place(whole=True)
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write into.")
 MOVED = click.option("--build", "build", type=PLACE, help="A run's build, if it was moved.")
