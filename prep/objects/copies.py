@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crystalmix.prep.objects.index import NAME, PART, File, Index, of_folder
 from crystalmix.prep.objects.remote import Remote, Traffic
-from crystalmix.prep.runtime.atomic_files import file_digest
+from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError
 
 CONNECTIONS = 8
@@ -29,8 +29,9 @@ class Copied:
 def upload(folder: Path, url: str) -> Copied:
     """Copy a folder to a url; what is there already, of the same content, is not sent again.
 
-    The index is taken away first and written last: a copy that was ended in the middle is not taken
-    for whole, and goes on when it is called again. What an earlier copy had and this one has not is
+    What is new goes first, beside an earlier copy that is still whole. The index is taken away
+    before anything changes and written last: a copy that was ended in between is not taken for
+    whole, and goes on when it is called again. What an earlier copy had and this one has not is
     removed. Raises InputError where the url holds objects that no copy of ours names.
     """
     remote, index = Remote(url), of_folder(folder)
@@ -38,10 +39,11 @@ def upload(folder: Path, url: str) -> Copied:
     if before == index:
         return Copied(len(index.files), _bytes(index), len(index.files), remote.traffic)
     sizes = remote.sizes()
-    before = before or _index(remote, PART)
-    if before is None and sizes:
+    part = _index(remote, PART) if PART in sizes else None
+    if before is None and part is None and sizes:
         raise InputError(OTHERS.format(url, min(sizes)))
-    known = before.files if before is not None else {}
+    whole = before.files if before is not None else {}
+    known = {**(part.files if part is not None else {}), **whole}
     there = {
         name
         for name, file in known.items()
@@ -49,10 +51,18 @@ def upload(folder: Path, url: str) -> Copied:
     }
     if ended := remote.end_uploads({*known, *index.files}):
         logger.warning("%s: %d uploads that an earlier copy left are ended", url, ended)
-    remote.remove(NAME)
-    each([name for name in known if name in sizes and name not in there], remote.remove)
+    late = [name for name in index.files if name not in there]
+    if before is not None:
+        remote.write(PART, Index({**index.files, **whole}, index.links).raw())
+        each([name for name in late if name not in whole], lambda n: remote.send(folder / n, n))
+        late = [name for name in late if name in whole]
+        remote.remove(NAME)
+    each(
+        [n for n in known if n in sizes and n not in there and n not in index.files], remote.remove
+    )
+    each([name for name in late if name in sizes], remote.remove)
     remote.write(PART, index.raw())  # what lies here now is of it, or does not lie here
-    each([name for name in index.files if name not in there], lambda n: remote.send(folder / n, n))
+    each(late, lambda n: remote.send(folder / n, n))
     remote.write(NAME, index.raw())
     remote.remove(PART)
     return Copied(len(index.files), _bytes(index), len(there), remote.traffic)
@@ -92,6 +102,17 @@ def begin(url: str, folder: Path) -> None:
             download(url, folder)
     elif _index(remote, PART) is None and (sizes := remote.sizes()):
         raise InputError(OTHERS.format(url, min(sizes)))
+
+
+def note_version(url: str, place: Path) -> None:
+    """Write down which version of a url's index is known on this host."""
+    write_atomic(place, canonical({"version": list(Remote(url).version(NAME) or ())}))
+
+
+def is_newer(url: str, place: Path) -> bool:
+    """Return whether a url holds a whole copy of another version than was noted."""
+    version = list(Remote(url).version(NAME) or ())
+    return bool(version) and (not place.exists() or read_json(place)["version"] != version)
 
 
 def opened(remote: Remote) -> Index:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalmix.prep.runtime.atomic_files import is_url
+from crystalmix.prep.runtime.lazy_names import imported_later
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.api.checks import Place, existing
 from crystalmix.train.api.opened import Build, Run
@@ -14,6 +17,9 @@ from crystalmix.train.trace import questions
 from crystalmix.train.trace import sql as views
 from crystalmix.train.trace.answers import Answer, Grid, Table
 from crystalmix.train.trace.spikes import SpikeSettings
+
+with imported_later(__name__):
+    from crystalmix.train.api import copies
 
 if TYPE_CHECKING:
     from crystalmix.train.trainer.forecast import PhaseForecast
@@ -63,14 +69,21 @@ def train(  # noqa: PLR0913  what the command has
     stop: end a phase after this many steps; it is the last then. init_from: begin the first phase
     with this checkpoint's weights. skip: [PHASE:]FIRST:LAST, steps to pass over. overrides:
     KEY=VALUE over the run file, as `runconfig.seed=2`. backend: torch, csx or cstorch-cpu. say:
-    takes a line for each phase. Raises InputError, RecipeError, StaleError (`out` holds another
-    run), DivergenceError (a step gave no numbers).
+    takes a line for each phase. out: for a url the run is made below `$CRYSTALMIX_CACHE`, of what
+    the url holds where that is newer, and copied after each checkpoint and at its end. Raises
+    InputError, RecipeError, StaleError (`out` holds another run), DivergenceError (a step gave no
+    numbers).
     """
     from crystalmix.train.record.run_folder import build_of
     from crystalmix.train.trainer import session
+    from crystalmix.train.trainer.trainer import Trainer
 
     place = build.path if isinstance(build, Build) else existing(build, by_ranges=True)
     more: dict[str, Callable[..., object]] = {}
+    folder = Path(out)
+    if is_url(out):
+        folder = copies.begin_run(out)
+        more["make"] = partial(Trainer, saved=partial(copies.send_on, folder, out))
     if backend != "torch":
         from crystalmix.train.cerebras.phase import maker
 
@@ -78,7 +91,7 @@ def train(  # noqa: PLR0913  what the command has
     session.train(
         place,
         str(run),
-        Path(out),
+        folder,
         phases=phases,
         stop=stop,
         init_from=existing(init_from),
@@ -87,7 +100,9 @@ def train(  # noqa: PLR0913  what the command has
         say=say,
         **more,
     )
-    return Run(Path(out), Build(build_of(Path(out), place)))
+    if is_url(out):
+        say("\n".join(copies.send(folder, out).lines()))
+    return Run(folder, Build(build_of(folder, place)))
 
 
 def adapt(  # noqa: PLR0913  what the command has

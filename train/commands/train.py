@@ -18,6 +18,7 @@ from crystalmix.train.commands.options import (
     SET,
     WHOLE,
     WORKERS,
+    Target,
     Verb,
     bundled,
     given,
@@ -111,7 +112,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     help="Run file (default: the preset mini).",
     shell_complete=bundled("runs"),
 )
-@click.option("--out", type=PATH, help="Folder to write into.")
+@click.option("--out", type=Target(path_type=Path), help="Folder to write into, or a url.")
 @SET
 @click.option("--phase", "phases", multiple=True, help="Train this phase only (repeatable).")
 @click.option("--stop", type=click.IntRange(1), help="End a phase after this many steps.")
@@ -141,7 +142,7 @@ def verify(path: Path, run: Path | None, workers: int, as_json: bool) -> None:
     default="torch",
     help="What computes: torch, a Wafer-Scale Cluster, or cstorch's own CPU backend (torch).",
 )
-def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
+def train(build: Path, run: str, out: str | Path | None, **settings: Any) -> None:
     """Train on a build's phases in order, each from the last weights of the one before.
 
     Goes on from the newest checkpoint where there is one. A phase that --stop ends is the last.
@@ -163,6 +164,8 @@ def train(build: Path, run: str, out: Path | None, **settings: Any) -> None:
         raise click.UsageError("Missing option '--out'.")
     from crystalmix.train.api import answering, runs
 
+    if isinstance(out, str) and (adapt is not None or fork is not None):
+        raise UsageError(f"--out: can't be a url with --adapt or --fork, got {out}")
     if adapt is not None:
         phases = settings.pop("phases")
         if len(phases) != 1 or fork is not None or settings.pop("backend") != "torch":

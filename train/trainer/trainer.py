@@ -53,13 +53,20 @@ class Outcome:
 class Trainer:
     """One phase of a run; root: the build, out: the phase's own folder in the run.
 
-    Every process of a world makes one; the first alone writes ledger, metrics and state.
+    Every process of a world makes one; the first alone writes ledger, metrics and state. saved: is
+    called by it when a checkpoint is there, unless it is written beside the steps.
     """
 
     def __init__(
-        self, run: Run, manifest: Manifest, root: Path, out: Path, world: World | None = None
+        self,
+        run: Run,
+        manifest: Manifest,
+        root: Path,
+        out: Path,
+        world: World | None = None,
+        saved: Callable[[], object] = lambda: None,
     ) -> None:
-        self.manifest, self.root, self.out = manifest, root, out
+        self.manifest, self.root, self.out, self.saved = manifest, root, out, saved
         self.world = world or alone()
         run = self.run = settled(run, out, self.world)
         self.world.agree(lambda: check_fit(run, manifest, self.world.size))
@@ -198,6 +205,8 @@ class Trainer:
         )
         done = (lambda: None) if metrics is None else self._sealer(metrics)
         self.checkpoints.save(state, self.model, self.optimizer, done)
+        if metrics is not None and not self.run.settings.async_checkpoints:
+            self.saved()
 
     def _diverge(self, batch: Batch, losses: Tensor, values: str) -> None:
         """Raise DivergenceError with the rows whose losses are no numbers."""

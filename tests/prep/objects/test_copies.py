@@ -404,6 +404,29 @@ def test_what_a_build_leaves_while_it_runs_is_not_copied(tmp_path: Path) -> None
     assert not [name for name in names if name.startswith(".")]
 
 
+def test_an_earlier_copy_stays_whole_while_what_is_new_is_sent(tmp_path: Path) -> None:
+    build, there = runs.copied_build(tmp_path / "build"), tmp_path / "there"
+    cm.copy(build, url_of(there))
+    (build / "phases" / "prose" / "new").write_bytes(b"x" * 99)
+    whole: dict[str, bool] = {}
+
+    def end(operation: str, path: str) -> None:
+        whole[path.rpartition("/")[2]] = (there / NAME).exists()
+        if path.endswith("/new"):
+            raise PermissionError("not any more")
+
+    Unsteady.fail = end
+    with pytest.raises(MachineError, match="not any more"):
+        cm.copy(build, url_of(there))
+    assert whole["new"]
+    Unsteady.fail = None
+    assert opened(url_of(there)).phases
+    cm.copy(build, url_of(there))
+    cm.copy(url_of(there), tmp_path / "back")
+    assert files(tmp_path / "back") == files(build)
+    assert not list(there.glob("*.part.json"))
+
+
 class Died(BaseException):
     """The end of a process, at a moment that a test chooses."""
 
