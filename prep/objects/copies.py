@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmix.prep.objects.index import NAME, PART, File, Index, of_folder
+from crystalmix.prep.objects.index import NAME, PART, STORE, File, Index, of_folder
 from crystalmix.prep.objects.remote import Remote, Traffic
 from crystalmix.prep.runtime.atomic_files import canonical, file_digest, read_json, write_atomic
 from crystalmix.prep.runtime.errors import InputError
 
 CONNECTIONS = 8
+ARTIFACTS = tuple(f"{STORE}/{kind}/" for kind in ("documents", "rows", "tokens"))
 logger = logging.getLogger("crystalmix")
 OTHERS = "{}: holds other objects, as {}; give a place of its own"
 
@@ -52,9 +53,13 @@ def upload(folder: Path, url: str) -> Copied:
     if ended := remote.end_uploads({*known, *index.files}):
         logger.warning("%s: %d uploads that an earlier copy left are ended", url, ended)
     late = [name for name in index.files if name not in there]
+
+    def send(name: str) -> None:
+        remote.send(folder / name, name, absent=name.startswith(ARTIFACTS))
+
     if before is not None:
         remote.write(PART, Index({**index.files, **whole}, index.links).raw())
-        each([name for name in late if name not in whole], lambda n: remote.send(folder / n, n))
+        each([name for name in late if name not in whole], send)
         late = [name for name in late if name in whole]
         remote.remove(NAME)
     each(
@@ -62,7 +67,7 @@ def upload(folder: Path, url: str) -> Copied:
     )
     each([name for name in late if name in sizes], remote.remove)
     remote.write(PART, index.raw())  # what lies here now is of it, or does not lie here
-    each(late, lambda n: remote.send(folder / n, n))
+    each(late, send)
     remote.write(NAME, index.raw())
     remote.remove(PART)
     return Copied(len(index.files), _bytes(index), len(there), remote.traffic)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from crystalmix.prep.objects.index import File
 from crystalmix.prep.runtime.atomic_files import TEMPORARY, file_digest, replacing, write_atomic
-from crystalmix.prep.runtime.errors import CrystalmixError, MachineError, UsageError
+from crystalmix.prep.runtime.errors import CrystalmixError, InputError, MachineError, UsageError
 from crystalmix.prep.runtime.machine import machine_error
 
 TRIES = 4
@@ -128,15 +129,42 @@ class Remote:
 
         self._try(operation, name, "fetched")
 
-    def send(self, file: Path, name: str) -> None:
-        """Copy a file to an object, which is there whole or not at all."""
+    def send(self, file: Path, name: str, *, absent: bool = False) -> None:
+        """Copy a file to an object, which is there whole or not at all.
+
+        absent: only if no object has the name, where the store can tell (S3). One that is there
+        counts if it has the same bytes; InputError if it has others.
+        """
 
         def operation(system: Any, path: str) -> None:  # noqa: ANN401
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(file), path)
+            if not absent or not hasattr(system, "call_s3"):
+                system.put_file(str(file), path)
+                return
+            try:
+                system.put_file(str(file), path, mode="create")
+            except OSError as error:
+                if error.errno == errno.ENOSYS:  # a store that is like S3 but for that
+                    system.put_file(str(file), path)
+                elif isinstance(error, FileExistsError) or error.errno == errno.EINVAL:
+                    self._compare(system, path, file, name)
+                else:
+                    raise
 
         self._try(operation, name, "sent")
         self.traffic.add(sent=file.stat().st_size)
+
+    def _compare(self, system: Any, path: str, file: Path, name: str) -> None:  # noqa: ANN401
+        """Raise InputError unless an object has the bytes of a file."""
+        with TemporaryDirectory() as folder:
+            there = Path(folder) / "object"
+            system.get_file(path, str(there))
+            self.traffic.add(requests=1, received=there.stat().st_size)
+            if file_digest(there) != file_digest(file):
+                raise InputError(
+                    f"{self.url}/{name}: another copy put other bytes there; remove the object, "
+                    "and copy again"
+                )
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object, which is there whole or not at all."""

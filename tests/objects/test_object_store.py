@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import crystalmix as cm
+from crystalmix.prep.objects.remote import Remote
+from crystalmix.prep.runtime.errors import InputError
 from helpers import corpora, runs, s3_server
 
 s3fs = pytest.importorskip("s3fs", reason="needs `make objects`")
@@ -49,6 +51,31 @@ def test_uploads_that_a_killed_copy_left_are_ended_and_others_stay(bucket: str) 
     cm.copy(runs.small_build(), url)
     left = system.call_s3("list_multipart_uploads", Bucket=place[0])["Uploads"]
     assert sorted(upload["Key"] for upload in left) == ["left/other", "leftover/file"]
+
+
+def test_an_object_that_another_copy_put_meanwhile_is_not_replaced(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, url = runs.small_build(), f"{bucket}/twice"
+    names = [path.relative_to(build) for path in sorted(build.glob("store/rows/*/*.h5"))[:2]]
+    sizes, system = Remote.sizes, s3fs.S3FileSystem()
+
+    def meanwhile(self: Remote) -> dict[str, int]:
+        before = sizes(self)
+        for name in names:  # as another copy would, after this one looked
+            system.put_file(build / name, f"{url}/{name}")
+        return before
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Remote, "sizes", meanwhile)
+        cm.copy(build, url)
+    cm.copy(url, tmp_path / "back")
+    assert (tmp_path / "back" / names[0]).read_bytes() == (build / names[0]).read_bytes()
+    system.pipe_file(f"{url}/{names[0]}", b"others")
+    with pytest.raises(InputError, match=f"{names[0]}: another copy put other bytes there"):
+        Remote(url).send(build / names[0], str(names[0]), absent=True)
+    system.invalidate_cache()
+    assert system.cat_file(f"{url}/{names[0]}") == b"others"
 
 
 def test_rows_of_raw_files_in_a_bucket_are_those_of_the_files(bucket: str, tmp_path: Path) -> None:
