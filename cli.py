@@ -22,6 +22,7 @@ from crystalmix.train.commands.options import Group
 
 QUIET = "CRYSTALMIX_QUIET"  # workers and progress bars read it
 HELP_WIDTH = 100
+RANGES = "crystalmix.prep.objects.ranges"  # loaded where something lies at a url
 ANYWHERE = {"-v", "--verbose", "-q", "--quiet"}  # before the verb or behind it
 
 
@@ -52,7 +53,11 @@ class Verbs(Group):
 
         try:
             with ended_as_by_ctrl_c():
-                return super().invoke(ctx)
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    if (ranges := sys.modules.get(RANGES)) is not None:
+                        ranges.tell()
         except CrystalmixError as error:
             fail(str(error), error.exit_code)
         except BrokenPipeError:

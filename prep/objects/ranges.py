@@ -9,10 +9,12 @@ was killed or on a disk that lost its power.
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -35,6 +37,8 @@ BLOCK = 1 << 16
 MOST_BLOCKS = 1 << 7  # of a request
 KEPT = (".sums", ".data")
 HEAD = 16  # bytes of `.sums` before the sums: a digest of the version
+_read: dict[str, tuple[int, int]] = {}  # requests and bytes by url, since they were told
+_alone = Lock()
 
 
 @dataclass
@@ -96,6 +100,9 @@ class Ranges:
         self._next = min(max(last, first + self._more), -(-self.size // BLOCK))
         stop = min(self._next * BLOCK, self.size)
         content, version = self.remote.read_range(self.name, first * BLOCK, stop)
+        with _alone:
+            requests, received = _read.get(self.remote.url, (0, 0))
+            _read[self.remote.url] = requests + 1, received + len(content)
         self._check(sums, version)
         os.pwrite(data, content, first * BLOCK)
         os.pwrite(sums, _sums(memoryview(content)).tobytes(), HEAD + 8 * first)
@@ -134,6 +141,16 @@ def _runs(numbers: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
         for low in range(0, len(run), MOST_BLOCKS):
             some = run[low : low + MOST_BLOCKS].tolist()
             yield some[0], some[-1] + 1
+
+
+def tell() -> None:
+    """Log what this process fetched by ranges from each url since this was called last."""
+    with _alone:
+        for url, (requests, received) in _read.items():
+            logging.getLogger("crystalmix").info(
+                "%s: %s bytes of ranges brought in %d requests", url, f"{received:,}", requests
+            )
+        _read.clear()
 
 
 class RangeFile(io.RawIOBase):

@@ -1,6 +1,7 @@
 """Copies of builds and runs behind urls, and mirrors of them: whole, resumed, exact, bounded."""
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -425,6 +426,20 @@ def test_an_earlier_copy_stays_whole_while_what_is_new_is_sent(tmp_path: Path) -
     cm.copy(url_of(there), tmp_path / "back")
     assert files(tmp_path / "back") == files(build)
     assert not list(there.glob("*.part.json"))
+
+
+def test_what_a_question_read_by_ranges_is_said_where_that_is_asked(tmp_path: Path) -> None:
+    build, run = url_of(tmp_path / "build"), url_of(tmp_path / "run")
+    cm.copy(runs.small_build(), build)
+    cm.copy(runs.undisturbed(), run)
+    words = ("trace", run, "--build", build, "--step", "prose:3")
+    told = corpora.crystalmix("-v", *words)
+    assert told.exit_code == 0
+    line = rf"note: {re.escape(build)}: [\d,]+ bytes of ranges brought in [1-9]\d* requests"
+    assert re.search(line, told.stderr), told.stderr
+    again = corpora.crystalmix("-v", *words)  # the blocks are here
+    assert "of ranges" not in again.stderr
+    assert again.stdout == told.stdout
 
 
 class Died(BaseException):
