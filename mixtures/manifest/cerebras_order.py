@@ -56,7 +56,7 @@ class ZooSettings(Strict):
 def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned") -> list[int]:
     """Return how many positions of an epoch of the mixture each part has.
 
-    Raises RefusalError where no part is heavy enough to fix the length of an epoch.
+    Raises RefusalError where no part is heavy enough to fix the length of an epoch, or it is 0.
     """
     scaled = np.array(weights, dtype=np.float64)
     scaled = scaled / scaled.sum()
@@ -72,6 +72,10 @@ def slots(rows: Sequence[int], weights: Sequence[float], zeros: Zeros = "aligned
     counts = [0] * len(weights)
     for i, share in zip(kept, shares, strict=True):
         counts[i] = int(max(long) * share)
+    if not any(counts):  # 1 / .95 * .95 is less than 1
+        raise RefusalError(
+            "order cerebras: of so few rows an epoch of Model Zoo 1.9 is empty; use the exact order"
+        )
     return counts
 
 

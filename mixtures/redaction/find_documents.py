@@ -22,8 +22,7 @@ from crystalmix.mixtures.redaction import erased_names, near_copies
 from crystalmix.mixtures.redaction.near_copies import NearSearch
 from crystalmix.prep.documents import dropped, lookup
 from crystalmix.prep.filters.entries import Entry
-from crystalmix.prep.objects.waiting import readable
-from crystalmix.prep.runtime.atomic_files import settle
+from crystalmix.prep.runtime.atomic_files import readable, settle
 from crystalmix.prep.runtime.database import connect, explained, one_reading_statement, quoted
 from crystalmix.prep.runtime.errors import UsageError
 

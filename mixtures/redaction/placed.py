@@ -21,9 +21,9 @@ from crystalmix.mixtures.manifest import opened as manifest_opened
 from crystalmix.mixtures.manifest.exact_order import Order
 from crystalmix.mixtures.manifest.manifest import Manifest
 from crystalmix.mixtures.manifest.opened import OpenedRows
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.rows import document_ranges, shuffle, spans
 from crystalmix.prep.runtime import randomness, receipts
+from crystalmix.prep.runtime.atomic_files import readable
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.permutation import Permutation
 from crystalmix.prep.runtime.receipts import Receipt

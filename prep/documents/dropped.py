@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from crystalmix.prep.objects.waiting import readable
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import readable, replacing
 from crystalmix.prep.runtime.errors import BrokenFile
 from crystalmix.prep.runtime.types import Column
 

@@ -23,9 +23,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import database
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import readable, replacing
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.lazy_names import imported_later
 

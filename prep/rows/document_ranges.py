@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.rows.spans import path_of
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import readable, replacing
 
 SCHEMA = pa.schema(
     [

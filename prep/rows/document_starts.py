@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.rows.spans import path_of
+from crystalmix.prep.runtime.atomic_files import readable
 from crystalmix.prep.runtime.errors import InputError
 
 KEPT = 4096  # tables of shards; some hundred kilobytes each

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalmix.prep.objects.waiting import readable
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import readable, replacing
 
 BUFFER_BYTES = 1 << 18  # of a file that is written, whose columns are small
 SPANS = pa.schema(

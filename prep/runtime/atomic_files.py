@@ -17,6 +17,7 @@ from posixpath import normpath
 from shutil import rmtree
 from socket import gethostname
 from time import time
+from typing import IO
 
 import orjson
 import xxhash
@@ -85,6 +86,11 @@ def bring(path: Path) -> bool:
     Mirrors lie above this room.
     """
     return is_in_mirror(path) and import_module(MIRRORS).settled(path)
+
+
+def readable(path: Path) -> Path | IO[bytes]:
+    """Return what reads a table by parts: its path, or the ranges of one that waits in a mirror."""
+    return import_module(MIRRORS).readable(path) if is_in_mirror(path) else path
 
 
 def settle(place: Path) -> None:

@@ -84,7 +84,8 @@ def _constructor(kind: type, keys: tuple[Field[Any], ...]) -> Callable[..., None
         names[value] = key.default if key.default_factory is MISSING else key.default_factory
         usual = value if key.default_factory is MISSING else f"{value}()"
         if not key.init:
-            lines += [f"put(self, {name!r}, {usual})"] if names[value] is not MISSING else []
+            made_anew = key.default_factory is not MISSING  # else the class has it
+            lines += [f"put(self, {name!r}, {usual})"] if made_anew else []
             continue
         if key.default_factory is not MISSING:
             lines.append(f"{name} = {usual} if {name} is MISSING else {name}")

@@ -14,9 +14,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Final, Literal
 
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import database, receipts
-from crystalmix.prep.runtime.atomic_files import replacing, temporary_name
+from crystalmix.prep.runtime.atomic_files import readable, replacing, temporary_name
 from crystalmix.prep.runtime.database import brief
 from crystalmix.prep.runtime.errors import DamageError, RecipeError
 from crystalmix.prep.runtime.lazy_names import imported_later

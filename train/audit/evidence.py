@@ -27,9 +27,8 @@ from crystalmix.mixtures.redaction import erased_names
 from crystalmix.prep.documents import dropped
 from crystalmix.prep.filters import entries as lists
 from crystalmix.prep.filters.entries import Entry, Names
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import receipts
-from crystalmix.prep.runtime.atomic_files import file_sha256
+from crystalmix.prep.runtime.atomic_files import file_sha256, readable
 from crystalmix.prep.runtime.errors import CrystalmixError, DamageError
 from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry

@@ -23,8 +23,8 @@ from crystalmix.mixtures.manifest.manifest import Manifest, ManifestPart, Packed
 from crystalmix.mixtures.manifest.manifest import read as read_manifest
 from crystalmix.prep.filters.exact_duplicates import halves
 from crystalmix.prep.filters.sample import Split
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.rows import spans
+from crystalmix.prep.runtime.atomic_files import readable
 from crystalmix.prep.runtime.errors import RefusalError, UsageError
 from crystalmix.train.evaluation.spelling import Piece
 from crystalmix.train.loader.row_pieces import RowPieces

@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalmix.mixtures.manifest.manifest import Manifest, RowRefs
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.rows.spans import write as write_table
-from crystalmix.prep.runtime.atomic_files import replacing
+from crystalmix.prep.runtime.atomic_files import readable, replacing
 from crystalmix.prep.runtime.errors import DamageError
 from crystalmix.prep.runtime.machine import machine_error
 from crystalmix.prep.runtime.receipts import FileEntry

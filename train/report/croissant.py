@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS
 from crystalmix.mixtures.manifest.report import redaction_line
-from crystalmix.prep.objects.waiting import readable
-from crystalmix.prep.runtime.atomic_files import file_sha256
+from crystalmix.prep.runtime.atomic_files import file_sha256, readable
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.report import build_files
 from crystalmix.train.report.facts import Facts

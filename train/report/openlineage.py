@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from crystalmix.mixtures.manifest import purged
 from crystalmix.mixtures.manifest.build_folder import DOCUMENTS, MANIFEST, rows_files
-from crystalmix.prep.objects.waiting import readable
 from crystalmix.prep.runtime import receipts
+from crystalmix.prep.runtime.atomic_files import readable
 from crystalmix.prep.runtime.types import Content
 from crystalmix.train.record import run_folder
 from crystalmix.train.record.run_folder import STATE, PhaseFolder

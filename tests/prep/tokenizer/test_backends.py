@@ -80,7 +80,10 @@ def test_the_common_kinds_are_encoded_fast(make: Make) -> None:
 def test_what_gigatoken_cannot_take_is_for_fastokens(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastokens")
     assert made(starcoder_like().raw).backend == "fastokens"
-    monkeypatch.setattr(encoders, "find_spec", lambda name: None if name == "fastokens" else name)
+    find = encoders.find_spec
+    monkeypatch.setattr(
+        encoders, "find_spec", lambda name: None if name == "fastokens" else find(name)
+    )
     assert made(starcoder_like().raw).backend == "tokenizers"
     assert made(starcoder_like().raw, backend="tokenizers").backend == "tokenizers"
 
@@ -123,7 +126,10 @@ def test_more_than_65536_pieces_have_their_ids() -> None:
 def test_a_library_that_is_not_there_is_refused_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoders, "find_spec", lambda name: None if name == "fastokens" else name)
+    find = encoders.find_spec
+    monkeypatch.setattr(
+        encoders, "find_spec", lambda name: None if name == "fastokens" else find(name)
+    )
     with pytest.raises(RecipeError, match=r"tokenizer.backend: fastokens is not installed; pip"):
         made(small().raw, backend="fastokens")
 
@@ -173,7 +179,7 @@ def test_a_proof_of_something_else_is_no_proof(
     if change == "canary":
         monkeypatch.setattr(canary, "VERSION", canary.VERSION + 1)
     if change == "library":
-        monkeypatch.setattr(encoders, "version", lambda _: "9.9")
+        monkeypatch.setattr(encoders, "_version", lambda _: "9.9")
     again = made(orjson.dumps(tokenizer.json) + (b" " if change == "tokenizer" else b""))
     if change == "form":
         again.encode_matched("<s>")
