@@ -16,6 +16,6 @@ if TYPE_CHECKING:
     from crystalmix.prep.objects.ranges import Ranges
     from crystalmix.prep.objects.ranks_apart import RanksApart
     from crystalmix.prep.objects.remote import checked, content
-    from crystalmix.prep.objects.waiting import cache_root, ranges_of, readable
+    from crystalmix.prep.objects.waiting import cache_root, ranges_of
 
 __getattr__, __dir__ = lazy_names(__name__)

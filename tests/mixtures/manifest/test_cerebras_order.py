@@ -24,7 +24,8 @@ from helpers.modelzoo_rows import batches, subset_rows
 def has_positions(shape: list[tuple[int, int]]) -> bool:
     """Return whether an epoch has any: of one row a share of .95 has none, by rounding."""
     shares = [weight / sum(weight for _, weight in shape) for _, weight in shape]
-    longest = max(rows / share for (rows, _), share in zip(shape, shares, strict=True))
+    pairs = zip(shape, shares, strict=True)
+    longest = max(rows / share for (rows, _), share in pairs if share > 0.05)
     return any(int(longest * share) for share in shares)
 
 
