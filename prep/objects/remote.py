@@ -146,7 +146,7 @@ class Remote:
             except OSError as error:
                 if error.errno == errno.ENOSYS:  # a store that is like S3 but for that
                     system.put_file(str(file), path)
-                elif isinstance(error, FileExistsError) or error.errno == errno.EINVAL:
+                elif isinstance(error, FileExistsError) or error.errno == errno.EINVAL:  # 412 of S3
                     self._compare(system, path, file, name)
                 else:
                     raise

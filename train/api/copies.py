@@ -78,7 +78,7 @@ def send(folder: Path, url: Place) -> Copy:
     place = as_url(url).rstrip("/")
     done = copies.upload(folder, place)
     copies.note_version(place, folder.parent / SENT)
-    return _told(folder, place, done)
+    return _answer(folder, place, done)
 
 
 def send_on(folder: Path, url: Place) -> None:
@@ -129,7 +129,7 @@ def copy(source: Place, target: Place) -> Copy:
             raise InputError(f"{folder}: is no build and no run; give the --out of one")
         with lock_folder(folder, f"{folder}: another process writes there; wait for its end"):
             done = copies.upload(folder, as_url(target))
-    return _told(source, target, done)
+    return _answer(source, target, done)
 
 
 def _folder(place: str, kind: str) -> Path:
@@ -139,7 +139,7 @@ def _folder(place: str, kind: str) -> Path:
     return home / place.rpartition("/")[2]
 
 
-def _told(source: Place, target: Place, done: copies.Copied) -> Copy:
+def _answer(source: Place, target: Place, done: copies.Copied) -> Copy:
     moved = done.traffic
     counts = done.files, done.bytes, done.there, moved.requests, moved.sent, moved.received
     return Copy(str(source), str(target), *counts)
