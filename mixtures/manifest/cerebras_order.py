@@ -99,6 +99,8 @@ class ZooMixture:
         if len(self.kept) > MOST_PARTS:
             raise RefusalError(f"order cerebras: holds at most {MOST_PARTS} parts, got {len(rows)}")
         self.rows: Final = np.array([rows[i] for i in self.kept], dtype=np.int64)
+        if not self.rows.all():
+            raise RefusalError("order cerebras: a part that has a weight has no row; leave it out")
         counts = slots(rows, weights, zeros)
         self.slots: Final = [counts[i] for i in self.kept]
         self.length: Final = sum(self.slots)

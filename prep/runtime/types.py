@@ -38,7 +38,7 @@ def frozen(kind: Class) -> Class:
 
     That compiles six methods of each class: a fifth of what a command that changes little takes.
     Here the constructor alone is compiled, when it is first called; the others are shared. Not for
-    classes whose bases are dataclasses.
+    classes whose bases are dataclasses, nor those with an InitVar.
 
     >>> @frozen
     ... class Point:
@@ -79,8 +79,10 @@ def _constructor(kind: type, keys: tuple[Field[Any], ...]) -> Callable[..., None
     """Compile `__init__` of a dataclass with these fields."""
     names: dict[str, Any] = {"put": object.__setattr__, "MISSING": MISSING}
     arguments, lines = ["self"], list[str]()
-    for place, key in enumerate(keys):
+    for place, key in enumerate(sorted(keys, key=lambda key: bool(key.kw_only))):
         name, value = key.name, f"value{place}"
+        if key.init and key.kw_only and "*" not in arguments:
+            arguments.append("*")
         names[value] = key.default if key.default_factory is MISSING else key.default_factory
         usual = value if key.default_factory is MISSING else f"{value}()"
         if not key.init:

@@ -105,6 +105,8 @@ def test_only_light_parts_are_refused_with_the_remedy() -> None:
 def test_an_epoch_without_positions_is_refused_with_the_remedy() -> None:
     with pytest.raises(RefusalError, match=r"Model Zoo 1\.9 is empty; use the exact order"):
         ZooMixture([1, 1], [2, 38], 0)  # int(1 / .95 * .95) is 0
+    with pytest.raises(RefusalError, match="a part that has a weight has no row; leave it out"):
+        ZooMixture([0, 5], [1, 1], 0)
 
 
 @given(shape=SHAPES, seed=st.integers(0, 99), start=st.integers(0, 500), size=st.integers(1, 300))

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, FrozenInstanceError, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -95,6 +95,25 @@ def test_a_constructor_refuses_what_a_dataclass_refuses() -> None:
             kind("a", other=1)
         with pytest.raises(ValueError, match=r"weight: must be at least 0, got -1"):
             kind("a", -1)
+
+
+def spans(decorate: Callable[[type], type]) -> Any:
+    class Span:
+        """A record of whose values one is given by name alone."""
+
+        start: int
+        _: KW_ONLY
+        stop: int = 2
+
+    return decorate(Span)
+
+
+@pytest.mark.parametrize("decorate", [frozen, dataclass(frozen=True)])
+def test_fields_after_kw_only_are_given_by_name_alone(decorate: Callable[[type], type]) -> None:
+    kind = spans(decorate)
+    assert (kind(1, stop=3).stop, kind(1).stop) == (3, 2)
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(1, 3)
 
 
 def test_records_are_pickled_and_extended() -> None:
